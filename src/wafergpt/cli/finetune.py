@@ -1,0 +1,67 @@
+"""``wafergpt finetune``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from wafergpt.cli import emit, json_option
+from wafergpt.cli.recipe import recipe_arguments, runs_option, show_option, split_arguments
+
+
+@click.command(
+    "finetune",
+    epilog="Example: wafergpt finetune reviews task.train=train.csv task.label=sentiment name=clf",
+)
+@click.argument("start", metavar="RUN|scratch")
+@recipe_arguments
+@click.option("--resume", metavar="RUN", help="Go on with an interrupted fine-tuning.")
+@click.option(
+    "--baselines", is_flag=True, help="Train what the GPT must beat on the same rows, and compare."
+)
+@show_option
+@runs_option
+@json_option
+def command(
+    start: str,
+    arguments: tuple[str, ...],
+    resume: str | None,
+    baselines: bool,
+    show: bool,
+    runs: Path,
+    as_json: bool,
+) -> None:
+    """Teach a language model a task from labelled rows.
+
+    RUN is a pretrained run; 'scratch' starts from fresh weights.
+    """
+    name, overrides = split_arguments(arguments)
+    if show:
+        from wafergpt.config import load_recipe
+
+        click.echo(load_recipe(name, overrides).to_yaml(), nl=False)
+        return
+    from wafergpt.tasks.finetune import finetune
+
+    classifier = finetune(start, name, overrides, resume=resume, root=runs)
+    run = classifier.run
+    result: dict[str, Any] = run.read("result")
+    if baselines:
+        from wafergpt.apps.comparison import compare
+
+        result["comparison"] = compare(classifier)
+    emit(result, as_json, _text(run.name, result))
+
+
+def _text(name: str, result: dict[str, Any]) -> str:
+    lines = []
+    for part, metrics in (("validation", result["metrics"]), ("test", result["test"])):
+        if metrics:
+            numbers = [f"{k} {v:.4f}" for k, v in metrics.items() if isinstance(v, float)]
+            lines.append(f"{part}: " + ", ".join(numbers))
+    for row in result.get("comparison", []):
+        lines.append(f"{row['name']}: accuracy {row['accuracy']:.4f}, loss {row['loss']:.4f}")
+    lines.append(f"next: wafergpt predict {name} --text '…'    wafergpt report {name}")
+    return "\n".join(lines)

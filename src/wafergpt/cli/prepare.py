@@ -1,0 +1,71 @@
+"""``wafergpt prepare``."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from wafergpt.cli import emit, json_option
+from wafergpt.errors import Interrupted
+from wafergpt.progress import duration
+
+KEYS = ("documents", "bytes", "tokens_train", "tokens_val", "vocab_size", "fingerprint")
+
+
+@click.command(
+    "prepare",
+    epilog="Example: wafergpt prepare 'reviews/*.jsonl' --out corpora/reviews --vocab-size 8192",
+)
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The folder to make.")
+@click.option("--vocab-size", type=int, help="Of the tokenizer to train.  [default: 8192]")
+@click.option(
+    "--tokenizer", type=click.Path(), help="tokenizer.json, or GPT-2's encoder.json + vocab.bpe."
+)
+@click.option("--text", default="text", show_default=True, help="The column that holds the text.")
+@click.option("--errors", type=click.Choice(["strict", "replace"]), default="strict",
+              show_default=True, help="What to do with invalid UTF-8.")  # fmt: skip
+@click.option("--val-fraction", type=float, help="Share of documents held out.  [default: ~4 MiB]")
+@click.option("--workers", type=click.IntRange(0), default=0, help="Threads.  [default: all cores]")
+@json_option
+def command(
+    sources: tuple[str, ...],
+    out: Path,
+    vocab_size: int | None,
+    tokenizer: str | None,
+    text: str,
+    errors: Literal["strict", "replace"],
+    val_fraction: float | None,
+    workers: int,
+    as_json: bool,
+) -> None:
+    """Turn raw text into a corpus of tokens.
+
+    SOURCE is a file (txt, jsonl, csv, tsv, also .gz or .xz), a folder, or a quoted glob.
+    Interrupted, the same command goes on.
+    """
+    from wafergpt.data.prepare import prepare
+
+    start = time.perf_counter()
+    try:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        corpus = prepare(
+            sources, out, vocab_size=vocab_size, tokenizer=tokenizer, text=text,
+            errors=errors, val_fraction=val_fraction, workers=workers,
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted; the same command goes on with {out}") from None
+    seconds = time.perf_counter() - start
+    result = {"corpus": str(out), **{key: corpus.facts[key] for key in KEYS}, "seconds": seconds}
+    lines = [
+        f"{out}: {result['documents']:,} documents, {result['bytes'] / 1e6:,.1f} MB",
+        f"  {result['tokens_train']:,} tokens to train on, {result['tokens_val']:,} to validate "
+        f"with, vocabulary {result['vocab_size']:,}",
+        f"  fingerprint {result['fingerprint'][:16]}…, in {duration(seconds)}",
+        f"next: wafergpt pretrain data.corpus={out} train.steps=500",
+    ]
+    emit(result, as_json, "\n".join(lines))

@@ -1,0 +1,43 @@
+"""``wafergpt pretrain``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from wafergpt.cli import emit, json_option
+from wafergpt.cli.recipe import recipe_arguments, runs_option, show_option, split_arguments
+
+
+@click.command(
+    "pretrain",
+    epilog="Example: wafergpt pretrain data.corpus=corpora/reviews train.steps=500",
+)
+@recipe_arguments
+@click.option("--resume", metavar="RUN", help="Go on with an interrupted run, bit for bit.")
+@show_option
+@runs_option
+@json_option
+def command(
+    arguments: tuple[str, ...], resume: str | None, show: bool, runs: Path, as_json: bool
+) -> None:
+    """Train a language model on a corpus.
+
+    RECIPE is a YAML file or the name of a shipped recipe; key=value overrides its keys.
+    """
+    name, overrides = split_arguments(arguments)
+    if show:
+        from wafergpt.config import load_recipe
+
+        click.echo(load_recipe(name, overrides).to_yaml(), nl=False)
+        return
+    from wafergpt.train.pretrain import pretrain
+
+    run = pretrain(name, overrides, resume=resume, root=runs)
+    result = run.read("result")
+    text = (
+        f"{run.path}: validation loss {result['best_val_loss']:.4f} at step {result['step']:,}\n"
+        f"next: wafergpt generate {run.name} --prompt 'Once upon a time'"
+    )
+    emit(result, as_json, text)

@@ -1,0 +1,37 @@
+"""``wafergpt report``: the page of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from wafergpt.cli import emit, json_option
+
+
+@click.command(epilog="Example: wafergpt report demo")
+@click.argument("run")
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The file to write; left out, report.html in the run's folder.",
+)
+@json_option
+def command(run: str, out: Path | None, as_json: bool) -> None:
+    """Write a run's page: curves, samples, confusion matrix.
+
+    RUN is a name below runs/ or a path, finished or not. The page is one file that needs no
+    network: open it in a browser, send it, print it.
+    """
+    from wafergpt.report import write_report
+    from wafergpt.report.values import size
+    from wafergpt.run import Run
+
+    found = Run.find(run)
+    page = write_report(found, out)
+    written = page.stat().st_size
+    emit(
+        {"run": str(found.path), "report": str(page), "bytes": written},
+        as_json,
+        f"{page} ({size(written)}): open it in a browser",
+    )

@@ -1,0 +1,366 @@
+"""The recipe: all that decides a run, as typed sections, YAML and ``key=value`` overrides."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from wafergpt.errors import InputError, nearest
+
+RECIPE_BYTES = 1 << 20
+"""A recipe larger than this is refused unread: YAML aliases can expand without bound."""
+
+
+class Section(BaseModel):
+    """A part of a recipe: immutable, unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Data(Section):
+    """What the model reads."""
+
+    corpus: Path | None = None
+    fingerprint: str | None = None
+    """Of the corpus; written down by the run, and checked when it goes on."""
+    document_mask: bool = False
+    """Keep attention and positions inside each document."""
+
+
+class Model(Section):
+    """The shape of the network."""
+
+    kind: Literal["gpt"] = "gpt"
+    n_layers: int = Field(4, ge=1, le=1024)
+    d_model: int = Field(256, ge=1, le=1 << 17)
+    n_heads: int = Field(4, ge=1, le=1024)
+    d_ffn: int = Field(0, ge=0, le=1 << 20)
+    """Width between the two feed-forward layers; left out, it is 4 · d_model."""
+    seq_len: int = Field(256, ge=1, le=1 << 20)
+    vocab_size: int = Field(0, ge=0, le=1 << 24)
+    """Left out, it is the corpus' own."""
+    dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    activation: Literal["gelu", "gelu_tanh"] = "gelu"
+    init_std: float = Field(0.02, gt=0.0, le=10.0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _derive(cls, values: Any) -> Any:
+        if isinstance(values, dict) and not values.get("d_ffn"):
+            d_model = values.get("d_model", cls.model_fields["d_model"].default)
+            if isinstance(d_model, int):
+                values = {**values, "d_ffn": 4 * d_model}
+        return values
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Model:
+        if self.d_model % self.n_heads:
+            raise ValueError(
+                f"n_heads={self.n_heads} does not divide d_model={self.d_model}: "
+                "each head needs the same whole width"
+            )
+        return self
+
+
+class Train(Section):
+    """How long, and how much at once. Batches are counted in sequences."""
+
+    steps: int | None = Field(None, ge=1)
+    tokens: int | None = Field(None, ge=1)
+    epochs: float | None = Field(None, gt=0)
+    seconds: float | None = Field(None, gt=0)
+    """A horizon in time: turned into steps by the measured speed of the first ones."""
+    batch_size: int = Field(16, ge=1)
+    micro_batch_size: int = Field(0, ge=0)
+    """Sequences of one forward pass; left out, the whole batch where it fits."""
+
+    @model_validator(mode="after")
+    def _one_horizon(self) -> Train:
+        given = [k for k in ("steps", "tokens", "epochs", "seconds") if getattr(self, k)]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} both say how long to train: give one")
+        if self.micro_batch_size and self.batch_size % self.micro_batch_size:
+            raise ValueError(
+                f"micro_batch_size={self.micro_batch_size} does not divide "
+                f"batch_size={self.batch_size}"
+            )
+        return self
+
+
+class Optimizer(Section):
+    """How weights move."""
+
+    name: Literal["adamw", "adam", "sgd", "muon"] = "adamw"
+    lr: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.1, ge=0)
+    """Decoupled from the gradient; matrices only, never biases and norms."""
+    l2: float = Field(0.0, ge=0)
+    """True L2: added to the gradient of matrices."""
+    momentum: float = Field(0.95, ge=0, lt=1)
+    """Of SGD and Muon."""
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.95, ge=0, lt=1)
+    eps: float = Field(1e-8, gt=0)
+    clip: float = Field(1.0, ge=0)
+    """Largest norm of the whole gradient; 0 for no limit."""
+
+
+class Schedule(Section):
+    """How the learning rate moves."""
+
+    name: Literal["linear", "cosine", "constant", "wsd"] = "cosine"
+    warmup: int | str = 0
+    """Steps, tokens as in "375M tokens", or a share of the run as in "5%"."""
+    final: float = Field(0.1, ge=0, le=1)
+    """The last learning rate as a fraction of the peak."""
+    decay: float = Field(0.2, gt=0, le=1)
+    """Of wsd: the share of all steps that the decay at the end takes."""
+
+    @model_validator(mode="after")
+    def _warmup_reads(self) -> Schedule:
+        if self.warmup_steps(steps=100, tokens_per_step=1) < 0:
+            raise ValueError("warmup cannot be negative")
+        return self
+
+    def warmup_steps(self, steps: int, tokens_per_step: int) -> int:
+        """Return the warm-up of a run of so many steps, in steps."""
+        if isinstance(self.warmup, int):
+            return self.warmup
+        share = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", self.warmup)
+        if share:
+            return round(float(share[1]) / 100 * steps)
+        return round(token_count(self.warmup) / tokens_per_step)
+
+
+class Checkpoint(Section):
+    """When the state is saved, and how many saves are kept beside the best one."""
+
+    every: int = Field(0, ge=0)
+    """Steps; left out, a tenth of the run."""
+    keep: int = Field(2, ge=1)
+
+
+class Evaluate(Section):
+    """When the model is judged on validation data."""
+
+    every: int = Field(0, ge=0)
+    """Steps; left out, a tenth of the run (of an epoch, when fine-tuning)."""
+    batches: int = Field(0, ge=0)
+    """Validation batches at each look; left out, as many as cost little beside the training."""
+    patience: int = Field(0, ge=0)
+    """Stop after so many looks without a better score; 0 never stops early."""
+    metric: Literal["loss", "accuracy", "macro_f1"] = "loss"
+    """The score that picks the best checkpoint."""
+    prompts: tuple[str, ...] = ()
+    """Texts that the model writes on from at each look, into samples.md."""
+
+
+class System(Section):
+    """Where it runs. What is ``auto`` is measured once and written down."""
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """bf16: fp32 master weights, bf16 compute."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    threads: int = Field(0, ge=0)
+    """CPU threads; left out, one for each core."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _yaml_booleans(cls, values: Any) -> Any:
+        # YAML 1.1 reads a bare on/off as a boolean.
+        if isinstance(values, dict) and isinstance(values.get("compile"), bool):
+            values = {**values, "compile": "on" if values["compile"] else "off"}
+        return values
+
+
+class Task(Section):
+    """What a fine-tuned model is for."""
+
+    name: Literal["classify"] = "classify"
+    start: Path | None = None
+    """The pretrained run whose weights it began with; written down by the run."""
+    train: Path | None = None
+    validation: Path | None = None
+    """Left out, a part of the training rows, chosen by a hash of their bytes."""
+    test: Path | None = None
+    text: str = "text"
+    label: str = "label"
+    labels: tuple[str, ...] = ()
+    """In the order of the model's outputs; written down by the run."""
+    max_tokens: int = Field(0, ge=0)
+    """Of one text; longer ones are cut. Left out, the model's seq_len."""
+    cut: Literal["end", "start", "middle"] = "end"
+    """Where a text that is too long is cut."""
+    pooling: Literal["last", "mean", "max", "mean_max_last"] = "last"
+    """What the head reads; ``last`` is Hugging Face's."""
+    loss: Literal["cross_entropy", "binary", "squared_error"] = "cross_entropy"
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    class_weights: Literal["none", "balanced"] = "none"
+
+
+class Tracking(Section):
+    """Where metrics go, beside metrics.jsonl."""
+
+    tensorboard: bool = False
+    wandb: bool = False
+
+
+class Recipe(Section):
+    """Everything that decides a run."""
+
+    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
+    seed: int = Field(0, ge=0, lt=1 << 63)
+    data: Data = Data()
+    model: Model = Model.model_validate({})
+    train: Train = Train()
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
+    checkpoint: Checkpoint = Checkpoint()
+    evaluate: Evaluate = Evaluate()
+    system: System = System()
+    task: Task | None = None
+    tracking: Tracking = Tracking()
+
+    def replace(self, **sections: Mapping[str, Any] | Section | str | int) -> Recipe:
+        """Return a checked copy with keys of the named sections replaced."""
+        values = self.model_dump()
+        for section, change in sections.items():
+            if isinstance(change, Mapping):
+                values[section] = {**(values[section] or {}), **change}
+            else:
+                values[section] = change.model_dump() if isinstance(change, Section) else change
+        return recipe_from(values)
+
+    def to_yaml(self) -> str:
+        """Write the recipe as YAML, every key present."""
+        values = self.model_dump(mode="json", exclude={"task"} if self.task is None else None)
+        return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def token_count(text: str) -> int:
+    """Read ``"375M tokens"`` (k, M, B or T; the word may be left out).
+
+    Raises:
+        ValueError: if ``text`` is not of that form.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kKMBT]?)\s*(?:tokens)?\s*", text)
+    if not match:
+        raise ValueError(f"'{text}' is not a number of tokens such as '375M tokens'")
+    scale = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}[match[2]]
+    return round(float(match[1]) * scale)
+
+
+def shipped_recipes() -> list[str]:
+    """Return the names of the recipes that come with the package."""
+    root = resources.files("wafergpt") / "recipes"
+    with resources.as_file(root) as folder:
+        return sorted(
+            p.relative_to(folder).with_suffix("").as_posix() for p in folder.rglob("*.yaml")
+        )
+
+
+def load_recipe(name: str | Path | None, overrides: Iterable[str] = ()) -> Recipe:
+    """Read a recipe (a path, a shipped name, or None for the defaults) and apply overrides.
+
+    Args:
+        name: a YAML file, or a name from ``shipped_recipes``.
+        overrides: ``section.key=value`` strings; values are read as YAML.
+
+    Raises:
+        InputError: on an unknown name or key, or an impossible value.
+    """
+    values: dict[str, Any] = {} if name is None else _read(str(name))
+    for override in overrides:
+        _apply(values, override)
+    return recipe_from(values, source=None if name is None else str(name))
+
+
+def recipe_from(values: Mapping[str, Any], source: str | None = None) -> Recipe:
+    """Build a recipe from plain values.
+
+    Raises:
+        InputError: with one line that names the first wrong key.
+    """
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        where = f"{source}: " if source else ""
+        raise InputError(where + _one_line(error)) from None
+
+
+def _read(name: str) -> dict[str, Any]:
+    path = Path(name)
+    if path.suffix in {".yaml", ".yml"} or path.is_file():
+        if not path.is_file():
+            raise InputError(f"no such recipe file: {path}")
+    else:
+        if name not in shipped_recipes():
+            hint = nearest(name, shipped_recipes())
+            raise InputError(f"no recipe named '{name}'{hint or '; give a path to a .yaml file'}")
+        path = Path(str(resources.files("wafergpt") / "recipes" / f"{name}.yaml"))
+    if path.stat().st_size > RECIPE_BYTES:
+        raise InputError(f"{path} is too large for a recipe (limit 1 MiB)")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path} is not YAML: {reason}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise InputError(f"{path} is not a recipe: it must hold sections such as 'model:'")
+    return values
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise InputError(f"'{override}' is not an override; write section.key=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise InputError(f"the value of '{key}' cannot be read: {text}") from None
+    *sections, last = key.split(".")
+    target = values
+    for section in sections:
+        inner = target.get(section)
+        if inner is None:
+            inner = target[section] = {}
+        if not isinstance(inner, dict):
+            raise InputError(f"unknown key '{key}': '{section}' holds a value, not a section")
+        target = inner
+    target[last] = value
+
+
+def _one_line(error: ValidationError) -> str:
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"unknown key '{place}'{_nearest_key(place)}"
+    message = first["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    if first["type"] == "value_error":
+        return f"{place}: {message}" if place else message
+    return f"{place}={first['input']!r} is impossible: {message}"
+
+
+def _nearest_key(place: str) -> str:
+    keys: dict[str, list[str]] = {"": list(Recipe.model_fields)}
+    for name, field in Recipe.model_fields.items():
+        section = Task if name == "task" else field.annotation
+        if isinstance(section, type) and issubclass(section, Section):
+            keys[name] = list(section.model_fields)
+    section_name, _, key = place.rpartition(".")
+    full_names = [f"{s}.{k}" if s else k for s, ks in keys.items() for k in ks]
+    here = [f"{section_name}.{k}" if section_name else k for k in keys.get(section_name, [])]
+    by_last = [f for f in full_names if f.rpartition(".")[2] == key]
+    if by_last:
+        return f"; did you mean '{by_last[0]}'?"
+    return nearest(place, here) or nearest(place, full_names)

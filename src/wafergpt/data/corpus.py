@@ -1,0 +1,138 @@
+"""A corpus: a folder of token shards, with the tokenizer that made them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wafergpt import files
+from wafergpt.data.indexed import IndexedTokens
+from wafergpt.data.tokenizer import Tokenizer
+from wafergpt.errors import InputError
+
+FORMAT = 1
+
+
+class Tokens:
+    """The tokens of several shards as one stream."""
+
+    def __init__(self, shards: Iterable[IndexedTokens]) -> None:
+        self._shards = [shard.tokens for shard in shards]
+        self._ends = np.cumsum([len(shard) for shard in self._shards], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def take(self, start: int, length: int) -> NDArray[np.integer]:
+        """Return ``length`` tokens from ``start`` on, across shards.
+
+        Raises:
+            IndexError: if there are not so many.
+        """
+        if start < 0 or start + length > len(self):
+            raise IndexError(f"tokens {start}…{start + length} of {len(self)}")
+        pieces = []
+        shard = int(np.searchsorted(self._ends, start, side="right"))
+        while length > 0:
+            offset = start - (int(self._ends[shard - 1]) if shard else 0)
+            piece = self._shards[shard][offset : offset + length]
+            pieces.append(piece)
+            start, length, shard = start + len(piece), length - len(piece), shard + 1
+        return np.concatenate(pieces) if len(pieces) > 1 else np.asarray(pieces[0])
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A prepared corpus.
+
+    Attributes:
+        path: its folder.
+        facts: the content of ``corpus.json``.
+    """
+
+    path: Path
+    facts: dict[str, Any]
+
+    @classmethod
+    def open(cls, path: str | Path) -> Corpus:
+        """Open a corpus, comparing the size of every file with what was written.
+
+        Raises:
+            InputError: if it is none, is not finished, or has changed.
+        """
+        path = Path(path)
+        card = path / "corpus.json"
+        if not card.is_file():
+            unfinished = (path / "prepare.json").is_file()
+            hint = (
+                "not finished: run the same wafergpt prepare again" if unfinished else "no corpus"
+            )
+            raise InputError(f"{path} is {hint}")
+        try:
+            facts = json.loads(card.read_text(encoding="utf-8"))
+            fingerprint, sizes = (
+                facts["fingerprint"],
+                {n: f["bytes"] for n, f in facts["files"].items()},
+            )
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            raise InputError(f"{card} is damaged: prepare the corpus again") from None
+        for name, size in sizes.items():
+            # A name is taken from a file that may come from anyone.
+            if Path(name).name != name or not (path / name).is_file():
+                raise InputError(f"{path} has lost the file '{name}': prepare the corpus again")
+            if (path / name).stat().st_size != size:
+                raise InputError(f"{path / name} has changed since it was prepared")
+        if fingerprint != fingerprint_of(facts["files"]):
+            raise InputError(f"{card} is damaged: its fingerprint does not fit its files")
+        return cls(path, facts)
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the tokenizer and all tokens."""
+        return str(self.facts["fingerprint"])
+
+    @property
+    def vocab_size(self) -> int:
+        """How many tokens the tokenizer knows."""
+        return int(self.facts["vocab_size"])
+
+    @property
+    def bytes_val(self) -> int:
+        """UTF-8 bytes of the validation text."""
+        return int(self.facts["bytes_val"])
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that made the tokens."""
+        return Tokenizer.load(self.path / "tokenizer.json")
+
+    def tokens(self, split: str) -> Tokens:
+        """Return the tokens of ``train`` or ``val``."""
+        prefixes = sorted(
+            {Path(name).stem for name in self.facts["files"] if name.startswith(split)}
+        )
+        return Tokens(IndexedTokens(self.path / prefix) for prefix in prefixes)
+
+    def verify(self) -> None:
+        """Read every file and compare its hash.
+
+        Raises:
+            InputError: naming the first file that is not what was written.
+        """
+        for name, facts in self.facts["files"].items():
+            if files.sha256(self.path / name) != facts["sha256"]:
+                raise InputError(f"{self.path / name} has changed since it was prepared")
+
+
+def fingerprint_of(entries: dict[str, Any]) -> str:
+    """Return the fingerprint of a corpus from the hashes of its files."""
+    lines = [f"{name} {entries[name]['sha256']}\n" for name in sorted(entries)]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -1,0 +1,100 @@
+"""Labelled texts as batches of like length."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from wafergpt.data.batches import Batch, Ints, permute
+
+Cut = Literal["end", "start", "middle"]
+
+POOL_BATCHES = 64
+"""Batches' worth of samples that are sorted by length together: shuffled enough, padded little."""
+
+ROUND = 32
+"""Lengths are padded up to a multiple of this, so that kernels meet few shapes."""
+
+
+def cut_tokens(tokens: Sequence[int], limit: int, cut: Cut) -> NDArray[np.int64]:
+    """Cut a text to ``limit`` tokens at its end, its start, or in its middle."""
+    if len(tokens) > limit:
+        if cut == "end":
+            tokens = tokens[:limit]
+        elif cut == "start":
+            tokens = tokens[-limit:]
+        else:
+            head = limit // 2
+            tokens = [*tokens[:head], *tokens[len(tokens) - (limit - head) :]]
+    return np.asarray(tokens, dtype=np.int64)
+
+
+class LabelledBatches:
+    """Texts with one answer each, in a new keyed order each epoch.
+
+    Args:
+        texts: tokens of each text, at least one.
+        targets: ``[n]`` classes, or numbers.
+        batch_size: samples that are padded together.
+        seed: of the run; None sorts by length and shuffles nothing (validation).
+        class_weights: ``[n_labels]`` weight of each class; None weighs all alike.
+    """
+
+    def __init__(
+        self,
+        texts: Sequence[NDArray[np.int64]],
+        targets: NDArray[np.int64] | NDArray[np.float64],
+        batch_size: int,
+        seed: int | None,
+        class_weights: NDArray[np.float64] | None = None,
+    ) -> None:
+        self.samples_per_epoch = len(texts)
+        self._texts, self._targets, self._batch_size, self._seed = texts, targets, batch_size, seed
+        self._lengths = np.array([len(text) for text in texts])
+        self._weights = None if class_weights is None else class_weights[targets.astype(np.int64)]
+        self._epoch = lru_cache(maxsize=2)(self._order)
+
+    def indices(self, first_sample: int, n: int) -> Ints:
+        """Return which texts samples ``first_sample …`` are."""
+        samples = np.arange(first_sample, first_sample + n)
+        epochs, places = np.divmod(samples, self.samples_per_epoch)
+        return np.array(
+            [self._epoch(int(e))[p] for e, p in zip(epochs, places, strict=True)], dtype=np.int64
+        )
+
+    def batch(self, first_sample: int, n: int) -> Batch:
+        """Return samples as one batch: tokens ``[n, longest]`` padded with 0, targets ``[n]``."""
+        chosen = self.indices(first_sample, n)
+        lengths = self._lengths[chosen]
+        longest = -(-int(lengths.max()) // ROUND) * ROUND
+        tokens = np.zeros((n, min(longest, int(self._lengths.max()))), dtype=np.int64)
+        for row, index in enumerate(chosen):
+            tokens[row, : lengths[row]] = self._texts[index]
+        weights = None if self._weights is None else self._weights[chosen]
+        return Batch(
+            torch.from_numpy(tokens),
+            torch.from_numpy(self._targets[chosen]),
+            weight=n if weights is None else float(weights.sum()),
+            lengths=torch.from_numpy(lengths),
+            weights=None if weights is None else torch.from_numpy(weights).float(),
+        )
+
+    def _order(self, epoch: int) -> Ints:
+        n, size = self.samples_per_epoch, self._batch_size
+        if self._seed is None:
+            return np.argsort(self._lengths, kind="stable")
+        order = permute(np.arange(n), n, f"{self._seed}/{epoch}".encode())
+        batches: list[Ints] = []
+        for start in range(0, n, size * POOL_BATCHES):
+            pool = order[start : start + size * POOL_BATCHES]
+            pool = pool[np.argsort(self._lengths[pool], kind="stable")]
+            batches += [pool[i : i + size] for i in range(0, len(pool), size)]
+        # A short batch stays last, so that the others fall on whole steps.
+        last = [batches.pop()] if len(batches[-1]) < size else []
+        shuffled = permute(np.arange(len(batches)), max(len(batches), 1), f"{epoch}".encode())
+        return np.concatenate([*(batches[i] for i in shuffled), *last])

@@ -1,0 +1,333 @@
+"""From raw text to a corpus: survey, tokenizer, blocks of tokens, and at last ``corpus.json``.
+
+Every step is a function of the documents alone, so that the result is the same bytes however many
+cores work on it and however often it is interrupted: a finished block is kept, an unfinished one
+is done again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from wafergpt import files
+from wafergpt.data.corpus import FORMAT, Corpus, fingerprint_of
+from wafergpt.data.indexed import IndexedWriter, dtype_code
+from wafergpt.data.reading import Errors
+from wafergpt.data.sources import documents, find_files
+from wafergpt.data.tokenizer import SMALLEST, Tokenizer
+from wafergpt.errors import InputError
+from wafergpt.progress import Bar, progress, say
+
+DEFAULT_VOCABULARY = 8192
+BLOCK_BYTES = 64 << 20
+"""Text of one block: what an interruption can cost."""
+
+BATCH_BYTES = 4 << 20
+"""Text that is encoded at once, on all cores."""
+
+TRAINING_BYTES = 128 << 20
+"""Text that a tokenizer is trained on."""
+
+VALIDATION_BYTES = 4 << 20
+"""Validation text that is worth having; a larger corpus gives at least 0.5% of itself."""
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a first reading of all documents finds."""
+
+    documents: int
+    bytes: int
+    smallest_hash: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which documents are for validation: those whose hash is small."""
+
+    limit: int
+
+    @classmethod
+    def of(cls, survey: Survey, fraction: float | None) -> Split:
+        """Choose the limit; at least the document with the smallest hash is below it."""
+        if fraction is None:
+            fraction = min(0.1, max(0.005, VALIDATION_BYTES / survey.bytes))
+        return cls(max(int(fraction * 2**64), survey.smallest_hash + 1))
+
+    def validates(self, data: bytes) -> bool:
+        """Say whether a document is for validation."""
+        return _document_hash(data) < self.limit
+
+
+def prepare(
+    sources: str | Path | Sequence[str | Path],
+    out: str | Path,
+    *,
+    vocab_size: int | None = None,
+    tokenizer: str | Path | None = None,
+    text: str = "text",
+    errors: Errors = "strict",
+    val_fraction: float | None = None,
+    workers: int = 0,
+) -> Corpus:
+    """Prepare a corpus; run again after an interruption, it goes on.
+
+    Args:
+        sources: files (txt, jsonl, csv, tsv, each also .gz or .xz), folders and globs.
+        out: the corpus folder to make.
+        vocab_size: of the tokenizer to train, 8192 if left out.
+        tokenizer: one to load instead of training one.
+        text: the column of jsonl, csv and tsv that holds the text.
+        errors: ``replace`` reads invalid UTF-8 as U+FFFD instead of refusing it.
+        val_fraction: share of the documents held out for validation, chosen by a hash of their
+            bytes; left out, about 4 MiB of text, 0.5% at least and 10% at most.
+        workers: threads that encode; 0 is one for each core. It takes effect once a process.
+
+    Raises:
+        InputError: on unreadable sources, impossible settings, or an ``out`` that holds another
+            corpus.
+    """
+    out = Path(out)
+    if vocab_size is not None and tokenizer is not None:
+        raise InputError("a loaded tokenizer has its own vocabulary: leave out --vocab-size")
+    if vocab_size is not None and vocab_size < SMALLEST:
+        raise InputError(f"a vocabulary of {vocab_size} is too small: at least {SMALLEST}")
+    if val_fraction is not None and not 0 < val_fraction < 1:
+        raise InputError(f"a validation fraction of {val_fraction} is impossible: between 0 and 1")
+    if workers:
+        os.environ["RAYON_NUM_THREADS"] = str(workers)
+    found = find_files([sources] if isinstance(sources, str | Path) else sources)
+    loaded = None if tokenizer is None else Tokenizer.load(tokenizer)
+    survey = _survey(found, text, errors)
+    if survey.documents < 2:
+        raise InputError("one document is too little: it cannot be trained on and validated with")
+    plan = {
+        "format": FORMAT,
+        "survey": asdict(survey),
+        "vocab_size": None if loaded else vocab_size or DEFAULT_VOCABULARY,
+        "tokenizer": loaded and loaded.sha256(),
+        "val_fraction": val_fraction,
+    }
+    if _claim(out, plan):
+        say(f"{out} is prepared already")
+        return Corpus.open(out)
+    split = Split.of(survey, val_fraction)
+    chosen = _tokenizer(out, loaded, _Reader(found, text, errors), split, survey, vocab_size)
+    blocks = _encode(out, chosen, _Reader(found, text, errors), split, survey)
+    _finish(out, chosen, survey, blocks)
+    return Corpus.open(out)
+
+
+@dataclass(frozen=True)
+class _Reader:
+    files: list[Path]
+    text: str
+    errors: Errors
+
+    def __iter__(self) -> Iterator[str]:
+        return (document.text for document in documents(self.files, self.text, self.errors))
+
+
+def _document_hash(data: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")
+
+
+def _survey(found: list[Path], text: str, errors: Errors) -> Survey:
+    count, size, smallest, digest = 0, 0, 1 << 64, hashlib.sha256()
+    with progress("reading", None, "MB") as bar:
+        for document in _Reader(found, text, errors):
+            data = document.encode()
+            value = _document_hash(data)
+            digest.update(value.to_bytes(8, "big"))
+            count, size, smallest = count + 1, size + len(data), min(smallest, value)
+            bar.advance(len(data) / 1e6)
+    return Survey(count, size, smallest, digest.hexdigest())
+
+
+def _claim(out: Path, plan: dict[str, Any]) -> bool:
+    """Write down what ``out`` is for; return whether it is finished already.
+
+    Raises:
+        InputError: if it holds something else.
+    """
+    card = out / "prepare.json"
+    if card.is_file():
+        try:
+            before = json.loads(card.read_text(encoding="utf-8"))
+        except ValueError:
+            before = None
+        if before != plan:
+            changed = (
+                "the text" if before and before["survey"] != plan["survey"] else "the settings"
+            )
+            raise InputError(
+                f"{out} was begun with other input ({changed} changed): choose another --out, "
+                "or remove it"
+            )
+        return (out / "corpus.json").is_file()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} exists and is no corpus: choose another --out")
+    files.write_json(card, plan)
+    return False
+
+
+def _tokenizer(
+    out: Path,
+    loaded: Tokenizer | None,
+    reader: _Reader,
+    split: Split,
+    survey: Survey,
+    vocab_size: int | None,
+) -> Tokenizer:
+    path = out / "tokenizer.json"
+    if not path.is_file():
+        if loaded is None:
+            vocab_size = vocab_size or DEFAULT_VOCABULARY
+            say(f"training a tokenizer of {vocab_size:,} tokens …")
+            try:
+                loaded = Tokenizer.train(_training_texts(reader, split, survey), vocab_size)
+            except InputError:
+                # Nothing of a corpus that cannot be made stays in the way of the next try.
+                (out / "prepare.json").unlink()
+                raise
+        loaded.save(path)
+    return Tokenizer.load(path)
+
+
+def _training_texts(reader: _Reader, split: Split, survey: Survey) -> Iterator[str]:
+    """Yield training documents, thinned evenly where they are more than a tokenizer needs."""
+    share = min(1.0, TRAINING_BYTES / survey.bytes)
+    for text in reader:
+        value = _document_hash(text.encode())
+        if value >= split.limit and (value * 0x9E3779B97F4A7C15) % 2**64 < share * 2**64:
+            yield text
+
+
+def _encode(
+    out: Path, tokenizer: Tokenizer, reader: _Reader, split: Split, survey: Survey
+) -> list[dict[str, Any]]:
+    """Write every block that is not there yet; return the cards of all of them."""
+    cards: list[dict[str, Any]] = []
+    with progress("encoding", survey.bytes / 1e6, "MB") as bar, ThreadPoolExecutor(1) as encoder:
+        for number, batches in enumerate(_blocks(iter(reader))):
+            card = out / f"block-{number:05d}.json"
+            if card.is_file():
+                cards.append(json.loads(card.read_text(encoding="utf-8")))
+                for batch in batches:
+                    bar.advance(_size(batch) / 1e6)
+                continue
+            facts = _write_block(out, number, batches, tokenizer, split, encoder, bar)
+            files.write_json(card, facts)
+            cards.append(facts)
+    return cards
+
+
+def _blocks(texts: Iterator[str]) -> Iterator[Iterator[list[str]]]:
+    """Cut the documents into blocks of batches; a block must be read to its end."""
+    batches = _batches(texts)
+    for first in batches:
+
+        def block(first: list[str] = first) -> Iterator[list[str]]:
+            size = _size(first)
+            yield first
+            while size < BLOCK_BYTES and (batch := next(batches, None)) is not None:
+                size += _size(batch)
+                yield batch
+
+        yield block()
+
+
+def _batches(texts: Iterator[str]) -> Iterator[list[str]]:
+    batch: list[str] = []
+    size = 0
+    for text in texts:
+        batch.append(text)
+        size += len(text)
+        if size >= BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _size(batch: list[str]) -> int:
+    return sum(len(text.encode()) for text in batch)
+
+
+def _write_block(
+    out: Path,
+    number: int,
+    batches: Iterator[list[str]],
+    tokenizer: Tokenizer,
+    split: Split,
+    encoder: ThreadPoolExecutor,
+    bar: Bar,
+) -> dict[str, Any]:
+    names = {part: f"{part}-{number:05d}" for part in ("train", "val")}
+    facts: dict[str, Any] = {f"{kind}_{part}": 0 for kind in ("tokens", "bytes") for part in names}
+    hidden = {part: out / f".{name}" for part, name in names.items()}
+    writers = {p: IndexedWriter(prefix, tokenizer.vocab_size) for p, prefix in hidden.items()}
+
+    def take(batch: list[str], future: Future[list[list[int]]]) -> None:
+        for text, ids in zip(batch, future.result(), strict=True):
+            data = text.encode()
+            part = "val" if split.validates(data) else "train"
+            writers[part].add([*ids, tokenizer.end_of_text])
+            facts[f"bytes_{part}"] += len(data)
+        bar.advance(_size(batch) / 1e6)
+
+    # Two batches ahead: reading and writing happen while the encoder works.
+    waiting: deque[tuple[list[str], Future[list[list[int]]]]] = deque()
+    for batch in batches:
+        waiting.append((batch, encoder.submit(tokenizer.encode_batch, batch)))
+        if len(waiting) > 2:
+            take(*waiting.popleft())
+    while waiting:
+        take(*waiting.popleft())
+    facts["files"] = {}
+    for part, name in names.items():
+        facts[f"tokens_{part}"] = writers[part].tokens
+        writers[part].close()
+        for suffix in (".bin", ".idx"):
+            path = hidden[part].with_name(hidden[part].name + suffix)
+            facts["files"][name + suffix] = _entry(path)
+            path.replace(out / (name + suffix))
+    files.sync(out)
+    return facts
+
+
+def _entry(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": files.sha256(path)}
+
+
+def _finish(out: Path, tokenizer: Tokenizer, survey: Survey, blocks: list[dict[str, Any]]) -> None:
+    entries = {"tokenizer.json": _entry(out / "tokenizer.json")}
+    for block in blocks:
+        entries.update(block["files"])
+    totals = {
+        f"{kind}_{part}": sum(block[f"{kind}_{part}"] for block in blocks)
+        for kind in ("tokens", "bytes")
+        for part in ("train", "val")
+    }
+    facts = {
+        "format": FORMAT,
+        "documents": survey.documents,
+        "bytes": survey.bytes,
+        **totals,
+        "vocab_size": tokenizer.vocab_size,
+        "dtype": {4: "int32", 8: "uint16"}[dtype_code(tokenizer.vocab_size)],
+        "fingerprint": fingerprint_of(entries),
+        "files": entries,
+    }
+    files.write_json(out / "corpus.json", facts)
+    for card in out.glob("block-*.json"):
+        card.unlink()

@@ -1,0 +1,144 @@
+"""Labelled rows: read, split, and turned into targets."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wafergpt.data.reading import column, lines, require_kind, rows
+from wafergpt.errors import InputError, nearest
+
+
+@dataclass(frozen=True)
+class Table:
+    """Texts with a label each, in the order of the file."""
+
+    texts: list[str]
+    labels: list[str]
+
+    def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Table:
+        """Return the table of the rows at these places."""
+        return Table([self.texts[i] for i in rows], [self.labels[i] for i in rows])
+
+
+def read_table(path: str | Path, text: str = "text", label: str = "label") -> Table:
+    """Read the text and label columns of a jsonl, csv or tsv file, plain or compressed.
+
+    Labels are kept as they are written: ``1``, ``true`` and ``positive`` are all strings.
+
+    Raises:
+        InputError: if there is no such file or column, no row, or a row without text or label.
+    """
+    path = Path(path)
+    texts, labels = [], []
+    for number, row in rows(path):
+        texts.append(_text(column(row, text, path, number), text, path, number))
+        value = column(row, label, path, number)
+        if isinstance(value, bool):
+            value = str(value).lower()
+        if value is None or not str(value).strip():
+            raise InputError(f"{path}, line {number}: an empty label in column '{label}'")
+        if isinstance(value, list | dict):
+            raise InputError(f"{path}, line {number}: column '{label}' is no single label")
+        labels.append(str(value).strip())
+    if not texts:
+        raise InputError(f"{path} has no rows")
+    return Table(texts, labels)
+
+
+def read_texts(path: str | Path, text: str = "text") -> list[str]:
+    """Read the text column of a file, or the lines of a .txt.
+
+    Raises:
+        InputError: if there is no such file or column, or no row.
+    """
+    path = Path(path)
+    if require_kind(path) == "txt":
+        texts = [line.rstrip("\r\n") for _, line in lines(path)]
+    else:
+        texts = [_text(column(row, text, path, n), text, path, n) for n, row in rows(path)]
+    if not texts:
+        raise InputError(f"{path} has no rows")
+    return texts
+
+
+def _text(value: object, name: str, path: Path, number: int) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise InputError(f"{path}, line {number}: no text in column '{name}'")
+    return value
+
+
+def hold_out(table: Table, share: float, seed: int = 0) -> tuple[Table, Table]:
+    """Split a table into (kept, held) by a hash of each text.
+
+    The same text always falls on the same side, wherever it stands and however often.
+
+    Raises:
+        InputError: if one side would be empty.
+    """
+    limit = int(share * 2**64)
+    key = seed.to_bytes(8, "little")
+    held: list[int] = []
+    kept: list[int] = []
+    for row, text in enumerate(table.texts):
+        data = text.encode("utf-8", "surrogatepass")
+        digest = hashlib.blake2b(data, digest_size=8, key=key).digest()
+        (held if int.from_bytes(digest, "little") < limit else kept).append(row)
+    if not held or not kept:
+        raise InputError(
+            f"{len(table.texts)} rows are too few to hold out {share:.0%} of them: "
+            "name a validation file, or bring more rows"
+        )
+    return table.take(kept), table.take(held)
+
+
+def label_names(table: Table) -> tuple[str, ...]:
+    """Return the labels of a table in order: of numbers if all are whole, else of letters.
+
+    Raises:
+        InputError: if there is one class only.
+    """
+    names = set(table.labels)
+    if len(names) < 2:
+        raise InputError(f"all rows have the label '{table.labels[0]}': nothing to tell apart")
+    whole = all(name.removeprefix("-").isdecimal() for name in names)
+    return tuple(sorted(names, key=(lambda n: (int(n), n)) if whole else None))
+
+
+def encode_labels(table: Table, labels: Sequence[str], where: str) -> NDArray[np.int64]:
+    """Return the class ``[n]`` of each row.
+
+    Raises:
+        InputError: on a label that training never saw; ``where`` says in which rows.
+    """
+    classes = {label: index for index, label in enumerate(labels)}
+    for label in table.labels:
+        if label not in classes:
+            raise InputError(
+                f"the {where} rows have the label '{label}', which no training row has"
+                f"{nearest(label, labels)}"
+            )
+    return np.array([classes[label] for label in table.labels], dtype=np.int64)
+
+
+def encode_scores(table: Table, where: str) -> NDArray[np.float64]:
+    """Return the label ``[n]`` of each row as a number.
+
+    Raises:
+        InputError: on a label that is no finite number.
+    """
+    scores = np.empty(len(table.labels))
+    for row, label in enumerate(table.labels):
+        try:
+            scores[row] = float(label)
+        except ValueError:
+            scores[row] = math.nan
+        if not math.isfinite(scores[row]):
+            raise InputError(f"the {where} rows have the label '{label}', which is no number")
+    return scores

@@ -1,0 +1,182 @@
+"""Text to tokens and back: byte-level BPE, so that every text has tokens."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import zlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wafergpt import files
+from wafergpt.errors import InputError
+
+if TYPE_CHECKING:
+    import tokenizers
+
+END_OF_TEXT = "<|endoftext|>"
+ENDS = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>")
+"""What tokenizers of the field call the end of a document, the first that is there."""
+
+SMALLEST = 257
+"""The bytes and the end of text."""
+
+FILE_BYTES = 256 << 20
+"""A larger file is no tokenizer."""
+
+
+class Tokenizer:
+    """A ``tokenizers`` tokenizer for which every text is only text.
+
+    A special token written out in a text, ``<|endoftext|>`` say, is encoded like any other
+    letters; the token itself is only ever put by whoever ends a document.
+
+    Args:
+        definition: the content of a ``tokenizer.json``.
+        where: what to call it in an error.
+
+    Raises:
+        InputError: if it is no tokenizer, or has no token for the end of a text.
+    """
+
+    def __init__(self, definition: str, where: str = "the tokenizer") -> None:
+        try:
+            content = json.loads(definition)
+            names = {**content["model"]["vocab"]} if isinstance(content, dict) else {}
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise InputError(f"{where} is not a tokenizer.json with a BPE vocabulary") from None
+        self._definition = definition
+        self._whole = _build(definition, where)
+        # Without its special tokens it cannot find them in a text.
+        self._encoder = _build(json.dumps({**content, "added_tokens": []}), where)
+        self.vocab_size: int = self._whole.get_vocab_size(with_added_tokens=True)
+        ends = [self._whole.token_to_id(end) for end in ENDS]
+        found = next((end for end in ends if end is not None), None)
+        if found is None or not names:
+            raise InputError(f"{where} has no token for the end of a text ({', '.join(ENDS)})")
+        self.end_of_text: int = found
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocab_size: int) -> Tokenizer:
+        """Train a byte-level BPE (Sennrich et al., 2016; GPT-2's splitting) on texts.
+
+        Raises:
+            InputError: if the vocabulary is smaller than the bytes, or larger than the texts give.
+        """
+        if vocab_size < SMALLEST:
+            raise InputError(f"a vocabulary of {vocab_size} is too small: at least {SMALLEST}")
+        from tokenizers import Tokenizer as Backend
+        from tokenizers import decoders, models, pre_tokenizers, trainers
+
+        backend = Backend(models.BPE())
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        backend.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            special_tokens=[END_OF_TEXT],
+            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+            show_progress=False,
+        )
+        backend.train_from_iterator(texts, trainer)
+        possible = backend.get_vocab_size()
+        if possible < vocab_size:
+            raise InputError(
+                f"the text is too little for a vocabulary of {vocab_size:,}: "
+                f"it gives at most {possible:,} tokens"
+            )
+        return cls(backend.to_str())
+
+    @classmethod
+    def load(cls, path: str | Path) -> Tokenizer:
+        """Read a ``tokenizer.json``, or GPT-2's ``encoder.json`` and ``vocab.bpe``.
+
+        Args:
+            path: one of those files (also .gz), or the folder they are in.
+
+        Raises:
+            InputError: if there is none, or it cannot be read.
+        """
+        path = Path(path)
+        folder = path if path.is_dir() else path.parent
+        whole = folder / "tokenizer.json" if path.is_dir() else path
+        if whole.is_file() and not whole.name.startswith(("encoder.json", "vocab.bpe")):
+            return cls(_read(whole), str(whole))
+        encoder = next((p for p in sorted(folder.glob("encoder.json*")) if p.is_file()), None)
+        merges = next((p for p in sorted(folder.glob("vocab.bpe*")) if p.is_file()), None)
+        if encoder is None or merges is None:
+            raise InputError(
+                f"no tokenizer at {path}: a tokenizer.json, or encoder.json and vocab.bpe"
+            )
+        return cls(_gpt2_definition(_read(encoder), _read(merges), str(folder)), str(folder))
+
+    def encode(self, text: str) -> list[int]:
+        """Return the token ids of a text."""
+        ids: list[int] = self._encoder.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the token ids of texts, encoded on all cores."""
+        return [e.ids for e in self._encoder.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of token ids; bytes that are no character become U+FFFD."""
+        text: str = self._whole.decode(list(ids), skip_special_tokens=False)
+        return text
+
+    def save(self, path: Path) -> None:
+        """Write a ``tokenizer.json``."""
+        files.write_text(path, self._definition)
+
+    def sha256(self) -> str:
+        """Return a hash of the definition."""
+        return hashlib.sha256(self._definition.encode()).hexdigest()
+
+
+def _build(definition: str, where: str) -> tokenizers.Tokenizer:
+    from tokenizers import Tokenizer as Backend
+
+    try:
+        return Backend.from_str(definition)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    # A Rust panic is no Exception.
+    except BaseException as error:
+        reason = str(error).splitlines()[0][:200]
+        raise InputError(f"{where} is not a tokenizer: {reason}") from None
+
+
+def _read(path: Path) -> str:
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            data = file.read(FILE_BYTES + 1)
+        if len(data) > FILE_BYTES:
+            raise InputError(f"{path} is too large for a tokenizer")
+        return data.decode()
+    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError, zlib.error):
+        raise InputError(f"{path} is not a tokenizer: not readable text") from None
+
+
+def _gpt2_definition(encoder: str, merges: str, where: str) -> str:
+    from tokenizers import AddedToken, decoders, models, pre_tokenizers
+    from tokenizers import Tokenizer as Backend
+
+    try:
+        vocab: dict[str, Any] = json.loads(encoder)
+        # The first line names the version.
+        halves = [line.partition(" ") for line in merges.split("\n")[1:] if line]
+        pairs = [(left, right) for left, _, right in halves]
+        model = models.BPE(vocab, pairs)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        reason = str(error).splitlines()[0][:200]
+        raise InputError(f"{where}: encoder.json and vocab.bpe do not fit: {reason}") from None
+    backend = Backend(model)
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    if END_OF_TEXT in vocab:
+        backend.add_special_tokens([AddedToken(END_OF_TEXT, special=True)])
+    definition: str = backend.to_str()
+    return definition

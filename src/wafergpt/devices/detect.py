@@ -1,0 +1,153 @@
+"""What is here: device, precision, compiler, memory. Torch is imported only where it must be."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+import sysconfig
+from importlib import metadata, util
+from pathlib import Path
+
+from wafergpt.errors import InputError
+from wafergpt.scaling.machine import Machine
+from wafergpt.scaling.speed import best_precision
+from wafergpt.scaling.speed import compile_pays as compile_pays
+
+ACCELERATOR_NODES = ("/dev/nvidia0", "/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+"""What Linux shows for an NVIDIA or AMD GPU, or for one behind WSL."""
+
+TYPICAL_WIDTH = 256
+"""d_model to choose a precision for, where the shape is not known."""
+
+
+def torch_version() -> str | None:
+    """Return the installed version of torch without importing it, or None."""
+    try:
+        return metadata.version("torch")
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def resolve_device(name: str) -> str:
+    """Turn ``auto`` into the best device here, and check that a named one is here.
+
+    Raises:
+        InputError: if the named device is not usable.
+    """
+    if name == "cpu" or (name == "auto" and not _may_have_accelerator()):
+        return "cpu"
+    import torch
+
+    usable = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        return next((device for device, here in usable.items() if here), "cpu")
+    if not usable.get(name):
+        reason = {
+            "cuda": "torch finds no NVIDIA GPU",
+            "mps": "torch finds no Apple GPU",
+        }.get(name, "it is not known")
+        raise InputError(
+            f"system.device={name} cannot be used: {reason}; use system.device=cpu, "
+            "and see 'wafergpt doctor'"
+        )
+    return name
+
+
+def _may_have_accelerator() -> bool:
+    if sys.platform != "linux":
+        return True
+    if (torch_version() or "").endswith("+cpu"):
+        return False
+    return any(Path(node).exists() for node in ACCELERATOR_NODES)
+
+
+def resolve_precision(
+    name: str, device: str, machine: Machine, d_model: int = TYPICAL_WIDTH
+) -> str:
+    """Turn ``auto`` into ``bf16`` where the probe measured it clearly faster, else ``fp32``.
+
+    Raises:
+        InputError: if bf16 is asked of a device that cannot compute it.
+    """
+    if name == "auto":
+        return best_precision(machine, d_model)
+    if name == "bf16" and device != "cpu" and "bf16" not in machine.training_flops:
+        raise InputError(f"system.precision=bf16: {machine.name} has no bf16; use fp32")
+    return name
+
+
+def compiler_available(device: str = "cpu") -> bool:
+    """Say whether torch.compile has what it needs to make code for the device.
+
+    On a CPU a C++ compiler and Python's headers; on a GPU Triton and a C compiler.
+    """
+    if device == "cpu":
+        headers = Path(sysconfig.get_path("include")) / "Python.h"
+        return compiler_path() is not None and headers.is_file()
+    if device == "cuda":
+        c_compiler = any(map(shutil.which, (os.environ.get("CC") or "gcc", "clang")))
+        return util.find_spec("triton") is not None and c_compiler
+    return False
+
+
+def compiler_path() -> str | None:
+    """Return the C++ compiler that torch.compile would use, or None."""
+    names = (os.environ.get("CXX"), "g++", "clang++", "c++")
+    return next((path for name in names if name and (path := shutil.which(name))), None)
+
+
+def processor_name() -> str:
+    """Return the CPU's model name."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.lower().startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def cores() -> int:
+    """Return the CPU cores that this process may use: by affinity and by container quota."""
+    if hasattr(os, "sched_getaffinity"):
+        count = len(os.sched_getaffinity(0))
+    else:
+        count = os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        count = min(count, max(1, int(quota) // int(period)))
+    except (OSError, ValueError):
+        pass  # no cgroup, or no limit ("max")
+    return count
+
+
+def memory_total(device: str = "cpu") -> int:
+    """Return the bytes of memory of the device; of a container, its limit."""
+    return _memory(device)[1]
+
+
+def memory_available(device: str = "cpu") -> int:
+    """Return the bytes of memory that are free now."""
+    return _memory(device)[0]
+
+
+def _memory(device: str) -> tuple[int, int]:
+    """Return (free, total) bytes."""
+    if device == "cuda":
+        import torch
+
+        free, total = torch.cuda.mem_get_info()
+        return int(free), int(total)
+    import psutil
+
+    here = psutil.virtual_memory()
+    free, total = int(here.available), int(here.total)
+    try:
+        root = Path("/sys/fs/cgroup")
+        limit = int((root / "memory.max").read_text())
+        used = int((root / "memory.current").read_text())
+    except (OSError, ValueError):
+        return free, total
+    return min(free, max(0, limit - used)), min(total, limit)

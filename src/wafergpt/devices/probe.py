@@ -1,0 +1,247 @@
+"""A few seconds of measuring, paid once: how fast this machine multiplies, trains and copies."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from wafergpt import files
+from wafergpt.devices import detect
+from wafergpt.progress import say
+from wafergpt.scaling.machine import Machine as Machine
+
+VERSION = 1
+"""Of what is measured: a change makes old records be measured again."""
+
+WIDTHS = (128, 256, 512, 1024)
+"""Values of d_model at which training is measured."""
+
+SEQ_LEN = 256
+PATIENCE = 4
+"""Widths are skipped when a slow machine has taken this many times the seconds asked for."""
+
+
+def probe(device: str = "auto", seconds: float = 2.5, fresh: bool = False) -> Machine:
+    """Return what is known of this machine, measuring it if that was not done before.
+
+    The record lies in the user's cache folder, one for each device, CPU, number of cores and
+    version of torch. Reading it does not import torch on a CPU.
+
+    Args:
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        seconds: about how long to measure.
+        fresh: measure again.
+
+    Raises:
+        InputError: if the device is not here.
+    """
+    device = detect.resolve_device(device)
+    path = _record(device)
+    machine = None if fresh else _read(path)
+    if machine is None:
+        say(f"measuring this machine ({device}), a few seconds, once …")
+        machine = measure(device, seconds)
+        try:
+            files.write_json(path, {"version": VERSION, **asdict(machine)})
+        except OSError as error:
+            say(f"the measurement could not be kept: {error}")
+    return replace(
+        machine,
+        memory_bytes=detect.memory_total(device),
+        memory_available=detect.memory_available(device),
+        compiler=detect.compiler_available(device),
+    )
+
+
+def cache_folder() -> Path:
+    """Return the folder of this user's cached measurements."""
+    if os.environ.get("XDG_CACHE_HOME"):
+        root = Path(os.environ["XDG_CACHE_HOME"])
+    elif sys.platform == "darwin":
+        root = Path.home() / "Library" / "Caches"
+    elif sys.platform == "win32":
+        root = Path(os.environ.get("LOCALAPPDATA") or Path.home())
+    else:
+        root = Path.home() / ".cache"
+    return root / "wafergpt"
+
+
+def _record(device: str) -> Path:
+    facts: list[object] = [device, detect.processor_name(), detect.cores(), detect.torch_version()]
+    if device == "cuda":
+        facts += [_device_name(device), os.environ.get("CUDA_VISIBLE_DEVICES")]
+    key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
+    return cache_folder() / f"machine-{device}-{key}.json"
+
+
+def _read(path: Path) -> Machine | None:
+    """Return a record; None if there is none, or it is of an older kind or damaged."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if values.pop("version") != VERSION:
+            return None
+        values["training_flops"] = {
+            precision: {int(width): float(rate) for width, rate in rates.items()}
+            for precision, rates in values["training_flops"].items()
+        }
+        machine = Machine(**values)
+        rates = [r for by_width in machine.training_flops.values() for r in by_width.values()]
+        rates += [machine.bandwidth, machine.softmax_rate]
+        usable = machine.training_flops["fp32"] and min(rates) > 0
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+    return machine if usable else None
+
+
+def _device_name(device: str) -> str:
+    if device != "cuda":
+        return detect.processor_name()
+    import torch
+
+    return str(torch.cuda.get_device_name())
+
+
+def measure(device: str, seconds: float = 2.5) -> Machine:
+    """Measure the device with all cores, in about ``seconds``."""
+    import torch
+
+    threads = torch.get_num_threads()
+    # The measurement must not change what the caller draws next.
+    random_state = torch.get_rng_state()
+    torch.set_num_threads(detect.cores())
+    try:
+        return _measure(device, seconds)
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_rng_state(random_state)
+
+
+def _measure(device: str, seconds: float) -> Machine:
+    slot = seconds / (2 * len(WIDTHS) + 4)
+    training = _training(device, slot, deadline=time.perf_counter() + PATIENCE * seconds)
+    matmul = {name: _matmul(device, name, slot) for name in training}
+    return Machine(
+        device=device,
+        name=_device_name(device),
+        cores=detect.cores(),
+        memory_bytes=detect.memory_total(device),
+        memory_available=detect.memory_available(device),
+        torch=detect.torch_version() or "",
+        compiler=detect.compiler_available(device),
+        matmul_flops_fp32=matmul["fp32"],
+        matmul_flops_bf16=matmul.get("bf16", 0.0),
+        training_flops=training,
+        bandwidth=_bandwidth(device, slot),
+        softmax_rate=_softmax(device, slot),
+    )
+
+
+def _training(device: str, slot: float, deadline: float) -> dict[str, dict[int, float]]:
+    rates: dict[str, dict[int, float]] = {"fp32": {}, "bf16": {}}
+    for width in WIDTHS:
+        for precision, by_width in rates.items():
+            if by_width or width == WIDTHS[0]:
+                by_width[width] = _block(device, precision, width, slot)
+        bf16 = rates["bf16"].get(width)
+        # Without hardware for it bf16 is emulated, and wider shapes would take minutes.
+        if bf16 and bf16 < rates["fp32"][width] / 2:
+            rates["bf16"] = {}
+        if time.perf_counter() > deadline:
+            break
+    return {precision: by_width for precision, by_width in rates.items() if by_width}
+
+
+def _block(device: str, precision: str, width: int, slot: float) -> float:
+    """Return FLOP/s of one block's forward and backward pass."""
+    import torch
+
+    from wafergpt.config import Model
+    from wafergpt.model.gpt import Block
+
+    # Wide blocks are measured on fewer tokens, to take about as long as narrow ones.
+    tokens = 16384 if device == "cuda" else max(512, min(2048, 2048 * 256 // width))
+    heads = max(1, width // 64)
+    model = Model(n_layers=1, d_model=width, n_heads=heads, seq_len=SEQ_LEN, vocab_size=1)
+    block = Block(model).to(device)
+    x = torch.randn(tokens // SEQ_LEN, SEQ_LEN, width, device=device, requires_grad=True)
+    upstream = torch.randn_like(x)
+
+    def step() -> None:
+        for parameter in (x, *block.parameters()):
+            parameter.grad = None
+        with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
+            y = block(x)
+        y.backward(upstream)
+
+    flops = tokens * (6 * 12 * width * width + 12 * SEQ_LEN * width)
+    return flops / statistics.median(_times(step, device, slot))
+
+
+def _matmul(device: str, precision: str, slot: float) -> float:
+    """Return the best FLOP/s of one large product."""
+    import torch
+
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    size = 8192 if device == "cuda" else 2048
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    return 2 * size**3 / min(_times(lambda: a @ b, device, slot))
+
+
+def _bandwidth(device: str, slot: float) -> float:
+    """Return bytes/s read and written by a copy too large for any cache."""
+    import torch
+
+    source = torch.zeros(32 << 20, device=device)
+    target = torch.empty_like(source)
+    moved = 2 * source.numel() * source.element_size()
+    return moved / statistics.median(_times(lambda: target.copy_(source), device, slot))
+
+
+def _softmax(device: str, slot: float) -> float:
+    """Return logits/s of a cross-entropy, forward and backward."""
+    import torch
+    from torch.nn import functional as F
+
+    rows, vocab_size = 1024, 8192
+    logits = torch.randn(rows, vocab_size, device=device, requires_grad=True)
+    targets = torch.randint(vocab_size, (rows,), device=device)
+
+    def step() -> None:
+        logits.grad = None
+        # Logits come in bf16 and are judged in fp32.
+        loss = F.cross_entropy(logits.bfloat16().float(), targets)
+        loss.backward()  # type: ignore[no-untyped-call]
+
+    return rows * vocab_size / statistics.median(_times(step, device, slot))
+
+
+def _times(work: Callable[[], Any], device: str, slot: float) -> list[float]:
+    """Return the seconds of each call, at least three and until ``slot`` seconds have gone."""
+    wait = _waiter(device)
+    work()
+    wait()
+    times: list[float] = []
+    while len(times) < 3 or sum(times) < slot:
+        start = time.perf_counter()
+        work()
+        wait()
+        times.append(time.perf_counter() - start)
+    return times
+
+
+def _waiter(device: str) -> Callable[[], None]:
+    import torch
+
+    if device == "cuda":
+        return torch.cuda.synchronize
+    if device == "mps":
+        return torch.mps.synchronize
+    return lambda: None

@@ -1,0 +1,114 @@
+"""Writing on from a prompt, token by token."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from wafergpt.generate.sampling import sample
+from wafergpt.model.cache import Cache
+from wafergpt.model.gpt import GPT
+
+
+class Codec(Protocol):
+    """What decoding needs of a tokenizer."""
+
+    @property
+    def end_of_text(self) -> int:
+        """The token that ends a document."""
+
+    def encode(self, text: str) -> list[int]:
+        """Turn text into token ids."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Turn token ids into text."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to choose tokens, and when to stop."""
+
+    max_tokens: int = 128
+    temperature: float = 0.8
+    top_k: int = 0
+    top_p: float = 0.95
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+
+
+@torch.inference_mode()
+def stream_tokens(
+    gpt: GPT, prompt: Sequence[int], settings: Sampling, end_of_text: int
+) -> Iterator[int]:
+    """Yield tokens that follow the prompt, until the end of text or ``max_tokens``.
+
+    A prompt longer than the context is read from its last ``seq_len`` tokens on; when the context
+    is full, its later half is read again and the rest forgotten.
+    """
+    context = gpt.config.seq_len
+    weight = gpt.embedding.weight
+    cache = Cache(1, gpt.config, weight.dtype, weight.device)
+    generator = torch.Generator(weight.device).manual_seed(settings.seed)
+    text = list(prompt) or [end_of_text]
+    unread = text[-context:]
+    for _ in range(settings.max_tokens):
+        if cache.length + len(unread) > context:
+            cache.clear()
+            unread = text[-(context // 2) or -1 :]
+        hidden = gpt(torch.tensor([unread], device=weight.device), cache=cache)
+        logits = gpt.logits(hidden[:, -1])
+        token = int(sample(logits, generator, settings.temperature, settings.top_k, settings.top_p))
+        if token == end_of_text:
+            return
+        yield token
+        text.append(token)
+        unread = [token]
+
+
+def stream_text(gpt: GPT, codec: Codec, prompt: str, settings: Sampling) -> Iterator[str]:
+    """Yield the continuation of a prompt in pieces of whole characters.
+
+    It ends at the first of ``settings.stop``, which is not part of it.
+    """
+    was_training = gpt.training
+    gpt.eval()
+    try:
+        pieces = _whole_characters(
+            stream_tokens(gpt, codec.encode(prompt), settings, codec.end_of_text), codec
+        )
+        yield from _until_stop(pieces, settings.stop)
+    finally:
+        gpt.train(was_training)
+
+
+def _whole_characters(tokens: Iterator[int], codec: Codec) -> Iterator[str]:
+    held: list[int] = []
+    for token in tokens:
+        held.append(token)
+        text = codec.decode(held)
+        # A character can be cut between tokens; eight bytes on it is broken, not unfinished.
+        if not text.endswith("\ufffd") or len(held) >= 8:
+            yield text
+            held = []
+    if held:
+        yield codec.decode(held)
+
+
+def _until_stop(pieces: Iterator[str], stop: tuple[str, ...]) -> Iterator[str]:
+    # The longest tail that may yet turn out to begin a stop string is held back.
+    hold = max((len(s) for s in stop), default=1) - 1
+    text, sent = "", 0
+    for piece in pieces:
+        text += piece
+        places = [place for s in stop if (place := text.find(s)) >= 0]
+        end = min(places) if places else max(len(text) - hold, sent)
+        if end > sent:
+            yield text[sent:end]
+            sent = end
+        if places:
+            return
+    if len(text) > sent:
+        yield text[sent:]

@@ -1,0 +1,163 @@
+"""A GPT-2 decoder: learned positions, pre-norm blocks, biases, tied head.
+
+Decoder only, because the method is GPT: one network that is trained to predict the next token, and
+then reads for every task. It does not know where it runs, nor whether it is compiled or sharded.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from wafergpt import config
+from wafergpt.model.cache import Cache, LayerCache
+
+
+class Attention(nn.Module):
+    """Causal multi-head self-attention."""
+
+    def __init__(self, model: config.Model) -> None:
+        super().__init__()
+        self.n_heads = model.n_heads
+        self.qkv = nn.Linear(model.d_model, 3 * model.d_model)
+        self.out = nn.Linear(model.d_model, model.d_model)
+
+    def forward(self, x: Tensor, mask: Tensor | None, cache: LayerCache | None) -> Tensor:
+        """Map ``[batch, length, d_model]`` to the same shape.
+
+        Args:
+            x: the normed stream.
+            mask: ``[batch, 1, length, keys]``, true where a query may look; None is causal.
+            cache: keys and values of the tokens before these, extended in place.
+        """
+        batch, length, d_model = x.shape
+        packed = self.qkv(x).view(batch, length, 3, self.n_heads, d_model // self.n_heads)
+        query, key, value = packed.permute(2, 0, 3, 1, 4)
+        if cache is not None:
+            key, value = cache.extend(key, value)
+        # A single query sees every key; only a longer stretch needs the causal mask.
+        causal = mask is None and length > 1
+        mixed = F.scaled_dot_product_attention(query, key, value, mask, is_causal=causal)
+        result: Tensor = self.out(mixed.transpose(1, 2).reshape(batch, length, d_model))
+        return result
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with a GELU between."""
+
+    def __init__(self, model: config.Model) -> None:
+        super().__init__()
+        self.approximate = "tanh" if model.activation == "gelu_tanh" else "none"
+        self.up = nn.Linear(model.d_model, model.d_ffn)
+        self.out = nn.Linear(model.d_ffn, model.d_model)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``[…, d_model]`` to the same shape."""
+        result: Tensor = self.out(F.gelu(self.up(x), approximate=self.approximate))
+        return result
+
+
+class Block(nn.Module):
+    """Attention and feed-forward, each on a normed copy and added back."""
+
+    def __init__(self, model: config.Model) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(model.d_model)
+        self.attention = Attention(model)
+        self.ffn_norm = nn.LayerNorm(model.d_model)
+        self.ffn = FeedForward(model)
+        self.dropout = nn.Dropout(model.dropout)
+
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, cache: LayerCache | None = None
+    ) -> Tensor:
+        """Map the residual stream ``[batch, length, d_model]`` to the same shape."""
+        x = x + self.dropout(self.attention(self.attention_norm(x), mask, cache))
+        result: Tensor = x + self.dropout(self.ffn(self.ffn_norm(x)))
+        return result
+
+
+class GPT(nn.Module):
+    """The network from tokens to hidden states; ``logits`` goes on to the vocabulary.
+
+    Dropout acts on the embedding and on each residual branch, not inside the attention, where it
+    would rule out the fused kernels.
+    """
+
+    def __init__(self, model: config.Model) -> None:
+        if model.vocab_size < 1:
+            raise ValueError("model.vocab_size must be known before the network is built")
+        super().__init__()
+        self.config = model
+        self.embedding = nn.Embedding(model.vocab_size, model.d_model)
+        self.position = nn.Embedding(model.seq_len, model.d_model)
+        self.dropout = nn.Dropout(model.dropout)
+        self.blocks = nn.ModuleList(Block(model) for _ in range(model.n_layers))
+        self.norm = nn.LayerNorm(model.d_model)
+
+    def forward(
+        self, tokens: Tensor, documents: Tensor | None = None, cache: Cache | None = None
+    ) -> Tensor:
+        """Map tokens ``[batch, length]`` to hidden states ``[batch, length, d_model]``.
+
+        Args:
+            tokens: token ids.
+            documents: ``[batch, length]``, the number of each token's document, not decreasing;
+                attention and positions then stay inside a document.
+            cache: what earlier calls have read; these tokens go on from there.
+
+        Raises:
+            ValueError: if the tokens, with those in the cache, are more than ``seq_len``.
+        """
+        length = tokens.shape[1]
+        start = 0 if cache is None else cache.length
+        if start + length > self.config.seq_len:
+            raise ValueError(
+                f"{start + length} tokens do not fit the context of {self.config.seq_len}"
+            )
+        place = torch.arange(start, start + length, device=tokens.device)
+        mask = None
+        if documents is not None:
+            place, mask = _inside_documents(documents, place)
+        elif start and length > 1:
+            keys = torch.arange(start + length, device=tokens.device)
+            mask = (keys <= place[:, None])[None, None]
+        x = self.dropout(self.embedding(tokens) + self.position(place))
+        for index, block in enumerate(self.blocks):
+            x = block(x, mask, None if cache is None else cache.layers[index])
+        result: Tensor = self.norm(x)
+        return result
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Map hidden states ``[…, d_model]`` to logits ``[…, vocab_size]`` by the tied head."""
+        return F.linear(hidden, self.embedding.weight)
+
+    @torch.no_grad()
+    def initialize(self, seed: int) -> GPT:
+        """Draw fresh weights as Cerebras-GPT does (arXiv:2304.03208, Appendix A) and return self.
+
+        Truncated normals, cut at two standard deviations: ``init_std`` everywhere, divided by
+        √(2·n_layers) in the two projections that write to the residual stream.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        for name, parameter in self.named_parameters():
+            if parameter.ndim == 1:
+                parameter.fill_(1.0 if name.endswith("norm.weight") else 0.0)
+                continue
+            std = self.config.init_std
+            if name.endswith("out.weight"):
+                std /= (2 * self.config.n_layers) ** 0.5
+            # Drawn on the CPU, so that every device starts from the same weights.
+            values = torch.empty(parameter.shape)
+            nn.init.trunc_normal_(values, std=std, a=-2 * std, b=2 * std, generator=generator)
+            parameter.copy_(values)
+        return self
+
+
+def _inside_documents(documents: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
+    new = torch.ones_like(documents, dtype=torch.bool)
+    new[:, 1:] = documents[:, 1:] != documents[:, :-1]
+    start = torch.cummax(torch.where(new, place, 0), dim=1).values
+    same = documents[:, :, None] == documents[:, None, :]
+    return place - start, (same & (place[:, None] >= place))[:, None]

@@ -1,0 +1,55 @@
+"""Task heads on a GPT."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from wafergpt.model.gpt import GPT
+
+Pooling = Literal["last", "mean", "max", "mean_max_last"]
+
+
+class Classifier(nn.Module):
+    """A GPT that gives each text one row of scores.
+
+    With ``pooling="last"`` it is Hugging Face's ``GPT2ForSequenceClassification``: the hidden state
+    of the last token that is no padding, through a linear layer without bias.
+    """
+
+    def __init__(self, gpt: GPT, n_outputs: int, pooling: Pooling = "last") -> None:
+        super().__init__()
+        self.gpt = gpt
+        self.pooling = pooling
+        width = gpt.config.d_model * (3 if pooling == "mean_max_last" else 1)
+        self.dropout = nn.Dropout(gpt.config.dropout)
+        self.score = nn.Linear(width, n_outputs, bias=False)
+
+    def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """Map texts to scores ``[batch, n_outputs]``.
+
+        Args:
+            tokens: ``[batch, length]``, padded on the right; what stands there is never seen, for
+                every position looks to its left only.
+            lengths: ``[batch]``, how many tokens of each row are text.
+        """
+        scores: Tensor = self.score(self.dropout(self.pool(self.gpt(tokens), lengths)))
+        return scores
+
+    def pool(self, hidden: Tensor, lengths: Tensor) -> Tensor:
+        """Reduce hidden states ``[batch, length, d_model]`` to one row a text."""
+        last = hidden[torch.arange(len(hidden), device=hidden.device), lengths - 1]
+        if self.pooling == "last":
+            return last
+        steps = torch.arange(hidden.shape[1], device=hidden.device)
+        text = (steps < lengths[:, None])[..., None]
+        parts = []
+        if self.pooling != "max":
+            parts.append((hidden * text).sum(1) / lengths[:, None])
+        if self.pooling != "mean":
+            parts.append(hidden.masked_fill(~text, float("-inf")).amax(1))
+        if self.pooling == "mean_max_last":
+            parts.append(last)
+        return torch.cat(parts, 1)

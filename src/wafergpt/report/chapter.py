@@ -1,0 +1,133 @@
+"""One run as a chapter of the page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wafergpt.config import Recipe
+from wafergpt.errors import InputError
+from wafergpt.report.values import column, first, number, read, read_rows
+from wafergpt.run import Run
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a classifier did on held-out rows.
+
+    Attributes:
+        labels: the classes, as many as ``confusion`` has rows and columns.
+        confusion: counts; rows are true, columns predicted. Empty where unknown.
+        per_class: label, precision, recall, f1 and support of each class.
+    """
+
+    accuracy: float | None
+    macro_f1: float | None
+    loss: float | None
+    labels: tuple[str, ...]
+    confusion: tuple[tuple[int, ...], ...]
+    per_class: tuple[Mapping[str, Any], ...]
+
+    @classmethod
+    def of(cls, test: object) -> Judgement:
+        """Read the ``test`` part of a result; what it lacks is left out."""
+        values = test if isinstance(test, Mapping) else {}
+        labels = tuple(str(label) for label in values.get("labels") or ())
+        confusion = tuple(tuple(row) for row in values.get("confusion") or ())
+        square = len(confusion) == len(labels) and all(len(r) == len(labels) for r in confusion)
+        return cls(
+            accuracy=number(values, "accuracy"),
+            macro_f1=number(values, "macro_f1"),
+            loss=number(values, "loss"),
+            labels=labels,
+            confusion=confusion if square else (),
+            per_class=tuple(values.get("per_class") or ()),
+        )
+
+    @property
+    def rows(self) -> int:
+        """How many rows were judged; 0 if unknown."""
+        return sum(map(sum, self.confusion))
+
+    @property
+    def majority(self) -> float | None:
+        """The accuracy of always answering the most frequent label."""
+        return max(map(sum, self.confusion)) / self.rows if self.rows else None
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """A run with everything it wrote down.
+
+    Attributes:
+        key: starts the ids of its charts.
+        result: empty while the run is unfinished.
+    """
+
+    key: str
+    title: str
+    run: Run
+    recipe: Recipe
+    rows: list[dict[str, Any]]
+    plan: Mapping[str, Any]
+    result: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, run: Run) -> Chapter:
+        """Read a run.
+
+        Raises:
+            InputError: if one of its files is damaged.
+        """
+        recipe = run.recipe
+        return cls(
+            key="finetuning" if recipe.task else "pretraining",
+            title="Fine-tuning" if recipe.task else "Pretraining",
+            run=run,
+            recipe=recipe,
+            rows=read_rows(run),
+            plan=read(run, "plan") or {},
+            result=read(run, "result") or {},
+        )
+
+    @property
+    def test(self) -> Judgement:
+        """What the held-out rows said."""
+        return Judgement.of(self.result.get("test"))
+
+    def now(self, key: str) -> float | None:
+        """Return a number as of the end of the run, or the last that was logged so far."""
+        logged = column(self.rows, key.replace("peak_memory", "memory"))
+        return first(key, self.result, {key: logged[-1] if logged else None})
+
+
+def chapters(run: Run) -> tuple[list[Chapter], str]:
+    """Return the run's chapter, after that of the run it was pretrained in.
+
+    Returns:
+        The chapters, and a sentence about a pretraining run that could not be read, or "".
+
+    Raises:
+        InputError: if a file of ``run`` itself is damaged.
+    """
+    own = Chapter.of(run)
+    pretrained = own.result.get("pretrained")
+    if not isinstance(pretrained, str):
+        return [own], ""
+    try:
+        before = Chapter.of(_moved(Path(pretrained), run.path.parent))
+    except InputError as error:
+        return [own], f"The pretraining run cannot be shown: {error}."
+    if before.key == own.key:
+        return [own], ""
+    return [before, own], ""
+
+
+def _moved(path: Path, beside: Path) -> Run:
+    # A folder of runs that was moved still keeps them side by side.
+    try:
+        return Run.find(path)
+    except InputError:
+        return Run.find(path.name, root=beside)

@@ -1,0 +1,37 @@
+"""HTML from text that nobody vouches for."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterable, Sequence
+
+
+def escape(text: object) -> str:
+    """Return ``text`` as HTML that shows it; control characters, which HTML forbids, are boxed."""
+    return html.escape(re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", "\ufffd", str(text)))
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], marked: int = -1) -> str:
+    """Return a table whose first column names the row.
+
+    Args:
+        head: the names of the columns, as text.
+        rows: the cells, as text.
+        marked: the index of a row to point out.
+    """
+    lines = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
+    body = []
+    for index, (name, *cells) in enumerate(rows):
+        mark = ' class="marked"' if index == marked else ""
+        inner = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+        body.append(f'<tr{mark}><th scope="row" dir="auto">{escape(name)}</th>{inner}</tr>')
+    return (
+        f'<div class="table"><table><thead><tr>{lines}</tr></thead>'
+        f"<tbody>{''.join(body)}</tbody></table></div>"
+    )
+
+
+def folded(summary: str, inner: str) -> str:
+    """Return ``inner`` (HTML) behind a line of text that opens it."""
+    return f"<details><summary>{escape(summary)}</summary>{inner}</details>"

@@ -1,0 +1,243 @@
+"""The page of a run: one HTML file that needs nothing else, and fetches nothing."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from importlib import resources
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from wafergpt import files
+from wafergpt.errors import InputError
+from wafergpt.progress import duration
+from wafergpt.report import values, words
+from wafergpt.report.chapter import Chapter, chapters
+from wafergpt.report.charts import Chart
+from wafergpt.report.curves import curves
+from wafergpt.report.judged import Row, comparison_chart, confusion_chart, ranked
+from wafergpt.report.markup import escape, folded, table
+from wafergpt.report.samples import read_samples, samples_html
+from wafergpt.run import Run
+
+MAX_OPEN_CLASSES = 20
+"""The table of more classes is folded."""
+
+
+def write_report(run: Run, out: Path | None = None) -> Path:
+    """Write the page of ``run``, finished or not; the same run gives the same bytes.
+
+    Args:
+        run: the run; where its result names a pretraining run, that one comes first.
+        out: the file; left out, ``report.html`` in the run's folder.
+
+    Returns:
+        The file written.
+
+    Raises:
+        InputError: if plotly is not installed, or a file of the run is damaged.
+    """
+    page = _Page(_plotly())
+    told, note = chapters(run)
+    rows = ranked(values.read(run, "comparison"))
+    page.header(told[-1], rows, [chapter.title for chapter in told])
+    if rows:
+        page.comparison(rows)
+    for chapter in told:
+        page.chapter(chapter, note if chapter is told[-1] else "")
+    path = out or run.path / "report.html"
+    files.write_text(path, page.html(f"{run.name} · wafergpt"))
+    return path
+
+
+def _plotly() -> str:
+    try:
+        from plotly.offline import get_plotlyjs
+    except ImportError:
+        raise InputError(
+            "the report draws with plotly, which is not installed: pip install 'wafergpt[report]'"
+        ) from None
+    return str(get_plotlyjs())
+
+
+class _Page:
+    """The parts of the page as they are written, and the figures that the script draws."""
+
+    def __init__(self, plotly: str) -> None:
+        self._plotly = plotly
+        self._body: list[str] = []
+        self._figures: list[dict[str, Any]] = []
+
+    def header(self, chapter: Chapter, rows: list[Row], titles: list[str]) -> None:
+        state = "finished" if chapter.result else "not finished"
+        mark = "state" if chapter.result else "state open"
+        shown = "".join(
+            f'<div><dt>{escape(name)}</dt><dd class="value">{escape(value)}</dd>'
+            f'<dd class="note">{escape(note)}</dd></div>'
+            for name, value, note in words.tiles(chapter)
+        )
+        places = ["Comparison"] if rows else []
+        links = "".join(f'<a href="#{title.lower()}">{title}</a>' for title in [*places, *titles])
+        self._body.append(
+            f'<header><p class="eyebrow"><span>wafergpt</span>'
+            f'<b dir="auto">{escape(chapter.run.name)}</b>'
+            f'<span class="{mark}">{state}</span></p>'
+            f'<h1 class="verdict">{escape(words.verdict(chapter, rows))}</h1>'
+            + (f'<dl class="tiles">{shown}</dl>' if shown else "")
+            + (f'<nav aria-label="Chapters">{links}</nav>' if len(titles) + len(places) > 1 else "")
+            + "</header>"
+        )
+
+    def comparison(self, rows: list[Row]) -> None:
+        chart = comparison_chart(rows)
+        cells = []
+        for row in rows:
+            seconds = values.number(row, "seconds")
+            cells.append(
+                (
+                    str(row.get("name")),
+                    values.percent(values.number(row, "accuracy")),
+                    values.loss(values.number(row, "loss")),
+                    values.MISSING if seconds is None else duration(seconds),
+                )
+            )
+        best = table(("Model", "Accuracy", "Loss", "Time"), cells, marked=0)
+        self._body.append(
+            '<section id="comparison"><h2>Comparison</h2>'
+            '<p class="lead">All judged on the same held-out rows.</p><div class="charts">'
+            + (self._chart(chart, "") if chart else "")
+            + f'<div class="card wide"><h3>The same in numbers</h3>{best}</div></div></section>'
+        )
+
+    def chapter(self, chapter: Chapter, note: str) -> None:
+        drawn = "".join(self._chart(chart, chapter.key) for chart in curves(chapter))
+        parts = [
+            f'<section id="{chapter.title.lower()}"><h2>{chapter.title}</h2>'
+            f'<p class="lead">{escape(words.settings(chapter))}</p>'
+        ]
+        if note:
+            parts.append(f'<p class="aside">{escape(note)}</p>')
+        if drawn:
+            parts.append(f'<div class="charts">{drawn}</div>')
+        facts = [*self._judged(chapter), _planned(chapter), _samples(chapter)]
+        left, *right = [fact for fact in facts if fact] or [""]
+        columns = "".join(f"<div>{cards}</div>" for cards in (left, "".join(right)) if cards)
+        if columns:
+            parts.append(f'<div class="facts">{columns}</div>')
+        parts.append(f"{_recipe(chapter)}</section>")
+        self._body.append("".join(parts))
+
+    def html(self, title: str) -> str:
+        """Put the page together."""
+        scripts = [_script(self._plotly), _script(_asset("page.js"))]
+        allowed = " ".join(f"'sha256-{_sha256(script)}'" for script in scripts)
+        # Plotly sets styles as it draws; scripts are allowed by their hash alone.
+        csp = (
+            f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; "
+            "img-src data:; base-uri 'none'; form-action 'none'"
+        )
+        footer = (
+            "<footer><noscript>The charts need JavaScript; nothing is fetched.</noscript>"
+            "<p>Drag over a chart to look closer; double-click to return.</p></footer>"
+            if self._figures
+            else ""
+        )
+        figures = json.dumps(self._figures, separators=(",", ":"), allow_nan=False)
+        return Template(_asset("page.html")).substitute(
+            csp=csp,
+            title=escape(title),
+            css=_asset("page.css"),
+            body="\n".join([*self._body, footer]),
+            # No text in it can end the script element.
+            figures=figures.replace("<", "\\u003c"),
+            plotly=scripts[0],
+            script=scripts[1],
+        )
+
+    def _chart(self, chart: Chart, chapter: str) -> str:
+        name = f"chart-{chapter}-{chart.key}" if chapter else f"chart-{chart.key}"
+        self._figures.append(
+            {
+                "id": name,
+                "chapter": chapter,
+                "data": chart.data,
+                "layout": chart.layout,
+                "axes": chart.axes,
+            }
+        )
+        style = f' style="height:{chart.height}px"' if chart.height else ""
+        return (
+            f'<figure class="card{" wide" if chart.wide else ""}"><div class="head">'
+            f"<h3>{escape(chart.title)}</h3>{_axes(chart, chapter)}</div>"
+            f"<figcaption>{escape(chart.caption)}</figcaption>"
+            f'<div class="chart" id="{name}" role="img"{style} '
+            f'aria-label="{escape(chart.title)}: {escape(chart.caption)}"></div></figure>'
+        )
+
+    def _judged(self, chapter: Chapter) -> list[str]:
+        test = chapter.test
+        chart = confusion_chart(test)
+        shown = [self._chart(chart, chapter.key)] if chart else []
+        if not test.per_class:
+            return shown
+        cells = []
+        for row in test.per_class:
+            shares = [values.number(row, key) for key in ("precision", "recall", "f1")]
+            support = values.count(values.number(row, "support"))
+            cells.append((str(row.get("label")), *map(values.percent, shares), support))
+        inner = table(("Label", "Precision", "Recall", "F1", "Rows"), cells)
+        if len(cells) > MAX_OPEN_CLASSES:
+            inner = folded(f"{len(cells)} labels", inner)
+        return [*shown, f'<div class="card"><h3>Label by label</h3>{inner}</div>']
+
+
+def _axes(chart: Chart, chapter: str) -> str:
+    if len(chart.axes) < 2 or not chart.wide:
+        return ""
+    buttons = "".join(
+        f'<button type="button" data-axis="{key}" aria-pressed="{str(not i).lower()}">'
+        f"{escape(title.partition(' ')[0])}</button>"
+        for i, (key, title) in enumerate(chart.axes.items())
+    )
+    return (
+        f'<div class="axes" role="group" aria-label="Horizontal axis" '
+        f'data-chapter="{chapter}">{buttons}</div>'
+    )
+
+
+def _planned(chapter: Chapter) -> str:
+    rows = words.planned(chapter)
+    if not chapter.plan or not rows:
+        return ""
+    measured = "Measured" if chapter.result else "So far"
+    inner = table(("", "Planned", measured, "Difference"), rows)
+    law = values.number(chapter.plan, "predicted_loss")
+    aside = f'<p class="aside">{words.NO_LAW}</p>' if law is None else ""
+    return f'<div class="card"><h3>Planned and measured</h3>{inner}{aside}</div>'
+
+
+def _samples(chapter: Chapter) -> str:
+    looks = read_samples(chapter.run.path / "samples.md")
+    if not looks:
+        return ""
+    return f'<div class="card"><h3>What it writes</h3>{samples_html(looks)}</div>'
+
+
+def _recipe(chapter: Chapter) -> str:
+    text = (chapter.run.path / "recipe.yaml").read_text(encoding="utf-8")
+    return f'<div class="card recipe">{folded("Recipe", f"<pre>{escape(text)}</pre>")}</div>'
+
+
+def _asset(name: str) -> str:
+    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _script(text: str) -> str:
+    """Return a script as the browser will hash it: with LF line ends, and whole."""
+    return text.replace("\r\n", "\n").replace("\r", "\n").replace("</script", "<\\/script")
+
+
+def _sha256(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -1,0 +1,122 @@
+"""A run: one folder with its recipe, metrics, checkpoints, samples and result."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wafergpt import files
+from wafergpt.config import Recipe, load_recipe
+from wafergpt.errors import InputError, nearest
+
+RUNS = Path("runs")
+"""Where runs are looked up by name, below the current folder."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder, and what is in it.
+
+    Attributes:
+        path: the folder.
+        checkpoint: the one checkpoint that was asked for by its path, else None.
+    """
+
+    path: Path
+    checkpoint: Path | None = None
+
+    @classmethod
+    def create(cls, recipe: Recipe, root: Path = RUNS) -> Run:
+        """Make a new run folder for ``recipe``.
+
+        Raises:
+            InputError: if the folder exists.
+        """
+        run = cls(root / recipe.name)
+        if run.path.exists():
+            raise InputError(
+                f"{run.path} exists: go on with --resume {run.path}, or choose another name=NAME"
+            )
+        run.checkpoints.mkdir(parents=True)
+        run.save_recipe(recipe)
+        return run
+
+    @classmethod
+    def find(cls, name: str | Path, root: Path = RUNS) -> Run:
+        """Open a run by its name, its path, or the path of a checkpoint in it.
+
+        Raises:
+            InputError: if there is none.
+        """
+        for path in (Path(name), root / name):
+            if (path / "recipe.yaml").is_file():
+                return cls(path)
+            if (path / "manifest.json").is_file() and path.parent.name == "checkpoints":
+                return cls(path.parent.parent, path)
+        names = [p.parent.name for p in root.glob("*/recipe.yaml")]
+        raise InputError(
+            f"no run '{name}'{nearest(str(name), names) or f' (looked in {root}/ too)'}"
+        )
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.path.name
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder that holds the checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def tokenizer(self) -> Path:
+        """The tokenizer that the model reads with, copied from its corpus."""
+        return self.path / "tokenizer.json"
+
+    @property
+    def recipe(self) -> Recipe:
+        """The resolved recipe."""
+        return load_recipe(self.path / "recipe.yaml")
+
+    def save_recipe(self, recipe: Recipe) -> None:
+        """Write the recipe with all that was derived and detected."""
+        files.write_text(self.path / "recipe.yaml", recipe.to_yaml())
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        """Append one row to metrics.jsonl."""
+        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Read metrics.jsonl; a last line that a kill cut short is left out."""
+        path = self.path / "metrics.jsonl"
+        if not path.is_file():
+            return []
+        lines = path.read_text(encoding="utf-8").split("\n")
+        return [json.loads(line) for line in lines[:-1] if line]
+
+    def rewind(self, step: int) -> None:
+        """Drop the metrics and samples after ``step``, which a resumed run will write again."""
+        rows = [row for row in self.metrics() if row["step"] <= step]
+        files.write_text(
+            self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows)
+        )
+        samples = self.path / "samples.md"
+        if samples.is_file():
+            # Sampled lines are quoted, so that only our own headings start like one.
+            chapters = re.split(r"(?m)^(?=## step )", samples.read_text(encoding="utf-8"))
+            kept = [c for c in chapters if c and int(c.split()[2]) <= step]
+            files.write_text(samples, "".join(kept))
+
+    def read(self, name: str) -> Any:
+        """Read one of the run's JSON files (``result``, ``plan``, ``comparison``), or None."""
+        path = self.path / f"{name}.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+    def write(self, name: str, value: Any) -> None:
+        """Write one of the run's JSON files."""
+        files.write_json(self.path / f"{name}.json", value)

@@ -1,0 +1,137 @@
+"""How much memory a training takes, and how much disk its checkpoints."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from wafergpt.config import Model, Optimizer
+from wafergpt.shapes.counts import parameters
+
+FP32 = 4
+
+HEADROOM = 0.9
+"""Share of the free memory that a plan may fill: the rest is fragments and neighbours."""
+
+RUNTIME_BYTES = {"cpu": 350 << 20, "cuda": 600 << 20, "mps": 600 << 20}
+"""Python, torch and its kernels, before any model (measured on CPU; a CUDA context's size)."""
+
+HEAD_CHUNK_ELEMENTS = 1 << 26
+"""Logits that the chunked cross-entropy of training holds at once."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Peak bytes of a training, by what fills them."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    logits: int
+    runtime: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return (
+            self.weights
+            + self.gradients
+            + self.optimizer
+            + self.activations
+            + self.logits
+            + self.runtime
+        )
+
+    def to_dict(self) -> dict[str, int]:
+        """Return the parts and their total."""
+        return {**self.__dict__, "total": self.total}
+
+
+def training_memory(
+    model: Model,
+    micro_batch_size: int,
+    precision: str,
+    optimizer: Optimizer,
+    device: str = "cpu",
+    *,
+    head: bool = True,
+) -> Memory:
+    """Estimate the peak bytes of training with sequences of ``seq_len`` tokens.
+
+    Weights and gradients are fp32; bf16 adds a copy of the weights of the blocks, which autocast
+    keeps through the forward pass. What a block keeps for its backward pass follows Korthikanti et
+    al. (arXiv:2205.05198), for a fused attention that never stores its scores. ``head`` is false
+    where no next token is predicted.
+    """
+    n = parameters(model)
+    copies = 2 * n if precision == "bf16" else 0
+    tokens = micro_batch_size * model.seq_len
+    return Memory(
+        weights=FP32 * n + copies,
+        gradients=FP32 * n,
+        optimizer=optimizer_bytes(model, optimizer),
+        activations=tokens * _activation_bytes_per_token(model, precision),
+        logits=_logits_bytes(model, tokens, precision) if head else 0,
+        runtime=RUNTIME_BYTES[device],
+    )
+
+
+def optimizer_bytes(model: Model, optimizer: Optimizer) -> int:
+    """Return the bytes of the optimizer's state, as kept in memory and in checkpoints."""
+    n = parameters(model)
+    if optimizer.name == "sgd":
+        return FP32 * n if optimizer.momentum else 0
+    if optimizer.name == "muon":
+        # One momentum for the matrices of the blocks; AdamW's two for the rest.
+        matrices = 2 * model.n_layers * model.d_model * (2 * model.d_model + model.d_ffn)
+        return FP32 * (2 * n - matrices)
+    return 2 * FP32 * n
+
+
+def checkpoint_bytes(model: Model, optimizer: Optimizer) -> int:
+    """Return the bytes of one checkpoint: fp32 weights and the optimizer's state."""
+    return FP32 * parameters(model) + optimizer_bytes(model, optimizer)
+
+
+def micro_batch_that_fits(
+    model: Model,
+    batch_size: int,
+    precision: str,
+    optimizer: Optimizer,
+    memory_available: int,
+    device: str = "cpu",
+) -> int:
+    """Return the largest divisor of ``batch_size`` that trains in the memory; 1 if none does."""
+    for micro in range(batch_size, 1, -1):
+        if batch_size % micro:
+            continue
+        need = training_memory(model, micro, precision, optimizer, device).total
+        if need <= HEADROOM * memory_available:
+            return micro
+    return 1
+
+
+def _activation_bytes_per_token(model: Model, precision: str) -> int:
+    compute = 2 if precision == "bf16" else FP32
+    d_model = model.d_model
+    # The stream before each of the two norms, in fp32 as the residual is.
+    stream = 2 * FP32 * d_model
+    # Normed inputs of both halves, packed q, k and v, attention's output.
+    matrices = compute * (2 + 3 + 1) * d_model
+    # Before and after the GELU.
+    feed_forward = compute * 2 * model.d_ffn
+    dropout = compute * 2 * d_model if model.dropout else 0
+    block = stream + matrices + feed_forward + dropout + FP32 * model.n_heads
+    # Embeddings, the last norm, and the gradients that flow through one block at a time.
+    ends = 6 * FP32 * d_model + 2 * compute * model.d_ffn
+    return model.n_layers * block + ends
+
+
+def _logits_bytes(model: Model, tokens: int, precision: str) -> int:
+    compute = 2 if precision == "bf16" else FP32
+    vocab_size = model.vocab_size
+    rows = min(tokens, max(64, HEAD_CHUNK_ELEMENTS // vocab_size))
+    # In fp32: logits, their softmax, the one-hot targets and the difference; bf16 adds a copy.
+    chunk = rows * vocab_size * (4 * FP32 + (2 if precision == "bf16" else 0))
+    head_gradient = FP32 * vocab_size * model.d_model
+    return chunk + head_gradient + tokens * model.d_model * compute

@@ -1,0 +1,135 @@
+"""A fine-tuned classifier at work, and how it is judged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from wafergpt.config import Model, Recipe, Task
+from wafergpt.data.labelled import LabelledBatches, cut_tokens
+from wafergpt.data.tokenizer import Tokenizer
+from wafergpt.errors import InputError
+from wafergpt.model.gpt import GPT
+from wafergpt.model.heads import Classifier
+from wafergpt.run import Run
+from wafergpt.train import checkpoint
+from wafergpt.train.loop import autocast
+
+JUDGE_BATCH = 64
+"""Texts of one forward pass when nothing has to be kept for a backward one."""
+
+
+def build_classifier(model: Model, task: Task, seed: int) -> Classifier:
+    """Return a classifier with fresh weights for a resolved task."""
+    n_outputs = 1 if task.loss in {"binary", "squared_error"} else len(task.labels)
+    classifier = Classifier(GPT(model).initialize(seed), n_outputs, task.pooling)
+    with torch.no_grad():
+        generator = torch.Generator().manual_seed(seed)
+        classifier.score.weight.normal_(0.0, model.init_std, generator=generator)
+    return classifier
+
+
+def encode_texts(
+    texts: Sequence[str], tokenizer: Tokenizer, recipe: Recipe
+) -> tuple[list[NDArray[np.int64]], int]:
+    """Encode texts for a recipe's task; return their tokens and how many texts were cut.
+
+    An empty text is the end-of-text token alone.
+    """
+    assert recipe.task is not None
+    limit = recipe.task.max_tokens or recipe.model.seq_len
+    encoded = [list(ids) or [tokenizer.end_of_text] for ids in tokenizer.encode_batch(texts)]
+    cut = sum(len(ids) > limit for ids in encoded)
+    return [cut_tokens(ids, limit, recipe.task.cut) for ids in encoded], cut
+
+
+@torch.no_grad()
+def scores(
+    classifier: Classifier, texts: Sequence[NDArray[np.int64]], recipe: Recipe
+) -> NDArray[np.float64]:
+    """Return ``[n_texts, n_labels]`` probabilities, or ``[n_texts, 1]`` numbers of a regression."""
+    return np.concatenate(list(_batched_scores(classifier, texts, recipe)))[
+        np.argsort(_by_length(texts), kind="stable")
+    ]
+
+
+def _by_length(texts: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    nothing = np.zeros(len(texts), dtype=np.int64)
+    return LabelledBatches(texts, nothing, JUDGE_BATCH, None).indices(0, len(texts))
+
+
+def _batched_scores(
+    classifier: Classifier, texts: Sequence[NDArray[np.int64]], recipe: Recipe
+) -> Iterator[NDArray[np.float64]]:
+    assert recipe.task is not None
+    device = classifier.score.weight.device
+    batches = LabelledBatches(texts, np.zeros(len(texts), dtype=np.int64), JUDGE_BATCH, None)
+    classifier.eval()
+    for first in range(0, len(texts), JUDGE_BATCH):
+        batch = batches.batch(first, min(JUDGE_BATCH, len(texts) - first)).to(device)
+        with autocast(recipe, device):
+            values = classifier(batch.tokens, batch.lengths).double()
+        if recipe.task.loss == "binary":
+            positive = values.sigmoid()
+            values = torch.cat([1 - positive, positive], 1)
+        elif recipe.task.loss == "cross_entropy":
+            values = values.softmax(1)
+        yield values.cpu().numpy()
+
+
+@dataclass(frozen=True)
+class TextClassifier:
+    """A fine-tuned run, ready to use.
+
+    Attributes:
+        run: where it comes from.
+        recipe: of the run.
+        network: with the best checkpoint's weights.
+        tokenizer: that it reads with.
+    """
+
+    run: Run
+    recipe: Recipe
+    network: Classifier
+    tokenizer: Tokenizer
+
+    @classmethod
+    def load(cls, run: Run) -> TextClassifier:
+        """Open a fine-tuned run.
+
+        Raises:
+            InputError: if the run is a language model without a task.
+        """
+        recipe = run.recipe
+        if recipe.task is None:
+            raise InputError(f"{run.path} is a language model: wafergpt finetune gives it a task")
+        network = build_classifier(recipe.model, recipe.task, recipe.seed)
+        network.load_state_dict(checkpoint.weights(run))
+        return cls(run, recipe, network, Tokenizer.load(run.tokenizer))
+
+    def predict(self, texts: Sequence[str]) -> list[dict[str, Any]]:
+        """Return for each text its ``label``, the label's ``score`` and all ``scores``.
+
+        A regression gives ``{"score": number}``.
+        """
+        assert self.recipe.task is not None
+        if not texts:
+            return []
+        encoded, _ = encode_texts(texts, self.tokenizer, self.recipe)
+        values = scores(self.network, encoded, self.recipe)
+        if self.recipe.task.loss == "squared_error":
+            return [{"score": float(value)} for value in values[:, 0]]
+        labels = self.recipe.task.labels
+        return [
+            {
+                "label": labels[int(row.argmax())],
+                "score": float(row.max()),
+                "scores": dict(zip(labels, row.tolist(), strict=True)),
+            }
+            for row in values
+        ]

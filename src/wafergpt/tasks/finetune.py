@@ -1,0 +1,288 @@
+"""Fine-tuning: from labelled rows, and a pretrained run or nothing, to a classifier."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from wafergpt.config import Model, Recipe, load_recipe
+from wafergpt.data.batches import Batch
+from wafergpt.data.labelled import LabelledBatches
+from wafergpt.data.tables import (
+    Table,
+    encode_labels,
+    encode_scores,
+    hold_out,
+    label_names,
+    read_table,
+)
+from wafergpt.data.tokenizer import Tokenizer
+from wafergpt.errors import InputError
+from wafergpt.evaluate.classification import judge, judge_scores
+from wafergpt.model.heads import Classifier
+from wafergpt.progress import say
+from wafergpt.run import RUNS, Run
+from wafergpt.scaling.plan import plan
+from wafergpt.tasks.classify import TextClassifier, build_classifier, encode_texts, scores
+from wafergpt.train import checkpoint
+from wafergpt.train.loop import Loop
+from wafergpt.train.loss import classification_loss
+from wafergpt.train.trainer import Trainer, may_change, resolve_system
+
+VALIDATION_SHARE = 0.1
+"""Of the training rows, where no validation file is named."""
+
+SCRATCH_VOCABULARY = 8192
+DEFAULT_EPOCHS = 3.0
+
+
+@dataclass(frozen=True)
+class Split:
+    """One part of the labelled data, encoded."""
+
+    texts: list[NDArray[np.int64]]
+    targets: NDArray[np.int64] | NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The labelled rows of a task."""
+
+    train: Table
+    validation: Table
+    test: Table | None
+
+    @classmethod
+    def read(cls, recipe: Recipe) -> Tables:
+        """Read what the recipe names; hold out validation rows if it names none."""
+        task = recipe.task
+        if task is None or task.train is None:
+            raise InputError("which labelled rows? add task.train=FILE (csv, tsv or jsonl)")
+        train = read_table(task.train, task.text, task.label)
+        if task.validation is not None:
+            validation = read_table(task.validation, task.text, task.label)
+        else:
+            train, validation = hold_out(train, VALIDATION_SHARE)
+        test = None if task.test is None else read_table(task.test, task.text, task.label)
+        return cls(train, validation, test)
+
+    def fingerprint(self) -> str:
+        """Return a hash of all rows."""
+        digest = hashlib.sha256()
+        for table in (self.train, self.validation, self.test or Table([], [])):
+            for text, label in zip(table.texts, table.labels, strict=True):
+                digest.update(f"{len(text)} {label}\n{text}\n".encode("utf-8", "surrogatepass"))
+        return digest.hexdigest()
+
+
+def finetune(
+    start: Run | str | Path,
+    recipe: Recipe | str | Path | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    task: str = "classify",
+    data: str | Path | None = None,
+    resume: str | Path | None = None,
+    root: Path = RUNS,
+) -> TextClassifier:
+    """Teach a language model a task and return the best model that validation found.
+
+    Args:
+        start: a pretrained run, or ``"scratch"``.
+        recipe: a recipe, a YAML file, or the name of a shipped recipe.
+        overrides: ``section.key=value`` strings.
+        task: the task's name.
+        data: the labelled rows to train on, if the recipe does not name them.
+        resume: a fine-tuning run to go on with, bit for bit; ``start`` is then not looked at.
+        root: the folder that holds runs.
+
+    Raises:
+        InputError: on an impossible recipe or unusable rows.
+        RunFailed: if the run diverges.
+        Interrupted: after saving, when a signal asked for a stop.
+    """
+    run = None if resume is None else Run.find(resume, root)
+    begun = None
+    if run is not None:
+        recipe = may_change(run.recipe, overrides)
+    else:
+        if not isinstance(recipe, Recipe):
+            recipe = load_recipe(recipe, overrides)
+        recipe = recipe.replace(task={"name": task, **({"train": data} if data else {})})
+        begun = None if str(start) == "scratch" else _pretrained(start, root)
+        recipe = recipe if begun is None else _on_top_of(recipe, begun)
+    tables = Tables.read(recipe)
+    source = run or begun
+    tokenizer = (
+        Tokenizer.load(source.tokenizer)
+        if source is not None
+        else Tokenizer.train(tables.train.texts, recipe.model.vocab_size or SCRATCH_VOCABULARY)
+    )
+    recipe = _for_rows(recipe, tables, tokenizer)
+    recipe, machine = resolve_system(recipe)
+    assert recipe.task is not None
+    splits = _encode(tables, tokenizer, recipe)
+    network = build_classifier(recipe.model, recipe.task, recipe.seed)
+    if begun is not None:
+        network.gpt.load_state_dict(checkpoint.weights(begun))
+    batches = _training_batches(splits["train"], recipe)
+    trainer = Trainer(recipe, machine, network, network.gpt.blocks, batches, _objective)
+    with trainer.signals:
+        trainer.settle()
+        if run is None:
+            run = Run.create(trainer.recipe, root)
+            tokenizer.save(run.tokenizer)
+            rows = sum(len(text) for text in splits["train"].texts)
+            run.write("plan", plan(trainer.recipe, machine, rows).to_dict())
+        trainer.train(run, _judge(trainer.loop, splits["validation"]), resumed=resume is not None)
+    classifier = TextClassifier.load(run)
+    _write_result(classifier, trainer, splits)
+    return classifier
+
+
+def _pretrained(start: Run | str | Path, root: Path) -> Run:
+    run = start if isinstance(start, Run) else Run.find(start, root)
+    if run.recipe.task is not None:
+        raise InputError(f"{run.path} has a task already: start from a language model")
+    return run
+
+
+def _on_top_of(recipe: Recipe, begun: Run) -> Recipe:
+    """Take the shape from the pretrained run; only its dropout may be another one."""
+    shape = begun.recipe.model
+    for key in type(shape).model_fields.keys() - {"dropout", "d_ffn", "vocab_size"}:
+        default = getattr(Model.model_validate({}), key)
+        if getattr(recipe.model, key) not in (default, getattr(shape, key)):
+            raise InputError(
+                f"model.{key}={getattr(recipe.model, key)} cannot change: "
+                f"the weights of {begun.path} have {key}={getattr(shape, key)}"
+            )
+    return recipe.replace(
+        model=shape.model_copy(update={"dropout": recipe.model.dropout}),
+        task={"start": begun.path.resolve()},
+    )
+
+
+def _for_rows(recipe: Recipe, tables: Tables, tokenizer: Tokenizer) -> Recipe:
+    """Write down what the rows decide: labels, vocabulary, fingerprint, horizon."""
+    assert recipe.task is not None
+    task, train = recipe.task, recipe.train
+    fingerprint = tables.fingerprint()
+    if recipe.data.fingerprint not in (None, fingerprint):
+        raise InputError("the labelled rows are not those that this run began with")
+    if train.tokens:
+        raise InputError("fine-tuning counts in train.epochs, train.steps or train.seconds")
+    limit = task.max_tokens or recipe.model.seq_len
+    if limit > recipe.model.seq_len:
+        raise InputError(
+            f"task.max_tokens={limit} is more than the model's context of {recipe.model.seq_len}"
+        )
+    labels = () if task.loss == "squared_error" else label_names(tables.train)
+    if task.loss == "binary" and len(labels) != 2:
+        raise InputError(f"task.loss=binary needs two labels, not {len(labels)}: {labels}")
+    paths = {
+        key: None if path is None else Path(path).resolve()
+        for key, path in (
+            ("train", task.train),
+            ("validation", task.validation),
+            ("test", task.test),
+        )
+    }
+    return recipe.replace(
+        task={"labels": labels, "max_tokens": limit, **paths},
+        data={"fingerprint": fingerprint},
+        model={"vocab_size": tokenizer.vocab_size},
+        train={} if train.steps or train.epochs or train.seconds else {"epochs": DEFAULT_EPOCHS},
+    )
+
+
+def _encode(tables: Tables, tokenizer: Tokenizer, recipe: Recipe) -> dict[str, Split]:
+    task = recipe.task
+    assert task is not None
+    splits = {}
+    for name in ("train", "validation", "test"):
+        table: Table | None = getattr(tables, name)
+        if table is None:
+            continue
+        texts, cut = encode_texts(table.texts, tokenizer, recipe)
+        if cut:
+            say(
+                f"warning: {cut:,} of {len(texts):,} {name} texts are longer than "
+                f"{task.max_tokens} tokens; what is beyond is cut (task.cut={task.cut})"
+            )
+        targets = (
+            encode_scores(table, name)
+            if task.loss == "squared_error"
+            else encode_labels(table, task.labels, name)
+        )
+        splits[name] = Split(texts, targets)
+    return splits
+
+
+def _training_batches(split: Split, recipe: Recipe) -> LabelledBatches:
+    assert recipe.task is not None
+    weights = None
+    if recipe.task.class_weights == "balanced":
+        counts = np.bincount(split.targets.astype(np.int64), minlength=len(recipe.task.labels))
+        weights = len(split.texts) / (len(counts) * counts)
+    size = recipe.train.batch_size
+    if len(split.texts) < size:
+        raise InputError(
+            f"{len(split.texts)} training rows are less than one batch of {size}: "
+            "lower train.batch_size"
+        )
+    return LabelledBatches(split.texts, split.targets, size, recipe.seed, weights)
+
+
+def _objective(recipe: Recipe, model: nn.Module, batch: Batch) -> Tensor:
+    assert isinstance(model, Classifier)
+    assert recipe.task is not None
+    assert batch.lengths is not None
+    return classification_loss(
+        model(batch.tokens, batch.lengths),
+        batch.targets,
+        recipe.task.loss,
+        recipe.task.label_smoothing if model.training else 0.0,
+        batch.weights,
+    )
+
+
+def _metrics(network: Classifier, split: Split, recipe: Recipe) -> dict[str, Any]:
+    assert recipe.task is not None
+    values = scores(network, split.texts, recipe)
+    if recipe.task.loss == "squared_error":
+        return judge_scores(values[:, 0], split.targets.astype(np.float64)).to_dict()
+    return judge(values, split.targets.astype(np.int64), recipe.task.labels).to_dict()
+
+
+def _judge(loop: Loop, split: Split) -> Callable[[], dict[str, float]]:
+    def judge_validation() -> dict[str, float]:
+        network = loop.state.model
+        assert isinstance(network, Classifier)
+        loop.signals.poll()
+        metrics = _metrics(network, split, loop.recipe)
+        return {f"val_{k}": metrics[k] for k in ("loss", "accuracy", "macro_f1") if k in metrics}
+
+    return judge_validation
+
+
+def _write_result(classifier: TextClassifier, trainer: Trainer, splits: dict[str, Split]) -> None:
+    run, recipe = classifier.run, classifier.recipe
+    assert recipe.task is not None
+    begun = recipe.task.start
+    result = run.read("result")
+    result["metrics"] = _metrics(classifier.network, splits["validation"], recipe)
+    result["test"] = (
+        _metrics(classifier.network, splits["test"], recipe) if "test" in splits else None
+    )
+    result["best_step"] = trainer.state.best_step
+    result["init"] = "scratch" if begun is None else begun.name
+    result["pretrained"] = None if begun is None else str(begun)
+    run.write("result", result)

@@ -1,0 +1,45 @@
+"""Judging on validation data, choosing the best, and stopping when it gets no better."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from wafergpt import config
+from wafergpt.train.state import Row, TrainState
+
+
+class Evaluation:
+    """Every so many steps, and after the last, asks ``judge`` for scores and keeps the best.
+
+    Args:
+        judge: returns metrics such as ``val_loss``; it may raise ``StopRequested``.
+        settings: with ``every`` resolved.
+        steps: of the whole run.
+    """
+
+    def __init__(
+        self,
+        judge: Callable[[], Mapping[str, float]],
+        settings: config.Evaluate,
+        steps: int,
+    ) -> None:
+        self._judge, self._settings, self._steps = judge, settings, steps
+
+    def after_step(self, state: TrainState, row: Row) -> None:
+        """Judge if it is time."""
+        if state.step % self._settings.every and state.step < self._steps:
+            return
+        row.update(self._judge())
+        metric = self._settings.metric
+        score: float = row[f"val_{metric}"]
+        better = state.best is None or (
+            score < state.best if metric == "loss" else score > state.best
+        )
+        if better:
+            state.best, state.best_step = score, state.step
+            state.callbacks["looks_without_gain"] = 0
+            return
+        looks = state.callbacks.get("looks_without_gain", 0) + 1
+        state.callbacks["looks_without_gain"] = looks
+        if self._settings.patience and looks >= self._settings.patience:
+            state.finished = True

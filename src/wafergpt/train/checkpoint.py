@@ -1,0 +1,146 @@
+"""Checkpoints that appear whole or not at all, and are believed only when every hash agrees."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from wafergpt import files
+from wafergpt.errors import InputError, RunFailed
+from wafergpt.progress import say
+from wafergpt.run import Run
+from wafergpt.train.state import TrainState
+
+WEIGHTS, MOMENTS, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+
+
+class DamagedCheckpointError(RunFailed):
+    """A checkpoint is not what was written."""
+
+
+def save(state: TrainState, run: Run, keep: int) -> Path:
+    """Write the state as a new checkpoint of ``run`` and drop old ones.
+
+    The newest ``keep`` and the best one stay.
+    """
+    folder = run.checkpoints / f"step-{state.step:08d}"
+    with files.appearing(folder) as temporary:
+        save_file(_contiguous(state.model.state_dict()), temporary / WEIGHTS)
+        save_file(_contiguous(state.optimizer.state_tensors()), temporary / MOMENTS)
+        (temporary / STATE).write_text(json.dumps(state.scalars()), encoding="utf-8")
+        names = (WEIGHTS, MOMENTS, STATE)
+        manifest = {
+            name: {
+                "bytes": (temporary / name).stat().st_size,
+                "sha256": files.sha256(temporary / name),
+            }
+            for name in names
+        }
+        (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    files.write_text(run.checkpoints / "latest", folder.name + "\n")
+    if state.best_step == state.step and state.best is not None:
+        files.write_text(run.checkpoints / "best", folder.name + "\n")
+    _retire(run, keep)
+    return folder
+
+
+def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+
+
+def _retire(run: Run, keep: int) -> None:
+    everything = every(run)
+    kept = {*everything[-keep:], best(run)}
+    for folder in everything:
+        if folder not in kept:
+            shutil.rmtree(folder)
+
+
+def every(run: Run) -> list[Path]:
+    """Return the run's checkpoints, oldest first."""
+    return sorted(p for p in run.checkpoints.glob("step-*") if p.is_dir())
+
+
+def best(run: Run) -> Path | None:
+    """Return the checkpoint with the best validation score, if one was judged."""
+    pointer = run.checkpoints / "best"
+    if not pointer.is_file():
+        return None
+    folder = run.checkpoints / pointer.read_text(encoding="utf-8").strip()
+    return folder if folder.parent == run.checkpoints and folder.is_dir() else None
+
+
+def verify(folder: Path) -> None:
+    """Compare every file of a checkpoint with its manifest.
+
+    Raises:
+        DamagedCheckpointError: naming the first file that differs.
+    """
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        entries = {name: manifest[name] for name in (WEIGHTS, MOMENTS, STATE)}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        raise DamagedCheckpointError(f"{folder}: its manifest cannot be read") from None
+    for name, entry in entries.items():
+        path = folder / name
+        try:
+            intact = path.stat().st_size == entry["bytes"] and files.sha256(path) == entry["sha256"]
+        except (OSError, KeyError, TypeError):
+            intact = False
+        if not intact:
+            raise DamagedCheckpointError(f"{path} is not the file that was written")
+
+
+def load(state: TrainState, folder: Path) -> None:
+    """Take over a verified checkpoint.
+
+    Raises:
+        DamagedCheckpointError: if it is not what was written.
+    """
+    verify(folder)
+    try:
+        state.model.load_state_dict(load_file(folder / WEIGHTS))
+        state.optimizer.load_state_tensors(load_file(folder / MOMENTS))
+        scalars = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    except (SafetensorError, RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise DamagedCheckpointError(f"{folder} does not fit this run: {reason}") from None
+    for name in TrainState.SCALARS:
+        setattr(state, name, scalars[name])
+
+
+def resume(state: TrainState, run: Run) -> Path:
+    """Load the newest checkpoint that is good; say loudly which ones are not.
+
+    Raises:
+        RunFailed: if there is none: a run never starts from zero silently.
+    """
+    for folder in reversed(every(run)):
+        try:
+            load(state, folder)
+        except DamagedCheckpointError as error:
+            say(f"WARNING: damaged checkpoint refused: {error}")
+            continue
+        return folder
+    raise RunFailed(f"{run.path} has no good checkpoint; start afresh under another name")
+
+
+def weights(run: Run) -> dict[str, Any]:
+    """Return the tensors to use a run with: of the checkpoint asked for, the best, or the last.
+
+    Raises:
+        InputError: if the run has no checkpoint yet.
+        DamagedCheckpointError: if the checkpoint is not what was written.
+    """
+    everything = every(run)
+    if not (run.checkpoint or everything):
+        raise InputError(f"{run.path} has no checkpoint yet")
+    folder = run.checkpoint or best(run) or everything[-1]
+    verify(folder)
+    return load_file(folder / WEIGHTS)

@@ -1,0 +1,149 @@
+"""The loop: fetch, forward and backward, clip, step, callbacks."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from wafergpt.config import Recipe
+from wafergpt.data.batches import Batch, Batches, parts
+from wafergpt.errors import Interrupted, RunFailed
+from wafergpt.train.schedules import lr_factor
+from wafergpt.train.signals import Signals, StopRequested
+from wafergpt.train.state import Row, TrainState
+
+Objective = Callable[[Recipe, nn.Module, Batch], Tensor]
+"""Maps a recipe, a model and a batch to the summed loss of the batch's terms."""
+
+
+class Callback(Protocol):
+    """Something optional that happens after a step."""
+
+    def after_step(self, state: TrainState, row: Row) -> None:
+        """Look at the state; add to the row of metrics."""
+
+
+@dataclass
+class Loop:
+    """Trains ``state`` on ``batches`` to the horizon of a resolved recipe.
+
+    Attributes:
+        recipe: with every ``auto`` resolved.
+        state: what changes.
+        batches: where samples come from.
+        objective: the summed loss of a batch.
+        callbacks: run in order after each step.
+        save: writes a checkpoint when a signal stops the run.
+        device: where the model is.
+        flops_per_token: 6·N, for the metrics.
+        peak_flops: the device's measured matmul peak, for ``mfu``; None if unknown.
+    """
+
+    recipe: Recipe
+    state: TrainState
+    batches: Batches
+    objective: Objective
+    callbacks: Sequence[Callback]
+    save: Callable[[TrainState], object]
+    device: torch.device
+    flops_per_token: float
+    peak_flops: float | None = None
+    signals: Signals = field(default_factory=Signals)
+
+    def run(self) -> None:
+        """Train to the horizon.
+
+        Raises:
+            Interrupted: after saving, when a signal asked for a stop.
+            RunFailed: if the loss is no longer a number.
+        """
+        steps = self.recipe.train.steps
+        assert steps is not None, "the horizon must be resolved before the loop"
+        state = self.state
+        try:
+            if state.pending is not None:
+                self._after_step(state.pending)
+            while state.step < steps and not state.finished:
+                self._after_step(self._step(steps))
+                self.signals.poll()
+        except StopRequested:
+            self.save(state)
+            raise Interrupted(f"interrupted at step {state.step}; everything is saved") from None
+
+    def _after_step(self, row: Row) -> None:
+        self.state.pending = row
+        for callback in self.callbacks:
+            callback.after_step(self.state, row)
+        self.state.pending = None
+
+    def _step(self, steps: int) -> Row:
+        start = time.perf_counter()
+        state, recipe = self.state, self.recipe
+        size = recipe.train.batch_size
+        micro = [
+            self.batches.batch(first, n)
+            for first, n in parts(state.samples, size, recipe.train.micro_batch_size or size)
+        ]
+        loss = self.backward(micro)
+        if not math.isfinite(loss):
+            raise RunFailed(
+                f"the loss is {loss} at step {state.step + 1}: the run diverged; "
+                "try a lower optimizer.lr or a longer schedule.warmup"
+            )
+        warmup = recipe.schedule.warmup_steps(steps, size * recipe.model.seq_len)
+        lr = recipe.optimizer.lr * lr_factor(recipe.schedule, state.step, steps, warmup)
+        norm = state.optimizer.step(lr)
+        tokens = sum(batch.tokens.numel() for batch in micro)
+        seconds = time.perf_counter() - start
+        state.step += 1
+        state.samples += size
+        state.tokens += tokens
+        state.seconds += seconds
+        row: Row = {
+            "step": state.step,
+            "tokens": state.tokens,
+            "flops": self.flops_per_token * state.tokens,
+            "seconds": state.seconds,
+            "loss": loss,
+            "lr": lr,
+            "grad_norm": norm,
+            "tokens_per_second": tokens / seconds,
+        }
+        if self.peak_flops:
+            row["mfu"] = self.flops_per_token * tokens / seconds / self.peak_flops
+        return row
+
+    def backward(self, micro: Sequence[Batch]) -> float:
+        """Add the gradients of one global batch; return its mean loss."""
+        weight = sum(batch.weight for batch in micro)
+        total = torch.zeros((), device=self.device)
+        self.state.model.train()
+        for index, batch in enumerate(micro):
+            reseed(self.recipe.seed, self.state.step, index)
+            loss = self.forward(batch) / weight
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        return float(total)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Return the summed loss of a batch in the recipe's precision."""
+        with autocast(self.recipe, self.device):
+            return self.objective(self.recipe, self.state.model, batch.to(self.device))
+
+
+def autocast(recipe: Recipe, device: torch.device) -> torch.autocast:
+    """Return the context in which the recipe's precision computes."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=recipe.system.precision == "bf16")
+
+
+def reseed(seed: int, step: int, micro_step: int, rank: int = 0) -> None:
+    """Set torch's randomness from the place in the run alone, so that a resume repeats it."""
+    digest = hashlib.blake2b(f"{seed}/{step}/{micro_step}/{rank}".encode(), digest_size=8).digest()
+    torch.manual_seed(int.from_bytes(digest, "little") >> 1)

@@ -1,0 +1,126 @@
+"""The optimizers, behind one face: clip, decay, step, and a state of named tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from wafergpt import config
+from wafergpt.errors import InputError
+
+
+def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
+    """Say whether a parameter is a matrix inside the blocks: what Muon is made for."""
+    return parameter.ndim == 2 and ".blocks." in f".{name}"
+
+
+class Optimizer:
+    """One recipe's optimizer over named parameters.
+
+    Matrices decay, biases and norms never do. ``muon`` (Jordan et al., 2024; torch's own) moves
+    the matrices inside the blocks, its updates scaled to AdamW's size (arXiv:2502.16982) so that
+    one learning rate serves both, and AdamW moves the rest.
+
+    Raises:
+        InputError: if the optimizer has no decoupled decay and the recipe wants one.
+    """
+
+    def __init__(
+        self, named: Iterable[tuple[str, nn.Parameter]], settings: config.Optimizer
+    ) -> None:
+        self._named = dict(named)
+        self._settings = settings
+        self._matrices = [p for p in self._named.values() if p.ndim >= 2]
+        if settings.name in {"adam", "sgd"} and settings.weight_decay:
+            raise InputError(
+                f"{settings.name} has no decoupled weight decay: "
+                "set optimizer.weight_decay=0 (and optimizer.l2 for true L2), or use adamw"
+            )
+        self._parts = [part for part in self._build() if part.param_groups]
+
+    def _build(self) -> list[torch.optim.Optimizer]:
+        settings = self._settings
+        if settings.name == "sgd":
+            parameters = list(self._named.values())
+            return [torch.optim.SGD(parameters, settings.lr, settings.momentum, fused=True)]
+        muon: list[nn.Parameter] = []
+        if settings.name == "muon":
+            muon = [p for n, p in self._named.items() if is_hidden_matrix(n, p)]
+        rest = [p for p in self._named.values() if not any(p is m for m in muon)]
+        groups = [
+            {
+                "params": [p for p in rest if (p.ndim >= 2) == decays],
+                "weight_decay": settings.weight_decay if decays else 0.0,
+            }
+            for decays in (True, False)
+        ]
+        adam = torch.optim.Adam if settings.name == "adam" else torch.optim.AdamW
+        parts: list[torch.optim.Optimizer] = [
+            adam(
+                [group for group in groups if group["params"]],
+                settings.lr,
+                (settings.beta1, settings.beta2),
+                settings.eps,
+                fused=True,
+            )
+        ]
+        if muon:
+            parts.append(
+                torch.optim.Muon(
+                    muon,
+                    settings.lr,
+                    settings.weight_decay,
+                    settings.momentum,
+                    adjust_lr_fn="match_rms_adamw",
+                )
+            )
+        return parts
+
+    def step(self, lr: float) -> float:
+        """Clip, add L2, move the weights, clear the gradients; return the norm before clipping."""
+        gradients = [p.grad for p in self._named.values() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if self._settings.clip:
+            factor = (self._settings.clip / (norm + 1e-6)).clamp(max=1.0)
+            torch._foreach_mul_(gradients, factor)
+        if self._settings.l2:
+            for matrix in self._matrices:
+                if matrix.grad is not None:
+                    matrix.grad.add_(matrix.detach(), alpha=self._settings.l2)
+        for part in self._parts:
+            for group in part.param_groups:
+                group["lr"] = lr
+            part.step()
+        self.clear()
+        return float(norm)
+
+    def clear(self) -> None:
+        """Drop all gradients."""
+        for parameter in self._named.values():
+            parameter.grad = None
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """Return the whole state as tensors named ``parameter/key``."""
+        return {
+            f"{name}/{key}": value
+            for name, parameter in self._named.items()
+            for part in self._parts
+            for key, value in part.state.get(parameter, {}).items()
+            if isinstance(value, Tensor)
+        }
+
+    def load_state_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over a state that ``state_tensors`` gave.
+
+        Raises:
+            ValueError: if a tensor fits no parameter.
+        """
+        owners = {p: part for part in self._parts for g in part.param_groups for p in g["params"]}
+        for full_name, tensor in tensors.items():
+            name, _, key = full_name.rpartition("/")
+            parameter = self._named.get(name)
+            if parameter is None or (tensor.ndim and tensor.shape != parameter.shape):
+                raise ValueError(f"the optimizer state '{full_name}' fits no parameter")
+            owners[parameter].state[parameter][key] = tensor.clone()

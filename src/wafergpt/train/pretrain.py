@@ -1,0 +1,158 @@
+"""Pretraining: from a recipe and a corpus to a run with a language model in it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from wafergpt.config import Recipe, load_recipe
+from wafergpt.data.batches import Batch, LanguageBatches
+from wafergpt.data.corpus import Corpus
+from wafergpt.errors import InputError
+from wafergpt.generate.text import Sampling, stream_text
+from wafergpt.model.gpt import GPT
+from wafergpt.run import RUNS, Run
+from wafergpt.scaling.plan import TOKENS_PER_PARAMETER, plan
+from wafergpt.shapes.counts import parameters
+from wafergpt.train.loop import Loop
+from wafergpt.train.loss import next_token_loss
+from wafergpt.train.trainer import Trainer, may_change, resolve_system
+from wafergpt.train.validation import mean_loss
+
+
+def pretrain(
+    recipe: Recipe | str | Path | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    resume: str | Path | None = None,
+    root: Path = RUNS,
+) -> Run:
+    """Train a language model and return its run.
+
+    Args:
+        recipe: a recipe, a YAML file, or the name of a shipped recipe.
+        overrides: ``section.key=value`` strings.
+        resume: a run to go on with, bit for bit; only its horizon and what does not touch the
+            weights may be overridden.
+        root: the folder that holds runs.
+
+    Raises:
+        InputError: on an impossible recipe, a missing or changed corpus, an existing run.
+        RunFailed: if the run diverges, or has no good checkpoint to resume from.
+        Interrupted: after saving, when a signal asked for a stop.
+    """
+    run = None
+    if resume is not None:
+        run = Run.find(resume, root)
+        recipe = may_change(run.recipe, overrides)
+    elif not isinstance(recipe, Recipe):
+        recipe = load_recipe(recipe, overrides)
+    corpus = _corpus(recipe)
+    recipe, machine = resolve_system(with_horizon(for_corpus(recipe, corpus)))
+    batches = _batches(recipe, corpus, "train")
+    if batches.samples_per_epoch < recipe.train.batch_size:
+        raise InputError(
+            f"{corpus.path} has {batches.samples_per_epoch} sequences of {recipe.model.seq_len} "
+            f"tokens, less than one batch of {recipe.train.batch_size}: prepare more text, or "
+            "lower train.batch_size or model.seq_len"
+        )
+    gpt = GPT(recipe.model).initialize(recipe.seed)
+    trainer = Trainer(recipe, machine, gpt, gpt.blocks, batches, _objective)
+    with trainer.signals:
+        trainer.settle()
+        if run is None:
+            run = Run.create(trainer.recipe, root)
+            corpus.tokenizer.save(run.tokenizer)
+            run.write("plan", plan(trainer.recipe, machine, len(corpus.tokens("train"))).to_dict())
+        judge = _judge(trainer.loop, corpus)
+        write_on = _writer(gpt, corpus, recipe.seed)
+        trainer.train(run, judge, write_on, resumed=resume is not None)
+    return run
+
+
+def for_corpus(recipe: Recipe, corpus: Corpus) -> Recipe:
+    """Return the recipe with the corpus' vocabulary and fingerprint written in.
+
+    Raises:
+        InputError: if the recipe names another vocabulary or another fingerprint.
+    """
+    model, data = recipe.model, recipe.data
+    if model.vocab_size not in (0, corpus.vocab_size):
+        raise InputError(
+            f"model.vocab_size={model.vocab_size}, but {corpus.path} was written with a "
+            f"vocabulary of {corpus.vocab_size}: leave model.vocab_size out"
+        )
+    if data.fingerprint not in (None, corpus.fingerprint):
+        raise InputError(
+            f"{corpus.path} is not the corpus that this run began with: its fingerprint is "
+            f"{corpus.fingerprint[:12]}…, the run's is {str(data.fingerprint)[:12]}…"
+        )
+    return recipe.replace(
+        model={"vocab_size": corpus.vocab_size},
+        data={"corpus": corpus.path.resolve(), "fingerprint": corpus.fingerprint},
+    )
+
+
+def with_horizon(recipe: Recipe) -> Recipe:
+    """Return the recipe with 20 tokens for each parameter, if it does not say how long."""
+    train = recipe.train
+    if train.steps or train.tokens or train.epochs or train.seconds:
+        return recipe
+    return recipe.replace(train={"tokens": round(TOKENS_PER_PARAMETER * parameters(recipe.model))})
+
+
+def _corpus(recipe: Recipe) -> Corpus:
+    if recipe.data.corpus is None:
+        raise InputError("which corpus? add data.corpus=FOLDER (wafergpt prepare makes one)")
+    return Corpus.open(recipe.data.corpus)
+
+
+def _batches(recipe: Recipe, corpus: Corpus, split: str) -> LanguageBatches:
+    stream = corpus.tokens(split)
+    length = recipe.model.seq_len
+    if split == "val":
+        # A short validation text is still worth a look.
+        length = min(length, max(len(stream) - 1, 1))
+    try:
+        return LanguageBatches(
+            stream,
+            length,
+            corpus.fingerprint,
+            seed=recipe.seed if split == "train" else None,
+            end_of_text=corpus.tokenizer.end_of_text if recipe.data.document_mask else None,
+        )
+    except ValueError as error:
+        raise InputError(f"{corpus.path} is too small: {error}") from None
+
+
+def _objective(recipe: Recipe, model: nn.Module, batch: Batch) -> Tensor:
+    assert isinstance(model, GPT)
+    hidden = model(batch.tokens, batch.documents)
+    compiled = recipe.system.compile == "on"
+    return next_token_loss(hidden, model.embedding.weight, batch.targets, compiled)
+
+
+def _judge(loop: Loop, corpus: Corpus) -> Callable[[], dict[str, float]]:
+    batches = _batches(loop.recipe, corpus, "val")
+    nats_to_bits_per_byte = len(corpus.tokens("val")) / max(corpus.bytes_val, 1) / math.log(2)
+
+    def judge() -> dict[str, float]:
+        loss = mean_loss(loop, batches)
+        return {"val_loss": loss, "val_bits_per_byte": loss * nats_to_bits_per_byte}
+
+    return judge
+
+
+def _writer(gpt: GPT, corpus: Corpus, seed: int) -> Callable[[str], str]:
+    settings = Sampling(max_tokens=64, seed=seed)
+
+    def write_on(prompt: str) -> str:
+        # Decoding has a new length at each token, and would compile for each.
+        with torch.compiler.set_stance("force_eager"):
+            return "".join(stream_text(gpt, corpus.tokenizer, prompt, settings))
+
+    return write_on

@@ -1,0 +1,30 @@
+"""The learning rate over a run, as a fraction of its peak."""
+
+from __future__ import annotations
+
+import math
+
+from wafergpt.config import Schedule
+
+
+def lr_factor(schedule: Schedule, step: int, steps: int, warmup: int) -> float:
+    """Return the factor of the peak learning rate that update ``step`` (from 0) of ``steps`` uses.
+
+    It rises linearly over ``warmup`` updates, the first of which is not zero, then falls to
+    ``schedule.final`` at the last update:
+
+    - linear, cosine: all the way from the end of the warm-up;
+    - wsd (warm-up, stable, decay; arXiv:2404.06395): linearly over the last ``schedule.decay``
+      share of all updates;
+    - constant: not at all.
+    """
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    if schedule.name == "constant":
+        return 1.0
+    start = warmup
+    if schedule.name == "wsd":
+        start = max(warmup, steps - math.ceil(schedule.decay * steps))
+    progress = min(max(step - start, 0) / max(steps - 1 - start, 1), 1.0)
+    fall = (1 - math.cos(math.pi * progress)) / 2 if schedule.name == "cosine" else progress
+    return 1.0 - (1.0 - schedule.final) * fall

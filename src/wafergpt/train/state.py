@@ -1,0 +1,62 @@
+"""All that changes during a run; a checkpoint is this and only this."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from wafergpt.train.optimizers import Optimizer
+
+Row = dict[str, Any]
+
+
+@dataclass
+class TrainState:
+    """The mutable state of a run.
+
+    Attributes:
+        model: the network, with its weights.
+        optimizer: the optimizer, with its moments.
+        step: updates done.
+        samples: the cursor: samples consumed.
+        tokens: tokens read.
+        seconds: time spent training, over all resumes.
+        best: the best validation score so far, and ``best_step`` where it was.
+        pending: the row of a step whose callbacks an interruption cut short, to run on resume.
+        finished: set when the run is over before its last step.
+        callbacks: what callbacks keep, as JSON.
+    """
+
+    model: nn.Module
+    optimizer: Optimizer
+    step: int = 0
+    samples: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    best: float | None = None
+    best_step: int = 0
+    pending: Row | None = None
+    finished: bool = False
+    callbacks: dict[str, Any] = field(default_factory=dict)
+
+    SCALARS = (
+        "step", "samples", "tokens", "seconds", "best", "best_step", "pending", "finished",
+        "callbacks",
+    )  # fmt: skip
+
+    def scalars(self) -> dict[str, Any]:
+        """Return everything but the tensors, as JSON."""
+        return {name: getattr(self, name) for name in self.SCALARS}
+
+    def weights_sha256(self) -> str:
+        """Return a hash of all weights: names, types, shapes and bytes, in the order of names."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.model.state_dict().items()):
+            tensor = tensor.detach().cpu().contiguous()
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.view(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()

@@ -1,0 +1,273 @@
+"""One training, whatever it teaches: speed settled, loop run, result written."""
+
+from __future__ import annotations
+
+import math
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import nn
+
+from wafergpt.config import Recipe, System, load_recipe, recipe_from
+from wafergpt.data.batches import Batches, parts
+from wafergpt.devices.detect import (
+    compile_pays,
+    compiler_available,
+    resolve_device,
+    resolve_precision,
+)
+from wafergpt.devices.probe import probe
+from wafergpt.errors import InputError
+from wafergpt.progress import duration, progress, say
+from wafergpt.run import Run
+from wafergpt.scaling.machine import Machine
+from wafergpt.shapes.counts import flops_6nd
+from wafergpt.train import checkpoint
+from wafergpt.train.callbacks.evaluation import Evaluation
+from wafergpt.train.callbacks.recording import Recording
+from wafergpt.train.callbacks.samples import Samples
+from wafergpt.train.callbacks.saving import Saving
+from wafergpt.train.callbacks.tracking import trackers
+from wafergpt.train.loop import Callback, Loop, Objective
+from wafergpt.train.optimizers import Optimizer
+from wafergpt.train.signals import Signals
+from wafergpt.train.state import TrainState
+
+MAY_CHANGE = ("train.steps", "evaluate.", "checkpoint.", "tracking.")
+"""What a resumed run may override: nothing of it touches a weight before the old horizon."""
+
+MOST_BATCHES, LEAST_BATCHES = 50, 4
+"""Validation batches of a look, where the recipe names no number."""
+
+DEFAULT_LOOKS = 10
+"""Validations, and checkpoints, of a run that names no interval."""
+
+
+def may_change(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
+    """Return a run's recipe with overrides that keep a resume bit-exact.
+
+    Raises:
+        InputError: on an override of anything else.
+    """
+    for override in overrides:
+        if not override.startswith(MAY_CHANGE):
+            raise InputError(
+                f"'{override}' cannot change on resume; only train.steps, evaluate.*, "
+                "checkpoint.* and tracking.* can"
+            )
+    values = recipe.model_dump()
+    changes = load_recipe(None, overrides).model_dump(exclude_unset=True)
+    for section, change in changes.items():
+        values[section] = {**values[section], **change}
+    changed = recipe_from(values)
+    if changed.train.steps != recipe.train.steps:
+        say(
+            f"the horizon changes from {recipe.train.steps:,} to {changed.train.steps:,} steps: "
+            "the learning rate follows the new one from here on"
+        )
+    return changed
+
+
+def resolve_system(recipe: Recipe) -> tuple[Recipe, Machine]:
+    """Settle device, precision and threads from what is here, and return what was measured."""
+    device = resolve_device(recipe.system.device)
+    machine = probe(device)
+    system = System(
+        device=device,
+        precision=resolve_precision(recipe.system.precision, device, machine, recipe.model.d_model),
+        compile=recipe.system.compile,
+        threads=recipe.system.threads or machine.cores,
+    )
+    if device == "cpu":
+        torch.set_num_threads(system.threads)
+    return recipe.replace(system=system), machine
+
+
+class Trainer:
+    """Trains one network by one recipe.
+
+    Args:
+        recipe: with device, precision and threads settled.
+        machine: what was measured of this machine.
+        network: the whole network.
+        blocks: its repeated part, which is compiled once for all where that pays.
+        batches: the training samples.
+        objective: the summed loss of a batch.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        machine: Machine,
+        network: nn.Module,
+        blocks: nn.ModuleList,
+        batches: Batches,
+        objective: Objective,
+    ) -> None:
+        self.recipe = recipe
+        self.device = torch.device(str(recipe.system.device))
+        self.signals = Signals()
+        self._blocks = blocks
+        network.to(self.device)
+        state = TrainState(network, Optimizer(network.named_parameters(), recipe.optimizer))
+        self.loop = Loop(
+            recipe, state, batches, objective, (), self._save, self.device,
+            flops_6nd(recipe.model), machine.peak_flops, self.signals,
+        )  # fmt: skip
+        self._run: Run | None = None
+
+    @property
+    def state(self) -> TrainState:
+        """What the training changes."""
+        return self.loop.state
+
+    def settle(self) -> None:
+        """Settle the horizon, the intervals and whether to compile, and write them down."""
+        train = self.recipe.train
+        wanted = self.recipe.system.compile
+        eager = 0.0
+        if train.seconds or (wanted == "auto" and compiler_available(self.device.type)):
+            eager = self._step_seconds()
+        steps = self._steps(eager)
+        ahead = train.seconds or steps * eager
+        compiled = wanted == "on"
+        if wanted == "auto" and eager and compile_pays(ahead, self.device.type):
+            compiled = self._compiled_is_faster(eager)
+        elif compiled:
+            self._compile()
+        self._replace(system={"compile": "on" if compiled else "off"})
+        evaluate = self.recipe.evaluate
+        every = evaluate.every or math.ceil(steps / DEFAULT_LOOKS)
+        # A forward pass is a third of a step: a look costs a fifteenth of what lies before it.
+        batches = evaluate.batches or min(MOST_BATCHES, max(LEAST_BATCHES, every // 5))
+        self._replace(
+            train={"steps": steps, "tokens": None, "epochs": None, "seconds": None},
+            checkpoint={"every": self.recipe.checkpoint.every or math.ceil(steps / DEFAULT_LOOKS)},
+            evaluate={"every": every, "batches": batches},
+        )
+
+    def _replace(self, **sections: Mapping[str, Any]) -> None:
+        self.recipe = self.loop.recipe = self.recipe.replace(**sections)
+
+    def _steps(self, step_seconds: float) -> int:
+        train = self.recipe.train
+        if train.steps:
+            return train.steps
+        if train.seconds:
+            return max(1, round(train.seconds / step_seconds))
+        samples = train.epochs or 0.0
+        if train.tokens:
+            samples = train.tokens / self.recipe.model.seq_len
+        else:
+            samples *= self.loop.batches.samples_per_epoch
+        return max(1, math.ceil(samples / train.batch_size))
+
+    def _step_seconds(self, rounds: int = 3) -> float:
+        """Time real steps, spread over the data, without moving a weight."""
+        size = self.recipe.train.batch_size
+        micro_size = self.recipe.train.micro_batch_size or size
+        epoch = self.loop.batches.samples_per_epoch
+        times: list[float] = []
+        while len(times) <= rounds and sum(times[1:]) < 5.0:
+            first = len(times) * epoch // (rounds + 1)
+            start = time.perf_counter()
+            micro = [self.loop.batches.batch(*part) for part in parts(first, size, micro_size)]
+            self.loop.backward(micro)
+            self.state.optimizer.clear()
+            times.append(time.perf_counter() - start)
+        # The first one pays for allocations and kernels.
+        return statistics.median(times[1:])
+
+    def _compiled_is_faster(self, eager: float) -> bool:
+        say("compiling; the first steps take a while …")
+        self._compile()
+        compiled = self._step_seconds()
+        if compiled < eager:
+            say(f"compiled steps take {compiled:.3f}s instead of {eager:.3f}s")
+            return True
+        say(f"compiled steps take {compiled:.3f}s, plain ones {eager:.3f}s: not compiling")
+        for block in self._blocks:
+            # nn.Module has a compile() but nothing that takes it back.
+            block._compiled_call_impl = None
+        self._replace(system={"compile": "off"})
+        return False
+
+    def _compile(self) -> None:
+        self._replace(system={"compile": "on"})
+        for block in self._blocks:
+            block.compile(dynamic=None)
+
+    def train(
+        self,
+        run: Run,
+        judge: Callable[[], Mapping[str, float]],
+        write_on: Callable[[str], str] | None = None,
+        resumed: bool = False,
+    ) -> None:
+        """Train to the horizon inside ``run``, going on from its checkpoints if ``resumed``."""
+        self._run = run
+        steps = self.recipe.train.steps
+        assert steps is not None, "settle() comes first"
+        if resumed:
+            folder = checkpoint.resume(self.state, run)
+            run.rewind(self.state.step)
+            self.state.finished = False
+            say(f"going on from {folder}")
+        run.save_recipe(self.recipe)
+        callbacks: list[Callback] = [Evaluation(judge, self.recipe.evaluate, steps)]
+        if write_on is not None and self.recipe.evaluate.prompts:
+            callbacks.append(Samples(run, write_on, self.recipe.evaluate.prompts))
+        with ExitStack() as stack:
+            followers = trackers(self.recipe, run)
+            for follower in followers:
+                stack.callback(follower.close)
+            bar = stack.enter_context(progress(run.name, steps, "steps", self.state.step))
+            callbacks.append(Recording(run, bar, memory_bytes(self.device), followers))
+            callbacks.append(Saving(self.recipe.checkpoint.every, steps, self._save))
+            self.loop.callbacks = callbacks
+            self.loop.run()
+        if self.state.finished and self.state.step < steps:
+            say(f"stopped early at step {self.state.step:,}: no better score any more")
+        run.write("result", self.result())
+        say(f"{run.path}: {self.state.step:,} steps in {duration(self.state.seconds)}")
+
+    def _save(self, state: TrainState) -> None:
+        assert self._run is not None
+        checkpoint.save(state, self._run, self.recipe.checkpoint.keep)
+
+    def result(self) -> dict[str, Any]:
+        """Return the run's result as the JSON contract has it."""
+        assert self._run is not None
+        state = self.state
+        rows = self._run.metrics()
+        judged = [row for row in rows if "val_loss" in row]
+        return {
+            "run": str(self._run.path),
+            "step": state.step,
+            "tokens": state.tokens,
+            "loss": rows[-1]["loss"],
+            "val_loss": judged[-1]["val_loss"] if judged else None,
+            "best_val_loss": min((row["val_loss"] for row in judged), default=None),
+            "seconds": state.seconds,
+            "tokens_per_second": state.tokens / state.seconds,
+            "mfu": statistics.median(row["mfu"] for row in rows) if "mfu" in rows[-1] else None,
+            "peak_memory_bytes": max(row["memory_bytes"] for row in rows),
+            "predicted_loss": None,
+            "parameters": sum(p.numel() for p in state.model.parameters()),
+            "stopped_early": state.finished,
+            "weights_sha256": state.weights_sha256(),
+        }
+
+
+def memory_bytes(device: torch.device) -> Callable[[], int]:
+    """Return what measures the peak memory so far: of the GPU, or of this process."""
+    if device.type == "cuda":
+        return lambda: torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,0 +1,48 @@
+"""``wafergpt report``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from wafergpt.cli.report import command
+from wafergpt.config import recipe_from
+from wafergpt.errors import InputError
+from wafergpt.run import Run
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.chdir(tmp_path)
+    return Run.create(recipe_from({"name": "tiny"}), tmp_path / "runs")
+
+
+def test_a_run_by_its_name(run: Run) -> None:
+    done = CliRunner().invoke(command, ["tiny"], catch_exceptions=False)
+    assert done.exit_code == 0
+    assert done.stdout.startswith("runs/tiny/report.html (")
+    assert (run.path / "report.html").stat().st_size > 1e6
+
+
+def test_json_and_out(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "elsewhere" / "page.html"
+    arguments = [str(run.path), "--out", str(out), "--json"]
+    done = CliRunner().invoke(command, arguments, catch_exceptions=False)
+    assert json.loads(done.stdout) == {
+        "run": str(run.path),
+        "report": str(out),
+        "bytes": out.stat().st_size,
+    }
+    assert not (run.path / "report.html").exists()
+
+
+def test_an_unknown_run_names_the_nearest(run: Run) -> None:
+    with pytest.raises(InputError, match="did you mean 'tiny'"):
+        CliRunner().invoke(command, ["tinny"], catch_exceptions=False)
+
+
+def test_out_may_not_be_a_folder(run: Run, tmp_path: Path) -> None:
+    assert CliRunner().invoke(command, ["tiny", "--out", str(tmp_path)]).exit_code == 2

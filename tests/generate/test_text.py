@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wafergpt.config import Model
+from wafergpt.generate.text import (
+    Sampling,
+    _until_stop,
+    _whole_characters,
+    stream_text,
+    stream_tokens,
+)
+from wafergpt.model.gpt import GPT
+
+SHAPE = Model(n_layers=2, d_model=32, n_heads=2, seq_len=16, vocab_size=257)
+
+
+class Bytes:
+    """A tokenizer whose tokens are bytes: the hardest case for whole characters."""
+
+    end_of_text = 256
+
+    def encode(self, text: str) -> list[int]:
+        return list(text.encode())
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return bytes(ids).decode("utf-8", "replace")
+
+
+@pytest.fixture
+def gpt() -> GPT:
+    gpt = GPT(SHAPE.model_copy(update={"init_std": 0.2})).initialize(0)
+    return gpt.eval()
+
+
+def tokens(gpt: GPT, prompt: list[int], **choice: float) -> list[int]:
+    return list(stream_tokens(gpt, prompt, Sampling(**choice), end_of_text=-1))  # type: ignore[arg-type]
+
+
+def test_greedy_equals_reading_everything_again(gpt: GPT) -> None:
+    text = [1, 2, 3]
+    with torch.no_grad():
+        for _ in range(10):
+            text.append(int(gpt.logits(gpt(torch.tensor([text])))[0, -1].argmax()))
+    assert tokens(gpt, [1, 2, 3], max_tokens=10, temperature=0) == text[3:]
+
+
+def test_it_goes_on_beyond_the_context_and_takes_long_prompts(gpt: GPT) -> None:
+    assert len(tokens(gpt, [5] * 40, max_tokens=50, temperature=0)) == 50
+    assert tokens(gpt, [7] * 30 + [5] * 16, max_tokens=1, temperature=0) == tokens(
+        gpt, [5] * 16, max_tokens=1, temperature=0
+    )
+
+
+def test_a_seed_repeats_and_another_differs(gpt: GPT) -> None:
+    runs = [tokens(gpt, [1], max_tokens=30, seed=seed) for seed in (3, 3, 4)]
+    assert runs[0] == runs[1] != runs[2]
+
+
+def test_end_of_text_ends(gpt: GPT) -> None:
+    greedy = tokens(gpt, [1], max_tokens=10, temperature=0)
+    settings = Sampling(max_tokens=10, temperature=0)
+    assert (
+        list(stream_tokens(gpt, [1], settings, end_of_text=greedy[4]))
+        == (greedy[: greedy.index(greedy[4])])
+    )
+
+
+def test_training_mode_is_given_back(gpt: GPT) -> None:
+    gpt.train()
+    list(stream_text(gpt, Bytes(), "a", Sampling(max_tokens=3)))
+    assert gpt.training
+
+
+@given(st.text(max_size=30))
+def test_pieces_are_whole_characters(text: str) -> None:
+    data = list(text.encode("utf-8", "ignore"))
+    pieces = list(_whole_characters(iter(data), Bytes()))
+    assert "".join(pieces) == bytes(data).decode()
+    assert all("\ufffd" not in piece for piece in pieces) or "\ufffd" in text
+
+
+def test_broken_bytes_do_not_wait_for_ever() -> None:
+    pieces = list(_whole_characters(iter([0x80] * 20), Bytes()))
+    assert len(pieces) == 3
+    assert "".join(pieces) == "\ufffd" * 20
+
+
+@given(
+    text=st.text(alphabet="abc", max_size=30),
+    sizes=st.lists(st.integers(1, 4), min_size=30, max_size=30),
+    stop=st.lists(st.text(alphabet="abc", min_size=1, max_size=3), max_size=3),
+)
+def test_stop_strings_end_the_text_however_it_comes(
+    text: str, sizes: list[int], stop: list[str]
+) -> None:
+    pieces, place = [], 0
+    for size in sizes:
+        pieces.append(text[place : place + size])
+        place += size
+    ends = [text.find(s) for s in stop if s in text]
+    expected = text[: min(ends)] if ends else text
+    assert "".join(_until_stop(iter(pieces), tuple(stop))) == expected

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from wafergpt.config import load_recipe
+from wafergpt.errors import InputError
+from wafergpt.run import Run
+
+
+def make(root: Path, name: str = "first") -> Run:
+    return Run.create(load_recipe(None, [f"name={name}"]), root)
+
+
+def test_a_run_is_found_by_name_path_and_checkpoint(tmp_path: Path) -> None:
+    run = make(tmp_path)
+    assert Run.find("first", tmp_path) == run
+    assert Run.find(run.path) == run
+    checkpoint = run.checkpoints / "step-00000001"
+    checkpoint.mkdir()
+    (checkpoint / "manifest.json").write_text("{}")
+    assert Run.find(checkpoint) == Run(run.path, checkpoint)
+    with pytest.raises(InputError, match="did you mean 'first'"):
+        Run.find("frist", tmp_path)
+
+
+def test_an_existing_run_is_not_touched(tmp_path: Path) -> None:
+    run = make(tmp_path)
+    run.log({"step": 1, "loss": 2.0})
+    with pytest.raises(InputError, match="exists: go on with --resume"):
+        make(tmp_path)
+    assert run.metrics() == [{"step": 1, "loss": 2.0}]
+
+
+def test_metrics_survive_a_torn_line_and_rewind(tmp_path: Path) -> None:
+    run = make(tmp_path)
+    for step in range(1, 6):
+        run.log({"step": step, "loss": 1 / step})
+    with (run.path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 6, "lo')
+    (run.path / "samples.md").write_text(
+        "## step 2 · validation\n\n> ## step 9\n\n## step 4 · validation\n\n> x\n"
+    )
+    assert [row["step"] for row in run.metrics()] == [1, 2, 3, 4, 5]
+    run.rewind(3)
+    run.log({"step": 4, "loss": 0.25})
+    assert [row["step"] for row in run.metrics()] == [1, 2, 3, 4]
+    assert (run.path / "samples.md").read_text().endswith("> ## step 9\n\n")
