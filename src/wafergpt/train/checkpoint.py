@@ -121,6 +121,8 @@ def resume(state: TrainState, run: Run) -> Path:
     Raises:
         RunFailed: if there is none: a run never starts from zero silently.
     """
+    for unfinished in run.checkpoints.glob(".step-*.tmp"):
+        shutil.rmtree(unfinished)
     for folder in reversed(every(run)):
         try:
             load(state, folder)

@@ -71,7 +71,7 @@ class Loop:
             if state.pending is not None:
                 self._after_step(state.pending)
             while state.step < steps and not state.finished:
-                self._after_step(self._step(steps))
+                self._after_step(self.step(steps))
                 self.signals.poll()
         except StopRequested:
             self.save(state)
@@ -83,7 +83,8 @@ class Loop:
             callback.after_step(self.state, row)
         self.state.pending = None
 
-    def _step(self, steps: int) -> Row:
+    def step(self, steps: int) -> Row:
+        """Make one update of a run of ``steps``, and return its metrics."""
         start = time.perf_counter()
         state, recipe = self.state, self.recipe
         size = recipe.train.batch_size

@@ -61,7 +61,7 @@ def pretrain(
             "lower train.batch_size or model.seq_len"
         )
     gpt = GPT(recipe.model).initialize(recipe.seed)
-    trainer = Trainer(recipe, machine, gpt, gpt.blocks, batches, _objective)
+    trainer = Trainer(recipe, machine, gpt, gpt.blocks, batches, language_objective)
     with trainer.signals:
         trainer.settle()
         if run is None:
@@ -129,7 +129,8 @@ def _batches(recipe: Recipe, corpus: Corpus, split: str) -> LanguageBatches:
         raise InputError(f"{corpus.path} is too small: {error}") from None
 
 
-def _objective(recipe: Recipe, model: nn.Module, batch: Batch) -> Tensor:
+def language_objective(recipe: Recipe, model: nn.Module, batch: Batch) -> Tensor:
+    """Return the summed next-token loss of a batch."""
     assert isinstance(model, GPT)
     hidden = model(batch.tokens, batch.documents)
     compiled = recipe.system.compile == "on"

@@ -140,7 +140,7 @@ class Trainer:
         if wanted == "auto" and eager and compile_pays(ahead, self.device.type):
             compiled = self._compiled_is_faster(eager)
         elif compiled:
-            self._compile()
+            self.compile()
         self._replace(system={"compile": "on" if compiled else "off"})
         evaluate = self.recipe.evaluate
         every = evaluate.every or math.ceil(steps / DEFAULT_LOOKS)
@@ -186,7 +186,7 @@ class Trainer:
 
     def _compiled_is_faster(self, eager: float) -> bool:
         say("compiling; the first steps take a while …")
-        self._compile()
+        self.compile()
         compiled = self._step_seconds()
         if compiled < eager:
             say(f"compiled steps take {compiled:.3f}s instead of {eager:.3f}s")
@@ -198,7 +198,8 @@ class Trainer:
         self._replace(system={"compile": "off"})
         return False
 
-    def _compile(self) -> None:
+    def compile(self) -> None:
+        """Compile the blocks, each time they meet a new shape."""
         self._replace(system={"compile": "on"})
         for block in self._blocks:
             block.compile(dynamic=None)
@@ -219,6 +220,9 @@ class Trainer:
             run.rewind(self.state.step)
             self.state.finished = False
             say(f"going on from {folder}")
+        else:
+            # From here on, whatever happens, there is something to resume.
+            self._save(self.state)
         run.save_recipe(self.recipe)
         callbacks: list[Callback] = [Evaluation(judge, self.recipe.evaluate, steps)]
         if write_on is not None and self.recipe.evaluate.prompts:

@@ -1,0 +1,5 @@
+"""``python -m wafergpt.cli`` is ``wafergpt``."""
+
+from wafergpt.cli import main
+
+main()

@@ -1,0 +1,18 @@
+"""Shared fixtures: the real data sets that stand beside the project."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+DATA = Path(os.environ.get("WAFERGPT_DATA", Path(__file__).parents[1] / ".." / "shared" / "data"))
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Return the folder of real data sets, or skip."""
+    if not DATA.is_dir():
+        pytest.skip(f"no real data at {DATA.resolve()}; set WAFERGPT_DATA")
+    return DATA
