@@ -70,7 +70,8 @@ def theirs(model: Model, batch_size: int, device: str, compiled: bool) -> Callab
     config = GPT2Config(
         vocab_size=model.vocab_size, n_positions=model.seq_len, n_embd=model.d_model,
         n_layer=model.n_layers, n_head=model.n_heads, activation_function="gelu",
-        bos_token_id=0, eos_token_id=0, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, use_cache=False,
+        bos_token_id=0, eos_token_id=0,
+        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, use_cache=False,
     )  # fmt: skip
     gpt: torch.nn.Module = GPT2LMHeadModel(config)
     gpt.to(device).train()
@@ -170,8 +171,10 @@ def main() -> None:
     if choice.work:
         work(choice.work, choice.shapes[0], choice.device)
         return
-    print(f"{processor_name()}, {torch.get_num_threads()} threads, "
-          f"torch {torch.__version__}, {choice.rounds} rounds of {choice.steps} steps\n")  # fmt: skip
+    print(
+        f"{processor_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
+        f"{choice.rounds} rounds of {choice.steps} steps\n"
+    )
     print("| shape | contender | tokens/s | wafergpt is × faster (min–max) | peak MB |")
     print("|---|---|---|---|---|")
     for shape in choice.shapes:

@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from wafergpt.config import load_recipe as load_recipe
     from wafergpt.data.prepare import prepare as prepare
+    from wafergpt.devices.planning import plan as plan
     from wafergpt.run import Run as Run
     from wafergpt.tasks.classify import TextClassifier as TextClassifier
     from wafergpt.tasks.finetune import finetune as finetune
@@ -25,6 +26,7 @@ _HOMES = {
     "Writer": "wafergpt.tasks.writing",
     "finetune": "wafergpt.tasks.finetune",
     "load_recipe": "wafergpt.config",
+    "plan": "wafergpt.devices.planning",
     "prepare": "wafergpt.data.prepare",
     "pretrain": "wafergpt.train.pretrain",
 }

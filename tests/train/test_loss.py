@@ -26,8 +26,7 @@ def test_chunked_loss_and_gradients_equal_torch(
     targets = torch.randint(0, vocab, (2, rows), generator=generator)
     targets[torch.rand(2, rows, generator=generator) < hidden_share] = -100
     with pytest.MonkeyPatch.context() as patch:
-        # 64 rows are the smallest chunk: up to 80 rows here need two.
-        patch.setattr(losses, "CHUNK_ELEMENTS", 1)
+        patch.setattr(losses, "CHUNK_ROWS", 17)
         ours = next_token_loss(hidden, weight, targets, compiled=False)
     gradients = torch.autograd.grad(ours * 0.3, (hidden, weight))
     logits = F.linear(hidden, weight)
@@ -47,7 +46,7 @@ def test_chunked_loss_never_holds_all_logits(monkeypatch: pytest.MonkeyPatch) ->
         return softmax(logits, targets)
 
     monkeypatch.setattr(losses, "softmax_gradient", spy)
-    monkeypatch.setattr(losses, "CHUNK_ELEMENTS", 100 * 50)
+    monkeypatch.setattr(losses, "CHUNK_ROWS", 100)
     hidden = torch.randn(4, 200, 8, requires_grad=True)
     weight = torch.randn(50, 8, requires_grad=True)
     next_token_loss(hidden, weight, torch.zeros(4, 200, dtype=torch.long), compiled=False)

@@ -43,7 +43,8 @@ class Judgement:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        return asdict(self)
+        lists = {"labels": list(self.labels), "per_class": [asdict(c) for c in self.per_class]}
+        return {**asdict(self), **lists}
 
 
 def judge(

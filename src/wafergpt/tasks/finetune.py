@@ -118,6 +118,8 @@ def finetune(
         recipe = recipe.replace(task={"name": task, **({"train": data} if data else {})})
         begun = None if str(start) == "scratch" else _pretrained(start, root)
         recipe = recipe if begun is None else _on_top_of(recipe, begun)
+        if recipe.name == Recipe().name:
+            recipe = recipe.replace(name=f"{begun.name if begun else start}-{task}")
     tables = Tables.read(recipe)
     source = run or begun
     tokenizer = (

@@ -90,7 +90,7 @@ class Loop:
         size = recipe.train.batch_size
         micro = [
             self.batches.batch(first, n)
-            for first, n in parts(state.samples, size, recipe.train.micro_batch_size or size)
+            for first, n in parts(state.samples, size, recipe.train.micro_batch_size)
         ]
         loss = self.backward(micro)
         if not math.isfinite(loss):

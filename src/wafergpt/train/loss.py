@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-CHUNK_ELEMENTS = 1 << 26
-"""Logits held at once: 128 MiB in bf16. Smaller chunks add to the head's gradient more often."""
+CHUNK_ROWS = 256
+"""Tokens whose logits are held at once: few enough for the cache where the vocabulary is small,
+and enough that adding to the head's gradient costs little beside the products."""
 
 
 def next_token_loss(hidden: Tensor, weight: Tensor, targets: Tensor, compiled: bool) -> Tensor:
@@ -45,16 +46,15 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         differentiable = hidden.requires_grad or weight.requires_grad
         head = weight.detach().to(dtype)
         states = hidden.detach().to(dtype)
-        rows = max(64, CHUNK_ELEMENTS // len(weight))
         total = hidden.new_zeros((), dtype=torch.float32)
         grad_hidden = torch.empty_like(states) if differentiable else None
         grad_weight = torch.zeros_like(weight) if differentiable else None
-        for start in range(0, len(states), rows):
-            chunk = states[start : start + rows]
-            loss, gradient = softmax(chunk @ head.T, targets[start : start + rows])
+        for start in range(0, len(states), CHUNK_ROWS):
+            chunk = states[start : start + CHUNK_ROWS]
+            loss, gradient = softmax(chunk @ head.T, targets[start : start + CHUNK_ROWS])
             total += loss
             if grad_hidden is not None and grad_weight is not None:
-                torch.mm(gradient, head, out=grad_hidden[start : start + rows])
+                torch.mm(gradient, head, out=grad_hidden[start : start + CHUNK_ROWS])
                 add(grad_weight, gradient.T @ chunk)
         ctx.save_for_backward(grad_hidden, grad_weight)
         ctx.hidden_dtype = hidden.dtype
@@ -76,13 +76,12 @@ def softmax_gradient(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """
     there = targets != -100
     target = torch.where(there, targets, 0)[:, None]
-    values = logits.float()
-    log_total = values.logsumexp(1, keepdim=True)
-    loss = ((log_total - values.gather(1, target))[:, 0] * there).sum()
-    gradient = (values - log_total).exp()
-    classes = torch.arange(logits.shape[1], device=logits.device)
-    gradient = (gradient - (classes == target).float()) * there[:, None]
-    return loss, gradient.to(logits.dtype)
+    values = logits.log_softmax(1, dtype=torch.float32)
+    loss = -(values.gather(1, target)[:, 0] * there).sum()
+    # In place: what is left of the time is memory traffic.
+    gradient = values.exp_()
+    gradient.scatter_add_(1, target, -torch.ones_like(target, dtype=torch.float32))
+    return loss, gradient.mul_(there[:, None]).to(logits.dtype)
 
 
 @cache

@@ -27,6 +27,7 @@ from wafergpt.errors import InputError
 from wafergpt.progress import duration, progress, say
 from wafergpt.run import Run
 from wafergpt.scaling.machine import Machine
+from wafergpt.scaling.memory import micro_batch_that_fits
 from wafergpt.shapes.counts import flops_6nd
 from wafergpt.train import checkpoint
 from wafergpt.train.callbacks.evaluation import Evaluation
@@ -75,18 +76,27 @@ def may_change(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
 
 
 def resolve_system(recipe: Recipe) -> tuple[Recipe, Machine]:
-    """Settle device, precision and threads from what is here, and return what was measured."""
+    """Settle device, precision, threads and micro-batch, and return what was measured."""
     device = resolve_device(recipe.system.device)
     machine = probe(device)
+    precision = resolve_precision(recipe.system.precision, device, machine, recipe.model.d_model)
     system = System(
         device=device,
-        precision=resolve_precision(recipe.system.precision, device, machine, recipe.model.d_model),
+        precision=precision,
         compile=recipe.system.compile,
         threads=recipe.system.threads or machine.cores,
     )
     if device == "cpu":
         torch.set_num_threads(system.threads)
-    return recipe.replace(system=system), machine
+    micro = recipe.train.micro_batch_size or micro_batch_that_fits(
+        recipe.model,
+        recipe.train.batch_size,
+        precision,
+        recipe.optimizer,
+        machine.memory_available,
+        device,
+    )
+    return recipe.replace(system=system, train={"micro_batch_size": micro}), machine
 
 
 class Trainer:
@@ -171,7 +181,7 @@ class Trainer:
     def _step_seconds(self, rounds: int = 3) -> float:
         """Time real steps, spread over the data, without moving a weight."""
         size = self.recipe.train.batch_size
-        micro_size = self.recipe.train.micro_batch_size or size
+        micro_size = self.recipe.train.micro_batch_size
         epoch = self.loop.batches.samples_per_epoch
         times: list[float] = []
         while len(times) <= rounds and sum(times[1:]) < 5.0:

@@ -16,7 +16,7 @@ def mean_loss(loop: Loop, batches: Batches) -> float:
         StopRequested: if a signal came meanwhile.
     """
     recipe, model = loop.recipe, loop.state.model
-    size = recipe.train.micro_batch_size or recipe.train.batch_size
+    size = recipe.train.micro_batch_size
     limit = size * recipe.evaluate.batches
     total, weight = 0.0, 0.0
     model.eval()

@@ -1,0 +1,157 @@
+"""The command as a shell sees it: exit codes, one line for a mistake, and a quick start."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from wafergpt.cli import VERBS
+
+
+def call(
+    *arguments: str, cwd: Path | None = None, stdin: str = ""
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "wafergpt.cli", *arguments],
+        capture_output=True, text=True, cwd=cwd, input=stdin, timeout=120,
+    )  # fmt: skip
+
+
+HEAVY = ("torch", "transformers", "sklearn", "plotly", "tokenizers", "pandas")
+
+
+@pytest.mark.parametrize("verb", ["", *VERBS])
+def test_help_needs_nothing_heavy_and_shows_an_example(verb: str) -> None:
+    code = (
+        "import sys\n"
+        f"sys.argv = ['wafergpt', *{[verb] if verb else []!r}, '--help']\n"
+        "from wafergpt.cli import main\n"
+        "try:\n"
+        "    main()\n"
+        "finally:\n"
+        f"    print([m for m in {HEAVY!r} if m in sys.modules], file=sys.stderr)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0
+    assert result.stderr.strip() == "[]"
+    assert "Example: wafergpt" in " ".join(result.stdout.split())
+
+
+def test_help_is_quick() -> None:
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        assert call("--help").returncode == 0
+        times.append(time.perf_counter() - start)
+    assert min(times) < 0.5
+
+
+MISTAKES = [
+    (["prepair"], "no verb 'prepair'; did you mean 'prepare'?"),
+    (["prepare", "nowhere.txt", "--out", "c"], "nothing to read at 'nowhere.txt'"),
+    (["prepare", "empty.txt", "--out", "c"], "empty.txt holds no text"),
+    (["prepare", "blank.txt", "--out", "c"], "blank.txt holds no text"),
+    (["prepare", "latin.txt", "--out", "c"], "latin.txt, line 1: not UTF-8"),
+    (["prepare", "a.jsonl", "--out", "c", "--text", "body"], "no column 'body'"),
+    (["prepare", "a.jsonl", "--out", "c", "--vocab-size", "99999"], "too little for a vocabulary"),
+    (["prepare", "a.jsonl"], "Missing option '--out'"),
+    (["pretrain", "model.n_layer=2"], "did you mean 'model.n_layers'?"),
+    (["pretrain", "dmeo"], "did you mean 'demo'?"),
+    (["pretrain", "demo", "imdb"], "one recipe at a time"),
+    (["pretrain"], "add data.corpus=FOLDER"),
+    (["pretrain", "data.corpus=."], "no corpus"),
+    (["pretrain", "model.n_heads=3", "data.corpus=c"], "does not divide"),
+    (["pretrain", "--resume", "gone"], "no run 'gone'"),
+    (["generate", "gone"], "no run 'gone'"),
+    (["finetune", "scratch"], "add task.train=FILE"),
+    (["predict", "gone", "--text", "a"], "no run 'gone'"),
+    (["predict", "gone"], "give either --text"),
+    (["report", "gone"], "no run 'gone'"),
+    (["plan", "optimizer.lr=-1"], "optimizer.lr=-1 is impossible"),
+    (["pretrain", "system.device=cuda", "data.corpus=tiny"], "system.device=cuda cannot be used"),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from wafergpt.data.prepare import prepare
+
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "empty.txt").write_bytes(b"")
+    (folder / "blank.txt").write_bytes(b" \n\n\t ")
+    (folder / "latin.txt").write_bytes("café".encode("latin-1"))
+    rows = [json.dumps({"text": f"some text {n}"}) for n in range(20)]
+    (folder / "a.jsonl").write_text("\n".join(rows))
+    prepare(folder / "a.jsonl", folder / "tiny", vocab_size=260)
+    return folder
+
+
+@pytest.mark.parametrize(("arguments", "message"), MISTAKES, ids=str)
+def test_a_mistake_gets_one_line_and_exit_code_2(
+    folder: Path, arguments: list[str], message: str
+) -> None:
+    if "cuda" in " ".join(arguments):
+        torch = pytest.importorskip("torch")
+        if torch.cuda.is_available():
+            pytest.skip("there is a GPU here")
+    result = call(*arguments, cwd=folder)
+    lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert result.returncode == 2, result.stderr
+    assert message in lines[0]
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+    assert not (folder / "runs").exists()
+
+
+def test_too_small_a_corpus(folder: Path) -> None:
+    result = call("pretrain", "data.corpus=tiny", "train.steps=1", cwd=folder)
+    assert result.returncode == 2
+    assert "less than one" in result.stderr
+
+
+def test_debug_shows_the_traceback(folder: Path) -> None:
+    result = call("--debug", "prepare", "empty.txt", "--out", "c", cwd=folder)
+    assert "Traceback" in result.stderr
+    assert "InputError" in result.stderr
+
+
+def test_show_prints_the_resolved_recipe(folder: Path) -> None:
+    result = call("pretrain", "demo", "seed=7", "--show", cwd=folder)
+    assert result.returncode == 0
+    assert "seed: 7" in result.stdout
+    assert "n_layers: 2" in result.stdout
+
+
+def test_a_full_disk_is_exit_1_and_loses_nothing(folder: Path) -> None:
+    """RLIMIT_FSIZE stands in for a full disk: writes beyond it fail."""
+    script = (
+        "import resource, signal, sys\n"
+        "from wafergpt.cli import main\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500))\n"
+        "sys.argv = ['wafergpt', 'prepare', 'a.jsonl', '--out', 'full', '--vocab-size', '260']\n"
+        "main()\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=folder
+    )
+    assert result.returncode == 1, result.stderr
+    assert "the disk is full" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (folder / "full" / "corpus.json").exists()
+    done = call("prepare", "a.jsonl", "--out", "full", "--vocab-size", "260", "--json", cwd=folder)
+    assert json.loads(done.stdout.splitlines()[-1])["documents"] == 20
+
+
+def test_a_reader_that_leaves_gets_no_traceback(folder: Path) -> None:
+    command = f"{sys.executable} -m wafergpt.cli pretrain --show | head -1"
+    result = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, cwd=folder, env={**os.environ}
+    )
+    assert "Traceback" not in result.stderr

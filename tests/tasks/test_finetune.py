@@ -1,0 +1,197 @@
+"""Fine-tuning end to end on rows whose answer is easy to learn."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from wafergpt.apps.comparison import compare
+from wafergpt.data.prepare import prepare
+from wafergpt.errors import InputError
+from wafergpt.run import Run
+from wafergpt.tasks.classify import TextClassifier
+from wafergpt.tasks.finetune import finetune
+from wafergpt.tasks.writing import Writer
+from wafergpt.train.pretrain import pretrain
+
+SMALL = [
+    "model.n_layers=1", "model.d_model=32", "model.n_heads=2", "model.seq_len=24",
+    "system.precision=fp32", "system.threads=1", "system.compile=off", "optimizer.lr=5e-3",
+]  # fmt: skip
+
+
+def write(path: Path, rows: list[tuple[str, str]]) -> Path:
+    path.write_text("".join(json.dumps({"text": t, "label": y}) + "\n" for t, y in rows))
+    return path
+
+
+def sentences(
+    n: int, seed: int, labels: tuple[str, ...] = ("bad", "good")
+) -> list[tuple[str, str]]:
+    rng = random.Random(seed)
+    filler = ["the", "film", "was", "plot", "and", "it", "cast"]
+    rows = []
+    for _ in range(n):
+        label = rng.choice(labels)
+        words = [*rng.choices(filler, k=rng.randint(2, 12)), f"very{label}"]
+        rng.shuffle(words)
+        rows.append((" ".join(words), label))
+    return rows
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("home")
+    write(home / "train.jsonl", sentences(400, 0))
+    write(home / "test.jsonl", sentences(100, 1))
+    prepare(home / "train.jsonl", home / "corpus", vocab_size=280)
+    pretrain(
+        None,
+        [*SMALL, f"data.corpus={home / 'corpus'}", "train.steps=30", "name=pre", "seed=3",
+         "evaluate.prompts=[the film]"],
+        root=home,
+    )  # fmt: skip
+    return home
+
+
+def settings(home: Path, *more: str) -> list[str]:
+    return [*SMALL, f"task.train={home / 'train.jsonl'}", "train.epochs=4", *more]
+
+
+def test_from_a_pretrained_run_to_answers(home: Path) -> None:
+    more = (f"task.test={home / 'test.jsonl'}", "name=clf", "model.dropout=0.1")
+    classifier = finetune("pre", None, settings(home, *more), root=home)
+    result = classifier.run.read("result")
+    assert result["test"]["accuracy"] >= 0.95
+    assert sum(map(sum, result["test"]["confusion"])) == 100
+    assert result["init"] == "pre"
+    recipe = classifier.run.recipe
+    assert recipe.task is not None
+    assert recipe.task.labels == ("bad", "good")
+    assert recipe.model.dropout == 0.1
+    assert recipe.model.vocab_size == 280
+    texts = [text for text, _ in sentences(50, 1)]
+    again = TextClassifier.load(Run.find("clf", home)).predict(texts)
+    assert again == classifier.predict(texts)
+    alone = [classifier.predict([text])[0] for text in texts]
+    assert [a["label"] for a in alone] == [a["label"] for a in again]
+    assert [a["score"] for a in alone] == pytest.approx([a["score"] for a in again], abs=1e-5)
+    assert sum(again[0]["scores"].values()) == pytest.approx(1.0)
+    assert classifier.predict([]) == []
+    assert classifier.predict([""])[0]["label"] in recipe.task.labels
+
+
+def test_the_baselines_stand_beside_it(home: Path) -> None:
+    classifier = finetune("pre", None, settings(home, "name=compared"), root=home)
+    rows = compare(classifier)
+    assert [row["kind"] for row in rows] == ["gpt", "bilstm", "tfidf"]
+    supports = {row["test"]["per_class"][0]["support"] for row in rows}
+    assert len(supports) == 1, "they were judged on different rows"
+    assert rows[2]["accuracy"] >= 0.95
+    assert classifier.run.read("comparison") == rows
+    assert rows[0]["seconds"] > classifier.run.read("result")["seconds"]
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("binary", ["task.loss=binary"]),
+        ("smooth", ["task.label_smoothing=0.1", "task.class_weights=balanced"]),
+        ("pooled", ["task.pooling=mean_max_last", "evaluate.metric=macro_f1"]),
+    ],
+)
+def test_every_loss_and_pooling_learns(home: Path, name: str, more: list[str]) -> None:
+    overrides = settings(home, f"name={name}", "train.epochs=6", "model.vocab_size=280", *more)
+    classifier = finetune("scratch", None, overrides, root=home)
+    metrics = classifier.run.read("result")["metrics"]
+    assert metrics["accuracy"] >= 0.9
+    assert classifier.run.read("result")["init"] == "scratch"
+
+
+def test_regression_predicts_numbers(home: Path) -> None:
+    rows = [(text, "1.5" if label == "good" else "-0.5") for text, label in sentences(400, 0)]
+    write(home / "scores.jsonl", rows)
+    overrides = [*SMALL, f"task.train={home / 'scores.jsonl'}", "task.loss=squared_error",
+                 "train.epochs=6", "name=scores"]  # fmt: skip
+    classifier = finetune("pre", None, overrides, root=home)
+    assert classifier.run.read("result")["metrics"]["r2"] > 0.8
+    values = [o["score"] for o in classifier.predict(["the film was verygood", "it was verybad"])]
+    assert values == pytest.approx([1.5, -0.5], abs=0.5)
+    with pytest.raises(InputError, match="tell classes apart"):
+        compare(classifier)
+
+
+def test_early_stopping_gives_back_the_best(home: Path) -> None:
+    noise = [
+        (text, label)
+        for (text, _), (_, label) in zip(sentences(300, 5), sentences(300, 6), strict=True)
+    ]
+    write(home / "noise.jsonl", noise)
+    overrides = [*SMALL, f"task.train={home / 'noise.jsonl'}", "train.epochs=60", "name=noise",
+                 "evaluate.every=10", "evaluate.patience=2"]  # fmt: skip
+    classifier = finetune("pre", None, overrides, root=home)
+    result = classifier.run.read("result")
+    rows = [row for row in classifier.run.metrics() if "val_loss" in row]
+    best = min(rows, key=lambda row: row["val_loss"])
+    assert result["stopped_early"]
+    assert result["step"] == best["step"] + 20
+    assert result["metrics"]["loss"] == pytest.approx(best["val_loss"], rel=1e-4)
+
+
+def test_long_texts_are_cut_and_counted(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(
+        home / "long.jsonl", sentences(60, 2) + [("word " * 50 + str(n), "bad") for n in range(5)]
+    )
+    overrides = settings(home, f"task.test={home / 'long.jsonl'}", "name=long", "train.epochs=1")
+    finetune("pre", None, overrides, root=home)
+    assert "5 of 65 test texts are longer than 24 tokens" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("start", "more", "message"),
+    [
+        ("pre", ["model.d_model=64"], "model.d_model=64 cannot change"),
+        ("pre", ["task.label=lable"], "no column 'lable'; did you mean 'label'?"),
+        ("pre", ["task.train=nowhere.csv"], "no such file: nowhere.csv"),
+        ("pre", ["task.max_tokens=100"], "more than the model's context of 24"),
+        ("pre", ["train.tokens=100", "train.epochs=null"], "fine-tuning counts in train.epochs"),
+        ("pre", ["train.batch_size=4096"], "less than one batch of 4096"),
+        ("per", [], "no run 'per'; did you mean 'pre'?"),
+    ],
+)
+def test_wrong_use(home: Path, start: str, more: list[str], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        finetune(start, None, settings(home, "name=wrong", *more), root=home)
+    assert message in str(caught.value)
+    assert not (home / "wrong").exists()
+
+
+def test_labels_that_cannot_be_learned(home: Path) -> None:
+    write(home / "one.jsonl", [(f"text {n}", "same") for n in range(50)])
+    with pytest.raises(InputError, match="nothing to tell apart"):
+        finetune("pre", None, settings(home, f"task.train={home / 'one.jsonl'}"), root=home)
+    write(home / "new.jsonl", [("text", "ugly")])
+    with pytest.raises(InputError, match="the test rows have the label 'ugly'"):
+        finetune("pre", None, settings(home, f"task.test={home / 'new.jsonl'}"), root=home)
+
+
+def test_a_language_model_writes_and_a_classifier_does_not(home: Path) -> None:
+    writer = Writer.load(Run.find("pre", home))
+    assert writer.write("the film") == writer.write("the film") != ""
+    assert "## step" in (home / "pre" / "samples.md").read_text()
+    with pytest.raises(InputError, match="wafergpt finetune gives it a task"):
+        TextClassifier.load(Run.find("pre", home))
+
+
+def test_it_fine_tunes_from_the_weights_it_was_given(home: Path) -> None:
+    """With a learning rate of almost nothing, the network stays the pretrained one."""
+    overrides = settings(home, "name=still", "train.epochs=null", "train.steps=1")
+    overrides = [o for o in overrides if not o.startswith("optimizer.lr")] + ["optimizer.lr=1e-12"]
+    network = finetune("pre", None, overrides, root=home).network
+    pretrained = Writer.load(Run.find("pre", home)).gpt.state_dict()
+    for name, weight in network.gpt.state_dict().items():
+        assert np.allclose(weight, pretrained[name], atol=1e-6), name
