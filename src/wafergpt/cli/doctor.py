@@ -29,8 +29,9 @@ def _text(facts: dict[str, Any]) -> str:
     lines = [
         f"ok       {facts['device']}: {facts['name']}, {facts['cores']} cores",
         f"ok       python {facts['python']}, torch {facts['torch']}",
-        f"ok       memory {facts['memory_available_bytes'] / gib:.1f} of "
-        f"{facts['memory_bytes'] / gib:.1f} GiB free, disk {facts['disk_free_bytes'] / gib:.1f} GiB",
+        f"ok       {facts['memory_available_bytes'] / gib:.1f} of "
+        f"{facts['memory_bytes'] / gib:.1f} GiB of memory and "
+        f"{facts['disk_free_bytes'] / gib:.1f} GiB of disk are free",
         f"ok       matrix products: fp32 {facts['matmul_flops_fp32'] / 1e9:,.0f} GFLOP/s, "
         f"bf16 {facts['matmul_flops_bf16'] / 1e9:,.0f} ({faster:.1f}×)",
         f"ok       torch.compile: {compiler}"

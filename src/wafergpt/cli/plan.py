@@ -44,20 +44,24 @@ def _text(facts: dict[str, Any], notes: tuple[str, ...]) -> str:
 
     model = facts["model"]
     fits = "fits" if facts["fits"] else "DOES NOT FIT"
+    ratio = facts["tokens_per_parameter"]
+    loss = facts["predicted_loss"]
     gib = 1 << 30
-    rows = [
-        ("shape", f"{model['n_layers']} layers, d_model {model['d_model']}, "
-                  f"{model['n_heads']} heads, d_ffn {model['d_ffn']}, "
-                  f"context {model['seq_len']}, vocabulary {model['vocab_size']:,}"),
-        ("parameters", f"{facts['parameters']:,}"),
-        ("tokens", f"{facts['tokens']:,} ({facts['tokens'] / facts['parameters']:.1f} a parameter)"),
-        ("steps", f"{facts['steps']:,} of {facts['batch_tokens']:,} tokens"),
-        ("compute", f"{facts['flops']:.3g} FLOPs (6·N·tokens)"),
-        ("time", f"{duration(facts['seconds'])} at {facts['tokens_per_second']:,.0f} tokens/s "
-                 f"on {facts['device']}"),
-        ("memory", f"{facts['memory_bytes'] / gib:.2f} GiB: {fits}"),
-        ("checkpoint", f"{facts['checkpoint_bytes'] / gib:.3f} GiB each"),
-        ("loss", facts["why"] if facts["predicted_loss"] is None else f"{facts['predicted_loss']:.3f}"),
-    ]  # fmt: skip
-    lines = [f"{name:>11}  {value}" for name, value in rows]
+    shape = (
+        f"{model['n_layers']} layers, d_model {model['d_model']}, {model['n_heads']} heads, "
+        f"d_ffn {model['d_ffn']}, context {model['seq_len']}, vocabulary {model['vocab_size']:,}"
+    )
+    rate = f"{facts['tokens_per_second']:,.0f} tokens/s on {facts['device']}"
+    rows = {
+        "shape": shape,
+        "parameters": f"{facts['parameters']:,}",
+        "tokens": f"{facts['tokens']:,} ({ratio:.1f} a parameter)",
+        "steps": f"{facts['steps']:,} of {facts['batch_tokens']:,} tokens",
+        "compute": f"{facts['flops']:.3g} FLOPs (6·N·tokens)",
+        "time": f"{duration(facts['seconds'])} at {rate}",
+        "memory": f"{facts['memory_bytes'] / gib:.2f} GiB: {fits}",
+        "checkpoint": f"{facts['checkpoint_bytes'] / gib:.3f} GiB each",
+        "loss": facts["why"] if loss is None else f"{loss:.3f}",
+    }
+    lines = [f"{name:>11}  {value}" for name, value in rows.items()]
     return "\n".join([*lines, *(f"{'note':>11}  {note}" for note in notes)])

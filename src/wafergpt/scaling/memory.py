@@ -15,8 +15,8 @@ HEADROOM = 0.9
 RUNTIME_BYTES = {"cpu": 350 << 20, "cuda": 600 << 20, "mps": 600 << 20}
 """Python, torch and its kernels, before any model (measured on CPU; a CUDA context's size)."""
 
-HEAD_CHUNK_ELEMENTS = 1 << 26
-"""Logits that the chunked cross-entropy of training holds at once."""
+HEAD_CHUNK_ROWS = 256
+"""Tokens whose logits the chunked cross-entropy of training holds at once."""
 
 
 @dataclass(frozen=True)
@@ -130,8 +130,9 @@ def _activation_bytes_per_token(model: Model, precision: str) -> int:
 def _logits_bytes(model: Model, tokens: int, precision: str) -> int:
     compute = 2 if precision == "bf16" else FP32
     vocab_size = model.vocab_size
-    rows = min(tokens, max(64, HEAD_CHUNK_ELEMENTS // vocab_size))
-    # In fp32: logits, their softmax, the one-hot targets and the difference; bf16 adds a copy.
-    chunk = rows * vocab_size * (4 * FP32 + (2 if precision == "bf16" else 0))
-    head_gradient = FP32 * vocab_size * model.d_model
+    rows = min(tokens, HEAD_CHUNK_ROWS)
+    # The logits, their softmax in fp32, and the gradient.
+    chunk = rows * vocab_size * (FP32 + 2 * compute)
+    # A chunk's part of the head's gradient, and their sum.
+    head_gradient = (FP32 + compute) * vocab_size * model.d_model
     return chunk + head_gradient + tokens * model.d_model * compute

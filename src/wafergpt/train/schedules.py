@@ -24,7 +24,8 @@ def lr_factor(schedule: Schedule, step: int, steps: int, warmup: int) -> float:
         return 1.0
     start = warmup
     if schedule.name == "wsd":
-        start = max(warmup, steps - math.ceil(schedule.decay * steps))
+        # The last step before the decay.
+        start = max(warmup, steps - math.ceil(schedule.decay * steps)) - 1
     progress = min(max(step - start, 0) / max(steps - 1 - start, 1), 1.0)
     fall = (1 - math.cos(math.pi * progress)) / 2 if schedule.name == "cosine" else progress
     return 1.0 - (1.0 - schedule.final) * fall

@@ -178,21 +178,21 @@ class Trainer:
             samples *= self.loop.batches.samples_per_epoch
         return max(1, math.ceil(samples / train.batch_size))
 
-    def _step_seconds(self, rounds: int = 3) -> float:
+    def _step_seconds(self, rounds: int = 16, most_seconds: float = 6.0) -> float:
         """Time real steps, spread over the data, without moving a weight."""
         size = self.recipe.train.batch_size
         micro_size = self.recipe.train.micro_batch_size
         epoch = self.loop.batches.samples_per_epoch
         times: list[float] = []
-        while len(times) <= rounds and sum(times[1:]) < 5.0:
+        while len(times) <= rounds and sum(times[1:]) < most_seconds:
             first = len(times) * epoch // (rounds + 1)
             start = time.perf_counter()
             micro = [self.loop.batches.batch(*part) for part in parts(first, size, micro_size)]
             self.loop.backward(micro)
             self.state.optimizer.clear()
             times.append(time.perf_counter() - start)
-        # The first one pays for allocations and kernels.
-        return statistics.median(times[1:])
+        # The first steps pay for allocations, and for kernels of each new length.
+        return statistics.fmean(times[-max(1, len(times) // 2) :])
 
     def _compiled_is_faster(self, eager: float) -> bool:
         say("compiling; the first steps take a while …")

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from wafergpt.devices import detect, probe
+from wafergpt.devices.planning import plan
+from wafergpt.devices.report import examine
+from wafergpt.errors import InputError
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "wafergpt"
+
+
+def test_a_machine_is_measured_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = probe.probe("cpu", seconds=0.3)
+    assert first.matmul_flops_fp32 > 1e8
+    assert first.bandwidth > 1e8
+    assert 1 <= first.cores <= 4096
+    assert 0 < first.memory_available <= first.memory_bytes
+    (record,) = cache.iterdir()
+    measured = []
+    monkeypatch.setattr(probe, "measure", lambda *a: measured.append(a) or first)
+    again = probe.probe("cpu")
+    assert not measured
+    assert again.matmul_flops_fp32 == first.matmul_flops_fp32
+    assert again.training_flops == first.training_flops
+    probe.probe("cpu", fresh=True)
+    assert len(measured) == 1
+    for damage in ("", "{}", "[]", '{"version": 1}', json.dumps({"version": 99})):
+        record.write_text(damage)
+        assert probe.probe("cpu").matmul_flops_fp32 == first.matmul_flops_fp32
+    assert len(measured) == 6
+
+
+def test_a_cache_that_cannot_be_written_is_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert probe.probe("cpu", seconds=0.2).device == "cpu"
+    assert "could not be kept" in capsys.readouterr().err
+
+
+def test_devices_that_are_not_here() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    assert detect.resolve_device("auto") in {"cpu", "mps"}
+    with pytest.raises(InputError, match=r"system.device=cuda cannot be used"):
+        detect.resolve_device("cuda")
+
+
+def test_a_compiler_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.delenv("CXX", raising=False)
+    assert detect.compiler_path() is None
+    assert not detect.compiler_available("cpu")
+
+
+def test_a_plan_for_a_budget_is_a_recipe() -> None:
+    found = plan(None, ["model.vocab_size=500", "model.seq_len=64"], budget="30s")
+    recipe = found.recipe()
+    assert recipe.train.tokens == found.tokens
+    assert recipe.model.seq_len == 64
+    assert recipe.model.d_ffn == 4 * recipe.model.d_model
+
+
+def test_what_the_doctor_finds() -> None:
+    facts = examine()
+    assert facts["torch"]
+    assert facts["cerebras"] is None
+    assert facts["disk_free_bytes"] > 0
+    assert facts["extras"].keys() >= {"plotly", "tensorboard"}

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wafergpt.config import Model, Optimizer, load_recipe
+from wafergpt.errors import InputError
+from wafergpt.model.gpt import GPT
+from wafergpt.scaling import memory
+from wafergpt.scaling.budget import best_shape, learning_rate, recipe_for, seconds_of
+from wafergpt.scaling.machine import Machine
+from wafergpt.scaling.memory import checkpoint_bytes, micro_batch_that_fits, training_memory
+from wafergpt.scaling.plan import plan
+from wafergpt.scaling.speed import best_precision, compile_pays, tokens_per_second
+from wafergpt.shapes.counts import parameters
+from wafergpt.train import loss
+from wafergpt.train.optimizers import Optimizer as RunningOptimizer
+
+RATES = {128: 5e10, 256: 8e10, 512: 1.2e11, 1024: 1.5e11}
+MACHINE = Machine(
+    device="cpu", name="test", cores=2, memory_bytes=16 << 30, memory_available=12 << 30,
+    torch="2.13", compiler=True, matmul_flops_fp32=1.5e11, matmul_flops_bf16=4e11,
+    training_flops={"fp32": RATES, "bf16": {w: 2 * r for w, r in RATES.items()}},
+    bandwidth=3e10, softmax_rate=2e8,
+)  # fmt: skip
+SMALL = ["model.n_layers=2", "model.d_model=64", "model.n_heads=2", "model.vocab_size=1000"]
+
+
+def test_the_horizon_is_20_tokens_a_parameter_unless_it_is_given() -> None:
+    found = plan(load_recipe(None, SMALL), MACHINE)
+    assert found.tokens == pytest.approx(20 * parameters(found.resolved.model), rel=1e-3)
+    steps = plan(load_recipe(None, [*SMALL, "train.steps=50"]), MACHINE)
+    assert (steps.steps, steps.tokens) == (50, 50 * 16 * 256)
+    seconds = plan(load_recipe(None, [*SMALL, "train.seconds=60"]), MACHINE)
+    assert seconds.seconds == pytest.approx(60, rel=0.5)
+
+
+def test_the_contract() -> None:
+    facts = plan(load_recipe(None, SMALL), MACHINE).to_dict()
+    assert facts["predicted_loss"] is facts["predicted_loss_low"] is None
+    assert "no scaling law" in facts["why"]
+    assert facts["flops"] == 6 * facts["parameters"] * facts["tokens"]
+    assert facts["fits"] is True
+    assert set(facts) >= {"seconds", "memory_bytes", "model", "batch_tokens", "device"}
+    json.dumps(facts)
+
+
+def test_what_does_not_fit_is_said() -> None:
+    tiny = replace(MACHINE, memory_available=200 << 20)
+    assert not plan(load_recipe(None, SMALL), tiny).fits
+
+
+def test_the_corpus_decides_the_vocabulary(tmp_path: Path) -> None:
+    card = {"vocab_size": 777, "tokens_train": 10_000, "tokens_val": 500}
+    (tmp_path / "corpus.json").write_text(json.dumps(card))
+    recipe = load_recipe(None, [*SMALL[:3], f"data.corpus={tmp_path}", "train.epochs=2"])
+    found = plan(recipe, MACHINE)
+    assert found.resolved.model.vocab_size == 777
+    assert found.tokens == pytest.approx(2 * 10_000, rel=0.3)
+    (tmp_path / "corpus.json").write_text("{")
+    with pytest.raises(InputError):
+        plan(recipe, MACHINE)
+
+
+@given(seconds=st.floats(5, 1e6), vocab_size=st.sampled_from([300, 8192, 50257]))
+@settings(deadline=None, max_examples=30)
+def test_a_budget_is_kept_and_a_larger_one_never_buys_less(seconds: float, vocab_size: int) -> None:
+    recipe = load_recipe(None, [f"model.vocab_size={vocab_size}"])
+    found = plan(recipe_for(recipe, seconds, MACHINE), MACHINE)
+    assert found.seconds <= 1.15 * seconds or found.steps < 10
+    smaller = best_shape(seconds, MACHINE, vocab_size)
+    larger = best_shape(4 * seconds, MACHINE, vocab_size)
+    assert parameters(larger) >= parameters(smaller)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("30m", 1800), ("2h", 7200), ("1h30m", 5400), (45, 45)]
+)
+def test_budgets(text: str | float, seconds: float) -> None:
+    assert seconds_of(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "soon", "-3m", "0s", "30 minutes", "nan"])
+def test_impossible_budgets(text: str) -> None:
+    with pytest.raises(InputError, match="is not a budget of time"):
+        seconds_of(text)
+
+
+def test_learning_rates_fall_with_size() -> None:
+    widths = [(2, 128), (6, 256), (10, 768), (24, 2048), (40, 5120)]
+    rates = [
+        learning_rate(Model(n_layers=n, d_model=d, n_heads=1, d_ffn=4 * d, vocab_size=50257))
+        for n, d in widths
+    ]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[0] == pytest.approx(1.5e-3, rel=0.2)
+    assert rates[-1] == 1.2e-4
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd", "muon"])
+def test_checkpoint_bytes_are_those_of_the_tensors(name: str) -> None:
+    settings_ = Optimizer(name=name, weight_decay=0)  # type: ignore[arg-type]
+    shape = Model(n_layers=2, d_model=32, n_heads=2, d_ffn=128, seq_len=16, vocab_size=99)
+    gpt = GPT(shape).initialize(0)
+    optimizer = RunningOptimizer(gpt.named_parameters(), settings_)
+    for parameter in gpt.parameters():
+        parameter.grad = parameter.detach().clone()
+    optimizer.step(1e-3)
+    tensors = [*gpt.state_dict().values(), *optimizer.state_tensors().values()]
+    actual = sum(t.numel() * t.element_size() for t in tensors)
+    assert checkpoint_bytes(shape, settings_) == pytest.approx(actual, rel=0.01)
+
+
+def test_memory_grows_with_the_batch_and_a_micro_batch_is_found() -> None:
+    shape = Model(n_layers=4, d_model=256, n_heads=4, d_ffn=1024, seq_len=256, vocab_size=8192)
+    sizes = [training_memory(shape, n, "bf16", Optimizer()).total for n in (1, 8, 64)]
+    assert sizes == sorted(sizes)
+    fits = micro_batch_that_fits(shape, 64, "bf16", Optimizer(), sizes[1] * 2)
+    assert 64 % fits == 0
+    assert 8 <= fits < 64
+    assert micro_batch_that_fits(shape, 64, "bf16", Optimizer(), 1) == 1
+
+
+def test_the_plan_knows_how_many_logits_the_loss_holds() -> None:
+    assert memory.HEAD_CHUNK_ROWS == loss.CHUNK_ROWS
+
+
+def test_speed_follows_what_was_measured() -> None:
+    shape = Model(n_layers=6, d_model=256, n_heads=4, d_ffn=1024, seq_len=256, vocab_size=4096)
+    assert best_precision(MACHINE, 256) == "bf16"
+    slow = replace(MACHINE, training_flops={"fp32": RATES, "bf16": RATES})
+    assert best_precision(slow, 256) == "fp32"
+    plain = tokens_per_second(shape, MACHINE, "bf16", False, 4096)
+    assert tokens_per_second(shape, MACHINE, "bf16", True, 4096) > plain
+    assert plain > tokens_per_second(shape, MACHINE, "fp32", False, 4096)
+    assert compile_pays(3600, "cpu")
+    assert not compile_pays(60, "cpu")
+    assert not compile_pays(3600, "cpu", "fp32")

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wafergpt.config import Model
+from wafergpt.model.gpt import GPT
+from wafergpt.shapes.counts import flops_6nd, flops_per_token, non_embedding_parameters, parameters
+
+# Name, layers, width, heads, published parameters, tokens and FLOPs: arXiv:2304.03208, tables 1, 2.
+FAMILY = [
+    ("111M", 10, 768, 12, 111_050_496, 2.22e9, 2.6e18),
+    ("256M", 14, 1088, 17, 255_977_024, 5.12e9, 1.3e19),
+    ("590M", 18, 1536, 12, 590_310_912, 1.18e10, 6.1e19),
+    ("1.3B", 24, 2048, 16, 1_315_723_264, 2.63e10, 2.8e20),
+    ("2.7B", 32, 2560, 32, 2_651_553_280, 5.30e10, 1.1e21),
+    ("6.7B", 32, 4096, 32, 6_658_404_352, 1.33e11, 6.3e21),
+    ("13B", 40, 5120, 40, 12_853_386_240, 2.57e11, 2.3e22),
+]
+
+
+def family_shape(n_layers: int, d_model: int, n_heads: int) -> Model:
+    return Model.model_validate(
+        {
+            "n_layers": n_layers,
+            "d_model": d_model,
+            "n_heads": n_heads,
+            "seq_len": 2048,
+            "vocab_size": 50257,
+        }
+    )
+
+
+@pytest.mark.parametrize(("name", "n_layers", "d_model", "n_heads", "published", "_", "__"), FAMILY)
+def test_published_parameter_counts_to_the_unit(
+    name: str, n_layers: int, d_model: int, n_heads: int, published: int, _: float, __: float
+) -> None:
+    assert parameters(family_shape(n_layers, d_model, n_heads)) == published
+
+
+@pytest.mark.parametrize(("name", "n_layers", "d_model", "n_heads", "_", "tokens", "flops"), FAMILY)
+def test_published_flops_to_the_digits_printed(
+    name: str, n_layers: int, d_model: int, n_heads: int, _: int, tokens: float, flops: float
+) -> None:
+    count = flops_per_token(family_shape(n_layers, d_model, n_heads)) * tokens
+    assert f"{count:.1e}" == f"{flops:.1e}"
+
+
+def test_six_n_d_of_the_smallest() -> None:
+    shape = family_shape(10, 768, 12)
+    assert flops_6nd(shape) * 2.22e9 == pytest.approx(1.48e18, rel=0.005)
+
+
+@given(
+    n_layers=st.integers(1, 4),
+    n_heads=st.integers(1, 4),
+    width=st.integers(1, 12),
+    d_ffn=st.integers(1, 60),
+    seq_len=st.integers(1, 40),
+    vocab_size=st.integers(1, 200),
+)
+@settings(deadline=None, max_examples=30)
+def test_counts_are_those_of_the_network(
+    n_layers: int, n_heads: int, width: int, d_ffn: int, seq_len: int, vocab_size: int
+) -> None:
+    shape = Model(
+        n_layers=n_layers,
+        n_heads=n_heads,
+        d_model=n_heads * width,
+        d_ffn=d_ffn,
+        seq_len=seq_len,
+        vocab_size=vocab_size,
+    )
+    with torch.device("meta"):
+        gpt = GPT(shape)
+    assert parameters(shape) == sum(p.numel() for p in gpt.parameters())
+    tables = gpt.embedding.weight.numel() + gpt.position.weight.numel()
+    assert non_embedding_parameters(shape) == parameters(shape) - tables
+
+
+def test_an_unknown_vocabulary_cannot_be_counted() -> None:
+    with pytest.raises(ValueError, match="vocab_size must be known"):
+        parameters(Model.model_validate({}))
