@@ -130,6 +130,7 @@ def _network(n_words: int, n_labels: int) -> nn.Module:
             self.lstm = nn.LSTM(WIDTH, WIDTH, bidirectional=True, batch_first=True)
             self.hidden = nn.Linear(2 * WIDTH, WIDTH)
             self.output = nn.Linear(WIDTH, 1 if n_labels == 2 else n_labels)
+            _start_as_keras(self)
 
         def forward(self, words: Tensor) -> Tensor:
             """Map words ``[batch, length]`` to log-odds ``[batch, n_labels]``."""
@@ -141,6 +142,33 @@ def _network(n_words: int, n_labels: int) -> nn.Module:
             return scores
 
     return BiLSTM()
+
+
+def _start_as_keras(network: nn.Module) -> None:
+    """Draw the weights as Keras does by default: the description names no other start.
+
+    Glorot's uniform for what reads inputs, orthogonal for what reads states, biases zero but one
+    for the forget gates (torch keeps two biases; only the first is set).
+    """
+    import torch
+    from torch import nn
+
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if "embedding" in name:
+                parameter.uniform_(-0.05, 0.05)
+            elif "bias" in name:
+                parameter.zero_()
+                if "bias_ih" in name:
+                    parameter[WIDTH : 2 * WIDTH] = 1.0
+            elif "weight_hh" in name:
+                for gate in parameter.split(WIDTH):
+                    nn.init.orthogonal_(gate)
+            elif "weight_ih" in name:
+                for gate in parameter.split(WIDTH):
+                    nn.init.xavier_uniform_(gate)
+            else:
+                nn.init.xavier_uniform_(parameter)
 
 
 def _front_padded(batches: LabelledBatches, first: int, n: int) -> tuple[Tensor, Tensor]:

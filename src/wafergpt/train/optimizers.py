@@ -123,4 +123,4 @@ class Optimizer:
             parameter = self._named.get(name)
             if parameter is None or (tensor.ndim and tensor.shape != parameter.shape):
                 raise ValueError(f"the optimizer state '{full_name}' fits no parameter")
-            owners[parameter].state[parameter][key] = tensor.clone()
+            owners[parameter].state[parameter][key] = tensor.to(parameter.device, copy=True)

@@ -1,0 +1,59 @@
+"""What a GPU must give: the same numbers, and a run that goes on."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from wafergpt.config import Model
+from wafergpt.data.prepare import prepare
+from wafergpt.model.gpt import GPT
+from wafergpt.train.loss import next_token_loss
+from wafergpt.train.pretrain import pretrain
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no NVIDIA GPU here"),
+]
+
+
+def test_logits_loss_and_gradients_equal_the_cpus() -> None:
+    shape = Model(n_layers=2, d_model=64, n_heads=4, d_ffn=256, seq_len=32, vocab_size=301)
+    gpt = GPT(shape).initialize(0)
+    tokens = torch.randint(0, 301, (4, 32))
+    results = []
+    for device in ("cpu", "cuda"):
+        gpt.to(device)
+        gpt.zero_grad()
+        here = tokens.to(device)
+        hidden = gpt(here[:, :-1])
+        loss = next_token_loss(hidden, gpt.embedding.weight, here[:, 1:], compiled=False)
+        loss.backward()
+        gradient = gpt.embedding.weight.grad
+        assert gradient is not None
+        results.append((gpt.logits(hidden).detach().cpu(), loss.item(), gradient.cpu().clone()))
+    assert torch.allclose(results[0][0], results[1][0], atol=1e-4)
+    assert results[0][1] == pytest.approx(results[1][1], rel=1e-4)
+    assert torch.allclose(results[0][2], results[1][2], atol=1e-3)
+
+
+@pytest.mark.parametrize("compile_", ["on", "off"])
+def test_a_run_learns_and_a_longer_horizon_goes_on(tmp_path: Path, compile_: str) -> None:
+    rng = random.Random(0)
+    lines = [json.dumps({"text": " ".join(rng.choices("abcdefgh", k=80))}) for _ in range(300)]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    corpus = prepare(tmp_path / "a.jsonl", tmp_path / "corpus", vocab_size=265)
+    overrides = [
+        "model.n_layers=2", "model.d_model=64", "model.n_heads=2", "model.seq_len=32",
+        "train.steps=60", "optimizer.lr=3e-3", f"system.compile={compile_}", "system.device=cuda",
+        f"data.corpus={corpus.path}", "name=r",
+    ]  # fmt: skip
+    run = pretrain(None, overrides, root=tmp_path)
+    rows = run.metrics()
+    assert rows[-1]["loss"] < 0.7 * rows[0]["loss"]
+    again = pretrain(None, ["train.steps=70"], resume=run.path, root=tmp_path)
+    assert again.read("result")["step"] == 70
