@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -177,6 +178,22 @@ def test_labels_that_cannot_be_learned(home: Path) -> None:
     write(home / "new.jsonl", [("text", "ugly")])
     with pytest.raises(InputError, match="the test rows have the label 'ugly'"):
         finetune("pre", None, settings(home, f"task.test={home / 'new.jsonl'}"), root=home)
+
+
+def test_a_changed_corpus_or_changed_rows_end_a_resume(home: Path, tmp_path: Path) -> None:
+    prepare(write(tmp_path / "a.jsonl", sentences(300, 7)), tmp_path / "corpus", vocab_size=270)
+    overrides = [*SMALL, f"data.corpus={tmp_path / 'corpus'}", "train.steps=2", "name=lm"]
+    pretrain(None, overrides, root=tmp_path)
+    shutil.rmtree(tmp_path / "corpus")
+    prepare(write(tmp_path / "b.jsonl", sentences(300, 8)), tmp_path / "corpus", vocab_size=270)
+    with pytest.raises(InputError, match="is not the corpus that this run began with"):
+        pretrain(resume="lm", overrides=["train.steps=4"], root=tmp_path)
+    rows = write(tmp_path / "rows.jsonl", sentences(100, 9))
+    overrides = [*SMALL, f"task.train={rows}", "train.epochs=1", "name=c", "model.vocab_size=280"]
+    finetune("scratch", None, overrides, root=tmp_path)
+    write(rows, sentences(100, 10))
+    with pytest.raises(InputError, match="the labelled rows are not those"):
+        finetune("", resume="c", overrides=["train.steps=9"], root=tmp_path)
 
 
 def test_a_language_model_writes_and_a_classifier_does_not(home: Path) -> None:

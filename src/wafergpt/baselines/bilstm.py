@@ -161,12 +161,10 @@ def _start_as_keras(network: nn.Module) -> None:
                 parameter.zero_()
                 if "bias_ih" in name:
                     parameter[WIDTH : 2 * WIDTH] = 1.0
-            elif "weight_hh" in name:
-                for gate in parameter.split(WIDTH):
-                    nn.init.orthogonal_(gate)
-            elif "weight_ih" in name:
-                for gate in parameter.split(WIDTH):
-                    nn.init.xavier_uniform_(gate)
+            elif "lstm" in name:
+                draw = nn.init.orthogonal_ if "weight_hh" in name else nn.init.xavier_uniform_
+                for gate in range(4):
+                    draw(parameter[gate * WIDTH : (gate + 1) * WIDTH])
             else:
                 nn.init.xavier_uniform_(parameter)
 

@@ -8,15 +8,14 @@ from typing import Any
 import click
 
 from wafergpt.cli import emit, json_option
-from wafergpt.cli.recipe import recipe_arguments, runs_option, show_option, split_arguments
+from wafergpt.cli.recipe import runs_option, show_option, split_arguments
 
 
 @click.command(
     "finetune",
     epilog="Example: wafergpt finetune reviews task.train=train.csv task.label=sentiment name=clf",
 )
-@click.argument("start", metavar="RUN|scratch")
-@recipe_arguments
+@click.argument("arguments", nargs=-1, metavar="RUN|scratch [RECIPE] [KEY=VALUE]...")
 @click.option("--resume", metavar="RUN", help="Go on with an interrupted fine-tuning.")
 @click.option(
     "--baselines", is_flag=True, help="Train what the GPT must beat on the same rows, and compare."
@@ -25,7 +24,6 @@ from wafergpt.cli.recipe import recipe_arguments, runs_option, show_option, spli
 @runs_option
 @json_option
 def command(
-    start: str,
     arguments: tuple[str, ...],
     resume: str | None,
     baselines: bool,
@@ -37,12 +35,15 @@ def command(
 
     RUN is a pretrained run; 'scratch' starts from fresh weights.
     """
-    name, overrides = split_arguments(arguments)
+    start, *rest = [a for a in arguments if "=" not in a] or [""]
+    name, overrides = split_arguments([*rest, *(a for a in arguments if "=" in a)])
     if show:
         from wafergpt.config import load_recipe
 
         click.echo(load_recipe(name, overrides).to_yaml(), nl=False)
         return
+    if bool(start) == bool(resume):
+        raise click.UsageError("start from a RUN or from 'scratch', or go on with --resume RUN")
     from wafergpt.tasks.finetune import finetune
 
     classifier = finetune(start, name, overrides, resume=resume, root=runs)

@@ -32,6 +32,8 @@ def command(
 
         click.echo(load_recipe(name, overrides).to_yaml(), nl=False)
         return
+    if resume and name:
+        raise click.UsageError(f"--resume goes on with the run's own recipe: leave out '{name}'")
     from wafergpt.train.pretrain import pretrain
 
     run = pretrain(name, overrides, resume=resume, root=runs)

@@ -187,6 +187,8 @@ def _for_rows(recipe: Recipe, tables: Tables, tokenizer: Tokenizer) -> Recipe:
             f"task.max_tokens={limit} is more than the model's context of {recipe.model.seq_len}"
         )
     labels = () if task.loss == "squared_error" else label_names(tables.train)
+    if task.loss == "squared_error" and recipe.evaluate.metric != "loss":
+        raise InputError(f"evaluate.metric={recipe.evaluate.metric} is of classes; use loss")
     if task.loss == "binary" and len(labels) != 2:
         raise InputError(f"task.loss=binary needs two labels, not {len(labels)}: {labels}")
     paths = {

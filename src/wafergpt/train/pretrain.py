@@ -51,6 +51,11 @@ def pretrain(
         recipe = may_change(run.recipe, overrides)
     elif not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe, overrides)
+    if recipe.evaluate.metric != "loss":
+        raise InputError(
+            f"evaluate.metric={recipe.evaluate.metric} is of a classifier; "
+            "a language model is judged by its loss"
+        )
     corpus = _corpus(recipe)
     recipe, machine = resolve_system(with_horizon(for_corpus(recipe, corpus)))
     batches = _batches(recipe, corpus, "train")

@@ -228,7 +228,9 @@ class Trainer:
         if resumed:
             folder = checkpoint.resume(self.state, run)
             run.rewind(self.state.step)
-            self.state.finished = False
+            # A run that stopped early goes on only if its patience has grown.
+            looks = self.state.callbacks.get("looks_without_gain", 0)
+            self.state.finished = 0 < self.recipe.evaluate.patience <= looks
             say(f"going on from {folder}")
         else:
             # From here on, whatever happens, there is something to resume.

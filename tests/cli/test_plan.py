@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from wafergpt.cli.plan import command
+from wafergpt.devices import probe
+from wafergpt.errors import InputError
+from wafergpt.scaling.machine import Machine
+
+CONTRACT = {
+    "parameters", "tokens", "flops", "predicted_loss", "predicted_loss_low",
+    "predicted_loss_high", "seconds", "memory_bytes", "fits", "model", "batch_tokens", "device",
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    """A machine that was measured before, in a cache of its own."""
+    rates = {128: 1e11, 512: 2e11}
+    known = Machine(
+        device="cpu", name="test", cores=2, memory_bytes=1, memory_available=1, torch="2",
+        compiler=False, matmul_flops_fp32=2e11, matmul_flops_bf16=8e11,
+        training_flops={"fp32": rates, "bf16": {w: 2 * r for w, r in rates.items()}},
+        bandwidth=4e10, softmax_rate=1.6e8,
+    )  # fmt: skip
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    record = probe._record("cpu")
+    record.parent.mkdir(parents=True)
+    record.write_text(json.dumps({"version": probe.VERSION, **asdict(known)}))
+    return known
+
+
+def run(*arguments: str) -> str:
+    result = CliRunner().invoke(command, [*arguments, "system.device=cpu"])
+    if result.exception is not None:
+        raise result.exception
+    return result.stdout
+
+
+def as_json(*arguments: str) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads(run(*arguments, "--json").splitlines()[-1])
+    return values
+
+
+def test_the_contract() -> None:
+    values = as_json("model.vocab_size=1000", "train.tokens=1000000")
+    assert values.keys() >= CONTRACT
+    assert values["predicted_loss"] is None
+    assert values["why"]
+    assert values["flops"] == pytest.approx(6 * values["parameters"] * values["tokens"])
+
+
+def test_twice_the_tokens_take_twice_the_time() -> None:
+    one, two = (as_json("model.vocab_size=1000", f"train.steps={n}") for n in (1000, 2000))
+    assert two["tokens"] == 2 * one["tokens"]
+    assert two["seconds"] == pytest.approx(2 * one["seconds"], rel=0.1)
+
+
+def test_a_budget_chooses_a_recipe_that_costs_no_more() -> None:
+    values = as_json("--budget", "20m", "model.vocab_size=1000")
+    assert values["seconds"] <= 1.01 * 1200
+    recipe = yaml.safe_load(run("--budget", "20m", "--show", "model.vocab_size=1000"))
+    assert recipe["train"]["tokens"] == values["tokens"]
+    assert recipe["model"]["d_model"] == values["model"]["d_model"]
+
+
+def test_show_prints_the_recipe_and_measures_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "probe", lambda *a, **k: pytest.fail("measured"))
+    recipe = yaml.safe_load(run("--show", "train.steps=7"))
+    assert recipe["train"]["steps"] == 7
+
+
+def test_text_is_plain_when_piped() -> None:
+    text = run("model.vocab_size=1000", "train.steps=10")
+    assert "\x1b" not in text
+    for word in ("parameters", "tokens", "time", "memory"):
+        assert word in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian.steps=3"], "did you mean 'train'"),
+        (["model.d_model=10", "model.n_heads=3"], "does not divide"),
+        (["--budget", "soon"], "not a budget of time"),
+        (["train.epochs=2"], "add data.corpus"),
+        (["data.corpus=nowhere"], "is not a corpus"),
+    ],
+)
+def test_mistakes_are_named(arguments: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        run(*arguments)
+
+
+def test_a_machine_that_is_known_costs_no_import_of_torch() -> None:
+    code = (
+        "import sys; from wafergpt.cli.plan import command;"
+        "command(['--json', 'system.device=cpu'], standalone_mode=False);"
+        "assert 'torch' not in sys.modules"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=False
+    )
+    assert result.returncode == 0, result.stderr
