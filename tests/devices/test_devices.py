@@ -14,6 +14,7 @@ from wafergpt.errors import InputError
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(probe, "busy_percent", lambda: 0.0)
     return tmp_path / "wafergpt"
 
 
@@ -38,10 +39,20 @@ def test_a_machine_is_measured_once(cache: Path, monkeypatch: pytest.MonkeyPatch
     assert len(measured) == 6
 
 
+def test_what_a_busy_machine_shows_is_not_remembered(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(probe, "busy_percent", lambda: 80.0)
+    assert probe.probe("cpu", seconds=0.2).matmul_flops_fp32 > 0
+    assert not cache.exists()
+    assert "others use 80% of the cores" in capsys.readouterr().err
+
+
 def test_a_cache_that_cannot_be_written_is_no_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("")
+    monkeypatch.setattr(probe, "busy_percent", lambda: 0.0)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert probe.probe("cpu", seconds=0.2).device == "cpu"
     assert "could not be kept" in capsys.readouterr().err
@@ -64,6 +75,7 @@ def test_a_compiler_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not detect.compiler_available("cpu")
 
 
+@pytest.mark.usefixtures("cache")
 def test_a_plan_for_a_budget_is_a_recipe() -> None:
     found = plan(None, ["model.vocab_size=500", "model.seq_len=64"], budget="30s")
     recipe = found.recipe()
@@ -72,6 +84,7 @@ def test_a_plan_for_a_budget_is_a_recipe() -> None:
     assert recipe.model.d_ffn == 4 * recipe.model.d_model
 
 
+@pytest.mark.usefixtures("cache")
 def test_what_the_doctor_finds() -> None:
     facts = examine()
     assert facts["torch"]

@@ -25,6 +25,10 @@ WIDTHS = (128, 256, 512, 1024)
 """Values of d_model at which training is measured."""
 
 SEQ_LEN = 256
+
+BUSY_PERCENT = 25.0
+"""Of all cores, used by others: what is measured beside that is not remembered."""
+
 PATIENCE = 4
 """Widths are skipped when a slow machine has taken this many times the seconds asked for."""
 
@@ -48,7 +52,11 @@ def probe(device: str = "auto", seconds: float = 2.5, fresh: bool = False) -> Ma
     machine = None if fresh else _read(path)
     if machine is None:
         say(f"measuring this machine ({device}), a few seconds, once …")
+        others = busy_percent()
         machine = measure(device, seconds)
+        if others > BUSY_PERCENT:
+            say(f"others use {others:.0f}% of the cores: this will be measured again next time")
+            return machine
         try:
             files.write_json(path, {"version": VERSION, **asdict(machine)})
         except OSError as error:
@@ -59,6 +67,13 @@ def probe(device: str = "auto", seconds: float = 2.5, fresh: bool = False) -> Ma
         memory_available=detect.memory_available(device),
         compiler=detect.compiler_available(device),
     )
+
+
+def busy_percent() -> float:
+    """Return the share of all cores in use just now, in percent."""
+    import psutil
+
+    return float(psutil.cpu_percent(interval=0.3))
 
 
 def cache_folder() -> Path:
@@ -182,7 +197,7 @@ def _block(device: str, precision: str, width: int, slot: float) -> float:
         y.backward(upstream)
 
     flops = tokens * (6 * 12 * width * width + 12 * SEQ_LEN * width)
-    return flops / statistics.median(_times(step, device, slot))
+    return flops / min(_times(step, device, slot))
 
 
 def _matmul(device: str, precision: str, slot: float) -> float:
