@@ -12,6 +12,8 @@ from torch.nn import functional as F
 
 from wafergpt import config
 from wafergpt.model.cache import Cache, LayerCache
+from wafergpt.model.cpu_attention import causal_attention
+from wafergpt.model.dropout import Dropout
 
 
 class Attention(nn.Module):
@@ -38,7 +40,10 @@ class Attention(nn.Module):
             key, value = cache.extend(key, value)
         # A single query sees every key; only a longer stretch needs the causal mask.
         causal = mask is None and length > 1
-        mixed = F.scaled_dot_product_attention(query, key, value, mask, is_causal=causal)
+        if causal and query.dtype == torch.bfloat16 and query.device.type == "cpu":
+            mixed = causal_attention(query, key, value)
+        else:
+            mixed = F.scaled_dot_product_attention(query, key, value, mask, is_causal=causal)
         result: Tensor = self.out(mixed.transpose(1, 2).reshape(batch, length, d_model))
         return result
 
@@ -67,7 +72,7 @@ class Block(nn.Module):
         self.attention = Attention(model)
         self.ffn_norm = nn.LayerNorm(model.d_model)
         self.ffn = FeedForward(model)
-        self.dropout = nn.Dropout(model.dropout)
+        self.dropout = Dropout(model.dropout)
 
     def forward(
         self, x: Tensor, mask: Tensor | None = None, cache: LayerCache | None = None
@@ -92,7 +97,7 @@ class GPT(nn.Module):
         self.config = model
         self.embedding = nn.Embedding(model.vocab_size, model.d_model)
         self.position = nn.Embedding(model.seq_len, model.d_model)
-        self.dropout = nn.Dropout(model.dropout)
+        self.dropout = Dropout(model.dropout)
         self.blocks = nn.ModuleList(Block(model) for _ in range(model.n_layers))
         self.norm = nn.LayerNorm(model.d_model)
 

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from wafergpt.model.dropout import Dropout
 from wafergpt.model.gpt import GPT
 
 Pooling = Literal["last", "mean", "max", "mean_max_last"]
@@ -24,7 +25,7 @@ class Classifier(nn.Module):
         self.gpt = gpt
         self.pooling = pooling
         width = gpt.config.d_model * (3 if pooling == "mean_max_last" else 1)
-        self.dropout = nn.Dropout(gpt.config.dropout)
+        self.dropout = Dropout(gpt.config.dropout)
         self.score = nn.Linear(width, n_outputs, bias=False)
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:

@@ -1,0 +1,84 @@
+"""Causal attention by tiles against torch's own in fp32."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from wafergpt.model.cpu_attention import BLOCK, CACHED, causal_attention
+
+# One query, an odd length, one tile and a bit, tiles that hold a few heads each, one head a tile.
+SHAPES = [
+    (2, 3, 1, 16),
+    (1, 2, 77, 32),
+    (2, 2, BLOCK + 1, 8),
+    (3, 30, 300, 16),
+    (1, 2, CACHED // BLOCK + 1, 4),
+]
+
+
+def with_gradients(
+    attention: Callable[[Tensor, Tensor, Tensor], Tensor], tensors: list[Tensor], weight: Tensor
+) -> list[Tensor]:
+    leaves = [tensor.detach().clone().requires_grad_() for tensor in tensors]
+    mixed = attention(*leaves)
+    (mixed.float() * weight).sum().backward()
+    return [mixed.detach(), *(leaf.grad for leaf in leaves if leaf.grad is not None)]
+
+
+def exact(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    return F.scaled_dot_product_attention(query, key, value, is_causal=True)
+
+
+def explicit(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """What a textbook writes down, in the precision of its inputs."""
+    length, d_head = query.shape[-2:]
+    hidden = torch.ones(length, length, dtype=torch.bool).triu(1)
+    scores = (query @ key.transpose(-1, -2)) * d_head**-0.5
+    return scores.masked_fill(hidden, float("-inf")).softmax(-1) @ value
+
+
+def error(of: Tensor, against: Tensor) -> float:
+    return float((of.double() - against.double()).norm() / against.double().norm())
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_outputs_and_gradients_are_as_close_to_fp32_as_bf16_gets(
+    shape: tuple[int, int, int, int],
+) -> None:
+    generator = torch.Generator().manual_seed(shape[2])
+    tensors = [torch.randn(shape, generator=generator).bfloat16() for _ in range(3)]
+    weight = torch.randn(shape, generator=generator)
+    ours = with_gradients(causal_attention, tensors, weight)
+    right = with_gradients(exact, [tensor.float() for tensor in tensors], weight)
+    textbook = with_gradients(explicit, tensors, weight)
+    for mine, fp32, plain in zip(ours, right, textbook, strict=True):
+        assert mine.dtype == torch.bfloat16
+        assert mine.shape == shape
+        # A single query's weights are all 1: nothing flows to queries and keys.
+        if float(fp32.norm()) == 0:
+            assert float(mine.norm()) == 0
+        else:
+            assert error(mine, fp32) <= max(1.3 * error(plain, fp32), 0.008)
+
+
+def test_no_query_sees_what_comes_later() -> None:
+    tensors = [torch.randn(1, 2, 200, 16).bfloat16() for _ in range(3)]
+    before = causal_attention(*tensors)
+    for tensor in tensors:
+        tensor[:, :, 150:] = 30.0
+    after = causal_attention(*tensors)
+    assert torch.equal(before[:, :, :150], after[:, :, :150])
+    assert not torch.equal(before[:, :, 150:], after[:, :, 150:])
+
+
+def test_torch_finds_nothing_wrong_with_the_operator() -> None:
+    tensors = [torch.randn(1, 2, 130, 8).bfloat16().requires_grad_() for _ in range(3)]
+    checks = ("test_schema", "test_autograd_registration", "test_faketensor")
+    assert set(torch.library.opcheck(causal_attention, tensors, test_utils=checks).values()) == {
+        "SUCCESS"
+    }
