@@ -202,6 +202,8 @@ class Task(Section):
     """What the head reads; ``last`` is Hugging Face's."""
     loss: Literal["cross_entropy", "binary", "squared_error"] = "cross_entropy"
     label_smoothing: float = Field(0.0, ge=0, lt=1)
+    word_dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of a text's tokens that training hides behind the end-of-text token."""
     class_weights: Literal["none", "balanced"] = "none"
 
 

@@ -11,14 +11,12 @@ from hypothesis import strategies as st
 from wafergpt.config import Model, Optimizer, load_recipe
 from wafergpt.errors import InputError
 from wafergpt.model.gpt import GPT
-from wafergpt.scaling import memory
 from wafergpt.scaling.budget import best_shape, learning_rate, recipe_for, seconds_of
 from wafergpt.scaling.machine import Machine
 from wafergpt.scaling.memory import checkpoint_bytes, micro_batch_that_fits, training_memory
 from wafergpt.scaling.plan import plan
 from wafergpt.scaling.speed import best_precision, compile_pays, tokens_per_second
 from wafergpt.shapes.counts import parameters
-from wafergpt.train import loss
 from wafergpt.train.optimizers import Optimizer as RunningOptimizer
 
 RATES = {128: 5e10, 256: 8e10, 512: 1.2e11, 1024: 1.5e11}
@@ -124,10 +122,6 @@ def test_memory_grows_with_the_batch_and_a_micro_batch_is_found() -> None:
     assert 64 % fits == 0
     assert 8 <= fits < 64
     assert micro_batch_that_fits(shape, 64, "bf16", Optimizer(), 1) == 1
-
-
-def test_the_plan_knows_how_many_logits_the_loss_holds() -> None:
-    assert memory.HEAD_CHUNK_ROWS == loss.CHUNK_ROWS
 
 
 def test_speed_follows_what_was_measured() -> None:

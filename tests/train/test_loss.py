@@ -26,8 +26,8 @@ def test_chunked_loss_and_gradients_equal_torch(
     targets = torch.randint(0, vocab, (2, rows), generator=generator)
     targets[torch.rand(2, rows, generator=generator) < hidden_share] = -100
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(losses, "CHUNK_ROWS", 17)
-        ours = next_token_loss(hidden, weight, targets, compiled=False)
+        patch.setattr(losses, "head_chunk_rows", lambda _: 17)
+        ours = next_token_loss(hidden, weight, targets)
     gradients = torch.autograd.grad(ours * 0.3, (hidden, weight))
     logits = F.linear(hidden, weight)
     theirs = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
@@ -46,10 +46,10 @@ def test_chunked_loss_never_holds_all_logits(monkeypatch: pytest.MonkeyPatch) ->
         return softmax(logits, targets)
 
     monkeypatch.setattr(losses, "softmax_gradient", spy)
-    monkeypatch.setattr(losses, "CHUNK_ROWS", 100)
+    monkeypatch.setattr(losses, "head_chunk_rows", lambda _: 100)
     hidden = torch.randn(4, 200, 8, requires_grad=True)
     weight = torch.randn(50, 8, requires_grad=True)
-    next_token_loss(hidden, weight, torch.zeros(4, 200, dtype=torch.long), compiled=False)
+    next_token_loss(hidden, weight, torch.zeros(4, 200, dtype=torch.long))
     assert len(seen) == 8
     assert max(seen) <= 100 * 50
 
@@ -58,11 +58,26 @@ def test_chunked_loss_in_bf16_is_near() -> None:
     torch.manual_seed(0)
     hidden, weight = torch.randn(2, 30, 16), torch.randn(90, 16)
     targets = torch.randint(0, 90, (2, 30))
-    exact = next_token_loss(hidden, weight, targets, compiled=False)
+    exact = next_token_loss(hidden, weight, targets)
     with torch.autocast("cpu", torch.bfloat16):
-        rounded = next_token_loss(hidden, weight, targets, compiled=False)
+        rounded = next_token_loss(hidden, weight, targets)
     assert rounded != exact
     assert rounded.item() == pytest.approx(exact.item(), rel=0.01)
+
+
+def test_bf16_loses_neither_certain_nor_impossible_targets() -> None:
+    """Against fp64 on the same rounded logits."""
+    logits = torch.zeros(3, 1000).bfloat16()
+    logits[0, 7] = 16.0  # p = 1 - 1e-4: nearer to 1 than bf16 can say
+    logits[1, 7] = 150.0  # the target's probability underflows
+    targets = torch.tensor([7, 3, 3])
+    values, gradient = losses.softmax_gradient(logits, targets)
+    wide = logits.double().requires_grad_()
+    exact = F.cross_entropy(wide, targets, reduction="none")
+    exact.sum().backward()
+    assert wide.grad is not None
+    assert torch.allclose(values.double(), exact.detach(), rtol=0.005, atol=0)
+    assert torch.allclose(gradient.double(), wide.grad, rtol=0.008, atol=1e-30)
 
 
 SCORES = torch.tensor([[1.0, -2.0, 0.5], [0.1, 0.2, 0.3]])

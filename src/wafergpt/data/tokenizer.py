@@ -59,8 +59,14 @@ class Tokenizer:
         self.end_of_text: int = found
 
     @classmethod
-    def train(cls, texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    def train(cls, texts: Iterable[str], vocab_size: int, lowercase: bool = False) -> Tokenizer:
         """Train a byte-level BPE (Sennrich et al., 2016; GPT-2's splitting) on texts.
+
+        Args:
+            texts: to count pairs in.
+            vocab_size: the tokens to end with.
+            lowercase: read every text in lower case, from now on: fewer tokens mean the same, but
+                what is decoded has no capitals.
 
         Raises:
             InputError: if the vocabulary is smaller than the bytes, or larger than the texts give.
@@ -68,11 +74,13 @@ class Tokenizer:
         if vocab_size < SMALLEST:
             raise InputError(f"a vocabulary of {vocab_size} is too small: at least {SMALLEST}")
         from tokenizers import Tokenizer as Backend
-        from tokenizers import decoders, models, pre_tokenizers, trainers
+        from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
         backend = Backend(models.BPE())
         backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         backend.decoder = decoders.ByteLevel()
+        if lowercase:
+            backend.normalizer = normalizers.Lowercase()
         trainer = trainers.BpeTrainer(
             vocab_size=vocab_size,
             special_tokens=[END_OF_TEXT],

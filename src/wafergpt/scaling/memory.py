@@ -15,9 +15,6 @@ HEADROOM = 0.9
 RUNTIME_BYTES = {"cpu": 350 << 20, "cuda": 600 << 20, "mps": 600 << 20}
 """Python, torch and its kernels, before any model (measured on CPU; a CUDA context's size)."""
 
-HEAD_CHUNK_ROWS = 256
-"""Tokens whose logits the chunked cross-entropy of training holds at once."""
-
 
 @dataclass(frozen=True)
 class Memory:
@@ -127,12 +124,21 @@ def _activation_bytes_per_token(model: Model, precision: str) -> int:
     return model.n_layers * block + ends
 
 
+def head_chunk_rows(head_elements: int) -> int:
+    """Return for how many tokens the loss holds logits at once, with a head of so many weights.
+
+    Few stay in the cache; but each chunk adds to the whole gradient of the head, and where that
+    does not fit the cache either, it pays to do so less often.
+    """
+    return 256 if head_elements <= 1 << 22 else 1024
+
+
 def _logits_bytes(model: Model, tokens: int, precision: str) -> int:
     compute = 2 if precision == "bf16" else FP32
     vocab_size = model.vocab_size
-    rows = min(tokens, HEAD_CHUNK_ROWS)
-    # The logits, their softmax in fp32, and the gradient.
-    chunk = rows * vocab_size * (FP32 + 2 * compute)
+    rows = min(tokens, head_chunk_rows(vocab_size * model.d_model))
+    # The logits, and the softmax that becomes their gradient.
+    chunk = rows * vocab_size * 2 * compute
     # A chunk's part of the head's gradient, and their sum.
     head_gradient = (FP32 + compute) * vocab_size * model.d_model
     return chunk + head_gradient + tokens * model.d_model * compute

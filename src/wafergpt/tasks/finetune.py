@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -135,7 +137,8 @@ def finetune(
     if begun is not None:
         network.gpt.load_state_dict(checkpoint.weights(begun))
     batches = _training_batches(splits["train"], recipe)
-    trainer = Trainer(recipe, machine, network, network.gpt.blocks, batches, _objective)
+    objective = partial(_objective, tokenizer.end_of_text)
+    trainer = Trainer(recipe, machine, network, network.gpt.blocks, batches, objective)
     with trainer.signals:
         trainer.settle()
         if run is None:
@@ -245,12 +248,17 @@ def _training_batches(split: Split, recipe: Recipe) -> LabelledBatches:
     return LabelledBatches(split.texts, split.targets, size, recipe.seed, weights)
 
 
-def _objective(recipe: Recipe, model: nn.Module, batch: Batch) -> Tensor:
+def _objective(end_of_text: int, recipe: Recipe, model: nn.Module, batch: Batch) -> Tensor:
     assert isinstance(model, Classifier)
     assert recipe.task is not None
     assert batch.lengths is not None
+    tokens = batch.tokens
+    if model.training and recipe.task.word_dropout:
+        # Whole words go, so that no single one decides (Iyyer et al., 2015).
+        hidden = torch.rand(tokens.shape, device=tokens.device) < recipe.task.word_dropout
+        tokens = tokens.masked_fill(hidden, end_of_text)
     return classification_loss(
-        model(batch.tokens, batch.lengths),
+        model(tokens, batch.lengths),
         batch.targets,
         recipe.task.loss,
         recipe.task.label_smoothing if model.training else 0.0,

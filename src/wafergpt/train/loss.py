@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-CHUNK_ROWS = 256
-"""Tokens whose logits are held at once: few enough for the cache where the vocabulary is small,
-and enough that adding to the head's gradient costs little beside the products."""
+from wafergpt.scaling.memory import head_chunk_rows
 
 
-def next_token_loss(hidden: Tensor, weight: Tensor, targets: Tensor, compiled: bool) -> Tensor:
+def next_token_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """Return the summed cross-entropy of the next tokens without ever holding all logits.
 
     The gradient of each chunk is formed while its logits are there, so that nothing of vocabulary
@@ -25,75 +21,78 @@ def next_token_loss(hidden: Tensor, weight: Tensor, targets: Tensor, compiled: b
         hidden: ``[batch, length, d_model]`` states after the last norm.
         weight: ``[vocab_size, d_model]`` of the head.
         targets: ``[batch, length]`` next tokens; -100 is left out of the sum.
-        compiled: use the compiled softmax kernel.
     """
     loss: Tensor = _ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        hidden.flatten(0, -2), weight, targets.flatten(), compiled
+        hidden.flatten(0, -2), weight, targets.flatten()
     )
     return loss
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, compiled: bool
-    ) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
         device = hidden.device.type
         dtype = hidden.dtype
         if torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
-        softmax, add = _compiled_kernels() if compiled else (softmax_gradient, Tensor.add_)
         differentiable = hidden.requires_grad or weight.requires_grad
         head = weight.detach().to(dtype)
-        states = hidden.detach().to(dtype)
-        total = hidden.new_zeros((), dtype=torch.float32)
+        left_out = targets == -100
+        # A state of zeros adds nothing to the head's gradient.
+        states = hidden.detach().to(dtype).masked_fill(left_out[:, None], 0.0)
+        targets = targets.masked_fill(left_out, 0)
+        losses = hidden.new_empty(len(states), dtype=torch.float32)
         grad_hidden = torch.empty_like(states) if differentiable else None
         grad_weight = torch.zeros_like(weight) if differentiable else None
-        for start in range(0, len(states), CHUNK_ROWS):
-            chunk = states[start : start + CHUNK_ROWS]
-            loss, gradient = softmax(chunk @ head.T, targets[start : start + CHUNK_ROWS])
-            total += loss
-            if grad_hidden is not None and grad_weight is not None:
-                torch.mm(gradient, head, out=grad_hidden[start : start + CHUNK_ROWS])
-                add(grad_weight, gradient.T @ chunk)
+        size = head_chunk_rows(weight.numel())
+        # Autocast would turn the softmax to fp32.
+        with torch.autocast(device, enabled=False):
+            for start in range(0, len(states), size):
+                rows = slice(start, start + size)
+                losses[rows], gradient = softmax_gradient(states[rows] @ head.T, targets[rows])
+                if grad_hidden is not None and grad_weight is not None:
+                    torch.mm(gradient, head, out=grad_hidden[rows])
+                    grad_weight += gradient.T @ states[rows]
+        if grad_hidden is not None:
+            grad_hidden.masked_fill_(left_out[:, None], 0.0)
         ctx.save_for_backward(grad_hidden, grad_weight)
         ctx.hidden_dtype = hidden.dtype
-        return total
+        return losses.masked_fill_(left_out, 0.0).sum()
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_weight = ctx.saved_tensors
         (scale,) = grads
-        return (grad_hidden * scale).to(ctx.hidden_dtype), grad_weight.mul_(scale), None, None
+        return (grad_hidden * scale).to(ctx.hidden_dtype), grad_weight.mul_(scale), None
+
+
+RARE = 1e-30
+"""A probability that may have lost digits to underflow."""
 
 
 def softmax_gradient(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the summed cross-entropy in fp32 and its gradient in the logits' own type.
+    """Return each row's cross-entropy in fp32, and its gradient in the logits' own type.
+
+    One softmax gives both, in the logits' type, where other ways convert to fp32 and back. What
+    rounding would take from a target near 1 is read off the other probabilities instead, and from
+    one near 0 off the logits.
 
     Args:
         logits: ``[rows, vocab_size]``.
-        targets: ``[rows]``; -100 is left out.
+        targets: ``[rows]``.
     """
-    there = targets != -100
-    target = torch.where(there, targets, 0)[:, None]
-    values = logits.log_softmax(1, dtype=torch.float32)
-    loss = -(values.gather(1, target)[:, 0] * there).sum()
-    # In place: what is left of the time is memory traffic.
-    gradient = values.exp_()
-    gradient.scatter_add_(1, target, -torch.ones_like(target, dtype=torch.float32))
-    return loss, gradient.mul_(there[:, None]).to(logits.dtype)
-
-
-@cache
-def _compiled_kernels() -> tuple[
-    Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], Callable[[Tensor, Tensor], Tensor]
-]:
-    # Uncompiled, adding bf16 to fp32 copies the whole addend first.
-    return torch.compile(softmax_gradient, dynamic=False), torch.compile(_add, dynamic=False)
-
-
-def _add(total: Tensor, part: Tensor) -> Tensor:
-    return total.add_(part)
+    # Indexed, for torch's scatter_ copies the whole tensor first.
+    target = torch.arange(len(targets), device=targets.device), targets
+    gradient = logits.softmax(1)
+    probability = gradient[target].float()
+    gradient[target] = 0.0
+    others = gradient.sum(1)
+    gradient[target] = -others
+    losses = torch.where(probability < 0.5, -probability.log(), -torch.log1p(-others.float()))
+    rare = probability < RARE
+    if rare.any():
+        losses[rare] = F.cross_entropy(logits[rare].float(), targets[rare], reduction="none")
+    return losses, gradient
 
 
 def classification_loss(

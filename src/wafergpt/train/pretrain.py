@@ -138,8 +138,7 @@ def language_objective(recipe: Recipe, model: nn.Module, batch: Batch) -> Tensor
     """Return the summed next-token loss of a batch."""
     assert isinstance(model, GPT)
     hidden = model(batch.tokens, batch.documents)
-    compiled = recipe.system.compile == "on"
-    return next_token_loss(hidden, model.embedding.weight, batch.targets, compiled)
+    return next_token_loss(hidden, model.embedding.weight, batch.targets)
 
 
 def _judge(loop: Loop, corpus: Corpus) -> Callable[[], dict[str, float]]:
