@@ -37,7 +37,7 @@ def test_overrides_and_derived_width() -> None:
         ("train.steps", "is not an override"),
         ("seed.x=1", "unknown key 'seed.x'"),
         ("model.d_model={", "cannot be read"),
-        ("train.micro_batch_size=3", "does not divide batch_size=16"),
+        ("train.micro_batch_size=3", "does not divide a batch of 16"),
     ],
 )
 def test_wrong_overrides_get_one_line(override: str, message: str) -> None:
@@ -108,3 +108,29 @@ def test_unknown_recipes_get_the_nearest_name() -> None:
 
 def test_yaml_reads_on_as_a_boolean_and_means_on() -> None:
     assert load_recipe(None, ["system.compile=on"]).system.compile == "on"
+
+
+def test_a_recipe_extends_another(tmp_path: Path) -> None:
+    base, top = tmp_path / "base.yaml", tmp_path / "top.yaml"
+    base.write_text("extends: cerebras-gpt/111m\nmodel: {d_model: 96}\n")
+    top.write_text("extends: base.yaml\nname: top\noptimizer: {lr: 0.5}\n")
+    recipe = load_recipe(top)
+    assert (recipe.name, recipe.model.d_model, recipe.model.d_ffn) == ("top", 96, 384)
+    assert (recipe.optimizer.lr, recipe.optimizer.beta2, recipe.model.n_layers) == (0.5, 0.95, 10)
+
+
+def test_a_circle_of_recipes_is_refused(tmp_path: Path) -> None:
+    circle = tmp_path / "circle.yaml"
+    circle.write_text("extends: circle.yaml\n")
+    with pytest.raises(InputError, match="extend each other"):
+        load_recipe(circle)
+
+
+def test_a_first_batch_of_its_own_size() -> None:
+    train = load_recipe(
+        None, ["train.first_steps=3", "train.first_batch_size=8", "train.batch_size=24"]
+    ).train
+    assert [train.samples(steps) for steps in (0, 2, 3, 5)] == [0, 16, 24, 72]
+    assert [train.steps_for(samples) for samples in (1, 8, 17, 24, 25, 72)] == [1, 1, 3, 3, 4, 5]
+    with pytest.raises(InputError, match="go together"):
+        load_recipe(None, ["train.first_steps=3"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from importlib import resources
@@ -12,6 +13,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from wafergpt.errors import InputError, nearest
+
+MOST_EXTENSIONS = 8
+"""A recipe that extends one that extends one …: more is taken for a circle."""
 
 RECIPE_BYTES = 1 << 20
 """A recipe larger than this is refused unread: YAML aliases can expand without bound."""
@@ -47,15 +51,28 @@ class Model(Section):
     """Left out, it is the corpus' own."""
     dropout: float = Field(0.0, ge=0.0, lt=1.0)
     activation: Literal["gelu", "gelu_tanh"] = "gelu"
+    tied: bool = True
+    """Whether the head is the token embedding; untied, it has weights of its own."""
+    parametrization: Literal["sp", "mup"] = "sp"
+    """How initial weights and learning rates follow the width: see shapes/parametrization.py."""
+    base_d_model: int = Field(256, ge=1, le=1 << 17)
+    """Under mup, the width at which the recipe's numbers hold as they stand."""
+    base_d_ffn: int = Field(0, ge=0, le=1 << 20)
+    """Left out, it is 4 · base_d_model."""
     init_std: float = Field(0.02, gt=0.0, le=10.0)
+    embedding_scale: float = Field(1.0, gt=0.0, le=1e4)
+    """Multiplies the sum of token and position embedding."""
+    output_scale: float = Field(1.0, gt=0.0, le=1e4)
+    """Multiplies the logits."""
 
     @model_validator(mode="before")
     @classmethod
     def _derive(cls, values: Any) -> Any:
-        if isinstance(values, dict) and not values.get("d_ffn"):
-            d_model = values.get("d_model", cls.model_fields["d_model"].default)
-            if isinstance(d_model, int):
-                values = {**values, "d_ffn": 4 * d_model}
+        for width, ffn in (("d_model", "d_ffn"), ("base_d_model", "base_d_ffn")):
+            if isinstance(values, dict) and not values.get(ffn):
+                d_model = values.get(width, cls.model_fields[width].default)
+                if isinstance(d_model, int):
+                    values = {**values, ffn: 4 * d_model}
         return values
 
     @model_validator(mode="after")
@@ -79,18 +96,44 @@ class Train(Section):
     batch_size: int = Field(16, ge=1)
     micro_batch_size: int = Field(0, ge=0)
     """Sequences of one forward pass; left out, the whole batch where it fits."""
+    first_steps: int = Field(0, ge=0)
+    """How many steps at the start use ``first_batch_size`` instead."""
+    first_batch_size: int = Field(0, ge=0)
 
     @model_validator(mode="after")
     def _one_horizon(self) -> Train:
         given = [k for k in ("steps", "tokens", "epochs", "seconds") if getattr(self, k)]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} both say how long to train: give one")
-        if self.micro_batch_size and self.batch_size % self.micro_batch_size:
-            raise ValueError(
-                f"micro_batch_size={self.micro_batch_size} does not divide "
-                f"batch_size={self.batch_size}"
-            )
+        if bool(self.first_steps) != bool(self.first_batch_size):
+            raise ValueError("first_steps and first_batch_size go together")
+        for size in (self.batch_size, self.first_batch_size):
+            if self.micro_batch_size and size % self.micro_batch_size:
+                raise ValueError(
+                    f"micro_batch_size={self.micro_batch_size} does not divide a batch of {size}"
+                )
         return self
+
+    @property
+    def common_batch(self) -> int:
+        """The largest micro-batch that divides every batch."""
+        return math.gcd(self.batch_size, self.first_batch_size)
+
+    def batch_at(self, step: int) -> int:
+        """Return the sequences of update ``step``, counted from 0."""
+        return self.first_batch_size if step < self.first_steps else self.batch_size
+
+    def samples(self, steps: int) -> int:
+        """Return the sequences that the first ``steps`` updates read."""
+        first = min(steps, self.first_steps)
+        return first * self.first_batch_size + (steps - first) * self.batch_size
+
+    def steps_for(self, samples: float) -> int:
+        """Return the updates, at least one, that read so many sequences."""
+        left = samples - self.samples(self.first_steps)
+        if left >= 0:
+            return max(1, self.first_steps + math.ceil(left / self.batch_size))
+        return max(1, math.ceil(samples / self.first_batch_size))
 
 
 class Optimizer(Section):
@@ -230,6 +273,15 @@ class Recipe(Section):
     task: Task | None = None
     tracking: Tracking = Tracking()
 
+    @model_validator(mode="after")
+    def _mup_has_no_l2(self) -> Recipe:
+        if self.model.parametrization == "mup" and self.optimizer.l2:
+            raise ValueError(
+                "optimizer.l2 has no rule under mup, for gradients shrink with the width: "
+                "use optimizer.weight_decay"
+            )
+        return self
+
     def replace(self, **sections: Mapping[str, Any] | Section | str | int) -> Recipe:
         """Return a checked copy with keys of the named sections replaced."""
         values = self.model_dump()
@@ -278,7 +330,7 @@ def load_recipe(name: str | Path | None, overrides: Iterable[str] = ()) -> Recip
     Raises:
         InputError: on an unknown name or key, or an impossible value.
     """
-    values: dict[str, Any] = {} if name is None else _read(str(name))
+    values: dict[str, Any] = {} if name is None else _read_extended(str(name))
     for override in overrides:
         _apply(values, override)
     return recipe_from(values, source=None if name is None else str(name))
@@ -295,6 +347,26 @@ def recipe_from(values: Mapping[str, Any], source: str | None = None) -> Recipe:
     except ValidationError as error:
         where = f"{source}: " if source else ""
         raise InputError(where + _one_line(error)) from None
+
+
+def _read_extended(name: str, depth: int = 0) -> dict[str, Any]:
+    """Read a recipe, and under it the one that its key ``extends`` names."""
+    if depth > MOST_EXTENSIONS:
+        raise InputError(f"{name}: recipes extend each other without an end")
+    values = _read(name)
+    base = values.pop("extends", None)
+    if base is None:
+        return values
+    path = Path(str(base))
+    if path.suffix in {".yaml", ".yml"} and not path.is_absolute():
+        path = Path(name).parent / path
+    merged = _read_extended(str(path), depth + 1)
+    for section, change in values.items():
+        under = merged.get(section)
+        if isinstance(under, dict) and isinstance(change, dict):
+            change = {**under, **change}
+        merged[section] = change
+    return merged
 
 
 def _read(name: str) -> dict[str, Any]:

@@ -23,13 +23,14 @@ CACHED = 1 << 20
 
 
 @torch.library.custom_op("wafergpt::causal_attention", mutates_args=())
-def causal_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Mix ``value`` by the softmax of ``query·key/√d_head`` over the keys up to each query.
+def causal_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    """Mix ``value`` by the softmax of ``scale·query·key`` over the keys up to each query.
 
     Args:
         query: ``[batch, heads, length, d_head]``, bf16.
         key: the same shape.
         value: the same shape.
+        scale: of the scores.
 
     Returns:
         ``[batch, heads, length, d_head]``.
@@ -38,14 +39,14 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     query, key, value = (tensor.flatten(0, 1) for tensor in (query, key, value))
     mixed = torch.empty_like(query)
     for heads, rows, seen, mask in _tiles(query):
-        weights = _weights(query[heads, rows], key[heads, seen], mask)
+        weights = _weights(query[heads, rows], key[heads, seen], mask, scale)
         mixed[heads, rows] = weights @ value[heads, seen]
     return mixed.view(shape)
 
 
 @torch.library.custom_op("wafergpt::causal_attention_backward", mutates_args=())
 def _backward(
-    gradient: Tensor, query: Tensor, key: Tensor, value: Tensor
+    gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     shape = query.shape
     gradient, query, key, value = (t.flatten(0, 1) for t in (gradient, query, key, value))
@@ -53,14 +54,13 @@ def _backward(
     # Every tile adds to these: in bf16 the sum would lose what a long text's last tiles add.
     d_key, d_value = (torch.zeros_like(key, dtype=torch.float32) for _ in range(2))
     for heads, rows, seen, mask in _tiles(query):
-        weights = _weights(query[heads, rows], key[heads, seen], mask)
+        weights = _weights(query[heads, rows], key[heads, seen], mask, scale)
         output = gradient[heads, rows]
         d_value[heads, seen] += weights.transpose(1, 2) @ output
         d_weights = output @ value[heads, seen].transpose(1, 2)
         d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype)
         d_query[heads, rows] = d_scores @ key[heads, seen]
         d_key[heads, seen] += d_scores.transpose(1, 2) @ query[heads, rows]
-    scale = shape[-1] ** -0.5
     return (
         d_query.mul_(scale).view(shape),
         d_key.mul_(scale).to(key.dtype).view(shape),
@@ -80,28 +80,30 @@ def _tiles(query: Tensor) -> Iterator[tuple[slice, slice, slice, Tensor]]:
             yield slice(first, first + size), slice(start, end), slice(0, end), mask
 
 
-def _weights(query: Tensor, key: Tensor, mask: Tensor) -> Tensor:
-    scores = torch.baddbmm(mask, query, key.transpose(1, 2), alpha=query.shape[-1] ** -0.5)
+def _weights(query: Tensor, key: Tensor, mask: Tensor, scale: float) -> Tensor:
+    scores = torch.baddbmm(mask, query, key.transpose(1, 2), alpha=scale)
     return torch.softmax(scores, -1)
 
 
 @causal_attention.register_fake
-def _(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+def _(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
     return query.new_empty(query.shape)
 
 
 @_backward.register_fake
-def _(gradient: Tensor, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _(
+    gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
     return query.new_empty(query.shape), key.new_empty(key.shape), value.new_empty(value.shape)
 
 
-def _remember(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs)
+def _remember(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, ctx.scale = inputs
+    ctx.save_for_backward(*tensors)
 
 
-def _differentiate(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    gradients: tuple[Tensor, Tensor, Tensor] = _backward(gradient, *ctx.saved_tensors)
-    return gradients
+def _differentiate(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    return (*_backward(gradient, *ctx.saved_tensors, ctx.scale), None)
 
 
 causal_attention.register_autograd(_differentiate, setup_context=_remember)

@@ -1,4 +1,4 @@
-"""A GPT-2 decoder: learned positions, pre-norm blocks, biases, tied head.
+"""A GPT-2 decoder: learned positions, pre-norm blocks, biases, a head that is tied by default.
 
 Decoder only, because the method is GPT: one network that is trained to predict the next token, and
 then reads for every task. It does not know where it runs, nor whether it is compiled or sharded.
@@ -14,6 +14,7 @@ from wafergpt import config
 from wafergpt.model.cache import Cache, LayerCache
 from wafergpt.model.cpu_attention import causal_attention
 from wafergpt.model.dropout import Dropout
+from wafergpt.shapes.parametrization import parametrization, role_of
 
 
 class Attention(nn.Module):
@@ -22,6 +23,7 @@ class Attention(nn.Module):
     def __init__(self, model: config.Model) -> None:
         super().__init__()
         self.n_heads = model.n_heads
+        self.scale = parametrization(model).attention_multiplier
         self.qkv = nn.Linear(model.d_model, 3 * model.d_model)
         self.out = nn.Linear(model.d_model, model.d_model)
 
@@ -41,9 +43,11 @@ class Attention(nn.Module):
         # A single query sees every key; only a longer stretch needs the causal mask.
         causal = mask is None and length > 1
         if causal and query.dtype == torch.bfloat16 and query.device.type == "cpu":
-            mixed = causal_attention(query, key, value)
+            mixed = causal_attention(query, key, value, self.scale)
         else:
-            mixed = F.scaled_dot_product_attention(query, key, value, mask, is_causal=causal)
+            mixed = F.scaled_dot_product_attention(
+                query, key, value, mask, is_causal=causal, scale=self.scale
+            )
         result: Tensor = self.out(mixed.transpose(1, 2).reshape(batch, length, d_model))
         return result
 
@@ -100,6 +104,17 @@ class GPT(nn.Module):
         self.dropout = Dropout(model.dropout)
         self.blocks = nn.ModuleList(Block(model) for _ in range(model.n_layers))
         self.norm = nn.LayerNorm(model.d_model)
+        self.lm_head = (
+            None if model.tied else nn.Linear(model.d_model, model.vocab_size, bias=False)
+        )
+        table = parametrization(model)
+        self._embedding_multiplier = table.embedding_multiplier
+        self._logits_multiplier = table.logits_multiplier
+
+    @property
+    def head(self) -> Tensor:
+        """The head's weight ``[vocab_size, d_model]``: the token embedding, unless untied."""
+        return (self.embedding if self.lm_head is None else self.lm_head).weight
 
     def forward(
         self, tokens: Tensor, documents: Tensor | None = None, cache: Cache | None = None
@@ -128,31 +143,36 @@ class GPT(nn.Module):
         elif start and length > 1:
             keys = torch.arange(start + length, device=tokens.device)
             mask = (keys <= place[:, None])[None, None]
-        x = self.dropout(self.embedding(tokens) + self.position(place))
+        x = self.embedding(tokens) + self.position(place)
+        if self._embedding_multiplier != 1:
+            x = x * self._embedding_multiplier
+        x = self.dropout(x)
         for index, block in enumerate(self.blocks):
             x = block(x, mask, None if cache is None else cache.layers[index])
         result: Tensor = self.norm(x)
         return result
 
+    def scaled(self, hidden: Tensor) -> Tensor:
+        """Return what the head reads: hidden states times the parametrization's multiplier."""
+        return hidden if self._logits_multiplier == 1 else hidden * self._logits_multiplier
+
     def logits(self, hidden: Tensor) -> Tensor:
-        """Map hidden states ``[…, d_model]`` to logits ``[…, vocab_size]`` by the tied head."""
-        return F.linear(hidden, self.embedding.weight)
+        """Map hidden states ``[…, d_model]`` to logits ``[…, vocab_size]``."""
+        return F.linear(self.scaled(hidden), self.head)
 
     @torch.no_grad()
     def initialize(self, seed: int) -> GPT:
         """Draw fresh weights as Cerebras-GPT does (arXiv:2304.03208, Appendix A) and return self.
 
-        Truncated normals, cut at two standard deviations: ``init_std`` everywhere, divided by
-        √(2·n_layers) in the two projections that write to the residual stream.
+        Truncated normals, cut at two standard deviations, which the parametrization gives.
         """
         generator = torch.Generator().manual_seed(seed)
+        rows = parametrization(self.config).rows
         for name, parameter in self.named_parameters():
             if parameter.ndim == 1:
                 parameter.fill_(1.0 if name.endswith("norm.weight") else 0.0)
                 continue
-            std = self.config.init_std
-            if name.endswith("out.weight"):
-                std /= (2 * self.config.n_layers) ** 0.5
+            std = rows[role_of(name)].init_std
             # Drawn on the CPU, so that every device starts from the same weights.
             values = torch.empty(parameter.shape)
             nn.init.trunc_normal_(values, std=std, a=-2 * std, b=2 * std, generator=generator)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from wafergpt.model.dropout import Dropout
 from wafergpt.model.gpt import GPT
+from wafergpt.shapes.parametrization import parametrization
 
 Pooling = Literal["last", "mean", "max", "mean_max_last"]
 
@@ -27,6 +28,7 @@ class Classifier(nn.Module):
         width = gpt.config.d_model * (3 if pooling == "mean_max_last" else 1)
         self.dropout = Dropout(gpt.config.dropout)
         self.score = nn.Linear(width, n_outputs, bias=False)
+        self._multiplier = parametrization(gpt.config).task_multiplier
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """Map texts to scores ``[batch, n_outputs]``.
@@ -37,7 +39,7 @@ class Classifier(nn.Module):
             lengths: ``[batch]``, how many tokens of each row are text.
         """
         scores: Tensor = self.score(self.dropout(self.pool(self.gpt(tokens), lengths)))
-        return scores
+        return scores * self._multiplier
 
     def pool(self, hidden: Tensor, lengths: Tensor) -> Tensor:
         """Reduce hidden states ``[batch, length, d_model]`` to one row a text."""

@@ -171,7 +171,7 @@ def plan(recipe: Recipe, machine: Machine, corpus_tokens: int | None = None) -> 
     resolved = _with_vocabulary(recipe, facts, notes)
     resolved = _with_system(resolved, machine)
     resolved, rate = _with_horizon(resolved, machine, corpus_tokens, notes)
-    tokens = (resolved.train.steps or 0) * _batch_tokens(resolved)
+    tokens = resolved.train.samples(resolved.train.steps or 0) * _running_shape(resolved).seq_len
     if corpus_tokens and tokens > MOST_PASSES * corpus_tokens:
         notes.append(
             f"the corpus has {corpus_tokens:,} tokens and is read {tokens / corpus_tokens:.1f} "
@@ -230,7 +230,7 @@ def _with_system(recipe: Recipe, machine: Machine) -> Recipe:
     precision = best_precision(machine, recipe.model.d_model) if asked == "auto" else asked
     micro = recipe.train.micro_batch_size or micro_batch_that_fits(
         _running_shape(recipe),
-        recipe.train.batch_size,
+        recipe.train.common_batch,
         precision,
         recipe.optimizer,
         machine.memory_available,
@@ -290,7 +290,7 @@ def _steps(recipe: Recipe, corpus_tokens: int | None, notes: list[str]) -> int:
     else:
         tokens = TOKENS_PER_PARAMETER * parameters(recipe.model)
         notes.append("no horizon given: 20 tokens per parameter, as Chinchilla and Cerebras-GPT")
-    return max(1, math.ceil(tokens / _batch_tokens(recipe)))
+    return train.steps_for(tokens / _running_shape(recipe).seq_len)
 
 
 def _running_shape(recipe: Recipe) -> Model:

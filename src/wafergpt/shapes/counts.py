@@ -6,14 +6,15 @@ from wafergpt.config import Model
 
 
 def parameters(model: Model) -> int:
-    """Return the number of weights; the tied head counts once.
+    """Return the number of weights; a tied head counts once.
 
     Raises:
         ValueError: if the vocabulary is not known yet.
     """
     if model.vocab_size < 1:
         raise ValueError("model.vocab_size must be known to count parameters")
-    embeddings = (model.vocab_size + model.seq_len) * model.d_model
+    vocabularies = 1 if model.tied else 2
+    embeddings = (vocabularies * model.vocab_size + model.seq_len) * model.d_model
     return embeddings + non_embedding_parameters(model)
 
 

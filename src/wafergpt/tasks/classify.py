@@ -17,6 +17,7 @@ from wafergpt.errors import InputError
 from wafergpt.model.gpt import GPT
 from wafergpt.model.heads import Classifier
 from wafergpt.run import Run
+from wafergpt.shapes.parametrization import parametrization
 from wafergpt.train import checkpoint
 from wafergpt.train.loop import autocast
 
@@ -30,7 +31,8 @@ def build_classifier(model: Model, task: Task, seed: int) -> Classifier:
     classifier = Classifier(GPT(model).initialize(seed), n_outputs, task.pooling)
     with torch.no_grad():
         generator = torch.Generator().manual_seed(seed)
-        classifier.score.weight.normal_(0.0, model.init_std, generator=generator)
+        std = parametrization(model).rows["task_head"].init_std
+        classifier.score.weight.normal_(0.0, std, generator=generator)
     return classifier
 
 

@@ -87,7 +87,7 @@ class Loop:
         """Make one update of a run of ``steps``, and return its metrics."""
         start = time.perf_counter()
         state, recipe = self.state, self.recipe
-        size = recipe.train.batch_size
+        size = recipe.train.batch_at(state.step)
         micro = [
             self.batches.batch(first, n)
             for first, n in parts(state.samples, size, recipe.train.micro_batch_size)
@@ -98,8 +98,7 @@ class Loop:
                 f"the loss is {loss} at step {state.step + 1}: the run diverged; "
                 "try a lower optimizer.lr or a longer schedule.warmup"
             )
-        warmup = recipe.schedule.warmup_steps(steps, size * recipe.model.seq_len)
-        lr = recipe.optimizer.lr * lr_factor(recipe.schedule, state.step, steps, warmup)
+        lr = recipe.optimizer.lr * self._lr_factor(steps)
         norm = state.optimizer.step(lr)
         tokens = sum(batch.tokens.numel() for batch in micro)
         seconds = time.perf_counter() - start
@@ -120,6 +119,18 @@ class Loop:
         if self.peak_flops:
             row["mfu"] = self.flops_per_token * tokens / seconds / self.peak_flops
         return row
+
+    def _lr_factor(self, steps: int) -> float:
+        """Return the schedule's factor at this step.
+
+        The schedule counts in steps of the final batch, so that it moves with the tokens read also
+        where the first batches are smaller.
+        """
+        recipe, train = self.recipe, self.recipe.train
+        whole = train.samples(steps) / train.batch_size
+        place = train.samples(self.state.step) / train.batch_size
+        warmup = recipe.schedule.warmup_steps(round(whole), train.batch_size * recipe.model.seq_len)
+        return lr_factor(recipe.schedule, place, whole, warmup)
 
     def backward(self, micro: Sequence[Batch]) -> float:
         """Add the gradients of one global batch; return its mean loss."""

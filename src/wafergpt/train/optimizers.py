@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,15 +24,24 @@ class Optimizer:
     the matrices inside the blocks, its updates scaled to AdamW's size (arXiv:2502.16982) so that
     one learning rate serves both, and AdamW moves the rest.
 
+    Args:
+        named: the parameters by name.
+        settings: of the recipe.
+        lr_factors: of the learning rate, by name; 1 where a name is missing.
+
     Raises:
         InputError: if the optimizer has no decoupled decay and the recipe wants one.
     """
 
     def __init__(
-        self, named: Iterable[tuple[str, nn.Parameter]], settings: config.Optimizer
+        self,
+        named: Iterable[tuple[str, nn.Parameter]],
+        settings: config.Optimizer,
+        lr_factors: Mapping[str, float] | None = None,
     ) -> None:
         self._named = dict(named)
         self._settings = settings
+        self._factors = lr_factors or {}
         self._matrices = [p for p in self._named.values() if p.ndim >= 2]
         if settings.name in {"adam", "sgd"} and settings.weight_decay:
             raise InputError(
@@ -43,40 +53,39 @@ class Optimizer:
     def _build(self) -> list[torch.optim.Optimizer]:
         settings = self._settings
         if settings.name == "sgd":
-            parameters = list(self._named.values())
-            return [torch.optim.SGD(parameters, settings.lr, settings.momentum, fused=True)]
-        muon: list[nn.Parameter] = []
-        if settings.name == "muon":
-            muon = [p for n, p in self._named.items() if is_hidden_matrix(n, p)]
-        rest = [p for p in self._named.values() if not any(p is m for m in muon)]
-        groups = [
-            {
-                "params": [p for p in rest if (p.ndim >= 2) == decays],
-                "weight_decay": settings.weight_decay if decays else 0.0,
-            }
-            for decays in (True, False)
-        ]
+            groups = self._groups(self._named)
+            return [torch.optim.SGD(groups, settings.lr, settings.momentum, fused=True)]
+        muon = settings.name == "muon"
+        hidden = [n for n, p in self._named.items() if muon and is_hidden_matrix(n, p)]
+        rest = [n for n in self._named if n not in hidden]
         adam = torch.optim.Adam if settings.name == "adam" else torch.optim.AdamW
+        betas = (settings.beta1, settings.beta2)
         parts: list[torch.optim.Optimizer] = [
-            adam(
-                [group for group in groups if group["params"]],
-                settings.lr,
-                (settings.beta1, settings.beta2),
-                settings.eps,
-                fused=True,
-            )
+            adam(self._groups(rest), settings.lr, betas, settings.eps, fused=True)
         ]
-        if muon:
+        if hidden:
             parts.append(
                 torch.optim.Muon(
-                    muon,
-                    settings.lr,
-                    settings.weight_decay,
-                    settings.momentum,
+                    self._groups(hidden),
+                    lr=settings.lr,
+                    momentum=settings.momentum,
                     adjust_lr_fn="match_rms_adamw",
                 )
             )
         return parts
+
+    def _groups(self, names: Iterable[str]) -> list[dict[str, Any]]:
+        """Group parameters that share decay and factor of the learning rate."""
+        groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
+        for name in names:
+            parameter = self._named[name]
+            key = (parameter.ndim >= 2, self._factors.get(name, 1.0))
+            groups.setdefault(key, []).append(parameter)
+        decay = self._settings.weight_decay
+        return [
+            {"params": parameters, "weight_decay": decay if decays else 0.0, "factor": factor}
+            for (decays, factor), parameters in groups.items()
+        ]
 
     def step(self, lr: float) -> float:
         """Clip, add L2, move the weights, clear the gradients; return the norm before clipping."""
@@ -91,7 +100,7 @@ class Optimizer:
                     matrix.grad.add_(matrix.detach(), alpha=self._settings.l2)
         for part in self._parts:
             for group in part.param_groups:
-                group["lr"] = lr
+                group["lr"] = lr * group["factor"]
             part.step()
         self.clear()
         return float(norm)

@@ -137,8 +137,8 @@ def _batches(recipe: Recipe, corpus: Corpus, split: str) -> LanguageBatches:
 def language_objective(recipe: Recipe, model: nn.Module, batch: Batch) -> Tensor:
     """Return the summed next-token loss of a batch."""
     assert isinstance(model, GPT)
-    hidden = model(batch.tokens, batch.documents)
-    return next_token_loss(hidden, model.embedding.weight, batch.targets)
+    hidden = model.scaled(model(batch.tokens, batch.documents))
+    return next_token_loss(hidden, model.head, batch.targets)
 
 
 def _judge(loop: Loop, corpus: Corpus) -> Callable[[], dict[str, float]]:

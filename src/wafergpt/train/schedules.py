@@ -7,7 +7,7 @@ import math
 from wafergpt.config import Schedule
 
 
-def lr_factor(schedule: Schedule, step: int, steps: int, warmup: int) -> float:
+def lr_factor(schedule: Schedule, step: float, steps: float, warmup: int) -> float:
     """Return the factor of the peak learning rate that update ``step`` (from 0) of ``steps`` uses.
 
     It rises linearly over ``warmup`` updates, the first of which is not zero, then falls to
@@ -22,7 +22,7 @@ def lr_factor(schedule: Schedule, step: int, steps: int, warmup: int) -> float:
         return (step + 1) / (warmup + 1)
     if schedule.name == "constant":
         return 1.0
-    start = warmup
+    start: float = warmup
     if schedule.name == "wsd":
         # The last step before the decay.
         start = max(warmup, steps - math.ceil(schedule.decay * steps)) - 1

@@ -29,6 +29,7 @@ from wafergpt.run import Run
 from wafergpt.scaling.machine import Machine
 from wafergpt.scaling.memory import micro_batch_that_fits
 from wafergpt.shapes.counts import flops_6nd
+from wafergpt.shapes.parametrization import lr_factors
 from wafergpt.train import checkpoint
 from wafergpt.train.callbacks.evaluation import Evaluation
 from wafergpt.train.callbacks.recording import Recording
@@ -90,7 +91,7 @@ def resolve_system(recipe: Recipe) -> tuple[Recipe, Machine]:
         torch.set_num_threads(system.threads)
     micro = recipe.train.micro_batch_size or micro_batch_that_fits(
         recipe.model,
-        recipe.train.batch_size,
+        recipe.train.common_batch,
         precision,
         recipe.optimizer,
         machine.memory_available,
@@ -125,7 +126,10 @@ class Trainer:
         self.signals = Signals()
         self._blocks = blocks
         network.to(self.device)
-        state = TrainState(network, Optimizer(network.named_parameters(), recipe.optimizer))
+        names = [name for name, _ in network.named_parameters()]
+        factors = lr_factors(recipe.model, recipe.optimizer.name, names)
+        optimizer = Optimizer(network.named_parameters(), recipe.optimizer, factors)
+        state = TrainState(network, optimizer)
         self.loop = Loop(
             recipe, state, batches, objective, (), self._save, self.device,
             flops_6nd(recipe.model), machine.peak_flops, self.signals,
@@ -176,7 +180,7 @@ class Trainer:
             samples = train.tokens / self.recipe.model.seq_len
         else:
             samples *= self.loop.batches.samples_per_epoch
-        return max(1, math.ceil(samples / train.batch_size))
+        return train.steps_for(samples)
 
     def _step_seconds(self, rounds: int = 16, most_seconds: float = 6.0) -> float:
         """Time real steps, spread over the data, without moving a weight."""

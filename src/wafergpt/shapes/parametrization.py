@@ -1,0 +1,187 @@
+"""How initial weights, learning rates and multipliers follow the shape, as a table of numbers.
+
+Under the standard parametrization (``sp``) only the depth matters; under the maximal update
+parametrization (``mup``; Yang et al., arXiv:2203.03466) they follow the width too, so that settings
+tuned on a narrow network hold on a wide one. ``mup`` is Cerebras-GPT's (arXiv:2304.03208, appendix
+G): at the base width both agree but for the attention, whose scores are divided by d_head.
+
+Nothing is attached to tensors: a parameter's role is read from its name, and a role's numbers from
+the shape. So they are the same for a network that is compiled or sharded.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from wafergpt.config import Model
+from wafergpt.errors import InputError
+
+Role = Literal[
+    "embedding", "position", "qkv", "attention_out", "ffn_in", "ffn_out", "vector", "ffn_vector",
+    "head", "task_head",
+]  # fmt: skip
+ROLES: tuple[Role, ...] = get_args(Role)
+
+MEANING: Mapping[Role, str] = {
+    "embedding": "token embedding, and the head tied to it",
+    "position": "position embedding",
+    "qkv": "query, key and value",
+    "attention_out": "projection from attention into the residual stream",
+    "ffn_in": "first feed-forward matrix",
+    "ffn_out": "projection from the feed-forward layer into the residual stream",
+    "vector": "norms, and biases as wide as the stream",
+    "ffn_vector": "bias inside the feed-forward layer",
+    "head": "untied head",
+    "task_head": "head of a task",
+}
+
+_NAMES: Mapping[str, Role] = {
+    "embedding.weight": "embedding",
+    "position.weight": "position",
+    "attention.qkv.weight": "qkv",
+    "attention.out.weight": "attention_out",
+    "ffn.up.weight": "ffn_in",
+    "ffn.out.weight": "ffn_out",
+    "ffn.up.bias": "ffn_vector",
+    "lm_head.weight": "head",
+    "score.weight": "task_head",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one role is given.
+
+    Attributes:
+        init_std: of a normal cut at two standard deviations; 0 for biases (norms start at 1).
+        decays: whether weight decay acts on it. It is multiplied by the role's learning rate.
+        lr: the factor of the recipe's learning rate, by optimizer.
+    """
+
+    init_std: float
+    decays: bool
+    lr: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Parametrization:
+    """The whole table of a shape.
+
+    Attributes:
+        rows: by role.
+        embedding_multiplier: of the sum of both embeddings.
+        attention_multiplier: of query·key.
+        logits_multiplier: of the logits, or of what the head reads.
+        task_multiplier: of a task head's scores.
+    """
+
+    rows: Mapping[Role, Row]
+    embedding_multiplier: float
+    attention_multiplier: float
+    logits_multiplier: float
+    task_multiplier: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return every number as JSON."""
+        return {
+            "rows": {
+                role: {"init_std": row.init_std, "decays": row.decays, "lr": dict(row.lr)}
+                for role, row in self.rows.items()
+            },
+            "multipliers": {
+                "embedding": self.embedding_multiplier,
+                "attention": self.attention_multiplier,
+                "logits": self.logits_multiplier,
+                "task": self.task_multiplier,
+            },
+        }
+
+
+def role_of(name: str) -> Role:
+    """Return the role of a parameter by its name, whatever wraps its module.
+
+    Raises:
+        ValueError: if the name is none of a GPT's.
+    """
+    for ending, role in _NAMES.items():
+        if f".{name}".endswith(f".{ending}"):
+            return role
+    if re.search(r"(norm\.weight|\.bias)$", name):
+        return "vector"
+    raise ValueError(f"no role is known for the parameter '{name}'")
+
+
+def parametrization(model: Model) -> Parametrization:
+    """Return the table of a shape."""
+    wide = model.d_model / model.base_d_model if model.parametrization == "mup" else 1.0
+    ffn_wide = model.d_ffn / model.base_d_ffn if model.parametrization == "mup" else 1.0
+    std, residual = model.init_std, (2 * model.n_layers) ** -0.5
+    init: Mapping[Role, float] = {
+        "qkv": std * wide**-0.5,
+        "attention_out": std * residual * wide**-0.5,
+        "ffn_in": std * wide**-0.5,
+        "ffn_out": std * residual * ffn_wide**-0.5,
+        "vector": 0.0,
+        "ffn_vector": 0.0,
+    }
+    rates = _learning_rates(wide, ffn_wide)
+    rows = {
+        role: Row(
+            init.get(role, std),
+            decays=role not in ("vector", "ffn_vector"),
+            lr={name: column[role] for name, column in rates.items()},
+        )
+        for role in ROLES
+    }
+    d_head = model.d_model / model.n_heads
+    return Parametrization(
+        rows,
+        embedding_multiplier=model.embedding_scale,
+        attention_multiplier=1 / d_head if model.parametrization == "mup" else d_head**-0.5,
+        logits_multiplier=model.output_scale / wide,
+        task_multiplier=1 / wide,
+    )
+
+
+def lr_factors(model: Model, optimizer: str, names: Iterable[str]) -> dict[str, float]:
+    """Return the factor of the learning rate of each named parameter.
+
+    Raises:
+        InputError: if the optimizer has no column under ``mup``.
+    """
+    rows = parametrization(model).rows
+    roles = {name: role_of(name) for name in names}
+    if any(optimizer not in row.lr for row in rows.values()):
+        if model.parametrization == "mup":
+            known = ", ".join(rows["embedding"].lr)
+            raise InputError(f"no µP rule is known for optimizer.name={optimizer}: use {known}")
+        return dict.fromkeys(roles, 1.0)
+    return {name: rows[role].lr[optimizer] for name, role in roles.items()}
+
+
+def _learning_rates(wide: float, ffn_wide: float) -> dict[str, Mapping[Role, float]]:
+    """Return the factors of every role, by optimizer, at so many times the base widths.
+
+    AdamW and Adam: arXiv:2203.03466, table 8 (a hidden matrix by 1/fan_in). SGD: the same table
+    (vectors and embeddings by fan_out, heads by fan_in, a hidden matrix by fan_out/fan_in; momentum
+    changes nothing). Muon moves hidden matrices by updates of a set spectral norm, which has to be
+    √(fan_out/fan_in) (Yang et al., arXiv:2310.17813); torch's, scaled to AdamW's size, has one of
+    √max(fan_out, fan_in), which is divided out. The rest moves as under AdamW.
+    """
+    ones: dict[Role, float] = dict.fromkeys(ROLES, 1.0)
+    narrow, root = 1 / wide, wide**-0.5
+    inputs: tuple[Role, ...] = ("qkv", "attention_out", "ffn_in")
+    adam: dict[Role, float] = {**ones, **dict.fromkeys(inputs, narrow), "ffn_out": 1 / ffn_wide}
+    muon = {**ones, **dict.fromkeys(inputs, root), "ffn_out": wide**0.5 / ffn_wide}
+    sgd: dict[Role, float] = {
+        **dict.fromkeys(ROLES, wide),
+        "qkv": 1.0,
+        "attention_out": 1.0,
+        "ffn_in": ffn_wide / wide,
+        "ffn_out": wide / ffn_wide,
+        "ffn_vector": ffn_wide,
+    }
+    return {"adamw": adam, "adam": adam, "sgd": sgd, "muon": muon}
