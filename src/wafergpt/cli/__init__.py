@@ -17,6 +17,7 @@ from wafergpt.errors import InputError, Interrupted, RunFailed, nearest
 VERBS = {
     "prepare": "Turn raw text into a corpus of tokens.",
     "plan": "Say what a recipe will cost before it runs.",
+    "mup": "Check µP, and tune small to train large.",
     "pretrain": "Train a language model on a corpus.",
     "finetune": "Teach a model a task from labelled rows.",
     "predict": "Put a fine-tuned model to work on texts.",

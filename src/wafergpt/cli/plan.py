@@ -14,10 +14,21 @@ from wafergpt.cli.recipe import recipe_arguments, show_option, split_arguments
 @recipe_arguments
 @click.option("--budget", metavar="TIME", help="Find the best model for 90s, 30m or 2h here.")
 @click.option("--fresh", is_flag=True, help="Measure this machine again.")
+@click.option(
+    "--parametrization",
+    "table",
+    is_flag=True,
+    help="Print initial weights, learning rates and multipliers by role, and do nothing.",
+)
 @show_option
 @json_option
 def command(
-    arguments: tuple[str, ...], budget: str | None, fresh: bool, show: bool, as_json: bool
+    arguments: tuple[str, ...],
+    budget: str | None,
+    fresh: bool,
+    table: bool,
+    show: bool,
+    as_json: bool,
 ) -> None:
     """Say what a recipe will cost before it runs.
 
@@ -27,6 +38,14 @@ def command(
     from wafergpt.devices.planning import plan
 
     name, overrides = split_arguments(arguments)
+    if table:
+        from wafergpt.config import load_recipe
+        from wafergpt.shapes.parametrization import parametrization
+
+        recipe = load_recipe(name, overrides)
+        found_table = parametrization(recipe.model).to_dict()
+        emit(found_table, as_json, _table(found_table, recipe.optimizer.lr))
+        return
     if show and budget is None:
         from wafergpt.config import load_recipe
 
@@ -37,6 +56,20 @@ def command(
         click.echo(found.recipe().to_yaml(), nl=False)
         return
     emit(found.to_dict(), as_json, _text(found.to_dict(), found.notes))
+
+
+def _table(facts: dict[str, Any], lr: float) -> str:
+    from wafergpt.shapes.parametrization import MEANING
+
+    columns = list(next(iter(facts["rows"].values()))["lr"])
+    head = "".join(f"{f'lr {name}':>12}" for name in columns)
+    lines = [f"{'role':<14}{'init σ':>10}{head}  {'decays':<7} what"]
+    for role, row in facts["rows"].items():
+        rates = "".join(f"{lr * factor:>12.4g}" for factor in row["lr"].values())
+        decays = "yes" if row["decays"] else "no"
+        lines.append(f"{role:<14}{row['init_std']:>10.4g}{rates}  {decays:<7} {MEANING[role]}")
+    multipliers = ", ".join(f"{name} × {value:.6g}" for name, value in facts["multipliers"].items())
+    return "\n".join([*lines, f"multipliers: {multipliers}"])
 
 
 def _text(facts: dict[str, Any], notes: tuple[str, ...]) -> str:

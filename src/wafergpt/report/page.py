@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
-from importlib import resources
 from pathlib import Path
-from string import Template
-from typing import Any
 
 from wafergpt import files
-from wafergpt.errors import InputError
 from wafergpt.progress import duration
 from wafergpt.report import values, words
 from wafergpt.report.chapter import Chapter, chapters
-from wafergpt.report.charts import Chart
 from wafergpt.report.curves import curves
+from wafergpt.report.document import Document
 from wafergpt.report.judged import Row, comparison_chart, confusion_chart, ranked
 from wafergpt.report.markup import escape, folded, table
 from wafergpt.report.samples import read_samples, samples_html
@@ -39,7 +32,7 @@ def write_report(run: Run, out: Path | None = None) -> Path:
     Raises:
         InputError: if plotly is not installed, or a file of the run is damaged.
     """
-    page = _Page(_plotly())
+    page = _Page()
     told, note = chapters(run)
     rows = ranked(values.read(run, "comparison"))
     page.header(told[-1], rows, [chapter.title for chapter in told])
@@ -52,23 +45,8 @@ def write_report(run: Run, out: Path | None = None) -> Path:
     return path
 
 
-def _plotly() -> str:
-    try:
-        from plotly.offline import get_plotlyjs
-    except ImportError:
-        raise InputError(
-            "the report draws with plotly, which is not installed: pip install 'wafergpt[report]'"
-        ) from None
-    return str(get_plotlyjs())
-
-
-class _Page:
-    """The parts of the page as they are written, and the figures that the script draws."""
-
-    def __init__(self, plotly: str) -> None:
-        self._plotly = plotly
-        self._body: list[str] = []
-        self._figures: list[dict[str, Any]] = []
+class _Page(Document):
+    """The page of a run, part by part."""
 
     def header(self, chapter: Chapter, rows: list[Row], titles: list[str]) -> None:
         state = "finished" if chapter.result else "not finished"
@@ -80,7 +58,7 @@ class _Page:
         )
         places = ["Comparison"] if rows else []
         links = "".join(f'<a href="#{title.lower()}">{title}</a>' for title in [*places, *titles])
-        self._body.append(
+        self.add(
             f'<header><p class="eyebrow"><span>wafergpt</span>'
             f'<b dir="auto">{escape(chapter.run.name)}</b>'
             f'<span class="{mark}">{state}</span></p>'
@@ -104,15 +82,15 @@ class _Page:
                 )
             )
         best = table(("Model", "Accuracy", "Loss", "Time"), cells, marked=0)
-        self._body.append(
+        self.add(
             '<section id="comparison"><h2>Comparison</h2>'
             '<p class="lead">All judged on the same held-out rows.</p><div class="charts">'
-            + (self._chart(chart, "") if chart else "")
+            + (self.chart(chart, "") if chart else "")
             + f'<div class="card wide"><h3>The same in numbers</h3>{best}</div></div></section>'
         )
 
     def chapter(self, chapter: Chapter, note: str) -> None:
-        drawn = "".join(self._chart(chart, chapter.key) for chart in curves(chapter))
+        drawn = "".join(self.chart(chart, chapter.key) for chart in curves(chapter))
         parts = [
             f'<section id="{chapter.title.lower()}"><h2>{chapter.title}</h2>'
             f'<p class="lead">{escape(words.settings(chapter))}</p>'
@@ -127,59 +105,12 @@ class _Page:
         if columns:
             parts.append(f'<div class="facts">{columns}</div>')
         parts.append(f"{_recipe(chapter)}</section>")
-        self._body.append("".join(parts))
-
-    def html(self, title: str) -> str:
-        """Put the page together."""
-        scripts = [_script(self._plotly), _script(_asset("page.js"))]
-        allowed = " ".join(f"'sha256-{_sha256(script)}'" for script in scripts)
-        # Plotly sets styles as it draws; scripts are allowed by their hash alone.
-        csp = (
-            f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; "
-            "img-src data:; base-uri 'none'; form-action 'none'"
-        )
-        footer = (
-            "<footer><noscript>The charts need JavaScript; nothing is fetched.</noscript>"
-            "<p>Drag over a chart to look closer; double-click to return.</p></footer>"
-            if self._figures
-            else ""
-        )
-        figures = json.dumps(self._figures, separators=(",", ":"), allow_nan=False)
-        return Template(_asset("page.html")).substitute(
-            csp=csp,
-            title=escape(title),
-            css=_asset("page.css"),
-            body="\n".join([*self._body, footer]),
-            # No text in it can end the script element.
-            figures=figures.replace("<", "\\u003c"),
-            plotly=scripts[0],
-            script=scripts[1],
-        )
-
-    def _chart(self, chart: Chart, chapter: str) -> str:
-        name = f"chart-{chapter}-{chart.key}" if chapter else f"chart-{chart.key}"
-        self._figures.append(
-            {
-                "id": name,
-                "chapter": chapter,
-                "data": chart.data,
-                "layout": chart.layout,
-                "axes": chart.axes,
-            }
-        )
-        style = f' style="height:{chart.height}px"' if chart.height else ""
-        return (
-            f'<figure class="card{" wide" if chart.wide else ""}"><div class="head">'
-            f"<h3>{escape(chart.title)}</h3>{_axes(chart, chapter)}</div>"
-            f"<figcaption>{escape(chart.caption)}</figcaption>"
-            f'<div class="chart" id="{name}" role="img"{style} '
-            f'aria-label="{escape(chart.title)}: {escape(chart.caption)}"></div></figure>'
-        )
+        self.add("".join(parts))
 
     def _judged(self, chapter: Chapter) -> list[str]:
         test = chapter.test
         chart = confusion_chart(test)
-        shown = [self._chart(chart, chapter.key)] if chart else []
+        shown = [self.chart(chart, chapter.key)] if chart else []
         if not test.per_class:
             return shown
         cells = []
@@ -191,20 +122,6 @@ class _Page:
         if len(cells) > MAX_OPEN_CLASSES:
             inner = folded(f"{len(cells)} labels", inner)
         return [*shown, f'<div class="card"><h3>Label by label</h3>{inner}</div>']
-
-
-def _axes(chart: Chart, chapter: str) -> str:
-    if len(chart.axes) < 2 or not chart.wide:
-        return ""
-    buttons = "".join(
-        f'<button type="button" data-axis="{key}" aria-pressed="{str(not i).lower()}">'
-        f"{escape(title.partition(' ')[0])}</button>"
-        for i, (key, title) in enumerate(chart.axes.items())
-    )
-    return (
-        f'<div class="axes" role="group" aria-label="Horizontal axis" '
-        f'data-chapter="{chapter}">{buttons}</div>'
-    )
 
 
 def _planned(chapter: Chapter) -> str:
@@ -228,16 +145,3 @@ def _samples(chapter: Chapter) -> str:
 def _recipe(chapter: Chapter) -> str:
     text = (chapter.run.path / "recipe.yaml").read_text(encoding="utf-8")
     return f'<div class="card recipe">{folded("Recipe", f"<pre>{escape(text)}</pre>")}</div>'
-
-
-def _asset(name: str) -> str:
-    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
-
-
-def _script(text: str) -> str:
-    """Return a script as the browser will hash it: with LF line ends, and whole."""
-    return text.replace("\r\n", "\n").replace("\r", "\n").replace("</script", "<\\/script")
-
-
-def _sha256(text: str) -> str:
-    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

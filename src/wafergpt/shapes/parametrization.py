@@ -116,6 +116,10 @@ def role_of(name: str) -> Role:
 
 def parametrization(model: Model) -> Parametrization:
     """Return the table of a shape."""
+    return _table(model)
+
+
+def _table(model: Model) -> Parametrization:
     wide = model.d_model / model.base_d_model if model.parametrization == "mup" else 1.0
     ffn_wide = model.d_ffn / model.base_d_ffn if model.parametrization == "mup" else 1.0
     std, residual = model.init_std, (2 * model.n_layers) ** -0.5

@@ -1,0 +1,90 @@
+"""``wafergpt mup``: is it µP, and what settings does a small model find for a large one?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from wafergpt.cli import emit, json_option
+from wafergpt.cli.recipe import recipe_arguments, split_arguments
+from wafergpt.errors import InputError
+
+
+def _numbers(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, ...]:
+    """Read ``64,128,256``."""
+    try:
+        return tuple(int(part) for part in value.split(","))
+    except ValueError:
+        raise click.BadParameter(
+            f"'{value}' is not a list such as 64,128,256", ctx, param
+        ) from None
+
+
+@click.group("mup", epilog="Example: wafergpt mup check")
+def command() -> None:
+    """Check the maximal update parametrization, and transfer settings with it."""
+
+
+@command.command("check", epilog="Example: wafergpt mup check --out check.html")
+@recipe_arguments
+@click.option("--widths", callback=_numbers, default="64,128,256,512", show_default=True)
+@click.option("--steps", type=click.IntRange(1, 1000), default=7, show_default=True)
+@click.option("--seeds", type=click.IntRange(1, 100), default=3, show_default=True)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("mup-check.html"),
+    show_default=True,
+    help="Where the drawing goes.",
+)
+@json_option
+def check(
+    arguments: tuple[str, ...],
+    widths: tuple[int, ...],
+    steps: int,
+    seeds: int,
+    out: Path,
+    as_json: bool,
+) -> None:
+    """Train small networks at several widths and draw how far each layer moves.
+
+    Under µP no line rises or falls; the same under the standard parametrization is drawn beside.
+    Exit code 1 if a line of µP does.
+    """
+    from wafergpt.config import load_recipe
+    from wafergpt.report.mup import write_check
+    from wafergpt.tune.coordinate_check import coordinate_check
+
+    name, overrides = split_arguments(arguments)
+    recipe = load_recipe(name or "mup-check", overrides)
+    if recipe.model.parametrization != "mup":
+        raise InputError("this checks µP: add model.parametrization=mup, or name a µP recipe")
+    if len(set(widths)) < 2:
+        raise InputError("a slope needs two widths: --widths 64,128")
+    plain = recipe.replace(model={"parametrization": "sp"})
+    found = {
+        kind: coordinate_check(asked, widths, steps, seeds)
+        for kind, asked in (("mup", recipe), ("sp", plain))
+    }
+    write_check(found, recipe, out)
+    result = {kind: one.to_dict() for kind, one in found.items()}
+    emit({**result, "passed": found["mup"].passed, "report": str(out)}, as_json, _text(result, out))
+    if not found["mup"].passed:
+        raise click.exceptions.Exit(1)
+
+
+def _text(result: dict[str, Any], out: Path) -> str:
+    mup, plain = result["mup"], result["sp"]
+    lines = [f"{'slope of the change over the width':>34}  {'µP':>6}  {'sP':>6}"]
+    for name, slope in mup["slopes"].items():
+        lines.append(f"{name:>34}  {slope:+6.2f}  {plain['slopes'][name]:+6.2f}")
+    first, beside = mup["initial_logits_slope"], plain["initial_logits_slope"]
+    lines.append(f"{'initial logits':>34}  {first:+6.2f}  {beside:+6.2f}")
+    verdict = (
+        f"µP holds: every change stays within ±{mup['tolerance']} of flat"
+        if mup["passed"]
+        else f"µP does NOT hold for: {', '.join(mup['broken'])}"
+    )
+    return "\n".join([*lines, verdict, f"drawn in {out}"])

@@ -1,0 +1,116 @@
+"""A self-contained page: text and charts in one HTML file that fetches nothing."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from importlib import resources
+from string import Template
+from typing import Any
+
+from wafergpt.errors import InputError
+from wafergpt.report.charts import Chart
+from wafergpt.report.markup import escape
+
+
+class Document:
+    """The parts of a page as they are written, and the figures that its script draws.
+
+    Raises:
+        InputError: if plotly is not installed.
+    """
+
+    def __init__(self) -> None:
+        self._plotly = _plotly()
+        self._body: list[str] = []
+        self._figures: list[dict[str, Any]] = []
+
+    def add(self, html: str) -> None:
+        """Append HTML to the body."""
+        self._body.append(html)
+
+    def chart(self, chart: Chart, chapter: str) -> str:
+        """Return the card of a chart, which the script will draw into."""
+        name = f"chart-{chapter}-{chart.key}" if chapter else f"chart-{chart.key}"
+        self._figures.append(
+            {
+                "id": name,
+                "chapter": chapter,
+                "data": chart.data,
+                "layout": chart.layout,
+                "axes": chart.axes,
+            }
+        )
+        style = f' style="height:{chart.height}px"' if chart.height else ""
+        return (
+            f'<figure class="card{" wide" if chart.wide else ""}"><div class="head">'
+            f"<h3>{escape(chart.title)}</h3>{_axes(chart, chapter)}</div>"
+            f"<figcaption>{escape(chart.caption)}</figcaption>"
+            f'<div class="chart" id="{name}" role="img"{style} '
+            f'aria-label="{escape(chart.title)}: {escape(chart.caption)}"></div></figure>'
+        )
+
+    def html(self, title: str) -> str:
+        """Put the page together."""
+        scripts = [_script(self._plotly), _script(_asset("page.js"))]
+        allowed = " ".join(f"'sha256-{_sha256(script)}'" for script in scripts)
+        # Plotly sets styles as it draws; scripts are allowed by their hash alone.
+        csp = (
+            f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; "
+            "img-src data:; base-uri 'none'; form-action 'none'"
+        )
+        footer = (
+            "<footer><noscript>The charts need JavaScript; nothing is fetched.</noscript>"
+            "<p>Drag over a chart to look closer; double-click to return.</p></footer>"
+            if self._figures
+            else ""
+        )
+        figures = json.dumps(self._figures, separators=(",", ":"), allow_nan=False)
+        return Template(_asset("page.html")).substitute(
+            csp=csp,
+            title=escape(title),
+            css=_asset("page.css"),
+            body="\n".join([*self._body, footer]),
+            # No text in it can end the script element.
+            figures=figures.replace("<", "\\u003c"),
+            plotly=scripts[0],
+            script=scripts[1],
+        )
+
+
+def _plotly() -> str:
+    try:
+        from plotly.offline import get_plotlyjs
+    except ImportError:
+        raise InputError(
+            "the report draws with plotly, which is not installed: pip install 'wafergpt[report]'"
+        ) from None
+    return str(get_plotlyjs())
+
+
+def _axes(chart: Chart, chapter: str) -> str:
+    if len(chart.axes) < 2 or not chart.wide:
+        return ""
+    buttons = "".join(
+        f'<button type="button" data-axis="{key}" aria-pressed="{str(not i).lower()}">'
+        f"{escape(title.partition(' ')[0])}</button>"
+        for i, (key, title) in enumerate(chart.axes.items())
+    )
+    return (
+        f'<div class="axes" role="group" aria-label="Horizontal axis" '
+        f'data-chapter="{chapter}">{buttons}</div>'
+    )
+
+
+def _asset(name: str) -> str:
+    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _script(text: str) -> str:
+    """Return a script as the browser will hash it: with LF line ends, and whole."""
+    return text.replace("\r\n", "\n").replace("\r", "\n").replace("</script", "<\\/script")
+
+
+def _sha256(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

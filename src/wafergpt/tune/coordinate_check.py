@@ -1,0 +1,210 @@
+"""Is it µP? How much each layer's output changes in a few steps, over a range of widths.
+
+Under µP every change keeps its size as the network gets wider; under the standard parametrization
+changes grow with the width (Yang et al., arXiv:2203.03466, appendix D.1). What is measured is the
+change since initialization, for the outputs themselves may hide one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from wafergpt.config import Model, Recipe
+from wafergpt.model.gpt import GPT, Attention, Block
+from wafergpt.shapes.parametrization import lr_factors
+from wafergpt.train.loss import next_token_loss
+from wafergpt.train.optimizers import Optimizer
+
+WIDTHS = (64, 128, 256, 512)
+TOLERANCE = 0.15
+"""Of a slope's distance from 0, to call a change independent of the width."""
+
+VOCABULARY, BATCH, LENGTH = 128, 8, 32
+"""Of the text, which every width learns by heart."""
+
+SCORES = "attention scores"
+
+Outputs = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class CoordinateCheck:
+    """What was measured.
+
+    Attributes:
+        widths: of the networks, ascending.
+        changes: mean |change| of each layer's output, by layer, in the order of ``widths``.
+        initial_logits: mean |logit| before the first step, in the order of ``widths``.
+        steps: updates that were made.
+    """
+
+    widths: tuple[int, ...]
+    changes: dict[str, list[float]]
+    initial_logits: list[float]
+    steps: int
+
+    @property
+    def slopes(self) -> dict[str, float]:
+        """Return for each layer the slope of log |change| against log width."""
+        return {name: _slope(self.widths, values) for name, values in self.changes.items()}
+
+    @property
+    def logits_slope(self) -> float:
+        """Return the slope of the logits before the first step: it may fall, never rise."""
+        return _slope(self.widths, self.initial_logits)
+
+    @property
+    def broken(self) -> list[str]:
+        """Return what depends on the width.
+
+        Outputs and logits must keep their change. Attention scores, and the logits before the first
+        step, must not grow; they may fall, for what is random in them fades as the width grows.
+        """
+        found = [
+            name
+            for name, slope in self.slopes.items()
+            if slope > TOLERANCE or (slope < -TOLERANCE and not name.startswith(SCORES))
+        ]
+        return found + (["initial logits"] if self.logits_slope > TOLERANCE else [])
+
+    @property
+    def passed(self) -> bool:
+        """Say whether nothing depends on the width."""
+        return not self.broken
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as JSON."""
+        return {
+            "widths": list(self.widths),
+            "steps": self.steps,
+            "changes": self.changes,
+            "slopes": self.slopes,
+            "initial_logits": self.initial_logits,
+            "initial_logits_slope": self.logits_slope,
+            "tolerance": TOLERANCE,
+            "broken": self.broken,
+            "passed": self.passed,
+        }
+
+
+def coordinate_check(
+    recipe: Recipe, widths: Sequence[int] = WIDTHS, steps: int = 7, seeds: int = 3
+) -> CoordinateCheck:
+    """Train networks of the recipe's kind at several widths, and compare how far they move.
+
+    The number of heads stays, so that d_head grows with the width. Depth, optimizer, learning rate,
+    parametrization and base width are the recipe's; the text is made up and small.
+
+    Args:
+        recipe: what to check.
+        widths: values of d_model.
+        steps: updates to make.
+        seeds: networks of each width, averaged.
+
+    Raises:
+        InputError: if a width is impossible, or the optimizer has no µP rule.
+    """
+    widths = tuple(sorted(widths))
+    shapes = [_at_width(recipe, width) for width in widths]
+    changes: dict[str, list[float]] = {}
+    logits = []
+    for shape in shapes:
+        found = [_changes(recipe, shape, steps, seed) for seed in range(seeds)]
+        for name in found[0][0]:
+            mean = sum(change[name] for change, _ in found) / seeds
+            changes.setdefault(name, []).append(mean)
+        logits.append(sum(first for _, first in found) / seeds)
+    return CoordinateCheck(widths, changes, logits, steps)
+
+
+def _at_width(recipe: Recipe, width: int) -> Model:
+    model = recipe.model
+    ffn = max(1, round(width * model.d_ffn / model.d_model))
+    change = {"d_model": width, "d_ffn": ffn, "seq_len": LENGTH, "vocab_size": VOCABULARY}
+    return recipe.replace(model={**change, "dropout": 0.0}).model
+
+
+def _changes(recipe: Recipe, shape: Model, steps: int, seed: int) -> tuple[dict[str, float], float]:
+    """Return each layer's mean |change| after some steps, and the mean |logit| before them."""
+    tokens, targets = _text(seed)
+    gpt = GPT(shape).initialize(seed)
+    names = [name for name, _ in gpt.named_parameters()]
+    settings = recipe.optimizer.model_copy(update={"weight_decay": 0.0})
+    factors = lr_factors(shape, settings.name, names)
+    optimizer = Optimizer(gpt.named_parameters(), settings, factors)
+    before = _outputs(gpt, tokens)
+    for _ in range(steps):
+        hidden = gpt.scaled(gpt(tokens))
+        loss = next_token_loss(hidden, gpt.head, targets) / targets.numel()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step(settings.lr)
+    after = _outputs(gpt, tokens)
+    changes = {name: float((after[name] - before[name]).abs().mean()) for name in before}
+    return changes, float(before["logits"].abs().mean())
+
+
+def _text(seed: int) -> tuple[Tensor, Tensor]:
+    """Return random tokens, each to be answered by one that the row's first token decides.
+
+    So attention has something to find: without that, random scores fade as the heads get wider,
+    and hide what a wrong factor does to them.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(VOCABULARY, (BATCH, LENGTH), generator=generator)
+    answers = torch.randperm(VOCABULARY, generator=generator)
+    return tokens, answers[tokens[:, :1]].expand_as(tokens)
+
+
+@torch.no_grad()
+def _outputs(gpt: GPT, tokens: Tensor) -> Outputs:
+    """Return the output of every layer, attention scores too, for some tokens."""
+    outputs: Outputs = {}
+    with _watched(gpt, outputs):
+        outputs["logits"] = gpt.logits(gpt(tokens))
+    return outputs
+
+
+@contextmanager
+def _watched(gpt: GPT, outputs: Outputs) -> Iterator[None]:
+    def keep(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
+        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            outputs[name] = output
+
+        return hook
+
+    def keep_scores(name: str, attention: Attention) -> Callable[[nn.Module, Any, Tensor], None]:
+        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            query, key, _ = output.view(*output.shape[:2], 3, attention.n_heads, -1).unbind(2)
+            outputs[name] = torch.einsum("bqhd,bkhd->bhqk", query, key) * attention.scale
+
+        return hook
+
+    handles = [gpt.dropout.register_forward_hook(keep("embeddings"))]
+    for index, block in enumerate(gpt.blocks):
+        assert isinstance(block, Block)
+        layers = {"qkv": block.attention.qkv, "attention": block.attention.out}
+        layers |= {"ffn in": block.ffn.up, "ffn out": block.ffn.out}
+        for name, module in layers.items():
+            handles.append(module.register_forward_hook(keep(f"{name} {index + 1}")))
+        scores = keep_scores(f"{SCORES} {index + 1}", block.attention)
+        handles.append(block.attention.qkv.register_forward_hook(scores))
+    handles.append(gpt.norm.register_forward_hook(keep("last norm")))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _slope(widths: Sequence[int], values: Sequence[float]) -> float:
+    tiny = 1e-30
+    logs = [math.log(max(value, tiny)) for value in values]
+    return float(np.polyfit(np.log(widths), logs, 1)[0])
