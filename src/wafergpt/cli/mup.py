@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from wafergpt.cli import emit, json_option
-from wafergpt.cli.recipe import recipe_arguments, split_arguments
+from wafergpt.cli.recipe import recipe_arguments, runs_option, split_arguments
 from wafergpt.errors import InputError
 
 
@@ -88,3 +88,60 @@ def _text(result: dict[str, Any], out: Path) -> str:
         else f"µP does NOT hold for: {', '.join(mup['broken'])}"
     )
     return "\n".join([*lines, verdict, f"drawn in {out}"])
+
+
+@command.command(
+    "transfer",
+    epilog="Example: wafergpt mup transfer big.yaml --width 128 --trials 12 --out tuned.yaml",
+)
+@recipe_arguments
+@click.option("--width", type=click.IntRange(1), required=True, help="d_model of the proxy.")
+@click.option("--trials", type=click.IntRange(1), default=12, show_default=True)
+@click.option("--steps", type=click.IntRange(1), help="Of each trial; else 20 tokens a parameter.")
+@click.option(
+    "--tune",
+    default="lr",
+    show_default=True,
+    help="Settings, with commas: lr, init_std, embedding_scale, output_scale.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    help="Where the tuned recipe of the target goes.",
+)
+@runs_option
+@json_option
+def transfer(
+    arguments: tuple[str, ...],
+    width: int,
+    trials: int,
+    steps: int | None,
+    tune: str,
+    out: Path,
+    runs: Path,
+    as_json: bool,
+) -> None:
+    """Tune a narrow proxy of RECIPE, and write RECIPE with what was found.
+
+    The recipe needs a corpus (data.corpus=FOLDER) and µP. Stopped, the same command goes on.
+    """
+    from wafergpt import files
+    from wafergpt.config import load_recipe
+    from wafergpt.tune.transfer import transfer as run_transfer
+
+    name, overrides = split_arguments(arguments)
+    settings = [part.strip() for part in tune.split(",")]
+    found = run_transfer(
+        load_recipe(name, overrides), width, trials=trials, steps=steps, settings=settings,
+        root=runs,
+    )  # fmt: skip
+    files.write_text(out, found.recipe.to_yaml())
+    best = ", ".join(f"{name} {value:.3g}" for name, value in found.best.items())
+    text = (
+        f"best of {found.trials} trials: {best} (validation loss {found.value:.4f})\n"
+        f"the tuned recipe: {out}\nthe trials: wafergpt runs {found.folder}\n"
+        f"next: wafergpt pretrain {out}"
+    )
+    result = {"best": found.best, "value": found.value, "trials": found.trials}
+    emit({**result, "recipe": str(out), "folder": str(found.folder)}, as_json, text)

@@ -1,0 +1,196 @@
+"""Tune small, train large: settings that a narrow proxy finds hold at any width under µP.
+
+µTransfer (Yang et al., arXiv:2203.03466). Cerebras-GPT tuned a model of width 256 and used its
+settings up to 2.7B parameters (arXiv:2304.03208, section 3.3).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wafergpt import files
+from wafergpt.config import Recipe
+from wafergpt.errors import InputError, RunFailed, nearest
+from wafergpt.progress import say
+from wafergpt.run import RUNS
+from wafergpt.train.pretrain import pretrain
+
+if TYPE_CHECKING:
+    import optuna
+
+SETTINGS: Mapping[str, tuple[str, str]] = {
+    "lr": ("optimizer", "lr"),
+    "init_std": ("model", "init_std"),
+    "embedding_scale": ("model", "embedding_scale"),
+    "output_scale": ("model", "output_scale"),
+}
+"""What µP carries from a narrow network to a wide one, and where a recipe has it."""
+
+OCTAVES = 4
+"""A setting is sought from 2⁻⁴ to 2⁴ times the recipe's value."""
+
+WARMING_TRIALS = 4
+"""Trials drawn at random before the sampler trusts what it has seen."""
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """What the proxy found.
+
+    Attributes:
+        best: the settings of the best trial.
+        value: its validation loss.
+        trials: how many trials came to an end.
+        recipe: the target's, with the settings in it.
+        folder: the trials, each an ordinary run.
+    """
+
+    best: dict[str, float]
+    value: float
+    trials: int
+    recipe: Recipe
+    folder: Path
+
+
+def proxy_of(target: Recipe, width: int, steps: int | None = None) -> Recipe:
+    """Return the narrow network to tune on: the target's in all but width and horizon.
+
+    Heads keep their width where that divides; otherwise their number.
+
+    Args:
+        target: a recipe under µP.
+        width: d_model of the proxy.
+        steps: its updates; left out, 20 tokens for each of its parameters.
+
+    Raises:
+        InputError: if the target is not under µP, or the width does not suit it.
+    """
+    model = target.model
+    if model.parametrization != "mup":
+        raise InputError(
+            "settings carry over under µP alone: add model.parametrization=mup, or name a µP recipe"
+        )
+    if width >= model.d_model:
+        raise InputError(f"a proxy of width {width} is no narrower than d_model={model.d_model}")
+    d_head = model.d_model // model.n_heads
+    heads = width // d_head if width % d_head == 0 else model.n_heads
+    shape = {"d_model": width, "n_heads": heads, "d_ffn": width * model.d_ffn // model.d_model}
+    horizon = {"steps": steps, "tokens": None, "epochs": None, "seconds": None}
+    return target.replace(name=f"{target.name}-proxy", model=shape, train=horizon)
+
+
+def transfer(
+    target: Recipe,
+    width: int,
+    *,
+    trials: int = 12,
+    steps: int | None = None,
+    settings: Sequence[str] = ("lr",),
+    root: Path = RUNS,
+) -> Transfer:
+    """Tune a proxy of the target and return the target's recipe with what it found.
+
+    The trials are runs below ``root/NAME-transfer``; called again, the study goes on.
+
+    Args:
+        target: what shall be trained, under µP.
+        width: d_model of the proxy.
+        trials: how many proxies to train, those of earlier calls included.
+        steps: updates of each; left out, 20 tokens for each parameter of the proxy.
+        settings: names from ``SETTINGS``.
+        root: the folder that holds runs.
+
+    Raises:
+        InputError: if the target is not under µP, a setting is unknown, or Optuna is missing.
+        RunFailed: if every trial diverged.
+        Interrupted: by a signal; call again to go on.
+    """
+    for name in settings:
+        if name not in SETTINGS:
+            raise InputError(f"no setting '{name}' to tune{nearest(name, SETTINGS)}")
+    proxy = proxy_of(target, width, steps)
+    folder = root / f"{target.name}-transfer"
+    study = _study(folder, target.seed)
+    for trial in study.get_trials(deepcopy=False):
+        if not trial.state.is_finished():
+            study.tell(trial.number, state=_state("FAIL"))
+    while len(_finished(study)) < trials:
+        _try(study, proxy, settings, folder)
+    best = min((t for t in _finished(study) if math.isfinite(_value(t))), key=_value, default=None)
+    if best is None:
+        raise RunFailed("every trial diverged: start from a lower optimizer.lr")
+    recipe = target.replace(**_sections(best.params))
+    return Transfer(dict(best.params), _value(best), len(_finished(study)), recipe, folder)
+
+
+def _study(folder: Path, seed: int) -> optuna.Study:
+    try:
+        import optuna
+        from optuna.storages import JournalStorage
+        from optuna.storages.journal import JournalFileBackend
+    except ImportError:
+        raise InputError("tuning needs Optuna: pip install 'wafergpt[tune]'") from None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    folder.mkdir(parents=True, exist_ok=True)
+    journal = folder / "study.jsonl"
+    _cut_torn_record(journal)
+    return optuna.create_study(
+        storage=JournalStorage(JournalFileBackend(str(journal))),
+        study_name="transfer",
+        load_if_exists=True,
+        sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=WARMING_TRIALS),
+    )
+
+
+def _cut_torn_record(journal: Path) -> None:
+    """Cut a journal back to its last whole line: a torn one would spoil it for ever."""
+    if journal.is_file():
+        data = journal.read_bytes()
+        if data and not data.endswith(b"\n"):
+            files.write_bytes(journal, data[: data.rfind(b"\n") + 1])
+
+
+def _state(name: str) -> optuna.trial.TrialState:
+    import optuna
+
+    return optuna.trial.TrialState[name]
+
+
+def _finished(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    return study.get_trials(deepcopy=False, states=(_state("COMPLETE"),))
+
+
+def _value(trial: optuna.trial.FrozenTrial) -> float:
+    return math.inf if trial.value is None else trial.value
+
+
+def _try(study: optuna.Study, proxy: Recipe, settings: Sequence[str], folder: Path) -> None:
+    trial = study.ask()
+    for name in settings:
+        section, key = SETTINGS[name]
+        start = getattr(getattr(proxy, section), key)
+        trial.suggest_float(name, start / 2**OCTAVES, start * 2**OCTAVES, log=True)
+    found = ", ".join(f"{name} {value:.3g}" for name, value in trial.params.items())
+    say(f"trial {trial.number}: {found}")
+    recipe = proxy.replace(name=f"trial-{trial.number:03}", **_sections(trial.params))
+    try:
+        loss = float(pretrain(recipe, root=folder).read("result")["val_loss"])
+    except RunFailed as failure:
+        say(f"trial {trial.number}: {failure}")
+        loss = math.inf
+    study.tell(trial, loss)
+    say(f"trial {trial.number}: validation loss {loss:.4f}")
+
+
+def _sections(params: Mapping[str, float]) -> dict[str, Any]:
+    """Sort settings into the sections of a recipe."""
+    sections: dict[str, Any] = {}
+    for name, value in params.items():
+        section, key = SETTINGS[name]
+        # Three digits say all that a sweep can know.
+        sections.setdefault(section, {})[key] = float(f"{value:.3g}")
+    return sections

@@ -1,0 +1,101 @@
+"""Tuning small to train large: what is kept, what is refused, and that a study goes on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from wafergpt.config import Recipe, load_recipe
+from wafergpt.data.prepare import prepare
+from wafergpt.errors import InputError
+from wafergpt.tune.transfer import proxy_of, transfer
+
+SETTINGS = [
+    "model.d_model=32", "model.n_heads=4", "model.base_d_model=8", "model.seq_len=16",
+    "train.batch_size=4", "train.steps=500", "system.device=cpu", "system.compile=off", "system.threads=1",
+    "optimizer.lr=0.01", "name=big",
+]  # fmt: skip
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Recipe:
+    text = tmp_path / "text.jsonl"
+    rows = [{"text": f"{n} sheep went over the hill and {n * 7} came back"} for n in range(300)]
+    text.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    corpus = prepare(text, tmp_path / "corpus", vocab_size=300)
+    return load_recipe("mup-check", [f"data.corpus={corpus.path}", *SETTINGS])
+
+
+def test_a_study_finds_settings_and_goes_on(target: Recipe, tmp_path: Path) -> None:
+    first = transfer(target, 8, trials=2, steps=3, settings=("lr", "init_std"), root=tmp_path)
+    assert first.trials == 2
+    assert first.recipe.optimizer.lr == pytest.approx(first.best["lr"], rel=1e-2)
+    assert first.recipe.model.init_std == pytest.approx(first.best["init_std"], rel=1e-2)
+    # All else is the target's own, its width and horizon too.
+    same = first.recipe.replace(
+        optimizer={"lr": target.optimizer.lr}, model={"init_std": target.model.init_std}
+    )
+    assert same == target
+    # A kill while the journal was written leaves a torn line, and a trial that never ended.
+    journal = tmp_path / "big-transfer" / "study.jsonl"
+    with journal.open("a") as file:
+        file.write('{"op_code": 4, "worker_')
+    more = transfer(target, 8, trials=3, steps=3, settings=("lr", "init_std"), root=tmp_path)
+    assert more.trials == 3
+    assert more.value <= first.value
+    kept = {path.name for path in (tmp_path / "big-transfer").iterdir() if path.is_dir()}
+    assert len(kept) == 3
+    losses = [
+        json.loads((tmp_path / "big-transfer" / name / "result.json").read_text())["val_loss"]
+        for name in kept
+    ]
+    assert more.value == min(losses)
+
+
+def test_a_diverged_trial_does_not_end_the_study(
+    target: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from wafergpt.errors import RunFailed
+    from wafergpt.tune import transfer as module
+
+    real, calls = module.pretrain, []
+
+    def sometimes(recipe: Recipe, root: Path) -> object:
+        calls.append(recipe.name)
+        if len(calls) == 1:
+            raise RunFailed("the loss is nan")
+        return real(recipe, root=root)
+
+    monkeypatch.setattr(module, "pretrain", sometimes)
+    found = transfer(target, 8, trials=2, steps=3, root=tmp_path)
+    assert len(calls) == found.trials == 2
+    assert found.value < 10
+
+
+def test_the_proxy_keeps_all_but_width_and_horizon() -> None:
+    target = load_recipe("cerebras-gpt/1.3b-mup")
+    proxy = proxy_of(target, 256)
+    assert (proxy.model.d_model, proxy.model.d_ffn, proxy.model.n_heads) == (256, 1024, 2)
+    assert proxy.train.steps is None
+    assert proxy.model.n_layers == target.model.n_layers
+    # Where heads of the target's width do not fit, their number stays.
+    assert proxy_of(load_recipe("cerebras-gpt/256m-mup"), 136).model.n_heads == 17
+
+
+@pytest.mark.parametrize(
+    ("changes", "width", "settings", "message"),
+    [
+        (["model.parametrization=sp"], 8, ("lr",), "carry over under µP alone"),
+        ([], 32, ("lr",), "no narrower than d_model=32"),
+        ([], 8, ("beta3",), "no setting 'beta3'"),
+        ([], 6, ("lr",), "n_heads=4 does not divide d_model=6"),
+    ],
+)
+def test_mistakes_are_named(
+    changes: list[str], width: int, settings: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
+    target = load_recipe("mup-check", [*SETTINGS, *changes])
+    with pytest.raises(InputError, match=message):
+        transfer(target, width, settings=settings, root=tmp_path)
