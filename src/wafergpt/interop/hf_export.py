@@ -131,12 +131,8 @@ def _compare(source: Source, folder: Path, warnings: tuple[str, ...]) -> Checked
             theirs = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
             if theirs(SAMPLE)["input_ids"] != source.tokenizer.encode(SAMPLE):
                 warnings += ("AutoTokenizer reads some texts as other tokens than wafergpt",)
-
-    def network(tokens: Tensor, lengths: Tensor) -> Tensor:
-        logits: Tensor = model(tokens).logits
-        return logits.float()
-
-    return Checked(source.difference(network), f"transformers {transformers.__version__}", warnings)
+        difference = source.difference(lambda tokens, lengths: model(tokens).logits.float())
+    return Checked(difference, f"transformers {transformers.__version__}", warnings)
 
 
 def _through_our_import(folder: Path) -> Network:
