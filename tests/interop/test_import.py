@@ -155,6 +155,8 @@ HOSTILE: dict[str, tuple[Change, str]] = {
     "pruned": (configured(pruned_heads={"0": [1]}), "pruned_heads="),
     "tie": (configured(tie_word_embeddings="yes"), "tie_word_embeddings='yes'"),
     "unknown setting": (configured(rotary_dim=4), "the setting 'rotary_dim' is not known"),
+    "a setting that steers": (configured(**{"\x1b[2J": 1}), "the setting '\\x1b[2J' is not known"),
+    "a tensor that steers": (with_tensors(**{"\x1b[2J": ZERO(1)}), "the tensor '\\x1b[2J' has no"),
     "another head": (configured(architectures=["GPT2DoubleHeadsModel"]), "GPT2DoubleHeadsModel"),
     "architectures": (configured(architectures=7), "architectures=7"),
     "no score": (configured(architectures=["GPT2ForSequenceClassification"]), "'score.weight'"),
@@ -215,7 +217,7 @@ def test_one_line_and_nothing_left_behind(folder: Path, change: Change, message:
     done = CliRunner().invoke(command, [str(folder), "--name", "r", "--runs", str(root)])
     assert isinstance(done.exception, InputError), done.exception
     assert message in str(done.exception)
-    assert "\n" not in str(done.exception)
+    assert str(done.exception).isprintable()
     assert len(str(done.exception)) < 700
     assert not root.exists()
 

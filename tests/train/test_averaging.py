@@ -106,6 +106,13 @@ def test_the_listing(run: Run) -> None:
     assert rows[0]["bytes"] == sum(file.stat().st_size for file in files)
 
 
+def test_damaged_metrics_get_one_line(run: Run) -> None:
+    for line in ("{", "[]", "{}"):
+        (run.path / "metrics.jsonl").write_text(line + "\n")
+        with pytest.raises(InputError, match=r"metrics\.jsonl is damaged"):
+            listing(run)
+
+
 def test_the_distance_by_role(run: Run) -> None:
     result = compare(run, "best", "30")
     assert (result["first"]["val_loss"], result["second"]["val_loss"]) == (2.5, 1.5)

@@ -100,13 +100,13 @@ def entries(folder: Path) -> dict[str, Entry]:
             raise InputError(f"{path} is missing: {INDEX} names it")
         for entry in _header(path):
             if entry.name in found:
-                raise InputError(f"{path}: '{entry.name}' is in {found[entry.name].file.name} too")
+                raise InputError(f"{path}: {entry.name!r} is in {found[entry.name].file.name} too")
             if mapped is not None and mapped.get(entry.name) != name:
-                raise InputError(f"{path}: '{entry.name}' is not where {INDEX} says")
+                raise InputError(f"{path}: {entry.name!r} is not where {INDEX} says")
             found[entry.name] = entry
     lost = next((tensor for tensor in mapped or () if tensor not in found), None)
     if lost is not None:
-        raise InputError(f"{folder}: '{lost}' is in {INDEX}, but in no file")
+        raise InputError(f"{folder}: {lost!r} is in {INDEX}, but in no file")
     return found
 
 
@@ -122,7 +122,7 @@ def read(wanted: Mapping[str, Entry]) -> Iterator[tuple[str, Tensor]]:
                 if entry.file == path:
                     tensor = file.get_tensor(entry.name).to(torch.float32)
                     if not bool(torch.isfinite(tensor).all()):
-                        raise InputError(f"{path}: '{entry.name}' holds NaN or infinity")
+                        raise InputError(f"{path}: {entry.name!r} holds NaN or infinity")
                     yield key, tensor
 
 
@@ -134,7 +134,9 @@ def _open(path: Path) -> Iterator[Any]:
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         if isinstance(error, InputError):
             raise
-        reason = " ".join(str(error).split())[:200]
+        # It may quote the file, which may hold what would steer a terminal.
+        text = "".join(c if c.isprintable() else " " for c in str(error))
+        reason = " ".join(text.split())[:200]
         raise InputError(f"{path} is not a whole safetensors file: {reason}") from None
 
 
@@ -152,7 +154,7 @@ def _weight_map(folder: Path) -> dict[str, str]:
         raise InputError(f"{path} has no weight_map")
     for tensor, name in mapped.items():
         if not isinstance(name, str) or not name.endswith(".safetensors"):
-            raise InputError(f"{path}: '{tensor}' is in {name!r}, which is no .safetensors file")
+            raise InputError(f"{path}: {tensor!r} is in {name!r}, which is no .safetensors file")
         inside(folder, name)
     return mapped
 

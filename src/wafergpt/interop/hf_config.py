@@ -50,14 +50,15 @@ _HARMLESS = {
     # Of training, or of a head that is not read.
     "attn_pdrop", "summary_type", "summary_use_proj", "summary_activation",
     "summary_proj_to_labels", "summary_first_dropout", "finetuning_task", "task_specific_params",
-    "gradient_checkpointing", "classifier_dropout",
+    "gradient_checkpointing", "classifier_dropout", "n_special", "predict_special_tokens",
     # The same numbers by another way; n_ctx is n_positions' old name, which nothing reads.
     "n_ctx", "reorder_and_upcast_attn", "use_cache", "chunk_size_feed_forward",
     "_attn_implementation", "_attn_implementation_autoset", "attn_implementation", "is_decoder",
     "use_bfloat16", "tie_encoder_decoder", "cross_attention_hidden_size", "tf_legacy_loss",
     # What a call returns, and how it was stored.
     "_name_or_path", "name_or_path", "transformers_version", "torch_dtype", "dtype", "torchscript",
-    "return_dict", "output_hidden_states", "output_attentions", "_commit_hash", "_num_labels",
+    "return_dict", "output_hidden_states", "output_attentions", "output_past", "_commit_hash",
+    "_num_labels",
     # Of tokens and of decoding.
     "bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "decoder_start_token_id",
     "forced_bos_token_id", "forced_eos_token_id", "tokenizer_class", "prefix", "max_length",
@@ -102,7 +103,7 @@ def describe(config: Mapping[str, Any], where: Path) -> Described:
     unknown = sorted(config.keys() - _READ - _HARMLESS)
     if unknown:
         raise InputError(
-            f"{where}: the setting '{unknown[0][:100]}' is not known here, and may change what the "
+            f"{where}: the setting {unknown[0][:100]!r} is not known here, and may change what the "
             "network computes"
         )
     kinds = config.get("architectures") or [CAUSAL]

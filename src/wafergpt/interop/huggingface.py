@@ -124,7 +124,7 @@ def _normal_names(found: Mapping[str, Entry], folder: Path) -> dict[str, Entry]:
         if _MASKS.fullmatch(name):
             continue
         if name in normal:
-            raise InputError(f"{folder}: '{name}' is there with and without 'transformer.'")
+            raise InputError(f"{folder}: {name!r} is there with and without 'transformer.'")
         normal[name] = entry
     return normal
 
@@ -149,7 +149,7 @@ def _match(
     extra = sorted(found.keys() - names.values())
     if extra:
         raise InputError(
-            f"{folder}: the tensor '{extra[0][:100]}' has no place in the network that {CONFIG} "
+            f"{folder}: the tensor {extra[0][:100]!r} has no place in the network that {CONFIG} "
             f"describes{nearest(extra[0], names.values() - found.keys())}"
         )
     wanted = {}

@@ -103,8 +103,8 @@ class Source:
     def difference(self, other: Network) -> float:
         """Return max |other − this| / max |this| of the logits on random tokens.
 
-        The rows have several lengths and are padded with the end of text. NaN, and logits of another
-        shape, count as infinite.
+        The rows have several lengths and are padded with the end of text. NaN counts as infinite,
+        and so do logits of another shape.
         """
         generator = torch.Generator().manual_seed(0)
         length = min(self.model.seq_len, CHECK_TOKENS)

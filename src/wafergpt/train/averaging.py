@@ -115,10 +115,16 @@ def listing(run: Run) -> list[dict[str, Any]]:
     """Return ``step, path, bytes, loss, val_loss, best, latest`` of each checkpoint, oldest first.
 
     A loss that was not measured at that step is None.
+
+    Raises:
+        InputError: if metrics.jsonl is damaged before its last line.
     """
     rows: dict[int, dict[str, Any]] = {}
-    for row in run.metrics():
-        rows.setdefault(row["step"], {}).update(row)
+    try:
+        for row in run.metrics():
+            rows.setdefault(row["step"], {}).update(row)
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{run.path / 'metrics.jsonl'} is damaged") from None
     folders, best = checkpoint.every(run), checkpoint.best(run)
     return [
         {

@@ -35,9 +35,13 @@ def require_trained(run: Run) -> None:
     Raises:
         InputError: if the run's weights were given to it.
     """
-    result = run.read("result") or {}
+    try:
+        result = run.read("result")
+    except ValueError:
+        # A run is resumed from its checkpoints; a damaged result will be written again.
+        return
     for origin in ("imported", "averaged"):
-        if origin in result:
+        if isinstance(result, dict) and origin in result:
             raise InputError(
                 f"{run.path} was {origin}, not trained here: there is no training to resume; "
                 f"wafergpt finetune {run.name} starts one from its weights"
