@@ -118,7 +118,7 @@ def test_llama_cpp_writes_the_same_text(tmp_path: Path, shape: dict[str, Any]) -
         if whole and whole[0]["id"] == int(ours.argmax()):
             compared += 1
             for likely in whole[0]["top_logprobs"]:
-                # llama.cpp looks GELU up in a table of halves.
+                # llama.cpp rounds on the way: up to 0.0014 was seen.
                 assert math.isclose(likely["logprob"], ours[likely["id"]], abs_tol=0.005), ids
     assert compared >= 8
 
