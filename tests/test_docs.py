@@ -1,4 +1,4 @@
-"""Every command and every line of Python in the guide works when pasted."""
+"""Every command and every line of Python in the guides works when pasted."""
 
 from __future__ import annotations
 
@@ -19,22 +19,39 @@ def blocks(page: str) -> list[tuple[str, str]]:
     return re.findall(r"^```(\w+)\n(.*?)^```", text, flags=re.M | re.S)
 
 
-@pytest.mark.slow
-def test_the_guide_works_when_pasted(tmp_path: Path) -> None:
+def paste(page: str, folder: Path) -> None:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path}
-    for language, content in blocks("docs/guide.md"):
+    for language, content in blocks(page):
+        if language == "text":
+            continue
         command = (
             ["bash", "-euc", content] if language == "bash" else [sys.executable, "-c", content]
         )
         result = subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True
+            command, cwd=folder, env=environment, capture_output=True, text=True
         )
         assert result.returncode == 0, f"{content}\n{result.stdout}\n{result.stderr}"
+
+
+@pytest.mark.slow
+def test_the_guide_works_when_pasted(tmp_path: Path) -> None:
+    paste("docs/guide.md", tmp_path)
     assert (tmp_path / "runs" / "judge" / "report.html").stat().st_size > 100_000
 
 
-@pytest.mark.parametrize("page", ["README.md", "README.zh-CN.md", "docs/guide.md"])
+@pytest.mark.slow
+def test_the_page_on_other_programs_works_when_pasted(tmp_path: Path) -> None:
+    pytest.importorskip("transformers", reason="the page exports to transformers")
+    pytest.importorskip("gguf", reason="the page exports to GGUF")
+    paste("docs/interop.md", tmp_path)
+    assert (tmp_path / "first.gguf").is_file()
+    assert (tmp_path / "again-hf" / "config.json").is_file()
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", "README.zh-CN.md", "docs/guide.md", "docs/interop.md"]
+)
 def test_every_link_leads_somewhere(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib
 import json
+import keyword
 import os
 import sys
 from typing import Any
@@ -22,6 +23,10 @@ VERBS = {
     "finetune": "Teach a model a task from labelled rows.",
     "predict": "Put a fine-tuned model to work on texts.",
     "generate": "Let a language model write on.",
+    "import": "Make a run of a Hugging Face folder.",
+    "export": "Give a run to transformers or llama.cpp.",
+    "checkpoints": "List a run's checkpoints, or compare two.",
+    "average": "Make a run of the mean of a run's checkpoints.",
     "runs": "List the runs of a folder.",
     "report": "Write a run's page: curves, samples, confusion matrix.",
     "doctor": "Say what is here, what works, and what to install.",
@@ -40,7 +45,9 @@ class Verbs(click.Group):
         """Import the module of one verb."""
         if name not in VERBS:
             raise click.UsageError(f"no verb '{name}'{nearest(name, VERBS)}")
-        command = importlib.import_module(f"wafergpt.cli.{name}").command
+        # No module can be called by a word of Python's own.
+        module = f"{name}_" if keyword.iskeyword(name) else name
+        command = importlib.import_module(f"wafergpt.cli.{module}").command
         assert isinstance(command, click.Command)
         return command
 

@@ -20,6 +20,11 @@ END_OF_TEXT = "<|endoftext|>"
 ENDS = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>")
 """What tokenizers of the field call the end of a document, the first that is there."""
 
+GPT2_NAMES = (("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt"))
+"""GPT-2's vocabulary and merges, as OpenAI and as Hugging Face call the files."""
+
+GPT2_FILES = tuple(name for names in GPT2_NAMES for name in names)
+
 SMALLEST = 257
 """The bytes and the end of text."""
 
@@ -100,6 +105,8 @@ class Tokenizer:
     def load(cls, path: str | Path) -> Tokenizer:
         """Read a ``tokenizer.json``, or GPT-2's ``encoder.json`` and ``vocab.bpe``.
 
+        Hugging Face's names of the latter, ``vocab.json`` and ``merges.txt``, will do too.
+
         Args:
             path: one of those files (also .gz), or the folder they are in.
 
@@ -109,15 +116,25 @@ class Tokenizer:
         path = Path(path)
         folder = path if path.is_dir() else path.parent
         whole = folder / "tokenizer.json" if path.is_dir() else path
-        if whole.is_file() and not whole.name.startswith(("encoder.json", "vocab.bpe")):
+        if whole.is_file() and not whole.name.startswith(GPT2_FILES):
             return cls(_read(whole), str(whole))
-        encoder = next((p for p in sorted(folder.glob("encoder.json*")) if p.is_file()), None)
-        merges = next((p for p in sorted(folder.glob("vocab.bpe*")) if p.is_file()), None)
-        if encoder is None or merges is None:
-            raise InputError(
-                f"no tokenizer at {path}: a tokenizer.json, or encoder.json and vocab.bpe"
-            )
-        return cls(_gpt2_definition(_read(encoder), _read(merges), str(folder)), str(folder))
+        for names in GPT2_NAMES:
+            pair = [p for n in names for p in sorted(folder.glob(f"{n}*"))[:1] if p.is_file()]
+            if len(pair) == len(names):
+                vocabulary, merges = map(_read, pair)
+                return cls(_gpt2_definition(vocabulary, merges, str(folder)), str(folder))
+        raise InputError(f"no tokenizer at {path}: a tokenizer.json, or encoder.json and vocab.bpe")
+
+    @property
+    def definition(self) -> dict[str, Any]:
+        """The content of its ``tokenizer.json``."""
+        content: dict[str, Any] = json.loads(self._definition)
+        return content
+
+    def token(self, index: int) -> str | None:
+        """Return how the vocabulary writes a token, or None if there is no such id."""
+        name: str | None = self._whole.id_to_token(index)
+        return name
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of a text."""
@@ -172,15 +189,17 @@ def _gpt2_definition(encoder: str, merges: str, where: str) -> str:
 
     try:
         vocab: dict[str, Any] = json.loads(encoder)
-        # The first line names the version.
-        halves = [line.partition(" ") for line in merges.split("\n")[1:] if line]
+        lines = merges.split("\n")
+        # The first line names the version, where there is one.
+        rest = lines[1:] if lines[0].startswith("#version") else lines
+        halves = [line.rstrip("\r").partition(" ") for line in rest if line.strip()]
         pairs = [(left, right) for left, _, right in halves]
         model = models.BPE(vocab, pairs)
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:
         reason = str(error).splitlines()[0][:200]
-        raise InputError(f"{where}: encoder.json and vocab.bpe do not fit: {reason}") from None
+        raise InputError(f"{where}: vocabulary and merges do not fit: {reason}") from None
     backend = Backend(model)
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()

@@ -34,6 +34,7 @@ from wafergpt.run import RUNS, Run
 from wafergpt.scaling.plan import plan
 from wafergpt.tasks.classify import TextClassifier, build_classifier, encode_texts, scores
 from wafergpt.train import checkpoint
+from wafergpt.train.given import require_trained
 from wafergpt.train.loop import Loop
 from wafergpt.train.loss import classification_loss
 from wafergpt.train.trainer import Trainer, may_change, resolve_system
@@ -113,6 +114,7 @@ def finetune(
     run = None if resume is None else Run.find(resume, root)
     begun = None
     if run is not None:
+        require_trained(run)
         recipe = may_change(run.recipe, overrides)
     else:
         if not isinstance(recipe, Recipe):
@@ -205,7 +207,8 @@ def _for_rows(recipe: Recipe, tables: Tables, tokenizer: Tokenizer) -> Recipe:
     return recipe.replace(
         task={"labels": labels, "max_tokens": limit, **paths},
         data={"fingerprint": fingerprint},
-        model={"vocab_size": tokenizer.vocab_size},
+        # An imported model may have more rows than its tokenizer has tokens.
+        model={"vocab_size": max(recipe.model.vocab_size, tokenizer.vocab_size)},
         train={} if train.steps or train.epochs or train.seconds else {"epochs": DEFAULT_EPOCHS},
     )
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +31,33 @@ def save(state: TrainState, run: Run, keep: int) -> Path:
 
     The newest ``keep`` and the best one stay.
     """
-    folder = run.checkpoints / f"step-{state.step:08d}"
+    folder = _write(
+        run, state.step, state.model.state_dict(), state.optimizer.state_tensors(), state.scalars()
+    )
+    if state.best_step == state.step and state.best is not None:
+        files.write_text(run.checkpoints / "best", folder.name + "\n")
+    _retire(run, keep)
+    return folder
+
+
+def save_weights(weights: Mapping[str, Tensor], run: Run, step: int = 0) -> Path:
+    """Write weights that nothing was trained for here as a checkpoint: no moments, no cursor."""
+    fresh = {f.name: f.default for f in fields(TrainState) if f.name in TrainState.SCALARS}
+    return _write(run, step, weights, {}, {**fresh, "step": step, "callbacks": {}})
+
+
+def _write(
+    run: Run,
+    step: int,
+    weights: Mapping[str, Tensor],
+    moments: Mapping[str, Tensor],
+    scalars: Mapping[str, Any],
+) -> Path:
+    folder = run.checkpoints / f"step-{step:08d}"
     with files.appearing(folder) as temporary:
-        save_file(_contiguous(state.model.state_dict()), temporary / WEIGHTS)
-        save_file(_contiguous(state.optimizer.state_tensors()), temporary / MOMENTS)
-        (temporary / STATE).write_text(json.dumps(state.scalars()), encoding="utf-8")
+        save_file(_contiguous(weights), temporary / WEIGHTS)
+        save_file(_contiguous(moments), temporary / MOMENTS)
+        (temporary / STATE).write_text(json.dumps(scalars), encoding="utf-8")
         names = (WEIGHTS, MOMENTS, STATE)
         manifest = {
             name: {
@@ -44,13 +68,10 @@ def save(state: TrainState, run: Run, keep: int) -> Path:
         }
         (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     files.write_text(run.checkpoints / "latest", folder.name + "\n")
-    if state.best_step == state.step and state.best is not None:
-        files.write_text(run.checkpoints / "best", folder.name + "\n")
-    _retire(run, keep)
     return folder
 
 
-def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
 
 

@@ -18,6 +18,7 @@ from wafergpt.model.gpt import GPT
 from wafergpt.run import RUNS, Run
 from wafergpt.scaling.plan import TOKENS_PER_PARAMETER, plan
 from wafergpt.shapes.counts import parameters
+from wafergpt.train.given import require_trained
 from wafergpt.train.loop import Loop
 from wafergpt.train.loss import next_token_loss
 from wafergpt.train.trainer import Trainer, may_change, resolve_system
@@ -48,6 +49,7 @@ def pretrain(
     run = None
     if resume is not None:
         run = Run.find(resume, root)
+        require_trained(run)
         recipe = may_change(run.recipe, overrides)
     elif not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe, overrides)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from wafergpt.train.optimizers import Optimizer
 
@@ -53,10 +54,15 @@ class TrainState:
         return {name: getattr(self, name) for name in self.SCALARS}
 
     def weights_sha256(self) -> str:
-        """Return a hash of all weights: names, types, shapes and bytes, in the order of names."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.model.state_dict().items()):
-            tensor = tensor.detach().cpu().contiguous()
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            digest.update(tensor.view(-1).view(torch.uint8).numpy().data)
-        return digest.hexdigest()
+        """Return a hash of all weights."""
+        return weights_sha256(self.model.state_dict())
+
+
+def weights_sha256(weights: Mapping[str, Tensor]) -> str:
+    """Return a hash of weights: names, types, shapes and bytes, in the order of names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        tensor = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,45 @@
+"""``wafergpt export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from wafergpt.cli import emit, json_option
+from wafergpt.cli.recipe import runs_option
+
+
+@click.command("export", epilog="Example: wafergpt export reviews --format hf --out reviews-hf")
+@click.argument("run")
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["hf", "gguf"]),
+    default="hf",
+    show_default=True,
+    help="A Hugging Face folder, or one file for llama.cpp.",
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="The folder or file to make."
+)
+@runs_option
+@json_option
+def command(run: str, format_: str, out: Path, runs: Path, as_json: bool) -> None:
+    """Give a run to other programs.
+
+    A run under µP is folded into plain GPT-2. What was written is read back and its logits compared
+    with the run's; it appears only when they are equal.
+    """
+    from wafergpt.interop.export import export
+    from wafergpt.progress import say
+
+    result = export(run, out, "gguf" if format_ == "gguf" else "hf", runs)
+    for warning in result["warnings"]:
+        say(f"warning: {warning}")
+    emit(
+        result,
+        as_json,
+        f"{out}: largest difference of a logit {result['max_relative_logit_difference']:.1e} of "
+        f"the largest logit, compared with {result['compared_with']}",
+    )

@@ -1,0 +1,34 @@
+"""``wafergpt import``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from wafergpt.cli import emit, json_option
+from wafergpt.cli.recipe import runs_option
+
+
+@click.command("import", epilog="Example: wafergpt import Cerebras-GPT-111M --name cerebras-111m")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--name", required=True, help="Of the run to make.")
+@runs_option
+@json_option
+def command(folder: Path, name: str, runs: Path, as_json: bool) -> None:
+    """Make a run of a Hugging Face folder of a GPT-2.
+
+    FOLDER holds config.json, safetensors and, if there is one, the tokenizer. Nothing is unpickled.
+    """
+    from wafergpt.interop.huggingface import import_folder
+
+    run = import_folder(folder, name, runs)
+    recipe, result = run.recipe, run.read("result")
+    verb = "generate" if recipe.task is None else "predict"
+    option = "--prompt" if recipe.task is None else "--text"
+    text = f"{run.path}: {result['parameters']:,} parameters"
+    if run.tokenizer.is_file():
+        text += f"\nnext: wafergpt {verb} {run.name} {option} '…'"
+    else:
+        text += "; no tokenizer came with it, so it can be exported, but not read or write texts"
+    emit(result | {"model": recipe.model.model_dump(mode="json")}, as_json, text)

@@ -1,0 +1,170 @@
+"""A folder of safetensors that others wrote, read as what it may be: damaged, or hostile.
+
+Nothing is unpickled, nothing outside the folder is opened, and no tensor is read before its shape
+was compared with what is expected of it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from wafergpt.errors import InputError
+
+CONFIG_BYTES = 1 << 20
+INDEX_BYTES = 16 << 20
+"""Larger files are no configuration, and no index of a model."""
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+PICKLES = ("pytorch_model*.bin", "*.ckpt", "*.pt", "*.pth")
+TYPES = ("F32", "BF16", "F16")
+"""What becomes fp32 without a loss."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a tensor is, and what its header says of it."""
+
+    file: Path
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+
+
+def inside(folder: Path, name: str) -> Path:
+    """Return the path of a file of a folder.
+
+    Raises:
+        InputError: if the name, or the link it is, leads out of the folder. The links of Hugging
+            Face's cache, from ``snapshots/REVISION`` to ``blobs``, are followed.
+    """
+    path = folder / name
+    if Path(name).name != name or name in ("", ".", ".."):
+        raise InputError(f"{folder}: the file name {name!r} leads out of the folder")
+    real, home = path.resolve(), folder.resolve()
+    cached = home.parent.name == "snapshots" and real.parent == home.parent.parent / "blobs"
+    if path.is_symlink() and not (cached or real.parent == home):
+        raise InputError(f"{path} is a link that leads out of the folder: copy the file there")
+    return path
+
+
+def read_object(folder: Path, name: str, most_bytes: int) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        InputError: if there is none, or it is too large to be one.
+    """
+    path = inside(folder, name)
+    if not path.is_file():
+        raise InputError(f"no {name} in {folder}")
+    with path.open("rb") as file:
+        data = file.read(most_bytes + 1)
+    if len(data) > most_bytes:
+        raise InputError(f"{path} is too large (limit {most_bytes >> 20} MiB)")
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        reason = "too deep" if isinstance(error, RecursionError) else str(error)
+        raise InputError(f"{path} is not JSON: {reason}") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path} is not a JSON object")
+    return value
+
+
+def entries(folder: Path) -> dict[str, Entry]:
+    """Return every tensor of a folder's safetensors by its name there.
+
+    Raises:
+        InputError: if there are none, or they are not what the index says.
+    """
+    mapped: dict[str, str] | None = None
+    if inside(folder, WEIGHTS).is_file():
+        names = [WEIGHTS]
+    elif inside(folder, INDEX).is_file():
+        mapped = _weight_map(folder)
+        names = sorted(set(mapped.values()))
+    else:
+        raise InputError(_no_weights(folder))
+    found: dict[str, Entry] = {}
+    for name in names:
+        path = inside(folder, name)
+        if not path.is_file():
+            raise InputError(f"{path} is missing: {INDEX} names it")
+        for entry in _header(path):
+            if entry.name in found:
+                raise InputError(f"{path}: {entry.name!r} is in {found[entry.name].file.name} too")
+            if mapped is not None and mapped.get(entry.name) != name:
+                raise InputError(f"{path}: {entry.name!r} is not where {INDEX} says")
+            found[entry.name] = entry
+    lost = next((tensor for tensor in mapped or () if tensor not in found), None)
+    if lost is not None:
+        raise InputError(f"{folder}: {lost!r} is in {INDEX}, but in no file")
+    return found
+
+
+def read(wanted: Mapping[str, Entry]) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of some entries in fp32, under their keys, one at a time.
+
+    Raises:
+        InputError: if a tensor cannot be read, or holds what is no finite number.
+    """
+    for path in sorted({entry.file for entry in wanted.values()}):
+        with _open(path) as file:
+            for key, entry in wanted.items():
+                if entry.file == path:
+                    tensor = file.get_tensor(entry.name).to(torch.float32)
+                    if not bool(torch.isfinite(tensor).all()):
+                        raise InputError(f"{path}: {entry.name!r} holds NaN or infinity")
+                    yield key, tensor
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        if isinstance(error, InputError):
+            raise
+        # It may quote the file, which may hold what would steer a terminal.
+        text = "".join(c if c.isprintable() else " " for c in str(error))
+        reason = " ".join(text.split())[:200]
+        raise InputError(f"{path} is not a whole safetensors file: {reason}") from None
+
+
+def _header(path: Path) -> Iterator[Entry]:
+    with _open(path) as file:
+        for name in file.keys():  # noqa: SIM118 (it is no mapping)
+            part = file.get_slice(name)
+            yield Entry(path, name, part.get_dtype(), tuple(part.get_shape()))
+
+
+def _weight_map(folder: Path) -> dict[str, str]:
+    mapped = read_object(folder, INDEX, INDEX_BYTES).get("weight_map")
+    path = folder / INDEX
+    if not isinstance(mapped, dict) or not mapped:
+        raise InputError(f"{path} has no weight_map")
+    for tensor, name in mapped.items():
+        if not isinstance(name, str) or not name.endswith(".safetensors"):
+            raise InputError(f"{path}: {tensor!r} is in {name!r}, which is no .safetensors file")
+        inside(folder, name)
+    return mapped
+
+
+def _no_weights(folder: Path) -> str:
+    if any(next(folder.glob(pattern), None) for pattern in PICKLES):
+        return (
+            f"{folder} holds pickled weights, which can run any code when they are read: convert "
+            "them in an environment of its own (a container without network, say): python -c "
+            '"from transformers import GPT2LMHeadModel as M; '
+            f"M.from_pretrained('{folder}').save_pretrained('converted')\", then import that folder"
+        )
+    return f"no {WEIGHTS} and no {INDEX} in {folder}"

@@ -1,0 +1,85 @@
+"""GPT-2 as other programs know it: their names of our tensors, and µP folded into plain weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from wafergpt.config import Model
+from wafergpt.shapes.parametrization import parametrization
+
+_OUTSIDE = {
+    "embedding.weight": "wte.weight",
+    "position.weight": "wpe.weight",
+    "norm.weight": "ln_f.weight",
+    "norm.bias": "ln_f.bias",
+}
+_MODULES = {
+    "attention_norm": "ln_1",
+    "attention.qkv": "attn.c_attn",
+    "attention.out": "attn.c_proj",
+    "ffn_norm": "ln_2",
+    "ffn.up": "mlp.c_fc",
+    "ffn.out": "mlp.c_proj",
+}
+
+
+def hugging_face_names(n_layers: int) -> dict[str, str]:
+    """Return our name of each tensor of a body, and Hugging Face's without ``transformer.``."""
+    inside = {
+        f"blocks.{layer}.{ours}.{kind}": f"h.{layer}.{theirs}.{kind}"
+        for layer in range(n_layers)
+        for ours, theirs in _MODULES.items()
+        for kind in ("weight", "bias")
+    }
+    return {**_OUTSIDE, **inside}
+
+
+def is_transposed(name: str) -> bool:
+    """Say whether Hugging Face keeps a tensor, by our name, as ``[in, out]``: its Conv1D."""
+    return name.startswith("blocks.") and name.endswith(".weight") and "norm" not in name
+
+
+def fold(model: Model, weights: Mapping[str, Tensor]) -> tuple[Model, dict[str, Tensor]]:
+    """Put every multiplier into the weights, so that a plain GPT-2 gives the same logits.
+
+    Both embeddings take the embedding multiplier; the keys take what the attention multiplier is
+    more than 1/√d_head, in weight and bias; the head takes the logits multiplier. A tied head that
+    would have to be scaled unlike its embedding becomes one of its own.
+
+    Args:
+        model: the shape, under any parametrization.
+        weights: of a GPT by our names; left as they are.
+
+    Returns:
+        The plain shape, and its weights.
+    """
+    table = parametrization(model)
+    tied = model.tied and table.embedding_multiplier == table.logits_multiplier
+    plain = Model.model_validate(
+        {
+            **model.model_dump(),
+            "parametrization": "sp",
+            "embedding_scale": 1.0,
+            "output_scale": 1.0,
+            "tied": tied,
+        }
+    )
+    head = weights["embedding.weight" if model.tied else "lm_head.weight"]
+    folded = dict(weights)
+    for name in ("embedding.weight", "position.weight"):
+        folded[name] = _scaled(weights[name], table.embedding_multiplier)
+    if not tied:
+        folded["lm_head.weight"] = _scaled(head, table.logits_multiplier)
+    keys = table.attention_multiplier / parametrization(plain).attention_multiplier
+    if keys != 1:
+        for name in weights:
+            if ".attention.qkv." in name:
+                folded[name] = weights[name].clone()
+                folded[name][model.d_model : 2 * model.d_model] *= keys
+    return plain, folded
+
+
+def _scaled(tensor: Tensor, factor: float) -> Tensor:
+    return tensor if factor == 1 else tensor * factor

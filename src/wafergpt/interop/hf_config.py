@@ -1,0 +1,218 @@
+"""Hugging Face's ``config.json`` of a GPT-2: read into our types, and written from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wafergpt.config import Model, Recipe, Task, recipe_from
+from wafergpt.errors import InputError
+
+CAUSAL, CLASSIFIER = "GPT2LMHeadModel", "GPT2ForSequenceClassification"
+ARCHITECTURES = (CAUSAL, CLASSIFIER, "GPT2Model")
+
+ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh"}
+"""``gelu`` is the one with erf; both others are its approximation by tanh."""
+
+EPSILON = 1e-5
+"""Of every norm of ours."""
+
+_SHAPE = {
+    "n_layer": ("n_layers", 12),
+    "n_embd": ("d_model", 768),
+    "n_head": ("n_heads", 12),
+    "n_positions": ("seq_len", 1024),
+    "vocab_size": ("vocab_size", 50257),
+}
+"""Their key, our key, and what they take where the key is left out."""
+
+_ONLY: Mapping[str, tuple[Any, ...]] = {
+    "model_type": ("gpt2",),
+    "layer_norm_epsilon": (EPSILON,),
+    "scale_attn_weights": (True,),
+    "scale_attn_by_inverse_layer_idx": (False,),
+    "add_cross_attention": (False,),
+    "is_encoder_decoder": (False,),
+    "pruned_heads": ({}, None),
+    "quantization_config": (None,),
+    "tie_word_embeddings": (True, False),
+}
+"""Settings that change what the network computes, and the values that ours computes."""
+
+_READ = {
+    *_SHAPE, *_ONLY, "n_inner", "activation_function", "architectures", "id2label", "label2id",
+    "num_labels", "problem_type", "initializer_range", "resid_pdrop", "embd_pdrop",
+}  # fmt: skip
+
+_HARMLESS = {
+    # Of training, or of a head that is not read.
+    "attn_pdrop", "summary_type", "summary_use_proj", "summary_activation",
+    "summary_proj_to_labels", "summary_first_dropout", "finetuning_task", "task_specific_params",
+    "gradient_checkpointing", "classifier_dropout", "n_special", "predict_special_tokens",
+    # The same numbers by another way; n_ctx is n_positions' old name, which nothing reads.
+    "n_ctx", "reorder_and_upcast_attn", "use_cache", "chunk_size_feed_forward",
+    "_attn_implementation", "_attn_implementation_autoset", "attn_implementation", "is_decoder",
+    "use_bfloat16", "tie_encoder_decoder", "cross_attention_hidden_size", "tf_legacy_loss",
+    # What a call returns, and how it was stored.
+    "_name_or_path", "name_or_path", "transformers_version", "torch_dtype", "dtype", "torchscript",
+    "return_dict", "output_hidden_states", "output_attentions", "output_past", "_commit_hash",
+    "_num_labels",
+    # Of tokens and of decoding.
+    "bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "decoder_start_token_id",
+    "forced_bos_token_id", "forced_eos_token_id", "tokenizer_class", "prefix", "max_length",
+    "min_length", "do_sample", "early_stopping", "num_beams", "num_beam_groups", "temperature",
+    "diversity_penalty", "top_k", "top_p", "typical_p", "repetition_penalty", "length_penalty",
+    "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "bad_words_ids", "suppress_tokens",
+    "begin_suppress_tokens", "num_return_sequences", "output_scores", "return_dict_in_generate",
+    "exponential_decay_length_penalty", "remove_invalid_values",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Described:
+    """What a ``config.json`` says.
+
+    Attributes:
+        model: the shape; ``tied`` as the configuration has it.
+        classifies: whether the folder's network is ``GPT2ForSequenceClassification``.
+        labels: in the order of the outputs, if they are named.
+        problem_type: what a classifier's outputs mean, if it is said.
+    """
+
+    model: Model
+    classifies: bool
+    labels: tuple[str, ...]
+    problem_type: str | None
+
+
+def describe(config: Mapping[str, Any], where: Path) -> Described:
+    """Read a configuration.
+
+    Raises:
+        InputError: naming the first setting that our network does not compute, or does not know.
+    """
+    if "model_type" not in config:
+        raise InputError(f"{where} names no model_type: only 'gpt2' is read")
+    for key, possible in _ONLY.items():
+        value = config.get(key, possible[0])
+        if not any(type(value) is type(p) and value == p for p in possible):
+            allowed = " or ".join(map(repr, possible))
+            raise InputError(f"{where}: {key}={_short(value)} cannot be imported; only {allowed}")
+    unknown = sorted(config.keys() - _READ - _HARMLESS)
+    if unknown:
+        raise InputError(
+            f"{where}: the setting {unknown[0][:100]!r} is not known here, and may change what the "
+            "network computes"
+        )
+    kinds = config.get("architectures") or [CAUSAL]
+    if not isinstance(kinds, list) or len(kinds) != 1 or kinds[0] not in ARCHITECTURES:
+        raise InputError(
+            f"{where}: architectures={_short(kinds)} cannot be imported; only "
+            + ", ".join(ARCHITECTURES)
+        )
+    problem = config.get("problem_type")
+    if problem not in (None, "regression", "single_label_classification"):
+        raise InputError(f"{where}: problem_type={_short(problem)} cannot be imported")
+    return Described(_model(config, where), kinds[0] == CLASSIFIER, _labels(config, where), problem)
+
+
+def _model(config: Mapping[str, Any], where: Path) -> Model:
+    shape = {}
+    for theirs, (ours, default) in _SHAPE.items():
+        shape[ours] = _whole(config, theirs, default, where)
+    inner = config.get("n_inner")
+    d_ffn = 4 * shape["d_model"] if inner is None else _whole(config, "n_inner", 0, where)
+    activation = config.get("activation_function", "gelu_new")
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
+        raise InputError(
+            f"{where}: activation_function={_short(activation)} cannot be imported; only "
+            + ", ".join(ACTIVATIONS)
+        )
+    residual, embedded = config.get("resid_pdrop", 0.1), config.get("embd_pdrop", 0.1)
+    # Ours is one number for both; where they differ, the training to come has to say it.
+    same = residual == embedded and type(residual) in (int, float) and 0 <= residual < 1
+    spread = config.get("initializer_range", 0.02)
+    values = {
+        **shape,
+        "d_ffn": d_ffn,
+        "activation": ACTIVATIONS[activation],
+        "tied": config.get("tie_word_embeddings", True),
+        "dropout": residual if same else 0.0,
+        "init_std": spread if type(spread) is float and 0 < spread <= 1 else 0.02,
+    }
+    return recipe_from({"model": values}, source=str(where)).model
+
+
+def _whole(config: Mapping[str, Any], key: str, default: int, where: Path) -> int:
+    value = config.get(key, default)
+    if type(value) is not int or not 1 <= value <= 1 << 24:
+        raise InputError(f"{where}: {key}={_short(value)} is not a size that a GPT-2 can have")
+    return value
+
+
+def _labels(config: Mapping[str, Any], where: Path) -> tuple[str, ...]:
+    named = config.get("id2label")
+    if named is None:
+        return ()
+    try:
+        labels = tuple(named[str(index)] for index in range(len(named)))
+        if not all(isinstance(label, str) for label in labels):
+            raise TypeError
+    except (TypeError, KeyError):
+        raise InputError(f"{where}: id2label does not name the outputs 0, 1, 2, …") from None
+    return labels
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}…"
+
+
+def write(
+    model: Model, end_of_text: int | None, recipe: Recipe, n_outputs: int | None
+) -> dict[str, Any]:
+    """Return the ``config.json`` of a plain GPT-2.
+
+    Args:
+        model: a shape without multipliers.
+        end_of_text: the token that begins, ends and pads a text, if the run has a tokenizer.
+        recipe: of the run.
+        n_outputs: of a classifier's head; None for a language model.
+    """
+    activations = {"gelu": "gelu", "gelu_tanh": "gelu_new"}
+    config: dict[str, Any] = {
+        "architectures": [CAUSAL if n_outputs is None else CLASSIFIER],
+        "model_type": "gpt2",
+        **{theirs: getattr(model, ours) for theirs, (ours, _) in _SHAPE.items()},
+        "n_inner": model.d_ffn,
+        "activation_function": activations[model.activation],
+        "layer_norm_epsilon": EPSILON,
+        "scale_attn_weights": True,
+        "initializer_range": model.init_std,
+        "resid_pdrop": model.dropout,
+        "embd_pdrop": model.dropout,
+        "attn_pdrop": 0.0,
+        "tie_word_embeddings": model.tied,
+        "bos_token_id": end_of_text,
+        "eos_token_id": end_of_text,
+        "use_cache": True,
+        "dtype": "float32",
+        "torch_dtype": "float32",
+    }
+    if n_outputs is None:
+        return config
+    assert recipe.task is not None
+    return config | {"pad_token_id": end_of_text} | _outputs(recipe.task, n_outputs)
+
+
+def _outputs(task: Task, n_outputs: int) -> dict[str, Any]:
+    regression = task.loss == "squared_error"
+    labels = ("LABEL_0",) if regression else task.labels
+    assert len(labels) == n_outputs
+    return {
+        "id2label": {str(index): label for index, label in enumerate(labels)},
+        "label2id": {label: index for index, label in enumerate(labels)},
+        "problem_type": "regression" if regression else "single_label_classification",
+    }

@@ -1,0 +1,161 @@
+"""A folder that ``transformers`` loads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from wafergpt import files
+from wafergpt.errors import InputError, RunFailed
+from wafergpt.interop import hf_config
+from wafergpt.interop.folder import WEIGHTS
+from wafergpt.interop.gpt2 import hugging_face_names, is_transposed
+from wafergpt.interop.huggingface import CONFIG, read_network
+from wafergpt.interop.source import (
+    TOLERANCE,
+    Checked,
+    Network,
+    Source,
+    classifier_network,
+    language_model,
+)
+from wafergpt.model.gpt import GPT
+from wafergpt.model.heads import Classifier
+
+SAMPLE = "It's 7 o'clock: naïve «façades», 你好!\n\n\tIndented  text.  "
+"""What both tokenizers must read alike."""
+
+
+def write_folder(source: Source, out: Path) -> Checked:
+    """Write a run as a Hugging Face folder, which appears once its logits were compared.
+
+    Raises:
+        InputError: if the run is a classifier that ``GPT2ForSequenceClassification`` is not.
+        RunFailed: if the logits that came back are other ones.
+    """
+    warnings = _require_expressible(source)
+    n_outputs = None if source.score is None else len(source.score)
+    config = hf_config.write(source.model, source.end_of_text(), source.recipe, n_outputs)
+    with files.appearing(out) as folder:
+        _write_json(folder / CONFIG, config)
+        save_file(_tensors(source), folder / WEIGHTS, metadata={"format": "pt"})
+        # safetensors writes for the owner alone, and an export is to be handed on.
+        (folder / WEIGHTS).chmod((folder / CONFIG).stat().st_mode)
+        if source.tokenizer is not None:
+            source.tokenizer.save(folder / "tokenizer.json")
+            _write_json(folder / "tokenizer_config.json", _tokenizer_config(source))
+        checked = _compare(source, folder, warnings)
+        # NaN would have come back as infinity.
+        if checked.difference > TOLERANCE:
+            raise RunFailed(
+                f"{out} was not written: {checked.by} computes other logits than the run "
+                f"(relative difference {checked.difference:.2g}, allowed {TOLERANCE:g})"
+            )
+    return checked
+
+
+def _require_expressible(source: Source) -> tuple[str, ...]:
+    task = source.recipe.task
+    if task is None:
+        return ()
+    if task.pooling != "last":
+        raise InputError(
+            f"{source.run.path}: task.pooling={task.pooling} is not what "
+            f"{hf_config.CLASSIFIER} computes; only a classifier with task.pooling=last is exported"
+        )
+    if source.tokenizer is None:
+        raise InputError(
+            f"{source.run.path}: a classifier without a tokenizer has no padding token"
+        )
+    if task.cut == "middle":
+        return (
+            "task.cut=middle has no counterpart: there, texts that are too long lose their end",
+        )
+    return ()
+
+
+def _tensors(source: Source) -> dict[str, Tensor]:
+    tensors = {}
+    for ours, theirs in hugging_face_names(source.model.n_layers).items():
+        tensor = source.body[ours]
+        value = tensor.T if is_transposed(ours) else tensor
+        tensors[f"transformer.{theirs}"] = value.contiguous()
+    if source.score is not None:
+        tensors["score.weight"] = source.score.contiguous()
+    elif not source.model.tied:
+        tensors["lm_head.weight"] = source.body["lm_head.weight"].contiguous()
+    return tensors
+
+
+def _tokenizer_config(source: Source) -> dict[str, Any]:
+    tokenizer, task = source.tokenizer, source.recipe.task
+    assert tokenizer is not None
+    end = tokenizer.token(tokenizer.end_of_text)
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": end,
+        "eos_token": end,
+        "unk_token": end,
+        "pad_token": end,
+        "padding_side": "right",
+        "truncation_side": "left" if task and task.cut == "start" else "right",
+        "model_max_length": (task.max_tokens if task else 0) or source.model.seq_len,
+        "clean_up_tokenization_spaces": False,
+    }
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def _compare(source: Source, folder: Path, warnings: tuple[str, ...]) -> Checked:
+    try:
+        import transformers
+    except ImportError:
+        return Checked(source.difference(_through_our_import(folder)), "wafergpt import", warnings)
+    with _quiet(transformers):
+        kind = (
+            transformers.AutoModelForCausalLM
+            if source.score is None
+            else transformers.AutoModelForSequenceClassification
+        )
+        model = kind.from_pretrained(folder, local_files_only=True).eval()
+        if source.tokenizer is not None:
+            theirs = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            if theirs(SAMPLE)["input_ids"] != source.tokenizer.encode(SAMPLE):
+                warnings += ("AutoTokenizer reads some texts as other tokens than wafergpt",)
+        difference = source.difference(lambda tokens, lengths: model(tokens).logits.float())
+    return Checked(difference, f"transformers {transformers.__version__}", warnings)
+
+
+def _through_our_import(folder: Path) -> Network:
+    read = read_network(folder)
+    gpt = GPT(read.model)
+    if read.task is None:
+        gpt.load_state_dict(read.weights)
+        return language_model(gpt)
+    classifier = Classifier(gpt, len(read.weights["score.weight"]))
+    classifier.load_state_dict(read.weights)
+    return classifier_network(classifier)
+
+
+@contextmanager
+def _quiet(transformers: Any) -> Iterator[None]:
+    """Keep its bars and remarks out of our output."""
+    logging = transformers.utils.logging
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

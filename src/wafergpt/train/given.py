@@ -1,0 +1,90 @@
+"""A run whose weights were given to it: imported, averaged, but not trained here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from wafergpt import files
+from wafergpt.config import Recipe
+from wafergpt.data.tokenizer import Tokenizer
+from wafergpt.errors import InputError
+from wafergpt.run import Run
+from wafergpt.train import checkpoint
+from wafergpt.train.state import weights_sha256
+
+
+def require_new(name: str, root: Path) -> Path:
+    """Return the folder of a run to come.
+
+    Raises:
+        InputError: if there is something already.
+    """
+    path = root / name
+    if path.exists() or path.is_symlink():
+        raise InputError(f"{path} exists: choose another --name")
+    return path
+
+
+def require_trained(run: Run) -> None:
+    """Refuse to go on with a training that never was.
+
+    Raises:
+        InputError: if the run's weights were given to it.
+    """
+    try:
+        result = run.read("result")
+    except ValueError:
+        # A run is resumed from its checkpoints; a damaged result will be written again.
+        return
+    for origin in ("imported", "averaged"):
+        if isinstance(result, dict) and origin in result:
+            raise InputError(
+                f"{run.path} was {origin}, not trained here: there is no training to resume; "
+                f"wafergpt finetune {run.name} starts one from its weights"
+            )
+
+
+def run_with(
+    weights: Mapping[str, Tensor],
+    recipe: Recipe,
+    root: Path,
+    tokenizer: Tokenizer | None,
+    result: Mapping[str, Any],
+    step: int = 0,
+) -> Run:
+    """Make a run folder around weights; it appears whole or not at all.
+
+    Args:
+        weights: of the network that the recipe describes.
+        recipe: whose name the run takes.
+        root: the folder that holds runs.
+        tokenizer: that the network reads with, if it is known.
+        result: what to write into result.json beside the counts.
+        step: that the weights count as.
+
+    Raises:
+        InputError: if a run of that name exists.
+    """
+    path = require_new(recipe.name, root)
+    with files.appearing(path) as temporary:
+        unfinished = Run(temporary)
+        unfinished.checkpoints.mkdir()
+        unfinished.save_recipe(recipe)
+        if tokenizer is not None:
+            tokenizer.save(unfinished.tokenizer)
+        checkpoint.save_weights(weights, unfinished, step)
+        unfinished.write(
+            "result",
+            {
+                "run": str(path),
+                "step": step,
+                "parameters": sum(tensor.numel() for tensor in weights.values()),
+                "weights_sha256": weights_sha256(weights),
+                **result,
+            },
+        )
+    return Run(path)

@@ -1,0 +1,267 @@
+"""Exports and imports against transformers, which we did not write."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from wafergpt.config import Model, Task, recipe_from
+from wafergpt.data.tokenizer import Tokenizer
+from wafergpt.interop.export import export
+from wafergpt.interop.huggingface import import_folder, read_network
+from wafergpt.model.gpt import GPT
+from wafergpt.model.heads import Classifier
+from wafergpt.run import Run
+from wafergpt.train.checkpoint import weights
+from wafergpt.train.given import run_with
+
+transformers = pytest.importorskip("transformers", reason="the parity tests need transformers")
+
+SHAPE: dict[str, Any] = {
+    "n_layers": 2, "d_model": 48, "n_heads": 4, "d_ffn": 112, "seq_len": 24, "vocab_size": 101,
+}  # fmt: skip
+MUP: dict[str, Any] = {
+    "parametrization": "mup", "base_d_model": 16, "base_d_ffn": 32, "init_std": 0.08,
+    "embedding_scale": 10.0, "output_scale": 3.0,
+}  # fmt: skip
+SHAPES = {
+    "sp": {},
+    "tanh": {"activation": "gelu_tanh"},
+    "untied": {"tied": False},
+    "scaled sp": {"output_scale": 2.0},
+    "mup": MUP,
+    "mup untied": {**MUP, "tied": False},
+    "mup tanh": {**MUP, "activation": "gelu_tanh"},
+    "gpt-2's vocabulary": {"vocab_size": 50257, "d_model": 4, "n_heads": 2, "d_ffn": 8},
+    "one head": {"n_heads": 1, "vocab_size": 1031},
+}
+
+
+def noisy(network: torch.nn.Module) -> torch.nn.Module:
+    """Make every weight matter, biases too."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return network.eval()
+
+
+def tokenizer(lowercase: bool = False) -> Tokenizer:
+    return Tokenizer.train(["It's a film that I loved. It's dull!"], 270, lowercase)
+
+
+def make_run(root: Path, shape: dict[str, Any], task: dict[str, Any] | None = None) -> Run:
+    model = Model.model_validate({**SHAPE, **shape})
+    gpt = GPT(model).initialize(0)
+    values: dict[str, Any] = {"name": "run", "model": model.model_dump()}
+    network: torch.nn.Module = gpt
+    if task is not None:
+        outputs = 1 if task.get("loss", "cross_entropy") != "cross_entropy" else 3
+        labels = ("bad", "so-so", "good") if outputs == 3 else ("bad", "good")
+        task = {"labels": () if task.get("loss") == "squared_error" else labels, **task}
+        values["task"] = Task(**task).model_dump()
+        network = Classifier(gpt, outputs, values["task"]["pooling"])
+    recipe = recipe_from(values)
+    state = noisy(network).state_dict()
+    return run_with(state, recipe, root, tokenizer() if task else None, {})
+
+
+def ours(run: Run, tokens: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
+    recipe, state = run.recipe, weights(run)
+    gpt = GPT(recipe.model).eval()
+    with torch.no_grad():
+        if recipe.task is None:
+            gpt.load_state_dict(state)
+            return gpt.logits(gpt(tokens))
+        classifier = Classifier(gpt, len(state["score.weight"]), recipe.task.pooling).eval()
+        classifier.load_state_dict(state)
+        assert lengths is not None
+        return classifier(tokens, lengths)
+
+
+def theirs(folder: Path, tokens: torch.Tensor) -> torch.Tensor:
+    kind = json.loads((folder / "config.json").read_text())["architectures"][0]
+    with torch.no_grad():
+        return getattr(transformers, kind).from_pretrained(folder).eval()(tokens).logits
+
+
+def close(given: torch.Tensor, expected: torch.Tensor) -> bool:
+    return bool((given - expected).abs().max() <= 1e-5 * expected.abs().max())
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_an_export_has_the_same_logits_and_comes_back(
+    tmp_path: Path, shape: dict[str, Any]
+) -> None:
+    run = make_run(tmp_path, shape)
+    result = export(run, tmp_path / "hf")
+    assert result["max_relative_logit_difference"] <= 1e-5
+    assert result["compared_with"] == f"transformers {transformers.__version__}"
+    tokens = torch.randint(0, run.recipe.model.vocab_size, (3, 24))
+    expected = ours(run, tokens)
+    assert close(theirs(tmp_path / "hf", tokens), expected)
+    back = import_folder(tmp_path / "hf", "back", tmp_path)
+    assert back.recipe.model.parametrization == "sp"
+    assert close(ours(back, tokens), expected)
+    # What is plain already is exported bit for bit.
+    export(back, tmp_path / "again")
+    for name, tensor in load_file(tmp_path / "hf" / "model.safetensors").items():
+        assert torch.equal(load_file(tmp_path / "again" / "model.safetensors")[name], tensor), name
+
+
+def test_the_multipliers_matter(tmp_path: Path) -> None:
+    """A fold that forgets one of them has other logits than the run."""
+    run = make_run(tmp_path, MUP)
+    tokens = torch.randint(0, 101, (3, 24))
+    expected = ours(run, tokens)
+    state = weights(run)
+    for change in ({"embedding_scale": 1.0}, {"output_scale": 1.0}, {"parametrization": "sp"}):
+        other = GPT(run.recipe.model.model_copy(update=change)).eval()
+        other.load_state_dict(state)
+        assert not close(other.logits(other(tokens)), expected), change
+
+
+def test_equal_scales_stay_tied(tmp_path: Path) -> None:
+    run = make_run(tmp_path, {"embedding_scale": 2.0, "output_scale": 2.0})
+    export(run, tmp_path / "hf")
+    assert json.loads((tmp_path / "hf" / "config.json").read_text())["tie_word_embeddings"]
+    assert "lm_head.weight" not in load_file(tmp_path / "hf" / "model.safetensors")
+
+
+TASKS = {
+    "labels": {},
+    "binary": {"loss": "binary"},
+    "regression": {"loss": "squared_error"},
+}
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+@pytest.mark.parametrize("shape", [{}, MUP, {**MUP, "tied": False}], ids=["sp", "mup", "untied"])
+def test_a_classifier_has_the_same_logits_on_padded_rows(
+    tmp_path: Path, shape: dict[str, Any], task: dict[str, Any]
+) -> None:
+    run = make_run(tmp_path, {**shape, "vocab_size": 270}, task)
+    assert export(run, tmp_path / "hf")["max_relative_logit_difference"] <= 1e-5
+    end = Tokenizer.load(run.tokenizer).end_of_text
+    tokens = torch.randint(1, 270, (5, 20))
+    lengths = torch.tensor([20, 7, 1, 13, 1])
+    tokens[torch.arange(20) >= lengths[:, None]] = end
+    # A text of no letters is the end of text alone.
+    tokens[4] = end
+    expected = ours(run, tokens, lengths)
+    if task.get("loss") == "binary":
+        expected = torch.cat([torch.zeros_like(expected), expected], 1)
+    assert close(theirs(tmp_path / "hf", tokens), expected)
+    back = import_folder(tmp_path / "hf", "back", tmp_path)
+    assert close(ours(back, tokens, lengths), expected)
+    assert back.recipe.task is not None
+    assert run.recipe.task is not None
+    assert back.recipe.task.labels == run.recipe.task.labels
+    export(back, tmp_path / "again")
+    first, second = (load_file(tmp_path / f / "model.safetensors") for f in ("hf", "again"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    model = transformers.GPT2ForSequenceClassification.from_pretrained(tmp_path / "hf")
+    if task.get("loss") != "squared_error":
+        assert tuple(model.config.id2label.values()) == run.recipe.task.labels
+
+
+@pytest.mark.parametrize("lowercase", [False, True])
+def test_auto_tokenizer_gives_our_ids(tmp_path: Path, lowercase: bool) -> None:
+    made = tokenizer(lowercase)
+    run = make_run(tmp_path, {"vocab_size": 270})
+    made.save(run.tokenizer)
+    assert export(run, tmp_path / "hf")["warnings"] == []
+    read = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
+    for text in ("It's a FILM!", "  two  spaces ", "naïve 你好\n\n\t", ""):
+        assert read(text)["input_ids"] == made.encode(text), text
+    assert read.eos_token_id == read.pad_token_id == made.end_of_text
+
+
+def saved(folder: Path, kind: str = "GPT2LMHeadModel", **settings: Any) -> Any:
+    values = {
+        "n_layer": 2, "n_embd": 24, "n_head": 3, "n_positions": 16, "vocab_size": 101,
+        "bos_token_id": 0, "eos_token_id": 0, **settings,
+    }  # fmt: skip
+    torch.manual_seed(0)
+    model = getattr(transformers, kind)(transformers.GPT2Config(**values))
+    noisy(model).save_pretrained(folder, max_shard_size=settings.get("shard", "5GB"))
+    return model
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"activation_function": "gelu"},
+        {"activation_function": "gelu_pytorch_tanh"},
+        {"tie_word_embeddings": False},
+        {"n_inner": 40},
+        {"reorder_and_upcast_attn": True},
+    ],
+    ids=str,
+)
+def test_an_import_has_the_same_logits_and_goes_back_bit_for_bit(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    model = saved(tmp_path / "hf", **settings)
+    run = import_folder(tmp_path / "hf", "run", tmp_path)
+    tokens = torch.randint(0, 101, (3, 16))
+    with torch.no_grad():
+        expected = model(tokens).logits
+    assert close(ours(run, tokens), expected)
+    assert run.recipe.model.tied == settings.get("tie_word_embeddings", True)
+    export(run, tmp_path / "back")
+    state = model.state_dict()
+    for name, tensor in load_file(tmp_path / "back" / "model.safetensors").items():
+        assert torch.equal(tensor, state[name]), name
+
+
+@pytest.mark.parametrize("kind", ["GPT2Model", "GPT2LMHeadModel"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_shards_without_prefix(
+    tmp_path: Path, kind: str, dtype: torch.dtype
+) -> None:
+    model = saved(tmp_path / "hf", kind).to(dtype)
+    model.save_pretrained(tmp_path / "half", max_shard_size="10KB")
+    assert len(list((tmp_path / "half").glob("*.safetensors"))) > 2
+    read = read_network(tmp_path / "half").weights
+    body = getattr(model, "transformer", model)
+    assert torch.equal(read["embedding.weight"], body.wte.weight.float())
+    assert torch.equal(read["blocks.1.ffn.up.weight"], body.h[1].mlp.c_fc.weight.float().T)
+    assert all(tensor.dtype == torch.float32 for tensor in read.values())
+
+
+def test_the_configuration_of_cerebras_gpt(tmp_path: Path) -> None:
+    """Its published settings, at a smaller width."""
+    model = saved(
+        tmp_path / "hf", n_embd=64, n_head=4, n_inner=256, n_positions=2048, resid_pdrop=0.0,
+        embd_pdrop=0.0, attn_pdrop=0.0, activation_function="gelu", scale_attn_weights=True,
+        layer_norm_epsilon=1e-5, initializer_range=0.02,
+    )  # fmt: skip
+    run = import_folder(tmp_path / "hf", "run", tmp_path)
+    assert run.recipe.model.activation == "gelu"
+    assert run.recipe.model.seq_len == 2048
+    tokens = torch.randint(0, 101, (1, 200))
+    with torch.no_grad():
+        assert close(ours(run, tokens), model(tokens).logits)
+
+
+def test_a_classifier_of_theirs(tmp_path: Path) -> None:
+    names = {0: "no", 1: "yes", 2: "perhaps"}
+    model = saved(
+        tmp_path / "hf", "GPT2ForSequenceClassification", num_labels=3, id2label=names,
+        label2id={v: k for k, v in names.items()}, pad_token_id=0,
+    )  # fmt: skip
+    run = import_folder(tmp_path / "hf", "run", tmp_path)
+    assert run.recipe.task is not None
+    assert run.recipe.task.labels == ("no", "yes", "perhaps")
+    tokens = torch.randint(1, 101, (2, 16))
+    tokens[1, 5:] = 0
+    with torch.no_grad():
+        expected = model(tokens).logits
+    assert close(ours(run, tokens, torch.tensor([16, 5])), expected)
