@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,12 +12,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from wafergpt.errors import InputError, nearest
-
-MOST_EXTENSIONS = 8
-"""A recipe that extends one that extends one …: more is taken for a circle."""
-
-RECIPE_BYTES = 1 << 20
-"""A recipe larger than this is refused unread: YAML aliases can expand without bound."""
+from wafergpt.recipe_files import apply_override, read_values
+from wafergpt.recipe_files import shipped_recipes as shipped_recipes
 
 
 class Section(BaseModel):
@@ -311,15 +306,6 @@ def token_count(text: str) -> int:
     return round(float(match[1]) * scale)
 
 
-def shipped_recipes() -> list[str]:
-    """Return the names of the recipes that come with the package."""
-    root = resources.files("wafergpt") / "recipes"
-    with resources.as_file(root) as folder:
-        return sorted(
-            p.relative_to(folder).with_suffix("").as_posix() for p in folder.rglob("*.yaml")
-        )
-
-
 def load_recipe(name: str | Path | None, overrides: Iterable[str] = ()) -> Recipe:
     """Read a recipe (a path, a shipped name, or None for the defaults) and apply overrides.
 
@@ -330,9 +316,9 @@ def load_recipe(name: str | Path | None, overrides: Iterable[str] = ()) -> Recip
     Raises:
         InputError: on an unknown name or key, or an impossible value.
     """
-    values: dict[str, Any] = {} if name is None else _read_extended(str(name))
+    values: dict[str, Any] = {} if name is None else read_values(str(name))
     for override in overrides:
-        _apply(values, override)
+        apply_override(values, override)
     return recipe_from(values, source=None if name is None else str(name))
 
 
@@ -347,70 +333,6 @@ def recipe_from(values: Mapping[str, Any], source: str | None = None) -> Recipe:
     except ValidationError as error:
         where = f"{source}: " if source else ""
         raise InputError(where + _one_line(error)) from None
-
-
-def _read_extended(name: str, depth: int = 0) -> dict[str, Any]:
-    """Read a recipe, and under it the one that its key ``extends`` names."""
-    if depth > MOST_EXTENSIONS:
-        raise InputError(f"{name}: recipes extend each other without an end")
-    values = _read(name)
-    base = values.pop("extends", None)
-    if base is None:
-        return values
-    path = Path(str(base))
-    if path.suffix in {".yaml", ".yml"} and not path.is_absolute():
-        path = Path(name).parent / path
-    merged = _read_extended(str(path), depth + 1)
-    for section, change in values.items():
-        under = merged.get(section)
-        if isinstance(under, dict) and isinstance(change, dict):
-            change = {**under, **change}
-        merged[section] = change
-    return merged
-
-
-def _read(name: str) -> dict[str, Any]:
-    path = Path(name)
-    if path.suffix in {".yaml", ".yml"} or path.is_file():
-        if not path.is_file():
-            raise InputError(f"no such recipe file: {path}")
-    else:
-        if name not in shipped_recipes():
-            hint = nearest(name, shipped_recipes())
-            raise InputError(f"no recipe named '{name}'{hint or '; give a path to a .yaml file'}")
-        path = Path(str(resources.files("wafergpt") / "recipes" / f"{name}.yaml"))
-    if path.stat().st_size > RECIPE_BYTES:
-        raise InputError(f"{path} is too large for a recipe (limit 1 MiB)")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path} is not YAML: {reason}") from None
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise InputError(f"{path} is not a recipe: it must hold sections such as 'model:'")
-    return values
-
-
-def _apply(values: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise InputError(f"'{override}' is not an override; write section.key=value")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise InputError(f"the value of '{key}' cannot be read: {text}") from None
-    *sections, last = key.split(".")
-    target = values
-    for section in sections:
-        inner = target.get(section)
-        if inner is None:
-            inner = target[section] = {}
-        if not isinstance(inner, dict):
-            raise InputError(f"unknown key '{key}': '{section}' holds a value, not a section")
-        target = inner
-    target[last] = value
 
 
 def _one_line(error: ValidationError) -> str:

@@ -14,8 +14,8 @@ from wafergpt.tune.transfer import proxy_of, transfer
 
 SETTINGS = [
     "model.d_model=32", "model.n_heads=4", "model.base_d_model=8", "model.seq_len=16",
-    "train.batch_size=4", "train.steps=500", "system.device=cpu", "system.compile=off", "system.threads=1",
-    "optimizer.lr=0.01", "name=big",
+    "train.batch_size=4", "train.steps=500", "system.device=cpu", "system.compile=off",
+    "system.threads=1", "optimizer.lr=0.01", "name=big",
 ]  # fmt: skip
 
 

@@ -111,9 +111,9 @@ def finetune(
         RunFailed: if the run diverges.
         Interrupted: after saving, when a signal asked for a stop.
     """
-    run = None if resume is None else Run.find(resume, root)
-    begun = None
-    if run is not None:
+    run = begun = None
+    if resume is not None:
+        run = Run.find(resume, root)
         require_trained(run)
         recipe = may_change(run.recipe, overrides)
     else:
@@ -121,9 +121,7 @@ def finetune(
             recipe = load_recipe(recipe, overrides)
         recipe = recipe.replace(task={"name": task, **({"train": data} if data else {})})
         begun = None if str(start) == "scratch" else _pretrained(start, root)
-        recipe = recipe if begun is None else _on_top_of(recipe, begun)
-        if recipe.name == Recipe().name:
-            recipe = recipe.replace(name=f"{begun.name if begun else start}-{task}")
+        recipe = _begin(recipe, begun)
     tables = Tables.read(recipe)
     source = run or begun
     tokenizer = (
@@ -159,6 +157,16 @@ def _pretrained(start: Run | str | Path, root: Path) -> Run:
     if run.recipe.task is not None:
         raise InputError(f"{run.path} has a task already: start from a language model")
     return run
+
+
+def _begin(recipe: Recipe, begun: Run | None) -> Recipe:
+    """Take over what the pretrained run decides, and name a run that has no name."""
+    if begun is not None:
+        recipe = _on_top_of(recipe, begun)
+    assert recipe.task is not None
+    if recipe.name == Recipe().name:
+        recipe = recipe.replace(name=f"{begun.name if begun else 'scratch'}-{recipe.task.name}")
+    return recipe
 
 
 def _on_top_of(recipe: Recipe, begun: Run) -> Recipe:

@@ -1,0 +1,106 @@
+"""Recipes as files: those shipped and the user's own, one built on another, and overrides.
+
+What is read here is plain values; ``wafergpt.config`` says what they mean.
+"""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from wafergpt.errors import InputError, nearest
+
+MOST_EXTENSIONS = 8
+"""A recipe that extends one that extends one …: more is taken for a circle."""
+
+RECIPE_BYTES = 1 << 20
+"""A recipe larger than this is refused unread: YAML aliases can expand without bound."""
+
+
+def shipped_recipes() -> list[str]:
+    """Return the names of the recipes that come with the package."""
+    root = resources.files("wafergpt") / "recipes"
+    with resources.as_file(root) as folder:
+        return sorted(
+            p.relative_to(folder).with_suffix("").as_posix() for p in folder.rglob("*.yaml")
+        )
+
+
+def read_values(name: str, depth: int = 0) -> dict[str, Any]:
+    """Read a recipe, and under it the one that its key ``extends`` names.
+
+    Args:
+        name: a YAML file, or a name from ``shipped_recipes``.
+        depth: how many recipes have extended one another so far.
+
+    Raises:
+        InputError: if there is no such recipe, or it is not YAML with sections.
+    """
+    if depth > MOST_EXTENSIONS:
+        raise InputError(f"{name}: recipes extend each other without an end")
+    values = _read(name)
+    base = values.pop("extends", None)
+    if base is None:
+        return values
+    path = Path(str(base))
+    if path.suffix in {".yaml", ".yml"} and not path.is_absolute():
+        path = Path(name).parent / path
+    merged = read_values(str(path), depth + 1)
+    for section, change in values.items():
+        under = merged.get(section)
+        if isinstance(under, dict) and isinstance(change, dict):
+            change = {**under, **change}
+        merged[section] = change
+    return merged
+
+
+def _read(name: str) -> dict[str, Any]:
+    path = Path(name)
+    if path.suffix in {".yaml", ".yml"} or path.is_file():
+        if not path.is_file():
+            raise InputError(f"no such recipe file: {path}")
+    else:
+        if name not in shipped_recipes():
+            hint = nearest(name, shipped_recipes())
+            raise InputError(f"no recipe named '{name}'{hint or '; give a path to a .yaml file'}")
+        path = Path(str(resources.files("wafergpt") / "recipes" / f"{name}.yaml"))
+    if path.stat().st_size > RECIPE_BYTES:
+        raise InputError(f"{path} is too large for a recipe (limit 1 MiB)")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path} is not YAML: {reason}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise InputError(f"{path} is not a recipe: it must hold sections such as 'model:'")
+    return values
+
+
+def apply_override(values: dict[str, Any], override: str) -> None:
+    """Put ``section.key=value`` into ``values``; the value is read as YAML.
+
+    Raises:
+        InputError: if it cannot be read.
+    """
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise InputError(f"'{override}' is not an override; write section.key=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise InputError(f"the value of '{key}' cannot be read: {text}") from None
+    *sections, last = key.split(".")
+    target = values
+    for section in sections:
+        inner = target.get(section)
+        if inner is None:
+            inner = target[section] = {}
+        if not isinstance(inner, dict):
+            raise InputError(f"unknown key '{key}': '{section}' holds a value, not a section")
+        target = inner
+    target[last] = value
