@@ -49,8 +49,16 @@ def test_the_page_on_other_programs_works_when_pasted(tmp_path: Path) -> None:
     assert (tmp_path / "again-hf" / "config.json").is_file()
 
 
+@pytest.mark.slow
+def test_the_page_on_mup_works_when_pasted(tmp_path: Path) -> None:
+    pytest.importorskip("optuna", reason="the page tunes with Optuna")
+    paste("docs/mup.md", tmp_path)
+    assert (tmp_path / "tuned.yaml").is_file()
+    assert (tmp_path / "runs" / "big" / "result.json").is_file()
+
+
 @pytest.mark.parametrize(
-    "page", ["README.md", "README.zh-CN.md", "docs/guide.md", "docs/interop.md"]
+    "page", ["README.md", "README.zh-CN.md", "docs/guide.md", "docs/interop.md", "docs/mup.md"]
 )
 def test_every_link_leads_somewhere(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
