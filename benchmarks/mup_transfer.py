@@ -6,13 +6,14 @@ optimum. An optimum at the edge of what was seen does not count: the bracket the
 
     python benchmarks/mup_transfer.py --out mup-transfer
 
-The points are kept in OUT/points.jsonl, so that it goes on where it stopped.
+The points are kept in OUT, so that it goes on where it stopped.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shutil
 import statistics
@@ -97,8 +98,9 @@ def optimum(losses: Losses, parametrization: str, width: int) -> dict[str, Any] 
     """Fit a parabola to the seeds' means around the lowest; None if that lies at the edge."""
     means = seeded(losses, parametrization, width)
     best = min(means, key=lambda x: means[x], default=0.0)
-    near = [x for x in sorted(means) if abs(x - best) <= 1.01]
-    if len(near) < 5 or best in (min(means), max(means)):
+    # A rate at which a seed diverged is seen, but no parabola goes through it.
+    near = [x for x in sorted(means) if abs(x - best) <= 1.01 and math.isfinite(means[x])]
+    if len(near) < 4 or best in (min(means), max(means)):
         return None
     a, b, c = np.polyfit(near, [means[x] for x in near], 2)
     lowest = float(np.clip(-b / (2 * a), near[0], near[-1])) if a > 0 else best
@@ -118,7 +120,7 @@ def optimum(losses: Losses, parametrization: str, width: int) -> dict[str, Any] 
 def seeded(losses: Losses, parametrization: str, width: int) -> dict[float, float]:
     """Return the mean loss by rate, of the rates that all seeds have seen."""
     rates = {p.log2_lr for p in losses if p[:2] == (parametrization, width)}
-    means = {}
+    means: dict[float, float] = {}
     for x in rates:
         points = [Point(parametrization, width, x, seed) for seed in SEEDS]
         if all(point in losses for point in points):
@@ -244,13 +246,13 @@ def main() -> None:
     choice = parser.parse_args()
     out: Path = choice.out.resolve()
     prepare(DATA / "articles.jsonl.xz", out / "corpus", vocab_size=VOCABULARY)
-    kept = out / "points.jsonl"
+    widths = sorted(choice.widths)
+    kept = out / f"points-{widths[0]}-{choice.steps}.jsonl"
     losses: Losses = {}
     if kept.is_file():
         for line in kept.read_text().splitlines():
             *point, loss = json.loads(line)
             losses[Point(*point)] = loss
-    widths = sorted(choice.widths)
     with ProcessPoolExecutor(choice.jobs, get_context("spawn")) as pool:
 
         def train(points: Iterable[Point]) -> None:

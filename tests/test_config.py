@@ -134,3 +134,23 @@ def test_a_first_batch_of_its_own_size() -> None:
     assert [train.steps_for(samples) for samples in (1, 8, 17, 24, 25, 72)] == [1, 1, 3, 3, 4, 5]
     with pytest.raises(InputError, match="go together"):
         load_recipe(None, ["train.first_steps=3"])
+
+
+def test_a_horizon_replaces_the_one_below_it(tmp_path: Path) -> None:
+    recipe = load_recipe("cerebras-gpt/111m", ["train.tokens=1000000"])
+    assert (recipe.train.tokens, recipe.train.steps) == (1_000_000, None)
+    child = tmp_path / "child.yaml"
+    child.write_text("extends: cerebras-gpt/111m\nmodel:\ntrain: {epochs: 2}\n")
+    recipe = load_recipe(child)
+    assert (recipe.train.epochs, recipe.train.steps, recipe.train.batch_size) == (2, None, 120)
+    assert recipe.model.n_layers == 10
+    with pytest.raises(InputError, match="both say how long"):
+        load_recipe("cerebras-gpt/111m", ["train.tokens=10", "train.steps=3"])
+
+
+@pytest.mark.parametrize("value", ["''", "false", "[a]", "{a: 1}", "7"])
+def test_what_extends_nothing_is_refused(value: str, tmp_path: Path) -> None:
+    child = tmp_path / "child.yaml"
+    child.write_text(f"extends: {value}\n")
+    with pytest.raises(InputError, match="is no recipe: write a name or a path"):
+        load_recipe(child)

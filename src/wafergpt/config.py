@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from wafergpt.errors import InputError, nearest
-from wafergpt.recipe_files import apply_override, read_values
+from wafergpt.recipe_files import HORIZONS, apply_override, merged, read_values
 from wafergpt.recipe_files import shipped_recipes as shipped_recipes
 
 
@@ -92,12 +92,13 @@ class Train(Section):
     micro_batch_size: int = Field(0, ge=0)
     """Sequences of one forward pass; left out, the whole batch where it fits."""
     first_steps: int = Field(0, ge=0)
-    """How many steps at the start use ``first_batch_size`` instead."""
+    """How many steps at the start use ``first_batch_size`` instead. The schedule goes by what was
+    read: it counts in steps of ``batch_size``."""
     first_batch_size: int = Field(0, ge=0)
 
     @model_validator(mode="after")
     def _one_horizon(self) -> Train:
-        given = [k for k in ("steps", "tokens", "epochs", "seconds") if getattr(self, k)]
+        given = [key for key in HORIZONS if getattr(self, key)]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} both say how long to train: give one")
         if bool(self.first_steps) != bool(self.first_batch_size):
@@ -154,7 +155,7 @@ class Schedule(Section):
 
     name: Literal["linear", "cosine", "constant", "wsd"] = "cosine"
     warmup: int | str = 0
-    """Steps, tokens as in "375M tokens", or a share of the run as in "5%"."""
+    """Steps of ``batch_size``, tokens as in "375M tokens", or a share of the run as in "5%"."""
     final: float = Field(0.1, ge=0, le=1)
     """The last learning rate as a fraction of the peak."""
     decay: float = Field(0.2, gt=0, le=1)
@@ -316,9 +317,10 @@ def load_recipe(name: str | Path | None, overrides: Iterable[str] = ()) -> Recip
     Raises:
         InputError: on an unknown name or key, or an impossible value.
     """
-    values: dict[str, Any] = {} if name is None else read_values(str(name))
+    changes: dict[str, Any] = {}
     for override in overrides:
-        apply_override(values, override)
+        apply_override(changes, override)
+    values = merged({} if name is None else read_values(str(name)), changes)
     return recipe_from(values, source=None if name is None else str(name))
 
 

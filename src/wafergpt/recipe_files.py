@@ -16,6 +16,9 @@ from wafergpt.errors import InputError, nearest
 MOST_EXTENSIONS = 8
 """A recipe that extends one that extends one …: more is taken for a circle."""
 
+HORIZONS = ("steps", "tokens", "epochs", "seconds")
+"""The keys of the section train that say how long; a recipe has one of them."""
+
 RECIPE_BYTES = 1 << 20
 """A recipe larger than this is refused unread: YAML aliases can expand without bound."""
 
@@ -45,16 +48,30 @@ def read_values(name: str, depth: int = 0) -> dict[str, Any]:
     base = values.pop("extends", None)
     if base is None:
         return values
-    path = Path(str(base))
+    if not isinstance(base, str) or not base:
+        raise InputError(f"{name}: extends={base!r} is no recipe: write a name or a path")
+    path = Path(base)
     if path.suffix in {".yaml", ".yml"} and not path.is_absolute():
         path = Path(name).parent / path
-    merged = read_values(str(path), depth + 1)
-    for section, change in values.items():
-        under = merged.get(section)
-        if isinstance(under, dict) and isinstance(change, dict):
-            change = {**under, **change}
-        merged[section] = change
-    return merged
+    return merged(read_values(str(path), depth + 1), values)
+
+
+def merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Lay one recipe's values over another's, section by section.
+
+    What says how long to train replaces whatever said so before.
+    """
+    result = dict(under)
+    for section, change in over.items():
+        below = result.get(section)
+        if isinstance(below, dict) and change is None:
+            continue
+        if isinstance(below, dict) and isinstance(change, dict):
+            if section == "train" and any(change.get(key) for key in HORIZONS):
+                below = {key: value for key, value in below.items() if key not in HORIZONS}
+            change = {**below, **change}
+        result[section] = change
+    return result
 
 
 def _read(name: str) -> dict[str, Any]:

@@ -135,3 +135,21 @@ def test_speed_follows_what_was_measured() -> None:
     assert compile_pays(3600, "cpu")
     assert not compile_pays(60, "cpu")
     assert not compile_pays(3600, "cpu", "fp32")
+
+
+def test_a_budget_under_mup_keeps_its_learning_rate_and_one_batch() -> None:
+    recipe = load_recipe("cerebras-gpt/111m-mup", ["model.seq_len=256"])
+    bought = recipe_for(recipe, 3600, MACHINE)
+    assert bought.optimizer.lr == recipe.optimizer.lr
+    bought = recipe_for(load_recipe("cerebras-gpt/13b", ["model.seq_len=256"]), 3600, MACHINE)
+    assert (bought.train.first_steps, bought.train.first_batch_size) == (0, 0)
+
+
+def test_seconds_count_the_batches_that_are_read() -> None:
+    phases = ["train.first_steps=1000000", "train.first_batch_size=1", "train.batch_size=32"]
+    settings = ["model.vocab_size=1000", "train.seconds=600", "system.compile=off"]
+    small, large = (
+        plan(load_recipe(None, [*settings, *more]), MACHINE)
+        for more in (phases, ["train.batch_size=32"])
+    )
+    assert small.tokens == pytest.approx(large.tokens, rel=0.01)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -16,9 +16,10 @@ from wafergpt.model.heads import Classifier
 from wafergpt.shapes.parametrization import (
     ROLES,
     Role,
-    lr_factors,
+    Rule,
     parametrization,
     role_of,
+    rules,
 )
 from wafergpt.train.optimizers import Optimizer
 
@@ -99,7 +100,7 @@ def test_muon_updates_keep_their_spectral_norm_over_the_root_of_the_sides() -> N
         gpt = GPT(model).initialize(0)
         names = [name for name, _ in gpt.named_parameters()]
         settings = config.Optimizer(name="muon", weight_decay=0, clip=0)
-        optimizer = Optimizer(gpt.named_parameters(), settings, lr_factors(model, "muon", names))
+        optimizer = Optimizer(gpt.named_parameters(), settings, rules(model, "muon", names))
         before = {n: p.detach().clone() for n, p in gpt.named_parameters()}
         torch.manual_seed(0)
         for parameter in gpt.parameters():
@@ -136,8 +137,8 @@ def test_the_optimizer_moves_each_parameter_by_its_factor() -> None:
     model = mup(256)
     gpt = GPT(model).initialize(0)
     names = [name for name, _ in gpt.named_parameters()]
-    factors = lr_factors(model, "adamw", names)
-    optimizer = Optimizer(gpt.named_parameters(), config.Optimizer(weight_decay=0, clip=0), factors)
+    by_name = rules(model, "adamw", names)
+    optimizer = Optimizer(gpt.named_parameters(), config.Optimizer(weight_decay=0, clip=0), by_name)
     before = {n: p.detach().clone() for n, p in gpt.named_parameters()}
     for parameter in gpt.parameters():
         parameter.grad = torch.ones_like(parameter)
@@ -145,8 +146,8 @@ def test_the_optimizer_moves_each_parameter_by_its_factor() -> None:
     for name, parameter in gpt.named_parameters():
         # The first update of Adam has the size of the learning rate.
         moved = float((before[name] - parameter.detach()).mean())
-        assert moved == pytest.approx(1e-3 * factors[name], rel=1e-2), name
-    assert set(factors.values()) == {1.0, 0.25}
+        assert moved == pytest.approx(1e-3 * by_name[name].factor, rel=1e-2), name
+    assert {rule.factor for rule in by_name.values()} == {1.0, 0.25}
 
 
 def test_initial_weights_have_the_widths_of_the_table() -> None:
@@ -160,9 +161,15 @@ def test_initial_weights_have_the_widths_of_the_table() -> None:
 
 
 def test_an_optimizer_without_a_column_is_refused_under_mup_only() -> None:
-    assert lr_factors(mup(64, parametrization="sp"), "lion", ["norm.weight"]) == {"norm.weight": 1}
+    plain = rules(mup(64, parametrization="sp"), "lion", ["norm.weight"])
+    assert plain == {"norm.weight": Rule(1.0, decays=False)}
     with pytest.raises(InputError, match=r"no µP rule is known for optimizer\.name=lion"):
-        lr_factors(mup(64), "lion", ["norm.weight"])
+        rules(mup(64), "lion", ["norm.weight"])
+
+
+def test_every_optimizer_that_a_recipe_can_name_has_a_column() -> None:
+    names = get_args(config.Optimizer.model_fields["name"].annotation)
+    assert set(names) == set(parametrization(mup(64)).rows["embedding"].lr)
 
 
 def test_l2_is_refused_under_mup() -> None:

@@ -82,6 +82,20 @@ def test_a_step_is_what_plain_torch_does() -> None:
         assert torch.allclose(ours, theirs, atol=1e-5)
 
 
+def test_a_smaller_first_batch_moves_the_schedule_by_what_was_read() -> None:
+    phases = ("train.first_steps=3", "train.first_batch_size=6", "train.micro_batch_size=6")
+    loop = loop_of(*phases, "schedule.warmup=0", "schedule.name=linear", "schedule.final=0")
+    rows = [loop.step(6) for _ in range(6)]
+    assert [row["tokens"] for row in rows] == [48, 96, 144, 240, 336, 432]
+    # 54 sequences in all, which is 4.5 steps of 12: the last one begins at 3.5.
+    places = [0, 0.5, 1, 1.5, 2.5, 3.5]
+    assert [row["lr"] for row in rows] == pytest.approx([1e-2 * (1 - p / 3.5) for p in places])
+    other = loop_of("train.micro_batch_size=6")
+    batch = loop.batches.batch(18, 12)
+    assert torch.equal(batch.tokens, other.batches.batch(18, 12).tokens)
+    assert loop.state.samples == 54
+
+
 @pytest.mark.parametrize("micro", [1, 3, 4])
 def test_the_loss_is_a_token_mean_whatever_the_micro_batch(micro: int) -> None:
     """With document ends, micro-batches have different numbers of targets."""

@@ -44,6 +44,12 @@ def test_a_study_finds_settings_and_goes_on(target: Recipe, tmp_path: Path) -> N
         file.write('{"op_code": 4, "worker_')
     more = transfer(target, 8, trials=3, steps=3, settings=("lr", "init_std"), root=tmp_path)
     assert more.trials == 3
+    rates = {
+        load_recipe(path / "recipe.yaml").optimizer.lr
+        for path in (tmp_path / "big-transfer").iterdir()
+        if path.is_dir()
+    }
+    assert len(rates) == 3
     assert more.value <= first.value
     kept = {path.name for path in (tmp_path / "big-transfer").iterdir() if path.is_dir()}
     assert len(kept) == 3
@@ -52,6 +58,13 @@ def test_a_study_finds_settings_and_goes_on(target: Recipe, tmp_path: Path) -> N
         for name in kept
     ]
     assert more.value == min(losses)
+
+
+def test_a_study_of_something_else_is_refused(target: Recipe, tmp_path: Path) -> None:
+    transfer(target, 8, trials=1, steps=2, root=tmp_path)
+    for width, steps, settings in ((16, 2, ("lr",)), (8, 3, ("lr",)), (8, 2, ("init_std",))):
+        with pytest.raises(InputError, match="a study of another proxy"):
+            transfer(target, width, trials=1, steps=steps, settings=settings, root=tmp_path)
 
 
 def test_a_diverged_trial_does_not_end_the_study(
@@ -80,6 +93,8 @@ def test_the_proxy_keeps_all_but_width_and_horizon() -> None:
     assert (proxy.model.d_model, proxy.model.d_ffn, proxy.model.n_heads) == (256, 1024, 2)
     assert proxy.train.steps is None
     assert proxy.model.n_layers == target.model.n_layers
+    # 346 of 24,334 steps, whatever the proxy's number.
+    assert proxy.schedule.warmup == "1.422%"
     # Where heads of the target's width do not fit, their number stays.
     assert proxy_of(load_recipe("cerebras-gpt/256m-mup"), 136).model.n_heads == 17
 
@@ -93,6 +108,15 @@ def test_the_proxy_keeps_all_but_width_and_horizon() -> None:
         ([], 6, ("lr",), "n_heads=4 does not divide d_model=6"),
     ],
 )
+def test_the_proxy_has_one_batch_and_a_share_of_warmup() -> None:
+    changes = ["model.parametrization=mup", "schedule.warmup=375M tokens"]
+    proxy = proxy_of(load_recipe("cerebras-gpt/13b", changes), 256)
+    assert (proxy.train.first_steps, proxy.train.batch_size) == (0, 1080)
+    assert proxy.schedule.warmup == "0.1463%"
+    with pytest.raises(InputError, match="as a share"):
+        proxy_of(load_recipe("cerebras-gpt/111m-mup", ["train.epochs=1"]), 256)
+
+
 def test_mistakes_are_named(
     changes: list[str], width: int, settings: tuple[str, ...], message: str, tmp_path: Path
 ) -> None:

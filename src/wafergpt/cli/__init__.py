@@ -104,9 +104,8 @@ def main() -> None:
 
 def _run(arguments: list[str]) -> int:
     try:
-        cli.main(arguments, prog_name="wafergpt", standalone_mode=False)
-    except click.exceptions.Exit as exit_request:
-        return exit_request.exit_code
+        # Without its standalone mode click returns the code of an Exit, and what a verb returns.
+        code = cli.main(arguments, prog_name="wafergpt", standalone_mode=False)
     except (KeyboardInterrupt, click.Abort):
         print("interrupted", file=sys.stderr)
         return 130
@@ -117,7 +116,7 @@ def _run(arguments: list[str]) -> int:
         # The reader of our stdout left; Python would complain again at shutdown.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    return 0
+    return code if isinstance(code, int) else 0
 
 
 def _explain(error: Exception) -> int:

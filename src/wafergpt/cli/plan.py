@@ -72,6 +72,12 @@ def _table(facts: dict[str, Any], lr: float) -> str:
     return "\n".join([*lines, f"multipliers: {multipliers}"])
 
 
+def _steps(facts: dict[str, Any]) -> str:
+    first, steps = facts["first_steps"], facts["steps"]
+    last = f"{steps - first:,} of {facts['batch_tokens']:,} tokens"
+    return f"{first:,} of {facts['first_batch_tokens']:,} tokens, then {last}" if first else last
+
+
 def _text(facts: dict[str, Any], notes: tuple[str, ...]) -> str:
     from wafergpt.progress import duration
 
@@ -89,7 +95,7 @@ def _text(facts: dict[str, Any], notes: tuple[str, ...]) -> str:
         "shape": shape,
         "parameters": f"{facts['parameters']:,}",
         "tokens": f"{facts['tokens']:,} ({ratio:.1f} a parameter)",
-        "steps": f"{facts['steps']:,} of {facts['batch_tokens']:,} tokens",
+        "steps": _steps(facts),
         "compute": f"{facts['flops']:.3g} FLOPs (6·N·tokens)",
         "time": f"{duration(facts['seconds'])} at {rate}",
         "memory": f"{facts['memory_bytes'] / gib:.2f} GiB: {fits}",

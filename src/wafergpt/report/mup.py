@@ -12,7 +12,7 @@ from wafergpt.config import Recipe
 from wafergpt.report.charts import ACCENT, SECOND, Chart, short
 from wafergpt.report.document import Document
 from wafergpt.report.markup import escape, table
-from wafergpt.tune.coordinate_check import SCORES, CoordinateCheck
+from wafergpt.tune.coordinate_check import CoordinateCheck, may_fall
 
 NAMES = {"mup": "µP", "sp": "standard"}
 
@@ -37,7 +37,7 @@ def write_check(found: Mapping[str, CoordinateCheck], recipe: Recipe, out: Path)
     )
     lead = (
         f"{mup.steps} updates of {recipe.optimizer.name} at a learning rate of "
-        f"{recipe.optimizer.lr:g}, {recipe.model.n_layers} layers, {recipe.model.n_heads} heads; "
+        f"{recipe.optimizer.lr:g}, {recipe.model.n_layers} layers, {mup.n_heads} heads; "
         f"widths {', '.join(map(str, mup.widths))}. Each line is one layer: the mean size of the "
         "change of its output since initialization."
     )
@@ -80,7 +80,7 @@ def _change(
             "line": {
                 "color": colour,
                 "width": 1.5,
-                "dash": "dot" if name.startswith(SCORES) else "solid",
+                "dash": "dot" if may_fall(name) else "solid",
             },
             "marker": {"color": colour, "size": 5},
             "opacity": 0.7,
@@ -95,7 +95,7 @@ def _change(
         f"changes-{kind}",
         f"Change by width, {NAMES[kind]}",
         f"Against the narrowest. Rises most: {steepest[0]}, as width to the {steepest[1]:+.2f}. "
-        "Dotted: attention scores.",
+        "Dotted: may fall.",
         data,
         axes | {"showlegend": False},
         height=360,
@@ -118,7 +118,7 @@ def _slopes(found: Mapping[str, CoordinateCheck]) -> Chart:
     return Chart(
         "slopes",
         "Slope of each layer",
-        "Of log change over log width: 0 is independent of the width. Attention scores may fall.",
+        "Of log change over log width: 0 is independent of the width. Scores and logits may fall.",
         data,
         {"yaxis": {"title": {"text": "Slope"}}, "barmode": "group", "showlegend": True},
         height=360,

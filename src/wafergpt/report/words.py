@@ -179,8 +179,11 @@ def settings(chapter: Chapter) -> str:
     model, task = recipe.model, recipe.task
     parts.append(f"{model.n_layers} layers × {model.d_model} wide, {model.n_heads} heads")
     parts.append(f"context {model.seq_len:,}")
+    if model.parametrization == "mup":
+        parts.append(f"µP from width {model.base_d_model}")
     parts.append(f"{OPTIMIZERS[recipe.optimizer.name]}, peak learning rate {recipe.optimizer.lr:g}")
-    parts.append(f"batches of {recipe.train.batch_size:,} sequences")
+    first = f"{recipe.train.first_batch_size:,}, then " if recipe.train.first_steps else ""
+    parts.append(f"batches of {first}{recipe.train.batch_size:,} sequences")
     if task:
         start = chapter.result.get("init")
         if isinstance(start, str):

@@ -92,7 +92,8 @@ def recipe_for(recipe: Recipe, seconds: float, machine: Machine) -> Recipe:
 
     The shape is ``best_shape``'s, all tokens that the time buys are read, in about 2,000 updates
     of at most 256k tokens, with Cerebras-GPT's linear decay to a tenth. What else the recipe says
-    (data, optimizer, sequence length, dropout) stays.
+    (data, optimizer, sequence length, dropout) stays; under µP the learning rate too, for it holds
+    at any width.
     """
     training = seconds
     for _ in range(3):
@@ -114,11 +115,13 @@ def _trained_for(recipe: Recipe, seconds: float, machine: Machine) -> Recipe:
     tokens = max(1, round(tokens_within(seconds, shape, machine)))
     batch_size = _batch_size(tokens, seq_len)
     steps = math.ceil(tokens / (batch_size * seq_len))
+    mup = recipe.model.parametrization == "mup"
+    one_batch = {"first_steps": 0, "first_batch_size": 0}
     train = {"steps": None, "epochs": None, "seconds": None, "tokens": tokens}
     return recipe.replace(
         model={name: getattr(shape, name) for name in ("n_layers", "d_model", "n_heads", "d_ffn")},
-        train={**train, "batch_size": batch_size, "micro_batch_size": 0},
-        optimizer={"lr": learning_rate(shape)},
+        train={**train, **one_batch, "batch_size": batch_size, "micro_batch_size": 0},
+        optimizer={"lr": recipe.optimizer.lr if mup else learning_rate(shape)},
         schedule={"name": "linear", "warmup": max(1, steps // 20), "final": 0.1},
     )
 

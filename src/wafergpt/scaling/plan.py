@@ -126,6 +126,8 @@ class Plan:
             "tokens_per_parameter": self.tokens / n,
             "steps": self.steps,
             "batch_tokens": _batch_tokens(recipe),
+            "first_steps": min(recipe.train.first_steps, self.steps),
+            "first_batch_tokens": recipe.train.first_batch_size * _running_shape(recipe).seq_len,
             "flops": flops_6nd(recipe.model) * self.tokens,
             "predicted_loss": None,
             "predicted_loss_low": None,
@@ -246,10 +248,10 @@ def _with_horizon(
     recipe: Recipe, machine: Machine, corpus_tokens: int | None, notes: list[str]
 ) -> tuple[Recipe, float]:
     """Settle steps and compile, which depend on each other; return also tokens/s."""
-    train, batch = recipe.train, _batch_tokens(recipe)
+    train, seq_len = recipe.train, _running_shape(recipe).seq_len
     eager, quick = (_speed(recipe, machine, compiled) for compiled in (False, True))
     steps = None if train.seconds else _steps(recipe, corpus_tokens, notes)
-    eager_seconds = train.seconds or (steps or 0) * batch / eager
+    eager_seconds = train.seconds or train.samples(steps or 0) * seq_len / eager
     wanted = recipe.system.compile
     compiled = wanted == "on" or (
         wanted == "auto"
@@ -258,7 +260,7 @@ def _with_horizon(
     )
     rate = quick if compiled else eager
     if steps is None:
-        steps = max(1, round(eager_seconds * rate / batch))
+        steps = train.steps_for(eager_seconds * rate / seq_len)
     settled = recipe.replace(
         train={"steps": steps, "tokens": None, "epochs": None, "seconds": None},
         system={"compile": "on" if compiled else "off"},

@@ -56,7 +56,8 @@ class Row:
     """What one role is given.
 
     Attributes:
-        init_std: of a normal cut at two standard deviations; 0 for biases (norms start at 1).
+        init_std: of a normal, cut at two standard deviations but for a task's head; 0 for biases
+            (norms start at 1).
         decays: whether weight decay acts on it. It is multiplied by the role's learning rate.
         lr: the factor of the recipe's learning rate, by optimizer.
     """
@@ -64,6 +65,19 @@ class Row:
     init_std: float
     decays: bool
     lr: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How an optimizer moves one parameter.
+
+    Attributes:
+        factor: of the recipe's learning rate.
+        decays: whether weight decay acts on it.
+    """
+
+    factor: float
+    decays: bool
 
 
 @dataclass(frozen=True)
@@ -116,10 +130,6 @@ def role_of(name: str) -> Role:
 
 def parametrization(model: Model) -> Parametrization:
     """Return the table of a shape."""
-    return _table(model)
-
-
-def _table(model: Model) -> Parametrization:
     wide = model.d_model / model.base_d_model if model.parametrization == "mup" else 1.0
     ffn_wide = model.d_ffn / model.base_d_ffn if model.parametrization == "mup" else 1.0
     std, residual = model.init_std, (2 * model.n_layers) ** -0.5
@@ -150,20 +160,20 @@ def _table(model: Model) -> Parametrization:
     )
 
 
-def lr_factors(model: Model, optimizer: str, names: Iterable[str]) -> dict[str, float]:
-    """Return the factor of the learning rate of each named parameter.
+def rules(model: Model, optimizer: str, names: Iterable[str]) -> dict[str, Rule]:
+    """Return how an optimizer moves each named parameter.
 
     Raises:
         InputError: if the optimizer has no column under ``mup``.
     """
     rows = parametrization(model).rows
-    roles = {name: role_of(name) for name in names}
-    if any(optimizer not in row.lr for row in rows.values()):
-        if model.parametrization == "mup":
-            known = ", ".join(rows["embedding"].lr)
-            raise InputError(f"no µP rule is known for optimizer.name={optimizer}: use {known}")
-        return dict.fromkeys(roles, 1.0)
-    return {name: rows[role].lr[optimizer] for name, role in roles.items()}
+    known = rows["embedding"].lr
+    if optimizer not in known and model.parametrization == "mup":
+        raise InputError(
+            f"no µP rule is known for optimizer.name={optimizer}: use {', '.join(known)}"
+        )
+    found = {name: rows[role_of(name)] for name in names}
+    return {name: Rule(row.lr.get(optimizer, 1.0), row.decays) for name, row in found.items()}
 
 
 def _learning_rates(wide: float, ffn_wide: float) -> dict[str, Mapping[Role, float]]:

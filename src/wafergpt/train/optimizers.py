@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from wafergpt import config
 from wafergpt.errors import InputError
+from wafergpt.shapes.parametrization import Rule
 
 
 def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
@@ -27,7 +28,7 @@ class Optimizer:
     Args:
         named: the parameters by name.
         settings: of the recipe.
-        lr_factors: of the learning rate, by name; 1 where a name is missing.
+        rules: by name; left out, the learning rate is the same for all, and matrices decay.
 
     Raises:
         InputError: if the optimizer has no decoupled decay and the recipe wants one.
@@ -37,11 +38,11 @@ class Optimizer:
         self,
         named: Iterable[tuple[str, nn.Parameter]],
         settings: config.Optimizer,
-        lr_factors: Mapping[str, float] | None = None,
+        rules: Mapping[str, Rule] | None = None,
     ) -> None:
         self._named = dict(named)
         self._settings = settings
-        self._factors = lr_factors or {}
+        self._rules = rules or {n: Rule(1.0, p.ndim >= 2) for n, p in self._named.items()}
         self._matrices = [p for p in self._named.values() if p.ndim >= 2]
         if settings.name in {"adam", "sgd"} and settings.weight_decay:
             raise InputError(
@@ -76,15 +77,17 @@ class Optimizer:
 
     def _groups(self, names: Iterable[str]) -> list[dict[str, Any]]:
         """Group parameters that share decay and factor of the learning rate."""
-        groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
+        groups: dict[Rule, list[nn.Parameter]] = {}
         for name in names:
-            parameter = self._named[name]
-            key = (parameter.ndim >= 2, self._factors.get(name, 1.0))
-            groups.setdefault(key, []).append(parameter)
+            groups.setdefault(self._rules[name], []).append(self._named[name])
         decay = self._settings.weight_decay
         return [
-            {"params": parameters, "weight_decay": decay if decays else 0.0, "factor": factor}
-            for (decays, factor), parameters in groups.items()
+            {
+                "params": parameters,
+                "weight_decay": decay if rule.decays else 0.0,
+                "factor": rule.factor,
+            }
+            for rule, parameters in groups.items()
         ]
 
     def step(self, lr: float) -> float:

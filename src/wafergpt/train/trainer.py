@@ -29,7 +29,7 @@ from wafergpt.run import Run
 from wafergpt.scaling.machine import Machine
 from wafergpt.scaling.memory import micro_batch_that_fits
 from wafergpt.shapes.counts import flops_6nd
-from wafergpt.shapes.parametrization import lr_factors
+from wafergpt.shapes.parametrization import rules
 from wafergpt.train import checkpoint
 from wafergpt.train.callbacks.evaluation import Evaluation
 from wafergpt.train.callbacks.recording import Recording
@@ -127,8 +127,8 @@ class Trainer:
         self._blocks = blocks
         network.to(self.device)
         names = [name for name, _ in network.named_parameters()]
-        factors = lr_factors(recipe.model, recipe.optimizer.name, names)
-        optimizer = Optimizer(network.named_parameters(), recipe.optimizer, factors)
+        by_name = rules(recipe.model, recipe.optimizer.name, names)
+        optimizer = Optimizer(network.named_parameters(), recipe.optimizer, by_name)
         state = TrainState(network, optimizer)
         self.loop = Loop(
             recipe, state, batches, objective, (), self._save, self.device,
@@ -149,7 +149,7 @@ class Trainer:
         if train.seconds or (wanted == "auto" and compiler_available(self.device.type)):
             eager = self._step_seconds()
         steps = self._steps(eager)
-        ahead = train.seconds or steps * eager
+        ahead = train.seconds or train.samples(steps) / train.batch_size * eager
         compiled = wanted == "on"
         if wanted == "auto" and eager and compile_pays(ahead, self.device.type):
             compiled = self._compiled_is_faster(eager)
@@ -173,10 +173,10 @@ class Trainer:
         train = self.recipe.train
         if train.steps:
             return train.steps
-        if train.seconds:
-            return max(1, round(train.seconds / step_seconds))
         samples = train.epochs or 0.0
-        if train.tokens:
+        if train.seconds:
+            samples = train.seconds / step_seconds * train.batch_size
+        elif train.tokens:
             samples = train.tokens / self.recipe.model.seq_len
         else:
             samples *= self.loop.batches.samples_per_epoch

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from wafergpt.config import Model, Recipe
+from wafergpt.errors import RunFailed
 from wafergpt.model.gpt import GPT, Attention, Block
-from wafergpt.shapes.parametrization import lr_factors
+from wafergpt.shapes.parametrization import rules
 from wafergpt.train.loss import next_token_loss
 from wafergpt.train.optimizers import Optimizer
 
@@ -30,7 +31,7 @@ TOLERANCE = 0.15
 VOCABULARY, BATCH, LENGTH = 128, 8, 32
 """Of the text, which every width learns by heart."""
 
-SCORES = "attention scores"
+SCORES, LOGITS = "attention scores", "logits"
 
 Outputs = dict[str, Tensor]
 
@@ -44,12 +45,14 @@ class CoordinateCheck:
         changes: mean |change| of each layer's output, by layer, in the order of ``widths``.
         initial_logits: mean |logit| before the first step, in the order of ``widths``.
         steps: updates that were made.
+        n_heads: of every network.
     """
 
     widths: tuple[int, ...]
     changes: dict[str, list[float]]
     initial_logits: list[float]
     steps: int
+    n_heads: int
 
     @property
     def slopes(self) -> dict[str, float]:
@@ -65,13 +68,13 @@ class CoordinateCheck:
     def broken(self) -> list[str]:
         """Return what depends on the width.
 
-        Outputs and logits must keep their change. Attention scores, and the logits before the first
-        step, must not grow; they may fall, for what is random in them fades as the width grows.
+        Outputs must keep their change. Attention scores and logits must not grow; they may fall,
+        for what is random in them fades as the width grows.
         """
         found = [
             name
             for name, slope in self.slopes.items()
-            if slope > TOLERANCE or (slope < -TOLERANCE and not name.startswith(SCORES))
+            if slope > TOLERANCE or (slope < -TOLERANCE and not may_fall(name))
         ]
         return found + (["initial logits"] if self.logits_slope > TOLERANCE else [])
 
@@ -85,6 +88,7 @@ class CoordinateCheck:
         return {
             "widths": list(self.widths),
             "steps": self.steps,
+            "n_heads": self.n_heads,
             "changes": self.changes,
             "slopes": self.slopes,
             "initial_logits": self.initial_logits,
@@ -100,7 +104,8 @@ def coordinate_check(
 ) -> CoordinateCheck:
     """Train networks of the recipe's kind at several widths, and compare how far they move.
 
-    The number of heads stays, so that d_head grows with the width. Depth, optimizer, learning rate,
+    The number of heads is the same at every width, so that d_head grows: the recipe's, or the next
+    smaller one that divides them all. Depth, optimizer, learning rate,
     parametrization and base width are the recipe's; the text is made up and small.
 
     Args:
@@ -111,8 +116,10 @@ def coordinate_check(
 
     Raises:
         InputError: if a width is impossible, or the optimizer has no µP rule.
+        RunFailed: if a network diverges, or does not move at all.
     """
     widths = tuple(sorted(widths))
+    recipe = recipe.replace(model=_heads_for(recipe.model, widths))
     shapes = [_at_width(recipe, width) for width in widths]
     changes: dict[str, list[float]] = {}
     logits = []
@@ -120,15 +127,38 @@ def coordinate_check(
         found = [_changes(recipe, shape, steps, seed) for seed in range(seeds)]
         for name in found[0][0]:
             mean = sum(change[name] for change, _ in found) / seeds
+            if not 0 < mean < math.inf:
+                raise RunFailed(
+                    f"at d_model {shape.d_model}, {name} changed by {mean:g}: "
+                    f"try {'another' if mean else 'a higher'} optimizer.lr"
+                )
             changes.setdefault(name, []).append(mean)
         logits.append(sum(first for _, first in found) / seeds)
-    return CoordinateCheck(widths, changes, logits, steps)
+    return CoordinateCheck(widths, changes, logits, steps, recipe.model.n_heads)
+
+
+def may_fall(name: str) -> bool:
+    """Say whether a layer's change may shrink as the width grows."""
+    return name == LOGITS or name.startswith(SCORES)
+
+
+def _heads_for(model: Model, widths: Sequence[int]) -> dict[str, int]:
+    common = math.gcd(*widths)
+    heads = next(n for n in range(min(model.n_heads, common), 0, -1) if common % n == 0)
+    return {"n_heads": heads, "d_model": widths[0], "d_ffn": _ffn(model, widths[0])}
+
+
+def _ffn(model: Model, width: int) -> int:
+    return max(1, round(width * model.d_ffn / model.d_model))
 
 
 def _at_width(recipe: Recipe, width: int) -> Model:
-    model = recipe.model
-    ffn = max(1, round(width * model.d_ffn / model.d_model))
-    change = {"d_model": width, "d_ffn": ffn, "seq_len": LENGTH, "vocab_size": VOCABULARY}
+    change = {
+        "d_model": width,
+        "d_ffn": _ffn(recipe.model, width),
+        "seq_len": LENGTH,
+        "vocab_size": VOCABULARY,
+    }
     return recipe.replace(model={**change, "dropout": 0.0}).model
 
 
@@ -138,8 +168,7 @@ def _changes(recipe: Recipe, shape: Model, steps: int, seed: int) -> tuple[dict[
     gpt = GPT(shape).initialize(seed)
     names = [name for name, _ in gpt.named_parameters()]
     settings = recipe.optimizer.model_copy(update={"weight_decay": 0.0})
-    factors = lr_factors(shape, settings.name, names)
-    optimizer = Optimizer(gpt.named_parameters(), settings, factors)
+    optimizer = Optimizer(gpt.named_parameters(), settings, rules(shape, settings.name, names))
     before = _outputs(gpt, tokens)
     for _ in range(steps):
         hidden = gpt.scaled(gpt(tokens))
@@ -148,7 +177,7 @@ def _changes(recipe: Recipe, shape: Model, steps: int, seed: int) -> tuple[dict[
         optimizer.step(settings.lr)
     after = _outputs(gpt, tokens)
     changes = {name: float((after[name] - before[name]).abs().mean()) for name in before}
-    return changes, float(before["logits"].abs().mean())
+    return changes, float(before[LOGITS].abs().mean())
 
 
 def _text(seed: int) -> tuple[Tensor, Tensor]:
@@ -168,7 +197,7 @@ def _outputs(gpt: GPT, tokens: Tensor) -> Outputs:
     """Return the output of every layer, attention scores too, for some tokens."""
     outputs: Outputs = {}
     with _watched(gpt, outputs):
-        outputs["logits"] = gpt.logits(gpt(tokens))
+        outputs[LOGITS] = gpt.logits(gpt(tokens))
     return outputs
 
 
@@ -205,6 +234,4 @@ def _watched(gpt: GPT, outputs: Outputs) -> Iterator[None]:
 
 
 def _slope(widths: Sequence[int], values: Sequence[float]) -> float:
-    tiny = 1e-30
-    logs = [math.log(max(value, tiny)) for value in values]
-    return float(np.polyfit(np.log(widths), logs, 1)[0])
+    return float(np.polyfit(np.log(widths), np.log(values), 1)[0])

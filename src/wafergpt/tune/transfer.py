@@ -17,6 +17,8 @@ from wafergpt.config import Recipe
 from wafergpt.errors import InputError, RunFailed, nearest
 from wafergpt.progress import say
 from wafergpt.run import RUNS
+from wafergpt.scaling.plan import TOKENS_PER_PARAMETER
+from wafergpt.shapes.counts import parameters
 from wafergpt.train.pretrain import pretrain
 
 if TYPE_CHECKING:
@@ -32,6 +34,9 @@ SETTINGS: Mapping[str, tuple[str, str]] = {
 
 OCTAVES = 4
 """A setting is sought from 2⁻⁴ to 2⁴ times the recipe's value."""
+
+SHARES = 10_000
+"""Steps of an imagined run, to turn a warm-up in percent into a share of it."""
 
 WARMING_TRIALS = 4
 """Trials drawn at random before the sampler trusts what it has seen."""
@@ -59,7 +64,8 @@ class Transfer:
 def proxy_of(target: Recipe, width: int, steps: int | None = None) -> Recipe:
     """Return the narrow network to tune on: the target's in all but width and horizon.
 
-    Heads keep their width where that divides; otherwise their number.
+    Heads keep their width where that divides; otherwise their number. A warm-up in steps or tokens
+    becomes its share of the target's run, and every batch is the target's last.
 
     Args:
         target: a recipe under µP.
@@ -67,7 +73,8 @@ def proxy_of(target: Recipe, width: int, steps: int | None = None) -> Recipe:
         steps: its updates; left out, 20 tokens for each of its parameters.
 
     Raises:
-        InputError: if the target is not under µP, or the width does not suit it.
+        InputError: if the target is not under µP, the width does not suit it, or its warm-up has no
+            share because its horizon is not known.
     """
     model = target.model
     if model.parametrization != "mup":
@@ -79,8 +86,34 @@ def proxy_of(target: Recipe, width: int, steps: int | None = None) -> Recipe:
     d_head = model.d_model // model.n_heads
     heads = width // d_head if width % d_head == 0 else model.n_heads
     shape = {"d_model": width, "n_heads": heads, "d_ffn": width * model.d_ffn // model.d_model}
-    horizon = {"steps": steps, "tokens": None, "epochs": None, "seconds": None}
-    return target.replace(name=f"{target.name}-proxy", model=shape, train=horizon)
+    train = {"steps": steps, "tokens": None, "epochs": None, "seconds": None}
+    train |= {"first_steps": 0, "first_batch_size": 0}
+    warmup = f"{100 * _warmup_share(target):.4g}%"
+    return target.replace(
+        name=f"{target.name}-proxy", model=shape, train=train, schedule={"warmup": warmup}
+    )
+
+
+def _warmup_share(target: Recipe) -> float:
+    train, seq_len = target.train, target.model.seq_len
+    batch_tokens = train.batch_size * seq_len
+    if train.steps:
+        tokens = train.samples(train.steps) * seq_len
+    elif train.tokens:
+        tokens = train.tokens
+    elif not (train.epochs or train.seconds) and target.model.vocab_size:
+        tokens = round(TOKENS_PER_PARAMETER * parameters(target.model))
+    else:
+        tokens = 0
+    steps = tokens // batch_tokens or SHARES
+    warmup = target.schedule.warmup_steps(steps, batch_tokens)
+    relative = isinstance(target.schedule.warmup, str) and "%" in target.schedule.warmup
+    if warmup and not tokens and not relative:
+        raise InputError(
+            "the proxy trains for another time than the target: give schedule.warmup as a share, "
+            "such as schedule.warmup=10%"
+        )
+    return warmup / steps
 
 
 def transfer(
@@ -114,7 +147,7 @@ def transfer(
             raise InputError(f"no setting '{name}' to tune{nearest(name, SETTINGS)}")
     proxy = proxy_of(target, width, steps)
     folder = root / f"{target.name}-transfer"
-    study = _study(folder, target.seed)
+    study = _study(folder, proxy, settings)
     for trial in study.get_trials(deepcopy=False):
         if not trial.state.is_finished():
             study.tell(trial.number, state=_state("FAIL"))
@@ -127,7 +160,7 @@ def transfer(
     return Transfer(dict(best.params), _value(best), len(_finished(study)), recipe, folder)
 
 
-def _study(folder: Path, seed: int) -> optuna.Study:
+def _study(folder: Path, proxy: Recipe, settings: Sequence[str]) -> optuna.Study:
     try:
         import optuna
         from optuna.storages import JournalStorage
@@ -138,12 +171,22 @@ def _study(folder: Path, seed: int) -> optuna.Study:
     folder.mkdir(parents=True, exist_ok=True)
     journal = folder / "study.jsonl"
     _cut_torn_record(journal)
-    return optuna.create_study(
+    study = optuna.create_study(
         storage=JournalStorage(JournalFileBackend(str(journal))),
         study_name="transfer",
         load_if_exists=True,
-        sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=WARMING_TRIALS),
     )
+    asked = {"proxy": proxy.model_dump(mode="json"), "settings": sorted(settings)}
+    if study.user_attrs.get("asked", asked) != asked:
+        raise InputError(
+            f"{folder} is a study of another proxy (width, steps, settings or corpus): "
+            "remove it, or choose another name=NAME"
+        )
+    study.set_user_attr("asked", asked)
+    # A sampler begins anew with each call; the trials before move its seed on.
+    seed = proxy.seed + len(study.get_trials(deepcopy=False))
+    study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=WARMING_TRIALS)
+    return study
 
 
 def _cut_torn_record(journal: Path) -> None:
