@@ -223,8 +223,6 @@ class Task(Section):
     """What a fine-tuned model is for."""
 
     name: Literal["classify"] = "classify"
-    start: Path | None = None
-    """The pretrained run whose weights it began with; written down by the run."""
     train: Path | None = None
     validation: Path | None = None
     """Left out, a part of the training rows, chosen by a hash of their bytes."""
@@ -258,6 +256,8 @@ class Recipe(Section):
 
     name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
     seed: int = Field(0, ge=0, lt=1 << 63)
+    start: Path | None = None
+    """The run whose weights it began with; written down by the run."""
     data: Data = Data()
     model: Model = Model.model_validate({})
     train: Train = Train()
@@ -278,7 +278,7 @@ class Recipe(Section):
             )
         return self
 
-    def replace(self, **sections: Mapping[str, Any] | Section | str | int) -> Recipe:
+    def replace(self, **sections: Mapping[str, Any] | Section | Path | str | int) -> Recipe:
         """Return a checked copy with keys of the named sections replaced."""
         values = self.model_dump()
         for section, change in sections.items():
@@ -350,7 +350,7 @@ def _one_line(error: ValidationError) -> str:
 
 
 def _nearest_key(place: str) -> str:
-    keys: dict[str, list[str]] = {"": list(Recipe.model_fields)}
+    keys: dict[str, list[str]] = {"": [*Recipe.model_fields, "extends"]}
     for name, field in Recipe.model_fields.items():
         section = Task if name == "task" else field.annotation
         if isinstance(section, type) and issubclass(section, Section):

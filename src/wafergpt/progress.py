@@ -105,11 +105,14 @@ def _rich_bar(what: str, total: float | None, unit: str, done: float) -> Iterato
 
 
 def duration(seconds: float) -> str:
-    """Write seconds as people read them: ``8.1s``, ``2m05s``, ``3h20m``, ``4.5 days``."""
+    """Write seconds as people read them: ``8.1s``, ``2m05s``, ``3h20m``, ``4.5 days``, years."""
     if seconds < 60:
         return f"{seconds:.1f}s" if seconds < 10 else f"{seconds:.0f}s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
         return f"{minutes}m{rest:02d}s"
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes:02d}m" if hours < 48 else f"{hours / 24:.1f} days"
+    if hours < 48:
+        return f"{hours}h{minutes:02d}m"
+    days = hours / 24
+    return f"{days:.1f} days" if days < 1000 else f"{days / 365.25:,.0f} years"

@@ -19,6 +19,8 @@ MOST_EXTENSIONS = 8
 HORIZONS = ("steps", "tokens", "epochs", "seconds")
 """The keys of the section train that say how long; a recipe has one of them."""
 
+FIRST_BATCH = ("first_steps", "first_batch_size")
+
 RECIPE_BYTES = 1 << 20
 """A recipe larger than this is refused unread: YAML aliases can expand without bound."""
 
@@ -59,7 +61,7 @@ def read_values(name: str, depth: int = 0) -> dict[str, Any]:
 def merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     """Lay one recipe's values over another's, section by section.
 
-    What says how long to train replaces whatever said so before.
+    What says how long to train replaces whatever said so before; a batch size, all of them.
     """
     result = dict(under)
     for section, change in over.items():
@@ -67,8 +69,10 @@ def merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
         if isinstance(below, dict) and change is None:
             continue
         if isinstance(below, dict) and isinstance(change, dict):
-            if section == "train" and any(change.get(key) for key in HORIZONS):
-                below = {key: value for key, value in below.items() if key not in HORIZONS}
+            if section == "train":
+                gone: tuple[str, ...] = HORIZONS if any(change.get(key) for key in HORIZONS) else ()
+                gone += FIRST_BATCH if "batch_size" in change else ()
+                below = {key: value for key, value in below.items() if key not in gone}
             change = {**below, **change}
         result[section] = change
     return result
@@ -80,9 +84,11 @@ def _read(name: str) -> dict[str, Any]:
         if not path.is_file():
             raise InputError(f"no such recipe file: {path}")
     else:
-        if name not in shipped_recipes():
-            hint = nearest(name, shipped_recipes())
-            raise InputError(f"no recipe named '{name}'{hint or '; give a path to a .yaml file'}")
+        shipped = shipped_recipes()
+        if name not in shipped:
+            ends = [known for known in shipped if known.endswith(f"/{name}")]
+            hint = nearest(name, ends or shipped) or "; give a path to a .yaml file"
+            raise InputError(f"no recipe named '{name}'{hint} (shipped are {', '.join(shipped)})")
         path = Path(str(resources.files("wafergpt") / "recipes" / f"{name}.yaml"))
     if path.stat().st_size > RECIPE_BYTES:
         raise InputError(f"{path} is too large for a recipe (limit 1 MiB)")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
 
 from wafergpt.config import Recipe, load_recipe
 from wafergpt.data.prepare import prepare
-from wafergpt.errors import InputError
+from wafergpt.errors import InputError, Interrupted
+from wafergpt.run import Run
 from wafergpt.tune.transfer import proxy_of, transfer
 
 SETTINGS = [
@@ -60,6 +63,35 @@ def test_a_study_finds_settings_and_goes_on(target: Recipe, tmp_path: Path) -> N
     assert more.value == min(losses)
 
 
+def test_an_interrupted_trial_is_finished_first(
+    target: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = Run.log
+
+    def interrupt(run: Run, row: dict[str, object]) -> None:
+        log(run, row)
+        if row["step"] == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Run, "log", interrupt)
+    with pytest.raises(Interrupted, match="the same command goes on"):
+        transfer(target, 8, trials=1, steps=4, root=tmp_path)
+    monkeypatch.setattr(Run, "log", log)
+    found = transfer(target, 8, trials=1, steps=4, root=tmp_path)
+    assert [path.name for path in found.folder.iterdir() if path.is_dir()] == ["trial-000"]
+    assert [row["step"] for row in Run(found.folder / "trial-000").metrics()] == [1, 2, 3, 4]
+    whole = transfer(target, 8, trials=1, steps=4, root=tmp_path / "whole")
+    assert found.best == whole.best
+    assert found.value == whole.value
+
+
+def test_nothing_is_begun_without_a_corpus(target: Recipe, tmp_path: Path) -> None:
+    lost = target.replace(data={"corpus": str(tmp_path / "nowhere"), "fingerprint": None})
+    with pytest.raises(InputError, match="nowhere"):
+        transfer(lost, 8, trials=1, steps=2, root=tmp_path)
+    assert not (tmp_path / "big-transfer").exists()
+
+
 def test_a_study_of_something_else_is_refused(target: Recipe, tmp_path: Path) -> None:
     transfer(target, 8, trials=1, steps=2, root=tmp_path)
     for width, steps, settings in ((16, 2, ("lr",)), (8, 3, ("lr",)), (8, 2, ("init_std",))):
@@ -99,15 +131,6 @@ def test_the_proxy_keeps_all_but_width_and_horizon() -> None:
     assert proxy_of(load_recipe("cerebras-gpt/256m-mup"), 136).model.n_heads == 17
 
 
-@pytest.mark.parametrize(
-    ("changes", "width", "settings", "message"),
-    [
-        (["model.parametrization=sp"], 8, ("lr",), "carry over under µP alone"),
-        ([], 32, ("lr",), "no narrower than d_model=32"),
-        ([], 8, ("beta3",), "no setting 'beta3'"),
-        ([], 6, ("lr",), "n_heads=4 does not divide d_model=6"),
-    ],
-)
 def test_the_proxy_has_one_batch_and_a_share_of_warmup() -> None:
     changes = ["model.parametrization=mup", "schedule.warmup=375M tokens"]
     proxy = proxy_of(load_recipe("cerebras-gpt/13b", changes), 256)
@@ -117,6 +140,15 @@ def test_the_proxy_has_one_batch_and_a_share_of_warmup() -> None:
         proxy_of(load_recipe("cerebras-gpt/111m-mup", ["train.epochs=1"]), 256)
 
 
+@pytest.mark.parametrize(
+    ("changes", "width", "settings", "message"),
+    [
+        (["model.parametrization=sp"], 8, ("lr",), "carry over under µP alone"),
+        ([], 32, ("lr",), "no narrower than d_model=32"),
+        ([], 8, ("beta3",), "no setting 'beta3'"),
+        ([], 6, ("lr",), "4 heads do not divide a proxy of width 6: try 8"),
+    ],
+)
 def test_mistakes_are_named(
     changes: list[str], width: int, settings: tuple[str, ...], message: str, tmp_path: Path
 ) -> None:

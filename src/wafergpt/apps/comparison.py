@@ -38,8 +38,9 @@ def compare(
     result = run.read("result")
     judged = result["test"] or result["metrics"]
     seconds = result["seconds"]
-    if recipe.task.start is not None:
-        seconds += Run(recipe.task.start).read("result")["seconds"]
+    if recipe.start is not None:
+        # Weights that were imported have no time of their own.
+        seconds += Run(recipe.start).read("result").get("seconds") or 0.0
     ours = {"name": "GPT", "kind": "gpt", "seconds": seconds, "test": judged}
     ours |= {key: judged[key] for key in ("accuracy", "macro_f1", "loss")}
     say("baseline: bidirectional LSTM …")

@@ -36,4 +36,12 @@ def command(
     made = average(run, name, last=last, ema=ema, root=runs)
     result = made.read("result")
     steps = ", ".join(f"{step:,}" for step in result["steps"])
-    emit(result, as_json, f"{made.path}: the mean of the checkpoints at the steps {steps}")
+    verb = "generate" if made.recipe.task is None else "predict"
+    option = "--prompt" if made.recipe.task is None else "--text"
+    judged = "" if result["val_loss"] is None else f": validation loss {result['val_loss']:.4f}"
+    text = (
+        f"{made.path}: the mean of the checkpoints at the steps {steps}{judged}\n"
+        f"compare: wafergpt checkpoints {run}\n"
+        f"next: wafergpt {verb} {made.name} {option} '…'"
+    )
+    emit(result, as_json, text)

@@ -40,6 +40,6 @@ def command(run: str, format_: str, out: Path, runs: Path, as_json: bool) -> Non
     emit(
         result,
         as_json,
-        f"{out}: largest difference of a logit {result['max_relative_logit_difference']:.1e} of "
-        f"the largest logit, compared with {result['compared_with']}",
+        f"{out}: written, and read back by {result['compared_with']}: its logits are the run's "
+        f"(largest difference {result['max_relative_logit_difference']:.1e} of the largest logit)",
     )

@@ -30,5 +30,8 @@ def command(folder: Path, name: str, runs: Path, as_json: bool) -> None:
     if run.tokenizer.is_file():
         text += f"\nnext: wafergpt {verb} {run.name} {option} '…'"
     else:
-        text += "; no tokenizer came with it, so it can be exported, but not read or write texts"
+        text += (
+            "; no tokenizer came with it, so it can be exported, but not read or write texts: for "
+            "that, put tokenizer.json beside config.json and import the folder again"
+        )
     emit(result | {"model": recipe.model.model_dump(mode="json")}, as_json, text)

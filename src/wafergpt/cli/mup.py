@@ -69,25 +69,33 @@ def check(
         for kind, asked in (("mup", recipe), ("sp", plain))
     }
     write_check(found, recipe, out)
-    result = {kind: one.to_dict() for kind, one in found.items()}
-    emit({**result, "passed": found["mup"].passed, "report": str(out)}, as_json, _text(result, out))
+    result: dict[str, Any] = {kind: one.to_dict() for kind, one in found.items()}
+    result |= {"passed": found["mup"].passed, "verdict": found["mup"].verdict, "report": str(out)}
+    emit(result, as_json, _text(result, out))
     if not found["mup"].passed:
         raise click.exceptions.Exit(1)
 
 
 def _text(result: dict[str, Any], out: Path) -> str:
+    from wafergpt.tune.coordinate_check import INITIAL, may_fall
+
     mup, plain = result["mup"], result["sp"]
+    slopes = {kind: {**one["slopes"], INITIAL: one["initial_logits_slope"]}
+              for kind, one in (("mup", mup), ("sp", plain))}  # fmt: skip
     lines = [f"{'slope of the change over the width':>34}  {'µP':>6}  {'sP':>6}"]
-    for name, slope in mup["slopes"].items():
-        lines.append(f"{name:>34}  {slope:+6.2f}  {plain['slopes'][name]:+6.2f}")
-    first, beside = mup["initial_logits_slope"], plain["initial_logits_slope"]
-    lines.append(f"{'initial logits':>34}  {first:+6.2f}  {beside:+6.2f}")
-    verdict = (
-        f"µP holds: every change stays within ±{mup['tolerance']} of flat"
-        if mup["passed"]
-        else f"µP does NOT hold for: {', '.join(mup['broken'])}"
-    )
-    return "\n".join([*lines, verdict, f"drawn in {out}"])
+    for name, slope in slopes["mup"].items():
+        mark = "  ← depends on the width" if name in mup["broken"] else ""
+        if not mark and may_fall(name):
+            mark = "  (may fall)"
+        lines.append(f"{name:>34}  {slope:+6.2f}  {slopes['sp'][name]:+6.2f}{mark}")
+    lines.append(f"{result['verdict']}, at d_model {' to '.join(map(str, _ends(mup['widths'])))}")
+    if not mup["passed"]:
+        lines.append("a learning rate far from saturation, and more --seeds, show it more clearly")
+    return "\n".join([*lines, f"drawn in {out}"])
+
+
+def _ends(widths: list[int]) -> tuple[int, int]:
+    return widths[0], widths[-1]
 
 
 @command.command(
@@ -131,6 +139,8 @@ def transfer(
     from wafergpt.tune.transfer import transfer as run_transfer
 
     name, overrides = split_arguments(arguments)
+    if name and Path(name).exists() and out.exists() and out.samefile(name):
+        raise InputError(f"--out {out} is the recipe itself: choose another file")
     settings = [part.strip() for part in tune.split(",")]
     found = run_transfer(
         load_recipe(name, overrides), width, trials=trials, steps=steps, settings=settings,

@@ -18,7 +18,7 @@ from wafergpt.cli.recipe import recipe_arguments, show_option, split_arguments
     "--parametrization",
     "table",
     is_flag=True,
-    help="Print initial weights, learning rates and multipliers by role, and do nothing.",
+    help="Print initial weights, learning rates and multipliers by role; nothing else.",
 )
 @show_option
 @json_option
@@ -38,6 +38,8 @@ def command(
     from wafergpt.devices.planning import plan
 
     name, overrides = split_arguments(arguments)
+    if table and (show or budget):
+        raise click.UsageError("--parametrization prints a recipe's table: leave the others out")
     if table:
         from wafergpt.config import load_recipe
         from wafergpt.shapes.parametrization import parametrization
@@ -61,11 +63,11 @@ def command(
 def _table(facts: dict[str, Any], lr: float) -> str:
     from wafergpt.shapes.parametrization import MEANING
 
-    columns = list(next(iter(facts["rows"].values()))["lr"])
+    columns = list(next(iter(facts["rows"].values()))["lr_factors"])
     head = "".join(f"{f'lr {name}':>12}" for name in columns)
     lines = [f"{'role':<14}{'init σ':>10}{head}  {'decays':<7} what"]
     for role, row in facts["rows"].items():
-        rates = "".join(f"{lr * factor:>12.4g}" for factor in row["lr"].values())
+        rates = "".join(f"{lr * factor:>12.4g}" for factor in row["lr_factors"].values())
         decays = "yes" if row["decays"] else "no"
         lines.append(f"{role:<14}{row['init_std']:>10.4g}{rates}  {decays:<7} {MEANING[role]}")
     multipliers = ", ".join(f"{name} × {value:.6g}" for name, value in facts["multipliers"].items())
@@ -94,12 +96,13 @@ def _text(facts: dict[str, Any], notes: tuple[str, ...]) -> str:
     rows = {
         "shape": shape,
         "parameters": f"{facts['parameters']:,}",
-        "tokens": f"{facts['tokens']:,} ({ratio:.1f} a parameter)",
+        "tokens": f"{facts['tokens']:,} ({ratio:.3g} a parameter)",
         "steps": _steps(facts),
         "compute": f"{facts['flops']:.3g} FLOPs (6·N·tokens)",
         "time": f"{duration(facts['seconds'])} at {rate}",
         "memory": f"{facts['memory_bytes'] / gib:.2f} GiB: {fits}",
-        "checkpoint": f"{facts['checkpoint_bytes'] / gib:.3f} GiB each",
+        "checkpoint": f"{facts['checkpoint_bytes'] / gib:.2f} GiB each, "
+        f"{facts['disk_bytes'] / gib:.2f} GiB at most at once",
         "loss": facts["why"] if loss is None else f"{loss:.3f}",
     }
     lines = [f"{name:>11}  {value}" for name, value in rows.items()]

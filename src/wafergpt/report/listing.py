@@ -15,7 +15,8 @@ def list_runs(folder: Path) -> list[dict[str, Any]]:
     """Return one row for each run below ``folder``, the newest first.
 
     Each has name, path, kind, parameters, step, tokens, loss, val_loss, accuracy, seconds and
-    state (``finished``, ``unfinished`` or ``damaged``); what is unknown is None.
+    state (``finished``, ``unfinished``, ``imported``, ``averaged`` or ``damaged``); what is unknown
+    is None.
     """
     recipes = sorted(folder.glob("*/recipe.yaml"))
     return [_row(Run(recipe.parent)) for recipe in sorted(recipes, key=_changed, reverse=True)]
@@ -42,5 +43,5 @@ def _row(run: Run) -> dict[str, Any]:
         "parameters": first("parameters", chapter.result, chapter.plan),
         **{key: chapter.now(key) for key in ("step", "tokens", "loss", "val_loss", "seconds")},
         "accuracy": chapter.now("val_accuracy") if accuracy is None else accuracy,
-        "state": "finished" if chapter.result else "unfinished",
+        "state": chapter.origin or ("finished" if chapter.result else "unfinished"),
     }

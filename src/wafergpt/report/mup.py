@@ -9,10 +9,10 @@ from typing import Any
 
 from wafergpt import files
 from wafergpt.config import Recipe
-from wafergpt.report.charts import ACCENT, SECOND, Chart, short
+from wafergpt.report.charts import ACCENT, MUTED, SECOND, Chart, short
 from wafergpt.report.document import Document
 from wafergpt.report.markup import escape, table
-from wafergpt.tune.coordinate_check import CoordinateCheck, may_fall
+from wafergpt.tune.coordinate_check import TOLERANCE, CoordinateCheck, may_fall
 
 NAMES = {"mup": "µP", "sp": "standard"}
 
@@ -30,11 +30,6 @@ def write_check(found: Mapping[str, CoordinateCheck], recipe: Recipe, out: Path)
     """
     page = Document()
     mup = found["mup"]
-    verdict = (
-        "µP holds: no layer's change depends on the width"
-        if mup.passed
-        else f"µP does not hold: {', '.join(mup.broken)}"
-    )
     lead = (
         f"{mup.steps} updates of {recipe.optimizer.name} at a learning rate of "
         f"{recipe.optimizer.lr:g}, {recipe.model.n_layers} layers, {mup.n_heads} heads; "
@@ -43,7 +38,7 @@ def write_check(found: Mapping[str, CoordinateCheck], recipe: Recipe, out: Path)
     )
     page.add(
         f'<header><p class="eyebrow"><span>wafergpt</span><b>mup check</b></p>'
-        f'<h1 class="verdict">{escape(verdict)}</h1></header>'
+        f'<h1 class="verdict">{escape(mup.verdict)}</h1></header>'
         f'<section><h2>Coordinate check</h2><p class="lead">{escape(lead)}</p>'
         '<div class="charts">'
         + "".join(page.chart(chart, "") for chart in _changes(found))
@@ -94,8 +89,8 @@ def _change(
     return Chart(
         f"changes-{kind}",
         f"Change by width, {NAMES[kind]}",
-        f"Against the narrowest. Rises most: {steepest[0]}, as width to the {steepest[1]:+.2f}. "
-        "Dotted: may fall.",
+        f"Against the narrowest width. The steepest rise is {steepest[0]}, with a slope of "
+        f"{steepest[1]:+.2f}. Dotted: may fall.",
         data,
         axes | {"showlegend": False},
         height=360,
@@ -118,9 +113,25 @@ def _slopes(found: Mapping[str, CoordinateCheck]) -> Chart:
     return Chart(
         "slopes",
         "Slope of each layer",
-        "Of log change over log width: 0 is independent of the width. Scores and logits may fall.",
+        "Of log change over log width. Dotted: ±0.15, within which nothing depends on the width.",
         data,
-        {"yaxis": {"title": {"text": "Slope"}}, "barmode": "group", "showlegend": True},
+        {
+            "yaxis": {"title": {"text": "Slope"}},
+            "barmode": "group",
+            "showlegend": True,
+            "shapes": [
+                {
+                    "type": "line",
+                    "xref": "paper",
+                    "x0": 0,
+                    "x1": 1,
+                    "y0": edge,
+                    "y1": edge,
+                    "line": {"color": MUTED, "width": 1, "dash": "dot"},
+                }
+                for edge in (-TOLERANCE, TOLERANCE)
+            ],
+        },
         height=360,
         wide=True,
     )

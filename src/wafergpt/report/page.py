@@ -49,7 +49,7 @@ class _Page(Document):
     """The page of a run, part by part."""
 
     def header(self, chapter: Chapter, rows: list[Row], titles: list[str]) -> None:
-        state = "finished" if chapter.result else "not finished"
+        state = chapter.origin or ("finished" if chapter.result else "not finished")
         mark = "state" if chapter.result else "state open"
         shown = "".join(
             f'<div><dt>{escape(name)}</dt><dd class="value">{escape(value)}</dd>'

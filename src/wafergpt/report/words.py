@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from wafergpt.progress import duration
@@ -28,6 +29,8 @@ def verdict(chapter: Chapter, ranked: Sequence[Row]) -> str:
         return "Nothing has been measured yet: the run has a recipe and no step behind it."
     if not chapter.result:
         return _unfinished(chapter)
+    if chapter.origin:
+        return _given(chapter)
     ours = next((row for row in ranked if row.get("kind") == "gpt"), None)
     if ours is not None and len(ranked) > 1:
         return _against(ours, ranked)
@@ -42,6 +45,14 @@ def verdict(chapter: Chapter, ranked: Sequence[Row]) -> str:
         right = values.percent(accuracy)
         return f"The GPT labels {right} of the validation rows correctly; no test was held out."
     return _language(chapter)
+
+
+def _given(chapter: Chapter) -> str:
+    source = Path(str(chapter.result[chapter.origin])).name
+    if chapter.origin == "imported":
+        return f"Imported from {source}; nothing was trained here."
+    steps = _joined([f"{step:,}" for step in chapter.result.get("steps", [])])
+    return f"The mean of {source}'s checkpoints at the steps {steps}."
 
 
 def _rows(test: Judgement) -> str:
@@ -181,6 +192,8 @@ def settings(chapter: Chapter) -> str:
     parts.append(f"context {model.seq_len:,}")
     if model.parametrization == "mup":
         parts.append(f"µP from width {model.base_d_model}")
+    if chapter.origin:
+        return " · ".join(parts)
     parts.append(f"{OPTIMIZERS[recipe.optimizer.name]}, peak learning rate {recipe.optimizer.lr:g}")
     first = f"{recipe.train.first_batch_size:,}, then " if recipe.train.first_steps else ""
     parts.append(f"batches of {first}{recipe.train.batch_size:,} sequences")

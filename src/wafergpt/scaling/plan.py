@@ -218,7 +218,8 @@ def _with_vocabulary(recipe: Recipe, facts: CorpusFacts | None, notes: list[str]
         if given not in (0, facts.vocab_size):
             raise InputError(
                 f"model.vocab_size={given}, but {recipe.data.corpus} was written with a "
-                f"vocabulary of {facts.vocab_size}: leave model.vocab_size out"
+                f"vocabulary of {facts.vocab_size}: set model.vocab_size={facts.vocab_size}, or "
+                "prepare the text with that tokenizer (wafergpt prepare --tokenizer PATH)"
             )
         return recipe.replace(model={"vocab_size": facts.vocab_size})
     if given:

@@ -102,7 +102,7 @@ class Parametrization:
         """Return every number as JSON."""
         return {
             "rows": {
-                role: {"init_std": row.init_std, "decays": row.decays, "lr": dict(row.lr)}
+                role: {"init_std": row.init_std, "decays": row.decays, "lr_factors": dict(row.lr)}
                 for role, row in self.rows.items()
             },
             "multipliers": {

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from wafergpt.config import Model, Recipe, load_recipe
+from wafergpt.config import Recipe, load_recipe
 from wafergpt.data.batches import Batch
 from wafergpt.data.labelled import LabelledBatches
 from wafergpt.data.tables import (
@@ -37,6 +37,7 @@ from wafergpt.train import checkpoint
 from wafergpt.train.given import require_trained
 from wafergpt.train.loop import Loop
 from wafergpt.train.loss import classification_loss
+from wafergpt.train.starting import language_model, on_top_of
 from wafergpt.train.trainer import Trainer, may_change, resolve_system
 
 VALIDATION_SHARE = 0.1
@@ -120,7 +121,7 @@ def finetune(
         if not isinstance(recipe, Recipe):
             recipe = load_recipe(recipe, overrides)
         recipe = recipe.replace(task={"name": task, **({"train": data} if data else {})})
-        begun = None if str(start) == "scratch" else _pretrained(start, root)
+        begun = None if str(start) == "scratch" else language_model(start, root)
         recipe = _begin(recipe, begun)
     tables = Tables.read(recipe)
     source = run or begun
@@ -152,37 +153,14 @@ def finetune(
     return classifier
 
 
-def _pretrained(start: Run | str | Path, root: Path) -> Run:
-    run = start if isinstance(start, Run) else Run.find(start, root)
-    if run.recipe.task is not None:
-        raise InputError(f"{run.path} has a task already: start from a language model")
-    return run
-
-
 def _begin(recipe: Recipe, begun: Run | None) -> Recipe:
     """Take over what the pretrained run decides, and name a run that has no name."""
     if begun is not None:
-        recipe = _on_top_of(recipe, begun)
+        recipe = on_top_of(recipe, begun)
     assert recipe.task is not None
     if recipe.name == Recipe().name:
         recipe = recipe.replace(name=f"{begun.name if begun else 'scratch'}-{recipe.task.name}")
     return recipe
-
-
-def _on_top_of(recipe: Recipe, begun: Run) -> Recipe:
-    """Take the shape from the pretrained run; only its dropout may be another one."""
-    shape = begun.recipe.model
-    for key in type(shape).model_fields.keys() - {"dropout", "d_ffn", "vocab_size"}:
-        default = getattr(Model.model_validate({}), key)
-        if getattr(recipe.model, key) not in (default, getattr(shape, key)):
-            raise InputError(
-                f"model.{key}={getattr(recipe.model, key)} cannot change: "
-                f"the weights of {begun.path} have {key}={getattr(shape, key)}"
-            )
-    return recipe.replace(
-        model=shape.model_copy(update={"dropout": recipe.model.dropout}),
-        task={"start": begun.path.resolve()},
-    )
 
 
 def _for_rows(recipe: Recipe, tables: Tables, tokenizer: Tokenizer) -> Recipe:
@@ -299,7 +277,7 @@ def _judge(loop: Loop, split: Split) -> Callable[[], dict[str, float]]:
 def _write_result(classifier: TextClassifier, trainer: Trainer, splits: dict[str, Split]) -> None:
     run, recipe = classifier.run, classifier.recipe
     assert recipe.task is not None
-    begun = recipe.task.start
+    begun = recipe.start
     result = run.read("result")
     result["metrics"] = _metrics(classifier.network, splits["validation"], recipe)
     result["test"] = (

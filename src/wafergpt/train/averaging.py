@@ -18,6 +18,7 @@ from wafergpt.run import RUNS, Run
 from wafergpt.shapes.parametrization import role_of
 from wafergpt.train import checkpoint
 from wafergpt.train.given import require_new, run_with
+from wafergpt.train.pretrain import validation_loss
 
 
 def average(
@@ -29,6 +30,8 @@ def average(
     root: Path = RUNS,
 ) -> Run:
     """Make a run of the mean of a run's checkpoints.
+
+    The mean of a language model is judged on its corpus, if that is still there.
 
     Args:
         run: a run, its name or its path.
@@ -69,7 +72,10 @@ def average(
         "loss": None,
         "val_loss": None,
     }
-    return run_with(_mean(folders, shares), recipe, root, tokenizer, origin, step=steps[-1])
+    made = run_with(_mean(folders, shares), recipe, root, tokenizer, origin, step=steps[-1])
+    if recipe.task is None and recipe.data.corpus is not None and recipe.data.corpus.is_dir():
+        made.write("result", made.read("result") | {"val_loss": validation_loss(made)})
+    return made
 
 
 def mean_shares(count: int, ema: float | None) -> list[float]:

@@ -44,7 +44,8 @@ def require_trained(run: Run) -> None:
         if isinstance(result, dict) and origin in result:
             raise InputError(
                 f"{run.path} was {origin}, not trained here: there is no training to resume; "
-                f"wafergpt finetune {run.name} starts one from its weights"
+                f"'wafergpt finetune {run.name}' and 'wafergpt pretrain --from {run.name}' start "
+                "one from its weights"
             )
 
 

@@ -12,23 +12,30 @@ from torch import Tensor, nn
 from wafergpt.config import Recipe, load_recipe
 from wafergpt.data.batches import Batch, LanguageBatches
 from wafergpt.data.corpus import Corpus
+from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
 from wafergpt.generate.text import Sampling, stream_text
 from wafergpt.model.gpt import GPT
 from wafergpt.run import RUNS, Run
 from wafergpt.scaling.plan import TOKENS_PER_PARAMETER, plan
 from wafergpt.shapes.counts import parameters
+from wafergpt.train import checkpoint
 from wafergpt.train.given import require_trained
-from wafergpt.train.loop import Loop
+from wafergpt.train.loop import Loop, autocast
 from wafergpt.train.loss import next_token_loss
+from wafergpt.train.starting import language_model, on_top_of
 from wafergpt.train.trainer import Trainer, may_change, resolve_system
 from wafergpt.train.validation import mean_loss
+
+PROBE = "It's a test of 1,234 tokens:\tnaïve café, 日本 🙂\n\n  def f(x): return x\n"
+"""Two tokenizers that read this alike are taken for the same."""
 
 
 def pretrain(
     recipe: Recipe | str | Path | None = None,
     overrides: Sequence[str] = (),
     *,
+    start: Run | str | Path | None = None,
     resume: str | Path | None = None,
     root: Path = RUNS,
 ) -> Run:
@@ -37,6 +44,7 @@ def pretrain(
     Args:
         recipe: a recipe, a YAML file, or the name of a shipped recipe.
         overrides: ``section.key=value`` strings.
+        start: a run whose weights to begin with, trained here or imported; its shape is taken over.
         resume: a run to go on with, bit for bit; only its horizon and what does not touch the
             weights may be overridden.
         root: the folder that holds runs.
@@ -58,7 +66,11 @@ def pretrain(
             f"evaluate.metric={recipe.evaluate.metric} is of a classifier; "
             "a language model is judged by its loss"
         )
-    corpus = _corpus(recipe)
+    corpus = corpus_of(recipe)
+    begun = None if start is None else language_model(start, root)
+    if begun is not None:
+        recipe = on_top_of(recipe, begun)
+        _same_tokens(begun, corpus)
     recipe, machine = resolve_system(with_horizon(for_corpus(recipe, corpus)))
     batches = _batches(recipe, corpus, "train")
     if batches.samples_per_epoch < recipe.train.batch_size:
@@ -67,7 +79,11 @@ def pretrain(
             f"tokens, less than one batch of {recipe.train.batch_size}: prepare more text, or "
             "lower train.batch_size or model.seq_len"
         )
-    gpt = GPT(recipe.model).initialize(recipe.seed)
+    gpt = GPT(recipe.model)
+    if begun is None:
+        gpt.initialize(recipe.seed)
+    else:
+        gpt.load_state_dict(checkpoint.weights(begun))
     trainer = Trainer(recipe, machine, gpt, gpt.blocks, batches, language_objective)
     with trainer.signals:
         trainer.settle()
@@ -81,6 +97,36 @@ def pretrain(
     return run
 
 
+def validation_loss(run: Run) -> float:
+    """Return the loss of a language model's weights on its corpus, as its training judged them.
+
+    Raises:
+        InputError: if its corpus is not there any more.
+    """
+    recipe = run.recipe
+    batches = _batches(recipe, corpus_of(recipe), "val")
+    gpt = GPT(recipe.model)
+    gpt.load_state_dict(checkpoint.weights(run))
+    device = torch.device(recipe.system.device)
+    gpt.to(device)
+
+    def forward(batch: Batch) -> Tensor:
+        with autocast(recipe, device):
+            return language_objective(recipe, gpt, batch.to(device))
+
+    return mean_loss(recipe, gpt, batches, forward)
+
+
+def _same_tokens(begun: Run, corpus: Corpus) -> None:
+    if not begun.tokenizer.is_file():
+        return
+    if Tokenizer.load(begun.tokenizer).encode(PROBE) != corpus.tokenizer.encode(PROBE):
+        raise InputError(
+            f"{corpus.path} was written with another tokenizer than {begun.path} reads: prepare "
+            f"it with --tokenizer {begun.tokenizer}"
+        )
+
+
 def for_corpus(recipe: Recipe, corpus: Corpus) -> Recipe:
     """Return the recipe with the corpus' vocabulary and fingerprint written in.
 
@@ -91,7 +137,8 @@ def for_corpus(recipe: Recipe, corpus: Corpus) -> Recipe:
     if model.vocab_size not in (0, corpus.vocab_size):
         raise InputError(
             f"model.vocab_size={model.vocab_size}, but {corpus.path} was written with a "
-            f"vocabulary of {corpus.vocab_size}: leave model.vocab_size out"
+            f"vocabulary of {corpus.vocab_size}: set model.vocab_size={corpus.vocab_size}, or "
+            "prepare the text with that tokenizer (wafergpt prepare --tokenizer PATH)"
         )
     if data.fingerprint not in (None, corpus.fingerprint):
         raise InputError(
@@ -112,7 +159,12 @@ def with_horizon(recipe: Recipe) -> Recipe:
     return recipe.replace(train={"tokens": round(TOKENS_PER_PARAMETER * parameters(recipe.model))})
 
 
-def _corpus(recipe: Recipe) -> Corpus:
+def corpus_of(recipe: Recipe) -> Corpus:
+    """Open the recipe's corpus.
+
+    Raises:
+        InputError: if it names none, or there is none.
+    """
     if recipe.data.corpus is None:
         raise InputError("which corpus? add data.corpus=FOLDER (wafergpt prepare makes one)")
     return Corpus.open(recipe.data.corpus)
@@ -148,7 +200,8 @@ def _judge(loop: Loop, corpus: Corpus) -> Callable[[], dict[str, float]]:
     nats_to_bits_per_byte = len(corpus.tokens("val")) / max(corpus.bytes_val, 1) / math.log(2)
 
     def judge() -> dict[str, float]:
-        loss = mean_loss(loop, batches)
+        recipe, model = loop.recipe, loop.state.model
+        loss = mean_loss(recipe, model, batches, loop.forward, loop.signals.poll)
         return {"val_loss": loss, "val_bits_per_byte": loss * nats_to_bits_per_byte}
 
     return judge

@@ -23,7 +23,7 @@ from wafergpt.devices.detect import (
     resolve_precision,
 )
 from wafergpt.devices.probe import probe
-from wafergpt.errors import InputError
+from wafergpt.errors import InputError, Interrupted
 from wafergpt.progress import duration, progress, say
 from wafergpt.run import Run
 from wafergpt.scaling.machine import Machine
@@ -251,7 +251,11 @@ class Trainer:
             callbacks.append(Recording(run, bar, memory_bytes(self.device), followers))
             callbacks.append(Saving(self.recipe.checkpoint.every, steps, self._save))
             self.loop.callbacks = callbacks
-            self.loop.run()
+            try:
+                self.loop.run()
+            except Interrupted as stop:
+                verb = "finetune" if self.recipe.task else "pretrain"
+                raise Interrupted(f"{stop}; next: wafergpt {verb} --resume {run.path}") from None
         if self.state.finished and self.state.step < steps:
             say(f"stopped early at step {self.state.step:,}: no better score any more")
         run.write("result", self.result())

@@ -31,7 +31,7 @@ TOLERANCE = 0.15
 VOCABULARY, BATCH, LENGTH = 128, 8, 32
 """Of the text, which every width learns by heart."""
 
-SCORES, LOGITS = "attention scores", "logits"
+SCORES, LOGITS, INITIAL = "attention scores", "logits", "initial logits"
 
 Outputs = dict[str, Tensor]
 
@@ -76,12 +76,25 @@ class CoordinateCheck:
             for name, slope in self.slopes.items()
             if slope > TOLERANCE or (slope < -TOLERANCE and not may_fall(name))
         ]
-        return found + (["initial logits"] if self.logits_slope > TOLERANCE else [])
+        return found + ([INITIAL] if self.logits_slope > TOLERANCE else [])
 
     @property
     def passed(self) -> bool:
         """Say whether nothing depends on the width."""
         return not self.broken
+
+    @property
+    def verdict(self) -> str:
+        """Say in a line whether µP holds."""
+        if self.passed:
+            return f"µP holds: no change depends on the width (slopes within ±{TOLERANCE})"
+        name, slope = max(
+            self.slopes.items(), key=lambda item: abs(item[1]) * (item[0] in self.broken)
+        )
+        return (
+            f"µP does not hold within ±{TOLERANCE}: {len(self.broken)} of {len(self.slopes)} "
+            f"changes depend on the width, most of all {name} ({slope:+.2f})"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON."""
@@ -139,7 +152,7 @@ def coordinate_check(
 
 def may_fall(name: str) -> bool:
     """Say whether a layer's change may shrink as the width grows."""
-    return name == LOGITS or name.startswith(SCORES)
+    return name in (LOGITS, INITIAL) or name.startswith(SCORES)
 
 
 def _heads_for(model: Model, widths: Sequence[int]) -> dict[str, int]:

@@ -7,19 +7,19 @@ settings up to 2.7B parameters (arXiv:2304.03208, section 3.3).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wafergpt import files
 from wafergpt.config import Recipe
-from wafergpt.errors import InputError, RunFailed, nearest
+from wafergpt.errors import InputError, Interrupted, RunFailed, nearest
 from wafergpt.progress import say
-from wafergpt.run import RUNS
+from wafergpt.run import RUNS, Run
 from wafergpt.scaling.plan import TOKENS_PER_PARAMETER
 from wafergpt.shapes.counts import parameters
-from wafergpt.train.pretrain import pretrain
+from wafergpt.train.pretrain import corpus_of, for_corpus, pretrain
 
 if TYPE_CHECKING:
     import optuna
@@ -85,6 +85,9 @@ def proxy_of(target: Recipe, width: int, steps: int | None = None) -> Recipe:
         raise InputError(f"a proxy of width {width} is no narrower than d_model={model.d_model}")
     d_head = model.d_model // model.n_heads
     heads = width // d_head if width % d_head == 0 else model.n_heads
+    if width % heads:
+        near = max(1, round(width / heads)) * heads
+        raise InputError(f"{heads} heads do not divide a proxy of width {width}: try {near}")
     shape = {"d_model": width, "n_heads": heads, "d_ffn": width * model.d_ffn // model.d_model}
     train = {"steps": steps, "tokens": None, "epochs": None, "seconds": None}
     train |= {"first_steps": 0, "first_batch_size": 0}
@@ -146,13 +149,16 @@ def transfer(
         if name not in SETTINGS:
             raise InputError(f"no setting '{name}' to tune{nearest(name, SETTINGS)}")
     proxy = proxy_of(target, width, steps)
+    proxy = for_corpus(proxy, corpus_of(proxy))
     folder = root / f"{target.name}-transfer"
     study = _study(folder, proxy, settings)
-    for trial in study.get_trials(deepcopy=False):
-        if not trial.state.is_finished():
-            study.tell(trial.number, state=_state("FAIL"))
-    while len(_finished(study)) < trials:
-        _try(study, proxy, settings, folder)
+    try:
+        for trial in study.get_trials(deepcopy=False, states=(_state("RUNNING"),)):
+            _go_on(study, trial, folder)
+        while len(_finished(study)) < trials:
+            _try(study, proxy, settings, folder)
+    except Interrupted as stop:
+        raise Interrupted(f"{stop} of a trial; the same command goes on") from None
     best = min((t for t in _finished(study) if math.isfinite(_value(t))), key=_value, default=None)
     if best is None:
         raise RunFailed("every trial diverged: start from a lower optimizer.lr")
@@ -176,10 +182,13 @@ def _study(folder: Path, proxy: Recipe, settings: Sequence[str]) -> optuna.Study
         study_name="transfer",
         load_if_exists=True,
     )
-    asked = {"proxy": proxy.model_dump(mode="json"), "settings": sorted(settings)}
-    if study.user_attrs.get("asked", asked) != asked:
+    asked = {**_flat(proxy.model_dump(mode="json")), "settings": sorted(settings)}
+    before = study.user_attrs.get("asked", {})
+    if _finished(study) and before != asked:
+        keys = asked.keys() | before.keys()
+        differ = sorted(key for key in keys if asked.get(key) != before.get(key))
         raise InputError(
-            f"{folder} is a study of another proxy (width, steps, settings or corpus): "
+            f"{folder} is a study of another proxy ({', '.join(differ[:3])} differ): "
             "remove it, or choose another name=NAME"
         )
     study.set_user_attr("asked", asked)
@@ -187,6 +196,15 @@ def _study(folder: Path, proxy: Recipe, settings: Sequence[str]) -> optuna.Study
     seed = proxy.seed + len(study.get_trials(deepcopy=False))
     study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=WARMING_TRIALS)
     return study
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Turn sections into ``section.key``."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        inner = isinstance(value, Mapping)
+        flat |= _flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
+    return flat
 
 
 def _cut_torn_record(journal: Path) -> None:
@@ -219,14 +237,31 @@ def _try(study: optuna.Study, proxy: Recipe, settings: Sequence[str], folder: Pa
         trial.suggest_float(name, start / 2**OCTAVES, start * 2**OCTAVES, log=True)
     found = ", ".join(f"{name} {value:.3g}" for name, value in trial.params.items())
     say(f"trial {trial.number}: {found}")
-    recipe = proxy.replace(name=f"trial-{trial.number:03}", **_sections(trial.params))
+    recipe = proxy.replace(name=_run_name(trial.number), **_sections(trial.params))
+    _judge(study, trial.number, lambda: pretrain(recipe, root=folder))
+
+
+def _go_on(study: optuna.Study, trial: optuna.trial.FrozenTrial, folder: Path) -> None:
+    """Finish a trial that was interrupted; one that had not begun is given up."""
+    run = folder / _run_name(trial.number)
+    if (run / "checkpoints" / "latest").is_file():
+        _judge(study, trial.number, lambda: pretrain(resume=run, root=folder))
+    else:
+        study.tell(trial.number, state=_state("FAIL"))
+
+
+def _run_name(number: int) -> str:
+    return f"trial-{number:03}"
+
+
+def _judge(study: optuna.Study, number: int, train: Callable[[], Run]) -> None:
     try:
-        loss = float(pretrain(recipe, root=folder).read("result")["val_loss"])
+        loss = float(train().read("result")["val_loss"])
     except RunFailed as failure:
-        say(f"trial {trial.number}: {failure}")
+        say(f"trial {number}: {failure}")
         loss = math.inf
-    study.tell(trial, loss)
-    say(f"trial {trial.number}: validation loss {loss:.4f}")
+    study.tell(number, loss)
+    say(f"trial {number}: validation loss {loss:.4f}")
 
 
 def _sections(params: Mapping[str, float]) -> dict[str, Any]:

@@ -1,0 +1,93 @@
+"""Going on from another run's weights, and judging weights on their corpus."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from wafergpt.config import load_recipe
+from wafergpt.data.corpus import Corpus
+from wafergpt.data.prepare import prepare
+from wafergpt.errors import InputError
+from wafergpt.report import list_runs, write_report
+from wafergpt.run import Run
+from wafergpt.train import checkpoint
+from wafergpt.train.averaging import average
+from wafergpt.train.pretrain import pretrain, validation_loss
+
+SETTINGS = [
+    "model.n_layers=1", "model.d_model=16", "model.n_heads=2", "model.seq_len=16",
+    "train.batch_size=4", "train.steps=6", "system.device=cpu", "system.compile=off",
+    "system.threads=1", "system.precision=fp32", "evaluate.every=2", "checkpoint.every=2",
+    "checkpoint.keep=3",
+]  # fmt: skip
+
+
+def corpus(folder: Path, seed: int, vocab_size: int = 270, tokenizer: Path | None = None) -> Corpus:
+    rng = random.Random(seed)
+    words = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "two", "dogs", f"word{seed}"]
+    lines = [json.dumps({"text": " ".join(rng.choices(words, k=40))}) for _ in range(100)]
+    folder.mkdir()
+    (folder / "a.jsonl").write_text("\n".join(lines))
+    if tokenizer is not None:
+        return prepare(folder / "a.jsonl", folder / "corpus", tokenizer=tokenizer)
+    return prepare(folder / "a.jsonl", folder / "corpus", vocab_size=vocab_size)
+
+
+@pytest.fixture
+def first(tmp_path: Path) -> Run:
+    path = corpus(tmp_path / "one", 1).path
+    return pretrain(None, [*SETTINGS, f"data.corpus={path}", "name=first"], root=tmp_path)
+
+
+def test_it_begins_with_the_weights_and_shape_of_the_run(first: Run, tmp_path: Path) -> None:
+    other = corpus(tmp_path / "two", 2, tokenizer=first.tokenizer).path
+    settings = [f"data.corpus={other}", "name=second", "train.steps=1", "optimizer.lr=1e-9"]
+    settings += ["system.device=cpu", "system.compile=off", "system.threads=1"]
+    second = pretrain(None, settings, start="first", root=tmp_path)
+    assert second.recipe.model == first.recipe.model
+    assert second.recipe.start == first.path.resolve()
+    theirs = checkpoint.weights(first)
+    for name, tensor in checkpoint.weights(second).items():
+        assert torch.allclose(tensor, theirs[name], atol=1e-6), name
+
+
+def test_another_shape_tokenizer_or_a_task_is_refused(first: Run, tmp_path: Path) -> None:
+    same = f"data.corpus={first.recipe.data.corpus}"
+    with pytest.raises(InputError, match=r"model\.d_model=32 cannot change"):
+        pretrain(None, [same, "name=x", "model.d_model=32"], start=first, root=tmp_path)
+    other = corpus(tmp_path / "two", 2).path
+    with pytest.raises(InputError, match="another tokenizer than"):
+        pretrain(None, [f"data.corpus={other}", "name=x"], start=first, root=tmp_path)
+    with pytest.raises(InputError, match="no run 'nobody'"):
+        pretrain(None, [same, "name=x"], start="nobody", root=tmp_path)
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_run_is_judged_as_its_training_judged_it(first: Run, tmp_path: Path) -> None:
+    result = first.read("result")
+    last = Run(first.path, checkpoint.every(first)[-1])
+    assert validation_loss(last) == pytest.approx(result["val_loss"], rel=1e-6)
+    mean = average(first, "mean", last=2, root=tmp_path)
+    judged = mean.read("result")["val_loss"]
+    losses = [row["val_loss"] for row in first.metrics() if "val_loss" in row][-2:]
+    assert min(losses) - 0.05 < judged < max(losses) + 0.05
+    assert judged != result["val_loss"]
+
+
+def test_what_was_not_trained_says_so(first: Run, tmp_path: Path) -> None:
+    pytest.importorskip("plotly", reason="the report draws with plotly")
+    mean = average(first, "mean", last=2, root=tmp_path)
+    states = {row["name"]: row["state"] for row in list_runs(tmp_path)}
+    assert states == {"first": "finished", "mean": "averaged"}
+    page = write_report(mean).read_text()
+    assert "The mean of first&#x27;s checkpoints at the steps 4 and 6." in page
+    assert "learning rate" not in page.partition("Recipe")[0].partition("<main")[2]
+
+
+def test_the_recipe_says_where_it_began(first: Run) -> None:
+    assert load_recipe(first.path / "recipe.yaml").start is None
