@@ -154,3 +154,22 @@ def test_what_extends_nothing_is_refused(value: str, tmp_path: Path) -> None:
     child.write_text(f"extends: {value}\n")
     with pytest.raises(InputError, match="is no recipe: write a name or a path"):
         load_recipe(child)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("13b", "did you mean 'cerebras-gpt/13b'"),
+        ("imbd", "did you mean 'imdb'"),
+        ("qqq", "a path"),
+    ],
+)
+def test_an_unknown_recipe_is_told_which_there_are(name: str, hint: str) -> None:
+    with pytest.raises(InputError, match=hint) as refused:
+        load_recipe(name)
+    assert "cerebras-gpt/2.7b-mup" in str(refused.value)
+
+
+def test_a_batch_size_replaces_a_first_one() -> None:
+    train = load_recipe("cerebras-gpt/13b", ["train.batch_size=8"]).train
+    assert (train.batch_at(0), train.first_steps, train.first_batch_size) == (8, 0, 0)

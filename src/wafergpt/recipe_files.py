@@ -87,7 +87,8 @@ def _read(name: str) -> dict[str, Any]:
         shipped = shipped_recipes()
         if name not in shipped:
             ends = [known for known in shipped if known.endswith(f"/{name}")]
-            hint = nearest(name, ends or shipped) or "; give a path to a .yaml file"
+            hint = f"; did you mean '{ends[0]}'?" if ends else nearest(name, shipped)
+            hint = hint or "; give a path to a .yaml file"
             raise InputError(f"no recipe named '{name}'{hint} (shipped are {', '.join(shipped)})")
         path = Path(str(resources.files("wafergpt") / "recipes" / f"{name}.yaml"))
     if path.stat().st_size > RECIPE_BYTES:
