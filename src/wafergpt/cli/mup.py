@@ -88,14 +88,10 @@ def _text(result: dict[str, Any], out: Path) -> str:
         if not mark and may_fall(name):
             mark = "  (may fall)"
         lines.append(f"{name:>34}  {slope:+6.2f}  {slopes['sp'][name]:+6.2f}{mark}")
-    lines.append(f"{result['verdict']}, at d_model {' to '.join(map(str, _ends(mup['widths'])))}")
+    lines.append(f"{result['verdict']}, at d_model {mup['widths'][0]} to {mup['widths'][-1]}")
     if not mup["passed"]:
         lines.append("a learning rate far from saturation, and more --seeds, show it more clearly")
     return "\n".join([*lines, f"drawn in {out}"])
-
-
-def _ends(widths: list[int]) -> tuple[int, int]:
-    return widths[0], widths[-1]
 
 
 @command.command(

@@ -87,7 +87,7 @@ class CoordinateCheck:
     def verdict(self) -> str:
         """Say in a line whether µP holds."""
         if self.passed:
-            return f"µP holds: no change depends on the width (slopes within ±{TOLERANCE})"
+            return f"µP holds: no layer's change depends on the width (slopes within ±{TOLERANCE})"
         name, slope = max(
             self.slopes.items(), key=lambda item: abs(item[1]) * (item[0] in self.broken)
         )
