@@ -15,10 +15,11 @@ from typing import Any
 
 from wafergpt import files
 from wafergpt.devices import detect
+from wafergpt.devices.allocator import keep_freed_memory
 from wafergpt.progress import say
 from wafergpt.scaling.machine import Machine as Machine
 
-VERSION = 1
+VERSION = 2
 """Of what is measured: a change makes old records be measured again."""
 
 WIDTHS = (128, 256, 512, 1024)
@@ -132,6 +133,7 @@ def measure(device: str, seconds: float = 2.5) -> Machine:
     # The measurement must not change what the caller draws next.
     random_state = torch.get_rng_state()
     torch.set_num_threads(detect.cores())
+    keep_freed_memory()
     try:
         return _measure(device, seconds)
     finally:

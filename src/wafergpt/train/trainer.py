@@ -16,6 +16,7 @@ from torch import nn
 
 from wafergpt.config import Recipe, System, load_recipe, recipe_from
 from wafergpt.data.batches import Batches, parts
+from wafergpt.devices.allocator import keep_freed_memory
 from wafergpt.devices.detect import (
     compile_pays,
     compiler_available,
@@ -89,6 +90,7 @@ def resolve_system(recipe: Recipe) -> tuple[Recipe, Machine]:
     )
     if device == "cpu":
         torch.set_num_threads(system.threads)
+        keep_freed_memory()
     micro = recipe.train.micro_batch_size or micro_batch_that_fits(
         recipe.model,
         recipe.train.common_batch,
