@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,3 +50,26 @@ def test_metrics_survive_a_torn_line_and_rewind(tmp_path: Path) -> None:
     run.log({"step": 4, "loss": 0.25})
     assert [row["step"] for row in run.metrics()] == [1, 2, 3, 4]
     assert (run.path / "samples.md").read_text().endswith("> ## step 9\n\n")
+
+
+HOLD = """
+import sys
+from wafergpt.run import Run
+with Run.find(sys.argv[1]).held():
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path: Path) -> None:
+    run = make(tmp_path)
+    command = [sys.executable, "-c", HOLD, str(run.path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == b"held\n"
+        with pytest.raises(InputError, match=f"in use by process {first.pid} on"), run.held():
+            pass
+        first.kill()
+    with run.held():
+        assert str(os.getpid()) in (run.path / "holder").read_text()
+    assert not (run.path / "holder").exists()

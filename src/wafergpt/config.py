@@ -185,6 +185,18 @@ class Checkpoint(Section):
     keep: int = Field(2, ge=1)
 
 
+class Guard(Section):
+    """Which updates are left out because their numbers are sick."""
+
+    limit: int = Field(10, ge=0)
+    """How many a run may leave out before it counts as diverged. A loss or gradient that is not
+    finite is always left out."""
+    spike: float = Field(0.0, ge=0)
+    """Leave out a loss so many standard deviations above the last ones; 0 never does."""
+    action: Literal["skip", "rollback"] = "skip"
+    """Of a spike: leave out that update, or go back to the last checkpoint and on behind it."""
+
+
 class Evaluate(Section):
     """When the model is judged on validation data."""
 
@@ -264,6 +276,7 @@ class Recipe(Section):
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
     checkpoint: Checkpoint = Checkpoint()
+    guard: Guard = Guard()
     evaluate: Evaluate = Evaluate()
     system: System = System()
     task: Task | None = None

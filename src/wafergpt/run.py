@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Mapping
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,6 +74,31 @@ class Run:
     def checkpoints(self) -> Path:
         """The folder that holds the checkpoints."""
         return self.path / "checkpoints"
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep every other process from training in this run; a process that dies lets go of it.
+
+        Raises:
+            InputError: if another one trains in it now.
+        """
+        import filelock
+
+        holder = self.path / "holder"
+        lock = filelock.FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            who = holder.read_text(encoding="utf-8") if holder.is_file() else "another process"
+            raise InputError(
+                f"{self.path} is in use by {who.strip()}: wait for it, or stop it first"
+            ) from None
+        try:
+            files.write_text(holder, f"process {os.getpid()} on {socket.gethostname()}\n")
+            yield
+        finally:
+            holder.unlink(missing_ok=True)
+            lock.release()
 
     @property
     def tokenizer(self) -> Path:

@@ -11,12 +11,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from wafergpt.cli.runs import command
 from wafergpt.config import recipe_from
 from wafergpt.errors import InputError
 from wafergpt.run import Run
+from wafergpt.train import checkpoint
 
 
 @pytest.fixture
@@ -92,3 +94,29 @@ def test_a_terminal_gets_a_table(folder: Path) -> None:
     assert process.wait(20) == 0
     assert b"\x1b[33munfinished" in shown
     assert "───".encode() in shown
+
+
+def test_verify_names_the_file_that_was_changed(folder: Path) -> None:
+    run = Run.create(recipe_from({"name": "r"}), folder)
+    with pytest.raises(InputError, match="no checkpoint yet"):
+        CliRunner().invoke(command, ["verify", "r"], catch_exceptions=False)
+    for step in (3, 5):
+        checkpoint.save_weights({"w": torch.ones(3)}, run, step)
+    assert invoke("verify", "r").count("as it was written") == 2
+    weights = run.checkpoints / "step-00000005" / checkpoint.WEIGHTS
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    done = CliRunner().invoke(command, ["verify", "r", "--json"], standalone_mode=False)
+    assert done.return_value == 1
+    result = json.loads(done.stdout)
+    assert result["damaged"] == 1
+    assert [row["error"] is None for row in result["checkpoints"]] == [True, False]
+    assert str(weights.relative_to(folder)) in result["checkpoints"][1]["error"]
+
+
+def test_verify_wants_one_run(folder: Path) -> None:
+    for words, message in ((["verify"], "which run"), (["a", "b"], "too many")):
+        done = CliRunner().invoke(command, words)
+        assert done.exit_code == 2
+        assert message in done.output

@@ -1,4 +1,4 @@
-"""``wafergpt runs``: what was trained here."""
+"""``wafergpt runs``: what was trained here, and whether it is still what was written."""
 
 from __future__ import annotations
 
@@ -10,19 +10,40 @@ from typing import Any
 import click
 
 from wafergpt.cli import emit, json_option
+from wafergpt.cli.recipe import runs_option
 from wafergpt.errors import InputError
+from wafergpt.run import RUNS
 
 HEAD = ("run", "kind", "parameters", "step", "tokens", "loss", "val loss", "accuracy", "time")
 
 
-@click.command(epilog="Example: wafergpt runs")
-@click.argument("folder", type=click.Path(path_type=Path), default="runs")
+@click.command(
+    epilog="Example: wafergpt runs    wafergpt runs verify reviews",
+    options_metavar="[FOLDER | verify RUN] [OPTIONS]",
+)
+@click.argument("words", nargs=-1, metavar="")
+@runs_option
 @json_option
-def command(folder: Path, as_json: bool) -> None:
-    """List the runs of FOLDER (runs/ if left out), the newest first."""
+def command(words: tuple[str, ...], runs: Path, as_json: bool) -> int:
+    """List runs, the newest first, or verify one.
+
+    Without a word, the runs of runs/; with FOLDER, of that one. 'verify RUN' compares every file of
+    the run's checkpoints with the hashes it was written with, and exits with 1 if one differs.
+    """
+    if words[:1] == ("verify",):
+        if len(words) != 2:
+            raise click.UsageError("verify which run? wafergpt runs verify RUN")
+        return _verify(words[1], runs, as_json)
+    if len(words) > 1:
+        raise click.UsageError(f"'{words[1]}' is one word too many: give one folder of runs")
+    _list(Path(words[0]) if words else runs, as_json)
+    return 0
+
+
+def _list(folder: Path, as_json: bool) -> None:
     from wafergpt.report import list_runs
 
-    if not folder.is_dir() and folder != Path("runs"):
+    if not folder.is_dir() and folder != RUNS:
         raise InputError(f"no folder {folder}: give the folder that holds the runs")
     runs = list_runs(folder)
     result = {"folder": str(folder), "runs": runs}
@@ -32,6 +53,22 @@ def command(folder: Path, as_json: bool) -> None:
         _print_rich(runs)
     else:
         emit(result, as_json, _plain([(*HEAD, "state"), *map(_cells, runs)]))
+
+
+def _verify(name: str, root: Path, as_json: bool) -> int:
+    from wafergpt.run import Run
+    from wafergpt.train import checkpoint
+
+    run = Run.find(name, root)
+    folders = [run.checkpoint] if run.checkpoint else checkpoint.every(run)
+    if not folders:
+        raise InputError(f"{run.path} has no checkpoint yet")
+    rows = [{"checkpoint": str(f), "error": checkpoint.damage(f)} for f in folders]
+    damaged = sum(row["error"] is not None for row in rows)
+    lines = [f"{row['checkpoint']}: {row['error'] or 'as it was written'}" for row in rows]
+    result = {"run": str(run.path), "checkpoints": rows, "damaged": damaged}
+    emit(result, as_json, "\n".join(lines))
+    return int(damaged > 0)
 
 
 def _cells(run: Mapping[str, Any]) -> tuple[str, ...]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +41,7 @@ def save(state: TrainState, run: Run, keep: int) -> Path:
 
 def save_weights(weights: Mapping[str, Tensor], run: Run, step: int = 0) -> Path:
     """Write weights that nothing was trained for here as a checkpoint: no moments, no cursor."""
-    fresh = {f.name: f.default for f in fields(TrainState) if f.name in TrainState.SCALARS}
-    return _write(run, step, weights, {}, {**fresh, "step": step, "callbacks": {}})
+    return _write(run, step, weights, {}, {"step": step})
 
 
 def _write(
@@ -53,7 +51,7 @@ def _write(
     moments: Mapping[str, Tensor],
     scalars: Mapping[str, Any],
 ) -> Path:
-    folder = run.checkpoints / f"step-{step:08d}"
+    folder = run.checkpoints / _name(step)
     with files.appearing(folder) as temporary:
         save_file(_contiguous(weights), temporary / WEIGHTS)
         save_file(_contiguous(moments), temporary / MOMENTS)
@@ -69,6 +67,10 @@ def _write(
         (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     files.write_text(run.checkpoints / "latest", folder.name + "\n")
     return folder
+
+
+def _name(step: object) -> str:
+    return f"step-{step:08d}" if isinstance(step, int) else ""
 
 
 def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -98,7 +100,7 @@ def best(run: Run) -> Path | None:
 
 
 def verify(folder: Path) -> None:
-    """Compare every file of a checkpoint with its manifest.
+    """Compare every file of a checkpoint with its manifest, and its step with its name.
 
     Raises:
         DamagedCheckpointError: naming the first file that differs.
@@ -116,6 +118,21 @@ def verify(folder: Path) -> None:
             intact = False
         if not intact:
             raise DamagedCheckpointError(f"{path} is not the file that was written")
+    try:
+        step = json.loads((folder / STATE).read_text(encoding="utf-8"))["step"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise DamagedCheckpointError(f"{folder / STATE} cannot be read") from None
+    if folder.name != _name(step):
+        raise DamagedCheckpointError(f"{folder} holds step {step}: it was another checkpoint's")
+
+
+def damage(folder: Path) -> str | None:
+    """Say what is wrong with a checkpoint, or return None."""
+    try:
+        verify(folder)
+    except DamagedCheckpointError as error:
+        return str(error)
+    return None
 
 
 def load(state: TrainState, folder: Path) -> None:
@@ -133,7 +150,8 @@ def load(state: TrainState, folder: Path) -> None:
         reason = str(error).splitlines()[0]
         raise DamagedCheckpointError(f"{folder} does not fit this run: {reason}") from None
     for name in TrainState.SCALARS:
-        setattr(state, name, scalars[name])
+        if name in scalars:
+            setattr(state, name, scalars[name])
 
 
 def resume(state: TrainState, run: Run) -> Path:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from wafergpt.config import Recipe
 from wafergpt.data.batches import Batch, Batches, parts
-from wafergpt.errors import Interrupted, RunFailed
+from wafergpt.errors import Interrupted
+from wafergpt.train.guard import Guard
 from wafergpt.train.schedules import lr_factor
 from wafergpt.train.signals import Signals, StopRequested
 from wafergpt.train.state import Row, TrainState
@@ -43,6 +44,7 @@ class Loop:
         save: writes a checkpoint when a signal stops the run.
         device: where the model is.
         flops_per_token: 6·N, for the metrics.
+        restore: takes the state back to its last good checkpoint.
         peak_flops: the device's measured matmul peak, for ``mfu``; None if unknown.
     """
 
@@ -54,15 +56,19 @@ class Loop:
     save: Callable[[TrainState], object]
     device: torch.device
     flops_per_token: float
+    restore: Callable[[], object]
     peak_flops: float | None = None
     signals: Signals = field(default_factory=Signals)
+
+    def __post_init__(self) -> None:
+        self.guard = Guard(self.recipe.guard, self.state, self.restore)
 
     def run(self) -> None:
         """Train to the horizon.
 
         Raises:
             Interrupted: after saving, when a signal asked for a stop.
-            RunFailed: if the loss is no longer a number.
+            RunFailed: if more updates had to be left out than the recipe allows.
         """
         steps = self.recipe.train.steps
         assert steps is not None, "the horizon must be resolved before the loop"
@@ -93,13 +99,19 @@ class Loop:
             for first, n in parts(state.samples, size, recipe.train.micro_batch_size)
         ]
         loss = self.backward(micro)
-        if not math.isfinite(loss):
-            raise RunFailed(
-                f"the loss is {loss} at step {state.step + 1}: the run diverged; "
-                "try a lower optimizer.lr or a longer schedule.warmup"
-            )
         lr = recipe.optimizer.lr * self._lr_factor(steps)
-        norm = state.optimizer.step(lr)
+        fault = self.guard.fault(loss)
+        if fault and self.guard.rolls_back(fault, size):
+            state.optimizer.clear()
+            return self.step(steps)
+        norm = math.nan if fault else state.optimizer.step(lr)
+        if not fault and not math.isfinite(norm):
+            fault = f"the gradient is {norm}"
+        if fault:
+            state.optimizer.clear()
+            self.guard.left_out(fault, size)
+        else:
+            self.guard.passed(loss)
         tokens = sum(batch.tokens.numel() for batch in micro)
         seconds = time.perf_counter() - start
         state.step += 1
@@ -111,11 +123,15 @@ class Loop:
             "tokens": state.tokens,
             "flops": self.flops_per_token * state.tokens,
             "seconds": state.seconds,
-            "loss": loss,
             "lr": lr,
-            "grad_norm": norm,
             "tokens_per_second": tokens / seconds,
         }
+        if math.isfinite(loss):
+            row["loss"] = loss
+        if math.isfinite(norm):
+            row["grad_norm"] = norm
+        if fault:
+            row["left_out"] = fault
         if self.peak_flops:
             row["mfu"] = self.flops_per_token * tokens / seconds / self.peak_flops
         return row

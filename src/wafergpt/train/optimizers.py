@@ -91,9 +91,15 @@ class Optimizer:
         ]
 
     def step(self, lr: float) -> float:
-        """Clip, add L2, move the weights, clear the gradients; return the norm before clipping."""
+        """Clip, add L2, move the weights, clear the gradients; return the norm before clipping.
+
+        A gradient whose norm is not finite moves nothing.
+        """
         gradients = [p.grad for p in self._named.values() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
+        if not norm.isfinite():
+            self.clear()
+            return float(norm)
         if self._settings.clip:
             factor = (self._settings.clip / (norm + 1e-6)).clamp(max=1.0)
             torch._foreach_mul_(gradients, factor)

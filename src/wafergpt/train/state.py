@@ -29,6 +29,8 @@ class TrainState:
         best: the best validation score so far, and ``best_step`` where it was.
         pending: the row of a step whose callbacks an interruption cut short, to run on resume.
         finished: set when the run is over before its last step.
+        skipped: updates left out: first sample, sample after the last, reason.
+        recent: the last losses, where the recipe watches for leaps.
         callbacks: what callbacks keep, as JSON.
     """
 
@@ -42,11 +44,13 @@ class TrainState:
     best_step: int = 0
     pending: Row | None = None
     finished: bool = False
+    skipped: list[list[Any]] = field(default_factory=list)
+    recent: list[float] = field(default_factory=list)
     callbacks: dict[str, Any] = field(default_factory=dict)
 
     SCALARS = (
         "step", "samples", "tokens", "seconds", "best", "best_step", "pending", "finished",
-        "callbacks",
+        "skipped", "recent", "callbacks",
     )  # fmt: skip
 
     def scalars(self) -> dict[str, Any]:

@@ -134,7 +134,7 @@ class Trainer:
         state = TrainState(network, optimizer)
         self.loop = Loop(
             recipe, state, batches, objective, (), self._save, self.device,
-            flops_6nd(recipe.model), machine.peak_flops, self.signals,
+            flops_6nd(recipe.model), self._restore, machine.peak_flops, self.signals,
         )  # fmt: skip
         self._run: Run | None = None
 
@@ -227,7 +227,21 @@ class Trainer:
         write_on: Callable[[str], str] | None = None,
         resumed: bool = False,
     ) -> None:
-        """Train to the horizon inside ``run``, going on from its checkpoints if ``resumed``."""
+        """Train to the horizon inside ``run``, going on from its checkpoints if ``resumed``.
+
+        Raises:
+            InputError: if another process trains in this run.
+        """
+        with run.held():
+            self._train(run, judge, write_on, resumed)
+
+    def _train(
+        self,
+        run: Run,
+        judge: Callable[[], Mapping[str, float]],
+        write_on: Callable[[str], str] | None,
+        resumed: bool,
+    ) -> None:
         self._run = run
         steps = self.recipe.train.steps
         assert steps is not None, "settle() comes first"
@@ -267,6 +281,11 @@ class Trainer:
         assert self._run is not None
         checkpoint.save(state, self._run, self.recipe.checkpoint.keep)
 
+    def _restore(self) -> None:
+        assert self._run is not None
+        checkpoint.resume(self.state, self._run)
+        self._run.rewind(self.state.step)
+
     def result(self) -> dict[str, Any]:
         """Return the run's result as the JSON contract has it."""
         assert self._run is not None
@@ -277,7 +296,7 @@ class Trainer:
             "run": str(self._run.path),
             "step": state.step,
             "tokens": state.tokens,
-            "loss": rows[-1]["loss"],
+            "loss": next((row["loss"] for row in reversed(rows) if "loss" in row), None),
             "val_loss": judged[-1]["val_loss"] if judged else None,
             "best_val_loss": min((row["val_loss"] for row in judged), default=None),
             "seconds": state.seconds,
@@ -287,6 +306,7 @@ class Trainer:
             "predicted_loss": None,
             "parameters": sum(p.numel() for p in state.model.parameters()),
             "stopped_early": state.finished,
+            "left_out": state.skipped,
             "weights_sha256": state.weights_sha256(),
         }
 

@@ -46,4 +46,5 @@ class Recording:
             ]
             mark = " (best so far)" if state.best_step == state.step else ""
             self._bar.say(f"step {state.step:,}: validation {', '.join(scores)}{mark}")
-        self._bar.advance(1, f"loss {row['loss']:.3f} · {row['tokens_per_second']:,.0f} tokens/s")
+        loss = f"loss {row['loss']:.3f}" if "loss" in row else "left out"
+        self._bar.advance(1, f"{loss} · {row['tokens_per_second']:,.0f} tokens/s")
