@@ -132,15 +132,32 @@ def test_killed_three_times_also_in_a_save_it_ends_in_the_same_bits(
     assert not list((run / "checkpoints").glob(".*.tmp"))
 
 
-@pytest.mark.parametrize(("word", "number"), [("step", signal.SIGINT), ("judging", signal.SIGTERM)])
+MOMENTS = [
+    ("saving", 1, signal.SIGTERM),
+    ("step", 1, signal.SIGINT),
+    ("saving", 4, signal.SIGINT),
+    ("judging", 2, signal.SIGTERM),
+]
+
+
+@pytest.mark.parametrize(("word", "count", "number"), MOMENTS)
 def test_a_signal_saves_exits_130_and_resumes_to_the_same_bits(
-    corpus: Path, undisturbed: object, tmp_path: Path, word: str, number: int
+    corpus: Path, undisturbed: object, tmp_path: Path, word: str, count: int, number: int
 ) -> None:
     process = start(tmp_path, corpus)
-    assert stop_at(process, word, 2, number) == 130
+    assert stop_at(process, word, count, number) == 130
     assert not (tmp_path / "run" / "result.json").exists()
     process = start(tmp_path, corpus, resume=True)
     _, errors = process.communicate()
     assert process.returncode == 0, errors
     assert "going on from" in errors
+    assert outcome(Run.find("run", tmp_path)) == undisturbed
+
+
+def test_sigusr1_saves_and_the_run_goes_on(
+    corpus: Path, undisturbed: object, tmp_path: Path
+) -> None:
+    process = start(tmp_path, corpus)
+    assert stop_at(process, "step", 2, signal.SIGUSR1) == 0
+    # keep=2 has dropped the checkpoint since, but not what was said of it.
     assert outcome(Run.find("run", tmp_path)) == undisturbed

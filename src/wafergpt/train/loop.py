@@ -67,7 +67,7 @@ class Loop:
         """Train to the horizon.
 
         Raises:
-            Interrupted: after saving, when a signal asked for a stop.
+            Interrupted: after saving, when a signal or the time limit asked for a stop.
             RunFailed: if more updates had to be left out than the recipe allows.
         """
         steps = self.recipe.train.steps
@@ -78,10 +78,12 @@ class Loop:
                 self._after_step(state.pending)
             while state.step < steps and not state.finished:
                 self._after_step(self.step(steps))
+                if self.signals.save_asked():
+                    self.save(state)
                 self.signals.poll()
         except StopRequested:
             self.save(state)
-            raise Interrupted(f"interrupted at step {state.step}; everything is saved") from None
+            raise Interrupted(f"stopped at step {state.step}; everything is saved") from None
 
     def _after_step(self, row: Row) -> None:
         self.state.pending = row

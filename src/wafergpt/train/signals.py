@@ -1,29 +1,40 @@
-"""Ctrl-C and SIGTERM, turned into a flag that the loop looks at where it can save."""
+"""Signals and the time limit, turned into something that the loop looks at where it can save."""
 
 from __future__ import annotations
 
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Any
 
 from wafergpt.progress import say
 
+STOPPING = (signal.SIGINT, signal.SIGTERM)
+ASKING = tuple(getattr(signal, name) for name in ("SIGUSR1",) if hasattr(signal, name))
+
 
 class StopRequested(Exception):
-    """A signal came while something long was under way."""
+    """A signal came, or the time is up, while something long was under way."""
 
 
 class Signals:
-    """While entered, a first SIGINT or SIGTERM asks for a stop; a second one stops at once."""
+    """While entered, SIGINT and SIGTERM ask for a stop, and SIGUSR1 for a checkpoint.
+
+    A second SIGINT or SIGTERM stops at once.
+    """
 
     def __init__(self) -> None:
         self.requested = False
+        self._save = False
         self._previous: dict[int, Any] = {}
+        self._deadline: float | None = None
+        self._last_poll = 0.0
+        self._longest = 0.0
 
     def __enter__(self) -> Signals:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (*STOPPING, *ASKING):
                 self._previous[number] = signal.signal(number, self._handle)
         return self
 
@@ -37,12 +48,40 @@ class Signals:
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        name = signal.Signals(number).name
+        if number in ASKING:
+            self._save = True
+            say(f"{name}: saving after this step, then going on")
+            return
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
-        say(f"{signal.Signals(number).name}: saving, then stopping (again: stop at once)")
+        say(f"{name}: saving, then stopping (again: stop at once)")
+
+    def limit(self, seconds: float) -> None:
+        """Ask for a stop when this process has lived for so many seconds, in time to save."""
+        import psutil
+
+        self._deadline = psutil.Process().create_time() + seconds
+        self._last_poll = time.time()
 
     def poll(self) -> None:
-        """Raise ``StopRequested`` if a stop was asked for."""
+        """Raise ``StopRequested`` if a stop was asked for, or the time would run out before long.
+
+        What took longest between two polls so far, be it a step, a look at validation data or a
+        save, is taken to come twice more.
+        """
+        if self._deadline is not None:
+            now = time.time()
+            self._longest = max(self._longest, now - self._last_poll)
+            self._last_poll = now
+            if not self.requested and now + 2 * self._longest > self._deadline:
+                self.requested = True
+                say("the time limit is near: saving, then stopping")
         if self.requested:
             raise StopRequested
+
+    def save_asked(self) -> bool:
+        """Return whether a checkpoint was asked for since the last call."""
+        asked, self._save = self._save, False
+        return asked

@@ -267,6 +267,8 @@ class Trainer:
             callbacks.append(Recording(run, bar, memory_bytes(self.device), followers))
             callbacks.append(Saving(self.recipe.checkpoint.every, steps, self._save))
             self.loop.callbacks = callbacks
+            if self.recipe.checkpoint.time_limit:
+                self.signals.limit(self.recipe.checkpoint.time_limit)
             try:
                 self.loop.run()
             except Interrupted as stop:
