@@ -183,6 +183,10 @@ class Checkpoint(Section):
     every: int = Field(0, ge=0)
     """Steps; left out, a tenth of the run."""
     keep: int = Field(2, ge=1)
+    keep_every: int = Field(0, ge=0)
+    """Checkpoints at a multiple of so many steps are kept for good."""
+    background: bool = True
+    """Write from a copy while the training goes on; it costs the state's size in memory."""
     time_limit: float = Field(0.0, ge=0)
     """Seconds that the process may live, as a cluster's queue gives it; it saves and stops, with
     exit code 130, before they are over. 0 for no limit."""

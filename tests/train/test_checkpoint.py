@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -15,6 +16,7 @@ from wafergpt.model.gpt import GPT
 from wafergpt.run import Run
 from wafergpt.train import checkpoint
 from wafergpt.train.optimizers import Optimizer
+from wafergpt.train.saver import Saver
 from wafergpt.train.state import TrainState
 
 SHAPE = Model(n_layers=1, d_model=16, n_heads=2, seq_len=8, vocab_size=31)
@@ -170,3 +172,76 @@ def test_another_networks_checkpoint_is_refused_by_name(run: Run) -> None:
 def test_a_run_without_checkpoints(run: Run) -> None:
     with pytest.raises(InputError, match="no checkpoint yet"):
         checkpoint.weights(run)
+
+
+def test_milestones_stay(run: Run) -> None:
+    running = state()
+    for _ in range(7):
+        advance(running)
+        checkpoint.save(running, run, keep=1, keep_every=3)
+    assert [folder.name[-1] for folder in checkpoint.every(run)] == ["3", "6", "7"]
+
+
+def test_damaged_ones_do_not_push_the_good_ones_out(run: Run) -> None:
+    saved(run, [1, 4, 5])
+    for step in (4, 5):
+        (run.checkpoints / f"step-0000000{step}" / "state.json").write_text("{}")
+    running = state()
+    checkpoint.resume(running, run)
+    assert running.step == 1
+    for step in (2, 3):
+        advance(running)
+        checkpoint.save(running, run, keep=2)
+        assert checkpoint.damage(checkpoint.every(run)[-1]) is None
+        assert running.step == step
+    assert [folder.name[-1] for folder in checkpoint.every(run)] == ["2", "3"]
+    assert {p.name for p in run.checkpoints.glob("damaged-*")} == {
+        "damaged-step-00000004",
+        "damaged-step-00000005",
+    }
+
+
+def test_a_checkpoint_under_another_name_is_refused(run: Run) -> None:
+    saved(run, [2])
+    (run.checkpoints / "step-00000002").rename(run.checkpoints / "step-00000009")
+    with pytest.raises(RunFailed, match="no good checkpoint"):
+        checkpoint.resume(state(), run)
+    assert "holds step 2" in str(checkpoint.damage(run.checkpoints / "step-00000009"))
+
+
+@pytest.mark.parametrize("background", [True, False])
+def test_what_is_saved_is_the_state_of_that_moment(run: Run, background: bool) -> None:
+    running = state()
+    advance(running)
+    expected = running.weights_sha256(), running.callbacks
+    saver = Saver(run, config.Checkpoint(background=background))
+    saver.save(running)
+    advance(running)
+    running.callbacks["looks"] = 3
+    saver.close()
+    loaded = state(seed=9)
+    checkpoint.resume(loaded, run)
+    assert (loaded.step, loaded.weights_sha256(), loaded.callbacks) == (1, expected[0], {})
+
+
+@pytest.mark.parametrize("background", [True, False])
+def test_a_failed_save_is_heard_of_and_harms_nothing(
+    run: Run, background: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = saved(run, [1])
+    saver = Saver(run, config.Checkpoint(background=background, keep=1))
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save_file", _disk_full)
+        advance(running)
+        with pytest.raises(OSError, match="No space"):
+            saver.save(running)
+            saver.wait()
+    assert [folder.name[-1] for folder in checkpoint.every(run)] == ["1"]
+    assert (run.checkpoints / "latest").read_text() == "step-00000001\n"
+    saver.save(running)
+    saver.close()
+    assert [folder.name[-1] for folder in checkpoint.every(run)] == ["2"]
+
+
+def _disk_full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")

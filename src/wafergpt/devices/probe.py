@@ -8,8 +8,9 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -143,8 +144,12 @@ def measure(device: str, seconds: float = 2.5) -> Machine:
 
 def _measure(device: str, seconds: float) -> Machine:
     slot = seconds / (2 * len(WIDTHS) + 4)
-    training = _training(device, slot, deadline=time.perf_counter() + PATIENCE * seconds)
-    matmul = {name: _matmul(device, name, slot) for name in training}
+    deadline = time.perf_counter() + PATIENCE * seconds
+    matmul = {name: _matmul(device, name, slot) for name in ("fp32", "bf16")}
+    # Without hardware for it bf16 is emulated, and blocks of it would take minutes.
+    if matmul["bf16"] < matmul["fp32"] / 2:
+        del matmul["bf16"]
+    training = _training(device, list(matmul), slot, deadline)
     return Machine(
         device=device,
         name=_device_name(device),
@@ -161,23 +166,23 @@ def _measure(device: str, seconds: float) -> Machine:
     )
 
 
-def _training(device: str, slot: float, deadline: float) -> dict[str, dict[int, float]]:
-    rates: dict[str, dict[int, float]] = {"fp32": {}, "bf16": {}}
+def _training(
+    device: str, precisions: Sequence[str], slot: float, deadline: float
+) -> dict[str, dict[int, float]]:
+    rates: dict[str, dict[int, float]] = {name: {} for name in precisions}
     for width in WIDTHS:
-        for precision, by_width in rates.items():
-            if by_width or width == WIDTHS[0]:
-                by_width[width] = _block(device, precision, width, slot)
-        bf16 = rates["bf16"].get(width)
-        # Without hardware for it bf16 is emulated, and wider shapes would take minutes.
-        if bf16 and bf16 < rates["fp32"][width] / 2:
-            rates["bf16"] = {}
+        for precision, rate in _block(device, precisions, width, slot).items():
+            rates[precision][width] = rate
         if time.perf_counter() > deadline:
             break
-    return {precision: by_width for precision, by_width in rates.items() if by_width}
+    return rates
 
 
-def _block(device: str, precision: str, width: int, slot: float) -> float:
-    """Return FLOP/s of one block's forward and backward pass."""
+def _block(device: str, precisions: Sequence[str], width: int, slot: float) -> dict[str, float]:
+    """Return FLOP/s of one block's forward and backward pass in each precision.
+
+    They take turns, so that a neighbour on the machine slows down both.
+    """
     import torch
 
     from wafergpt.config import Model
@@ -191,7 +196,7 @@ def _block(device: str, precision: str, width: int, slot: float) -> float:
     x = torch.randn(tokens // SEQ_LEN, SEQ_LEN, width, device=device, requires_grad=True)
     upstream = torch.randn_like(x)
 
-    def step() -> None:
+    def step(precision: str) -> None:
         for parameter in (x, *block.parameters()):
             parameter.grad = None
         with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
@@ -199,7 +204,9 @@ def _block(device: str, precision: str, width: int, slot: float) -> float:
         y.backward(upstream)
 
     flops = tokens * (6 * 12 * width * width + 12 * SEQ_LEN * width)
-    return flops / min(_times(step, device, slot))
+    works = [partial(step, precision) for precision in precisions]
+    times = _times_in_turn(works, device, slot * len(works))
+    return {name: flops / min(t) for name, t in zip(precisions, times, strict=True)}
 
 
 def _matmul(device: str, precision: str, slot: float) -> float:
@@ -242,15 +249,24 @@ def _softmax(device: str, slot: float) -> float:
 
 def _times(work: Callable[[], Any], device: str, slot: float) -> list[float]:
     """Return the seconds of each call, at least three and until ``slot`` seconds have gone."""
+    return _times_in_turn([work], device, slot)[0]
+
+
+def _times_in_turn(
+    works: Sequence[Callable[[], Any]], device: str, slot: float
+) -> list[list[float]]:
+    """Return the seconds of each call of each work, which take turns."""
     wait = _waiter(device)
-    work()
-    wait()
-    times: list[float] = []
-    while len(times) < 3 or sum(times) < slot:
-        start = time.perf_counter()
+    for work in works:
         work()
-        wait()
-        times.append(time.perf_counter() - start)
+    wait()
+    times: list[list[float]] = [[] for _ in works]
+    while len(times[0]) < 3 or sum(map(sum, times)) < slot:
+        for work, own in zip(works, times, strict=True):
+            start = time.perf_counter()
+            work()
+            wait()
+            own.append(time.perf_counter() - start)
     return times
 
 

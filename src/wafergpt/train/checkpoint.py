@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +26,46 @@ class DamagedCheckpointError(RunFailed):
     """A checkpoint is not what was written."""
 
 
-def save(state: TrainState, run: Run, keep: int) -> Path:
+@dataclass(frozen=True)
+class Snapshot:
+    """A state as it was at one step.
+
+    Attributes:
+        weights: by name.
+        moments: of the optimizer, by name.
+        scalars: all the rest, as JSON.
+    """
+
+    weights: Mapping[str, Tensor]
+    moments: Mapping[str, Tensor]
+    scalars: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, state: TrainState, copied: bool = False) -> Snapshot:
+        """Look at a state; ``copied``, to the CPU, it stays as it is while the state moves on."""
+        weights, moments = state.model.state_dict(), state.optimizer.state_tensors()
+        scalars = state.scalars()
+        if copied:
+            weights, moments = _copied(weights), _copied(moments)
+            scalars = json.loads(json.dumps(scalars))
+        return cls(weights, moments, scalars)
+
+
+def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+
+
+def save(state: TrainState | Snapshot, run: Run, keep: int, keep_every: int = 0) -> Path:
     """Write the state as a new checkpoint of ``run`` and drop old ones.
 
-    The newest ``keep`` and the best one stay.
+    The newest ``keep``, the best one, and those at a multiple of ``keep_every`` steps stay.
     """
-    folder = _write(
-        run, state.step, state.model.state_dict(), state.optimizer.state_tensors(), state.scalars()
-    )
-    if state.best_step == state.step and state.best is not None:
+    snapshot = Snapshot.of(state) if isinstance(state, TrainState) else state
+    scalars = snapshot.scalars
+    folder = _write(run, scalars["step"], snapshot.weights, snapshot.moments, scalars)
+    if scalars["best_step"] == scalars["step"] and scalars["best"] is not None:
         files.write_text(run.checkpoints / "best", folder.name + "\n")
-    _retire(run, keep)
+    _retire(run, keep, keep_every)
     return folder
 
 
@@ -77,11 +107,12 @@ def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
 
 
-def _retire(run: Run, keep: int) -> None:
+def _retire(run: Run, keep: int, keep_every: int) -> None:
     everything = every(run)
     kept = {*everything[-keep:], best(run)}
     for folder in everything:
-        if folder not in kept:
+        milestone = keep_every and int(folder.name.removeprefix("step-")) % keep_every == 0
+        if folder not in kept and not milestone:
             shutil.rmtree(folder)
 
 
@@ -157,17 +188,25 @@ def load(state: TrainState, folder: Path) -> None:
 def resume(state: TrainState, run: Run) -> Path:
     """Load the newest checkpoint that is good; say loudly which ones are not.
 
+    Those are renamed, lest they count as the newest ones when old checkpoints are dropped.
+
     Raises:
         RunFailed: if there is none: a run never starts from zero silently.
     """
     for unfinished in run.checkpoints.glob(".step-*.tmp"):
         shutil.rmtree(unfinished)
+    damaged: list[Path] = []
     for folder in reversed(every(run)):
         try:
             load(state, folder)
         except DamagedCheckpointError as error:
             say(f"WARNING: damaged checkpoint refused: {error}")
+            damaged.append(folder)
             continue
+        for other in damaged:
+            aside = other.with_name(f"damaged-{other.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            other.rename(aside)
         return folder
     raise RunFailed(f"{run.path} has no good checkpoint; start afresh under another name")
 

@@ -8,7 +8,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from typing import Any
 
 import torch
@@ -39,6 +39,7 @@ from wafergpt.train.callbacks.saving import Saving
 from wafergpt.train.callbacks.tracking import trackers
 from wafergpt.train.loop import Callback, Loop, Objective
 from wafergpt.train.optimizers import Optimizer
+from wafergpt.train.saver import Saver
 from wafergpt.train.signals import Signals
 from wafergpt.train.state import TrainState
 
@@ -137,6 +138,7 @@ class Trainer:
             flops_6nd(recipe.model), self._restore, machine.peak_flops, self.signals,
         )  # fmt: skip
         self._run: Run | None = None
+        self._saver: Saver | None = None
 
     @property
     def state(self) -> TrainState:
@@ -232,8 +234,11 @@ class Trainer:
         Raises:
             InputError: if another process trains in this run.
         """
-        with run.held():
+        with run.held(), closing(Saver(run, self.recipe.checkpoint)) as saver:
+            self._run, self._saver = run, saver
             self._train(run, judge, write_on, resumed)
+        run.write("result", self.result())
+        say(f"{run.path}: {self.state.step:,} steps in {duration(self.state.seconds)}")
 
     def _train(
         self,
@@ -242,7 +247,6 @@ class Trainer:
         write_on: Callable[[str], str] | None,
         resumed: bool,
     ) -> None:
-        self._run = run
         steps = self.recipe.train.steps
         assert steps is not None, "settle() comes first"
         if resumed:
@@ -254,7 +258,7 @@ class Trainer:
             say(f"going on from {folder}")
         else:
             # From here on, whatever happens, there is something to resume.
-            self._save(self.state)
+            self._save(self.state, wait=True)
         run.save_recipe(self.recipe)
         callbacks: list[Callback] = [Evaluation(judge, self.recipe.evaluate, steps)]
         if write_on is not None and self.recipe.evaluate.prompts:
@@ -276,15 +280,17 @@ class Trainer:
                 raise Interrupted(f"{stop}; next: wafergpt {verb} --resume {run.path}") from None
         if self.state.finished and self.state.step < steps:
             say(f"stopped early at step {self.state.step:,}: no better score any more")
-        run.write("result", self.result())
-        say(f"{run.path}: {self.state.step:,} steps in {duration(self.state.seconds)}")
 
-    def _save(self, state: TrainState) -> None:
-        assert self._run is not None
-        checkpoint.save(state, self._run, self.recipe.checkpoint.keep)
+    def _save(self, state: TrainState, wait: bool = False) -> None:
+        assert self._saver is not None
+        self._saver.save(state)
+        if wait:
+            self._saver.wait()
 
     def _restore(self) -> None:
         assert self._run is not None
+        assert self._saver is not None
+        self._saver.wait()
         checkpoint.resume(self.state, self._run)
         self._run.rewind(self.state.step)
 

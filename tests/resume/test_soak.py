@@ -1,0 +1,59 @@
+"""The short form of benchmarks/soak.py."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import soak
+from wafergpt import files
+from wafergpt.run import Run
+from wafergpt.train import checkpoint
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, soak.Kills]:
+    root = tmp_path_factory.mktemp("soak")
+    return root, soak.kill(root, runs=2, kills=2, steps=300, seed=1)
+
+
+@pytest.mark.slow
+def test_killed_at_random_every_run_ends_in_the_same_bits(killed: tuple[Path, soak.Kills]) -> None:
+    _, count = killed
+    assert count.runs == 2
+    assert count.kills >= 2
+    assert count.different == 0
+
+
+@pytest.mark.slow
+def test_no_damaged_checkpoint_is_loaded(killed: tuple[Path, soak.Kills]) -> None:
+    run = Run.find("undisturbed", killed[0])
+    assert soak.damage_many(run, count=60, seed=1) == 0
+
+
+@pytest.mark.slow
+def test_a_full_disk_at_any_write_loses_nothing(killed: tuple[Path, soak.Kills]) -> None:
+    run = Run.find("undisturbed", killed[0])
+    writes, lost = soak.fill_the_disk(run)
+    assert writes > 8
+    assert lost == 0
+
+
+@pytest.mark.slow
+def test_the_soak_would_notice(
+    killed: tuple[Path, soak.Kills], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With sizes in place of hashes, flipped bits get through."""
+    run = Run.find("undisturbed", killed[0])
+    monkeypatch.setattr(files, "sha256", lambda path: "0" * 64)
+    for folder in checkpoint.every(run):
+        sizes = {n: e | {"sha256": "0" * 64} for n, e in _entries(folder).items()}
+        (folder / "manifest.json").write_text(json.dumps(sizes))
+    assert soak.damage_many(run, count=60, seed=1) > 0
+
+
+def _entries(folder: Path) -> dict[str, dict[str, object]]:
+    entries: dict[str, dict[str, object]] = json.loads((folder / "manifest.json").read_text())
+    return entries
