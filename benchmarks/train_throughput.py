@@ -50,7 +50,8 @@ def ours(model: Model, batch_size: int, device: str) -> Callable[[], object]:
     from wafergpt.data.batches import LanguageBatches
     from wafergpt.model.gpt import GPT
     from wafergpt.train.pretrain import language_objective
-    from wafergpt.train.trainer import Trainer, resolve_system
+    from wafergpt.train.settings import resolve_system
+    from wafergpt.train.trainer import Trainer
 
     recipe: Recipe = load_recipe(
         None, [f"train.batch_size={batch_size}", "train.steps=1000", f"system.device={device}"]

@@ -227,7 +227,11 @@ class System(Section):
     """bf16: fp32 master weights, bf16 compute."""
     compile: Literal["auto", "on", "off"] = "auto"
     threads: int = Field(0, ge=0)
-    """CPU threads; left out, one for each core."""
+    """CPU threads of a process; left out, one for each core."""
+    nproc: int = Field(1, ge=1, le=1 << 16)
+    """Processes that share each batch, on this machine."""
+    timeout: float = Field(1800.0, ge=1)
+    """Seconds after which the others give up a process that does not answer."""
 
     @model_validator(mode="before")
     @classmethod

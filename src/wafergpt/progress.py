@@ -5,6 +5,7 @@ Everything goes to stderr; stdout belongs to results.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -25,8 +26,9 @@ class Bar(Protocol):
 
 
 def say(line: str) -> None:
-    """Print one line for people."""
-    print(line, file=sys.stderr, flush=True)
+    """Print one line for people; of several processes of one training, only the first speaks."""
+    if os.environ.get("RANK", "0") == "0":
+        print(line, file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import click
 
 from wafergpt import __version__
 from wafergpt.errors import InputError, Interrupted, RunFailed, nearest
+from wafergpt.progress import say
 
 VERBS = {
     "prepare": "Turn raw text into a corpus of tokens.",
@@ -135,5 +136,5 @@ def _explain(error: Exception) -> int:
     else:
         text = f"{type(error).__name__}: {error} (a fault of wafergpt; --debug shows where)"
         code = 1
-    print(f"error: {' '.join(text.split())}", file=sys.stderr)
+    say(f"error: {' '.join(text.split())}")
     return code

@@ -8,7 +8,14 @@ from typing import Any
 import click
 
 from wafergpt.cli import emit, json_option
-from wafergpt.cli.recipe import runs_option, show_option, split_arguments
+from wafergpt.cli.recipe import (
+    launched,
+    nproc_option,
+    planned,
+    runs_option,
+    show_option,
+    split_arguments,
+)
 
 
 @click.command(
@@ -20,6 +27,7 @@ from wafergpt.cli.recipe import runs_option, show_option, split_arguments
 @click.option(
     "--baselines", is_flag=True, help="Train what the GPT must beat on the same rows, and compare."
 )
+@nproc_option
 @show_option
 @runs_option
 @json_option
@@ -27,6 +35,7 @@ def command(
     arguments: tuple[str, ...],
     resume: str | None,
     baselines: bool,
+    nproc: int | None,
     show: bool,
     runs: Path,
     as_json: bool,
@@ -44,9 +53,12 @@ def command(
         return
     if bool(start) == bool(resume):
         raise click.UsageError("start from a RUN or from 'scratch', or go on with --resume RUN")
+    follows = launched(nproc, lambda: planned(name, overrides, resume, runs))
     from wafergpt.tasks.finetune import finetune
 
     classifier = finetune(start, name, overrides, resume=resume, root=runs)
+    if follows:
+        return
     run = classifier.run
     result: dict[str, Any] = run.read("result")
     if baselines:

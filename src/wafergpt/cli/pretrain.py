@@ -7,7 +7,15 @@ from pathlib import Path
 import click
 
 from wafergpt.cli import emit, json_option
-from wafergpt.cli.recipe import recipe_arguments, runs_option, show_option, split_arguments
+from wafergpt.cli.recipe import (
+    launched,
+    nproc_option,
+    planned,
+    recipe_arguments,
+    runs_option,
+    show_option,
+    split_arguments,
+)
 
 
 @click.command(
@@ -17,6 +25,7 @@ from wafergpt.cli.recipe import recipe_arguments, runs_option, show_option, spli
 @recipe_arguments
 @click.option("--from", "start", metavar="RUN", help="Begin with the weights of a run.")
 @click.option("--resume", metavar="RUN", help="Go on with an interrupted run, bit for bit.")
+@nproc_option
 @show_option
 @runs_option
 @json_option
@@ -24,6 +33,7 @@ def command(
     arguments: tuple[str, ...],
     start: str | None,
     resume: str | None,
+    nproc: int | None,
     show: bool,
     runs: Path,
     as_json: bool,
@@ -43,9 +53,12 @@ def command(
         raise click.UsageError(f"--resume goes on with the run's own recipe: leave out '{name}'")
     if resume and start:
         raise click.UsageError("--resume has its weights: leave out --from")
+    follows = launched(nproc, lambda: planned(name, overrides, resume, runs))
     from wafergpt.train.pretrain import pretrain
 
     run = pretrain(name, overrides, start=start, resume=resume, root=runs)
+    if follows:
+        return
     result = run.read("result")
     text = (
         f"{run.path}: validation loss {result['best_val_loss']:.4f} at step {result['step']:,}\n"

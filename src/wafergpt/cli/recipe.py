@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
 
-from wafergpt.run import RUNS
+from wafergpt.config import Recipe, load_recipe
+from wafergpt.run import RUNS, Run
 
 recipe_arguments = click.argument("arguments", nargs=-1, metavar="[RECIPE] [KEY=VALUE]...")
 
@@ -20,6 +23,41 @@ runs_option = click.option(
     show_default=True,
     help="The folder that holds runs.",
 )
+
+nproc_option = click.option(
+    "--nproc",
+    type=click.IntRange(1, 1 << 16),
+    help="Processes that share each batch (system.nproc of the recipe).",
+)
+
+
+def launched(nproc: int | None, planned: Callable[[], Recipe]) -> bool:
+    """Start the verb again as several processes, and exit with their code, if several are wanted.
+
+    Args:
+        nproc: what was asked for on the command line.
+        planned: reads the recipe, which may ask for it too.
+
+    Returns:
+        Whether this process follows another one, which speaks for all.
+    """
+    if "RANK" in os.environ:
+        return os.environ["RANK"] != "0"
+    wanted = nproc or planned().system.nproc
+    if wanted > 1:
+        from wafergpt.parallel.launch import launch
+
+        sys.exit(launch(wanted, sys.argv[1:]))
+    return False
+
+
+def planned(name: str | None, overrides: Sequence[str], resume: str | None, runs: Path) -> Recipe:
+    """Read the recipe that a training will go by, before what is detected."""
+    if resume is None:
+        return load_recipe(name, overrides)
+    recipe = Run.find(resume, runs).recipe
+    changes = load_recipe(None, overrides).system.model_dump(exclude_unset=True)
+    return recipe.replace(system=changes)
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[str | None, list[str]]:

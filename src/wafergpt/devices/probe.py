@@ -105,11 +105,7 @@ def _read(path: Path) -> Machine | None:
         values = json.loads(path.read_text(encoding="utf-8"))
         if values.pop("version") != VERSION:
             return None
-        values["training_flops"] = {
-            precision: {int(width): float(rate) for width, rate in rates.items()}
-            for precision, rates in values["training_flops"].items()
-        }
-        machine = Machine(**values)
+        machine = Machine.from_json(values)
         rates = [r for by_width in machine.training_flops.values() for r in by_width.values()]
         rates += [machine.bandwidth, machine.softmax_rate]
         usable = machine.training_flops["fp32"] and min(rates) > 0

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,15 @@ class Machine:
     training_flops: Mapping[str, Mapping[int, float]]
     bandwidth: float
     softmax_rate: float
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Machine:
+        """Read what ``dataclasses.asdict`` wrote, through JSON, which has no numbers for keys."""
+        training = {
+            precision: {int(width): float(rate) for width, rate in rates.items()}
+            for precision, rates in values["training_flops"].items()
+        }
+        return cls(**{**values, "training_flops": training})
 
     @property
     def peak_flops(self) -> float:

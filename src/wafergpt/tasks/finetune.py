@@ -29,16 +29,19 @@ from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
 from wafergpt.evaluate.classification import judge, judge_scores
 from wafergpt.model.heads import Classifier
+from wafergpt.parallel.team import Team, joined
 from wafergpt.progress import say
 from wafergpt.run import RUNS, Run
+from wafergpt.scaling.machine import Machine
 from wafergpt.scaling.plan import plan
 from wafergpt.tasks.classify import TextClassifier, build_classifier, encode_texts, scores
 from wafergpt.train import checkpoint
 from wafergpt.train.given import require_trained
 from wafergpt.train.loop import Loop
 from wafergpt.train.loss import classification_loss
+from wafergpt.train.settings import may_change, resolve_system
 from wafergpt.train.starting import language_model, on_top_of
-from wafergpt.train.trainer import Trainer, may_change, resolve_system
+from wafergpt.train.trainer import Trainer
 
 VALIDATION_SHARE = 0.1
 """Of the training rows, where no validation file is named."""
@@ -131,26 +134,41 @@ def finetune(
         else Tokenizer.train(tables.train.texts, recipe.model.vocab_size or SCRATCH_VOCABULARY)
     )
     recipe = _for_rows(recipe, tables, tokenizer)
-    recipe, machine = resolve_system(recipe)
-    assert recipe.task is not None
-    splits = _encode(tables, tokenizer, recipe)
-    network = build_classifier(recipe.model, recipe.task, recipe.seed)
-    if begun is not None:
-        network.gpt.load_state_dict(checkpoint.weights(begun))
-    batches = _training_batches(splits["train"], recipe)
-    objective = partial(_objective, tokenizer.end_of_text)
-    trainer = Trainer(recipe, machine, network, network.gpt.blocks, batches, objective)
-    with trainer.signals:
-        trainer.settle()
-        if run is None:
-            run = Run.create(trainer.recipe, root)
-            tokenizer.save(run.tokenizer)
-            rows = sum(len(text) for text in splits["train"].texts)
-            run.write("plan", plan(trainer.recipe, machine, rows).to_dict())
-        trainer.train(run, _judge(trainer.loop, splits["validation"]), resumed=resume is not None)
+    with joined(recipe.system.timeout) as team:
+        recipe, machine = resolve_system(recipe, team)
+        splits = _encode(tables, tokenizer, recipe)
+        trainer = _trainer(recipe, machine, splits["train"], begun, tokenizer, team)
+        if team.follows:
+            return TextClassifier.load(trainer.follow())
+        with trainer.signals:
+            trainer.settle()
+            if run is None:
+                run = Run.create(trainer.recipe, root)
+                tokenizer.save(run.tokenizer)
+                rows = sum(len(text) for text in splits["train"].texts)
+                run.write("plan", plan(trainer.recipe, machine, rows).to_dict())
+            judge = _judge(trainer.loop, splits["validation"])
+            trainer.train(run, judge, resumed=resume is not None)
     classifier = TextClassifier.load(run)
     _write_result(classifier, trainer, splits)
     return classifier
+
+
+def _trainer(
+    recipe: Recipe,
+    machine: Machine,
+    rows: Split,
+    begun: Run | None,
+    tokenizer: Tokenizer,
+    team: Team,
+) -> Trainer:
+    assert recipe.task is not None
+    network = build_classifier(recipe.model, recipe.task, recipe.seed)
+    if begun is not None:
+        network.gpt.load_state_dict(checkpoint.weights(begun))
+    batches = _training_batches(rows, recipe)
+    objective = partial(_objective, tokenizer.end_of_text)
+    return Trainer(recipe, machine, network, network.gpt.blocks, batches, objective, team)
 
 
 def _begin(recipe: Recipe, begun: Run | None) -> Recipe:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from wafergpt.config import Recipe
 from wafergpt.data.batches import Batch, Batches, parts
 from wafergpt.errors import Interrupted
+from wafergpt.parallel.team import ALONE, Order, Team
 from wafergpt.train.guard import Guard
 from wafergpt.train.schedules import lr_factor
 from wafergpt.train.signals import Signals, StopRequested
@@ -46,6 +47,8 @@ class Loop:
         flops_per_token: 6·N, for the metrics.
         restore: takes the state back to its last good checkpoint.
         peak_flops: the device's measured matmul peak, for ``mfu``; None if unknown.
+        signals: what asks for a stop or a save.
+        team: the processes that share the work.
     """
 
     recipe: Recipe
@@ -59,6 +62,7 @@ class Loop:
     restore: Callable[[], object]
     peak_flops: float | None = None
     signals: Signals = field(default_factory=Signals)
+    team: Team = ALONE
 
     def __post_init__(self) -> None:
         self.guard = Guard(self.recipe.guard, self.state, self.restore)
@@ -96,25 +100,20 @@ class Loop:
         start = time.perf_counter()
         state, recipe = self.state, self.recipe
         size = recipe.train.batch_at(state.step)
-        micro = [
-            self.batches.batch(first, n)
-            for first, n in parts(state.samples, size, recipe.train.micro_batch_size)
-        ]
-        loss = self.backward(micro)
+        loss, tokens = self.gradients(state.samples, size)
         lr = recipe.optimizer.lr * self._lr_factor(steps)
         fault = self.guard.fault(loss)
         if fault and self.guard.rolls_back(fault, size):
-            state.optimizer.clear()
+            self.discard()
             return self.step(steps)
-        norm = math.nan if fault else state.optimizer.step(lr)
+        norm = math.nan if fault else self.apply(lr)
         if not fault and not math.isfinite(norm):
             fault = f"the gradient is {norm}"
         if fault:
-            state.optimizer.clear()
+            self.discard()
             self.guard.left_out(fault, size)
         else:
             self.guard.passed(loss)
-        tokens = sum(batch.tokens.numel() for batch in micro)
         seconds = time.perf_counter() - start
         state.step += 1
         state.samples += size
@@ -150,17 +149,43 @@ class Loop:
         warmup = recipe.schedule.warmup_steps(round(whole), train.batch_size * recipe.model.seq_len)
         return lr_factor(recipe.schedule, place, whole, warmup)
 
-    def backward(self, micro: Sequence[Batch]) -> float:
-        """Add the gradients of one global batch; return its mean loss."""
-        weight = sum(batch.weight for batch in micro)
+    def gradients(self, first: int, size: int) -> tuple[float, int]:
+        """Have everyone add the gradients of one global batch; see ``backward``."""
+        self.team.order(Order.GRADIENTS, self.state.step, first, size)
+        return self.backward(first, size)
+
+    def apply(self, lr: float) -> float:
+        """Have everyone move the weights; return the gradient's norm."""
+        self.team.order(Order.APPLY, lr)
+        return self.state.optimizer.step(lr)
+
+    def discard(self) -> None:
+        """Have everyone drop the gradients."""
+        self.team.order(Order.DISCARD)
+        self.state.optimizer.clear()
+
+    def backward(self, first: int, size: int) -> tuple[float, int]:
+        """Add the gradients of one global batch; return its mean loss, and its tokens.
+
+        Each process of the team reads its share; the loss is a mean over all.
+        """
+        own = self.team.share(first, size)
+        micro = [
+            self.batches.batch(*part) for part in parts(*own, self.recipe.train.micro_batch_size)
+        ]
+        weight, tokens = self.team.sum(
+            sum(batch.weight for batch in micro), sum(batch.tokens.numel() for batch in micro)
+        )
         total = torch.zeros((), device=self.device)
         self.state.model.train()
         for index, batch in enumerate(micro):
-            reseed(self.recipe.seed, self.state.step, index)
+            reseed(self.recipe.seed, self.state.step, index, self.team.rank)
             loss = self.forward(batch) / weight
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
-        return float(total)
+        self.team.sum_gradients(self.state.model.parameters())
+        (mean,) = self.team.sum(float(total))
+        return mean, int(tokens)
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the summed loss of a batch in the recipe's precision."""

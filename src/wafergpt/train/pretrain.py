@@ -16,6 +16,7 @@ from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
 from wafergpt.generate.text import Sampling, stream_text
 from wafergpt.model.gpt import GPT
+from wafergpt.parallel.team import Team, joined
 from wafergpt.run import RUNS, Run
 from wafergpt.scaling.plan import TOKENS_PER_PARAMETER, plan
 from wafergpt.shapes.counts import parameters
@@ -23,8 +24,9 @@ from wafergpt.train import checkpoint
 from wafergpt.train.given import require_trained
 from wafergpt.train.loop import Loop, autocast
 from wafergpt.train.loss import next_token_loss
+from wafergpt.train.settings import may_change, resolve_system
 from wafergpt.train.starting import language_model, on_top_of
-from wafergpt.train.trainer import Trainer, may_change, resolve_system
+from wafergpt.train.trainer import Trainer
 from wafergpt.train.validation import mean_loss
 
 PROBE = "It's a test of 1,234 tokens:\tnaïve café, 日本 🙂\n\n  def f(x): return x\n"
@@ -71,7 +73,26 @@ def pretrain(
     if begun is not None:
         recipe = on_top_of(recipe, begun)
         _same_tokens(begun, corpus)
-    recipe, machine = resolve_system(with_horizon(for_corpus(recipe, corpus)))
+    recipe = with_horizon(for_corpus(recipe, corpus))
+    with joined(recipe.system.timeout) as team:
+        trainer = _trainer(recipe, corpus, begun, team)
+        if team.follows:
+            return trainer.follow()
+        with trainer.signals:
+            trainer.settle()
+            if run is None:
+                run = Run.create(trainer.recipe, root)
+                corpus.tokenizer.save(run.tokenizer)
+                tokens = len(corpus.tokens("train"))
+                run.write("plan", plan(trainer.recipe, trainer.machine, tokens).to_dict())
+            judge = _judge(trainer.loop, corpus)
+            write_on = _writer(trainer.state.model, corpus, trainer.recipe.seed)
+            trainer.train(run, judge, write_on, resumed=resume is not None)
+    return run
+
+
+def _trainer(recipe: Recipe, corpus: Corpus, begun: Run | None, team: Team) -> Trainer:
+    recipe, machine = resolve_system(recipe, team)
     batches = _batches(recipe, corpus, "train")
     if batches.samples_per_epoch < recipe.train.batch_size:
         raise InputError(
@@ -84,17 +105,7 @@ def pretrain(
         gpt.initialize(recipe.seed)
     else:
         gpt.load_state_dict(checkpoint.weights(begun))
-    trainer = Trainer(recipe, machine, gpt, gpt.blocks, batches, language_objective)
-    with trainer.signals:
-        trainer.settle()
-        if run is None:
-            run = Run.create(trainer.recipe, root)
-            corpus.tokenizer.save(run.tokenizer)
-            run.write("plan", plan(trainer.recipe, machine, len(corpus.tokens("train"))).to_dict())
-        judge = _judge(trainer.loop, corpus)
-        write_on = _writer(gpt, corpus, recipe.seed)
-        trainer.train(run, judge, write_on, resumed=resume is not None)
-    return run
+    return Trainer(recipe, machine, gpt, gpt.blocks, batches, language_objective, team)
 
 
 def validation_loss(run: Run) -> float:
@@ -207,7 +218,8 @@ def _judge(loop: Loop, corpus: Corpus) -> Callable[[], dict[str, float]]:
     return judge
 
 
-def _writer(gpt: GPT, corpus: Corpus, seed: int) -> Callable[[str], str]:
+def _writer(gpt: nn.Module, corpus: Corpus, seed: int) -> Callable[[str], str]:
+    assert isinstance(gpt, GPT)
     settings = Sampling(max_tokens=64, seed=seed)
 
     def write_on(prompt: str) -> str:

@@ -4,31 +4,27 @@ from __future__ import annotations
 
 import math
 import resource
+import signal
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from wafergpt.config import Recipe, System, load_recipe, recipe_from
-from wafergpt.data.batches import Batches, parts
-from wafergpt.devices.allocator import keep_freed_memory
-from wafergpt.devices.detect import (
-    compile_pays,
-    compiler_available,
-    resolve_device,
-    resolve_precision,
-)
-from wafergpt.devices.probe import probe
-from wafergpt.errors import InputError, Interrupted
+from wafergpt.config import Recipe
+from wafergpt.data.batches import Batches
+from wafergpt.devices.detect import compile_pays, compiler_available
+from wafergpt.errors import Interrupted
+from wafergpt.parallel.launch import FORWARDED
+from wafergpt.parallel.team import ALONE, Order, Team
 from wafergpt.progress import duration, progress, say
 from wafergpt.run import Run
 from wafergpt.scaling.machine import Machine
-from wafergpt.scaling.memory import micro_batch_that_fits
 from wafergpt.shapes.counts import flops_6nd
 from wafergpt.shapes.parametrization import rules
 from wafergpt.train import checkpoint
@@ -43,64 +39,11 @@ from wafergpt.train.saver import Saver
 from wafergpt.train.signals import Signals
 from wafergpt.train.state import TrainState
 
-MAY_CHANGE = ("train.steps", "evaluate.", "checkpoint.", "tracking.")
-"""What a resumed run may override: nothing of it touches a weight before the old horizon."""
-
 MOST_BATCHES, LEAST_BATCHES = 50, 4
 """Validation batches of a look, where the recipe names no number."""
 
 DEFAULT_LOOKS = 10
 """Validations, and checkpoints, of a run that names no interval."""
-
-
-def may_change(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
-    """Return a run's recipe with overrides that keep a resume bit-exact.
-
-    Raises:
-        InputError: on an override of anything else.
-    """
-    for override in overrides:
-        if not override.startswith(MAY_CHANGE):
-            raise InputError(
-                f"'{override}' cannot change on resume; only train.steps, evaluate.*, "
-                "checkpoint.* and tracking.* can"
-            )
-    values = recipe.model_dump()
-    changes = load_recipe(None, overrides).model_dump(exclude_unset=True)
-    for section, change in changes.items():
-        values[section] = {**values[section], **change}
-    changed = recipe_from(values)
-    if changed.train.steps != recipe.train.steps:
-        say(
-            f"the horizon changes from {recipe.train.steps:,} to {changed.train.steps:,} steps: "
-            "the learning rate follows the new one from here on"
-        )
-    return changed
-
-
-def resolve_system(recipe: Recipe) -> tuple[Recipe, Machine]:
-    """Settle device, precision, threads and micro-batch, and return what was measured."""
-    device = resolve_device(recipe.system.device)
-    machine = probe(device)
-    precision = resolve_precision(recipe.system.precision, device, machine, recipe.model.d_model)
-    system = System(
-        device=device,
-        precision=precision,
-        compile=recipe.system.compile,
-        threads=recipe.system.threads or machine.cores,
-    )
-    if device == "cpu":
-        torch.set_num_threads(system.threads)
-        keep_freed_memory()
-    micro = recipe.train.micro_batch_size or micro_batch_that_fits(
-        recipe.model,
-        recipe.train.common_batch,
-        precision,
-        recipe.optimizer,
-        machine.memory_available,
-        device,
-    )
-    return recipe.replace(system=system, train={"micro_batch_size": micro}), machine
 
 
 class Trainer:
@@ -113,6 +56,7 @@ class Trainer:
         blocks: its repeated part, which is compiled once for all where that pays.
         batches: the training samples.
         objective: the summed loss of a batch.
+        team: the processes that share the work.
     """
 
     def __init__(
@@ -123,8 +67,11 @@ class Trainer:
         blocks: nn.ModuleList,
         batches: Batches,
         objective: Objective,
+        team: Team = ALONE,
     ) -> None:
         self.recipe = recipe
+        self.machine = machine
+        self.team = team
         self.device = torch.device(str(recipe.system.device))
         self.signals = Signals()
         self._blocks = blocks
@@ -135,7 +82,7 @@ class Trainer:
         state = TrainState(network, optimizer)
         self.loop = Loop(
             recipe, state, batches, objective, (), self._save, self.device,
-            flops_6nd(recipe.model), self._restore, machine.peak_flops, self.signals,
+            flops_6nd(recipe.model), self._restore, machine.peak_flops, self.signals, team,
         )  # fmt: skip
         self._run: Run | None = None
         self._saver: Saver | None = None
@@ -189,15 +136,13 @@ class Trainer:
     def _step_seconds(self, rounds: int = 16, most_seconds: float = 6.0) -> float:
         """Time real steps, spread over the data, without moving a weight."""
         size = self.recipe.train.batch_size
-        micro_size = self.recipe.train.micro_batch_size
         epoch = self.loop.batches.samples_per_epoch
         times: list[float] = []
         while len(times) <= rounds and sum(times[1:]) < most_seconds:
             first = len(times) * epoch // (rounds + 1)
             start = time.perf_counter()
-            micro = [self.loop.batches.batch(*part) for part in parts(first, size, micro_size)]
-            self.loop.backward(micro)
-            self.state.optimizer.clear()
+            self.loop.gradients(first, size)
+            self.loop.discard()
             times.append(time.perf_counter() - start)
         # The first steps pay for allocations, and for kernels of each new length.
         return statistics.fmean(times[-max(1, len(times) // 2) :])
@@ -210,17 +155,59 @@ class Trainer:
             say(f"compiled steps take {compiled:.3f}s instead of {eager:.3f}s")
             return True
         say(f"compiled steps take {compiled:.3f}s, plain ones {eager:.3f}s: not compiling")
-        for block in self._blocks:
-            # nn.Module has a compile() but nothing that takes it back.
-            block._compiled_call_impl = None
-        self._replace(system={"compile": "off"})
+        self.compile(on=False)
         return False
 
-    def compile(self) -> None:
-        """Compile the blocks, each time they meet a new shape."""
-        self._replace(system={"compile": "on"})
+    def compile(self, on: bool = True) -> None:
+        """Have everyone compile the blocks, each time they meet a new shape, or do so no more."""
+        self.team.order(Order.COMPILE, on)
+        self._compile(on)
+
+    def _compile(self, on: bool) -> None:
+        self._replace(system={"compile": "on" if on else "off"})
         for block in self._blocks:
-            block.compile(dynamic=None)
+            if on:
+                block.compile(dynamic=None)
+            else:
+                # nn.Module has a compile() but nothing that takes it back.
+                block._compiled_call_impl = None
+
+    def follow(self) -> Run:
+        """Do what the leader orders, until the end; return the run that came of it."""
+        state = self.state
+        for number in FORWARDED:
+            # Whoever sends them to all means the leader.
+            signal.signal(number, signal.SIG_IGN)
+        while True:
+            order, numbers = self.team.next_order()
+            if order is Order.GRADIENTS:
+                step, first, size = map(int, numbers)
+                state.step = step
+                self.loop.backward(first, size)
+            elif order is Order.APPLY:
+                state.optimizer.step(numbers[0])
+            elif order is Order.DISCARD:
+                state.optimizer.clear()
+            elif order is Order.STATE:
+                self._share_state()
+            elif order is Order.COMPILE:
+                self._compile(bool(numbers[0]))
+            else:
+                return Run(Path(self.team.told()))
+
+    def _give_state(self) -> None:
+        """Have everyone take over the leader's weights and moments."""
+        if self.team.size > 1:
+            self.team.order(Order.STATE)
+            self._share_state()
+
+    def _share_state(self) -> None:
+        state = self.state
+        weights = self.team.given(state.model.state_dict(), self.device)
+        moments = self.team.given(state.optimizer.state_tensors(), self.device)
+        if self.team.follows:
+            state.model.load_state_dict(weights)
+            state.optimizer.load_state_tensors(moments)
 
     def train(
         self,
@@ -236,9 +223,19 @@ class Trainer:
         """
         with run.held(), closing(Saver(run, self.recipe.checkpoint)) as saver:
             self._run, self._saver = run, saver
-            self._train(run, judge, write_on, resumed)
+            try:
+                self._train(run, judge, write_on, resumed)
+            except Interrupted:
+                self._end()
+                raise
+            self._end()
         run.write("result", self.result())
         say(f"{run.path}: {self.state.step:,} steps in {duration(self.state.seconds)}")
+
+    def _end(self) -> None:
+        assert self._run is not None
+        self.team.order(Order.END)
+        self.team.told(str(self._run.path))
 
     def _train(
         self,
@@ -259,6 +256,7 @@ class Trainer:
         else:
             # From here on, whatever happens, there is something to resume.
             self._save(self.state, wait=True)
+        self._give_state()
         run.save_recipe(self.recipe)
         callbacks: list[Callback] = [Evaluation(judge, self.recipe.evaluate, steps)]
         if write_on is not None and self.recipe.evaluate.prompts:
@@ -292,6 +290,7 @@ class Trainer:
         assert self._saver is not None
         self._saver.wait()
         checkpoint.resume(self.state, self._run)
+        self._give_state()
         self._run.rewind(self.state.step)
 
     def result(self) -> dict[str, Any]:

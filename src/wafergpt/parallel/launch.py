@@ -1,0 +1,77 @@
+"""Starting the processes of one training on this machine, and seeing them end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from types import FrameType
+
+from wafergpt.progress import say
+
+GRACE_SECONDS = 10.0
+"""For the others to notice that one is gone, before they are killed."""
+
+FORWARDED = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
+]
+
+
+def already_launched() -> bool:
+    """Say whether torchrun, or ``launch``, has started this process as one of several."""
+    return "RANK" in os.environ
+
+
+def launch(nproc: int, arguments: Sequence[str], grace: float = GRACE_SECONDS) -> int:
+    """Run ``wafergpt ARGUMENTS`` as ``nproc`` processes; return the exit code of the leader.
+
+    Signals go to the leader, which decides. A process that is killed or hangs is named, and the
+    others are ended.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    common = {
+        "WORLD_SIZE": nproc, "LOCAL_WORLD_SIZE": nproc,
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
+    }  # fmt: skip
+    command = [sys.executable, "-c", "from wafergpt.cli import main; main()", *arguments]
+    children = []
+    for rank in range(nproc):
+        place = {k: str(v) for k, v in {**common, "RANK": rank, "LOCAL_RANK": rank}.items()}
+        # In a session of its own, a child does not get the terminal's Ctrl-C.
+        children.append(subprocess.Popen(command, env=os.environ | place, start_new_session=True))
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        if children[0].poll() is None:
+            children[0].send_signal(number)
+
+    previous = {number: signal.signal(number, forward) for number in FORWARDED}
+    try:
+        return _watch(children, grace)
+    finally:
+        for child in children:
+            child.kill()
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _watch(children: Sequence[subprocess.Popen[bytes]], grace: float) -> int:
+    leader, *followers = children
+    while leader.poll() is None and not any(child.poll() for child in followers):
+        time.sleep(0.05)
+    deadline = time.monotonic() + grace
+    while any(child.poll() is None for child in children) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for rank, child in enumerate(children):
+        if child.poll() is None:
+            say(f"process {rank} of {len(children)} hangs, and is killed")
+        elif child.returncode < 0:
+            name = signal.Signals(-child.returncode).name
+            say(f"process {rank} of {len(children)} was ended by {name}")
+    code = leader.poll()
+    return 1 if code is None or code < 0 else code

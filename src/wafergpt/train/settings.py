@@ -1,0 +1,100 @@
+"""What is settled before a training begins, by this machine and by what may change on a resume."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import torch
+import yaml
+
+from wafergpt.config import Recipe, System, load_recipe, recipe_from
+from wafergpt.devices.allocator import keep_freed_memory
+from wafergpt.devices.detect import resolve_device, resolve_precision
+from wafergpt.devices.probe import probe
+from wafergpt.errors import InputError
+from wafergpt.parallel.team import ALONE, Team
+from wafergpt.progress import say
+from wafergpt.scaling.machine import Machine
+from wafergpt.scaling.memory import micro_batch_that_fits
+
+MAY_CHANGE = (
+    "train.steps", "evaluate.", "checkpoint.", "tracking.", "system.nproc", "system.threads",
+    "system.timeout",
+)  # fmt: skip
+"""What a resumed run may override: nothing of it touches a weight before the old horizon, but for
+the rounding of sums over another number of processes or threads."""
+
+
+def may_change(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
+    """Return a run's recipe with overrides that keep a resume bit-exact.
+
+    Raises:
+        InputError: on an override of anything else.
+    """
+    for override in overrides:
+        if not override.startswith(MAY_CHANGE):
+            raise InputError(
+                f"'{override}' cannot change on resume; only train.steps, evaluate.*, "
+                "checkpoint.*, tracking.*, system.nproc, system.threads and system.timeout can"
+            )
+    values = recipe.model_dump()
+    changes = load_recipe(None, overrides).model_dump(exclude_unset=True)
+    for section, change in changes.items():
+        values[section] = {**values[section], **change}
+    changed = recipe_from(values)
+    if changed.train.steps != recipe.train.steps:
+        say(
+            f"the horizon changes from {recipe.train.steps:,} to {changed.train.steps:,} steps: "
+            "the learning rate follows the new one from here on"
+        )
+    return changed
+
+
+def resolve_system(recipe: Recipe, team: Team = ALONE) -> tuple[Recipe, Machine]:
+    """Settle device, precision, threads and micro-batch, and return what was measured.
+
+    The leader of a team does, and all go by it.
+
+    Raises:
+        InputError: if the device is not here, or there are more processes than sequences.
+    """
+    if recipe.train.common_batch < team.size:
+        raise InputError(
+            f"a batch of {recipe.train.common_batch} is less than a sequence for each of "
+            f"{team.size} processes: raise train.batch_size"
+        )
+    told = None
+    if not team.follows:
+        resolved, machine = _resolved(recipe, team)
+        told = {"recipe": resolved.to_yaml(), "machine": asdict(machine)}
+    told = team.told(told)
+    recipe = recipe_from(yaml.safe_load(told["recipe"]))
+    machine = Machine.from_json(told["machine"])
+    if recipe.system.device == "cpu":
+        torch.set_num_threads(recipe.system.threads)
+        keep_freed_memory()
+    return recipe, machine
+
+
+def _resolved(recipe: Recipe, team: Team) -> tuple[Recipe, Machine]:
+    device = resolve_device(recipe.system.device)
+    machine = probe(device)
+    precision = resolve_precision(recipe.system.precision, device, machine, recipe.model.d_model)
+    system = System(
+        device=device,
+        precision=precision,
+        compile=recipe.system.compile,
+        threads=recipe.system.threads or max(1, machine.cores // team.on_this_machine),
+        nproc=team.size,
+        timeout=recipe.system.timeout,
+    )
+    micro = recipe.train.micro_batch_size or micro_batch_that_fits(
+        recipe.model,
+        recipe.train.common_batch,
+        precision,
+        recipe.optimizer,
+        machine.memory_available,
+        device,
+    )
+    return recipe.replace(system=system, train={"micro_batch_size": micro}), machine

@@ -1,0 +1,215 @@
+"""Several real processes of one training, against one process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from benchmarks import soak
+from wafergpt.parallel.team import Team
+from wafergpt.run import Run
+
+pytestmark = pytest.mark.slow
+
+STEPS = 50
+RECIPE = [
+    "seed=5", f"train.steps={STEPS}", "train.batch_size=8", "train.micro_batch_size=2",
+    "model.n_layers=2", "model.d_model=32", "model.n_heads=2", "model.seq_len=32",
+    "optimizer.name=muon", "checkpoint.every=10", "evaluate.every=25", "evaluate.batches=2",
+    "evaluate.prompts=[the]", "system.compile=off", "system.precision=fp32", "system.threads=1",
+    "data.document_mask=true",
+]  # fmt: skip
+COMMAND = [sys.executable, "-c", "from wafergpt.cli import main; main()"]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return soak.corpus(tmp_path_factory.mktemp("corpus"))
+
+
+def begin(root: Path, *arguments: str) -> subprocess.Popen[str]:
+    command = [*COMMAND, "pretrain", "--runs", str(root), *arguments]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def end(process: subprocess.Popen[str], code: int = 0) -> str:
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == code, errors
+    return errors
+
+
+def losses(root: Path, name: str) -> list[float]:
+    return [row["loss"] for row in Run.find(name, root).metrics()]
+
+
+@pytest.fixture(scope="module")
+def single(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("single")
+    end(begin(root, "name=run", f"data.corpus={corpus}", *RECIPE))
+    return root
+
+
+def followers(process: subprocess.Popen[str], count: int) -> list[psutil.Process]:
+    """Return the processes but the leader, once all are there."""
+    while len(children := psutil.Process(process.pid).children()) < count:
+        time.sleep(0.01)
+    return sorted(children, key=lambda child: child.pid)[1:]
+
+
+def wait_for_step(root: Path, name: str, step: int) -> None:
+    path = root / name / "metrics.jsonl"
+    while not path.exists() or path.read_text().count("\n") < step:
+        time.sleep(0.002)
+
+
+@pytest.mark.parametrize("nproc", [2, 3])
+def test_fifty_steps_of_several_are_those_of_one(
+    corpus: Path, single: Path, tmp_path: Path, nproc: int
+) -> None:
+    """With document ends and three processes no two of them have the same number of targets."""
+    errors = end(
+        begin(tmp_path, "name=run", f"data.corpus={corpus}", *RECIPE, "--nproc", str(nproc))
+    )
+    assert errors.count("step 25: validation") == 1
+    assert losses(tmp_path, "run") == pytest.approx(losses(single, "run"), rel=1e-5)
+    ours, theirs = (Run.find("run", root).metrics() for root in (tmp_path, single))
+    for key in ("tokens", "lr"):
+        assert [row[key] for row in ours] == [row[key] for row in theirs]
+    assert ours[-1]["val_loss"] == pytest.approx(theirs[-1]["val_loss"], rel=1e-5)
+    assert Run.find("run", tmp_path).recipe.system.nproc == nproc
+
+
+def test_a_killed_process_is_named_and_fewer_go_on(
+    corpus: Path, single: Path, tmp_path: Path
+) -> None:
+    slow = ("train.steps=50", "system.timeout=20")
+    process = begin(tmp_path, "name=run", f"data.corpus={corpus}", *RECIPE, *slow, "--nproc", "4")
+    victim = followers(process, 4)[1]
+    wait_for_step(tmp_path, "run", 15)
+    victim.kill()
+    errors = end(process, code=1)
+    assert "process 2 of 4 was ended by SIGKILL" in errors
+    assert "another process of this training is gone" in errors
+    assert "Traceback" not in errors
+    assert not (tmp_path / "run" / "result.json").exists()
+    end(begin(tmp_path, "--resume", "run", "--nproc", "3"))
+    assert losses(tmp_path, "run") == pytest.approx(losses(single, "run"), rel=1e-5)
+    assert [row["tokens"] for row in Run.find("run", tmp_path).metrics()] == [
+        row["tokens"] for row in Run.find("run", single).metrics()
+    ]
+
+
+def test_a_stopped_process_is_named_in_time(corpus: Path, tmp_path: Path) -> None:
+    longer = ("train.steps=5000", "system.timeout=3")
+    process = begin(tmp_path, "name=run", f"data.corpus={corpus}", *RECIPE, *longer, "--nproc", "3")
+    victim = followers(process, 3)[0]
+    wait_for_step(tmp_path, "run", 5)
+    victim.suspend()
+    assert "process 1 of 3 hangs, and is killed" in end(process, code=1)
+
+
+def test_dropout_repeats_at_the_same_number_and_a_signal_saves(
+    corpus: Path, tmp_path: Path
+) -> None:
+    recipe = [f"data.corpus={corpus}", *RECIPE, "model.dropout=0.2", "--nproc", "2"]
+    end(begin(tmp_path, "name=straight", *recipe))
+    process = begin(tmp_path, "name=stopped", *recipe)
+    wait_for_step(tmp_path, "stopped", 5)
+    process.send_signal(signal.SIGTERM)
+    assert "everything is saved" in end(process, code=130)
+    assert len(losses(tmp_path, "stopped")) < STEPS
+    # The number of processes is written down.
+    end(begin(tmp_path, "--resume", "stopped"))
+    hashes = {
+        Run.find(n, tmp_path).read("result")["weights_sha256"] for n in ("straight", "stopped")
+    }
+    assert len(hashes) == 1
+    assert losses(tmp_path, "straight") == losses(tmp_path, "stopped")
+
+
+SICK = """
+import math, os, sys
+from pathlib import Path
+from wafergpt.parallel.team import Team
+from wafergpt.run import Run
+from wafergpt.train import pretrain as module
+from wafergpt.train.trainer import Trainer
+
+objective = module.language_objective
+calls = []
+def sick(recipe, model, batch):
+    calls.append(0)
+    # The second process' share of the third update: 4 of 8 sequences, two at a time.
+    bad = os.environ["RANK"] == "1" and len(calls) == 6
+    return objective(recipe, model, batch) * (math.nan if bad else 1)
+module.language_objective = sick
+
+seen = []
+follow = Trainer.follow
+def watched(self):
+    run = follow(self)
+    print("follower", self.state.weights_sha256(), flush=True)
+    return run
+Trainer.follow = watched
+run = module.pretrain(None, sys.argv[2:], root=Path(sys.argv[1]))
+if os.environ["RANK"] == "0":
+    print("leader", run.read("result")["weights_sha256"], flush=True)
+"""
+
+
+def test_what_is_sick_in_one_process_is_left_out_by_all(corpus: Path, tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    recipe = [f"data.corpus={corpus}", "name=run", *RECIPE]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", SICK, str(tmp_path), *recipe],
+            env=os.environ | place | {"RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    outputs = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    words = [output.split() for output, _ in outputs]
+    assert [word[0] for word in words] == ["leader", "follower"]
+    assert words[0][1] == words[1][1]
+    left_out = Run.find("run", tmp_path).read("result")["left_out"]
+    assert left_out == [[16, 24, "the loss is nan"]]
+
+
+def test_more_processes_than_sequences_are_refused(corpus: Path, tmp_path: Path) -> None:
+    process = begin(tmp_path, "name=run", f"data.corpus={corpus}", *RECIPE, "--nproc", "9")
+    errors = end(process, code=2)
+    assert errors.count("error:") == 1
+    assert "a batch of 8 is less than a sequence for each of 9 processes" in errors
+
+
+@pytest.mark.parametrize(("n", "size"), [(8, 3), (512, 16), (5, 5), (1, 1)])
+def test_shares_are_disjoint_and_complete(n: int, size: int) -> None:
+    samples: list[int] = []
+    for rank in range(size):
+        first, count = Team(rank, size).share(100, n)
+        assert count in {n // size, -(-n // size)}
+        samples += range(first, first + count)
+    assert samples == list(range(100, 100 + n))
+
+
+def test_alone_nothing_is_sent() -> None:
+    team = Team()
+    assert team.sum(1, 2.5) == [1, 2.5]
+    assert team.told({"a": 1}) == {"a": 1}
+    team.sum_gradients([torch.nn.Parameter(torch.ones(2))])
