@@ -136,6 +136,22 @@ def test_dropout_repeats_at_the_same_number_and_a_signal_saves(
     assert losses(tmp_path, "straight") == losses(tmp_path, "stopped")
 
 
+def test_torchrun_starts_again_from_the_last_checkpoint(
+    corpus: Path, single: Path, tmp_path: Path
+) -> None:
+    elastic = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    workers = ["--nproc-per-node", "2", "--max-restarts", "3", "--no-python", *COMMAND]
+    recipe = ["--runs", str(tmp_path), "name=run", f"data.corpus={corpus}", *RECIPE]
+    process = subprocess.Popen(
+        [*elastic, *workers, "pretrain", *recipe],
+        stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    wait_for_step(tmp_path, "run", 12)
+    psutil.Process(process.pid).children()[-1].kill()
+    assert "going on from" in end(process)
+    assert losses(tmp_path, "run") == pytest.approx(losses(single, "run"), rel=1e-5)
+
+
 SICK = """
 import math, os, sys
 from pathlib import Path

@@ -100,6 +100,11 @@ def main() -> None:
         if debug:
             raise
         code = _explain(error)
+    if os.environ.get("RANK", "0") != "0":
+        # gloo's threads may hold tensors still, and abort the interpreter that takes itself apart
+        # (pytorch/pytorch#179291); one that follows has nothing left to do.
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)
 
 

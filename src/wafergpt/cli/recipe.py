@@ -51,6 +51,14 @@ def launched(nproc: int | None, planned: Callable[[], Recipe]) -> bool:
     return False
 
 
+def restarted(recipe: Callable[[], Recipe], runs: Path) -> str | None:
+    """Return the run that torchrun, which starts the same command again, should go on with."""
+    if not int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
+        return None
+    path = runs / recipe().name
+    return str(path) if (path / "recipe.yaml").is_file() else None
+
+
 def planned(name: str | None, overrides: Sequence[str], resume: str | None, runs: Path) -> Recipe:
     """Read the recipe that a training will go by, before what is detected."""
     if resume is None:
