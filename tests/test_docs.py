@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -9,6 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from wafergpt.data.prepare import prepare
 
 ROOT = Path(__file__).parents[1]
 
@@ -81,3 +84,28 @@ def test_verbs_in_the_readme_exist() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert set(re.findall(r"^wafergpt (\w+)", text, flags=re.M)) <= set(VERBS)
     assert all(f"`{verb}`" in text for verb in VERBS)
+
+
+@pytest.mark.slow
+def test_the_page_on_reliability_works_when_pasted(corpus: Path) -> None:
+    paste("docs/reliability.md", corpus)
+    assert (corpus / "runs" / "elastic" / "result.json").is_file()
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    """A folder with a corpus as the guide makes it."""
+    text = "".join(json.dumps({"text": f"Review {n}: a quiet film."}) + "\n" for n in range(2000))
+    (tmp_path / "reviews.jsonl").write_text(text, encoding="utf-8")
+    prepare(tmp_path / "reviews.jsonl", tmp_path / "corpus", vocab_size=300)
+    return tmp_path
+
+
+def test_each_promise_names_a_test_that_is_there() -> None:
+    page = (ROOT / "docs/reliability.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page)
+    assert len(named) > 15
+    for file, test in named:
+        assert f"def {test}(" in (ROOT / file).read_text(encoding="utf-8"), test
+    rows = [line for line in page.splitlines() if line.startswith("| ") and "promise" not in line]
+    assert all("::test_" in row for row in rows)
