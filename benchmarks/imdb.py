@@ -48,7 +48,7 @@ def write(path: Path, table: Table) -> Path:
 def gpt(out: Path, train: Path, test: Path, seed: int) -> None:
     """Train and judge the GPT of one seed."""
     start = time.perf_counter()
-    corpus = prepare(train, out / "corpus", vocab_size=8192, lowercase=True)
+    corpus = prepare(train, out / "corpus", vocab_size=16384, lowercase=True)
     name = [f"seed={seed}", f"name=pretrained-{seed}", f"data.corpus={corpus.path}"]
     pretrained = pretrain(load_recipe("imdb", name), root=out)
     rows = [f"task.train={train}", f"task.test={test}", f"seed={seed}", f"name=gpt-{seed}"]

@@ -115,6 +115,19 @@ class Train(Section):
         """The largest micro-batch that divides every batch."""
         return math.gcd(self.batch_size, self.first_batch_size)
 
+    def require_enough_for(self, nproc: int) -> None:
+        """Check that each of so many processes gets a sequence of every batch.
+
+        Raises:
+            InputError: if one would not.
+        """
+        smallest = min(self.batch_size, self.first_batch_size or self.batch_size)
+        if smallest < nproc:
+            raise InputError(
+                f"a batch of {smallest} is less than a sequence for each of {nproc} processes: "
+                "raise train.batch_size"
+            )
+
     def batch_at(self, step: int) -> int:
         """Return the sequences of update ``step``, counted from 0."""
         return self.first_batch_size if step < self.first_steps else self.batch_size
@@ -227,7 +240,7 @@ class System(Section):
     """bf16: fp32 master weights, bf16 compute."""
     compile: Literal["auto", "on", "off"] = "auto"
     threads: int = Field(0, ge=0)
-    """CPU threads of a process; left out, one for each core."""
+    """CPU threads of a process; left out, its share of the cores."""
     nproc: int = Field(1, ge=1, le=1 << 16)
     """Processes that share each batch, on this machine."""
     timeout: float = Field(1800.0, ge=1)

@@ -14,6 +14,10 @@ class RunFailed(RuntimeError):
     """The work itself failed: disk full, no good checkpoint, diverged. Exit code 1."""
 
 
+class TeamLost(RunFailed):
+    """Another process of the same training is gone or does not answer. Exit code 1."""
+
+
 class Interrupted(Exception):
     """Stopped by a signal after everything was saved. Exit code 130."""
 

@@ -25,9 +25,14 @@ class Bar(Protocol):
         """Print one line above the bar."""
 
 
+def follows() -> bool:
+    """Say whether this process is one of several of a training, and not the first."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and os.environ.get("RANK", "0") != "0"
+
+
 def say(line: str) -> None:
     """Print one line for people; of several processes of one training, only the first speaks."""
-    if os.environ.get("RANK", "0") == "0":
+    if not follows():
         print(line, file=sys.stderr, flush=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -66,8 +67,9 @@ def followers(process: subprocess.Popen[str], count: int) -> list[psutil.Process
 
 
 def wait_for_step(root: Path, name: str, step: int) -> None:
-    path = root / name / "metrics.jsonl"
+    path, deadline = root / name / "metrics.jsonl", time.monotonic() + 60
     while not path.exists() or path.read_text().count("\n") < step:
+        assert time.monotonic() < deadline, f"{path} does not reach step {step}"
         time.sleep(0.002)
 
 
@@ -136,20 +138,25 @@ def test_dropout_repeats_at_the_same_number_and_a_signal_saves(
     assert losses(tmp_path, "straight") == losses(tmp_path, "stopped")
 
 
-def test_torchrun_starts_again_from_the_last_checkpoint(
-    corpus: Path, single: Path, tmp_path: Path
-) -> None:
-    elastic = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    workers = ["--nproc-per-node", "2", "--max-restarts", "3", "--no-python", *COMMAND]
-    recipe = ["--runs", str(tmp_path), "name=run", f"data.corpus={corpus}", *RECIPE]
-    process = subprocess.Popen(
-        [*elastic, *workers, "pretrain", *recipe],
-        stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    wait_for_step(tmp_path, "run", 12)
-    psutil.Process(process.pid).children()[-1].kill()
-    assert "going on from" in end(process)
-    assert losses(tmp_path, "run") == pytest.approx(losses(single, "run"), rel=1e-5)
+def test_fine_tuning_of_two_is_that_of_one(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.csv"
+    lines = [f"row {n} is {word},{word}" for n in range(120) for word in ("good", "bad")]
+    rows.write_text("text,label\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    settings = [
+        f"task.train={rows}", f"task.test={rows}", "train.steps=12", "train.batch_size=10",
+        "model.n_layers=1", "model.d_model=16", "model.n_heads=2", "model.seq_len=16",
+        "model.vocab_size=300", "system.precision=fp32", "system.compile=off", "seed=3",
+        "system.threads=1", "--json", "--runs", str(tmp_path),
+    ]  # fmt: skip
+    results = []
+    for nproc in ("1", "2"):
+        command = [*COMMAND, "finetune", "scratch", f"name=n{nproc}", *settings, "--nproc", nproc]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        assert len(done.stdout.splitlines()) == 1
+        results.append(json.loads(done.stdout))
+    assert losses(tmp_path, "n1") == pytest.approx(losses(tmp_path, "n2"), rel=1e-5)
+    assert results[0]["test"]["loss"] == pytest.approx(results[1]["test"]["loss"], rel=1e-4)
 
 
 SICK = """
@@ -179,6 +186,7 @@ Trainer.follow = watched
 run = module.pretrain(None, sys.argv[2:], root=Path(sys.argv[1]))
 if os.environ["RANK"] == "0":
     print("leader", run.read("result")["weights_sha256"], flush=True)
+os._exit(0)
 """
 
 
@@ -210,7 +218,7 @@ def test_what_is_sick_in_one_process_is_left_out_by_all(corpus: Path, tmp_path: 
 def test_more_processes_than_sequences_are_refused(corpus: Path, tmp_path: Path) -> None:
     process = begin(tmp_path, "name=run", f"data.corpus={corpus}", *RECIPE, "--nproc", "9")
     errors = end(process, code=2)
-    assert errors.count("error:") == 1
+    assert errors.count("error:") == 1, errors
     assert "a batch of 8 is less than a sequence for each of 9 processes" in errors
 
 

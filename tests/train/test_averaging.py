@@ -127,7 +127,8 @@ def test_the_distance_by_role(run: Run) -> None:
         "ffn_vector",
     }  # fmt: skip
     assert set(compare(run, "20", "latest")["distance"].values()) != {0}
-    assert set(compare(run, "20", "20")["distance"].values()) == {0}
+    with pytest.raises(InputError, match="are the same checkpoint"):
+        compare(run, "20", "20")
     with pytest.raises(InputError, match="no checkpoint '7': there are the steps 0, 10, 20, 30"):
         compare(run, "7", "latest")
 

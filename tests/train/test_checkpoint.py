@@ -3,11 +3,13 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from wafergpt import config
 from wafergpt.config import Model, load_recipe
@@ -210,14 +212,25 @@ def test_a_checkpoint_under_another_name_is_refused(run: Run) -> None:
 
 
 @pytest.mark.parametrize("background", [True, False])
-def test_what_is_saved_is_the_state_of_that_moment(run: Run, background: bool) -> None:
+def test_what_is_saved_is_the_state_of_that_moment(
+    run: Run, background: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     running = state()
     advance(running)
     expected = running.weights_sha256(), running.callbacks
     saver = Saver(run, config.Checkpoint(background=background))
+    moved_on = threading.Event()
+
+    def late(*arguments: Any) -> None:
+        if background:
+            assert moved_on.wait(10)
+        save_file(*arguments)
+
+    monkeypatch.setattr(checkpoint, "save_file", late)
     saver.save(running)
     advance(running)
     running.callbacks["looks"] = 3
+    moved_on.set()
     saver.close()
     loaded = state(seed=9)
     checkpoint.resume(loaded, run)
@@ -241,6 +254,19 @@ def test_a_failed_save_is_heard_of_and_harms_nothing(
     saver.save(running)
     saver.close()
     assert [folder.name[-1] for folder in checkpoint.every(run)] == ["2"]
+
+
+def test_what_is_on_the_disk_is_not_written_again(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = state()
+    saver = Saver(run, config.Checkpoint())
+    saver.save(running)
+    saver.wait()
+    assert saver.longest() > 0
+    monkeypatch.setattr(checkpoint, "save_file", _disk_full)
+    saver.save(running)
+    saver.close()
 
 
 def _disk_full(*_: object) -> None:

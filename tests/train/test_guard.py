@@ -86,6 +86,17 @@ def test_a_leap_is_left_out_only_where_the_recipe_watches_for_it() -> None:
     assert len(watched.state.recent) == 29
 
 
+def test_going_back_to_the_first_checkpoint_drops_the_moments(tmp_path: Path) -> None:
+    run = Run.create(load_recipe(None, ["name=r"]), tmp_path)
+    loop = loop_of()
+    checkpoint.save(loop.state, run, keep=2)
+    first = loop.step(6)["loss"]
+    losses = [loop.step(6)["loss"] for _ in range(4)]
+    checkpoint.resume(loop.state, run)
+    assert loop.state.optimizer.state_tensors() == {}
+    assert [loop.step(6)["loss"] for _ in range(5)] == [first, *losses]
+
+
 def test_a_roll_back_takes_the_last_checkpoint_and_passes_over_what_followed(
     tmp_path: Path,
 ) -> None:

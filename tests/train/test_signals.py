@@ -58,9 +58,9 @@ def test_the_time_limit_leaves_time_for_the_longest_thing_twice(
             now[0] += 9.0 if state.step % 10 == 0 else 1.0
 
     loop.callbacks = [Clock()]
-    loop.signals.limit(100.0)
+    loop.signals.limit(100.0, lambda: 2.0)
     with pytest.raises(Interrupted, match="stopped at step"):
         loop.run()
-    # 41 steps have taken 36 + 4·9 = 73 s when less than 18 s are left of 100 - 10.
-    assert loop.state.step == 41
-    assert saved == [41]
+    # 40 steps have taken 36 + 4·9 = 72 s when less than 2·(9 + 2) s are left of 100 - 10.
+    assert loop.state.step == 40
+    assert saved == [40]

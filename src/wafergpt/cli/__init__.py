@@ -13,8 +13,8 @@ from typing import Any
 import click
 
 from wafergpt import __version__
-from wafergpt.errors import InputError, Interrupted, RunFailed, nearest
-from wafergpt.progress import say
+from wafergpt.errors import InputError, Interrupted, RunFailed, TeamLost, nearest
+from wafergpt.progress import follows
 
 VERBS = {
     "prepare": "Turn raw text into a corpus of tokens.",
@@ -100,9 +100,10 @@ def main() -> None:
         if debug:
             raise
         code = _explain(error)
-    if os.environ.get("RANK", "0") != "0":
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         # gloo's threads may hold tensors still, and abort the interpreter that takes itself apart
-        # (pytorch/pytorch#179291); one that follows has nothing left to do.
+        # (pytorch/pytorch#179291); all is written, and nothing is left to do.
+        sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
@@ -141,5 +142,9 @@ def _explain(error: Exception) -> int:
     else:
         text = f"{type(error).__name__}: {error} (a fault of wafergpt; --debug shows where)"
         code = 1
-    say(f"error: {' '.join(text.split())}")
+    if not follows():
+        print(f"error: {' '.join(text.split())}", file=sys.stderr)
+    elif not isinstance(error, InputError | TeamLost):
+        # What is wrong with the input, the leader says for all.
+        print(f"process {os.environ['RANK']}: {' '.join(text.split())}", file=sys.stderr)
     return code

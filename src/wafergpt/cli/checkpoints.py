@@ -10,6 +10,7 @@ import click
 
 from wafergpt.cli import emit, json_option
 from wafergpt.cli.recipe import runs_option
+from wafergpt.errors import InputError
 
 HEAD = ("step", "size", "loss", "val loss", "")
 
@@ -35,8 +36,9 @@ def command(run: str, compare: tuple[str, str] | None, runs: Path, as_json: bool
         emit(result, as_json, _comparison(result))
         return
     rows = averaging.listing(found)
-    text = _table(rows) if rows else f"{found.path} has no checkpoint yet"
-    emit({"run": str(found.path), "checkpoints": rows}, as_json, text)
+    if not rows:
+        raise InputError(f"{found.path} has no checkpoint yet")
+    emit({"run": str(found.path), "checkpoints": rows}, as_json, _table(rows))
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -12,7 +12,6 @@ from wafergpt.cli.recipe import (
     nproc_option,
     planned,
     recipe_arguments,
-    restarted,
     runs_option,
     show_option,
     split_arguments,
@@ -55,10 +54,6 @@ def command(
     if resume and start:
         raise click.UsageError("--resume has its weights: leave out --from")
     follows = launched(nproc, lambda: planned(name, overrides, resume, runs))
-    if resume is None:
-        resume = restarted(lambda: planned(name, overrides, None, runs), runs)
-        if resume:
-            name, overrides, start = None, [], None
     from wafergpt.train.pretrain import pretrain
 
     run = pretrain(name, overrides, start=start, resume=resume, root=runs)

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from wafergpt.config import Recipe, load_recipe
+from wafergpt.progress import follows
 from wafergpt.run import RUNS, Run
 
 recipe_arguments = click.argument("arguments", nargs=-1, metavar="[RECIPE] [KEY=VALUE]...")
@@ -41,22 +42,16 @@ def launched(nproc: int | None, planned: Callable[[], Recipe]) -> bool:
     Returns:
         Whether this process follows another one, which speaks for all.
     """
-    if "RANK" in os.environ:
-        return os.environ["RANK"] != "0"
-    wanted = nproc or planned().system.nproc
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return follows()
+    recipe = planned()
+    wanted = nproc or recipe.system.nproc
     if wanted > 1:
         from wafergpt.parallel.launch import launch
 
+        recipe.train.require_enough_for(wanted)
         sys.exit(launch(wanted, sys.argv[1:]))
     return False
-
-
-def restarted(recipe: Callable[[], Recipe], runs: Path) -> str | None:
-    """Return the run that torchrun, which starts the same command again, should go on with."""
-    if not int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
-        return None
-    path = runs / recipe().name
-    return str(path) if (path / "recipe.yaml").is_file() else None
 
 
 def planned(name: str | None, overrides: Sequence[str], resume: str | None, runs: Path) -> Recipe:

@@ -141,11 +141,11 @@ def measure(device: str, seconds: float = 2.5) -> Machine:
 def _measure(device: str, seconds: float) -> Machine:
     slot = seconds / (2 * len(WIDTHS) + 4)
     deadline = time.perf_counter() + PATIENCE * seconds
-    matmul = {name: _matmul(device, name, slot) for name in ("fp32", "bf16")}
-    # Without hardware for it bf16 is emulated, and blocks of it would take minutes.
-    if matmul["bf16"] < matmul["fp32"] / 2:
-        del matmul["bf16"]
-    training = _training(device, list(matmul), slot, deadline)
+    # Without hardware for it bf16 is emulated, and larger products of it would take minutes.
+    small = {name: _matmul(device, name, slot / 4, size=512) for name in ("fp32", "bf16")}
+    precisions = ["fp32", "bf16"] if small["bf16"] > small["fp32"] / 2 else ["fp32"]
+    matmul = {name: _matmul(device, name, slot) for name in precisions}
+    training = _training(device, precisions, slot, deadline)
     return Machine(
         device=device,
         name=_device_name(device),
@@ -205,12 +205,12 @@ def _block(device: str, precisions: Sequence[str], width: int, slot: float) -> d
     return {name: flops / min(t) for name, t in zip(precisions, times, strict=True)}
 
 
-def _matmul(device: str, precision: str, slot: float) -> float:
+def _matmul(device: str, precision: str, slot: float, size: int = 0) -> float:
     """Return the best FLOP/s of one large product."""
     import torch
 
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    size = 8192 if device == "cuda" else 2048
+    size = size or (8192 if device == "cuda" else 2048)
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     return 2 * size**3 / min(_times(lambda: a @ b, device, slot))
 

@@ -63,6 +63,8 @@ def read_object(folder: Path, name: str, most_bytes: int) -> dict[str, Any]:
         InputError: if there is none, or it is too large to be one.
     """
     path = inside(folder, name)
+    if not folder.is_dir():
+        raise InputError(f"no folder {folder}: nothing is downloaded, so get its files first")
     if not path.is_file():
         raise InputError(f"no {name} in {folder}")
     with path.open("rb") as file:

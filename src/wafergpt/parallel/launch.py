@@ -17,20 +17,17 @@ GRACE_SECONDS = 10.0
 """For the others to notice that one is gone, before they are killed."""
 
 FORWARDED = [
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+    if hasattr(signal, name)
 ]
-
-
-def already_launched() -> bool:
-    """Say whether torchrun, or ``launch``, has started this process as one of several."""
-    return "RANK" in os.environ
 
 
 def launch(nproc: int, arguments: Sequence[str], grace: float = GRACE_SECONDS) -> int:
     """Run ``wafergpt ARGUMENTS`` as ``nproc`` processes; return the exit code of the leader.
 
-    Signals go to the leader, which decides. A process that is killed or hangs is named, and the
-    others are ended.
+    Signals go to the leader, which decides; a second one that asks for an end ends all. A process
+    that is killed or hangs is named, and the others are ended.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -39,19 +36,28 @@ def launch(nproc: int, arguments: Sequence[str], grace: float = GRACE_SECONDS) -
         "WORLD_SIZE": nproc, "LOCAL_WORLD_SIZE": nproc,
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
     }  # fmt: skip
-    command = [sys.executable, "-c", "from wafergpt.cli import main; main()", *arguments]
-    children = []
-    for rank in range(nproc):
-        place = {k: str(v) for k, v in {**common, "RANK": rank, "LOCAL_RANK": rank}.items()}
-        # In a session of its own, a child does not get the terminal's Ctrl-C.
-        children.append(subprocess.Popen(command, env=os.environ | place, start_new_session=True))
+    # -P: no module that lies in the current folder is taken for one of ours.
+    command = [sys.executable, "-P", "-c", "from wafergpt.cli import main; main()", *arguments]
+    children: list[subprocess.Popen[bytes]] = []
+    asked = False
 
     def forward(number: int, frame: FrameType | None) -> None:
-        if children[0].poll() is None:
-            children[0].send_signal(number)
+        nonlocal asked
+        if asked and number != getattr(signal, "SIGUSR1", None):
+            for child in children:
+                child.kill()
+        elif children and children[0].poll() is None:
+            hung_up = number == getattr(signal, "SIGHUP", None)
+            children[0].send_signal(signal.SIGTERM if hung_up else number)
+        asked = asked or number != getattr(signal, "SIGUSR1", None)
 
     previous = {number: signal.signal(number, forward) for number in FORWARDED}
     try:
+        for rank in range(nproc):
+            place = {k: str(v) for k, v in {**common, "RANK": rank, "LOCAL_RANK": rank}.items()}
+            environment = os.environ | place
+            # In a session of its own, a child does not get the terminal's Ctrl-C.
+            children.append(subprocess.Popen(command, env=environment, start_new_session=True))
         return _watch(children, grace)
     finally:
         for child in children:
@@ -64,14 +70,17 @@ def _watch(children: Sequence[subprocess.Popen[bytes]], grace: float) -> int:
     leader, *followers = children
     while leader.poll() is None and not any(child.poll() for child in followers):
         time.sleep(0.05)
+    ended = {rank: child.poll() for rank, child in enumerate(children) if child.poll()}
+    for rank, code in ended.items():
+        if code is not None and code < 0:
+            say(f"process {rank} of {len(children)} was ended by {signal.Signals(-code).name}")
+        elif rank:
+            say(f"process {rank} of {len(children)} ended with exit code {code}")
     deadline = time.monotonic() + grace
     while any(child.poll() is None for child in children) and time.monotonic() < deadline:
         time.sleep(0.05)
     for rank, child in enumerate(children):
         if child.poll() is None:
             say(f"process {rank} of {len(children)} hangs, and is killed")
-        elif child.returncode < 0:
-            name = signal.Signals(-child.returncode).name
-            say(f"process {rank} of {len(children)} was ended by {name}")
     code = leader.poll()
     return 1 if code is None or code < 0 else code

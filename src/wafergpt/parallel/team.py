@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from wafergpt.errors import RunFailed
+from wafergpt.errors import InputError, TeamLost
 
 LEADER = 0
 
@@ -143,7 +143,7 @@ def _explained() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise RunFailed(
+        raise TeamLost(
             f"another process of this training is gone or does not answer: {_first_line(error)}"
         ) from None
 
@@ -158,19 +158,27 @@ def expected() -> tuple[int, int]:
 
 
 @contextmanager
-def joined(timeout: float, devices: Sequence[str] = ("cpu",)) -> Iterator[Team]:
+def joined(timeout: float) -> Iterator[Team]:
     """Meet the other processes of this training, if there are any.
 
     Args:
         timeout: seconds after which a process that does not answer is given up.
-        devices: where tensors lie that are sent around: ``cuda`` adds NCCL to gloo.
+
+    Raises:
+        InputError: if the environment does not say where they meet.
+        TeamLost: if one does not come.
     """
     rank, size = expected()
     if size == 1:
         yield ALONE
         return
-    backend = "cpu:gloo,cuda:nccl" if "cuda" in devices else "gloo"
-    dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+    if "MASTER_ADDR" not in os.environ:
+        raise InputError(
+            f"WORLD_SIZE={size} processes, but MASTER_ADDR is not set: start them with torchrun or "
+            "--nproc, or unset WORLD_SIZE"
+        )
+    with _explained():
+        dist.init_process_group("gloo", timeout=timedelta(seconds=timeout))
     try:
         yield Team(rank, size)
     finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from wafergpt.config import Model, Optimizer
+from wafergpt.config import Model, Optimizer, Recipe
 from wafergpt.shapes.counts import parameters
 
 FP32 = 4
@@ -88,6 +88,16 @@ def optimizer_bytes(model: Model, optimizer: Optimizer) -> int:
 def checkpoint_bytes(model: Model, optimizer: Optimizer) -> int:
     """Return the bytes of one checkpoint: fp32 weights and the optimizer's state."""
     return FP32 * parameters(model) + optimizer_bytes(model, optimizer)
+
+
+def disk_bytes(recipe: Recipe) -> int:
+    """Return the bytes of all checkpoints of a run that lie there at once, at most.
+
+    Those kept, the milestones, the best one, and one being written.
+    """
+    kept, every = recipe.checkpoint.keep, recipe.checkpoint.keep_every
+    milestones = (recipe.train.steps or 0) // every if every else 0
+    return checkpoint_bytes(recipe.model, recipe.optimizer) * (kept + milestones + 2)
 
 
 def micro_batch_that_fits(

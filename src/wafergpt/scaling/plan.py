@@ -15,6 +15,7 @@ from wafergpt.scaling.memory import (
     HEADROOM,
     Memory,
     checkpoint_bytes,
+    disk_bytes,
     micro_batch_that_fits,
     training_memory,
 )
@@ -95,9 +96,8 @@ class Plan:
 
     @property
     def disk_bytes(self) -> int:
-        """Checkpoints that lie there at most: those kept, the best one, and one being written."""
-        each = checkpoint_bytes(self.resolved.model, self.resolved.optimizer)
-        return each * (self.resolved.checkpoint.keep + 2)
+        """What all checkpoints that lie there at once take at most."""
+        return disk_bytes(self.resolved)
 
     def recipe(self, corpus: HasPath | str | Path | None = None) -> Recipe:
         """Return the recipe to train with.

@@ -154,12 +154,14 @@ def compare(run: Run, first: str, second: str) -> dict[str, Any]:
         ‖second − first‖ / ‖first‖ over all the role's tensors, None where the first is zero.
 
     Raises:
-        InputError: if there is no such checkpoint.
+        InputError: if there is no such checkpoint, or both are the same.
         DamagedCheckpointError: if one is not what was written.
     """
     rows = listing(run)
     chosen = [_choose(run, rows, which) for which in (first, second)]
     folders = [Path(row["path"]) for row in chosen]
+    if folders[0] == folders[1]:
+        raise InputError(f"'{first}' and '{second}' are the same checkpoint, {folders[0]}")
     for folder in folders:
         checkpoint.verify(folder)
     moved: dict[str, float] = {}

@@ -135,6 +135,8 @@ class Optimizer:
         Raises:
             ValueError: if a tensor fits no parameter.
         """
+        for part in self._parts:
+            part.state.clear()
         owners = {p: part for part in self._parts for g in part.param_groups for p in g["params"]}
         for full_name, tensor in tensors.items():
             name, _, key = full_name.rpartition("/")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from wafergpt import config
@@ -22,17 +24,32 @@ class Saver:
         self._run, self._settings = run, settings
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[object] | None = None
+        self._saved: str | None = None
+        self._longest = 0.0
 
     def save(self, state: TrainState) -> None:
-        """Save the state as it is now. What went wrong with the save before is raised here."""
+        """Save the state as it is now. What went wrong with the save before is raised here.
+
+        What is on the disk already is not written again.
+        """
         self.wait()
-        settings = self._settings
-        snapshot = checkpoint.Snapshot.of(state, copied=settings.background)
-        self._writing = self._writer.submit(
-            checkpoint.save, snapshot, self._run, settings.keep, settings.keep_every
-        )
-        if not settings.background:
+        scalars = json.dumps(state.scalars())
+        if scalars == self._saved:
+            return
+        snapshot = checkpoint.Snapshot.of(state, copied=self._settings.background)
+        self._writing = self._writer.submit(self._write, snapshot, scalars)
+        if not self._settings.background:
             self.wait()
+
+    def _write(self, snapshot: checkpoint.Snapshot, scalars: str) -> None:
+        start = time.monotonic()
+        checkpoint.save(snapshot, self._run, self._settings.keep, self._settings.keep_every)
+        self._saved = scalars
+        self._longest = max(self._longest, time.monotonic() - start)
+
+    def longest(self) -> float:
+        """Return the seconds that a save has taken at most."""
+        return self._longest
 
     def wait(self) -> None:
         """Return when all is on the disk; raise what kept it from getting there."""

@@ -59,11 +59,7 @@ def resolve_system(recipe: Recipe, team: Team = ALONE) -> tuple[Recipe, Machine]
     Raises:
         InputError: if the device is not here, or there are more processes than sequences.
     """
-    if recipe.train.common_batch < team.size:
-        raise InputError(
-            f"a batch of {recipe.train.common_batch} is less than a sequence for each of "
-            f"{team.size} processes: raise train.batch_size"
-        )
+    recipe.train.require_enough_for(team.size)
     told = None
     if not team.follows:
         resolved, machine = _resolved(recipe, team)
@@ -79,6 +75,8 @@ def resolve_system(recipe: Recipe, team: Team = ALONE) -> tuple[Recipe, Machine]
 
 def _resolved(recipe: Recipe, team: Team) -> tuple[Recipe, Machine]:
     device = resolve_device(recipe.system.device)
+    if team.size > 1 and device != "cpu":
+        raise InputError(f"several processes train on CPUs only so far, not on {device}")
     machine = probe(device)
     precision = resolve_precision(recipe.system.precision, device, machine, recipe.model.d_model)
     system = System(
@@ -94,7 +92,7 @@ def _resolved(recipe: Recipe, team: Team) -> tuple[Recipe, Machine]:
         recipe.train.common_batch,
         precision,
         recipe.optimizer,
-        machine.memory_available,
+        machine.memory_available // team.on_this_machine,
         device,
     )
     return recipe.replace(system=system, train={"micro_batch_size": micro}), machine

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -31,6 +32,7 @@ class Signals:
         self._deadline: float | None = None
         self._last_poll = 0.0
         self._longest = 0.0
+        self._saving: Callable[[], float] = float
 
     def __enter__(self) -> Signals:
         if threading.current_thread() is threading.main_thread():
@@ -58,24 +60,30 @@ class Signals:
         self.requested = True
         say(f"{name}: saving, then stopping (again: stop at once)")
 
-    def limit(self, seconds: float) -> None:
-        """Ask for a stop when this process has lived for so many seconds, in time to save."""
+    def limit(self, seconds: float, saving: Callable[[], float]) -> None:
+        """Ask for a stop when this process has lived for so many seconds, in time to save.
+
+        Args:
+            seconds: since the process began.
+            saving: tells how many seconds a save has taken at most.
+        """
         import psutil
 
         self._deadline = psutil.Process().create_time() + seconds
         self._last_poll = time.time()
+        self._saving = saving
 
     def poll(self) -> None:
         """Raise ``StopRequested`` if a stop was asked for, or the time would run out before long.
 
-        What took longest between two polls so far, be it a step, a look at validation data or a
-        save, is taken to come twice more.
+        What took longest between two polls so far, a step or a batch of validation, and the longest
+        save, are taken to come twice more.
         """
         if self._deadline is not None:
             now = time.time()
             self._longest = max(self._longest, now - self._last_poll)
             self._last_poll = now
-            if not self.requested and now + 2 * self._longest > self._deadline:
+            if not self.requested and now + 2 * (self._longest + self._saving()) > self._deadline:
                 self.requested = True
                 say("the time limit is near: saving, then stopping")
         if self.requested:

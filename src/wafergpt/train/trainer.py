@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import resource
+import shutil
 import signal
 import statistics
 import sys
@@ -25,6 +26,7 @@ from wafergpt.parallel.team import ALONE, Order, Team
 from wafergpt.progress import duration, progress, say
 from wafergpt.run import Run
 from wafergpt.scaling.machine import Machine
+from wafergpt.scaling.memory import disk_bytes
 from wafergpt.shapes.counts import flops_6nd
 from wafergpt.shapes.parametrization import rules
 from wafergpt.train import checkpoint
@@ -221,15 +223,16 @@ class Trainer:
         Raises:
             InputError: if another process trains in this run.
         """
-        with run.held(), closing(Saver(run, self.recipe.checkpoint)) as saver:
-            self._run, self._saver = run, saver
-            try:
+        try:
+            with run.held(), closing(Saver(run, self.recipe.checkpoint)) as saver:
+                self._run, self._saver = run, saver
                 self._train(run, judge, write_on, resumed)
-            except Interrupted:
-                self._end()
-                raise
+            run.write("result", self.result())
+        except Interrupted:
             self._end()
-        run.write("result", self.result())
+            raise
+        # Only now is all on the disk that the others may read.
+        self._end()
         say(f"{run.path}: {self.state.step:,} steps in {duration(self.state.seconds)}")
 
     def _end(self) -> None:
@@ -254,6 +257,7 @@ class Trainer:
             self.state.finished = 0 < self.recipe.evaluate.patience <= looks
             say(f"going on from {folder}")
         else:
+            _warn_of_the_disk(run, self.recipe)
             # From here on, whatever happens, there is something to resume.
             self._save(self.state, wait=True)
         self._give_state()
@@ -270,7 +274,8 @@ class Trainer:
             callbacks.append(Saving(self.recipe.checkpoint.every, steps, self._save))
             self.loop.callbacks = callbacks
             if self.recipe.checkpoint.time_limit:
-                self.signals.limit(self.recipe.checkpoint.time_limit)
+                assert self._saver is not None
+                self.signals.limit(self.recipe.checkpoint.time_limit, self._saver.longest)
             try:
                 self.loop.run()
             except Interrupted as stop:
@@ -316,6 +321,15 @@ class Trainer:
             "left_out": state.skipped,
             "weights_sha256": state.weights_sha256(),
         }
+
+
+def _warn_of_the_disk(run: Run, recipe: Recipe) -> None:
+    needed, free = disk_bytes(recipe), shutil.disk_usage(run.path).free
+    if needed > free:
+        say(
+            f"WARNING: the run's checkpoints will take {needed / 1e9:,.1f} GB, and "
+            f"{free / 1e9:,.1f} GB are free: lower checkpoint.keep, or make room"
+        )
 
 
 def memory_bytes(device: torch.device) -> Callable[[], int]:

@@ -30,7 +30,7 @@ class TensorBoard:
     def log(self, row: Row) -> None:
         """Write each number of the row as a scalar."""
         for name, value in row.items():
-            if name != "step":
+            if name != "step" and isinstance(value, int | float):
                 self._writer.add_scalar(name, value, row["step"])
 
     def close(self) -> None:
