@@ -25,6 +25,7 @@ assert len(followers) == 2
 for step in (1, 2, 3):
     for follower in followers:
         follower.log({"step": step, "loss": 3.0 / step, "lr": 0.5})
+        follower.log({"step": step, "left_out": "the loss is nan"})
 for follower in followers:
     follower.close()
 """
