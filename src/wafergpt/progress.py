@@ -25,9 +25,15 @@ class Bar(Protocol):
         """Print one line above the bar."""
 
 
+def place() -> tuple[int, int]:
+    """Return (rank, number of processes) of this training, as torchrun and our launcher say it."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    return (int(os.environ.get("RANK", "0")), size) if size > 1 else (0, 1)
+
+
 def follows() -> bool:
     """Say whether this process is one of several of a training, and not the first."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and os.environ.get("RANK", "0") != "0"
+    return place()[0] > 0
 
 
 def say(line: str) -> None:

@@ -14,7 +14,7 @@ import click
 
 from wafergpt import __version__
 from wafergpt.errors import InputError, Interrupted, RunFailed, TeamLost, nearest
-from wafergpt.progress import follows
+from wafergpt.progress import follows, place
 
 VERBS = {
     "prepare": "Turn raw text into a corpus of tokens.",
@@ -100,7 +100,7 @@ def main() -> None:
         if debug:
             raise
         code = _explain(error)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if place()[1] > 1:
         # gloo's threads may hold tensors still, and abort the interpreter that takes itself apart
         # (pytorch/pytorch#179291); all is written, and nothing is left to do.
         sys.stdout.flush()
@@ -146,5 +146,5 @@ def _explain(error: Exception) -> int:
         print(f"error: {' '.join(text.split())}", file=sys.stderr)
     elif not isinstance(error, InputError | TeamLost):
         # What is wrong with the input, the leader says for all.
-        print(f"process {os.environ['RANK']}: {' '.join(text.split())}", file=sys.stderr)
+        print(f"process {place()[0]}: {' '.join(text.split())}", file=sys.stderr)
     return code

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import click
 
 from wafergpt.config import Recipe, load_recipe
-from wafergpt.progress import follows
+from wafergpt.progress import follows, place
 from wafergpt.run import RUNS, Run
 
 recipe_arguments = click.argument("arguments", nargs=-1, metavar="[RECIPE] [KEY=VALUE]...")
@@ -42,7 +41,7 @@ def launched(nproc: int | None, planned: Callable[[], Recipe]) -> bool:
     Returns:
         Whether this process follows another one, which speaks for all.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if place()[1] > 1:
         return follows()
     recipe = planned()
     wanted = nproc or recipe.system.nproc

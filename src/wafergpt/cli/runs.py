@@ -12,7 +12,7 @@ import click
 from wafergpt.cli import emit, json_option
 from wafergpt.cli.recipe import runs_option
 from wafergpt.errors import InputError
-from wafergpt.run import RUNS
+from wafergpt.run import RUNS, Run
 
 HEAD = ("run", "kind", "parameters", "step", "tokens", "loss", "val loss", "accuracy", "time")
 
@@ -56,7 +56,6 @@ def _list(folder: Path, as_json: bool) -> None:
 
 
 def _verify(name: str, root: Path, as_json: bool) -> int:
-    from wafergpt.run import Run
     from wafergpt.train import checkpoint
 
     run = Run.find(name, root)

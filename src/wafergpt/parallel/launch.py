@@ -54,7 +54,7 @@ def launch(nproc: int, arguments: Sequence[str], grace: float = GRACE_SECONDS) -
     previous = {number: signal.signal(number, forward) for number in FORWARDED}
     try:
         for rank in range(nproc):
-            place = {k: str(v) for k, v in {**common, "RANK": rank, "LOCAL_RANK": rank}.items()}
+            place = {k: str(v) for k, v in {**common, "RANK": rank}.items()}
             environment = os.environ | place
             # In a session of its own, a child does not get the terminal's Ctrl-C.
             children.append(subprocess.Popen(command, env=environment, start_new_session=True))

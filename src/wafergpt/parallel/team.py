@@ -21,6 +21,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from wafergpt.errors import InputError, TeamLost
+from wafergpt.progress import place
 
 LEADER = 0
 
@@ -139,7 +140,7 @@ ALONE = Team()
 
 @contextmanager
 def _explained() -> Iterator[None]:
-    """Say what a broken connection means, where gloo and NCCL speak of sockets."""
+    """Say what a broken connection means, where gloo speaks of sockets."""
     try:
         yield
     except RuntimeError as error:
@@ -150,11 +151,6 @@ def _explained() -> Iterator[None]:
 
 def _first_line(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
-
-
-def expected() -> tuple[int, int]:
-    """Return (rank, number of processes) as torchrun and our launcher write it down."""
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
 @contextmanager
@@ -168,7 +164,7 @@ def joined(timeout: float) -> Iterator[Team]:
         InputError: if the environment does not say where they meet.
         TeamLost: if one does not come.
     """
-    rank, size = expected()
+    rank, size = place()
     if size == 1:
         yield ALONE
         return

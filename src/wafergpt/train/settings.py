@@ -23,7 +23,7 @@ MAY_CHANGE = (
     "system.timeout",
 )  # fmt: skip
 """What a resumed run may override: nothing of it touches a weight before the old horizon, but for
-the rounding of sums over another number of processes or threads."""
+the rounding of sums over another number of processes or threads, and the dropout of processes."""
 
 
 def may_change(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
