@@ -68,7 +68,7 @@ def recipe(point: Point, base: int, steps: int, corpus: Path) -> Recipe:
                 "init_std": 0.08 if mup else 0.02,
                 "embedding_scale": 10.0 if mup else 1.0,
             },
-            "train": {"steps": steps, "batch_size": 8, "micro_batch_size": 8},
+            "train": {"steps": steps, "batch_size": 16, "micro_batch_size": 16},
             "optimizer": {"lr": 2**point.log2_lr},
             "schedule": {"name": "linear", "warmup": "10%", "final": 0.1},
             "evaluate": {"every": steps, "batches": 40},

@@ -91,6 +91,8 @@ class Train(Section):
     batch_size: int = Field(16, ge=1)
     micro_batch_size: int = Field(0, ge=0)
     """Sequences of one forward pass; left out, the whole batch where it fits."""
+    sampled_softmax: int = Field(0, ge=0)
+    """Tokens beside a batch's own in a language model's softmax while it trains; 0: all."""
     first_steps: int = Field(0, ge=0)
     """How many steps at the start use ``first_batch_size`` instead. The schedule goes by what was
     read: it counts in steps of ``batch_size``."""
@@ -307,12 +309,11 @@ class Recipe(Section):
     tracking: Tracking = Tracking()
 
     @model_validator(mode="after")
-    def _mup_has_no_l2(self) -> Recipe:
+    def _goes_together(self) -> Recipe:
+        if self.task and self.train.sampled_softmax:
+            raise ValueError("train.sampled_softmax is for language models: leave it out of a task")
         if self.model.parametrization == "mup" and self.optimizer.l2:
-            raise ValueError(
-                "optimizer.l2 has no rule under mup, for gradients shrink with the width: "
-                "use optimizer.weight_decay"
-            )
+            raise ValueError("optimizer.l2 has no rule under mup: use optimizer.weight_decay")
         return self
 
     def replace(self, **sections: Mapping[str, Any] | Section | Path | str | int) -> Recipe:

@@ -132,6 +132,14 @@ def test_speed_follows_what_was_measured() -> None:
     plain = tokens_per_second(shape, MACHINE, "bf16", False, 4096)
     assert tokens_per_second(shape, MACHINE, "bf16", True, 4096) > plain
     assert plain > tokens_per_second(shape, MACHINE, "fp32", False, 4096)
+    sampled = tokens_per_second(
+        shape, MACHINE, "bf16", False, 4096, sampled_softmax=256, micro_batch_tokens=4096
+    )
+    assert sampled > plain
+    everything = tokens_per_second(
+        shape, MACHINE, "bf16", False, 4096, sampled_softmax=4096, micro_batch_tokens=4096
+    )
+    assert everything == plain
     assert compile_pays(3600, "cpu")
     assert not compile_pays(60, "cpu")
     assert not compile_pays(3600, "cpu", "fp32")

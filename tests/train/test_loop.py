@@ -108,10 +108,11 @@ def test_the_loss_is_a_token_mean_whatever_the_micro_batch(micro: int) -> None:
         assert row["grad_norm"] == pytest.approx(expected["grad_norm"], rel=1e-5)
 
 
-def test_dropout_repeats_from_its_place_alone() -> None:
+@pytest.mark.parametrize("noise_of", ["model.dropout=0.5", "train.sampled_softmax=4"])
+def test_noise_repeats_from_its_place_alone(noise_of: str) -> None:
     losses = []
     for noise in (0, 1):
-        loop = loop_of("model.dropout=0.5")
+        loop = loop_of(noise_of)
         torch.manual_seed(noise)
         losses.append([loop.step(6)["loss"] for _ in range(3)])
     assert losses[0] == losses[1]
@@ -120,6 +121,16 @@ def test_dropout_repeats_from_its_place_alone() -> None:
         reseed(*place)
         draws.add(torch.rand(1).item())
     assert len(draws) == 16
+
+
+def test_a_sampled_softmax_is_for_training_only() -> None:
+    exact, sampled = loop_of(), loop_of("train.sampled_softmax=2")
+    batch = exact.batches.batch(0, 1)
+    for loop in (exact, sampled):
+        loop.state.model.eval()
+    assert torch.equal(sampled.forward(batch), exact.forward(batch))
+    sampled.state.model.train()
+    assert not torch.equal(sampled.forward(batch), exact.forward(batch))
 
 
 def evaluations(scores: list[float], **settings: object) -> tuple[list[int], TrainState, list[int]]:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from wafergpt.train import loss as losses
-from wafergpt.train.loss import classification_loss, next_token_loss
+from wafergpt.train.loss import classification_loss, next_token_loss, sampled_softmax_loss
 
 
 @given(
@@ -63,6 +63,40 @@ def test_chunked_loss_in_bf16_is_near() -> None:
         rounded = next_token_loss(hidden, weight, targets)
     assert rounded != exact
     assert rounded.item() == pytest.approx(exact.item(), rel=0.01)
+
+
+@given(rows=st.integers(1, 12), vocab=st.integers(2, 40), seed=st.integers(0, 1000))
+@settings(deadline=None, max_examples=30)
+def test_a_sample_of_everything_is_the_exact_loss(rows: int, vocab: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    hidden = torch.randn(2, rows, 8, requires_grad=True)
+    weight = torch.randn(vocab, 8, requires_grad=True)
+    targets = torch.randint(0, vocab, (2, rows))
+    targets[torch.rand(2, rows) < 0.3] = -100
+    exact = next_token_loss(hidden, weight, targets)
+    sampled = sampled_softmax_loss(hidden, weight, targets, vocab)
+    assert torch.allclose(sampled, exact, rtol=1e-5, atol=1e-5)
+    for ours, theirs in zip(
+        torch.autograd.grad(sampled, (hidden, weight)),
+        torch.autograd.grad(exact, (hidden, weight)),
+        strict=True,
+    ):
+        assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_a_sampled_softmax_is_right_on_average() -> None:
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(1, 6, 16), torch.randn(200, 16)
+    targets = torch.randint(0, 200, (1, 6))
+    # exp of one row's loss plus its target's logit is the softmax's denominator.
+    row = hidden[:, :1], weight, targets[:, :1]
+    exact = (next_token_loss(*row) + (row[0] @ weight.T)[0, 0, row[2][0, 0]]).exp()
+    sampled = [
+        (sampled_softmax_loss(*row, 50) + (row[0] @ weight.T)[0, 0, row[2][0, 0]]).exp()
+        for _ in range(2000)
+    ]
+    assert torch.stack(sampled).mean().item() == pytest.approx(exact.item(), rel=0.03)
+    assert torch.stack(sampled).std() > 0
 
 
 def test_bf16_loses_neither_certain_nor_impossible_targets() -> None:

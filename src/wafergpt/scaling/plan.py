@@ -277,6 +277,8 @@ def _speed(recipe: Recipe, machine: Machine, compiled: bool) -> float:
         compiled,
         _batch_tokens(recipe),
         head=recipe.task is None,
+        sampled_softmax=recipe.train.sampled_softmax,
+        micro_batch_tokens=recipe.train.micro_batch_size * _running_shape(recipe).seq_len,
     )
 
 

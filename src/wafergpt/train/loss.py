@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -22,21 +23,58 @@ def next_token_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
         weight: ``[vocab_size, d_model]`` of the head.
         targets: ``[batch, length]`` next tokens; -100 is left out of the sum.
     """
+    return _summed(hidden, weight, targets, None)
+
+
+def sampled_softmax_loss(hidden: Tensor, weight: Tensor, targets: Tensor, sample: int) -> Tensor:
+    """Return an estimate of ``next_token_loss`` that multiplies with a part of the vocabulary.
+
+    The batch's own targets enter every softmax as they are. The rest of the vocabulary is stood for
+    by ``sample`` of it, drawn evenly from torch's global generator, each counted as often as it
+    stands for others: given the batch, every sum over the vocabulary is estimated without bias.
+    After Jean et al. (arXiv:1412.2007), who correct by a proposal's probabilities instead.
+
+    Args:
+        hidden: ``[batch, length, d_model]`` states after the last norm.
+        weight: ``[vocab_size, d_model]`` of the head.
+        targets: ``[batch, length]`` next tokens; -100 is left out of the sum.
+        sample: tokens besides the targets; as many as there are give the exact loss.
+    """
+    vocab_size = len(weight)
+    own = torch.zeros(vocab_size, dtype=torch.bool, device=weight.device)
+    own[targets[targets >= 0]] = True
+    rest = (~own).nonzero()[:, 0]
+    drawn = rest[torch.randperm(len(rest))[:sample].to(rest.device)]
+    tokens = torch.cat((own.nonzero()[:, 0], drawn))
+    place = torch.full((vocab_size,), -100, device=weight.device)
+    place[tokens] = torch.arange(len(tokens), device=weight.device)
+    shift = torch.zeros(len(tokens), device=weight.device)
+    shift[len(tokens) - len(drawn) :] = math.log(max(len(rest), 1) / max(len(drawn), 1))
+    left_out = targets == -100
+    places = place[targets.masked_fill(left_out, 0)].masked_fill(left_out, -100)
+    return _summed(hidden, weight.index_select(0, tokens), places, shift)
+
+
+def _summed(hidden: Tensor, weight: Tensor, targets: Tensor, shift: Tensor | None) -> Tensor:
     loss: Tensor = _ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        hidden.flatten(0, -2), weight, targets.flatten()
+        hidden.flatten(0, -2), weight, targets.flatten(), shift
     )
     return loss
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, shift: Tensor | None
+    ) -> Tensor:
         device = hidden.device.type
         dtype = hidden.dtype
         if torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
         differentiable = hidden.requires_grad or weight.requires_grad
         head = weight.detach().to(dtype)
+        # Added to the logits; zeros for a product without are as exact.
+        shift = head.new_zeros(()) if shift is None else shift.to(dtype)
         left_out = targets == -100
         # A state of zeros adds nothing to the head's gradient.
         states = hidden.detach().to(dtype).masked_fill(left_out[:, None], 0.0)
@@ -49,7 +87,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         with torch.autocast(device, enabled=False):
             for start in range(0, len(states), size):
                 rows = slice(start, start + size)
-                losses[rows], gradient = softmax_gradient(states[rows] @ head.T, targets[rows])
+                logits = torch.addmm(shift, states[rows], head.T)
+                losses[rows], gradient = softmax_gradient(logits, targets[rows])
                 if grad_hidden is not None and grad_weight is not None:
                     torch.mm(gradient, head, out=grad_hidden[rows])
                     grad_weight += gradient.T @ states[rows]
@@ -63,7 +102,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_weight = ctx.saved_tensors
         (scale,) = grads
-        return (grad_hidden * scale).to(ctx.hidden_dtype), grad_weight.mul_(scale), None
+        return (grad_hidden * scale).to(ctx.hidden_dtype), grad_weight.mul_(scale), None, None
 
 
 RARE = 1e-30

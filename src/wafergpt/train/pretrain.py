@@ -23,7 +23,7 @@ from wafergpt.shapes.counts import parameters
 from wafergpt.train import checkpoint
 from wafergpt.train.given import require_trained
 from wafergpt.train.loop import Loop, autocast
-from wafergpt.train.loss import next_token_loss
+from wafergpt.train.loss import next_token_loss, sampled_softmax_loss
 from wafergpt.train.settings import may_change, resolve_system
 from wafergpt.train.starting import language_model, on_top_of
 from wafergpt.train.trainer import Trainer
@@ -200,9 +200,12 @@ def _batches(recipe: Recipe, corpus: Corpus, split: str) -> LanguageBatches:
 
 
 def language_objective(recipe: Recipe, model: nn.Module, batch: Batch) -> Tensor:
-    """Return the summed next-token loss of a batch."""
+    """Return the summed next-token loss of a batch; sampled, if at all, only while training."""
     assert isinstance(model, GPT)
     hidden = model.scaled(model(batch.tokens, batch.documents))
+    sample = recipe.train.sampled_softmax
+    if sample and model.training:
+        return sampled_softmax_loss(hidden, model.head, batch.targets, sample)
     return next_token_loss(hidden, model.head, batch.targets)
 
 

@@ -82,9 +82,11 @@ class Trainer:
         by_name = rules(recipe.model, recipe.optimizer.name, names)
         optimizer = Optimizer(network.named_parameters(), recipe.optimizer, by_name)
         state = TrainState(network, optimizer)
+        # 6·N would count products that a sampled softmax leaves out.
+        peak_flops = None if recipe.train.sampled_softmax else machine.peak_flops
         self.loop = Loop(
             recipe, state, batches, objective, (), self._save, self.device,
-            flops_6nd(recipe.model), self._restore, machine.peak_flops, self.signals, team,
+            flops_6nd(recipe.model), self._restore, peak_flops, self.signals, team,
         )  # fmt: skip
         self._run: Run | None = None
         self._saver: Saver | None = None
