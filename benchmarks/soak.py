@@ -32,7 +32,7 @@ from wafergpt.data.prepare import prepare
 from wafergpt.errors import RunFailed
 from wafergpt.model.gpt import GPT
 from wafergpt.run import Run
-from wafergpt.train import checkpoint
+from wafergpt.train import checkpoint, stored
 from wafergpt.train.optimizers import Optimizer
 from wafergpt.train.state import TrainState
 
@@ -139,7 +139,12 @@ def kill(root: Path, runs: int, kills: int, steps: int, seed: int) -> Kills:
 
 # --- damaging ------------------------------------------------------------------------------------
 
-FILES = (checkpoint.WEIGHTS, checkpoint.MOMENTS, checkpoint.STATE, "manifest.json")
+FILES = (
+    stored.whole_file(stored.WEIGHTS),
+    stored.whole_file(stored.MOMENTS),
+    checkpoint.STATE,
+    "manifest.json",
+)
 
 
 def damage(folder: Path, other: Path, rng: random.Random) -> str:
@@ -196,7 +201,7 @@ def damage_many(run: Run, count: int, seed: int) -> int:
 
 
 def _same(folder: Path, other: Path) -> bool:
-    names = (checkpoint.WEIGHTS, checkpoint.MOMENTS, checkpoint.STATE)
+    names = (stored.whole_file(stored.WEIGHTS), stored.whole_file(stored.MOMENTS), checkpoint.STATE)
     return all((folder / n).read_bytes() == (other / n).read_bytes() for n in names)
 
 
@@ -217,7 +222,7 @@ def full_disk_at(write: int) -> Iterator[list[int]]:
 
         return call
 
-    targets: list[tuple[Any, str]] = [(checkpoint, "save_file"), (files, "sync")]
+    targets: list[tuple[Any, str]] = [(stored, "save_file"), (files, "sync")]
     targets += [
         (Path, name) for name in ("write_text", "write_bytes", "mkdir", "rename", "replace")
     ]

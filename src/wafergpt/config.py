@@ -11,8 +11,8 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from wafergpt.errors import InputError, nearest
-from wafergpt.recipe_files import HORIZONS, apply_override, merged, read_values
+from wafergpt.errors import InputError
+from wafergpt.recipe_files import HORIZONS, apply_override, merged, one_line, read_values
 from wafergpt.recipe_files import shipped_recipes as shipped_recipes
 
 
@@ -245,6 +245,9 @@ class System(Section):
     """CPU threads of a process; left out, its share of the cores."""
     nproc: int = Field(1, ge=1, le=1 << 16)
     """Processes that share each batch, on this machine."""
+    shard: int = Field(1, ge=0)
+    """Processes that weights, gradients and moments are spread over; 0: all. Each group of so many
+    holds a copy."""
     timeout: float = Field(1800.0, ge=1)
     """Seconds after which the others give up a process that does not answer."""
 
@@ -372,31 +375,9 @@ def recipe_from(values: Mapping[str, Any], source: str | None = None) -> Recipe:
         return Recipe.model_validate(values)
     except ValidationError as error:
         where = f"{source}: " if source else ""
-        raise InputError(where + _one_line(error)) from None
-
-
-def _one_line(error: ValidationError) -> str:
-    first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        return f"unknown key '{place}'{_nearest_key(place)}"
-    message = first["msg"].removeprefix("Value error, ")
-    message = message[:1].lower() + message[1:]
-    if first["type"] == "value_error":
-        return f"{place}: {message}" if place else message
-    return f"{place}={first['input']!r} is impossible: {message}"
-
-
-def _nearest_key(place: str) -> str:
-    keys: dict[str, list[str]] = {"": [*Recipe.model_fields, "extends"]}
-    for name, field in Recipe.model_fields.items():
-        section = Task if name == "task" else field.annotation
-        if isinstance(section, type) and issubclass(section, Section):
-            keys[name] = list(section.model_fields)
-    section_name, _, key = place.rpartition(".")
-    full_names = [f"{s}.{k}" if s else k for s, ks in keys.items() for k in ks]
-    here = [f"{section_name}.{k}" if section_name else k for k in keys.get(section_name, [])]
-    by_last = [f for f in full_names if f.rpartition(".")[2] == key]
-    if by_last:
-        return f"; did you mean '{by_last[0]}'?"
-    return nearest(place, here) or nearest(place, full_names)
+        keys: dict[str, list[str]] = {"": [*Recipe.model_fields, "extends"]}
+        for name, field in Recipe.model_fields.items():
+            section = Task if name == "task" else field.annotation
+            if isinstance(section, type) and issubclass(section, Section):
+                keys[name] = list(section.model_fields)
+        raise InputError(where + one_line(error, keys)) from None

@@ -22,7 +22,8 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _beside(path: Path) -> Path:
+def beside(path: Path) -> Path:
+    """Return a hidden, unused path next to ``path``."""
     return path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
 
 
@@ -33,7 +34,7 @@ def replacing(path: Path) -> Iterator[Path]:
     On any exception the temporary file is removed and ``path`` stays as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _beside(path)
+    temporary = beside(path)
     try:
         yield temporary
         sync(temporary)
@@ -44,21 +45,22 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def appearing(folder: Path) -> Iterator[Path]:
+def appearing(folder: Path, temporary: Path | None = None) -> Iterator[Path]:
     """Yield a temporary folder to fill; on success it is flushed and renamed to ``folder``.
 
-    An existing ``folder`` is replaced. On any exception the temporary folder is removed.
+    An existing ``folder`` is replaced. On any exception the temporary folder is removed. It may
+    have been made before, beside ``folder``, where others fill it too.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _beside(folder)
-    temporary.mkdir()
+    temporary = temporary or beside(folder)
+    temporary.mkdir(exist_ok=True)
     try:
         yield temporary
         for file in temporary.iterdir():
             sync(file)
         sync(temporary)
         if folder.exists():
-            old = _beside(folder)
+            old = beside(folder)
             folder.rename(old)
             temporary.rename(folder)
             shutil.rmtree(old)

@@ -5,11 +5,13 @@ What is read here is plain values; ``wafergpt.config`` says what they mean.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
 from wafergpt.errors import InputError, nearest
 
@@ -128,3 +130,31 @@ def apply_override(values: dict[str, Any], override: str) -> None:
             raise InputError(f"unknown key '{key}': '{section}' holds a value, not a section")
         target = inner
     target[last] = value
+
+
+def one_line(error: ValidationError, keys: Mapping[str, list[str]]) -> str:
+    """Say in one line what is wrong first with a recipe's values.
+
+    Args:
+        error: of the recipe's types.
+        keys: of each section, by its name; "" is the recipe's own.
+    """
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"unknown key '{place}'{_nearest_key(place, keys)}"
+    message = first["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    if first["type"] == "value_error":
+        return f"{place}: {message}" if place else message
+    return f"{place}={first['input']!r} is impossible: {message}"
+
+
+def _nearest_key(place: str, keys: Mapping[str, list[str]]) -> str:
+    section_name, _, key = place.rpartition(".")
+    full_names = [f"{s}.{k}" if s else k for s, ks in keys.items() for k in ks]
+    here = [f"{section_name}.{k}" if section_name else k for k in keys.get(section_name, [])]
+    by_last = [f for f in full_names if f.rpartition(".")[2] == key]
+    if by_last:
+        return f"; did you mean '{by_last[0]}'?"
+    return nearest(place, here) or nearest(place, full_names)

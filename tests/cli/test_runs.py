@@ -103,7 +103,7 @@ def test_verify_names_the_file_that_was_changed(folder: Path) -> None:
     for step in (3, 5):
         checkpoint.save_weights({"w": torch.ones(3)}, run, step)
     assert invoke("verify", "r").count("as it was written") == 2
-    weights = run.checkpoints / "step-00000005" / checkpoint.WEIGHTS
+    weights = run.checkpoints / "step-00000005" / "model.safetensors"
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)

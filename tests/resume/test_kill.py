@@ -30,7 +30,7 @@ import sys, time
 from pathlib import Path
 from wafergpt.errors import Interrupted
 from wafergpt.run import Run
-from wafergpt.train import checkpoint, validation
+from wafergpt.train import stored, validation
 from wafergpt.train.callbacks import evaluation
 from wafergpt.train.pretrain import pretrain
 
@@ -44,7 +44,7 @@ def announced(name, function):
     return wrapper
 
 Run.log = announced("step", Run.log)
-checkpoint.save_file = announced("saving", checkpoint.save_file)
+stored.save_file = announced("saving", stored.save_file)
 root, resume, *recipe = sys.argv[1:]
 import wafergpt.train.pretrain as module
 module.mean_loss = announced("judging", module.mean_loss)

@@ -16,7 +16,7 @@ from wafergpt.config import Model, load_recipe
 from wafergpt.errors import InputError, RunFailed
 from wafergpt.model.gpt import GPT
 from wafergpt.run import Run
-from wafergpt.train import checkpoint
+from wafergpt.train import checkpoint, stored
 from wafergpt.train.optimizers import Optimizer
 from wafergpt.train.saver import Saver
 from wafergpt.train.state import TrainState
@@ -142,7 +142,7 @@ def test_a_failed_save_leaves_the_last_one(run: Run, monkeypatch: pytest.MonkeyP
         Path(path).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(stored, "save_file", full)
     advance(running)
     with pytest.raises(OSError, match="No space left"):
         checkpoint.save(running, run, keep=1)
@@ -226,7 +226,7 @@ def test_what_is_saved_is_the_state_of_that_moment(
             assert moved_on.wait(10)
         save_file(*arguments)
 
-    monkeypatch.setattr(checkpoint, "save_file", late)
+    monkeypatch.setattr(stored, "save_file", late)
     saver.save(running)
     advance(running)
     running.callbacks["looks"] = 3
@@ -244,7 +244,7 @@ def test_a_failed_save_is_heard_of_and_harms_nothing(
     running = saved(run, [1])
     saver = Saver(run, config.Checkpoint(background=background, keep=1))
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save_file", _disk_full)
+        patch.setattr(stored, "save_file", _disk_full)
         advance(running)
         with pytest.raises(OSError, match="No space"):
             saver.save(running)
@@ -264,7 +264,7 @@ def test_what_is_on_the_disk_is_not_written_again(
     saver.save(running)
     saver.wait()
     assert saver.longest() > 0
-    monkeypatch.setattr(checkpoint, "save_file", _disk_full)
+    monkeypatch.setattr(stored, "save_file", _disk_full)
     saver.save(running)
     saver.close()
 

@@ -38,7 +38,11 @@ class Order(IntEnum):
     STATE = 3
     """Take over the leader's weights and moments."""
     COMPILE = 4
-    END = 5
+    LOOK = 5
+    """Work out the loss of validation samples: the first one, and how many."""
+    SAVE = 6
+    """Write what each one holds into a checkpoint."""
+    END = 7
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,10 @@ class Team:
         """Return (first sample, count) of this process' part of ``n`` samples from ``first`` on."""
         begin, end = (n * rank // self.size for rank in (self.rank, self.rank + 1))
         return first + begin, end - begin
+
+    def most(self, n: int) -> int:
+        """Return how many of ``n`` samples the largest share has."""
+        return -(-n // self.size)
 
     def order(self, order: Order, *numbers: float) -> None:
         """Tell the followers what to do now."""

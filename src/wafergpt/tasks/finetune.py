@@ -163,6 +163,8 @@ def _trainer(
     team: Team,
 ) -> Trainer:
     assert recipe.task is not None
+    if team.size > 1 and recipe.system.shard != 1:
+        raise InputError("fine-tuning needs the whole weights in each process: system.shard=1")
     network = build_classifier(recipe.model, recipe.task, recipe.seed)
     if begun is not None:
         network.gpt.load_state_dict(checkpoint.weights(begun))

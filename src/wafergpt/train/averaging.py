@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from wafergpt.data.tokenizer import Tokenizer
@@ -19,6 +17,7 @@ from wafergpt.shapes.parametrization import role_of
 from wafergpt.train import checkpoint
 from wafergpt.train.given import require_new, run_with
 from wafergpt.train.pretrain import validation_loss
+from wafergpt.train.stored import WEIGHTS, Stored
 
 
 def average(
@@ -103,13 +102,9 @@ def _mean(folders: Sequence[Path], shares: Sequence[float]) -> dict[str, Tensor]
 
 
 def _side_by_side(folders: Sequence[Path]) -> Iterator[tuple[str, list[Tensor]]]:
-    with ExitStack() as stack:
-        opened = [
-            stack.enter_context(safe_open(folder / checkpoint.WEIGHTS, framework="pt"))
-            for folder in folders
-        ]
-        for name in opened[0].keys():  # noqa: SIM118 (it is no mapping)
-            yield name, [file.get_tensor(name) for file in opened]
+    opened = [Stored(folder, WEIGHTS) for folder in folders]
+    for name in opened[0]:
+        yield name, [tensors[name] for tensors in opened]
 
 
 def step_of(folder: Path) -> int:

@@ -5,21 +5,32 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+import torch
 from torch import Tensor
 
 from wafergpt import files
 from wafergpt.errors import InputError, RunFailed
+from wafergpt.parallel.sharding import Part
 from wafergpt.progress import say
 from wafergpt.run import Run
 from wafergpt.train.state import TrainState
+from wafergpt.train.stored import (
+    MOMENTS,
+    WEIGHTS,
+    Stored,
+    UnreadableTensorsError,
+    entry,
+    file_names,
+    join_parts,
+    write_part,
+    write_whole,
+)
 
-WEIGHTS, MOMENTS, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+STATE = "state.json"
 
 
 class DamagedCheckpointError(RunFailed):
@@ -27,42 +38,80 @@ class DamagedCheckpointError(RunFailed):
 
 
 @dataclass(frozen=True)
-class Snapshot:
-    """A state as it was at one step.
+class Shared:
+    """A checkpoint that several processes write, each what it holds.
 
     Attributes:
-        weights: by name.
-        moments: of the optimizer, by name.
+        folder: the temporary one, which the leader has made.
+        size: how many processes.
+        timeout: seconds in which all must have written.
+    """
+
+    folder: Path
+    size: int
+    timeout: float
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A state as it was at one step, or what this process holds of it.
+
+    Attributes:
+        tensors: of each kind, by name.
         scalars: all the rest, as JSON.
     """
 
-    weights: Mapping[str, Tensor]
-    moments: Mapping[str, Tensor]
+    tensors: Mapping[str, Mapping[str, Part]]
     scalars: Mapping[str, Any]
 
     @classmethod
     def of(cls, state: TrainState, copied: bool = False) -> Snapshot:
         """Look at a state; ``copied``, to the CPU, it stays as it is while the state moves on."""
-        weights, moments = state.model.state_dict(), state.optimizer.state_tensors()
+        tensors = {
+            WEIGHTS: _parts(state.model.state_dict()),
+            MOMENTS: _parts(state.optimizer.state_tensors()),
+        }
         scalars = state.scalars()
         if copied:
-            weights, moments = _copied(weights), _copied(moments)
+            tensors = {kind: _copied(parts) for kind, parts in tensors.items()}
             scalars = json.loads(json.dumps(scalars))
-        return cls(weights, moments, scalars)
+        return cls(tensors, scalars)
 
 
-def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+def _parts(tensors: Mapping[str, Tensor]) -> dict[str, Part]:
+    return {name: Part.of(tensor) for name, tensor in tensors.items()}
 
 
-def save(state: TrainState | Snapshot, run: Run, keep: int, keep_every: int = 0) -> Path:
+def _copied(parts: Mapping[str, Part]) -> dict[str, Part]:
+    return {
+        name: replace(part, values=part.values.to("cpu", copy=True)) for name, part in parts.items()
+    }
+
+
+def begin_shared(run: Run, step: int) -> Path:
+    """Make the temporary folder of a checkpoint that several processes will write."""
+    temporary = files.beside(run.checkpoints / _name(step))
+    temporary.mkdir()
+    return temporary
+
+
+def save(
+    state: TrainState | Snapshot,
+    run: Run,
+    keep: int,
+    keep_every: int = 0,
+    shared: Shared | None = None,
+) -> Path:
     """Write the state as a new checkpoint of ``run`` and drop old ones.
 
     The newest ``keep``, the best one, and those at a multiple of ``keep_every`` steps stay.
+
+    Raises:
+        RunFailed: if another process that should write its part of it does not.
     """
     snapshot = Snapshot.of(state) if isinstance(state, TrainState) else state
     scalars = snapshot.scalars
-    folder = _write(run, scalars["step"], snapshot.weights, snapshot.moments, scalars)
+    folder = _write(run, snapshot, shared)
     if scalars["best_step"] == scalars["step"] and scalars["best"] is not None:
         files.write_text(run.checkpoints / "best", folder.name + "\n")
     _retire(run, keep, keep_every)
@@ -71,29 +120,19 @@ def save(state: TrainState | Snapshot, run: Run, keep: int, keep_every: int = 0)
 
 def save_weights(weights: Mapping[str, Tensor], run: Run, step: int = 0) -> Path:
     """Write weights that nothing was trained for here as a checkpoint: no moments, no cursor."""
-    return _write(run, step, weights, {}, {"step": step})
+    return _write(run, Snapshot({WEIGHTS: _parts(weights), MOMENTS: {}}, {"step": step}))
 
 
-def _write(
-    run: Run,
-    step: int,
-    weights: Mapping[str, Tensor],
-    moments: Mapping[str, Tensor],
-    scalars: Mapping[str, Any],
-) -> Path:
-    folder = run.checkpoints / _name(step)
-    with files.appearing(folder) as temporary:
-        save_file(_contiguous(weights), temporary / WEIGHTS)
-        save_file(_contiguous(moments), temporary / MOMENTS)
-        (temporary / STATE).write_text(json.dumps(scalars), encoding="utf-8")
-        names = (WEIGHTS, MOMENTS, STATE)
-        manifest = {
-            name: {
-                "bytes": (temporary / name).stat().st_size,
-                "sha256": files.sha256(temporary / name),
-            }
-            for name in names
-        }
+def _write(run: Run, snapshot: Snapshot, shared: Shared | None = None) -> Path:
+    folder = run.checkpoints / _name(snapshot.scalars["step"])
+    with files.appearing(folder, None if shared is None else shared.folder) as temporary:
+        if shared is None:
+            manifest = write_whole(snapshot.tensors, temporary)
+        else:
+            write_part(snapshot.tensors, temporary, 0, shared.size)
+            manifest = join_parts(temporary, shared.size, shared.timeout)
+        (temporary / STATE).write_text(json.dumps(snapshot.scalars), encoding="utf-8")
+        manifest[STATE] = entry(temporary / STATE)
         (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     files.write_text(run.checkpoints / "latest", folder.name + "\n")
     return folder
@@ -101,10 +140,6 @@ def _write(
 
 def _name(step: object) -> str:
     return f"step-{step:08d}" if isinstance(step, int) else ""
-
-
-def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
 
 
 def _retire(run: Run, keep: int, keep_every: int) -> None:
@@ -138,13 +173,15 @@ def verify(folder: Path) -> None:
     """
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        entries = {name: manifest[name] for name in (WEIGHTS, MOMENTS, STATE)}
+        entries = {name: manifest[name] for name in sorted({STATE, *file_names(folder)})}
+    except UnreadableTensorsError as error:
+        raise DamagedCheckpointError(str(error)) from None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise DamagedCheckpointError(f"{folder}: its manifest cannot be read") from None
-    for name, entry in entries.items():
+    for name, known in entries.items():
         path = folder / name
         try:
-            intact = path.stat().st_size == entry["bytes"] and files.sha256(path) == entry["sha256"]
+            intact = path.stat().st_size == known["bytes"] and files.sha256(path) == known["sha256"]
         except (OSError, KeyError, TypeError):
             intact = False
         if not intact:
@@ -174,15 +211,27 @@ def load(state: TrainState, folder: Path) -> None:
     """
     verify(folder)
     try:
-        state.model.load_state_dict(load_file(folder / WEIGHTS))
-        state.optimizer.load_state_tensors(load_file(folder / MOMENTS))
+        _fill(state.model.state_dict(), Stored(folder, WEIGHTS))
+        state.optimizer.load_state_tensors(Stored(folder, MOMENTS))
         scalars = json.loads((folder / STATE).read_text(encoding="utf-8"))
-    except (SafetensorError, RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise DamagedCheckpointError(f"{folder} does not fit this run: {reason}") from None
     for name in TrainState.SCALARS:
         if name in scalars:
             setattr(state, name, scalars[name])
+
+
+@torch.no_grad()
+def _fill(tensors: Mapping[str, Tensor], stored: Stored) -> None:
+    """Copy what was stored into tensors, or into what this process holds of them."""
+    if odd := set(tensors) ^ set(stored):
+        raise ValueError(f"only one of them has {min(odd)}")
+    for name, tensor in tensors.items():
+        values, part = stored[name], Part.of(tensor)
+        if tuple(values.shape) != part.shape:
+            raise ValueError(f"{name} is {tuple(values.shape)} there, not {part.shape}")
+        part.values.copy_(part.cut(values))
 
 
 def resume(state: TrainState, run: Run) -> Path:
@@ -211,7 +260,7 @@ def resume(state: TrainState, run: Run) -> Path:
     raise RunFailed(f"{run.path} has no good checkpoint; start afresh under another name")
 
 
-def weights(run: Run) -> dict[str, Any]:
+def weights(run: Run) -> dict[str, Tensor]:
     """Return the tensors to use a run with: of the checkpoint asked for, the best, or the last.
 
     Raises:
@@ -223,4 +272,4 @@ def weights(run: Run) -> dict[str, Any]:
         raise InputError(f"{run.path} has no checkpoint yet")
     folder = run.checkpoint or best(run) or everything[-1]
     verify(folder)
-    return load_file(folder / WEIGHTS)
+    return dict(Stored(folder, WEIGHTS))

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from wafergpt.config import Recipe
 from wafergpt.data.batches import Batch, Batches, parts
 from wafergpt.errors import Interrupted
+from wafergpt.parallel.sharding import sums_in
 from wafergpt.parallel.team import ALONE, Order, Team
 from wafergpt.train.guard import Guard
 from wafergpt.train.schedules import lr_factor
@@ -49,6 +50,8 @@ class Loop:
         peak_flops: the device's measured matmul peak, for ``mfu``; None if unknown.
         signals: what asks for a stop or a save.
         team: the processes that share the work.
+        spread: whether they share the weights too, so that all must make the same passes.
+        validation: samples that ``look`` judges.
     """
 
     recipe: Recipe
@@ -63,6 +66,8 @@ class Loop:
     peak_flops: float | None = None
     signals: Signals = field(default_factory=Signals)
     team: Team = ALONE
+    spread: bool = False
+    validation: Batches | None = None
 
     def __post_init__(self) -> None:
         self.guard = Guard(self.recipe.guard, self.state, self.restore)
@@ -169,23 +174,56 @@ class Loop:
 
         Each process of the team reads its share; the loss is a mean over all.
         """
-        own = self.team.share(first, size)
-        micro = [
-            self.batches.batch(*part) for part in parts(*own, self.recipe.train.micro_batch_size)
-        ]
+        passes = self._passes(self.batches, first, size, self.recipe.train.micro_batch_size)
         weight, tokens = self.team.sum(
-            sum(batch.weight for batch in micro), sum(batch.tokens.numel() for batch in micro)
+            sum(batch.weight * share for batch, share in passes),
+            sum(batch.tokens.numel() * share for batch, share in passes),
         )
         total = torch.zeros((), device=self.device)
-        self.state.model.train()
-        for index, batch in enumerate(micro):
+        model = self.state.model
+        model.train()
+        for index, (batch, share) in enumerate(passes):
             reseed(self.recipe.seed, self.state.step, index, self.team.rank)
-            loss = self.forward(batch) / weight
+            if self.spread:
+                sums_in(model, this_pass=index == len(passes) - 1)
+            loss = self.forward(batch) * share / weight
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
-        self.team.sum_gradients(self.state.model.parameters())
+        if not self.spread:
+            self.team.sum_gradients(model.parameters())
         (mean,) = self.team.sum(float(total))
         return mean, int(tokens)
+
+    def _passes(
+        self, batches: Batches, first: int, size: int, at_once: int
+    ) -> list[tuple[Batch, float]]:
+        """Return this process' batches of samples, each with 1, or with 0 if it is not to count.
+
+        Passes gather spread weights, so that every process must make as many as any other.
+        """
+        own = self.team.share(first, size)
+        passes = [(batches.batch(*part), 1.0) for part in parts(*own, at_once)]
+        most = math.ceil(self.team.most(size) / at_once)
+        if self.spread and len(passes) < most:
+            passes += [(batches.batch(first, 1), 0.0)] * (most - len(passes))
+        return passes
+
+    def look(self, first: int, size: int) -> tuple[float, float]:
+        """Have everyone work out the loss of validation samples; see ``looked``."""
+        self.team.order(Order.LOOK, first, size)
+        return self.looked(first, size)
+
+    @torch.no_grad()
+    def looked(self, first: int, size: int) -> tuple[float, float]:
+        """Return the summed loss of validation samples, and how many terms it has."""
+        assert self.validation is not None
+        self.state.model.eval()
+        passes = self._passes(self.validation, first, size, self.team.most(size))
+        total, weight = self.team.sum(
+            sum(float(self.forward(batch)) * share for batch, share in passes),
+            sum(batch.weight * share for batch, share in passes),
+        )
+        return total, weight
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the summed loss of a batch in the recipe's precision."""

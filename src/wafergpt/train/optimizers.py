@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from wafergpt import config
 from wafergpt.errors import InputError
+from wafergpt.parallel.sharding import Part, SpreadMuon, like, whole
 from wafergpt.shapes.parametrization import Rule
 
 
@@ -53,9 +54,11 @@ class Optimizer:
 
     def _build(self) -> list[torch.optim.Optimizer]:
         settings = self._settings
+        spread = any(hasattr(p, "device_mesh") for p in self._named.values())
         if settings.name == "sgd":
             groups = self._groups(self._named)
-            return [torch.optim.SGD(groups, settings.lr, settings.momentum, fused=True)]
+            # Torch has no fused SGD for spread tensors.
+            return [torch.optim.SGD(groups, settings.lr, settings.momentum, fused=not spread)]
         muon = settings.name == "muon"
         hidden = [n for n, p in self._named.items() if muon and is_hidden_matrix(n, p)]
         rest = [n for n in self._named if n not in hidden]
@@ -66,7 +69,7 @@ class Optimizer:
         ]
         if hidden:
             parts.append(
-                torch.optim.Muon(
+                (SpreadMuon if spread else torch.optim.Muon)(
                     self._groups(hidden),
                     lr=settings.lr,
                     momentum=settings.momentum,
@@ -96,13 +99,13 @@ class Optimizer:
         A gradient whose norm is not finite moves nothing.
         """
         gradients = [p.grad for p in self._named.values() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
+        norm = whole(torch.nn.utils.get_total_norm(gradients))
         if not norm.isfinite():
             self.clear()
             return float(norm)
         if self._settings.clip:
             factor = (self._settings.clip / (norm + 1e-6)).clamp(max=1.0)
-            torch._foreach_mul_(gradients, factor)
+            torch._foreach_mul_(gradients, float(factor))
         if self._settings.l2:
             for matrix in self._matrices:
                 if matrix.grad is not None:
@@ -130,7 +133,7 @@ class Optimizer:
         }
 
     def load_state_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over a state that ``state_tensors`` gave.
+        """Take over a state that ``state_tensors`` gave, whole; spread parameters take their part.
 
         Raises:
             ValueError: if a tensor fits no parameter.
@@ -143,4 +146,6 @@ class Optimizer:
             parameter = self._named.get(name)
             if parameter is None or (tensor.ndim and tensor.shape != parameter.shape):
                 raise ValueError(f"the optimizer state '{full_name}' fits no parameter")
+            if tensor.ndim:
+                tensor = like(parameter, Part.of(parameter).cut(tensor))
             owners[parameter].state[parameter][key] = tensor.to(parameter.device, copy=True)

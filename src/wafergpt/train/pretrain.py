@@ -22,7 +22,7 @@ from wafergpt.scaling.plan import TOKENS_PER_PARAMETER, plan
 from wafergpt.shapes.counts import parameters
 from wafergpt.train import checkpoint
 from wafergpt.train.given import require_trained
-from wafergpt.train.loop import Loop, autocast
+from wafergpt.train.loop import autocast
 from wafergpt.train.loss import next_token_loss, sampled_softmax_loss
 from wafergpt.train.settings import may_change, resolve_system
 from wafergpt.train.starting import language_model, on_top_of
@@ -76,6 +76,7 @@ def pretrain(
     recipe = with_horizon(for_corpus(recipe, corpus))
     with joined(recipe.system.timeout) as team:
         trainer = _trainer(recipe, corpus, begun, team)
+        trainer.loop.validation = _batches(recipe, corpus, "val")
         if team.follows:
             return trainer.follow()
         with trainer.signals:
@@ -85,7 +86,7 @@ def pretrain(
                 corpus.tokenizer.save(run.tokenizer)
                 tokens = len(corpus.tokens("train"))
                 run.write("plan", plan(trainer.recipe, trainer.machine, tokens).to_dict())
-            judge = _judge(trainer.loop, corpus)
+            judge = _judge(trainer, corpus)
             write_on = _writer(trainer.state.model, corpus, trainer.recipe.seed)
             trainer.train(run, judge, write_on, resumed=resume is not None)
     return run
@@ -99,6 +100,11 @@ def _trainer(recipe: Recipe, corpus: Corpus, begun: Run | None, team: Team) -> T
             f"{corpus.path} has {batches.samples_per_epoch} sequences of {recipe.model.seq_len} "
             f"tokens, less than one batch of {recipe.train.batch_size}: prepare more text, or "
             "lower train.batch_size or model.seq_len"
+        )
+    if recipe.evaluate.prompts and team.size > 1 and recipe.system.shard != 1:
+        raise InputError(
+            "no process has the whole weights, to write on from evaluate.prompts: "
+            "set evaluate.prompts=[] or system.shard=1"
         )
     gpt = GPT(recipe.model)
     if begun is None:
@@ -121,11 +127,15 @@ def validation_loss(run: Run) -> float:
     device = torch.device(recipe.system.device)
     gpt.to(device)
 
-    def forward(batch: Batch) -> Tensor:
+    def look(first: int, n: int) -> tuple[float, float]:
+        batch = batches.batch(first, n)
         with autocast(recipe, device):
-            return language_objective(recipe, gpt, batch.to(device))
+            loss = language_objective(recipe, gpt, batch.to(device))
+        return float(loss), batch.weight
 
-    return mean_loss(recipe, gpt, batches, forward)
+    at_once = recipe.train.micro_batch_size
+    samples = min(at_once * recipe.evaluate.batches, batches.samples_per_epoch)
+    return mean_loss(gpt, samples, at_once, look)
 
 
 def _same_tokens(begun: Run, corpus: Corpus) -> None:
@@ -209,13 +219,17 @@ def language_objective(recipe: Recipe, model: nn.Module, batch: Batch) -> Tensor
     return next_token_loss(hidden, model.head, batch.targets)
 
 
-def _judge(loop: Loop, corpus: Corpus) -> Callable[[], dict[str, float]]:
-    batches = _batches(loop.recipe, corpus, "val")
+def _judge(trainer: Trainer, corpus: Corpus) -> Callable[[], dict[str, float]]:
+    loop = trainer.loop
     nats_to_bits_per_byte = len(corpus.tokens("val")) / max(corpus.bytes_val, 1) / math.log(2)
 
     def judge() -> dict[str, float]:
-        recipe, model = loop.recipe, loop.state.model
-        loss = mean_loss(recipe, model, batches, loop.forward, loop.signals.poll)
+        assert loop.validation is not None
+        recipe, at_once = loop.recipe, loop.recipe.train.micro_batch_size
+        samples = min(at_once * recipe.evaluate.batches, loop.validation.samples_per_epoch)
+        loss = mean_loss(
+            loop.state.model, samples, at_once * loop.team.size, loop.look, loop.signals.poll
+        )
         return {"val_loss": loss, "val_bits_per_byte": loss * nats_to_bits_per_byte}
 
     return judge

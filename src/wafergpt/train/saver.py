@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 from wafergpt import config
+from wafergpt.parallel.team import ALONE, Order, Team
 from wafergpt.run import Run
 from wafergpt.train import checkpoint
 from wafergpt.train.state import TrainState
+from wafergpt.train.stored import write_part
 
 
 class Saver:
@@ -18,12 +22,16 @@ class Saver:
     Args:
         run: whose checkpoints.
         settings: of the recipe.
+        writers: the processes that write, each what it holds; alone, this one writes all.
+        timeout: seconds in which all must have written.
     """
 
-    def __init__(self, run: Run, settings: config.Checkpoint) -> None:
+    def __init__(
+        self, run: Run, settings: config.Checkpoint, writers: Team = ALONE, timeout: float = 0.0
+    ) -> None:
         self._run, self._settings = run, settings
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._writing: Future[object] | None = None
+        self._writers, self._timeout = writers, timeout
+        self._thread = BackgroundWriter(settings.background)
         self._saved: str | None = None
         self._longest = 0.0
 
@@ -36,14 +44,21 @@ class Saver:
         scalars = json.dumps(state.scalars())
         if scalars == self._saved:
             return
+        shared = None
+        if self._writers.size > 1:
+            folder = checkpoint.begin_shared(self._run, state.step)
+            self._writers.order(Order.SAVE)
+            self._writers.told(str(folder))
+            shared = checkpoint.Shared(folder, self._writers.size, self._timeout)
         snapshot = checkpoint.Snapshot.of(state, copied=self._settings.background)
-        self._writing = self._writer.submit(self._write, snapshot, scalars)
-        if not self._settings.background:
-            self.wait()
+        self._thread.begin(lambda: self._write(snapshot, scalars, shared))
 
-    def _write(self, snapshot: checkpoint.Snapshot, scalars: str) -> None:
+    def _write(
+        self, snapshot: checkpoint.Snapshot, scalars: str, shared: checkpoint.Shared | None
+    ) -> None:
         start = time.monotonic()
-        checkpoint.save(snapshot, self._run, self._settings.keep, self._settings.keep_every)
+        keep, keep_every = self._settings.keep, self._settings.keep_every
+        checkpoint.save(snapshot, self._run, keep, keep_every, shared)
         self._saved = scalars
         self._longest = max(self._longest, time.monotonic() - start)
 
@@ -53,6 +68,49 @@ class Saver:
 
     def wait(self) -> None:
         """Return when all is on the disk; raise what kept it from getting there."""
+        self._thread.wait()
+
+    def close(self) -> None:
+        """Wait, and end the thread."""
+        self._thread.close()
+
+
+class PartSaver:
+    """Writes what a follower holds of each checkpoint that the leader begins."""
+
+    def __init__(self, settings: config.Checkpoint, team: Team) -> None:
+        self._background, self._team = settings.background, team
+        self._thread = BackgroundWriter(settings.background)
+
+    def save(self, state: TrainState) -> None:
+        """Take part in a checkpoint that the leader has ordered."""
+        self._thread.wait()
+        folder = Path(self._team.told())
+        tensors = checkpoint.Snapshot.of(state, copied=self._background).tensors
+        self._thread.begin(lambda: write_part(tensors, folder, self._team.rank, self._team.size))
+
+    def close(self) -> None:
+        """Wait, and end the thread."""
+        self._thread.close()
+
+
+class BackgroundWriter:
+    """A thread that writes one thing at a time; with ``background`` false, it is waited for."""
+
+    def __init__(self, background: bool) -> None:
+        self._background = background
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: Future[None] | None = None
+
+    def begin(self, write: Callable[[], None]) -> None:
+        """Have something written, when what went before is."""
+        self.wait()
+        self._writing = self._pool.submit(write)
+        if not self._background:
+            self.wait()
+
+    def wait(self) -> None:
+        """Return when it is written; raise what kept it from that."""
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.result()
@@ -62,4 +120,4 @@ class Saver:
         try:
             self.wait()
         finally:
-            self._writer.shutdown()
+            self._pool.shutdown()

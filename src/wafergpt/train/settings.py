@@ -19,8 +19,8 @@ from wafergpt.scaling.machine import Machine
 from wafergpt.scaling.memory import micro_batch_that_fits
 
 MAY_CHANGE = (
-    "train.steps", "evaluate.", "checkpoint.", "tracking.", "system.nproc", "system.threads",
-    "system.timeout",
+    "train.steps", "evaluate.", "checkpoint.", "tracking.", "system.nproc", "system.shard",
+    "system.threads", "system.timeout",
 )  # fmt: skip
 """What a resumed run may override: nothing of it touches a weight before the old horizon, but for
 the rounding of sums over another number of processes or threads, and the dropout of processes."""
@@ -36,7 +36,7 @@ def may_change(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
         if not override.startswith(MAY_CHANGE):
             raise InputError(
                 f"'{override}' cannot change on resume; only train.steps, evaluate.*, "
-                "checkpoint.*, tracking.*, system.nproc, system.threads and system.timeout can"
+                "checkpoint.*, tracking.*, and system.nproc, shard, threads and timeout can"
             )
     values = recipe.model_dump()
     changes = load_recipe(None, overrides).model_dump(exclude_unset=True)
@@ -85,6 +85,7 @@ def _resolved(recipe: Recipe, team: Team) -> tuple[Recipe, Machine]:
         compile=recipe.system.compile,
         threads=recipe.system.threads or max(1, machine.cores // team.on_this_machine),
         nproc=team.size,
+        shard=recipe.system.shard,
         timeout=recipe.system.timeout,
     )
     micro = recipe.train.micro_batch_size or micro_batch_that_fits(

@@ -22,6 +22,7 @@ from wafergpt.data.batches import Batches
 from wafergpt.devices.detect import compile_pays, compiler_available
 from wafergpt.errors import Interrupted
 from wafergpt.parallel.launch import FORWARDED
+from wafergpt.parallel.sharding import spread
 from wafergpt.parallel.team import ALONE, Order, Team
 from wafergpt.progress import duration, progress, say
 from wafergpt.run import Run
@@ -37,9 +38,10 @@ from wafergpt.train.callbacks.saving import Saving
 from wafergpt.train.callbacks.tracking import trackers
 from wafergpt.train.loop import Callback, Loop, Objective
 from wafergpt.train.optimizers import Optimizer
-from wafergpt.train.saver import Saver
+from wafergpt.train.saver import PartSaver, Saver
 from wafergpt.train.signals import Signals
-from wafergpt.train.state import TrainState
+from wafergpt.train.state import TrainState, weights_sha256
+from wafergpt.train.stored import WEIGHTS, Stored
 
 MOST_BATCHES, LEAST_BATCHES = 50, 4
 """Validation batches of a look, where the recipe names no number."""
@@ -78,6 +80,10 @@ class Trainer:
         self.signals = Signals()
         self._blocks = blocks
         network.to(self.device)
+        shard = recipe.system.shard or team.size
+        self.spread = team.size > 1 and shard > 1
+        if self.spread:
+            spread(network, blocks, team, shard)
         names = [name for name, _ in network.named_parameters()]
         by_name = rules(recipe.model, recipe.optimizer.name, names)
         optimizer = Optimizer(network.named_parameters(), recipe.optimizer, by_name)
@@ -86,7 +92,7 @@ class Trainer:
         peak_flops = None if recipe.train.sampled_softmax else machine.peak_flops
         self.loop = Loop(
             recipe, state, batches, objective, (), self._save, self.device,
-            flops_6nd(recipe.model), self._restore, peak_flops, self.signals, team,
+            flops_6nd(recipe.model), self._restore, peak_flops, self.signals, team, self.spread,
         )  # fmt: skip
         self._run: Run | None = None
         self._saver: Saver | None = None
@@ -178,16 +184,26 @@ class Trainer:
 
     def follow(self) -> Run:
         """Do what the leader orders, until the end; return the run that came of it."""
-        state = self.state
         for number in FORWARDED:
             # Whoever sends them to all means the leader.
             signal.signal(number, signal.SIG_IGN)
+        with closing(PartSaver(self.recipe.checkpoint, self.team)) as saver:
+            self._follow(saver)
+        return Run(Path(self.team.told()))
+
+    def _follow(self, saver: PartSaver) -> None:
+        state = self.state
         while True:
             order, numbers = self.team.next_order()
             if order is Order.GRADIENTS:
                 step, first, size = map(int, numbers)
                 state.step = step
                 self.loop.backward(first, size)
+            elif order is Order.LOOK:
+                first, size = map(int, numbers[:2])
+                self.loop.looked(first, size)
+            elif order is Order.SAVE:
+                saver.save(state)
             elif order is Order.APPLY:
                 state.optimizer.step(numbers[0])
             elif order is Order.DISCARD:
@@ -197,16 +213,25 @@ class Trainer:
             elif order is Order.COMPILE:
                 self._compile(bool(numbers[0]))
             else:
-                return Run(Path(self.team.told()))
+                return
 
-    def _give_state(self) -> None:
-        """Have everyone take over the leader's weights and moments."""
-        if self.team.size > 1:
+    def _give_state(self, folder: Path | None) -> None:
+        """Have everyone take over the leader's weights and moments.
+
+        Where they are spread, everyone reads its part of the checkpoint that the leader has read;
+        without one all have begun alike.
+        """
+        if self.team.size > 1 and (folder or not self.spread):
             self.team.order(Order.STATE)
-            self._share_state()
+            self._share_state(folder)
 
-    def _share_state(self) -> None:
+    def _share_state(self, folder: Path | None = None) -> None:
         state = self.state
+        if self.spread:
+            told = self.team.told(str(folder))
+            if self.team.follows:
+                checkpoint.load(state, Path(told))
+            return
         weights = self.team.given(state.model.state_dict(), self.device)
         moments = self.team.given(state.optimizer.state_tensors(), self.device)
         if self.team.follows:
@@ -226,7 +251,9 @@ class Trainer:
             InputError: if another process trains in this run.
         """
         try:
-            with run.held(), closing(Saver(run, self.recipe.checkpoint)) as saver:
+            writers = self.team if self.spread else ALONE
+            saver = Saver(run, self.recipe.checkpoint, writers, self.recipe.system.timeout)
+            with run.held(), closing(saver):
                 self._run, self._saver = run, saver
                 self._train(run, judge, write_on, resumed)
             run.write("result", self.result())
@@ -262,7 +289,8 @@ class Trainer:
             _warn_of_the_disk(run, self.recipe)
             # From here on, whatever happens, there is something to resume.
             self._save(self.state, wait=True)
-        self._give_state()
+            folder = None
+        self._give_state(folder)
         run.save_recipe(self.recipe)
         callbacks: list[Callback] = [Evaluation(judge, self.recipe.evaluate, steps)]
         if write_on is not None and self.recipe.evaluate.prompts:
@@ -296,8 +324,7 @@ class Trainer:
         assert self._run is not None
         assert self._saver is not None
         self._saver.wait()
-        checkpoint.resume(self.state, self._run)
-        self._give_state()
+        self._give_state(checkpoint.resume(self.state, self._run))
         self._run.rewind(self.state.step)
 
     def result(self) -> dict[str, Any]:
@@ -321,8 +348,15 @@ class Trainer:
             "parameters": sum(p.numel() for p in state.model.parameters()),
             "stopped_early": state.finished,
             "left_out": state.skipped,
-            "weights_sha256": state.weights_sha256(),
+            "weights_sha256": self._weights_sha256(),
         }
+
+    def _weights_sha256(self) -> str:
+        assert self._run is not None
+        if not self.spread:
+            return self.state.weights_sha256()
+        # No process has them whole, but the last checkpoint does.
+        return weights_sha256(Stored(checkpoint.every(self._run)[-1], WEIGHTS))
 
 
 def _warn_of_the_disk(run: Run, recipe: Recipe) -> None:

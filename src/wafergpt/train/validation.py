@@ -5,36 +5,37 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from wafergpt.config import Recipe
-from wafergpt.data.batches import Batch, Batches, parts
+from wafergpt.data.batches import parts
+
+Look = Callable[[int, int], tuple[float, float]]
+"""Maps a first sample, and a number of samples, to their summed loss, and to how many terms it has.
+"""
 
 
 @torch.no_grad()
 def mean_loss(
-    recipe: Recipe,
     model: nn.Module,
-    batches: Batches,
-    forward: Callable[[Batch], Tensor],
+    samples: int,
+    at_once: int,
+    look: Look,
     poll: Callable[[], None] = lambda: None,
 ) -> float:
-    """Return the mean loss over the first batches of ``batches``, always the same ones.
+    """Return the mean loss over the first ``samples``, ``at_once`` of them at a time.
 
     Args:
-        recipe: says how many batches to look at, and of what size.
         model: what is judged; left without dropout.
-        batches: of validation.
-        forward: maps a batch to its summed loss.
-        poll: called before each batch; it may raise.
+        samples: how many to look at.
+        at_once: in one pass.
+        look: works out the loss.
+        poll: called before each pass; it may raise.
     """
-    size = recipe.train.micro_batch_size
-    limit = size * recipe.evaluate.batches
     total, weight = 0.0, 0.0
     model.eval()
-    for first, n in parts(0, min(limit, batches.samples_per_epoch), size):
+    for first, n in parts(0, samples, at_once):
         poll()
-        batch = batches.batch(first, n)
-        total += float(forward(batch))
-        weight += batch.weight
+        loss, terms = look(first, n)
+        total += loss
+        weight += terms
     return total / weight

@@ -1,0 +1,51 @@
+"""Real processes of one training, for the tests beside this file."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+from wafergpt.run import Run
+
+STEPS = 50
+RECIPE = [
+    "seed=5", f"train.steps={STEPS}", "train.batch_size=8", "train.micro_batch_size=2",
+    "model.n_layers=2", "model.d_model=32", "model.n_heads=2", "model.seq_len=32",
+    "optimizer.name=muon", "checkpoint.every=10", "evaluate.every=25", "evaluate.batches=2",
+    "evaluate.prompts=[the]", "system.compile=off", "system.precision=fp32", "system.threads=1",
+    "data.document_mask=true",
+]  # fmt: skip
+COMMAND = [sys.executable, "-c", "from wafergpt.cli import main; main()"]
+
+
+def begin(root: Path, *arguments: str) -> subprocess.Popen[str]:
+    command = [*COMMAND, "pretrain", "--runs", str(root), *arguments]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def end(process: subprocess.Popen[str], code: int = 0) -> str:
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == code, errors
+    return errors
+
+
+def losses(root: Path, name: str) -> list[float]:
+    return [row["loss"] for row in Run.find(name, root).metrics()]
+
+
+def followers(process: subprocess.Popen[str], count: int) -> list[psutil.Process]:
+    """Return the processes but the leader, once all are there."""
+    while len(children := psutil.Process(process.pid).children()) < count:
+        time.sleep(0.01)
+    return sorted(children, key=lambda child: child.pid)[1:]
+
+
+def wait_for_step(root: Path, name: str, step: int) -> None:
+    path, deadline = root / name / "metrics.jsonl", time.monotonic() + 60
+    while not path.exists() or path.read_text().count("\n") < step:
+        assert time.monotonic() < deadline, f"{path} does not reach step {step}"
+        time.sleep(0.002)

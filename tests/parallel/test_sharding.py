@@ -1,0 +1,121 @@
+"""Weights that are spread over several real processes, against one process that has them whole."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import soak
+from tests.parallel.processes import RECIPE, STEPS, begin, end, followers, losses, wait_for_step
+from wafergpt.run import Run
+from wafergpt.train import checkpoint
+from wafergpt.train.stored import SHARDS, WEIGHTS, Stored
+
+pytestmark = pytest.mark.slow
+
+SPREAD = [*RECIPE, "evaluate.prompts=[]", "optimizer.name=adamw", "system.shard=0"]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return soak.corpus(tmp_path_factory.mktemp("corpus"))
+
+
+@pytest.mark.parametrize(
+    ("nproc", "shard", "near", "overrides"),
+    [
+        # Muon's iteration rounds to bf16, whatever the precision, so that a last bit becomes more.
+        (2, 0, 1e-4, ("optimizer.name=muon",)),
+        (4, 2, 1e-5, ()),
+        (3, 0, 1e-5, ("optimizer.name=sgd", "optimizer.weight_decay=0", "optimizer.l2=0.01")),
+    ],
+)
+def test_spread_over_processes_it_is_the_same_training(
+    corpus: Path, tmp_path: Path, nproc: int, shard: int, near: float, overrides: tuple[str, ...]
+) -> None:
+    """A batch of 8 in passes of 2 gives three processes different numbers of passes."""
+    recipe = [f"data.corpus={corpus}", *SPREAD, *overrides]
+    end(begin(tmp_path, "name=alone", *recipe, "system.shard=1"))
+    end(begin(tmp_path, "name=run", *recipe, f"system.shard={shard}", "--nproc", str(nproc)))
+    ours, theirs = (Run.find(name, tmp_path).metrics() for name in ("run", "alone"))
+    for key in ("loss", "grad_norm"):
+        assert [row[key] for row in ours] == pytest.approx([r[key] for r in theirs], rel=near)
+    assert ours[-1]["val_loss"] == pytest.approx(theirs[-1]["val_loss"], rel=near)
+
+
+def test_killed_it_goes_on_at_another_number_over_the_same_samples(
+    corpus: Path, tmp_path: Path
+) -> None:
+    """No number of rows of this vocabulary's table is the same in four processes and in three."""
+    recipe = [f"data.corpus={corpus}", *SPREAD]
+    end(begin(tmp_path, "name=alone", *recipe, "system.shard=1"))
+    process = begin(tmp_path, "name=run", *recipe, "system.timeout=20", "--nproc", "4")
+    victim = followers(process, 4)[1]
+    wait_for_step(tmp_path, "run", 15)
+    victim.kill()
+    assert "process 2 of 4 was ended by SIGKILL" in end(process, code=1)
+    run = Run.find("run", tmp_path)
+    folder = checkpoint.every(run)[-1]
+    assert checkpoint.damage(folder) is None
+    assert len(list(folder.glob("model-*-of-00004.safetensors"))) == 4
+    process = begin(tmp_path, "--resume", "run", "--nproc", "3")
+    wait_for_step(tmp_path, "run", 32)
+    process.send_signal(signal.SIGTERM)
+    assert "everything is saved" in end(process, code=130)
+    end(begin(tmp_path, "--resume", "run", "--nproc", "4"))
+    assert losses(tmp_path, "run") == pytest.approx(losses(tmp_path, "alone"), rel=1e-5)
+    ours, theirs = (Run.find(name, tmp_path) for name in ("run", "alone"))
+    assert [row["tokens"] for row in ours.metrics()] == [r["tokens"] for r in theirs.metrics()]
+    # Whole again, for whatever takes a run.
+    for name, tensor in checkpoint.weights(theirs).items():
+        assert torch.allclose(checkpoint.weights(ours)[name], tensor, rtol=1e-2, atol=1e-4), name
+
+
+def test_at_the_same_number_a_resume_gives_the_same_bits(corpus: Path, tmp_path: Path) -> None:
+    recipe = [f"data.corpus={corpus}", *SPREAD, "model.dropout=0.2", "--nproc", "2"]
+    end(begin(tmp_path, "name=straight", *recipe))
+    process = begin(tmp_path, "name=killed", *recipe, "system.timeout=20")
+    victim = followers(process, 2)[0]
+    wait_for_step(tmp_path, "killed", 25)
+    victim.kill()
+    end(process, code=1)
+    assert len(losses(tmp_path, "killed")) < STEPS
+    end(begin(tmp_path, "--resume", "killed"))
+    hashes = {
+        Run.find(n, tmp_path).read("result")["weights_sha256"] for n in ("straight", "killed")
+    }
+    assert len(hashes) == 1
+    assert losses(tmp_path, "straight") == losses(tmp_path, "killed")
+    _damaged_parts_are_found(Run.find("killed", tmp_path))
+
+
+def _damaged_parts_are_found(run: Run) -> None:
+    folder = checkpoint.every(run)[-1]
+    assert checkpoint.damage(folder) is None
+    weights = dict(Stored(folder, WEIGHTS))
+    for path in sorted(folder.iterdir()):
+        data = path.read_bytes()
+        for bad in (data[:-1], b"", bytes([data[0] ^ 1, *data[1:]]), None):
+            path.unlink() if bad is None else path.write_bytes(bad)
+            assert checkpoint.damage(folder) is not None, path
+            path.write_bytes(data)
+    # An index that names other rows, in a manifest that agrees with it.
+    index = json.loads((folder / SHARDS).read_text())
+    index["model"]["embedding.weight"]["parts"][1]["start"] += 1
+    (folder / SHARDS).write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=r"the parts of embedding\.weight are not the whole"):
+        Stored(folder, WEIGHTS)["embedding.weight"]
+    assert weights["embedding.weight"].shape == (270, 32)
+
+
+def test_what_needs_whole_weights_is_refused(corpus: Path, tmp_path: Path) -> None:
+    spread = ("system.shard=0", "--nproc", "2")
+    process = begin(tmp_path, "name=run", f"data.corpus={corpus}", *RECIPE, *spread)
+    assert "evaluate.prompts=[]" in end(process, code=2)
+    odd = ("system.shard=2", "evaluate.prompts=[]", "--nproc", "3")
+    process = begin(tmp_path, "name=run", f"data.corpus={corpus}", *RECIPE, *odd)
+    assert "do not make groups of system.shard=2" in end(process, code=2)
