@@ -48,6 +48,22 @@ def test_what_a_busy_machine_shows_is_not_remembered(
     assert "others use 80% of the cores" in capsys.readouterr().err
 
 
+def test_nor_is_it_when_a_neighbour_comes_in_between(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = iter([0.0, 80.0])
+    monkeypatch.setattr(probe, "busy_percent", lambda: next(seen))
+    assert probe.probe("cpu", seconds=0.2).matmul_flops_fp32 > 0
+    assert not cache.exists()
+
+
+def test_beside_others_it_is_measured_on_the_cores_they_leave(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(detect, "cores", lambda: 4)
+    assert [probe.free_threads(p) for p in (0, 20, 50, 74, 100)] == [4, 4, 2, 1, 1]
+
+
 def test_a_cache_that_cannot_be_written_is_no_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -26,7 +26,7 @@ from wafergpt.tasks.finetune import finetune
 from wafergpt.train.pretrain import pretrain
 
 TEST_SHARE, VALIDATION_SHARE = 0.12, 0.08
-VOCABULARY = 8192
+VOCABULARY = 16384
 BILSTM_SECONDS = 60.0
 EXAMPLES = (
     "A quiet, moving film. I did not want it to end.",

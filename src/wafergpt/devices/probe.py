@@ -20,7 +20,7 @@ from wafergpt.devices.allocator import keep_freed_memory
 from wafergpt.progress import say
 from wafergpt.scaling.machine import Machine as Machine
 
-VERSION = 2
+VERSION = 3
 """Of what is measured: a change makes old records be measured again."""
 
 WIDTHS = (128, 256, 512, 1024)
@@ -55,7 +55,9 @@ def probe(device: str = "auto", seconds: float = 2.5, fresh: bool = False) -> Ma
     if machine is None:
         say(f"measuring this machine ({device}), a few seconds, once …")
         others = busy_percent()
-        machine = measure(device, seconds)
+        machine = measure(device, seconds, free_threads(others))
+        # A neighbour may have come in between.
+        others = max(others, busy_percent())
         if others > BUSY_PERCENT:
             say(f"others use {others:.0f}% of the cores: this will be measured again next time")
             return machine
@@ -76,6 +78,15 @@ def busy_percent() -> float:
     import psutil
 
     return float(psutil.cpu_percent(interval=0.3))
+
+
+def free_threads(others: float) -> int:
+    """Return how many threads find a core of their own beside others' use, in percent of all.
+
+    One thread too many waits for a core at each barrier, and all the rest wait with it.
+    """
+    cores = detect.cores()
+    return cores if others <= BUSY_PERCENT else max(1, int(cores * (1 - others / 100) + 0.5))
 
 
 def cache_folder() -> Path:
@@ -122,28 +133,32 @@ def _device_name(device: str) -> str:
     return str(torch.cuda.get_device_name())
 
 
-def measure(device: str, seconds: float = 2.5) -> Machine:
-    """Measure the device with all cores, in about ``seconds``."""
+def measure(device: str, seconds: float = 2.5, threads: int = 0) -> Machine:
+    """Measure the device with so many threads, or with all cores, in about ``seconds``."""
     import torch
 
-    threads = torch.get_num_threads()
+    before = torch.get_num_threads()
     # The measurement must not change what the caller draws next.
     random_state = torch.get_rng_state()
-    torch.set_num_threads(detect.cores())
     keep_freed_memory()
     try:
-        return _measure(device, seconds)
+        return _measure(device, seconds, threads or detect.cores())
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
         torch.set_rng_state(random_state)
 
 
-def _measure(device: str, seconds: float) -> Machine:
+def _measure(device: str, seconds: float, threads: int) -> Machine:
+    import torch
+
     slot = seconds / (2 * len(WIDTHS) + 4)
     deadline = time.perf_counter() + PATIENCE * seconds
     # Without hardware for it bf16 is emulated, and larger products of it would take minutes.
+    # One thread tells, whoever else is on the machine.
+    torch.set_num_threads(1)
     small = {name: _matmul(device, name, slot / 4, size=512) for name in ("fp32", "bf16")}
     precisions = ["fp32", "bf16"] if small["bf16"] > small["fp32"] / 2 else ["fp32"]
+    torch.set_num_threads(threads)
     matmul = {name: _matmul(device, name, slot) for name in precisions}
     training = _training(device, precisions, slot, deadline)
     return Machine(
