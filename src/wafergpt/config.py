@@ -244,12 +244,19 @@ class System(Section):
     threads: int = Field(0, ge=0)
     """CPU threads of a process; left out, its share of the cores."""
     nproc: int = Field(1, ge=1, le=1 << 16)
-    """Processes that share each batch, on this machine."""
+    """Processes that share each batch."""
     shard: int = Field(1, ge=0)
     """Processes that weights, gradients and moments are spread over; 0: all. Each group of so many
     holds a copy."""
+    activation_checkpointing: bool = False
+    """Keep only what goes into a block, and work out again what its backward pass needs."""
     timeout: float = Field(1800.0, ge=1)
     """Seconds after which the others give up a process that does not answer."""
+
+    @property
+    def shards(self) -> int:
+        """Parts that the weights are in."""
+        return self.shard or self.nproc
 
     @model_validator(mode="before")
     @classmethod

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,9 @@ import torch
 
 from benchmarks import soak
 from tests.parallel.processes import RECIPE, STEPS, begin, end, followers, losses, wait_for_step
+from wafergpt.config import load_recipe
 from wafergpt.run import Run
+from wafergpt.scaling.memory import training_memory
 from wafergpt.train import checkpoint
 from wafergpt.train.stored import SHARDS, WEIGHTS, Stored
 
@@ -119,3 +123,67 @@ def test_what_needs_whole_weights_is_refused(corpus: Path, tmp_path: Path) -> No
     odd = ("system.shard=2", "evaluate.prompts=[]", "--nproc", "3")
     process = begin(tmp_path, "name=run", f"data.corpus={corpus}", *RECIPE, *odd)
     assert "do not make groups of system.shard=2" in end(process, code=2)
+
+
+FAKE = """
+import json, sys
+from unittest import mock
+import torch
+import torch.distributed as dist
+from torch.distributed import device_mesh
+from torch.testing._internal.distributed.fake_pg import FakeStore
+from wafergpt.config import load_recipe
+from wafergpt.model.gpt import GPT
+from wafergpt.parallel.sharding import Part, spread
+from wafergpt.parallel.team import Team
+from wafergpt.train.optimizers import Optimizer
+
+rank, processes, shard, name = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=processes)
+recipe = load_recipe(name, ["model.vocab_size=50257"])
+with torch.device("meta"):
+    gpt = GPT(recipe.model)
+spread(gpt, gpt.blocks, Team(rank, processes), shard, "cpu")
+optimizer = Optimizer(gpt.named_parameters(), recipe.optimizer)
+for parameter in gpt.parameters():
+    parameter.grad = torch.zeros_like(parameter)
+for part in optimizer._parts:
+    for group in part.param_groups:
+        group["fused"] = False  # there is no fused update on the meta device
+    part.step()
+
+def held(tensors):
+    return sum(Part.of(t).values.numel() * t.element_size() for t in tensors)
+
+parameters = list(gpt.parameters())
+print(json.dumps({
+    "weights": held(parameters),
+    "gradients": held(p.grad for p in parameters),
+    "optimizer": held(optimizer.state_tensors().values()),
+}))
+"""
+
+
+@pytest.mark.parametrize("rank", [0, 5, 63])
+def test_thirteen_billion_weights_take_what_was_planned(rank: int) -> None:
+    """On 64 processes that are not there, in groups of eight; nothing is allocated."""
+    command = [sys.executable, "-c", FAKE, str(rank), "64", "8", "cerebras-gpt/13b"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    held = json.loads(done.stdout)
+    settings = ["model.vocab_size=50257", "system.nproc=64", "system.shard=8"]
+    recipe = load_recipe("cerebras-gpt/13b", [*settings, "system.device=cpu"])
+    planned = training_memory(recipe.model, 1, recipe.optimizer, recipe.system)
+    for part, found in held.items():
+        assert found == pytest.approx(getattr(planned, part), rel=0.02), part
+
+
+def test_checkpointed_activations_change_nothing(corpus: Path, tmp_path: Path) -> None:
+    recipe = [f"data.corpus={corpus}", *RECIPE, "model.dropout=0.1", "train.steps=10"]
+    end(begin(tmp_path, "name=kept", *recipe))
+    end(begin(tmp_path, "name=again", *recipe, "system.activation_checkpointing=true"))
+    assert losses(tmp_path, "kept") == losses(tmp_path, "again")
+    spread = ("evaluate.prompts=[]", "system.shard=0", "--nproc", "2")
+    end(begin(tmp_path, "name=two", *recipe, *spread))
+    end(begin(tmp_path, "name=both", *recipe, *spread, "system.activation_checkpointing=true"))
+    assert losses(tmp_path, "two") == losses(tmp_path, "both")

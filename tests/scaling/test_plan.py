@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wafergpt.config import Model, Optimizer, load_recipe
+from wafergpt.config import Model, Optimizer, System, load_recipe
 from wafergpt.errors import InputError
 from wafergpt.model.gpt import GPT
 from wafergpt.scaling.budget import best_shape, learning_rate, recipe_for, seconds_of
@@ -26,6 +26,7 @@ MACHINE = Machine(
     training_flops={"fp32": RATES, "bf16": {w: 2 * r for w, r in RATES.items()}},
     bandwidth=3e10, softmax_rate=2e8,
 )  # fmt: skip
+BF16 = System(precision="bf16", device="cpu")
 SMALL = ["model.n_layers=2", "model.d_model=64", "model.n_heads=2", "model.vocab_size=1000"]
 
 
@@ -116,12 +117,32 @@ def test_checkpoint_bytes_are_those_of_the_tensors(name: str) -> None:
 
 def test_memory_grows_with_the_batch_and_a_micro_batch_is_found() -> None:
     shape = Model(n_layers=4, d_model=256, n_heads=4, d_ffn=1024, seq_len=256, vocab_size=8192)
-    sizes = [training_memory(shape, n, "bf16", Optimizer()).total for n in (1, 8, 64)]
+    sizes = [training_memory(shape, n, Optimizer(), BF16).total for n in (1, 8, 64)]
     assert sizes == sorted(sizes)
-    fits = micro_batch_that_fits(shape, 64, "bf16", Optimizer(), sizes[1] * 2)
+    fits = micro_batch_that_fits(shape, 64, Optimizer(), BF16, sizes[1] * 2)
     assert 64 % fits == 0
     assert 8 <= fits < 64
-    assert micro_batch_that_fits(shape, 64, "bf16", Optimizer(), 1) == 1
+    assert micro_batch_that_fits(shape, 64, Optimizer(), BF16, 1) == 1
+
+
+def test_spread_and_checkpointed_it_takes_less() -> None:
+    settings_ = ["system.precision=bf16", "train.micro_batch_size=4"]
+    found = {}
+    for extra in (
+        "system.nproc=1", "system.nproc=16", "system.nproc=16 system.shard=0",
+        "system.nproc=16 system.shard=8", "system.activation_checkpointing=true",
+    ):  # fmt: skip
+        recipe = load_recipe("cerebras-gpt/1.3b", [*settings_, *extra.split()])
+        found[extra] = plan(recipe, MACHINE).memory
+    alone, copies, sixteenth, eighth, recomputed = found.values()
+    assert copies == alone
+    for part in ("gradients", "optimizer"):
+        assert getattr(sixteenth, part) == pytest.approx(getattr(alone, part) / 16, rel=1e-6)
+        assert getattr(eighth, part) == pytest.approx(getattr(alone, part) / 8, rel=1e-6)
+    assert sixteenth.gathered > 0 == alone.gathered
+    assert sixteenth.total < eighth.total < 0.6 * alone.total
+    assert recomputed.activations < alone.activations / 5
+    assert recomputed.copies < alone.copies / 5
 
 
 def test_speed_follows_what_was_measured() -> None:

@@ -17,7 +17,7 @@ from wafergpt.errors import InputError
 from wafergpt.parallel.team import Team
 
 
-def spread(network: nn.Module, blocks: nn.ModuleList, team: Team, shard: int) -> None:
+def spread(network: nn.Module, blocks: nn.ModuleList, team: Team, shard: int, device: str) -> None:
     """Spread a network over groups of ``shard`` processes; several groups hold copies (HSDP).
 
     Gradients are then added up over all processes by the backward pass.
@@ -32,7 +32,6 @@ def spread(network: nn.Module, blocks: nn.ModuleList, team: Team, shard: int) ->
         raise InputError(
             f"{team.size} processes do not make groups of system.shard={shard}: choose a divisor"
         )
-    device = next(network.parameters()).device.type
     groups = team.size // shard
     sizes, names = ((groups, shard), ("copies", "shard")) if groups > 1 else ((shard,), ("shard",))
     mesh = init_device_mesh(device, sizes, mesh_dim_names=names)

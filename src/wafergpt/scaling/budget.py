@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 
-from wafergpt.config import Model, Optimizer, Recipe
+from wafergpt.config import Model, Optimizer, Recipe, System
 from wafergpt.errors import InputError
 from wafergpt.scaling.machine import Machine
 from wafergpt.scaling.memory import HEADROOM, training_memory
@@ -150,5 +150,6 @@ def _batch_size(tokens: int, seq_len: int) -> int:
 
 def _fits(model: Model, machine: Machine) -> bool:
     precision = best_precision(machine, model.d_model)
-    need = training_memory(model, 1, precision, Optimizer.model_validate({}), machine.device).total
+    system = System.model_validate({"precision": precision, "device": machine.device})
+    need = training_memory(model, 1, Optimizer.model_validate({}), system).total
     return need <= HEADROOM * machine.memory_available

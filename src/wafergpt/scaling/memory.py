@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from wafergpt.config import Model, Optimizer, Recipe
-from wafergpt.shapes.counts import parameters
+from wafergpt.config import Model, Optimizer, Recipe, System
+from wafergpt.shapes.counts import non_embedding_parameters, parameters
 
 FP32 = 4
 
@@ -18,11 +18,24 @@ RUNTIME_BYTES = {"cpu": 350 << 20, "cuda": 600 << 20, "mps": 600 << 20}
 
 @dataclass(frozen=True)
 class Memory:
-    """Peak bytes of a training, by what fills them."""
+    """Peak bytes of a process that trains, by what fills them.
+
+    Attributes:
+        weights: those that this process holds.
+        copies: of weights in less precision, until the backward pass has used them.
+        gradients: of the weights.
+        optimizer: its state.
+        gathered: where weights are spread, those of one block and of the ends, and their gradients.
+        activations: what the backward pass needs.
+        logits: of a chunk, with the gradient of the head.
+        runtime: of Python and torch.
+    """
 
     weights: int
+    copies: int
     gradients: int
     optimizer: int
+    gathered: int
     activations: int
     logits: int
     runtime: int
@@ -32,8 +45,10 @@ class Memory:
         """All of it."""
         return (
             self.weights
+            + self.copies
             + self.gradients
             + self.optimizer
+            + self.gathered
             + self.activations
             + self.logits
             + self.runtime
@@ -47,29 +62,40 @@ class Memory:
 def training_memory(
     model: Model,
     micro_batch_size: int,
-    precision: str,
     optimizer: Optimizer,
-    device: str = "cpu",
+    system: System,
     *,
     head: bool = True,
 ) -> Memory:
-    """Estimate the peak bytes of training with sequences of ``seq_len`` tokens.
+    """Estimate the peak bytes of training with sequences of ``seq_len`` tokens, in one process.
 
-    Weights and gradients are fp32; bf16 adds a copy of the weights of the blocks, which autocast
-    keeps through the forward pass. What a block keeps for its backward pass follows Korthikanti et
-    al. (arXiv:2205.05198), for a fused attention that never stores its scores. ``head`` is false
-    where no next token is predicted.
+    Weights and gradients are fp32; bf16 adds a copy of the weights of the blocks, which the
+    backward pass needs too. What a block keeps for its backward pass follows Korthikanti et al.
+    (arXiv:2205.05198), for a fused attention that never stores its scores.
+
+    Args:
+        model: the shape.
+        micro_batch_size: sequences of one pass.
+        optimizer: of the recipe.
+        system: device and precision settled.
+        head: whether next tokens are predicted.
     """
-    n = parameters(model)
-    copies = 2 * n if precision == "bf16" else 0
+    n, shards = parameters(model), system.shards
+    block = (non_embedding_parameters(model) - 2 * model.d_model) // model.n_layers
+    ends = n - model.n_layers * block
+    kept_blocks = 1 if system.activation_checkpointing else model.n_layers
+    copies = 2 * (ends + kept_blocks * block) if system.precision == "bf16" else 0
     tokens = micro_batch_size * model.seq_len
     return Memory(
-        weights=FP32 * n + copies,
-        gradients=FP32 * n,
-        optimizer=optimizer_bytes(model, optimizer),
-        activations=tokens * _activation_bytes_per_token(model, precision),
-        logits=_logits_bytes(model, tokens, precision) if head else 0,
-        runtime=RUNTIME_BYTES[device],
+        weights=FP32 * n // shards,
+        copies=copies,
+        gradients=FP32 * n // shards,
+        optimizer=optimizer_bytes(model, optimizer) // shards,
+        # The next block is gathered while one computes.
+        gathered=2 * FP32 * (2 * block + ends) if shards > 1 else 0,
+        activations=tokens * _activation_bytes_per_token(model, system),
+        logits=_logits_bytes(model, tokens, system.precision) if head else 0,
+        runtime=RUNTIME_BYTES[system.device],
     )
 
 
@@ -103,23 +129,22 @@ def disk_bytes(recipe: Recipe) -> int:
 def micro_batch_that_fits(
     model: Model,
     batch_size: int,
-    precision: str,
     optimizer: Optimizer,
+    system: System,
     memory_available: int,
-    device: str = "cpu",
 ) -> int:
     """Return the largest divisor of ``batch_size`` that trains in the memory; 1 if none does."""
     for micro in range(batch_size, 1, -1):
         if batch_size % micro:
             continue
-        need = training_memory(model, micro, precision, optimizer, device).total
+        need = training_memory(model, micro, optimizer, system).total
         if need <= HEADROOM * memory_available:
             return micro
     return 1
 
 
-def _activation_bytes_per_token(model: Model, precision: str) -> int:
-    compute = 2 if precision == "bf16" else FP32
+def _activation_bytes_per_token(model: Model, system: System) -> int:
+    compute = 2 if system.precision == "bf16" else FP32
     d_model = model.d_model
     # The stream before each of the two norms, in fp32 as the residual is.
     stream = 2 * FP32 * d_model
@@ -131,6 +156,9 @@ def _activation_bytes_per_token(model: Model, precision: str) -> int:
     block = stream + matrices + feed_forward + dropout + FP32 * model.n_heads
     # Embeddings, the last norm, and the gradients that flow through one block at a time.
     ends = 6 * FP32 * d_model + 2 * compute * model.d_ffn
+    if system.activation_checkpointing:
+        # What goes into each block, and one block's own.
+        return model.n_layers * FP32 * d_model + block + ends
     return model.n_layers * block + ends
 
 

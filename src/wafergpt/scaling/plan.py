@@ -189,7 +189,7 @@ def plan(recipe: Recipe, machine: Machine, corpus_tokens: int | None = None) -> 
     seconds = tokens / rate + _validation_seconds(resolved, rate, val_tokens)
     if resolved.system.compile == "on":
         seconds += COMPILE_SECONDS[machine.device]
-    memory = _memory(resolved, machine.device)
+    memory = _memory(resolved)
     if memory.total > HEADROOM * machine.memory_available:
         notes.append(_what_would_fit(resolved))
     return Plan(recipe, resolved, tokens, seconds, rate, memory, machine, tuple(notes))
@@ -231,18 +231,15 @@ def _with_vocabulary(recipe: Recipe, facts: CorpusFacts | None, notes: list[str]
 def _with_system(recipe: Recipe, machine: Machine) -> Recipe:
     asked = recipe.system.precision
     precision = best_precision(machine, recipe.model.d_model) if asked == "auto" else asked
+    recipe = recipe.replace(system={"precision": precision, "device": machine.device})
     micro = recipe.train.micro_batch_size or micro_batch_that_fits(
         _running_shape(recipe),
         recipe.train.common_batch,
-        precision,
         recipe.optimizer,
+        recipe.system,
         machine.memory_available,
-        machine.device,
     )
-    return recipe.replace(
-        system={"precision": precision, "device": machine.device},
-        train={"micro_batch_size": micro},
-    )
+    return recipe.replace(train={"micro_batch_size": micro})
 
 
 def _with_horizon(
@@ -279,6 +276,7 @@ def _speed(recipe: Recipe, machine: Machine, compiled: bool) -> float:
         head=recipe.task is None,
         sampled_softmax=recipe.train.sampled_softmax,
         micro_batch_tokens=recipe.train.micro_batch_size * _running_shape(recipe).seq_len,
+        activation_checkpointing=recipe.system.activation_checkpointing,
     )
 
 
@@ -318,13 +316,12 @@ def _validation_seconds(recipe: Recipe, rate: float, val_tokens: int) -> float:
     return looks * min(val_tokens, (evaluate.batches or LOOK_BATCHES) * batch) / (3 * rate)
 
 
-def _memory(recipe: Recipe, device: str) -> Memory:
+def _memory(recipe: Recipe) -> Memory:
     return training_memory(
         _running_shape(recipe),
         recipe.train.micro_batch_size,
-        recipe.system.precision,
         recipe.optimizer,
-        device,
+        recipe.system,
         head=recipe.task is None,
     )
 

@@ -53,6 +53,7 @@ def tokens_per_second(
     head: bool = True,
     sampled_softmax: int = 0,
     micro_batch_tokens: int = 0,
+    activation_checkpointing: bool = False,
 ) -> float:
     """Estimate training speed from the probe.
 
@@ -65,13 +66,15 @@ def tokens_per_second(
         head: whether next tokens are predicted; else only the blocks work.
         sampled_softmax: as in the recipe.
         micro_batch_tokens: of one forward pass, which sets a sampled softmax's size.
+        activation_checkpointing: whether blocks go forward twice.
     """
     name = precision if precision in machine.training_flops else "fp32"
     softmax = model.vocab_size if head else 0
     if sampled_softmax:
         own = BATCH_WORDS[0] * micro_batch_tokens ** BATCH_WORDS[1]
         softmax = min(softmax, round(own) + sampled_softmax)
-    flops = flops_executed(model) - 6.0 * (model.vocab_size - softmax) * model.d_model
+    blocks = flops_executed(model) - 6.0 * model.vocab_size * model.d_model
+    flops = (4 / 3 if activation_checkpointing else 1.0) * blocks + 6.0 * softmax * model.d_model
     loss = LOSS_PASSES * softmax / machine.softmax_rate
     compute = flops / (BLOCK_SHARE * machine.training_rate(name, model.d_model))
     if compiled:

@@ -233,7 +233,13 @@ class Loop:
 
 def autocast(recipe: Recipe, device: torch.device) -> torch.autocast:
     """Return the context in which the recipe's precision computes."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=recipe.system.precision == "bf16")
+    return torch.autocast(
+        device.type,
+        torch.bfloat16,
+        enabled=recipe.system.precision == "bf16",
+        # A cached copy would outlive the weights that were gathered for a block.
+        cache_enabled=recipe.system.shards == 1,
+    )
 
 
 def reseed(seed: int, step: int, micro_step: int, rank: int = 0) -> None:

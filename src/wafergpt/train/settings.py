@@ -8,7 +8,7 @@ from dataclasses import asdict
 import torch
 import yaml
 
-from wafergpt.config import Recipe, System, load_recipe, recipe_from
+from wafergpt.config import Recipe, load_recipe, recipe_from
 from wafergpt.devices.allocator import keep_freed_memory
 from wafergpt.devices.detect import resolve_device, resolve_precision
 from wafergpt.devices.probe import probe
@@ -79,21 +79,16 @@ def _resolved(recipe: Recipe, team: Team) -> tuple[Recipe, Machine]:
         raise InputError(f"several processes train on CPUs only so far, not on {device}")
     machine = probe(device)
     precision = resolve_precision(recipe.system.precision, device, machine, recipe.model.d_model)
-    system = System(
-        device=device,
-        precision=precision,
-        compile=recipe.system.compile,
-        threads=recipe.system.threads or max(1, machine.cores // team.on_this_machine),
-        nproc=team.size,
-        shard=recipe.system.shard,
-        timeout=recipe.system.timeout,
+    recipe = recipe.replace(
+        system={
+            "device": device,
+            "precision": precision,
+            "threads": recipe.system.threads or max(1, machine.cores // team.on_this_machine),
+            "nproc": team.size,
+        }
     )
+    memory = machine.memory_available // team.on_this_machine
     micro = recipe.train.micro_batch_size or micro_batch_that_fits(
-        recipe.model,
-        recipe.train.common_batch,
-        precision,
-        recipe.optimizer,
-        machine.memory_available // team.on_this_machine,
-        device,
+        recipe.model, recipe.train.common_batch, recipe.optimizer, recipe.system, memory
     )
-    return recipe.replace(system=system, train={"micro_batch_size": micro}), machine
+    return recipe.replace(train={"micro_batch_size": micro}), machine

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,10 +81,11 @@ class Trainer:
         self.signals = Signals()
         self._blocks = blocks
         network.to(self.device)
-        shard = recipe.system.shard or team.size
-        self.spread = team.size > 1 and shard > 1
+        if recipe.system.activation_checkpointing:
+            _checkpoint_activations(blocks)
+        self.spread = recipe.system.shards > 1
         if self.spread:
-            spread(network, blocks, team, shard)
+            spread(network, blocks, team, recipe.system.shards, self.device.type)
         names = [name for name, _ in network.named_parameters()]
         by_name = rules(recipe.model, recipe.optimizer.name, names)
         optimizer = Optimizer(network.named_parameters(), recipe.optimizer, by_name)
@@ -357,6 +359,13 @@ class Trainer:
             return self.state.weights_sha256()
         # No process has them whole, but the last checkpoint does.
         return weights_sha256(Stored(checkpoint.every(self._run)[-1], WEIGHTS))
+
+
+def _checkpoint_activations(blocks: nn.ModuleList) -> None:
+    from torch.utils.checkpoint import checkpoint as recomputed
+
+    for block in blocks:
+        block.forward = partial(recomputed, block.forward, use_reentrant=False)
 
 
 def _warn_of_the_disk(run: Run, recipe: Recipe) -> None:
