@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import subprocess
 import sys
 import time
@@ -49,3 +51,24 @@ def wait_for_step(root: Path, name: str, step: int) -> None:
     while not path.exists() or path.read_text().count("\n") < step:
         assert time.monotonic() < deadline, f"{path} does not reach step {step}"
         time.sleep(0.002)
+
+
+def run_script(script: str, size: int, *arguments: str) -> list[str]:
+    """Run a script as so many processes of one training; return what each has printed."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    place = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, *arguments],
+            env=os.environ | place | {"RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(size)
+    ]
+    outputs = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0] * size, outputs
+    return [output for output, _ in outputs]

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -22,10 +19,12 @@ from tests.parallel.processes import (
     end,
     followers,
     losses,
+    run_script,
     wait_for_step,
 )
 from wafergpt.parallel.team import Team
 from wafergpt.run import Run
+from wafergpt.train import checkpoint
 
 pytestmark = pytest.mark.slow
 
@@ -160,28 +159,46 @@ os._exit(0)
 
 
 def test_what_is_sick_in_one_process_is_left_out_by_all(corpus: Path, tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     recipe = [f"data.corpus={corpus}", "name=run", *RECIPE]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", SICK, str(tmp_path), *recipe],
-            env=os.environ | place | {"RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    outputs = [process.communicate(timeout=120) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs
-    words = [output.split() for output, _ in outputs]
+    outputs = run_script(SICK, 2, str(tmp_path), *recipe)
+    words = [output.split() for output in outputs]
     assert [word[0] for word in words] == ["leader", "follower"]
     assert words[0][1] == words[1][1]
     left_out = Run.find("run", tmp_path).read("result")["left_out"]
     assert left_out == [[16, 24, "the loss is nan"]]
+
+
+FLIPPED = """
+import os, sys
+from pathlib import Path
+import torch
+from wafergpt.errors import RunFailed
+from wafergpt.train import pretrain as module
+
+objective = module.language_objective
+calls = []
+def flipping(recipe, model, batch):
+    calls.append(0)
+    if os.environ["RANK"] == "1" and len(calls) == 30:
+        with torch.no_grad():
+            model.position.weight.view(torch.int32)[3, 5] ^= 1 << 20
+    return objective(recipe, model, batch)
+module.language_objective = flipping
+try:
+    module.pretrain(None, sys.argv[2:], root=Path(sys.argv[1]))
+except RunFailed as error:
+    print(error, flush=True)
+os._exit(0)
+"""
+
+
+def test_one_flipped_bit_in_a_copy_of_the_weights_is_found(corpus: Path, tmp_path: Path) -> None:
+    recipe = [f"data.corpus={corpus}", "name=run", "system.timeout=20", *RECIPE]
+    leader, _ = run_script(FLIPPED, 2, str(tmp_path), *recipe)
+    assert "at step 20 the weights of process 1 are not those of process 0" in leader
+    assert [folder.name for folder in checkpoint.every(Run.find("run", tmp_path))][-1:] == [
+        "step-00000010"
+    ]
 
 
 def test_more_processes_than_sequences_are_refused(corpus: Path, tmp_path: Path) -> None:

@@ -42,7 +42,9 @@ class Order(IntEnum):
     """Work out the loss of validation samples: the first one, and how many."""
     SAVE = 6
     """Write what each one holds into a checkpoint."""
-    END = 7
+    CHECK = 7
+    """Tell the checksum of the weights that each one holds."""
+    END = 8
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,16 @@ class Team:
         with _explained():
             dist.all_reduce(total)
         return total.tolist()
+
+    def of_each(self, value: int) -> list[int]:
+        """Return every process' ``value``, by rank."""
+        if self.size == 1:
+            return [value]
+        values = torch.zeros(self.size, dtype=torch.int64)
+        values[self.rank] = value
+        with _explained():
+            dist.all_reduce(values)
+        return values.tolist()
 
     def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Add up the gradients over all processes; who has none adds nothing."""

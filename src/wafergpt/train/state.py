@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from wafergpt.parallel.sharding import Part
 from wafergpt.train.optimizers import Optimizer
 
 Row = dict[str, Any]
@@ -60,6 +61,12 @@ class TrainState:
     def weights_sha256(self) -> str:
         """Return a hash of all weights."""
         return weights_sha256(self.model.state_dict())
+
+
+def weights_checksum(weights: Mapping[str, Tensor]) -> int:
+    """Return the sum of all bits of the weights that this process holds, as whole numbers."""
+    sums = [Part.of(t).values.view(torch.int32).sum(dtype=torch.int64) for t in weights.values()]
+    return int(torch.stack(sums).sum()) if sums else 0
 
 
 def weights_sha256(weights: Mapping[str, Tensor]) -> str:

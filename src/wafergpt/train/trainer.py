@@ -37,6 +37,7 @@ from wafergpt.train.callbacks.recording import Recording
 from wafergpt.train.callbacks.samples import Samples
 from wafergpt.train.callbacks.saving import Saving
 from wafergpt.train.callbacks.tracking import trackers
+from wafergpt.train.following import give_state, obey, require_same_copies
 from wafergpt.train.loop import Callback, Loop, Objective
 from wafergpt.train.optimizers import Optimizer
 from wafergpt.train.saver import PartSaver, Saver
@@ -190,55 +191,8 @@ class Trainer:
             # Whoever sends them to all means the leader.
             signal.signal(number, signal.SIG_IGN)
         with closing(PartSaver(self.recipe.checkpoint, self.team)) as saver:
-            self._follow(saver)
+            obey(self.loop, saver, self._compile)
         return Run(Path(self.team.told()))
-
-    def _follow(self, saver: PartSaver) -> None:
-        state = self.state
-        while True:
-            order, numbers = self.team.next_order()
-            if order is Order.GRADIENTS:
-                step, first, size = map(int, numbers)
-                state.step = step
-                self.loop.backward(first, size)
-            elif order is Order.LOOK:
-                first, size = map(int, numbers[:2])
-                self.loop.looked(first, size)
-            elif order is Order.SAVE:
-                saver.save(state)
-            elif order is Order.APPLY:
-                state.optimizer.step(numbers[0])
-            elif order is Order.DISCARD:
-                state.optimizer.clear()
-            elif order is Order.STATE:
-                self._share_state()
-            elif order is Order.COMPILE:
-                self._compile(bool(numbers[0]))
-            else:
-                return
-
-    def _give_state(self, folder: Path | None) -> None:
-        """Have everyone take over the leader's weights and moments.
-
-        Where they are spread, everyone reads its part of the checkpoint that the leader has read;
-        without one all have begun alike.
-        """
-        if self.team.size > 1 and (folder or not self.spread):
-            self.team.order(Order.STATE)
-            self._share_state(folder)
-
-    def _share_state(self, folder: Path | None = None) -> None:
-        state = self.state
-        if self.spread:
-            told = self.team.told(str(folder))
-            if self.team.follows:
-                checkpoint.load(state, Path(told))
-            return
-        weights = self.team.given(state.model.state_dict(), self.device)
-        moments = self.team.given(state.optimizer.state_tensors(), self.device)
-        if self.team.follows:
-            state.model.load_state_dict(weights)
-            state.optimizer.load_state_tensors(moments)
 
     def train(
         self,
@@ -292,7 +246,7 @@ class Trainer:
             # From here on, whatever happens, there is something to resume.
             self._save(self.state, wait=True)
             folder = None
-        self._give_state(folder)
+        give_state(self.loop, folder)
         run.save_recipe(self.recipe)
         callbacks: list[Callback] = [Evaluation(judge, self.recipe.evaluate, steps)]
         if write_on is not None and self.recipe.evaluate.prompts:
@@ -318,6 +272,7 @@ class Trainer:
 
     def _save(self, state: TrainState, wait: bool = False) -> None:
         assert self._saver is not None
+        require_same_copies(self.loop)
         self._saver.save(state)
         if wait:
             self._saver.wait()
@@ -326,7 +281,7 @@ class Trainer:
         assert self._run is not None
         assert self._saver is not None
         self._saver.wait()
-        self._give_state(checkpoint.resume(self.state, self._run))
+        give_state(self.loop, checkpoint.resume(self.state, self._run))
         self._run.rewind(self.state.step)
 
     def result(self) -> dict[str, Any]:
