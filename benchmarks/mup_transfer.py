@@ -240,7 +240,7 @@ def main() -> None:
     """Sweep, draw, and print a table in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--widths", nargs="*", type=int, default=[64, 128, 256, 512])
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--out", type=Path, default=Path("mup-transfer"))
     choice = parser.parse_args()
