@@ -246,8 +246,7 @@ class System(Section):
     nproc: int = Field(1, ge=1, le=1 << 16)
     """Processes that share each batch."""
     shard: int = Field(1, ge=0)
-    """Processes that weights, gradients and moments are spread over; 0: all. Each group of so many
-    holds a copy."""
+    """Processes that weights, gradients and moments are spread over, each group a copy; 0: all."""
     activation_checkpointing: bool = False
     """Keep only what goes into a block, and work out again what its backward pass needs."""
     timeout: float = Field(1800.0, ge=1)
@@ -257,6 +256,17 @@ class System(Section):
     def shards(self) -> int:
         """Parts that the weights are in."""
         return self.shard or self.nproc
+
+    def require_groups(self, nproc: int) -> None:
+        """Check that so many processes make whole groups of ``shard``.
+
+        Raises:
+            InputError: if they do not.
+        """
+        if self.shard and nproc % self.shard:
+            raise InputError(
+                f"{nproc} processes do not make groups of system.shard={self.shard}; 0 is all of them"
+            )
 
     @model_validator(mode="before")
     @classmethod

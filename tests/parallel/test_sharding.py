@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ import torch
 from benchmarks import soak
 from tests.parallel.processes import RECIPE, STEPS, begin, end, followers, losses, wait_for_step
 from wafergpt.config import load_recipe
+from wafergpt.errors import RunFailed
 from wafergpt.run import Run
 from wafergpt.scaling.memory import training_memory
 from wafergpt.train import checkpoint
@@ -109,10 +111,30 @@ def _damaged_parts_are_found(run: Run) -> None:
             path.write_bytes(data)
     # An index that names other rows, in a manifest that agrees with it.
     index = json.loads((folder / SHARDS).read_text())
-    index["model"]["embedding.weight"]["parts"][1]["start"] += 1
+    parts = index["model"]["embedding.weight"]["parts"]
+    parts[1]["start"] += 1
     (folder / SHARDS).write_text(json.dumps(index))
-    with pytest.raises(ValueError, match=r"the parts of embedding\.weight are not the whole"):
-        Stored(folder, WEIGHTS)["embedding.weight"]
+    with pytest.raises(RunFailed, match="leaves something out"):
+        Stored(folder, WEIGHTS)
+    hostile: list[dict[str, Any]] = [
+        {"shape": [], "parts": []},
+        {"shape": [4], "parts": [{"file": "../x", "start": 0, "rows": 4}]},
+        {"shape": [4], "parts": [{"file": "model-\0", "start": 0, "rows": 4}]},
+        {"shape": [4], "parts": [{"file": parts[0]["file"], "start": 0, "rows": 1 << 70}]},
+        {"shape": "x", "parts": 3},
+        {"shape": [1], "parts": [{"file": parts[0]["file"], "start": None, "rows": 1}]},
+    ]
+    for value in (*hostile, None, []):
+        index["model"] = {"a": value}
+        (folder / SHARDS).write_text(json.dumps(index))
+        with pytest.raises(RunFailed):
+            Stored(folder, WEIGHTS)
+        assert checkpoint.damage(folder) is not None
+    # Right in itself, but no file has it.
+    index["model"] = {"a": {"shape": [1], "parts": [{**parts[0], "rows": 1}]}}
+    (folder / SHARDS).write_text(json.dumps(index))
+    with pytest.raises(RunFailed, match="a"):
+        Stored(folder, WEIGHTS)["a"]
     assert weights["embedding.weight"].shape == (270, 32)
 
 

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wafergpt.errors import InputError
 from wafergpt.parallel.team import Team
 
 
@@ -21,17 +20,10 @@ def spread(network: nn.Module, blocks: nn.ModuleList, team: Team, shard: int, de
     """Spread a network over groups of ``shard`` processes; several groups hold copies (HSDP).
 
     Gradients are then added up over all processes by the backward pass.
-
-    Raises:
-        InputError: if the processes do not make whole groups.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    if team.size % shard:
-        raise InputError(
-            f"{team.size} processes do not make groups of system.shard={shard}: choose a divisor"
-        )
     groups = team.size // shard
     sizes, names = ((groups, shard), ("copies", "shard")) if groups > 1 else ((shard,), ("shard",))
     mesh = init_device_mesh(device, sizes, mesh_dim_names=names)

@@ -166,6 +166,11 @@ def plan(recipe: Recipe, machine: Machine, corpus_tokens: int | None = None) -> 
             horizon is in epochs and there is no corpus.
     """
     notes: list[str] = []
+    recipe.system.require_groups(recipe.system.nproc)
+    if recipe.system.nproc > 1:
+        notes.append(
+            f"memory is that of one of {recipe.system.nproc} processes, alone on a machine"
+        )
     facts = None
     if corpus_tokens is None and recipe.data.corpus is not None:
         facts = read_corpus(recipe.data.corpus)

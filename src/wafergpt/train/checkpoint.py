@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -45,11 +46,13 @@ class Shared:
         folder: the temporary one, which the leader has made.
         size: how many processes.
         timeout: seconds in which all must have written.
+        given_up: set when they are not to be waited for any more.
     """
 
     folder: Path
     size: int
     timeout: float
+    given_up: threading.Event
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,7 @@ def _write(run: Run, snapshot: Snapshot, shared: Shared | None = None) -> Path:
             manifest = write_whole(snapshot.tensors, temporary)
         else:
             write_part(snapshot.tensors, temporary, 0, shared.size)
-            manifest = join_parts(temporary, shared.size, shared.timeout)
+            manifest = join_parts(temporary, shared.size, shared.timeout, shared.given_up)
         (temporary / STATE).write_text(json.dumps(snapshot.scalars), encoding="utf-8")
         manifest[STATE] = entry(temporary / STATE)
         (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
@@ -203,13 +206,14 @@ def damage(folder: Path) -> str | None:
     return None
 
 
-def load(state: TrainState, folder: Path) -> None:
-    """Take over a verified checkpoint.
+def load(state: TrainState, folder: Path, verified: bool = False) -> None:
+    """Take over a checkpoint; unless another process has verified it just now, do so first.
 
     Raises:
         DamagedCheckpointError: if it is not what was written.
     """
-    verify(folder)
+    if not verified:
+        verify(folder)
     try:
         _fill(state.model.state_dict(), Stored(folder, WEIGHTS))
         state.optimizer.load_state_tensors(Stored(folder, MOMENTS))

@@ -57,7 +57,7 @@ def _share_state(loop: Loop, folder: Path | None = None) -> None:
     if loop.spread:
         told = team.told(str(folder))
         if team.follows:
-            checkpoint.load(state, Path(told))
+            checkpoint.load(state, Path(told), verified=True)
         return
     weights = team.given(state.model.state_dict(), loop.device)
     moments = team.given(state.optimizer.state_tensors(), loop.device)
@@ -81,8 +81,8 @@ def require_same_copies(loop: Loop) -> None:
         if found != sums[rank % shards]:
             raise RunFailed(
                 f"at step {loop.state.step} the weights of process {rank} are not those of "
-                f"process {rank % shards}, whose copy they are: a memory or a device is faulty. "
-                "Nothing of it was saved; --resume goes on from before"
+                f"process {rank % shards}, whose copy they are: a memory or a device is faulty, "
+                "or their processors differ. Nothing of it was saved; --resume goes on from before"
             )
 
 

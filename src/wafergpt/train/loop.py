@@ -237,8 +237,8 @@ def autocast(recipe: Recipe, device: torch.device) -> torch.autocast:
         device.type,
         torch.bfloat16,
         enabled=recipe.system.precision == "bf16",
-        # A cached copy would outlive the weights that were gathered for a block.
-        cache_enabled=recipe.system.shards == 1,
+        # A cached copy would outlive its block.
+        cache_enabled=recipe.system.shards == 1 and not recipe.system.activation_checkpointing,
     )
 
 

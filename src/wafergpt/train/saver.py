@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from wafergpt import config
+from wafergpt.errors import TeamLost
 from wafergpt.parallel.team import ALONE, Order, Team
 from wafergpt.run import Run
 from wafergpt.train import checkpoint
@@ -31,6 +33,7 @@ class Saver:
     ) -> None:
         self._run, self._settings = run, settings
         self._writers, self._timeout = writers, timeout
+        self._given_up = threading.Event()
         self._thread = BackgroundWriter(settings.background)
         self._saved: str | None = None
         self._longest = 0.0
@@ -49,7 +52,7 @@ class Saver:
             folder = checkpoint.begin_shared(self._run, state.step)
             self._writers.order(Order.SAVE)
             self._writers.told(str(folder))
-            shared = checkpoint.Shared(folder, self._writers.size, self._timeout)
+            shared = checkpoint.Shared(folder, self._writers.size, self._timeout, self._given_up)
         snapshot = checkpoint.Snapshot.of(state, copied=self._settings.background)
         self._thread.begin(lambda: self._write(snapshot, scalars, shared))
 
@@ -69,6 +72,16 @@ class Saver:
     def wait(self) -> None:
         """Return when all is on the disk; raise what kept it from getting there."""
         self._thread.wait()
+
+    def __enter__(self) -> Saver:
+        """Save until the end of the block."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Wait, but not for the parts of processes that are lost; end the thread."""
+        if kind is not None and issubclass(kind, TeamLost):
+            self._given_up.set()
+        self.close()
 
     def close(self) -> None:
         """Wait, and end the thread."""

@@ -60,6 +60,7 @@ def resolve_system(recipe: Recipe, team: Team = ALONE) -> tuple[Recipe, Machine]
         InputError: if the device is not here, or there are more processes than sequences.
     """
     recipe.train.require_enough_for(team.size)
+    recipe.system.require_groups(team.size)
     told = None
     if not team.follows:
         resolved, machine = _resolved(recipe, team)

@@ -7,8 +7,11 @@ each whole tensor, and where the rows of each part begin in it.
 from __future__ import annotations
 
 import json
+import re
+import threading
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +33,10 @@ Entry = dict[str, Any]
 """Of a manifest: ``bytes`` and ``sha256`` of a file."""
 
 
-class UnreadableTensorsError(ValueError):
+PART_FILE = re.compile(rf"({WEIGHTS}|{MOMENTS})-\d{{5,}}-of-\d{{5,}}\.safetensors")
+
+
+class UnreadableTensorsError(RunFailed, ValueError):
     """The tensors or their index are not what was written."""
 
 
@@ -53,7 +59,21 @@ def entry(path: Path) -> Entry:
 
 
 def write_part(kinds: Mapping[str, Mapping[str, Part]], folder: Path, rank: int, size: int) -> None:
-    """Write what one of ``size`` processes holds; its list appears when all is on the disk."""
+    """Write what one of ``size`` processes holds; its list appears when all is on the disk.
+
+    What goes wrong is left beside it, for those who wait for the list.
+    """
+    try:
+        _write_part(kinds, folder, rank, size)
+    except Exception as error:
+        with suppress(OSError):
+            (folder / _failure_name(rank)).write_text(f"{error}", encoding="utf-8")
+        raise
+
+
+def _write_part(
+    kinds: Mapping[str, Mapping[str, Part]], folder: Path, rank: int, size: int
+) -> None:
     manifest: dict[str, Entry] = {}
     shards: dict[str, dict[str, Any]] = {}
     for kind, parts in kinds.items():
@@ -68,21 +88,41 @@ def write_part(kinds: Mapping[str, Mapping[str, Part]], folder: Path, rank: int,
         files.sync(path)
         manifest[path.name] = entry(path)
         shards[kind] = {
-            name: {"shape": part.shape, "parts": [{"file": path.name, "start": part.start}]}
+            name: {
+                "shape": part.shape,
+                "parts": [
+                    {
+                        "file": path.name,
+                        "start": part.start,
+                        "rows": len(part.values) if part.shape else 1,
+                    }
+                ],
+            }
             for name, part in mine.items()
         }
-    files.write_json(folder / _list_name(rank), {"files": manifest, "shards": shards})
+    hidden = files.beside(folder / _list_name(rank))
+    hidden.write_text(json.dumps({"files": manifest, "shards": shards}), encoding="utf-8")
+    files.sync(hidden)
+    # The last thing: as soon as it is there, the folder may have another name.
+    hidden.replace(folder / _list_name(rank))
 
 
 def _list_name(rank: int) -> str:
     return f"part-{rank:05d}.json"
 
 
-def join_parts(folder: Path, size: int, timeout: float) -> dict[str, Entry]:
+def _failure_name(rank: int) -> str:
+    return f"part-{rank:05d}.failed"
+
+
+def join_parts(
+    folder: Path, size: int, timeout: float, given_up: threading.Event
+) -> dict[str, Entry]:
     """Wait for the parts of ``size`` processes, write their index, and return the manifest.
 
     Raises:
-        RunFailed: if one does not come within ``timeout`` seconds.
+        RunFailed: if one could not be written, does not come within ``timeout`` seconds, or when
+            it is given up; or if together they are not the whole.
     """
     manifest: dict[str, Entry] = {}
     shards: dict[str, dict[str, Any]] = {WEIGHTS: {}, MOMENTS: {}}
@@ -90,7 +130,12 @@ def join_parts(folder: Path, size: int, timeout: float) -> dict[str, Entry]:
     for rank in range(size):
         path = folder / _list_name(rank)
         while not path.exists():
-            if time.monotonic() > deadline:
+            if (failure := folder / _failure_name(rank)).exists():
+                raise RunFailed(
+                    f"process {rank} could not write its part of {folder}: "
+                    f"{failure.read_text(encoding='utf-8')}"
+                )
+            if given_up.is_set() or time.monotonic() > deadline:
                 raise RunFailed(f"process {rank} did not write its part of {folder}")
             time.sleep(0.01)
         part = json.loads(path.read_text(encoding="utf-8"))
@@ -102,6 +147,8 @@ def join_parts(folder: Path, size: int, timeout: float) -> dict[str, Entry]:
         path.unlink()
     index = folder / SHARDS
     index.write_text(json.dumps(shards), encoding="utf-8")
+    for kind in shards:
+        _index(folder, kind)
     return manifest | {SHARDS: entry(index)}
 
 
@@ -123,19 +170,22 @@ def file_names(folder: Path) -> set[str]:
 def _index(folder: Path, kind: str) -> dict[str, Any]:
     try:
         index: dict[str, Any] = json.loads((folder / SHARDS).read_text(encoding="utf-8"))[kind]
-        sound = all(
-            all(isinstance(n, int) and n >= 0 for n in value["shape"])
-            and all(
-                isinstance(part["start"], int) and Path(part["file"]).name == part["file"]
-                for part in value["parts"]
-            )
-            for value in index.values()
-        )
+        sound = all(_is_whole(**value) for value in index.values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         sound = False
     if not sound:
-        raise UnreadableTensorsError(f"{folder / SHARDS} cannot be read")
+        raise UnreadableTensorsError(f"{folder / SHARDS} cannot be read, or leaves something out")
     return index
+
+
+def _is_whole(shape: Any, parts: Any) -> bool:
+    """Say whether parts, as an index has them, follow each other from the first row to the last."""
+    end = 0
+    for part in sorted(parts, key=lambda part: int(part["start"])):
+        if part["start"] != end or part["rows"] < 1 or not PART_FILE.fullmatch(part["file"]):
+            return False
+        end += part["rows"]
+    return all(isinstance(n, int) for n in (*shape, end)) and end == (shape[0] if shape else 1)
 
 
 class Stored(Mapping[str, Tensor]):
@@ -173,17 +223,16 @@ class Stored(Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Tensor:
         value = self._index[name]
-        parts = [
-            (part["start"], self._open(part["file"]).get_tensor(name)) for part in value["parts"]
-        ]
-        if value["shape"] is None or not value["shape"]:
-            tensor: Tensor = parts[0][1]
-            return tensor
-        parts.sort(key=lambda part: part[0])
-        ends = [start + len(values) for start, values in parts]
-        if [start for start, _ in parts] != [0, *ends[:-1]] or ends[-1] != value["shape"][0]:
+        try:
+            parts = sorted(value["parts"], key=lambda part: part["start"])
+            tensors = [self._open(part["file"]).get_tensor(name) for part in parts]
+            tensor: Tensor = torch.cat(tensors) if value["shape"] else tensors[0]
+        except (SafetensorError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise UnreadableTensorsError(f"{self._folder}: {name}: {reason}") from None
+        if value["shape"] is not None and list(tensor.shape) != value["shape"]:
             raise UnreadableTensorsError(f"{self._folder}: the parts of {name} are not the whole")
-        return torch.cat([values for _, values in parts])
+        return tensor
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._index)

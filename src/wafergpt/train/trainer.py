@@ -209,7 +209,7 @@ class Trainer:
         try:
             writers = self.team if self.spread else ALONE
             saver = Saver(run, self.recipe.checkpoint, writers, self.recipe.system.timeout)
-            with run.held(), closing(saver):
+            with run.held(), saver:
                 self._run, self._saver = run, saver
                 self._train(run, judge, write_on, resumed)
             run.write("result", self.result())
@@ -241,12 +241,12 @@ class Trainer:
             looks = self.state.callbacks.get("looks_without_gain", 0)
             self.state.finished = 0 < self.recipe.evaluate.patience <= looks
             say(f"going on from {folder}")
+            give_state(self.loop, folder)
         else:
             _warn_of_the_disk(run, self.recipe)
+            give_state(self.loop, None)
             # From here on, whatever happens, there is something to resume.
             self._save(self.state, wait=True)
-            folder = None
-        give_state(self.loop, folder)
         run.save_recipe(self.recipe)
         callbacks: list[Callback] = [Evaluation(judge, self.recipe.evaluate, steps)]
         if write_on is not None and self.recipe.evaluate.prompts:
