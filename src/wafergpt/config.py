@@ -265,7 +265,7 @@ class System(Section):
         """
         if self.shard and nproc % self.shard:
             raise InputError(
-                f"{nproc} processes do not make groups of system.shard={self.shard}; 0 is all of them"
+                f"{nproc} processes do not make groups of system.shard={self.shard}; 0 is all"
             )
 
     @model_validator(mode="before")
