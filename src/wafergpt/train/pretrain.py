@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from wafergpt.config import Recipe, load_recipe
-from wafergpt.data.batches import Batch, LanguageBatches
+from wafergpt.data.batches import Batch, Batches, LanguageBatches
 from wafergpt.data.corpus import Corpus
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
@@ -133,9 +133,12 @@ def validation_loss(run: Run) -> float:
             loss = language_objective(recipe, gpt, batch.to(device))
         return float(loss), batch.weight
 
-    at_once = recipe.train.micro_batch_size
-    samples = min(at_once * recipe.evaluate.batches, batches.samples_per_epoch)
-    return mean_loss(gpt, samples, at_once, look)
+    return mean_loss(gpt, _samples(recipe, batches), recipe.train.micro_batch_size, look)
+
+
+def _samples(recipe: Recipe, batches: Batches) -> int:
+    """Return how many validation samples a look reads, the same whatever the processes."""
+    return min(recipe.train.micro_batch_size * recipe.evaluate.batches, batches.samples_per_epoch)
 
 
 def _same_tokens(begun: Run, corpus: Corpus) -> None:
@@ -225,11 +228,9 @@ def _judge(trainer: Trainer, corpus: Corpus) -> Callable[[], dict[str, float]]:
 
     def judge() -> dict[str, float]:
         assert loop.validation is not None
-        recipe, at_once = loop.recipe, loop.recipe.train.micro_batch_size
-        samples = min(at_once * recipe.evaluate.batches, loop.validation.samples_per_epoch)
-        loss = mean_loss(
-            loop.state.model, samples, at_once * loop.team.size, loop.look, loop.signals.poll
-        )
+        samples = _samples(loop.recipe, loop.validation)
+        at_once = loop.recipe.train.micro_batch_size * loop.team.size
+        loss = mean_loss(loop.state.model, samples, at_once, loop.look, loop.signals.poll)
         return {"val_loss": loss, "val_bits_per_byte": loss * nats_to_bits_per_byte}
 
     return judge

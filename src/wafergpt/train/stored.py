@@ -160,11 +160,8 @@ def file_names(folder: Path) -> set[str]:
     """
     if not (folder / SHARDS).exists():
         return {whole_file(WEIGHTS), whole_file(MOMENTS)}
-    names = {SHARDS}
-    for kind in (WEIGHTS, MOMENTS):
-        for value in _index(folder, kind).values():
-            names |= {part["file"] for part in value["parts"]}
-    return names
+    tensors = [v for kind in (WEIGHTS, MOMENTS) for v in _index(folder, kind).values()]
+    return {SHARDS, *(part["file"] for value in tensors for part in value["parts"])}
 
 
 def _index(folder: Path, kind: str) -> dict[str, Any]:
