@@ -33,8 +33,13 @@ class Run:
     checkpoint: Path | None = None
 
     @classmethod
-    def create(cls, recipe: Recipe, root: Path = RUNS) -> Run:
-        """Make a new run folder for ``recipe``.
+    def create(cls, recipe: Recipe, root: Path = RUNS, asked: Recipe | None = None) -> Run:
+        """Make a new run folder for ``recipe``; it appears whole or not at all.
+
+        Args:
+            recipe: whose name it takes.
+            root: the folder that holds runs.
+            asked: the recipe before anything was derived or detected, if that is kept.
 
         Raises:
             InputError: if the folder exists.
@@ -44,8 +49,12 @@ class Run:
             raise InputError(
                 f"{run.path} exists: go on with --resume {run.path}, or choose another name=NAME"
             )
-        run.checkpoints.mkdir(parents=True)
-        run.save_recipe(recipe)
+        with files.appearing(run.path) as temporary:
+            unfinished = cls(temporary)
+            unfinished.checkpoints.mkdir()
+            unfinished.save_recipe(recipe)
+            if asked is not None:
+                unfinished.write("asked", asked.model_dump(mode="json"))
         return run
 
     @classmethod

@@ -7,6 +7,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -24,8 +26,8 @@ RECIPE = [
 COMMAND = [sys.executable, "-c", "from wafergpt.cli import main; main()"]
 
 
-def begin(root: Path, *arguments: str) -> subprocess.Popen[str]:
-    command = [*COMMAND, "pretrain", "--runs", str(root), *arguments]
+def begin(root: Path, *arguments: str, launcher: Sequence[str] = ()) -> subprocess.Popen[str]:
+    command = [*launcher, *COMMAND, "pretrain", "--runs", str(root), *arguments]
     return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
@@ -39,11 +41,14 @@ def losses(root: Path, name: str) -> list[float]:
     return [row["loss"] for row in Run.find(name, root).metrics()]
 
 
-def followers(process: subprocess.Popen[str], count: int) -> list[psutil.Process]:
-    """Return the processes but the leader, once all are there."""
-    while len(children := psutil.Process(process.pid).children()) < count:
+def ranked(process: subprocess.Popen[str], rank: int) -> psutil.Process:
+    """Return one of the processes that a launcher has started, once it is there."""
+    while True:
+        for child in psutil.Process(process.pid).children(recursive=True):
+            with suppress(psutil.Error):
+                if child.environ().get("RANK") == str(rank):
+                    return child
         time.sleep(0.01)
-    return sorted(children, key=lambda child: child.pid)[1:]
 
 
 def wait_for_step(root: Path, name: str, step: int) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -17,8 +19,8 @@ from tests.parallel.processes import (
     STEPS,
     begin,
     end,
-    followers,
     losses,
+    ranked,
     run_script,
     wait_for_step,
 )
@@ -63,7 +65,7 @@ def test_a_killed_process_is_named_and_fewer_go_on(
 ) -> None:
     slow = ("train.steps=50", "system.timeout=20")
     process = begin(tmp_path, "name=run", f"data.corpus={corpus}", *RECIPE, *slow, "--nproc", "4")
-    victim = followers(process, 4)[1]
+    victim = ranked(process, 2)
     wait_for_step(tmp_path, "run", 15)
     victim.kill()
     errors = end(process, code=1)
@@ -81,7 +83,7 @@ def test_a_killed_process_is_named_and_fewer_go_on(
 def test_a_stopped_process_is_named_in_time(corpus: Path, tmp_path: Path) -> None:
     longer = ("train.steps=5000", "system.timeout=3")
     process = begin(tmp_path, "name=run", f"data.corpus={corpus}", *RECIPE, *longer, "--nproc", "3")
-    victim = followers(process, 3)[0]
+    victim = ranked(process, 1)
     wait_for_step(tmp_path, "run", 5)
     victim.suspend()
     assert "process 1 of 3 hangs, and is killed" in end(process, code=1)
@@ -99,11 +101,49 @@ def test_dropout_repeats_at_the_same_number_and_a_signal_saves(
     assert len(losses(tmp_path, "stopped")) < STEPS
     # The number of processes is written down.
     end(begin(tmp_path, "--resume", "stopped"))
-    hashes = {
-        Run.find(n, tmp_path).read("result")["weights_sha256"] for n in ("straight", "stopped")
-    }
-    assert len(hashes) == 1
-    assert losses(tmp_path, "straight") == losses(tmp_path, "stopped")
+    same_bits(tmp_path, "straight", "stopped")
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_killed_all_start_again_by_themselves(corpus: Path, tmp_path: Path, victim: int) -> None:
+    """By our launcher, and by torchrun, whose store has the addresses of dead processes."""
+    recipe = [f"data.corpus={corpus}", *RECIPE, "model.dropout=0.2", "system.timeout=20"]
+    end(begin(tmp_path, "name=straight", *recipe, "--nproc", "2"))
+    process = begin(tmp_path, "name=ours", *recipe, "--nproc", "2", "--restarts", "1")
+    kill_in_the_middle(process, tmp_path, "ours", victim)
+    errors = end(process)
+    assert f"process {victim} of 2 was ended by SIGKILL" in errors
+    assert "starting all 2 again" in errors
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--max-restarts=1"]
+    torchrun += ["--nproc-per-node=2", "--no-python"]
+    process = begin(tmp_path, "name=theirs", *recipe, "--go-on", launcher=torchrun)
+    kill_in_the_middle(process, tmp_path, "theirs", victim)
+    end(process)
+    same_bits(tmp_path, "straight", "ours", "theirs")
+
+
+def kill_in_the_middle(process: subprocess.Popen[str], root: Path, name: str, victim: int) -> None:
+    wait_for_step(root, name, 15)
+    ranked(process, victim).kill()
+
+
+def test_a_launcher_that_is_killed_leaves_nobody(corpus: Path, tmp_path: Path) -> None:
+    recipe = [f"data.corpus={corpus}", *RECIPE, "train.steps=5000"]
+    process = begin(tmp_path, "name=run", *recipe, "--nproc", "2")
+    children = [ranked(process, rank) for rank in (0, 1)]
+    wait_for_step(tmp_path, "run", 15)
+    process.kill()
+    process.communicate()
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert not alive
+    run = Run.find("run", tmp_path)
+    assert checkpoint.every(run)[-1].name == f"step-{run.metrics()[-1]['step']:08d}"
+
+
+def same_bits(root: Path, *names: str) -> None:
+    runs = [Run.find(name, root) for name in names]
+    assert len({run.read("result")["weights_sha256"] for run in runs}) == 1
+    assert [losses(root, name) for name in names] == [losses(root, names[0])] * len(names)
 
 
 def test_fine_tuning_of_two_is_that_of_one(tmp_path: Path) -> None:

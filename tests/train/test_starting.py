@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -91,3 +92,45 @@ def test_what_was_not_trained_says_so(first: Run, tmp_path: Path) -> None:
 
 def test_the_recipe_says_where_it_began(first: Run) -> None:
     assert load_recipe(first.path / "recipe.yaml").start is None
+
+
+def test_the_same_command_begins_a_run_goes_on_and_finds_it_finished(tmp_path: Path) -> None:
+    path = corpus(tmp_path / "one", 1).path
+    settings = [*SETTINGS, f"data.corpus={path}", "name=r"]
+    straight = pretrain(None, [*settings, "name=straight"], root=tmp_path)
+    run = pretrain(None, settings, go_on=True, root=tmp_path)
+    # As if it had been killed after the second checkpoint.
+    (run.path / "result.json").unlink()
+    shutil.rmtree(checkpoint.every(run)[-1])
+    for _ in range(2):
+        pretrain(None, settings, go_on=True, root=tmp_path)
+        result = run.read("result")
+        assert result["weights_sha256"] == straight.read("result")["weights_sha256"]
+        assert [row["step"] for row in run.metrics()] == [1, 2, 3, 4, 5, 6]
+
+
+def test_going_on_takes_what_may_change_and_refuses_what_may_not(tmp_path: Path) -> None:
+    path = corpus(tmp_path / "one", 1).path
+    settings = [*SETTINGS, f"data.corpus={path}", "name=r"]
+    run = pretrain(None, settings, root=tmp_path)
+    pretrain(None, [*settings, "train.steps=8", "checkpoint.keep=1"], go_on=True, root=tmp_path)
+    assert run.read("result")["step"] == 8
+    assert len(checkpoint.every(run)) <= 2
+    with pytest.raises(InputError, match=r"'optimizer.lr=0.5' cannot change on resume"):
+        pretrain(None, [*settings, "optimizer.lr=0.5"], go_on=True, root=tmp_path)
+    (run.path / "asked.json").unlink()
+    with pytest.raises(InputError, match="was not begun by"):
+        pretrain(None, settings, go_on=True, root=tmp_path)
+
+
+def test_a_run_without_a_checkpoint_begins_again(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = corpus(tmp_path / "one", 1).path
+    settings = [*SETTINGS, f"data.corpus={path}", "name=r"]
+    run = pretrain(None, settings, root=tmp_path)
+    shutil.rmtree(run.checkpoints)
+    run.checkpoints.mkdir()
+    pretrain(None, settings, go_on=True, root=tmp_path)
+    assert "killed before its first checkpoint" in capfd.readouterr().err
+    assert len(run.metrics()) == 6

@@ -9,9 +9,11 @@ import click
 
 from wafergpt.cli import emit, json_option
 from wafergpt.cli.recipe import (
+    go_on_option,
     launched,
     nproc_option,
     planned,
+    restarts_option,
     runs_option,
     show_option,
     split_arguments,
@@ -27,7 +29,9 @@ from wafergpt.cli.recipe import (
 @click.option(
     "--baselines", is_flag=True, help="Train what the GPT must beat on the same rows, and compare."
 )
+@go_on_option
 @nproc_option
+@restarts_option
 @show_option
 @runs_option
 @json_option
@@ -35,7 +39,9 @@ def command(
     arguments: tuple[str, ...],
     resume: str | None,
     baselines: bool,
+    go_on: bool,
     nproc: int | None,
+    restarts: int,
     show: bool,
     runs: Path,
     as_json: bool,
@@ -53,10 +59,12 @@ def command(
         return
     if bool(start) == bool(resume):
         raise click.UsageError("start from a RUN or from 'scratch', or go on with --resume RUN")
-    follows = launched(nproc, lambda: planned(name, overrides, resume, runs))
+    if resume and go_on:
+        raise click.UsageError("--resume names the run to go on with: leave out --go-on")
+    follows = launched(nproc, restarts, lambda: planned(name, overrides, resume, runs))
     from wafergpt.tasks.finetune import finetune
 
-    classifier = finetune(start, name, overrides, resume=resume, root=runs)
+    classifier = finetune(start, name, overrides, resume=resume, go_on=go_on, root=runs)
     if follows:
         return
     run = classifier.run

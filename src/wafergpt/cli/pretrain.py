@@ -8,10 +8,12 @@ import click
 
 from wafergpt.cli import emit, json_option
 from wafergpt.cli.recipe import (
+    go_on_option,
     launched,
     nproc_option,
     planned,
     recipe_arguments,
+    restarts_option,
     runs_option,
     show_option,
     split_arguments,
@@ -25,7 +27,9 @@ from wafergpt.cli.recipe import (
 @recipe_arguments
 @click.option("--from", "start", metavar="RUN", help="Begin with the weights of a run.")
 @click.option("--resume", metavar="RUN", help="Go on with an interrupted run, bit for bit.")
+@go_on_option
 @nproc_option
+@restarts_option
 @show_option
 @runs_option
 @json_option
@@ -33,7 +37,9 @@ def command(
     arguments: tuple[str, ...],
     start: str | None,
     resume: str | None,
+    go_on: bool,
     nproc: int | None,
+    restarts: int,
     show: bool,
     runs: Path,
     as_json: bool,
@@ -51,12 +57,14 @@ def command(
         return
     if resume and name:
         raise click.UsageError(f"--resume goes on with the run's own recipe: leave out '{name}'")
+    if resume and go_on:
+        raise click.UsageError("--resume names the run to go on with: leave out --go-on")
     if resume and start:
         raise click.UsageError("--resume has its weights: leave out --from")
-    follows = launched(nproc, lambda: planned(name, overrides, resume, runs))
+    follows = launched(nproc, restarts, lambda: planned(name, overrides, resume, runs))
     from wafergpt.train.pretrain import pretrain
 
-    run = pretrain(name, overrides, start=start, resume=resume, root=runs)
+    run = pretrain(name, overrides, start=start, resume=resume, go_on=go_on, root=runs)
     if follows:
         return
     result = run.read("result")

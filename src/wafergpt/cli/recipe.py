@@ -30,12 +30,26 @@ nproc_option = click.option(
     help="Processes that share each batch (system.nproc of the recipe).",
 )
 
+restarts_option = click.option(
+    "--restarts",
+    type=click.IntRange(0),
+    default=0,
+    help="Of --nproc: start all again so many times when one is killed or hangs.",
+)
 
-def launched(nproc: int | None, planned: Callable[[], Recipe]) -> bool:
+go_on_option = click.option(
+    "--go-on",
+    is_flag=True,
+    help="Go on with the run that the same recipe began under this name, if it did; else begin.",
+)
+
+
+def launched(nproc: int | None, restarts: int, planned: Callable[[], Recipe]) -> bool:
     """Start the verb again as several processes, and exit with their code, if several are wanted.
 
     Args:
         nproc: what was asked for on the command line.
+        restarts: how often all are started again when one is lost.
         planned: reads the recipe, which may ask for it too.
 
     Returns:
@@ -49,7 +63,9 @@ def launched(nproc: int | None, planned: Callable[[], Recipe]) -> bool:
         from wafergpt.parallel.launch import launch
 
         recipe.train.require_enough_for(wanted)
-        sys.exit(launch(wanted, sys.argv[1:]))
+        sys.exit(launch(wanted, sys.argv[1:], restarts))
+    if restarts:
+        raise click.UsageError("--restarts is for several processes: add --nproc")
     return False
 
 

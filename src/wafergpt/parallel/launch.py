@@ -1,4 +1,4 @@
-"""Starting the processes of one training on this machine, and seeing them end."""
+"""Starting the processes of one training on this machine, seeing them end, starting them again."""
 
 from __future__ import annotations
 
@@ -22,22 +22,19 @@ FORWARDED = [
     if hasattr(signal, name)
 ]
 
+FINAL = (0, 2, 130)
+"""Exit codes after which nothing is started again: done, bad input, stopped on purpose."""
 
-def launch(nproc: int, arguments: Sequence[str], grace: float = GRACE_SECONDS) -> int:
+
+def launch(
+    nproc: int, arguments: Sequence[str], restarts: int = 0, grace: float = GRACE_SECONDS
+) -> int:
     """Run ``wafergpt ARGUMENTS`` as ``nproc`` processes; return the exit code of the leader.
 
     Signals go to the leader, which decides; a second one that asks for an end ends all. A process
-    that is killed or hangs is named, and the others are ended.
+    that is killed or hangs is named, and the others are ended. Then all are started again, up to
+    ``restarts`` times, to go on from the last checkpoint.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    common = {
-        "WORLD_SIZE": nproc, "LOCAL_WORLD_SIZE": nproc,
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
-    }  # fmt: skip
-    # -P: no module that lies in the current folder is taken for one of ours.
-    command = [sys.executable, "-P", "-c", "from wafergpt.cli import main; main()", *arguments]
     children: list[subprocess.Popen[bytes]] = []
     asked = False
 
@@ -53,17 +50,61 @@ def launch(nproc: int, arguments: Sequence[str], grace: float = GRACE_SECONDS) -
 
     previous = {number: signal.signal(number, forward) for number in FORWARDED}
     try:
-        for rank in range(nproc):
-            place = {k: str(v) for k, v in {**common, "RANK": rank}.items()}
-            environment = os.environ | place
-            # In a session of its own, a child does not get the terminal's Ctrl-C.
-            children.append(subprocess.Popen(command, env=environment, start_new_session=True))
-        return _watch(children, grace)
+        for left in range(restarts, -1, -1):
+            _start(nproc, arguments, children)
+            code = _watch(children, grace)
+            _end(children)
+            if code in FINAL or asked or not left:
+                break
+            say(f"starting all {nproc} again ({left} more times at most) …")
+            if not {"--resume", "--go-on"} & set(arguments):
+                arguments = [*arguments, "--go-on"]
+        return code
     finally:
-        for child in children:
-            child.kill()
+        _end(children)
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def _start(nproc: int, arguments: Sequence[str], children: list[subprocess.Popen[bytes]]) -> None:
+    """Start the processes, adding each to ``children``."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    common = {
+        "WORLD_SIZE": nproc, "LOCAL_WORLD_SIZE": nproc,
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
+    }  # fmt: skip
+    for rank in range(nproc):
+        place = {k: str(v) for k, v in {**common, "RANK": rank, "LOCAL_RANK": rank}.items()}
+        code = "from wafergpt.cli import main; main()"
+        if rank == 0:
+            code = f"from wafergpt.parallel import launch; launch.outlive({os.getpid()}); {code}"
+        # -P: no module that lies in the current folder is taken for one of ours.
+        command = [sys.executable, "-P", "-c", code, *arguments]
+        # In a session of its own, a child does not get the terminal's Ctrl-C.
+        child = subprocess.Popen(command, env=os.environ | place, start_new_session=True)
+        children.append(child)
+
+
+def outlive(launcher: int) -> None:
+    """Have this process save and stop, as at SIGTERM, should its launcher be killed (on Linux)."""
+    if sys.platform != "linux":
+        return
+    import ctypes
+
+    set_parent_death_signal = 1
+    ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
+    if os.getppid() != launcher:
+        sys.exit(1)
+
+
+def _end(children: list[subprocess.Popen[bytes]]) -> None:
+    for child in children:
+        child.kill()
+    for child in children:
+        child.wait()
+    children.clear()
 
 
 def _watch(children: Sequence[subprocess.Popen[bytes]], grace: float) -> int:

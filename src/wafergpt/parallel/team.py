@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from enum import IntEnum
 from typing import Any
 
@@ -20,8 +20,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from wafergpt.errors import InputError, TeamLost
-from wafergpt.progress import place
+from wafergpt.errors import TeamLost
 
 LEADER = 0
 
@@ -108,7 +107,7 @@ class Team:
         if self.size == 1:
             return list(values)
         total = torch.tensor(values, dtype=torch.float64)
-        with _explained():
+        with explained():
             dist.all_reduce(total)
         return total.tolist()
 
@@ -118,7 +117,7 @@ class Team:
             return [value]
         values = torch.zeros(self.size, dtype=torch.int64)
         values[self.rank] = value
-        with _explained():
+        with explained():
             dist.all_reduce(values)
         return values.tolist()
 
@@ -132,7 +131,7 @@ class Team:
                 parameter.grad = torch.zeros_like(parameter)
         gradients = [p.grad for p in parameters if p.grad is not None]
         flat = torch.cat([gradient.flatten() for gradient in gradients])
-        with _explained():
+        with explained():
             dist.all_reduce(flat)
         parts = torch.split_with_sizes(flat, [gradient.numel() for gradient in gradients])
         views = [part.view_as(g) for part, g in zip(parts, gradients, strict=True)]
@@ -151,7 +150,7 @@ class Team:
 
     def _broadcast(self, tensor: Tensor) -> None:
         if self.size > 1:
-            with _explained():
+            with explained():
                 dist.broadcast(tensor, LEADER)
 
 
@@ -159,43 +158,17 @@ ALONE = Team()
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
+def explained() -> Iterator[None]:
     """Say what a broken connection means, where gloo speaks of sockets."""
     try:
         yield
     except RuntimeError as error:
         raise TeamLost(
-            f"another process of this training is gone or does not answer: {_first_line(error)}"
+            f"another process of this training is gone or does not answer: {_reason(error)}"
         ) from None
 
 
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
-
-
-@contextmanager
-def joined(timeout: float) -> Iterator[Team]:
-    """Meet the other processes of this training, if there are any.
-
-    Args:
-        timeout: seconds after which a process that does not answer is given up.
-
-    Raises:
-        InputError: if the environment does not say where they meet.
-        TeamLost: if one does not come.
-    """
-    rank, size = place()
-    if size == 1:
-        yield ALONE
-        return
-    if "MASTER_ADDR" not in os.environ:
-        raise InputError(
-            f"WORLD_SIZE={size} processes, but MASTER_ADDR is not set: start them with torchrun or "
-            "--nproc, or unset WORLD_SIZE"
-        )
-    with _explained():
-        dist.init_process_group("gloo", timeout=timedelta(seconds=timeout))
-    try:
-        yield Team(rank, size)
-    finally:
-        dist.destroy_process_group()
+def _reason(error: BaseException) -> str:
+    """Return the first sentence of an error, without the place in torch's source it begins with."""
+    line = next(iter(str(error).splitlines()), type(error).__name__)
+    return re.sub(r"^\[\S+:\d+\] ", "", line).partition(". ")[0]

@@ -29,7 +29,8 @@ from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
 from wafergpt.evaluate.classification import judge, judge_scores
 from wafergpt.model.heads import Classifier
-from wafergpt.parallel.team import Team, joined
+from wafergpt.parallel.meeting import joined
+from wafergpt.parallel.team import Team
 from wafergpt.progress import say
 from wafergpt.run import RUNS, Run
 from wafergpt.scaling.machine import Machine
@@ -40,7 +41,7 @@ from wafergpt.train.given import require_trained
 from wafergpt.train.loop import Loop
 from wafergpt.train.loss import classification_loss
 from wafergpt.train.settings import may_change, resolve_system
-from wafergpt.train.starting import language_model, on_top_of
+from wafergpt.train.starting import begun_before, language_model, on_top_of
 from wafergpt.train.trainer import Trainer
 
 VALIDATION_SHARE = 0.1
@@ -97,6 +98,7 @@ def finetune(
     task: str = "classify",
     data: str | Path | None = None,
     resume: str | Path | None = None,
+    go_on: bool = False,
     root: Path = RUNS,
 ) -> TextClassifier:
     """Teach a language model a task and return the best model that validation found.
@@ -108,6 +110,7 @@ def finetune(
         task: the task's name.
         data: the labelled rows to train on, if the recipe does not name them.
         resume: a fine-tuning run to go on with, bit for bit; ``start`` is then not looked at.
+        go_on: resume the run that this recipe began under its name, if it did; else begin it.
         root: the folder that holds runs.
 
     Raises:
@@ -126,15 +129,18 @@ def finetune(
         recipe = recipe.replace(task={"name": task, **({"train": data} if data else {})})
         begun = None if str(start) == "scratch" else language_model(start, root)
         recipe = _begin(recipe, begun)
-    tables = Tables.read(recipe)
-    source = run or begun
-    tokenizer = (
-        Tokenizer.load(source.tokenizer)
-        if source is not None
-        else Tokenizer.train(tables.train.texts, recipe.model.vocab_size or SCRATCH_VOCABULARY)
-    )
-    recipe = _for_rows(recipe, tables, tokenizer)
+    asked = recipe
     with joined(recipe.system.timeout) as team:
+        if go_on and (before := begun_before(recipe, root, team)):
+            (run, recipe), begun = before, None
+        tables = Tables.read(recipe)
+        source = run or begun
+        tokenizer = (
+            Tokenizer.load(source.tokenizer)
+            if source is not None
+            else Tokenizer.train(tables.train.texts, recipe.model.vocab_size or SCRATCH_VOCABULARY)
+        )
+        recipe = _for_rows(recipe, tables, tokenizer)
         recipe, machine = resolve_system(recipe, team)
         splits = _encode(tables, tokenizer, recipe)
         trainer = _trainer(recipe, machine, splits["train"], begun, tokenizer, team)
@@ -142,13 +148,14 @@ def finetune(
             return TextClassifier.load(trainer.follow())
         with trainer.signals:
             trainer.settle()
+            resumed = run is not None
             if run is None:
-                run = Run.create(trainer.recipe, root)
+                run = Run.create(trainer.recipe, root, asked)
                 tokenizer.save(run.tokenizer)
                 rows = sum(len(text) for text in splits["train"].texts)
                 run.write("plan", plan(trainer.recipe, machine, rows).to_dict())
             judge = _judge(trainer.loop, splits["validation"])
-            trainer.train(run, judge, resumed=resume is not None)
+            trainer.train(run, judge, resumed=resumed)
     classifier = TextClassifier.load(run)
     _write_result(classifier, trainer, splits)
     return classifier

@@ -16,7 +16,8 @@ from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
 from wafergpt.generate.text import Sampling, stream_text
 from wafergpt.model.gpt import GPT
-from wafergpt.parallel.team import Team, joined
+from wafergpt.parallel.meeting import joined
+from wafergpt.parallel.team import Team
 from wafergpt.run import RUNS, Run
 from wafergpt.scaling.plan import TOKENS_PER_PARAMETER, plan
 from wafergpt.shapes.counts import parameters
@@ -25,7 +26,7 @@ from wafergpt.train.given import require_trained
 from wafergpt.train.loop import autocast
 from wafergpt.train.loss import next_token_loss, sampled_softmax_loss
 from wafergpt.train.settings import may_change, resolve_system
-from wafergpt.train.starting import language_model, on_top_of
+from wafergpt.train.starting import begun_before, language_model, on_top_of
 from wafergpt.train.trainer import Trainer
 from wafergpt.train.validation import mean_loss
 
@@ -39,6 +40,7 @@ def pretrain(
     *,
     start: Run | str | Path | None = None,
     resume: str | Path | None = None,
+    go_on: bool = False,
     root: Path = RUNS,
 ) -> Run:
     """Train a language model and return its run.
@@ -49,6 +51,7 @@ def pretrain(
         start: a run whose weights to begin with, trained here or imported; its shape is taken over.
         resume: a run to go on with, bit for bit; only its horizon and what does not touch the
             weights may be overridden.
+        go_on: resume the run that this recipe began under its name, if it did; else begin it.
         root: the folder that holds runs.
 
     Raises:
@@ -68,27 +71,31 @@ def pretrain(
             f"evaluate.metric={recipe.evaluate.metric} is of a classifier; "
             "a language model is judged by its loss"
         )
-    corpus = corpus_of(recipe)
-    begun = None if start is None else language_model(start, root)
-    if begun is not None:
-        recipe = on_top_of(recipe, begun)
-        _same_tokens(begun, corpus)
-    recipe = with_horizon(for_corpus(recipe, corpus))
+    asked = recipe
     with joined(recipe.system.timeout) as team:
+        if go_on and (before := begun_before(recipe, root, team)):
+            (run, recipe), start = before, None
+        corpus = corpus_of(recipe)
+        begun = None if start is None else language_model(start, root)
+        if begun is not None:
+            recipe = on_top_of(recipe, begun)
+            _same_tokens(begun, corpus)
+        recipe = with_horizon(for_corpus(recipe, corpus))
         trainer = _trainer(recipe, corpus, begun, team)
         trainer.loop.validation = _batches(recipe, corpus, "val")
         if team.follows:
             return trainer.follow()
         with trainer.signals:
             trainer.settle()
+            resumed = run is not None
             if run is None:
-                run = Run.create(trainer.recipe, root)
+                run = Run.create(trainer.recipe, root, asked)
                 corpus.tokenizer.save(run.tokenizer)
                 tokens = len(corpus.tokens("train"))
                 run.write("plan", plan(trainer.recipe, trainer.machine, tokens).to_dict())
             judge = _judge(trainer, corpus)
             write_on = _writer(trainer.state.model, corpus, trainer.recipe.seed)
-            trainer.train(run, judge, write_on, resumed=resume is not None)
+            trainer.train(run, judge, write_on, resumed)
     return run
 
 

@@ -76,8 +76,8 @@ def resolve_system(recipe: Recipe, team: Team = ALONE) -> tuple[Recipe, Machine]
 
 def _resolved(recipe: Recipe, team: Team) -> tuple[Recipe, Machine]:
     device = resolve_device(recipe.system.device)
-    if team.size > 1 and device != "cpu":
-        raise InputError(f"several processes train on CPUs only so far, not on {device}")
+    if team.size > 1:
+        _require_a_device_each(device, team.on_this_machine)
     machine = probe(device)
     precision = resolve_precision(recipe.system.precision, device, machine, recipe.model.d_model)
     recipe = recipe.replace(
@@ -88,8 +88,19 @@ def _resolved(recipe: Recipe, team: Team) -> tuple[Recipe, Machine]:
             "nproc": team.size,
         }
     )
-    memory = machine.memory_available // team.on_this_machine
+    sharing = team.on_this_machine if device == "cpu" else 1
+    memory = machine.memory_available // sharing
     micro = recipe.train.micro_batch_size or micro_batch_that_fits(
         recipe.model, recipe.train.common_batch, recipe.optimizer, recipe.system, memory
     )
     return recipe.replace(train={"micro_batch_size": micro}), machine
+
+
+def _require_a_device_each(device: str, processes: int) -> None:
+    if device == "mps":
+        raise InputError("several processes train on CPUs or NVIDIA GPUs: system.device=cpu")
+    if device == "cuda" and processes > torch.cuda.device_count():
+        raise InputError(
+            f"{processes} processes on this machine, but {torch.cuda.device_count()} GPUs: "
+            "one for each, or system.device=cpu"
+        )

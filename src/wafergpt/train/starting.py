@@ -1,12 +1,20 @@
-"""Beginning with the weights of another run instead of fresh ones."""
+"""Beginning with the weights of another run, or where an interrupted one stopped."""
 
 from __future__ import annotations
 
+import json
+import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from wafergpt.config import Model, Recipe
 from wafergpt.errors import InputError
+from wafergpt.parallel.team import Team
+from wafergpt.progress import say
 from wafergpt.run import Run
+from wafergpt.train import checkpoint
+from wafergpt.train.settings import may_change
 
 
 def language_model(start: Run | str | Path, root: Path) -> Run:
@@ -37,3 +45,48 @@ def on_top_of(recipe: Recipe, begun: Run) -> Recipe:
             )
     model = shape.model_copy(update={"dropout": recipe.model.dropout})
     return recipe.replace(model=model, start=begun.path.resolve())
+
+
+def begun_before(recipe: Recipe, root: Path, team: Team) -> tuple[Run, Recipe] | None:
+    """Return the run that the same recipe began under this name, if one did, and its recipe.
+
+    The leader looks, and all go by it. What may change on a resume may differ, and is taken over. A
+    run that was killed before its first checkpoint has nothing in it, and makes room.
+
+    Raises:
+        InputError: if another recipe began it, or it is in use.
+    """
+    there = team.told(None if team.follows else _is_there(recipe, root))
+    if there is None:
+        return None
+    run = Run(root / recipe.name)
+    return run, may_change(run.recipe, there)
+
+
+def _is_there(recipe: Recipe, root: Path) -> list[str] | None:
+    """Return what differs between the recipe that began a run and this one, as overrides."""
+    run = Run(root / recipe.name)
+    if not run.path.exists():
+        return None
+    asked = run.read("asked")
+    if not isinstance(asked, dict):
+        raise InputError(
+            f"{run.path} was not begun by pretrain or finetune: choose another name=NAME"
+        )
+    then, now = dict(_flat(asked)), dict(_flat(recipe.model_dump(mode="json")))
+    changes = [f"{key}={json.dumps(now.get(key))}" for key in now if now[key] != then.get(key)]
+    may_change(run.recipe, changes)
+    if checkpoint.every(run):
+        return changes
+    with run.held():
+        say(f"{run.path} was killed before its first checkpoint, and begins again")
+        shutil.rmtree(run.path)
+    return None
+
+
+def _flat(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{above}{key}.")
+        else:
+            yield above + key, value
