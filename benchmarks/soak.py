@@ -4,7 +4,7 @@ Real processes are killed with SIGKILL at random moments, and in the middle of s
 are damaged in every way that disks and people damage them; every write of a save fails in turn.
 Every resume must end in the same bits, and nothing that is not whole may ever be loaded.
 
-    python benchmarks/soak.py --runs 20 --kills 10 --damages 300
+    python benchmarks/soak.py --runs 8 --kills 10 --damages 300
 """
 
 from __future__ import annotations
@@ -14,17 +14,18 @@ import errno
 import json
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
+
+import psutil
 
 from wafergpt import files
 from wafergpt.config import load_recipe
@@ -57,6 +58,12 @@ def corpus(root: Path) -> Path:
 
 # --- killing -------------------------------------------------------------------------------------
 
+KINDS: dict[str, list[str]] = {
+    "one process": [],
+    "two with copies of the weights": ["--nproc", "2"],
+    "two that spread them": ["--nproc", "2", "system.shard=0"],
+}
+
 
 @dataclass
 class Kills:
@@ -82,28 +89,38 @@ def finish(root: Path, name: str, recipe: list[str]) -> tuple[str, list[float]]:
 
 
 def _command(root: Path, name: str, recipe: list[str]) -> list[str]:
-    if (root / name / "checkpoints" / "latest").exists():
-        return [*COMMAND, "--runs", str(root), "--resume", name]
-    # Killed before its first checkpoint, a run has nothing in it.
-    shutil.rmtree(root / name, ignore_errors=True)
-    return [*COMMAND, "--runs", str(root), f"name={name}", *recipe]
+    return [*COMMAND, "--runs", str(root), "--go-on", f"name={name}", *recipe]
 
 
 def kill_once(root: Path, name: str, recipe: list[str], rng: random.Random) -> bool | None:
-    """Start or resume, kill in the middle; return whether it saved just then, None if it ended."""
+    """Start or resume, kill one process; return whether it saved just then, None if it ended."""
     run, in_a_save = root / name, rng.random() < 0.5
     process = subprocess.Popen(_command(root, name, recipe), stderr=subprocess.DEVNULL)
     size = _size(run / "metrics.jsonl")
     while process.poll() is None and _size(run / "metrics.jsonl") <= size:
         time.sleep(0.002)
+    victim: Any = process
+    if process.poll() is None and "--nproc" in recipe:
+        victim = ranked(process, rng.randrange(2))
     time.sleep(rng.uniform(0.0, 0.4))
     while in_a_save and process.poll() is None and not _unfinished(run):
         time.sleep(0.0002)
     if process.poll() is not None:
         return None
-    process.send_signal(signal.SIGKILL)
+    victim.kill()
+    saving = bool(_unfinished(run))
     process.wait()
-    return bool(_unfinished(run))
+    return saving
+
+
+def ranked(process: subprocess.Popen[Any], rank: int) -> psutil.Process:
+    """Return one of the processes that a launcher has started, once it is there."""
+    while True:
+        for child in psutil.Process(process.pid).children(recursive=True):
+            with suppress(psutil.Error):
+                if child.environ().get("RANK") == str(rank):
+                    return child
+        time.sleep(0.01)
 
 
 def _size(path: Path) -> int:
@@ -117,39 +134,36 @@ def _unfinished(run: Path) -> list[Path]:
     return list((run / "checkpoints").glob(".step-*.tmp"))
 
 
-def kill(root: Path, runs: int, kills: int, steps: int, seed: int) -> Kills:
-    """Kill each of ``runs`` runs up to ``kills`` times; compare with an undisturbed one."""
-    recipe = [*RECIPE, f"train.steps={steps}", f"data.corpus={corpus(root)}"]
-    expected = finish(root, "undisturbed", recipe)
+def kill(root: Path, kind: str, runs: int, kills: int, steps: int, seed: int) -> tuple[Run, Kills]:
+    """Kill each of ``runs`` runs up to ``kills`` times; compare with an undisturbed one.
+
+    Half of them save beside the training.
+    """
+    short = kind.replace(" ", "-")
+    recipe = [*RECIPE, f"train.steps={steps}", f"data.corpus={root / 'corpus'}", *KINDS[kind]]
+    expected = finish(root, f"undisturbed-{short}", recipe)
     count = Kills()
     for number in range(runs):
-        rng = random.Random(f"{seed}/{number}")
+        rng = random.Random(f"{seed}/{kind}/{number}")
         own = [*recipe, f"checkpoint.background={'true' if number % 2 else 'false'}"]
         for _ in range(kills):
-            saved = kill_once(root, f"run-{number}", own, rng)
+            saved = kill_once(root, f"{short}-{number}", own, rng)
             if saved is None:
                 break
             count.kills += 1
             count.in_a_save += saved
         count.runs += 1
-        count.different += finish(root, f"run-{number}", own) != expected
-        print(f"run {number}: {count}", file=sys.stderr, flush=True)
-    return count
+        count.different += finish(root, f"{short}-{number}", own) != expected
+        print(f"{kind}, run {number}: {count}", file=sys.stderr, flush=True)
+    return Run.find(f"undisturbed-{short}", root), count
 
 
 # --- damaging ------------------------------------------------------------------------------------
 
-FILES = (
-    stored.whole_file(stored.WEIGHTS),
-    stored.whole_file(stored.MOMENTS),
-    checkpoint.STATE,
-    "manifest.json",
-)
-
 
 def damage(folder: Path, other: Path, rng: random.Random) -> str:
     """Damage one file of a checkpoint in one way; return what was done."""
-    path = folder / rng.choice(FILES)
+    path = rng.choice(sorted(folder.iterdir()))
     data = bytearray(path.read_bytes())
     kind = rng.choice(["flip", "flip", "truncate", "append", "empty", "zeros", "delete", "swap"])
     if kind == "flip":
@@ -201,7 +215,7 @@ def damage_many(run: Run, count: int, seed: int) -> int:
 
 
 def _same(folder: Path, other: Path) -> bool:
-    names = (stored.whole_file(stored.WEIGHTS), stored.whole_file(stored.MOMENTS), checkpoint.STATE)
+    names = {path.name for path in other.iterdir()} - {"manifest.json"}
     return all((folder / n).read_bytes() == (other / n).read_bytes() for n in names)
 
 
@@ -289,7 +303,7 @@ def cost(root: Path, background: bool) -> float:
 def main() -> None:
     """Print a table in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--runs", type=int, default=8, help="Of each kind.")
     parser.add_argument("--kills", type=int, default=10, help="Of each run.")
     parser.add_argument("--damages", type=int, default=300)
     parser.add_argument("--steps", type=int, default=STEPS)
@@ -297,18 +311,29 @@ def main() -> None:
     choice = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        killed = kill(root, choice.runs, choice.kills, choice.steps, choice.seed)
-        run = Run.find("undisturbed", root)
-        wrong = damage_many(run, choice.damages, choice.seed)
-        writes, lost = fill_the_disk(run)
+        corpus(root)
+        counts = {}
+        undisturbed = []
+        for kind in KINDS:
+            run, counts[kind] = kill(
+                root, kind, choice.runs, choice.kills, choice.steps, choice.seed
+            )
+            undisturbed.append(run)
+        whole, *_, spread = undisturbed
+        wrong = sum(damage_many(r, choice.damages, choice.seed) for r in (whole, spread))
+        writes, lost = fill_the_disk(whole)
         costs = {how: cost(root, how == "beside") for how in ("beside", "in between")}
     print(f"seed {choice.seed}\n\n| what was done | how often | what went wrong |\n|---|---|---|")
+    for kind, killed in counts.items():
+        print(
+            f"| SIGKILL in {killed.runs} runs of {kind}, half saving beside the training | "
+            f"{killed.kills}, of these {killed.in_a_save} inside a save | "
+            f"{killed.different} runs ended in other bits |"
+        )
     print(
-        f"| SIGKILL in {killed.runs} runs, half of them saving beside the training | "
-        f"{killed.kills}, of these {killed.in_a_save} inside a save | "
-        f"{killed.different} runs ended in other bits |"
+        f"| newest checkpoint damaged, of one file for each kind, and in parts | "
+        f"{2 * choice.damages} | {wrong} wrong loads |"
     )
-    print(f"| newest checkpoint damaged | {choice.damages} | {wrong} wrong loads |")
     print(f"| disk full, at each write of a save | {writes} | {lost} runs lost |")
     for how, share in costs.items():
         print(f"| saving {how} the training, ten times a run | | {share:.2%} of the time |")

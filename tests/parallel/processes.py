@@ -8,10 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
-
-import psutil
 
 from wafergpt.run import Run
 
@@ -39,16 +36,6 @@ def end(process: subprocess.Popen[str], code: int = 0) -> str:
 
 def losses(root: Path, name: str) -> list[float]:
     return [row["loss"] for row in Run.find(name, root).metrics()]
-
-
-def ranked(process: subprocess.Popen[str], rank: int) -> psutil.Process:
-    """Return one of the processes that a launcher has started, once it is there."""
-    while True:
-        for child in psutil.Process(process.pid).children(recursive=True):
-            with suppress(psutil.Error):
-                if child.environ().get("RANK") == str(rank):
-                    return child
-        time.sleep(0.01)
 
 
 def wait_for_step(root: Path, name: str, step: int) -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from benchmarks import soak
-from tests.parallel.processes import RECIPE, STEPS, begin, end, losses, ranked, wait_for_step
+from tests.parallel.processes import RECIPE, STEPS, begin, end, losses, wait_for_step
 from wafergpt.config import load_recipe
 from wafergpt.errors import RunFailed
 from wafergpt.run import Run
@@ -60,7 +60,7 @@ def test_killed_it_goes_on_at_another_number_over_the_same_samples(
     recipe = [f"data.corpus={corpus}", *SPREAD]
     end(begin(tmp_path, "name=alone", *recipe, "system.shard=1"))
     process = begin(tmp_path, "name=run", *recipe, "system.timeout=20", "--nproc", "4")
-    victim = ranked(process, 2)
+    victim = soak.ranked(process, 2)
     wait_for_step(tmp_path, "run", 15)
     victim.kill()
     assert "process 2 of 4 was ended by SIGKILL" in end(process, code=1)
@@ -85,7 +85,7 @@ def test_at_the_same_number_a_resume_gives_the_same_bits(corpus: Path, tmp_path:
     recipe = [f"data.corpus={corpus}", *SPREAD, "model.dropout=0.2", "--nproc", "2"]
     end(begin(tmp_path, "name=straight", *recipe))
     process = begin(tmp_path, "name=killed", *recipe, "system.timeout=20")
-    victim = ranked(process, 1)
+    victim = soak.ranked(process, 1)
     wait_for_step(tmp_path, "killed", 25)
     victim.kill()
     end(process, code=1)

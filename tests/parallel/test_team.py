@@ -20,7 +20,6 @@ from tests.parallel.processes import (
     begin,
     end,
     losses,
-    ranked,
     run_script,
     wait_for_step,
 )
@@ -65,7 +64,7 @@ def test_a_killed_process_is_named_and_fewer_go_on(
 ) -> None:
     slow = ("train.steps=50", "system.timeout=20")
     process = begin(tmp_path, "name=run", f"data.corpus={corpus}", *RECIPE, *slow, "--nproc", "4")
-    victim = ranked(process, 2)
+    victim = soak.ranked(process, 2)
     wait_for_step(tmp_path, "run", 15)
     victim.kill()
     errors = end(process, code=1)
@@ -83,7 +82,7 @@ def test_a_killed_process_is_named_and_fewer_go_on(
 def test_a_stopped_process_is_named_in_time(corpus: Path, tmp_path: Path) -> None:
     longer = ("train.steps=5000", "system.timeout=3")
     process = begin(tmp_path, "name=run", f"data.corpus={corpus}", *RECIPE, *longer, "--nproc", "3")
-    victim = ranked(process, 1)
+    victim = soak.ranked(process, 1)
     wait_for_step(tmp_path, "run", 5)
     victim.suspend()
     assert "process 1 of 3 hangs, and is killed" in end(process, code=1)
@@ -124,13 +123,13 @@ def test_killed_all_start_again_by_themselves(corpus: Path, tmp_path: Path, vict
 
 def kill_in_the_middle(process: subprocess.Popen[str], root: Path, name: str, victim: int) -> None:
     wait_for_step(root, name, 15)
-    ranked(process, victim).kill()
+    soak.ranked(process, victim).kill()
 
 
 def test_a_launcher_that_is_killed_leaves_nobody(corpus: Path, tmp_path: Path) -> None:
     recipe = [f"data.corpus={corpus}", *RECIPE, "train.steps=5000"]
     process = begin(tmp_path, "name=run", *recipe, "--nproc", "2")
-    children = [ranked(process, rank) for rank in (0, 1)]
+    children = [soak.ranked(process, rank) for rank in (0, 1)]
     wait_for_step(tmp_path, "run", 15)
     process.kill()
     process.communicate()

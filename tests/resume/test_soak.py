@@ -13,14 +13,17 @@ from wafergpt.run import Run
 from wafergpt.train import checkpoint
 
 
-@pytest.fixture(scope="module")
-def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, soak.Kills]:
+@pytest.fixture(scope="module", params=list(soak.KINDS))
+def killed(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> tuple[Run, soak.Kills]:
     root = tmp_path_factory.mktemp("soak")
-    return root, soak.kill(root, runs=2, kills=2, steps=300, seed=1)
+    soak.corpus(root)
+    return soak.kill(root, request.param, runs=2, kills=2, steps=300, seed=1)
 
 
 @pytest.mark.slow
-def test_killed_at_random_every_run_ends_in_the_same_bits(killed: tuple[Path, soak.Kills]) -> None:
+def test_killed_at_random_every_run_ends_in_the_same_bits(killed: tuple[Run, soak.Kills]) -> None:
     _, count = killed
     assert count.runs == 2
     assert count.kills >= 2
@@ -28,25 +31,23 @@ def test_killed_at_random_every_run_ends_in_the_same_bits(killed: tuple[Path, so
 
 
 @pytest.mark.slow
-def test_no_damaged_checkpoint_is_loaded(killed: tuple[Path, soak.Kills]) -> None:
-    run = Run.find("undisturbed", killed[0])
-    assert soak.damage_many(run, count=60, seed=1) == 0
+def test_no_damaged_checkpoint_is_loaded(killed: tuple[Run, soak.Kills]) -> None:
+    assert soak.damage_many(killed[0], count=60, seed=1) == 0
 
 
 @pytest.mark.slow
-def test_a_full_disk_at_any_write_loses_nothing(killed: tuple[Path, soak.Kills]) -> None:
-    run = Run.find("undisturbed", killed[0])
-    writes, lost = soak.fill_the_disk(run)
+def test_a_full_disk_at_any_write_loses_nothing(killed: tuple[Run, soak.Kills]) -> None:
+    writes, lost = soak.fill_the_disk(killed[0])
     assert writes > 8
     assert lost == 0
 
 
 @pytest.mark.slow
 def test_the_soak_would_notice(
-    killed: tuple[Path, soak.Kills], monkeypatch: pytest.MonkeyPatch
+    killed: tuple[Run, soak.Kills], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With sizes in place of hashes, flipped bits get through."""
-    run = Run.find("undisturbed", killed[0])
+    run, _ = killed
     monkeypatch.setattr(files, "sha256", lambda path: "0" * 64)
     for folder in checkpoint.every(run):
         sizes = {n: e | {"sha256": "0" * 64} for n, e in _entries(folder).items()}
