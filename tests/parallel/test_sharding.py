@@ -109,6 +109,15 @@ def _damaged_parts_are_found(run: Run) -> None:
             path.unlink() if bad is None else path.write_bytes(bad)
             assert checkpoint.damage(folder) is not None, path
             path.write_bytes(data)
+    # A process that has the first half of the rows reads no file but that.
+    other = folder / "model-00001-of-00002.safetensors"
+    data = other.read_bytes()
+    other.unlink()
+    rows = Stored(folder, WEIGHTS).by_rows["embedding.weight"]
+    assert torch.equal(rows[:135], weights["embedding.weight"][:135])
+    with pytest.raises(RunFailed, match="00001-of-00002"):
+        rows[134:136]
+    other.write_bytes(data)
     # An index that names other rows, in a manifest that agrees with it.
     index = json.loads((folder / SHARDS).read_text())
     parts = index["model"]["embedding.weight"]["parts"]

@@ -6,6 +6,8 @@ then reads for every task. It does not know where it runs, nor whether it is com
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -162,22 +164,31 @@ class GPT(nn.Module):
 
     @torch.no_grad()
     def initialize(self, seed: int) -> GPT:
-        """Draw fresh weights as Cerebras-GPT does (arXiv:2304.03208, Appendix A) and return self.
+        """Take fresh weights over and return self."""
+        for (_, parameter), (_, values) in zip(
+            self.named_parameters(), self.fresh_weights(seed), strict=True
+        ):
+            parameter.copy_(values)
+        return self
 
-        Truncated normals, cut at two standard deviations, which the parametrization gives.
+    def fresh_weights(self, seed: int) -> Iterator[tuple[str, Tensor]]:
+        """Draw weights as Cerebras-GPT does (arXiv:2304.03208, Appendix A), one after the other.
+
+        Truncated normals, cut at two standard deviations, which the parametrization gives; on the
+        CPU, so that every device starts from the same weights.
         """
         generator = torch.Generator().manual_seed(seed)
         rows = parametrization(self.config).rows
         for name, parameter in self.named_parameters():
+            values = torch.empty(parameter.shape, device="cpu")
             if parameter.ndim == 1:
-                parameter.fill_(1.0 if name.endswith("norm.weight") else 0.0)
+                yield name, values.fill_(1.0 if name.endswith("norm.weight") else 0.0)
                 continue
             std = rows[role_of(name)].init_std
-            # Drawn on the CPU, so that every device starts from the same weights.
-            values = torch.empty(parameter.shape)
-            nn.init.trunc_normal_(values, std=std, a=-2 * std, b=2 * std, generator=generator)
-            parameter.copy_(values)
-        return self
+            yield (
+                name,
+                nn.init.trunc_normal_(values, std=std, a=-2 * std, b=2 * std, generator=generator),
+            )
 
 
 def _inside_documents(documents: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from types import EllipsisType
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +35,26 @@ def spread(network: nn.Module, blocks: nn.ModuleList, team: Team, shard: int, de
         spread_out.set_force_sum_reduction_for_comms(True)
 
 
+@torch.no_grad()
+def fill(network: nn.Module, values: Iterable[tuple[str, Rows]]) -> None:
+    """Give every weight its value, or what this process holds of it, one after the other.
+
+    Raises:
+        ValueError: if names or shapes differ.
+    """
+    own = network.state_dict()
+    for name, value in values:
+        if name not in own:
+            raise ValueError(f"there is no {name}")
+        part = Part.of(own.pop(name))
+        try:
+            part.values.copy_(part.cut(value))
+        except ValueError as error:
+            raise ValueError(f"{name} is {error}") from None
+    if own:
+        raise ValueError(f"{min(own)} has no value")
+
+
 def sums_in(network: nn.Module, this_pass: bool) -> None:
     """Say whether the next backward pass adds up gradients over processes, if it can."""
     from torch.distributed.fsdp import FSDPModule
@@ -47,6 +68,17 @@ def whole(tensor: Tensor) -> Tensor:
     gather: Any = getattr(tensor, "full_tensor", None)
     result: Tensor = tensor if gather is None else gather()
     return result
+
+
+class Rows(Protocol):
+    """A tensor, or one that lies in files and is read by rows."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the whole."""
+
+    def __getitem__(self, rows: slice | EllipsisType) -> Tensor:
+        """Return some rows, or all."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +110,15 @@ class Part:
         copy = mesh.get_local_rank(0) if mesh.ndim > 1 else 0
         return cls(local, start, tuple(tensor.shape), copy == 0)
 
-    def cut(self, values: Tensor) -> Tensor:
-        """Return of a whole tensor what this process holds."""
-        return values[self.start : self.start + len(self.values)] if self.shape else values
+    def cut(self, values: Rows) -> Tensor:
+        """Return of a whole tensor what this process holds.
+
+        Raises:
+            ValueError: if the whole has another shape.
+        """
+        if tuple(values.shape) != self.shape:
+            raise ValueError(f"{tuple(values.shape)} there, not {self.shape}")
+        return values[self.start : self.start + len(self.values)] if self.shape else values[...]
 
 
 def like(tensor: Tensor, values: Tensor) -> Tensor:

@@ -10,12 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from wafergpt import files
 from wafergpt.errors import InputError, RunFailed
-from wafergpt.parallel.sharding import Part
+from wafergpt.parallel.sharding import Part, fill
 from wafergpt.progress import say
 from wafergpt.run import Run
 from wafergpt.train.state import TrainState
@@ -215,8 +214,8 @@ def load(state: TrainState, folder: Path, verified: bool = False) -> None:
     if not verified:
         verify(folder)
     try:
-        _fill(state.model.state_dict(), Stored(folder, WEIGHTS))
-        state.optimizer.load_state_tensors(Stored(folder, MOMENTS))
+        fill(state.model, Stored(folder, WEIGHTS).by_rows.items())
+        state.optimizer.load_state_tensors(Stored(folder, MOMENTS).by_rows)
         scalars = json.loads((folder / STATE).read_text(encoding="utf-8"))
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
@@ -224,18 +223,6 @@ def load(state: TrainState, folder: Path, verified: bool = False) -> None:
     for name in TrainState.SCALARS:
         if name in scalars:
             setattr(state, name, scalars[name])
-
-
-@torch.no_grad()
-def _fill(tensors: Mapping[str, Tensor], stored: Stored) -> None:
-    """Copy what was stored into tensors, or into what this process holds of them."""
-    if odd := set(tensors) ^ set(stored):
-        raise ValueError(f"only one of them has {min(odd)}")
-    for name, tensor in tensors.items():
-        values, part = stored[name], Part.of(tensor)
-        if tuple(values.shape) != part.shape:
-            raise ValueError(f"{name} is {tuple(values.shape)} there, not {part.shape}")
-        part.values.copy_(part.cut(values))
 
 
 def resume(state: TrainState, run: Run) -> Path:
@@ -264,7 +251,7 @@ def resume(state: TrainState, run: Run) -> Path:
     raise RunFailed(f"{run.path} has no good checkpoint; start afresh under another name")
 
 
-def weights(run: Run) -> dict[str, Tensor]:
+def weights(run: Run) -> Stored:
     """Return the tensors to use a run with: of the checkpoint asked for, the best, or the last.
 
     Raises:
@@ -276,4 +263,4 @@ def weights(run: Run) -> dict[str, Tensor]:
         raise InputError(f"{run.path} has no checkpoint yet")
     folder = run.checkpoint or best(run) or everything[-1]
     verify(folder)
-    return dict(Stored(folder, WEIGHTS))
+    return Stored(folder, WEIGHTS)

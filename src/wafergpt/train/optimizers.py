@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from wafergpt import config
 from wafergpt.errors import InputError
-from wafergpt.parallel.sharding import Part, SpreadMuon, like, whole
+from wafergpt.parallel.sharding import Part, Rows, SpreadMuon, like, whole
 from wafergpt.shapes.parametrization import Rule
 
 
@@ -132,7 +132,7 @@ class Optimizer:
             if isinstance(value, Tensor)
         }
 
-    def load_state_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+    def load_state_tensors(self, tensors: Mapping[str, Rows]) -> None:
         """Take over a state that ``state_tensors`` gave, whole; spread parameters take their part.
 
         Raises:
@@ -144,8 +144,9 @@ class Optimizer:
         for full_name, tensor in tensors.items():
             name, _, key = full_name.rpartition("/")
             parameter = self._named.get(name)
-            if parameter is None or (tensor.ndim and tensor.shape != parameter.shape):
+            if parameter is None or (tensor.shape and tuple(tensor.shape) != parameter.shape):
                 raise ValueError(f"the optimizer state '{full_name}' fits no parameter")
-            if tensor.ndim:
-                tensor = like(parameter, Part.of(parameter).cut(tensor))
-            owners[parameter].state[parameter][key] = tensor.to(parameter.device, copy=True)
+            values = Part.of(parameter).cut(tensor) if tensor.shape else tensor[...]
+            values = values.to(parameter.device, copy=True)
+            moment = like(parameter, values) if tensor.shape else values
+            owners[parameter].state[parameter][key] = moment

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -17,6 +17,7 @@ from wafergpt.errors import InputError
 from wafergpt.generate.text import Sampling, stream_text
 from wafergpt.model.gpt import GPT
 from wafergpt.parallel.meeting import joined
+from wafergpt.parallel.sharding import Rows
 from wafergpt.parallel.team import Team
 from wafergpt.run import RUNS, Run
 from wafergpt.scaling.plan import TOKENS_PER_PARAMETER, plan
@@ -113,12 +114,16 @@ def _trainer(recipe: Recipe, corpus: Corpus, begun: Run | None, team: Team) -> T
             "no process has the whole weights, to write on from evaluate.prompts: "
             "set evaluate.prompts=[] or system.shard=1"
         )
-    gpt = GPT(recipe.model)
-    if begun is None:
-        gpt.initialize(recipe.seed)
-    else:
-        gpt.load_state_dict(checkpoint.weights(begun))
-    return Trainer(recipe, machine, gpt, gpt.blocks, batches, language_objective, team)
+    # Weights that are spread are never whole anywhere.
+    with torch.device("meta" if recipe.system.shards > 1 else "cpu"):
+        gpt = GPT(recipe.model)
+    weights: Iterable[tuple[str, Rows]] = (
+        gpt.fresh_weights(recipe.seed)
+        if begun is None
+        else checkpoint.weights(begun).by_rows.items()
+    )
+    objective = language_objective
+    return Trainer(recipe, machine, gpt, gpt.blocks, batches, objective, team, weights)
 
 
 def validation_loss(run: Run) -> float:

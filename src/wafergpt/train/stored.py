@@ -10,9 +10,11 @@ import json
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from types import EllipsisType
 from typing import Any
 
 import torch
@@ -185,54 +187,100 @@ def _is_whole(shape: Any, parts: Any) -> bool:
     return all(isinstance(n, int) for n in (*shape, end)) and end == (shape[0] if shape else 1)
 
 
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor in the files of a checkpoint, of which rows can be read.
+
+    Attributes:
+        name: of the tensor.
+        shape: of the whole.
+        parts: the first row and the file of each part, in the order of the rows.
+        stored: the checkpoint.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    parts: Sequence[tuple[int, str]]
+    stored: Stored
+
+    def __getitem__(self, rows: slice | EllipsisType) -> Tensor:
+        """Read some rows, or all; no more of the files than that.
+
+        Raises:
+            UnreadableTensorsError: if they are not what was written.
+        """
+        try:
+            if not self.shape:
+                scalar: Tensor = self.stored.opened(self.parts[0][1]).get_tensor(self.name)
+                return scalar
+            first, end, _ = (slice(None) if rows is ... else rows).indices(self.shape[0])
+            pieces = list(self._pieces(first, end))
+            result = torch.cat(pieces) if len(pieces) > 1 else pieces[0]
+        except UnreadableTensorsError:
+            raise
+        except (SafetensorError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise UnreadableTensorsError(f"{self.stored.folder}: {self.name}: {reason}") from None
+        if result.shape != (end - first, *self.shape[1:]):
+            raise UnreadableTensorsError(
+                f"{self.stored.folder}: the parts of {self.name} are not the whole"
+            )
+        return result
+
+    def _pieces(self, first: int, end: int) -> Iterator[Tensor]:
+        """Read rows, of each part that has some; of none, nothing of the first part."""
+        ends = [*(start for start, _ in self.parts[1:]), self.shape[0]]
+        for (start, file), stop in zip(self.parts, ends, strict=True):
+            low, high = max(first, start), min(end, stop)
+            if low < high or (first == end and start == 0):
+                yield self.stored.opened(file).get_slice(self.name)[low - start : high - start]
+
+
 class Stored(Mapping[str, Tensor]):
-    """The tensors of one kind in a checkpoint, whole, each read when it is asked for.
+    """The tensors of one kind in a checkpoint, each read when it is asked for.
 
     Args:
         folder: of the checkpoint.
         kind: ``WEIGHTS`` or ``MOMENTS``.
+
+    Attributes:
+        folder: of the checkpoint.
+        by_rows: the tensors, to be read in part.
 
     Raises:
         UnreadableTensorsError: if they are not what was written.
     """
 
     def __init__(self, folder: Path, kind: str) -> None:
-        self._folder = folder
+        self.folder = folder
         self._opened: dict[str, Any] = {}
-        self._index: dict[str, Any]
+        self.by_rows: dict[str, StoredTensor] = {}
         if (folder / SHARDS).exists():
-            self._index = _index(folder, kind)
-        else:
-            file = whole_file(kind)
-            self._index = {
-                name: {"shape": None, "parts": [{"file": file, "start": 0}]}
-                for name in self._open(file).keys()  # noqa: SIM118 (it is no mapping)
-            }
+            for name, value in _index(folder, kind).items():
+                places = sorted((part["start"], part["file"]) for part in value["parts"])
+                self.by_rows[name] = StoredTensor(name, tuple(value["shape"]), places, self)
+            return
+        file = whole_file(kind)
+        values = self.opened(file)
+        for name in values.keys():  # noqa: SIM118 (it is no mapping)
+            shape = tuple(values.get_slice(name).get_shape())
+            self.by_rows[name] = StoredTensor(name, shape, [(0, file)], self)
 
-    def _open(self, file: str) -> Any:
+    def opened(self, file: str) -> Any:
+        """Return a file of the checkpoint, opened once."""
         if file not in self._opened:
             try:
-                self._opened[file] = safe_open(self._folder / file, framework="pt")
+                self._opened[file] = safe_open(self.folder / file, framework="pt")
             except (OSError, SafetensorError) as error:
                 reason = str(error).splitlines()[0]
-                raise UnreadableTensorsError(f"{self._folder / file}: {reason}") from None
+                raise UnreadableTensorsError(f"{self.folder / file}: {reason}") from None
         return self._opened[file]
 
     def __getitem__(self, name: str) -> Tensor:
-        value = self._index[name]
-        try:
-            parts = sorted(value["parts"], key=lambda part: part["start"])
-            tensors = [self._open(part["file"]).get_tensor(name) for part in parts]
-            tensor: Tensor = torch.cat(tensors) if value["shape"] else tensors[0]
-        except (SafetensorError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
-            raise UnreadableTensorsError(f"{self._folder}: {name}: {reason}") from None
-        if value["shape"] is not None and list(tensor.shape) != value["shape"]:
-            raise UnreadableTensorsError(f"{self._folder}: the parts of {name} are not the whole")
-        return tensor
+        return self.by_rows[name][...]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._index)
+        return iter(self.by_rows)
 
     def __len__(self) -> int:
-        return len(self._index)
+        return len(self.by_rows)

@@ -9,7 +9,7 @@ import signal
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from wafergpt.data.batches import Batches
 from wafergpt.devices.detect import compile_pays, compiler_available
 from wafergpt.errors import Interrupted
 from wafergpt.parallel.launch import FORWARDED
-from wafergpt.parallel.sharding import spread
+from wafergpt.parallel.sharding import Rows, fill, spread
 from wafergpt.parallel.team import ALONE, Order, Team
 from wafergpt.progress import duration, progress, say
 from wafergpt.run import Run
@@ -58,11 +58,12 @@ class Trainer:
     Args:
         recipe: with device, precision and threads settled.
         machine: what was measured of this machine.
-        network: the whole network.
+        network: the whole network; if it is to be spread, it may be without memory (meta).
         blocks: its repeated part, which is compiled once for all where that pays.
         batches: the training samples.
         objective: the summed loss of a batch.
         team: the processes that share the work.
+        weights: that the network begins with, if it does not have them yet.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Trainer:
         batches: Batches,
         objective: Objective,
         team: Team = ALONE,
+        weights: Iterable[tuple[str, Rows]] | None = None,
     ) -> None:
         self.recipe = recipe
         self.machine = machine
@@ -81,12 +83,17 @@ class Trainer:
         self.device = torch.device(str(recipe.system.device))
         self.signals = Signals()
         self._blocks = blocks
-        network.to(self.device)
         if recipe.system.activation_checkpointing:
             _checkpoint_activations(blocks)
         self.spread = recipe.system.shards > 1
         if self.spread:
             spread(network, blocks, team, recipe.system.shards, self.device.type)
+        if any(parameter.is_meta for parameter in network.parameters()):
+            network.to_empty(device=self.device)
+        else:
+            network.to(self.device)
+        if weights is not None:
+            fill(network, weights)
         names = [name for name, _ in network.named_parameters()]
         by_name = rules(recipe.model, recipe.optimizer.name, names)
         optimizer = Optimizer(network.named_parameters(), recipe.optimizer, by_name)
