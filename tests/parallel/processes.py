@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -45,8 +46,11 @@ def wait_for_step(root: Path, name: str, step: int) -> None:
         time.sleep(0.002)
 
 
-def run_script(script: str, size: int, *arguments: str) -> list[str]:
-    """Run a script as so many processes of one training; return what each has printed."""
+def run_script(script: str, size: int, *arguments: str, killed: int | None = None) -> list[str]:
+    """Run a script as so many processes of one training; return what each has printed.
+
+    All must end well, but for the one that is ``killed``.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
@@ -62,5 +66,6 @@ def run_script(script: str, size: int, *arguments: str) -> list[str]:
         for rank in range(size)
     ]
     outputs = [process.communicate(timeout=120) for process in processes]
-    assert [process.returncode for process in processes] == [0] * size, outputs
+    codes = [-signal.SIGKILL if rank == killed else 0 for rank in range(size)]
+    assert [process.returncode for process in processes] == codes, outputs
     return [output for output, _ in outputs]

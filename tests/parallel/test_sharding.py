@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import signal
 import subprocess
@@ -13,8 +14,9 @@ import pytest
 import torch
 
 from benchmarks import soak
-from tests.parallel.processes import RECIPE, STEPS, begin, end, losses, wait_for_step
+from tests.parallel.processes import RECIPE, STEPS, begin, end, losses, run_script, wait_for_step
 from wafergpt.config import load_recipe
+from wafergpt.data.prepare import prepare
 from wafergpt.errors import RunFailed
 from wafergpt.run import Run
 from wafergpt.scaling.memory import training_memory
@@ -164,6 +166,7 @@ import torch.distributed as dist
 from torch.distributed import device_mesh
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from wafergpt.config import load_recipe
+from wafergpt.data.prepare import prepare
 from wafergpt.model.gpt import GPT
 from wafergpt.parallel.sharding import Part, spread
 from wafergpt.parallel.team import Team
@@ -218,3 +221,70 @@ def test_checkpointed_activations_change_nothing(corpus: Path, tmp_path: Path) -
     end(begin(tmp_path, "name=two", *recipe, *spread))
     end(begin(tmp_path, "name=both", *recipe, *spread, "system.activation_checkpointing=true"))
     assert losses(tmp_path, "two") == losses(tmp_path, "both")
+
+
+CRASHING = """
+import hashlib, os, signal, sys
+from pathlib import Path
+from wafergpt.errors import TeamLost
+from wafergpt.train import pretrain as module
+from wafergpt.train.loop import Loop
+
+root, resume, crash, *recipe = sys.argv[1:]
+passes = Loop._passes
+
+def watched(self, batches, first, size, at_once):
+    found = passes(self, batches, first, size, at_once)
+    if batches is self.batches:
+        if os.environ["RANK"] == "1" and self.state.step == int(crash):
+            os.kill(os.getpid(), signal.SIGKILL)
+        for batch, share in found:
+            for row in batch.tokens if share else ():
+                digest = hashlib.sha256(row.numpy().tobytes()).hexdigest()
+                print(self.state.step, digest, flush=True)
+    return found
+
+Loop._passes = watched
+try:
+    module.pretrain(None, recipe, resume=resume or None, root=Path(root))
+except TeamLost:
+    pass
+sys.stdout.flush()
+os._exit(0)
+"""
+
+
+def stream(outputs: list[str]) -> dict[int, list[str]]:
+    """Return the samples of each step, those of the first process first."""
+    steps: dict[int, list[str]] = {}
+    for line in "\n".join(outputs).split("\n"):
+        if line:
+            step, sample = line.split()
+            steps.setdefault(int(step), []).append(sample)
+    return steps
+
+
+def test_three_then_two_then_three_read_the_same_tokens(real_data: Path, tmp_path: Path) -> None:
+    """With GPT-2's vocabulary, 50,257 = 29·1733 rows, which no number of processes divides."""
+    text = tmp_path / "text.txt"
+    packed = (real_data / "tinyshakespeare" / "input.txt.gz").read_bytes()
+    text.write_bytes(gzip.decompress(packed)[:60_000])
+    corpus = prepare(text, tmp_path / "corpus", tokenizer=real_data / "gpt2_bpe")
+    recipe = [
+        f"data.corpus={corpus.path}", "name=run", *SPREAD, "train.steps=9", "train.batch_size=7",
+        "train.micro_batch_size=1", "checkpoint.every=2", "evaluate.every=9", "model.n_layers=1",
+        "model.d_model=16",
+    ]  # fmt: skip
+    never = "-1"
+    expected = stream(run_script(CRASHING, 1, str(tmp_path), "", never, *recipe, "name=alone"))
+    seen: dict[int, list[str]] = {}
+    for size, crash, resume in ((3, "3", ""), (2, "6", "run"), (3, never, "run")):
+        own = [] if resume else recipe
+        killed = 1 if crash != never else None
+        outputs = run_script(CRASHING, size, str(tmp_path), resume, crash, *own, killed=killed)
+        seen |= stream(outputs)
+    assert len(expected) == 9
+    assert all(len(samples) == 7 for samples in expected.values())
+    assert seen == expected
+    assert checkpoint.weights(Run.find("run", tmp_path))["embedding.weight"].shape == (50257, 16)
+    assert losses(tmp_path, "run") == pytest.approx(losses(tmp_path, "alone"), rel=1e-5)
