@@ -7,10 +7,11 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 from wafergpt import config
-from wafergpt.errors import TeamLost
+from wafergpt.errors import RunFailed, TeamLost
 from wafergpt.parallel.team import ALONE, Order, Team
 from wafergpt.run import Run
 from wafergpt.train import checkpoint
@@ -79,9 +80,13 @@ class Saver:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Wait, but not for the parts of processes that are lost; end the thread."""
-        if kind is not None and issubclass(kind, TeamLost):
-            self._given_up.set()
-        self.close()
+        if kind is None or not issubclass(kind, TeamLost):
+            self.close()
+            return
+        self._given_up.set()
+        # That a process is lost says more than that its part is missing.
+        with suppress(RunFailed):
+            self.close()
 
     def close(self) -> None:
         """Wait, and end the thread."""

@@ -1,0 +1,484 @@
+"""Every loader over every kind of file that is none of its own: one line, nothing executed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.hostile import folders
+from tests.hostile.inputs import NO_FILE, NO_OBJECT, NOT_JSON, bounded, judged, pickled
+from wafergpt.config import Recipe, load_recipe
+from wafergpt.data.corpus import Corpus
+from wafergpt.data.prepare import prepare
+from wafergpt.data.sources import find_files
+from wafergpt.data.tables import label_names, read_table, read_texts
+from wafergpt.data.tokenizer import Tokenizer
+from wafergpt.devices import probe
+from wafergpt.interop.huggingface import import_folder, read_network
+from wafergpt.report import list_runs, write_report
+from wafergpt.run import Run
+from wafergpt.scaling.plan import read_corpus
+from wafergpt.tasks.writing import Writer
+from wafergpt.train import checkpoint
+from wafergpt.train.stored import SHARDS, WEIGHTS, Stored
+from wafergpt.tune.transfer import _study
+
+
+def _corpus(root: Path) -> Path:
+    return folders.make_corpus(root / "corpus")
+
+
+def _hugging_face(root: Path, index: bool = False) -> Path:
+    return folders.make_hugging_face(root / "hf", index)
+
+
+def _checkpoint(root: Path, parts: bool = False) -> Path:
+    folder = checkpoint.every(folders.make_run(root))[-1]
+    if parts:
+        folders.in_parts(folder)
+    return folder
+
+
+def _run(root: Path) -> Path:
+    return folders.make_run(root).path
+
+
+def _report(folder: Path) -> Path:
+    (run,) = (run for run in list_runs(folder.parent) if run["name"] == folder.name)
+    assert run["state"] == "damaged"
+    return write_report(Run(folder), folder / "page.html")
+
+
+LOADERS: dict[str, tuple[Callable[[Path], Path], str, Callable[[Path], Any]]] = {
+    "corpus": (_corpus, "corpus.json", Corpus.open),
+    "corpus of a plan": (_corpus, "corpus.json", read_corpus),
+    "corpus begun": (
+        _corpus, "prepare.json", lambda f: prepare(f.parent / "rows.jsonl", f, vocab_size=262)
+    ),
+    "tokenizer": (_corpus, "tokenizer.json", Tokenizer.load),
+    "import": (_hugging_face, "config.json", lambda f: import_folder(f, "i", f.parent)),
+    "import index": (
+        partial(_hugging_face, index=True), "model.safetensors.index.json", read_network
+    ),
+    "import weights": (_hugging_face, "model.safetensors", read_network),
+    "import tokenizer": (_hugging_face, "tokenizer.json", lambda f: import_folder(f, "i", f.parent)),
+    "result": (_run, "result.json", _report),
+    "plan": (_run, "plan.json", _report),
+    "metrics": (_run, "metrics.jsonl", lambda f: Run(f).rewind(1) or _report(f)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+def test_what_is_no_json_of_ours_is_refused_by_name(tmp_path: Path, loader: str) -> None:
+    make, name, load = LOADERS[loader]
+    folder = make(tmp_path)
+    marker = tmp_path / "executed"
+    contents = {**NOT_JSON, **NO_OBJECT, "pickle": pickled(marker) + b"\n"}
+    if loader in ("metrics", "result", "plan"):
+        # Nothing measured yet is no damage, nor is a last row that a kill cut short.
+        absent = ("empty", "blank", "cut", "null") if loader == "metrics" else ("null",)
+        contents = {what: data for what, data in contents.items() if what not in absent}
+        contents |= {"null": b"null\n"} if loader == "metrics" else {}
+    for what, data in contents.items():
+        (folder / name).write_bytes(data)
+        loaded, message = judged(lambda: load(folder))
+        assert loaded is None, what
+        assert name in message or folder.name in message, what
+    assert not marker.exists()
+    assert not (tmp_path / "i").exists()
+
+
+@pytest.mark.parametrize("loader", [name for name in LOADERS if name not in ("result", "plan")])
+@pytest.mark.parametrize("there", NO_FILE)
+def test_what_is_no_file_is_not_waited_for(
+    tmp_path: Path, loader: str, there: Callable[[Path], None]
+) -> None:
+    make, name, load = LOADERS[loader]
+    folder = make(tmp_path)
+    (folder / name).unlink()
+    there(folder / name)
+    if loader == "metrics":
+        # As if nothing were measured yet.
+        assert Run(folder).metrics() == []
+        return
+    if loader in ("corpus begun", "import tokenizer"):
+        # What is not there is made, or done without.
+        with bounded():
+            judged(lambda: load(folder))
+        return
+    assert judged(lambda: load(folder))[0] is None
+
+
+@pytest.mark.parametrize("name", ["result.json", "plan.json", "samples.md", "metrics.jsonl"])
+@pytest.mark.parametrize("there", NO_FILE)
+def test_a_page_needs_none_of_them(
+    tmp_path: Path, name: str, there: Callable[[Path], None]
+) -> None:
+    folder = _run(tmp_path)
+    (folder / name).unlink()
+    there(folder / name)
+    with bounded():
+        assert write_report(Run(folder), tmp_path / "page.html").stat().st_size > 1000
+        assert [run["name"] for run in list_runs(tmp_path)] == ["r"]
+
+
+CHECKPOINT = ["manifest.json", "state.json", SHARDS, "model.safetensors", "optimizer.safetensors"]
+
+
+@pytest.mark.parametrize("name", CHECKPOINT)
+def test_a_checkpoint_that_vouches_for_nonsense(tmp_path: Path, name: str) -> None:
+    folder = _checkpoint(tmp_path, parts=name == SHARDS)
+    marker = tmp_path / "executed"
+    for what, data in {**NOT_JSON, **NO_OBJECT, "pickle": pickled(marker)}.items():
+        (folder / name).write_bytes(data)
+        if name != "manifest.json":
+            folders.agree(folder)
+        assert judged(lambda: checkpoint.load(folders.state(), folder))[1], what
+        if name not in ("state.json", "optimizer.safetensors"):
+            assert judged(lambda: checkpoint.weights(Run(folder.parents[1])))[1], what
+    assert not marker.exists()
+
+
+RECIPES: dict[str, tuple[bytes, str]] = {
+    "laughs": (
+        b"a0: &a0 [x, x]\n"
+        + b"".join(b"a%d: &a%d [*a%d, *a%d]\n" % (n, n, n - 1, n - 1) for n in range(1, 60)),
+        "more than 100,000 values",
+    ),
+    "merges": (
+        b"a0: &a0 {x: 1}\n"
+        + b"".join(b"a%d: &a%d {<<: [*a%d, *a%d]}\n" % (n, n, n - 1, n - 1) for n in range(1, 60)),
+        "more than 100,000 values",
+    ),
+    "itself": (b"model: &a {d_model: *a}", "more than 100,000 values"),
+    "long strings": (
+        b"a: &a " + b"x" * 500_000 + b"\nmodel: [" + b"*a, " * 90_000 + b"]", "is impossible"
+    ),
+    "many": (b"model: [" + b"1," * 100_001 + b"]", "more than 100,000 values"),
+    "digits": (b"seed: " + b"1" * 5000, "more than 100 digits"),
+    "hex digits": (b"seed: 0x" + b"f" * 50_000, "more than 100 digits"),
+    "sixties": (b"seed: 1" + b":59" * 100_000, "more than 100 digits"),
+    "sixties of floats": (b"seed: 1" + b":59" * 1000 + b".5", "more than 100 digits"),
+    "no date": (b"seed: 2024-99-99", "is not YAML"),
+    "no boolean": (b"seed: !!bool x", "is not YAML"),
+    "no number": (b"seed: !!int ''", "is not YAML"),
+    "no float": (b"seed: !!float x", "is not YAML"),
+    "no time": (b"seed: !!timestamp x", "is not YAML"),
+    "an object": (b"!!python/object/new:os.system [true]", "is not YAML"),
+    "a name": (b"seed: !!python/name:os.system", "is not YAML"),
+    "deep": (b"[" * 100_000, "is not YAML"),
+    "deep sections": (b"{a: " * 100_000, "is not YAML"),
+    "NUL": (b"seed: \0", "is not YAML"),
+    "tab": (b" \n\t\n", "is not YAML"),
+    "half a character": (b'name: "\\ud800"', "is not YAML"),
+    "number for a key": (b"1: 2", "keys should be strings"),
+    "wide": (b"model: {d_model: 1000000000000}", "d_model=1000000000000 is impossible"),
+    "negative": (b"model: {d_model: -256}", "d_model=-256 is impossible"),
+    "NaN": (b"model: {d_model: .nan}", "d_model=nan is impossible"),
+    "steps": (b"train: {steps: " + b"9" * 90 + b"}", "train.steps="),
+    "a batch": (b"train: {batch_size: 1000000000000}", "train.batch_size=1000000000000"),
+    "epochs": (b"train: {epochs: 1.0e+300}", "train.epochs=1e+300"),
+    "warm-up": (b"schedule: {warmup: '" + b"9" * 400 + b"'}", "is not a number of tokens"),
+    "warm-up share": (b"schedule: {warmup: '" + b"9" * 400 + b"%'}", "is not a number of tokens"),
+    "long base": (b"extends: " + b"a" * 300 + b".yaml", "no such recipe file"),
+    "long name of a base": (b"extends: " + b"a" * 300_000, "no recipe named 'aaa"),
+    "base NUL": (b'extends: "a\\0.yaml"', "no such recipe file"),
+    "long file": (b"data: {corpus: " + b"a" * 300 + b"}", "no file can have this name"),
+    "NUL file": (b'task: {train: "a\\0b"}', "no file can have this name"),
+    "half a file": (b'start: "\\ud800"', "is not YAML"),
+    "a long key": (b"? " + b"k" * 100_000 + b"\n: 1", "unknown key 'kkk"),
+    "no width": (b"model: {d_ffn: '0'}", "model.d_ffn='0' is impossible"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("content", "message"), RECIPES.values(), ids=RECIPES)
+def test_hostile_recipes(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_bytes(content)
+    loaded, said = judged(lambda: load_recipe(path))
+    assert loaded is None
+    assert message in said
+
+
+def test_an_empty_recipe_is_the_defaults(tmp_path: Path) -> None:
+    for content in (b"", b"\n\n", b"# nothing\n", b"\xef\xbb\xbf"):
+        (tmp_path / "a.yaml").write_bytes(content)
+        assert load_recipe(tmp_path / "a.yaml") == Recipe()
+
+
+@pytest.mark.parametrize("width", ["256", "256.0", "'256'"])
+def test_a_width_in_other_words_has_its_feed_forward_width(width: str) -> None:
+    assert load_recipe(None, [f"model.d_model={width}"]).model.d_ffn == 1024
+
+
+@pytest.mark.parametrize("there", NO_FILE)
+def test_a_recipe_that_is_no_file(tmp_path: Path, there: Callable[[Path], None]) -> None:
+    run = folders.make_run(tmp_path).path
+    (run / "recipe.yaml").unlink()
+    there(run / "recipe.yaml")
+    assert "no such recipe file" in judged(lambda: load_recipe(run / "recipe.yaml"))[1]
+    assert "no run" in judged(lambda: Run.find(run))[1]
+    with bounded():
+        assert all(row["state"] == "damaged" for row in list_runs(tmp_path))
+
+
+def _machine(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    monkeypatch.setattr(probe, "_record", lambda device: folder / "machine.json")
+    return folder / "machine.json"
+
+
+GOOD_MACHINE: dict[str, Any] = {
+    "version": probe.VERSION, "device": "cpu", "name": "x", "cores": 2, "memory_bytes": 1 << 33,
+    "memory_available": 1 << 32, "torch": "2", "compiler": True, "matmul_flops_fp32": 1e11,
+    "matmul_flops_bf16": 0.0, "training_flops": {"fp32": {"128": 1e10}}, "bandwidth": 1e10,
+    "softmax_rate": 1e8,
+}  # fmt: skip
+NO_MACHINE = [
+    {"bandwidth": float("nan")}, {"bandwidth": 10**400}, {"softmax_rate": float("inf")},
+    {"softmax_rate": "fast"}, {"matmul_flops_fp32": None}, {"matmul_flops_bf16": -1},
+    {"training_flops": {"fp32": {"128": float("nan"), "256": 1.0}}}, {"training_flops": 7},
+    {"training_flops": {"fp32": {"0": 1.0}}}, {"training_flops": {"fp32": {"128": 10**400}}},
+    {"training_flops": {"fp32": {"1e999": 1.0}}}, {"training_flops": {"fp32": {}}}, {"more": 1},
+]  # fmt: skip
+
+
+def test_a_record_of_no_machine_is_measured_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = _machine(tmp_path, monkeypatch)
+    record.write_text(json.dumps(GOOD_MACHINE))
+    good = probe.probe("cpu")
+    assert good.training_flops == {"fp32": {128: 1e10}}
+    measured: list[object] = []
+    monkeypatch.setattr(probe, "measure", lambda *a: measured.append(a) or good)
+    monkeypatch.setattr(probe, "busy_percent", lambda: 0.0)
+    bad = [json.dumps({**GOOD_MACHINE, **change}).encode() for change in NO_MACHINE]
+    for data in (*bad, *NOT_JSON.values(), *NO_OBJECT.values()):
+        record.write_bytes(data)
+        with bounded():
+            probe.probe("cpu")
+    assert len(measured) == len(bad) + len(NOT_JSON) + len(NO_OBJECT)
+    for there in NO_FILE:
+        folder = tmp_path / there.__name__
+        folder.mkdir()
+        record = _machine(folder, monkeypatch)
+        there(record)
+        with bounded():
+            assert probe._read(record) is None
+
+
+TOKENIZERS: dict[str, dict[str, Any]] = {
+    "padded": {"padding": {
+        "strategy": {"Fixed": 10**6}, "direction": "Right", "pad_to_multiple_of": None,
+        "pad_id": 0, "pad_type_id": 0, "pad_token": "x",
+    }},
+    "cut": {"truncation": {
+        "max_length": 2, "strategy": "LongestFirst", "direction": "Right", "stride": 0,
+    }},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", TOKENIZERS.values(), ids=TOKENIZERS)
+def test_a_text_is_neither_filled_nor_cut(change: dict[str, Any]) -> None:
+    plain = folders.tokenizer()
+    odd = Tokenizer(json.dumps({**plain.definition, **change}))
+    assert odd.encode("a few words") == plain.encode("a few words")
+    assert odd.encode_batch(["a few", "words"]) == plain.encode_batch(["a few", "words"])
+
+
+def test_ids_beyond_the_vocabulary_are_refused() -> None:
+    definition = folders.tokenizer().definition
+    definition["model"]["vocab"]["<|endoftext|>"] = 4_000_000_000
+    assert "the id 4,000,000,000" in judged(lambda: Tokenizer(json.dumps(definition)))[1]
+
+
+def test_a_pattern_without_an_end_gives_up(capfd: pytest.CaptureFixture[str]) -> None:
+    split = {
+        "type": "Split",
+        "pattern": {"Regex": "(a+)+$"},
+        "behavior": "Isolated",
+        "invert": False,
+    }
+    tokenizer = Tokenizer(json.dumps({**folders.tokenizer().definition, "pre_tokenizer": split}))
+    assert "cannot read a text" in judged(lambda: tokenizer.encode("a" * 4000 + "b"))[1]
+
+
+def test_half_a_character_is_no_text(tmp_path: Path) -> None:
+    for encode in (Tokenizer.encode, lambda t, text: t.encode_batch([text])):
+        said = judged(lambda e=encode: e(folders.tokenizer(), "a\ud800"))[1]  # type: ignore[misc]
+        assert "lone surrogate" in said
+    path = tmp_path / "a.jsonl"
+    for row in ('{"text": "\\ud800", "label": "x"}', '{"text": "a", "label": "\\ud800"}'):
+        path.write_text(row)
+        assert "line 1: a lone surrogate" in judged(lambda: read_table(path))[1]
+    path.write_text('{"text": "\\ud800"}')
+    assert "line 1: a lone surrogate" in judged(lambda: read_texts(path))[1]
+
+
+def test_labels_that_are_none(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("text,label\na," + "9" * 999 + "\nb,1\n")
+    assert label_names(read_table(path)) == ("1", "9" * 999)
+    path.write_text("text,label\na," + "9" * 5000 + "\n")
+    assert "5,000 characters: no label" in judged(lambda: read_table(path))[1]
+
+
+def test_cards_that_lead_astray(tmp_path: Path) -> None:
+    folder = _corpus(tmp_path)
+    card = json.loads((folder / "corpus.json").read_text())
+    name = "train-00000.bin"
+    entry = card["files"][name]
+    odd: list[dict[str, Any]] = [
+        {"files": {**card["files"], name: {"bytes": entry["bytes"]}}},
+        {"files": {**card["files"], name: {**entry, "sha256": "\ud800"}}},
+        {"files": {**card["files"], "a" * 300: entry}},
+        {"files": {**card["files"], "\0": entry}},
+        {"files": {**card["files"], "..": entry}},
+        {"vocab_size": 1 << 63}, {"vocab_size": -1}, {"vocab_size": "262"}, {"bytes_val": None},
+        {"vocab_size": float("inf")}, {"fingerprint": 7},
+    ]  # fmt: skip
+    for change in odd:
+        (folder / "corpus.json").write_text(json.dumps({**card, **change}))
+        assert judged(lambda: Corpus.open(folder))[0] is None, change
+    for key in ("vocab_size", "tokens_train", "tokens_val"):
+        for value in (float("inf"), 10**400, -1, 1.5, "7", [1], True):
+            (folder / "corpus.json").write_text(json.dumps({**card, key: value}))
+            assert "is not a corpus" in judged(lambda: read_corpus(folder))[1], value
+
+
+def test_tokens_beyond_the_vocabulary_are_not_trained_on(tmp_path: Path) -> None:
+    folder = _corpus(tmp_path)
+    corpus = Corpus.open(folder)
+    assert corpus.tokens("train").take(0, 5).max() < corpus.vocab_size
+    data = np.fromfile(folder / "train-00000.bin", dtype=np.uint16)
+    data[3] = corpus.vocab_size
+    data.tofile(folder / "train-00000.bin")
+    stream = Corpus.open(folder).tokens("train")
+    assert stream.take(0, 3).size == 3
+    assert "tokens beyond its vocabulary of 262" in judged(lambda: stream.take(0, 5))[1]
+
+
+def test_blocks_that_are_none(tmp_path: Path) -> None:
+    for data in (*NOT_JSON.values(), *NO_OBJECT.values(), b'{"files": {}}', b'{"tokens_train": 1}'):
+        folder = _corpus(tmp_path)
+        (folder / "corpus.json").unlink()
+        (folder / "block-00000.json").write_bytes(data)
+        again = partial(prepare, tmp_path / "rows.jsonl", folder, vocab_size=262)
+        assert "block-00000.json" in judged(again)[1]
+        shutil.rmtree(folder)
+
+
+NAMES = ["../x.safetensors", "/x.safetensors", "\0.safetensors", "\ud800.safetensors",
+         "a" * 300 + ".safetensors", "loop.safetensors", "pipe.safetensors", "x" * 10**6]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES, ids=range(len(NAMES)))
+def test_an_index_that_leads_astray(tmp_path: Path, name: str) -> None:
+    folder = _hugging_face(tmp_path, index=True)
+    (folder / "loop.safetensors").symlink_to(folder / "loop.safetensors")
+    NO_FILE[2](folder / "pipe.safetensors")
+    index = {"weight_map": {"t" * 10**5: name}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert judged(lambda: read_network(folder))[0] is None
+
+
+def _with_header(entries: dict[str, Any], data: bytes = bytes(8)) -> bytes:
+    header = json.dumps(entries).encode()
+    return struct.pack("<Q", len(header)) + header + data
+
+
+def _entry(kind: str = "F32", shape: tuple[int, ...] = (2,), ends: Any = (0, 8)) -> dict[str, Any]:
+    return {"dtype": kind, "shape": shape, "data_offsets": ends}
+
+
+SAFETENSORS = {
+    "header of 2**63": struct.pack("<Q", 1 << 63) + b"{}",
+    "header of 2**64 - 1": struct.pack("<Q", (1 << 64) - 1) + b"{}",
+    "header is deep": struct.pack("<Q", 100_000) + b"[" * 100_000,
+    "header of spaces": struct.pack("<Q", 9) + b" " * 9,
+    "out of range": _with_header({"a": _entry(ends=(0, 1 << 62))}),
+    "back to front": _with_header({"a": _entry(ends=(8, 0))}),
+    "negative": _with_header({"a": _entry(ends=(-8, 0))}),
+    "overlap": _with_header({"a": _entry(), "b": _entry(ends=(4, 12))}, bytes(12)),
+    "a hole": _with_header({"a": _entry(ends=(4, 12))}, bytes(12)),
+    "too large a shape": _with_header({"a": _entry(shape=(1 << 32, 1 << 32))}),
+    "another type": _with_header({"a": _entry("F64", (2,))}),
+    "no type": _with_header({"a": _entry("Q7", (2,))}),
+    "half a byte": _with_header({"a": _entry("F6_E2M3", (4,), (0, 3))}, bytes(3)),
+    "nothing of 2**64 - 1": _with_header({"a": _entry(shape=(0, (1 << 64) - 1), ends=(0, 0))}, b""),
+    "many": _with_header({f"k{n}": _entry(shape=(0,), ends=(0, 0)) for n in range(10**5)}, b""),
+    "a long name": _with_header({"k" * 10**6: _entry()}),
+}
+
+
+@pytest.mark.parametrize("data", SAFETENSORS.values(), ids=SAFETENSORS)
+def test_tensors_that_are_none(tmp_path: Path, data: bytes) -> None:
+    folder = _hugging_face(tmp_path)
+    (folder / "model.safetensors").write_bytes(data)
+    assert judged(lambda: read_network(folder))[0] is None
+    step = _checkpoint(tmp_path)
+    (step / "model.safetensors").write_bytes(data)
+    folders.agree(step)
+    assert judged(lambda: checkpoint.load(folders.state(), step))[0] is None
+    try:
+        found: dict[str, torch.Tensor] | None = judged(lambda: dict(Stored(step, WEIGHTS)))[0]
+    except TypeError:
+        pytest.xfail("safetensors' own TypeError over a shape beyond 2**63")
+    assert found is None or "embedding.weight" not in found
+
+
+@pytest.mark.parametrize("there", NO_FILE[:3])
+def test_folders_of_no_files_hold_no_text(tmp_path: Path, there: Callable[[Path], None]) -> None:
+    there(tmp_path / "a.jsonl")
+    for load in (
+        read_table,
+        read_texts,
+        lambda path: find_files([path]),
+        lambda _: find_files([tmp_path]),
+    ):
+        assert judged(lambda load=load: load(tmp_path / "a.jsonl"))[0] is None  # type: ignore[misc]
+
+
+def test_links_that_lead_back_are_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    for name in ("a.txt", "deep/b.txt", ".hidden.txt"):
+        (tmp_path / name).write_text("text")
+    for n in range(3):
+        (tmp_path / "deep" / f"back{n}").symlink_to(tmp_path)
+    for pattern in ("**/*.txt", "**"):
+        with bounded():
+            found = find_files([tmp_path / pattern])
+        assert [p.name for p in found] == ["a.txt", "b.txt"]
+    assert find_files([tmp_path / "*.txt"]) == [tmp_path / "a.txt"]
+    for pattern in ("**x/*.txt", "x" * 300 + "*", "\0*"):
+        assert judged(lambda pattern=pattern: find_files([pattern]))[1]  # type: ignore[misc]
+
+
+def test_a_tokenizer_of_another_network_is_refused(tmp_path: Path) -> None:
+    run = folders.make_run(tmp_path)
+    recipe = run.recipe
+    definition = folders.tokenizer().definition
+    for n in range(20):
+        definition["model"]["vocab"][f"more{n}"] = 262 + n
+    run.tokenizer.write_text(json.dumps(definition))
+    run.save_recipe(Recipe.model_validate({**recipe.model_dump(), "task": None}))
+    assert "282 tokens, the model only 270" in judged(lambda: Writer.load(run))[1]
+
+
+def test_a_damaged_study_is_named(tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    for data in (*NOT_JSON.values(), *NO_OBJECT.values()):
+        (tmp_path / "study.jsonl").write_bytes(data)
+        said = judged(lambda: _study(tmp_path, Recipe(), ["lr"]))[1]
+        assert not said or "study.jsonl is damaged" in said
+    assert said
