@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import soak
 from wafergpt.data.prepare import prepare
 
 ROOT = Path(__file__).parents[1]
@@ -50,6 +51,17 @@ def test_the_page_on_other_programs_works_when_pasted(tmp_path: Path) -> None:
     paste("docs/interop.md", tmp_path)
     assert (tmp_path / "first.gguf").is_file()
     assert (tmp_path / "again-hf" / "config.json").is_file()
+
+
+@pytest.mark.slow
+def test_the_page_on_clusters_works_when_pasted(tmp_path: Path) -> None:
+    soak.corpus(tmp_path)
+    paste("docs/clusters.md", tmp_path)
+    hashes = [
+        json.loads((tmp_path / "runs" / name / "result.json").read_text())["weights_sha256"]
+        for name in ("one", "two")
+    ]
+    assert hashes[0] == hashes[1]
 
 
 @pytest.mark.slow

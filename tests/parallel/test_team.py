@@ -29,6 +29,11 @@ from wafergpt.train import checkpoint
 
 pytestmark = pytest.mark.slow
 
+TORCHRUN = [
+    sys.executable, "-m", "torch.distributed.run", "--standalone", "--max-restarts=1",
+    "--nproc-per-node=2", "--no-python",
+]  # fmt: skip
+
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -113,12 +118,21 @@ def test_killed_all_start_again_by_themselves(corpus: Path, tmp_path: Path, vict
     errors = end(process)
     assert f"process {victim} of 2 was ended by SIGKILL" in errors
     assert "starting all 2 again" in errors
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--max-restarts=1"]
-    torchrun += ["--nproc-per-node=2", "--no-python"]
-    process = begin(tmp_path, "name=theirs", *recipe, "--go-on", launcher=torchrun)
+    process = begin(tmp_path, "name=theirs", *recipe, "--go-on", launcher=TORCHRUN)
     kill_in_the_middle(process, tmp_path, "theirs", victim)
     end(process)
     same_bits(tmp_path, "straight", "ours", "theirs")
+
+
+def test_torchrun_does_not_start_again_what_was_asked_to_stop(corpus: Path, tmp_path: Path) -> None:
+    recipe = [f"data.corpus={corpus}", *RECIPE, "train.steps=5000", "name=run"]
+    process = begin(tmp_path, *recipe, "--go-on", launcher=TORCHRUN)
+    wait_for_step(tmp_path, "run", 15)
+    soak.ranked(process, 0).send_signal(signal.SIGTERM)
+    assert "everything is saved" in end(process)
+    run = Run.find("run", tmp_path)
+    assert run.read("result") is None
+    assert checkpoint.every(run)[-1].name == f"step-{run.metrics()[-1]['step']:08d}"
 
 
 def kill_in_the_middle(process: subprocess.Popen[str], root: Path, name: str, victim: int) -> None:

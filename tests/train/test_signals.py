@@ -13,13 +13,21 @@ from wafergpt.train.signals import Signals, StopRequested
 from wafergpt.train.state import Row, TrainState
 
 
-def test_a_second_signal_stops_at_once_and_the_old_handlers_come_back() -> None:
+def test_a_second_signal_stops_at_once_and_the_old_handlers_come_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     before = signal.getsignal(signal.SIGTERM)
     with Signals() as signals:
         signals.poll()
         os.kill(os.getpid(), signal.SIGTERM)
         with pytest.raises(StopRequested):
             signals.poll()
+        # A queue and torchrun both pass it on.
+        now[0] += 0.5
+        os.kill(os.getpid(), signal.SIGTERM)
+        now[0] += 1.0
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGTERM) is before

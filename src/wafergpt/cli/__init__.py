@@ -118,7 +118,8 @@ def _run(arguments: list[str]) -> int:
         return 130
     except Interrupted as stop:
         print(stop, file=sys.stderr)
-        return 130
+        # torchrun would start again what was asked to stop.
+        return 0 if "TORCHELASTIC_RUN_ID" in os.environ else 130
     except BrokenPipeError:
         # The reader of our stdout left; Python would complain again at shutdown.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

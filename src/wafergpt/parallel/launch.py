@@ -22,6 +22,9 @@ FORWARDED = [
     if hasattr(signal, name)
 ]
 
+SAME_WISH_SECONDS = 1.0
+"""A signal that comes again so soon is the first one, passed on by a queue and by a launcher."""
+
 FINAL = (0, 2, 130)
 """Exit codes after which nothing is started again: done, bad input, stopped on purpose."""
 
@@ -36,17 +39,18 @@ def launch(
     ``restarts`` times, to go on from the last checkpoint.
     """
     children: list[subprocess.Popen[bytes]] = []
-    asked = False
+    asked = 0.0
 
     def forward(number: int, frame: FrameType | None) -> None:
         nonlocal asked
-        if asked and number != getattr(signal, "SIGUSR1", None):
+        ends = number != getattr(signal, "SIGUSR1", None)
+        if ends and asked and time.monotonic() > asked + SAME_WISH_SECONDS:
             for child in children:
                 child.kill()
         elif children and children[0].poll() is None:
             hung_up = number == getattr(signal, "SIGHUP", None)
             children[0].send_signal(signal.SIGTERM if hung_up else number)
-        asked = asked or number != getattr(signal, "SIGUSR1", None)
+        asked = asked or (time.monotonic() if ends else 0.0)
 
     previous = {number: signal.signal(number, forward) for number in FORWARDED}
     try:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
+from wafergpt.parallel.launch import SAME_WISH_SECONDS
 from wafergpt.progress import say
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
@@ -22,11 +23,12 @@ class StopRequested(Exception):
 class Signals:
     """While entered, SIGINT and SIGTERM ask for a stop, and SIGUSR1 for a checkpoint.
 
-    A second SIGINT or SIGTERM stops at once.
+    A second SIGINT or SIGTERM stops at once, unless it comes with the first.
     """
 
     def __init__(self) -> None:
         self.requested = False
+        self._requested_at = 0.0
         self._save = False
         self._previous: dict[int, Any] = {}
         self._deadline: float | None = None
@@ -56,8 +58,11 @@ class Signals:
             say(f"{name}: saving after this step, then going on")
             return
         if self.requested:
-            raise KeyboardInterrupt
+            if time.monotonic() > self._requested_at + SAME_WISH_SECONDS:
+                raise KeyboardInterrupt
+            return
         self.requested = True
+        self._requested_at = time.monotonic()
         say(f"{name}: saving, then stopping (again: stop at once)")
 
     def limit(self, seconds: float, saving: Callable[[], float]) -> None:
