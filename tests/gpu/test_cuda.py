@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks import soak
+from tests.parallel.processes import RECIPE, begin, end, losses
 from wafergpt.config import Model
 from wafergpt.data.prepare import prepare
 from wafergpt.model.gpt import GPT
@@ -57,3 +59,20 @@ def test_a_run_learns_and_a_longer_horizon_goes_on(tmp_path: Path, compile_: str
     assert rows[-1]["loss"] < 0.7 * rows[0]["loss"]
     again = pretrain(None, ["train.steps=70"], resume=run.path, root=tmp_path)
     assert again.read("result")["step"] == 70
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there are no two NVIDIA GPUs here")
+@pytest.mark.parametrize("shard", [1, 0])
+def test_two_gpus_have_the_losses_of_one(tmp_path: Path, shard: int) -> None:
+    corpus = soak.corpus(tmp_path)
+    recipe = [f"data.corpus={corpus}", *RECIPE, "evaluate.prompts=[]", "system.device=cuda"]
+    end(begin(tmp_path, "name=one", *recipe))
+    end(begin(tmp_path, "name=two", *recipe, "--nproc", "2", f"system.shard={shard}"))
+    assert losses(tmp_path, "two") == pytest.approx(losses(tmp_path, "one"), rel=1e-4)
+
+
+def test_more_processes_than_gpus_are_refused(tmp_path: Path) -> None:
+    processes = str(torch.cuda.device_count() + 1)
+    recipe = [f"data.corpus={soak.corpus(tmp_path)}", *RECIPE, "system.device=cuda"]
+    errors = end(begin(tmp_path, "name=run", *recipe, "--nproc", processes), code=2)
+    assert f"{processes} processes on this machine" in errors
