@@ -5,13 +5,21 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from wafergpt.errors import InputError
+from wafergpt.quantities import MOST, MOST_SEQUENCES, AnyPath, token_count
 from wafergpt.recipe_files import HORIZONS, apply_override, merged, one_line, read_values
 from wafergpt.recipe_files import shipped_recipes as shipped_recipes
 
@@ -25,7 +33,7 @@ class Section(BaseModel):
 class Data(Section):
     """What the model reads."""
 
-    corpus: Path | None = None
+    corpus: AnyPath | None = None
     fingerprint: str | None = None
     """Of the corpus; written down by the run, and checked when it goes on."""
     document_mask: bool = False
@@ -39,7 +47,7 @@ class Model(Section):
     n_layers: int = Field(4, ge=1, le=1024)
     d_model: int = Field(256, ge=1, le=1 << 17)
     n_heads: int = Field(4, ge=1, le=1024)
-    d_ffn: int = Field(0, ge=0, le=1 << 20)
+    d_ffn: int = Field(0, ge=1, le=1 << 20)
     """Width between the two feed-forward layers; left out, it is 4 · d_model."""
     seq_len: int = Field(256, ge=1, le=1 << 20)
     vocab_size: int = Field(0, ge=0, le=1 << 24)
@@ -52,7 +60,7 @@ class Model(Section):
     """How initial weights and learning rates follow the width: see shapes/parametrization.py."""
     base_d_model: int = Field(256, ge=1, le=1 << 17)
     """Under mup, the width at which the recipe's numbers hold as they stand."""
-    base_d_ffn: int = Field(0, ge=0, le=1 << 20)
+    base_d_ffn: int = Field(0, ge=1, le=1 << 20)
     """Left out, it is 4 · base_d_model."""
     init_std: float = Field(0.02, gt=0.0, le=10.0)
     embedding_scale: float = Field(1.0, gt=0.0, le=1e4)
@@ -66,8 +74,9 @@ class Model(Section):
         for width, ffn in (("d_model", "d_ffn"), ("base_d_model", "base_d_ffn")):
             if isinstance(values, dict) and not values.get(ffn):
                 d_model = values.get(width, cls.model_fields[width].default)
-                if isinstance(d_model, int):
-                    values = {**values, ffn: 4 * d_model}
+                # Of what is no width, d_model itself will be complained about.
+                with suppress(TypeError, ValueError, OverflowError):
+                    values = {**values, ffn: 4 * int(d_model)}
         return values
 
     @model_validator(mode="after")
@@ -83,20 +92,20 @@ class Model(Section):
 class Train(Section):
     """How long, and how much at once. Batches are counted in sequences."""
 
-    steps: int | None = Field(None, ge=1)
-    tokens: int | None = Field(None, ge=1)
-    epochs: float | None = Field(None, gt=0)
-    seconds: float | None = Field(None, gt=0)
+    steps: int | None = Field(None, ge=1, le=MOST)
+    tokens: int | None = Field(None, ge=1, le=MOST)
+    epochs: float | None = Field(None, gt=0, le=1e9)
+    seconds: float | None = Field(None, gt=0, le=1e12)
     """A horizon in time: turned into steps by the measured speed of the first ones."""
-    batch_size: int = Field(16, ge=1)
-    micro_batch_size: int = Field(0, ge=0)
+    batch_size: int = Field(16, ge=1, le=MOST_SEQUENCES)
+    micro_batch_size: int = Field(0, ge=0, le=MOST_SEQUENCES)
     """Sequences of one forward pass; left out, the whole batch where it fits."""
-    sampled_softmax: int = Field(0, ge=0)
+    sampled_softmax: int = Field(0, ge=0, le=1 << 24)
     """Tokens beside a batch's own in a language model's softmax while it trains; 0: all."""
-    first_steps: int = Field(0, ge=0)
+    first_steps: int = Field(0, ge=0, le=MOST)
     """How many steps at the start use ``first_batch_size`` instead. The schedule goes by what was
     read: it counts in steps of ``batch_size``."""
-    first_batch_size: int = Field(0, ge=0)
+    first_batch_size: int = Field(0, ge=0, le=MOST_SEQUENCES)
 
     @model_validator(mode="after")
     def _one_horizon(self) -> Train:
@@ -186,7 +195,7 @@ class Schedule(Section):
         """Return the warm-up of a run of so many steps, in steps."""
         if isinstance(self.warmup, int):
             return self.warmup
-        share = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", self.warmup)
+        share = re.fullmatch(r"\s*(\d{1,3}(?:\.\d{1,20})?)\s*%\s*", self.warmup)
         if share:
             return round(float(share[1]) / 100 * steps)
         return round(token_count(self.warmup) / tokens_per_step)
@@ -281,10 +290,10 @@ class Task(Section):
     """What a fine-tuned model is for."""
 
     name: Literal["classify"] = "classify"
-    train: Path | None = None
-    validation: Path | None = None
+    train: AnyPath | None = None
+    validation: AnyPath | None = None
     """Left out, a part of the training rows, chosen by a hash of their bytes."""
-    test: Path | None = None
+    test: AnyPath | None = None
     text: str = "text"
     label: str = "label"
     labels: tuple[str, ...] = ()
@@ -314,7 +323,7 @@ class Recipe(Section):
 
     name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
     seed: int = Field(0, ge=0, lt=1 << 63)
-    start: Path | None = None
+    start: AnyPath | None = None
     """The run whose weights it began with; written down by the run."""
     data: Data = Data()
     model: Model = Model.model_validate({})
@@ -350,19 +359,6 @@ class Recipe(Section):
         """Write the recipe as YAML, every key present."""
         values = self.model_dump(mode="json", exclude={"task"} if self.task is None else None)
         return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-
-
-def token_count(text: str) -> int:
-    """Read ``"375M tokens"`` (k, M, B or T; the word may be left out).
-
-    Raises:
-        ValueError: if ``text`` is not of that form.
-    """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kKMBT]?)\s*(?:tokens)?\s*", text)
-    if not match:
-        raise ValueError(f"'{text}' is not a number of tokens such as '375M tokens'")
-    scale = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}[match[2]]
-    return round(float(match[1]) * scale)
 
 
 def load_recipe(name: str | Path | None, overrides: Iterable[str] = ()) -> Recipe:

@@ -1,16 +1,66 @@
-"""Writing so that a reader sees the old file or the new one, never a part of either."""
+"""Writing so that a reader sees the old file or the new one, never a part of either.
+
+And reading what may come from anyone.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import reprlib
 import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from wafergpt.errors import InputError
+
+JSON_BYTES = 64 << 20
+"""A larger file is no JSON of ours; once read it takes some twenty times as much memory."""
+
+
+SHOWN = 60
+"""Characters of a wrong name or value that an error repeats."""
+
+
+def short(value: object) -> str:
+    """Write a value as Python would, in few characters however large it is."""
+    form = reprlib.Repr()
+    form.maxstring = form.maxother = form.maxlong = SHOWN
+    form.maxlevel = 2
+    return form.repr(value)
+
+
+def is_file(path: Path) -> bool:
+    """Say whether there is a regular file; under a name that no file can have, there is none."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def read_json(path: Path, most_bytes: int = JSON_BYTES, fault: str = "is not JSON") -> Any:
+    """Read a JSON file that may come from anyone, and may be anything.
+
+    Raises:
+        InputError: if it is no regular file, is larger than ``most_bytes``, or cannot be read;
+            ``fault`` says what is then wrong with it.
+    """
+    # Only a regular file has an end: a pipe would be waited for.
+    if not is_file(path):
+        raise InputError(f"no such file: {path}")
+    with path.open("rb") as file:
+        data = file.read(most_bytes + 1)
+    if len(data) > most_bytes:
+        raise InputError(f"{path} is too large (limit {most_bytes >> 20} MiB)")
+    try:
+        return json.loads(data.decode())
+    except (ValueError, RecursionError) as error:
+        reason = "too deep" if isinstance(error, RecursionError) else error
+        raise InputError(f"{path} {fault}: {reason}") from None
 
 
 def sync(path: Path) -> None:

@@ -13,7 +13,9 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from wafergpt import files
 from wafergpt.errors import InputError, nearest
+from wafergpt.files import SHOWN, short
 
 MOST_EXTENSIONS = 8
 """A recipe that extends one that extends one …: more is taken for a circle."""
@@ -24,7 +26,14 @@ HORIZONS = ("steps", "tokens", "epochs", "seconds")
 FIRST_BATCH = ("first_steps", "first_batch_size")
 
 RECIPE_BYTES = 1 << 20
-"""A recipe larger than this is refused unread: YAML aliases can expand without bound."""
+"""A recipe larger than this is refused unread."""
+
+MOST_VALUES = 100_000
+"""More values, each counted wherever an alias repeats it, are no recipe: aliases of aliases expand
+without bound."""
+
+MOST_DIGITS = 100
+"""A longer number is none of a recipe's, and takes Python long to read or to write."""
 
 
 def shipped_recipes() -> list[str]:
@@ -53,7 +62,7 @@ def read_values(name: str, depth: int = 0) -> dict[str, Any]:
     if base is None:
         return values
     if not isinstance(base, str) or not base:
-        raise InputError(f"{name}: extends={base!r} is no recipe: write a name or a path")
+        raise InputError(f"{name}: extends={short(base)} is no recipe: write a name or a path")
     path = Path(base)
     if path.suffix in {".yaml", ".yml"} and not path.is_absolute():
         path = Path(name).parent / path
@@ -82,29 +91,77 @@ def merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 def _read(name: str) -> dict[str, Any]:
     path = Path(name)
-    if path.suffix in {".yaml", ".yml"} or path.is_file():
-        if not path.is_file():
+    if path.suffix in {".yaml", ".yml"} or files.is_file(path):
+        if not files.is_file(path):
             raise InputError(f"no such recipe file: {path}")
     else:
         shipped = shipped_recipes()
         if name not in shipped:
             ends = [known for known in shipped if known.endswith(f"/{name}")]
-            hint = f"; did you mean '{ends[0]}'?" if ends else nearest(name, shipped)
+            hint = f"; did you mean '{ends[0]}'?" if ends else nearest(name[:SHOWN], shipped)
             hint = hint or "; give a path to a .yaml file"
-            raise InputError(f"no recipe named '{name}'{hint} (shipped are {', '.join(shipped)})")
+            raise InputError(
+                f"no recipe named '{name[:SHOWN]}'{hint} (shipped are {', '.join(shipped)})"
+            )
         path = Path(str(resources.files("wafergpt") / "recipes" / f"{name}.yaml"))
     if path.stat().st_size > RECIPE_BYTES:
         raise InputError(f"{path} is too large for a recipe (limit 1 MiB)")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path} is not YAML: {reason}") from None
+        values = _parsed(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is not YAML: {error}") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
         raise InputError(f"{path} is not a recipe: it must hold sections such as 'model:'")
     return values
+
+
+def _parsed(text: str) -> Any:
+    """Read YAML.
+
+    Raises:
+        ValueError: with one line that says why it cannot be read.
+    """
+    try:
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _require_small(node)
+        return loader.construct_document(node)
+    except (yaml.YAMLError, RecursionError, ValueError, LookupError, AttributeError) as error:
+        # Of a tag that does not fit its value, !!int '' say, PyYAML lets other errors through.
+        raise ValueError(" ".join(str(error).split())) from None
+
+
+def _require_small(root: yaml.Node) -> None:
+    waiting, count = [root], 1
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, yaml.MappingNode):
+            inner = [part for pair in node.value for part in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            inner = node.value
+        elif node.tag.endswith((":int", ":float")) and len(node.value) > MOST_DIGITS:
+            raise ValueError(f"a number of more than {MOST_DIGITS} digits")
+        else:
+            # Half a character, which YAML can escape, has no bytes.
+            node.value.encode()
+            inner = []
+        count += len(inner)
+        if count > MOST_VALUES:
+            raise ValueError(f"more than {MOST_VALUES:,} values, where aliases are written out")
+        waiting += inner
+
+
+def flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Turn sections into ``section.key``."""
+    result: dict[str, Any] = {}
+    for key, value in values.items():
+        inner = isinstance(value, Mapping)
+        result |= flat(value, f"{above}{key}.") if inner else {f"{above}{key}": value}
+    return result
 
 
 def apply_override(values: dict[str, Any], override: str) -> None:
@@ -117,8 +174,8 @@ def apply_override(values: dict[str, Any], override: str) -> None:
     if not equals or not key:
         raise InputError(f"'{override}' is not an override; write section.key=value")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
+        value = _parsed(text)
+    except ValueError:
         raise InputError(f"the value of '{key}' cannot be read: {text}") from None
     *sections, last = key.split(".")
     target = values
@@ -140,14 +197,14 @@ def one_line(error: ValidationError, keys: Mapping[str, list[str]]) -> str:
         keys: of each section, by its name; "" is the recipe's own.
     """
     first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"])
+    place = ".".join(str(part)[:SHOWN] for part in first["loc"])
     if first["type"] == "extra_forbidden":
         return f"unknown key '{place}'{_nearest_key(place, keys)}"
     message = first["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
     if first["type"] == "value_error":
         return f"{place}: {message}" if place else message
-    return f"{place}={first['input']!r} is impossible: {message}"
+    return f"{place}={short(first['input'])} is impossible: {message}"
 
 
 def _nearest_key(place: str, keys: Mapping[str, list[str]]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import socket
@@ -18,6 +19,20 @@ from wafergpt.errors import InputError, nearest
 
 RUNS = Path("runs")
 """Where runs are looked up by name, below the current folder."""
+
+ROW_BYTES = 1 << 20
+"""A longer line is no row of metrics.jsonl."""
+
+
+def _row(line: bytes, path: Path) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        reason = "too deep" if isinstance(error, RecursionError) else error
+        raise InputError(f"{path} is damaged: {reason}") from None
+    if not isinstance(row, dict) or not isinstance(row.get("step", 0), int | float):
+        raise InputError(f"{path} is damaged: {line[:40]!r} is no row of numbers")
+    return row
 
 
 @dataclass(frozen=True)
@@ -65,9 +80,9 @@ class Run:
             InputError: if there is none.
         """
         for path in (Path(name), root / name):
-            if (path / "recipe.yaml").is_file():
+            if files.is_file(path / "recipe.yaml"):
                 return cls(path)
-            if (path / "manifest.json").is_file() and path.parent.name == "checkpoints":
+            if files.is_file(path / "manifest.json") and path.parent.name == "checkpoints":
                 return cls(path.parent.parent, path)
         names = [p.parent.name for p in root.glob("*/recipe.yaml")]
         raise InputError(
@@ -129,30 +144,45 @@ class Run:
             file.write(json.dumps(row) + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Read metrics.jsonl; a last line that a kill cut short is left out."""
+        """Read metrics.jsonl; a last line that a kill cut short is left out.
+
+        Raises:
+            InputError: if a line before it is no JSON object.
+        """
         path = self.path / "metrics.jsonl"
         if not path.is_file():
             return []
-        lines = path.read_text(encoding="utf-8").split("\n")
-        return [json.loads(line) for line in lines[:-1] if line]
+        rows = []
+        with path.open("rb") as file:
+            while (line := file.readline(ROW_BYTES)).endswith(b"\n"):
+                if line.strip():
+                    rows.append(_row(line, path))
+        if len(line) == ROW_BYTES:
+            raise InputError(f"{path} is damaged: a line is longer than {ROW_BYTES >> 10} KiB")
+        return rows
 
     def rewind(self, step: int) -> None:
         """Drop the metrics and samples after ``step``, which a resumed run will write again."""
-        rows = [row for row in self.metrics() if row["step"] <= step]
+        rows = [row for row in self.metrics() if row.get("step", math.inf) <= step]
         files.write_text(
             self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows)
         )
         samples = self.path / "samples.md"
         if samples.is_file():
             # Sampled lines are quoted, so that only our own headings start like one.
-            chapters = re.split(r"(?m)^(?=## step )", samples.read_text(encoding="utf-8"))
-            kept = [c for c in chapters if c and int(c.split()[2]) <= step]
+            text = samples.read_text(encoding="utf-8", errors="replace")
+            chapters = re.findall(r"(?ms)^## step (\d{1,18})\b(.*?)(?=^## step |\Z)", text)
+            kept = [f"## step {number}{rest}" for number, rest in chapters if int(number) <= step]
             files.write_text(samples, "".join(kept))
 
     def read(self, name: str) -> Any:
-        """Read one of the run's JSON files (``result``, ``plan``, ``comparison``), or None."""
+        """Read one of the run's JSON files (``result``, ``plan``, ``comparison``), or None.
+
+        Raises:
+            InputError: if it is there and is not JSON.
+        """
         path = self.path / f"{name}.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        return files.read_json(path, fault="is damaged") if path.is_file() else None
 
     def write(self, name: str, value: Any) -> None:
         """Write one of the run's JSON files."""

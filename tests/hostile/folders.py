@@ -73,7 +73,7 @@ RESULTS: dict[str, Any] = {
     },
     "plan": {"seconds": 31.0, "tokens": 2880, "memory_bytes": 4e8, "predicted_loss": 1.0},
     "comparison": [
-        {"name": "GPT", "kind": "gpt", "accuracy": 0.75, "loss": 0.5, "seconds": 9.0, "test": _TEST},
+        {"name": "GPT", "kind": "gpt", "accuracy": 0.75, "loss": 0.5, "seconds": 9, "test": _TEST},
         {"name": "TF-IDF", "kind": "tfidf", "accuracy": 0.7, "loss": 0.6, "seconds": 1.0},
     ],
 }  # fmt: skip

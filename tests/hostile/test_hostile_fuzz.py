@@ -68,9 +68,8 @@ def test_numbers_of_recipes_as_yaml_writes_them(data: st.DataObject) -> None:
 
 
 def override(data: st.DataObject) -> str:
-    sections = [(name, type(getattr(Recipe(), name)).model_fields) for name in
-                ("model", "train", "optimizer", "schedule", "checkpoint", "guard", "evaluate")]  # fmt: skip
-    section, keys = data.draw(st.sampled_from(sections))
+    section = data.draw(st.sampled_from(["model", "train", "optimizer", "schedule", "evaluate"]))
+    keys = type(getattr(Recipe(), section)).model_fields
     numbers = st.integers() | st.floats() | st.sampled_from([10**k for k in range(1, 100, 7)])
     value = yaml.safe_dump(data.draw(numbers | st.text(max_size=5))).removesuffix("\n...\n")
     return f"{section}.{data.draw(st.sampled_from(sorted(keys)))}={value}"
@@ -129,7 +128,7 @@ def hugging_face(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folders.make_hugging_face(tmp_path_factory.mktemp("fuzz") / "hf", index=True)
 
 
-@fuzzed(200)
+@fuzzed(120)
 @given(st.data())
 def test_folders_of_hugging_face(hugging_face: Path, data: st.DataObject) -> None:
     names = ["config.json", "model.safetensors.index.json", "model-1.safetensors"]
@@ -161,7 +160,7 @@ TABLES = {
 PACK = {"": bytes, ".gz": lambda data: gzip.compress(data, mtime=0), ".xz": lzma.compress}
 
 
-@fuzzed(200)
+@fuzzed(120)
 @given(st.sampled_from(sorted(TABLES)), st.sampled_from(sorted(PACK)), st.data())
 def test_tables(tmp_path: Path, name: str, suffix: str, data: st.DataObject) -> None:
     # Spoilt before it is packed, or after.
@@ -212,7 +211,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return made
 
 
-@fuzzed(250)
+@fuzzed(80)
 @given(st.data())
 def test_pages_of_runs(run: Run, data: st.DataObject) -> None:
     names = ["result.json", "plan.json", "comparison.json", "metrics.jsonl", "samples.md"]
@@ -267,11 +266,11 @@ def test_checkpoints_that_vouch_for_themselves(step: Path, data: st.DataObject) 
         folders.agree(step)
     try:
         state = folders.state(9)
-        judged(lambda: checkpoint.verify(step))
-        judged(lambda: checkpoint.load(state, step))
-        found = judged(lambda: checkpoint.weights(Run(step.parents[1])))[0]
+        judged(lambda: checkpoint.verify(step), most=1 << 15)
+        judged(lambda: checkpoint.load(state, step), most=1 << 15)
+        found = judged(lambda: dict(checkpoint.weights(Run(step.parents[1]))), most=1 << 15)[0]
         for kind in (WEIGHTS, MOMENTS):
-            judged(lambda kind=kind: dict(Stored(step, kind)))  # type: ignore[misc]
+            judged(lambda kind=kind: dict(Stored(step, kind)), most=1 << 15)  # type: ignore[misc]
     finally:
         path.write_bytes(good)
         (step / "manifest.json").write_bytes(manifest)

@@ -115,6 +115,14 @@ def test_checkpoint_bytes_are_those_of_the_tensors(name: str) -> None:
     assert checkpoint_bytes(shape, settings_) == pytest.approx(actual, rel=0.01)
 
 
+def test_a_checkpoint_written_beside_the_training_takes_its_copy() -> None:
+    shape = load_recipe("cerebras-gpt/111m", ["model.vocab_size=50257"]).model
+    beside, between = (
+        training_memory(shape, 1, Optimizer(), BF16, background=b).total for b in (True, False)
+    )
+    assert beside - between == checkpoint_bytes(shape, Optimizer())
+
+
 def test_memory_grows_with_the_batch_and_a_micro_batch_is_found() -> None:
     shape = Model(n_layers=4, d_model=256, n_heads=4, d_ffn=1024, seq_len=256, vocab_size=8192)
     sizes = [training_memory(shape, n, Optimizer(), BF16).total for n in (1, 8, 64)]

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wafergpt.config import Schedule, token_count
+from wafergpt.config import Schedule
+from wafergpt.quantities import token_count
 from wafergpt.train.schedules import lr_factor
 
 NAMES = ["linear", "cosine", "constant", "wsd"]

@@ -35,6 +35,14 @@ VERBS = {
 }
 
 
+LONGEST_LINE = 4000
+"""Characters of an error."""
+
+_NO_SUCH_FILE = {
+    errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES,
+}  # fmt: skip
+
+
 class Verbs(click.Group):
     """Verbs whose modules are imported when they are called, not before."""
 
@@ -134,7 +142,7 @@ def _explain(error: Exception) -> int:
             text += f" (see '{error.ctx.command_path} --help')"
     elif isinstance(error, InputError):
         text, code = str(error), 2
-    elif isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError):
+    elif isinstance(error, OSError) and error.errno in _NO_SUCH_FILE:
         text, code = f"{error.strerror}: {error.filename}", 2
     elif isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}:
         text, code = "the disk is full; everything saved before this is intact", 1
@@ -143,9 +151,16 @@ def _explain(error: Exception) -> int:
     else:
         text = f"{type(error).__name__}: {error} (a fault of wafergpt; --debug shows where)"
         code = 1
+    text = _printable(text)
     if not follows():
-        print(f"error: {' '.join(text.split())}", file=sys.stderr)
+        print(f"error: {text}", file=sys.stderr)
     elif not isinstance(error, InputError | TeamLost):
         # What is wrong with the input, the leader says for all.
-        print(f"process {place()[0]}: {' '.join(text.split())}", file=sys.stderr)
+        print(f"process {place()[0]}: {text}", file=sys.stderr)
     return code
+
+
+def _printable(text: str) -> str:
+    """Return a text as one line of bounded length, without what a file could do to a terminal."""
+    line = " ".join(text[:LONGEST_LINE].split())
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)

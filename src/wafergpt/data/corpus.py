@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,16 +15,25 @@ from numpy.typing import NDArray
 from wafergpt import files
 from wafergpt.data.indexed import IndexedTokens
 from wafergpt.data.tokenizer import Tokenizer
-from wafergpt.errors import InputError
+from wafergpt.errors import InputError, RunFailed
 
 FORMAT = 1
 
 
 class Tokens:
-    """The tokens of several shards as one stream."""
+    """The tokens of several shards as one stream.
 
-    def __init__(self, shards: Iterable[IndexedTokens]) -> None:
+    Args:
+        shards: in their order.
+        vocab_size: above every token.
+        name: what to call it in an error.
+    """
+
+    def __init__(
+        self, shards: Iterable[IndexedTokens], vocab_size: int = 1 << 31, name: str = "the corpus"
+    ) -> None:
         self._shards = [shard.tokens for shard in shards]
+        self._vocab_size, self._name = vocab_size, name
         self._ends = np.cumsum([len(shard) for shard in self._shards], dtype=np.int64)
 
     def __len__(self) -> int:
@@ -36,6 +44,7 @@ class Tokens:
 
         Raises:
             IndexError: if there are not so many.
+            RunFailed: if one is beyond the vocabulary: the files are not what was written.
         """
         if start < 0 or start + length > len(self):
             raise IndexError(f"tokens {start}…{start + length} of {len(self)}")
@@ -46,7 +55,14 @@ class Tokens:
             piece = self._shards[shard][offset : offset + length]
             pieces.append(piece)
             start, length, shard = start + len(piece), length - len(piece), shard + 1
-        return np.concatenate(pieces) if len(pieces) > 1 else np.asarray(pieces[0])
+        taken = np.concatenate(pieces) if len(pieces) > 1 else np.asarray(pieces[0])
+        # Hashes are not compared at each start; a network would answer with another row, or none.
+        if taken.size and not 0 <= int(taken.min()) <= int(taken.max()) < self._vocab_size:
+            raise RunFailed(
+                f"{self._name} holds tokens beyond its vocabulary of {self._vocab_size:,}: "
+                "it is damaged, prepare it again"
+            )
+        return taken
 
 
 @dataclass(frozen=True)
@@ -77,21 +93,21 @@ class Corpus:
             )
             raise InputError(f"{path} is {hint}")
         try:
-            facts = json.loads(card.read_text(encoding="utf-8"))
-            fingerprint, sizes = (
-                facts["fingerprint"],
-                {n: f["bytes"] for n, f in facts["files"].items()},
-            )
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            facts = files.read_json(card)
+            sizes = {name: entry["bytes"] for name, entry in facts["files"].items()}
+            sound = facts["fingerprint"] == fingerprint_of(facts["files"])
+            counts = (facts["vocab_size"], facts["bytes_val"])
+            sound &= all(type(count) is int and 0 <= count < 1 << 63 for count in counts)
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise InputError(f"{card} is damaged: prepare the corpus again") from None
         for name, size in sizes.items():
             # A name is taken from a file that may come from anyone.
-            if Path(name).name != name or not (path / name).is_file():
+            if Path(name).name != name or not files.is_file(path / name):
                 raise InputError(f"{path} has lost the file '{name}': prepare the corpus again")
             if (path / name).stat().st_size != size:
                 raise InputError(f"{path / name} has changed since it was prepared")
-        if fingerprint != fingerprint_of(facts["files"]):
-            raise InputError(f"{card} is damaged: its fingerprint does not fit its files")
+        if not sound:
+            raise InputError(f"{card} is damaged: its numbers do not fit its files")
         return cls(path, facts)
 
     @property
@@ -119,7 +135,8 @@ class Corpus:
         prefixes = sorted(
             {Path(name).stem for name in self.facts["files"] if name.startswith(split)}
         )
-        return Tokens(IndexedTokens(self.path / prefix) for prefix in prefixes)
+        shards = (IndexedTokens(self.path / prefix) for prefix in prefixes)
+        return Tokens(shards, self.vocab_size, str(self.path))
 
     def verify(self) -> None:
         """Read every file and compare its hash.

@@ -8,7 +8,6 @@ is done again.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -170,13 +169,12 @@ def _claim(out: Path, plan: dict[str, Any]) -> bool:
     card = out / "prepare.json"
     if card.is_file():
         try:
-            before = json.loads(card.read_text(encoding="utf-8"))
-        except ValueError:
+            before = files.read_json(card)
+        except InputError:
             before = None
         if before != plan:
-            changed = (
-                "the text" if before and before["survey"] != plan["survey"] else "the settings"
-            )
+            survey = before.get("survey") if isinstance(before, dict) else plan["survey"]
+            changed = "the settings" if survey == plan["survey"] else "the text"
             raise InputError(
                 f"{out} was begun with other input ({changed} changed): choose another --out, "
                 "or remove it"
@@ -232,7 +230,7 @@ def _encode(
         for number, batches in enumerate(_blocks(iter(reader))):
             card = out / f"block-{number:05d}.json"
             if card.is_file():
-                cards.append(json.loads(card.read_text(encoding="utf-8")))
+                cards.append(_read_card(card))
                 for batch in batches:
                     bar.advance(_size(batch) / 1e6)
                 continue
@@ -240,6 +238,18 @@ def _encode(
             files.write_json(card, facts)
             cards.append(facts)
     return cards
+
+
+def _read_card(path: Path) -> dict[str, Any]:
+    card = files.read_json(path)
+    try:
+        for key in ("tokens_train", "tokens_val", "bytes_train", "bytes_val"):
+            card[key] = int(card[key])
+        for name, entry in card["files"].items():
+            card["files"][name] = {"bytes": int(entry["bytes"]), "sha256": str(entry["sha256"])}
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+        raise InputError(f"{path} is damaged: remove it, and its block is made again") from None
+    return dict(card)
 
 
 def _blocks(texts: Iterator[str]) -> Iterator[Iterator[list[str]]]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any, Literal, cast
 
 from wafergpt.errors import InputError, nearest
+from wafergpt.files import short
 
 Errors = Literal["strict", "replace"]
 
@@ -65,7 +66,8 @@ def lines(path: Path, errors: Errors = "strict") -> Iterator[tuple[int, str]]:
             f"{path}, line {number}: not UTF-8 (byte 0x{error.object[error.start]:02x}); "
             "convert the file, or read on with --errors replace"
         ) from None
-    except (gzip.BadGzipFile, lzma.LZMAError, zlib.error, EOFError) as error:
+    except (gzip.BadGzipFile, lzma.LZMAError, zlib.error, EOFError, MemoryError) as error:
+        # An .xz may ask for a dictionary of gigabytes.
         raise InputError(f"{path}: a broken archive after line {number}: {error}") from None
 
 
@@ -124,6 +126,22 @@ def _csv_rows(path: Path, errors: Errors, delimiter: str) -> Iterator[tuple[int,
         raise InputError(f"{path}, line {reader.line_num}: {error}") from None
 
 
+def whole(text: str, path: Path, number: int) -> str:
+    """Return a text that has bytes: a lone surrogate, which JSON can escape, has none.
+
+    Raises:
+        InputError: if there is one.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InputError(
+            f"{path}, line {number}: a lone surrogate is no character; "
+            "read on with --errors replace"
+        ) from None
+    return text
+
+
 def column(row: dict[str, Any], name: str, path: Path, number: int) -> Any:
     """Return the named column of a row.
 
@@ -131,7 +149,7 @@ def column(row: dict[str, Any], name: str, path: Path, number: int) -> Any:
         InputError: if there is none, with the names that there are.
     """
     if name not in row:
-        there = ", ".join(f"'{key}'" for key in list(row)[:20])
+        there = ", ".join(map(short, list(row)[:10]))
         raise InputError(
             f"{path}, line {number}: no column '{name}'{nearest(name, row)} (there are {there})"
         )

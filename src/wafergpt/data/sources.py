@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from wafergpt.data.reading import KINDS, Errors, column, kind, lines, require_kind, rows
+from wafergpt.data.reading import KINDS, Errors, column, kind, lines, require_kind, rows, whole
 from wafergpt.errors import InputError
 
 DOCUMENT_CHARACTERS = 16 << 10
@@ -39,8 +38,7 @@ def find_files(sources: Sequence[str | Path]) -> list[Path]:
         elif path.exists():
             matches = [path]
         else:
-            matches = sorted(Path(p) for p in glob.glob(str(source), recursive=True))  # noqa: PTH207
-            matches = [p for p in matches if p.is_file()]
+            matches = _matching(str(source))
         if not matches:
             raise InputError(
                 f"nothing to read at '{source}': no such file, or no {', '.join(KINDS)} in it"
@@ -49,6 +47,21 @@ def find_files(sources: Sequence[str | Path]) -> list[Path]:
     for path in found:
         require_kind(path)
     return list(found)
+
+
+def _matching(pattern: str) -> list[Path]:
+    """Return the files that a glob names, those hidden left out as in a shell.
+
+    Its ``**`` follows no links to folders: two that lead back would be walked for ever.
+    """
+    path = Path(f"{pattern}/*" if pattern.endswith("**") else pattern)
+    try:
+        found = list(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
+    except (ValueError, OSError) as error:
+        raise InputError(f"'{pattern}' cannot be looked for: {error}") from None
+    own = set(path.parts)
+    hidden = [p for p in found if any(part[0] == "." and part not in own for part in p.parts)]
+    return sorted(p for p in set(found).difference(hidden) if p.is_file())
 
 
 def documents(
@@ -84,14 +97,7 @@ def _rows(path: Path, text: str, errors: Errors) -> Iterator[Document]:
         # A lone surrogate escaped in JSON has no bytes.
         if errors == "replace":
             value = value.encode("utf-8", "replace").decode()
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise InputError(
-                f"{path}, line {number}: a lone surrogate is no character; "
-                "read on with --errors replace"
-            ) from None
-        yield Document(value, f"{path}, line {number}")
+        yield Document(whole(value, path, number), f"{path}, line {number}")
 
 
 def _text_documents(path: Path, errors: Errors) -> Iterator[Document]:

@@ -4,15 +4,33 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wafergpt.data.reading import column, lines, require_kind, rows
+from wafergpt.data.reading import column, lines, require_kind, rows, whole
 from wafergpt.errors import InputError, nearest
+from wafergpt.files import short
+
+T = TypeVar("T")
+
+LABEL_CHARACTERS = 1000
+"""A longer one is a text, and names no class."""
+
+EXPANSION = 100
+"""Rows that take so many times the bytes of their file in memory come out of a bomb: text shrinks
+to a tenth of its size, mere repetition to a thousandth."""
+
+HARMLESS = 4 << 20
+"""Bytes that rows may take whatever the size of their file."""
+
+ROW_BYTES = 50
+"""What the shortest text takes."""
 
 
 @dataclass(frozen=True)
@@ -37,16 +55,21 @@ def read_table(path: str | Path, text: str = "text", label: str = "label") -> Ta
     """
     path = Path(path)
     texts, labels = [], []
-    for number, row in rows(path):
+    for number, row in _held(path, rows(path)):
         texts.append(_text(column(row, text, path, number), text, path, number))
         value = column(row, label, path, number)
         if isinstance(value, bool):
             value = str(value).lower()
-        if value is None or not str(value).strip():
-            raise InputError(f"{path}, line {number}: an empty label in column '{label}'")
         if isinstance(value, list | dict):
             raise InputError(f"{path}, line {number}: column '{label}' is no single label")
-        labels.append(str(value).strip())
+        name = "" if value is None else str(value).strip()
+        if not name:
+            raise InputError(f"{path}, line {number}: an empty label in column '{label}'")
+        if len(name) > LABEL_CHARACTERS:
+            raise InputError(
+                f"{path}, line {number}: column '{label}' has {len(name):,} characters: no label"
+            )
+        labels.append(whole(name, path, number))
     if not texts:
         raise InputError(f"{path} has no rows")
     return Table(texts, labels)
@@ -60,18 +83,34 @@ def read_texts(path: str | Path, text: str = "text") -> list[str]:
     """
     path = Path(path)
     if require_kind(path) == "txt":
-        texts = [line.rstrip("\r\n") for _, line in lines(path)]
+        texts = [line.rstrip("\r\n") for _, line in _held(path, lines(path))]
     else:
-        texts = [_text(column(row, text, path, n), text, path, n) for n, row in rows(path)]
+        held = _held(path, rows(path))
+        texts = [_text(column(row, text, path, n), text, path, n) for n, row in held]
     if not texts:
         raise InputError(f"{path} has no rows")
     return texts
 
 
+def _held(path: Path, numbered: Iterator[tuple[int, T]]) -> Iterator[tuple[int, T]]:
+    """Pass rows on that will all be held in memory."""
+    require_kind(path)
+    size, most = 0, max(HARMLESS, EXPANSION * path.stat().st_size)
+    for number, row in numbered:
+        values = row.values() if isinstance(row, dict) else (row,)
+        size += sum(ROW_BYTES + len(value) for value in values if isinstance(value, str))
+        if size > most:
+            raise InputError(
+                f"{path}, line {number}: unpacked it is {EXPANSION} times as large: "
+                "no text shrinks so far"
+            )
+        yield number, row
+
+
 def _text(value: object, name: str, path: Path, number: int) -> str:
     if not isinstance(value, str) or not value.strip():
         raise InputError(f"{path}, line {number}: no text in column '{name}'")
-    return value
+    return whole(value, path, number)
 
 
 def hold_out(table: Table, share: float, seed: int = 0) -> tuple[Table, Table]:
@@ -106,9 +145,9 @@ def label_names(table: Table) -> tuple[str, ...]:
     """
     names = set(table.labels)
     if len(names) < 2:
-        raise InputError(f"all rows have the label '{table.labels[0]}': nothing to tell apart")
-    whole = all(name.removeprefix("-").isdecimal() for name in names)
-    return tuple(sorted(names, key=(lambda n: (int(n), n)) if whole else None))
+        raise InputError(f"all rows have the label {short(table.labels[0])}: nothing to tell apart")
+    numbered = all(re.fullmatch(r"-?\d{1,18}", name) for name in names)
+    return tuple(sorted(names, key=(lambda n: (int(n), n)) if numbered else None))
 
 
 def encode_labels(table: Table, labels: Sequence[str], where: str) -> NDArray[np.int64]:
@@ -121,7 +160,7 @@ def encode_labels(table: Table, labels: Sequence[str], where: str) -> NDArray[np
     for label in table.labels:
         if label not in classes:
             raise InputError(
-                f"the {where} rows have the label '{label}', which no training row has"
+                f"the {where} rows have the label {short(label)}, which no training row has"
                 f"{nearest(label, labels)}"
             )
     return np.array([classes[label] for label in table.labels], dtype=np.int64)
@@ -140,5 +179,5 @@ def encode_scores(table: Table, where: str) -> NDArray[np.float64]:
         except ValueError:
             scores[row] = math.nan
         if not math.isfinite(scores[row]):
-            raise InputError(f"the {where} rows have the label '{label}', which is no number")
+            raise InputError(f"the {where} rows have the label {short(label)}, which is no number")
     return scores

@@ -6,7 +6,8 @@ import gzip
 import hashlib
 import json
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +29,8 @@ GPT2_FILES = tuple(name for names in GPT2_NAMES for name in names)
 SMALLEST = 257
 """The bytes and the end of text."""
 
-FILE_BYTES = 256 << 20
-"""A larger file is no tokenizer."""
+FILE_BYTES = 64 << 20
+"""A larger file is no tokenizer: one of 256 thousand tokens has 33 MB."""
 
 
 class Tokenizer:
@@ -54,9 +55,16 @@ class Tokenizer:
             raise InputError(f"{where} is not a tokenizer.json with a BPE vocabulary") from None
         self._definition = definition
         self._whole = _build(definition, where)
-        # Without its special tokens it cannot find them in a text.
-        self._encoder = _build(json.dumps({**content, "added_tokens": []}), where)
+        # Without its special tokens it cannot find them in a text; nor does a text become shorter
+        # or longer than it is.
+        plain = {**content, "added_tokens": [], "truncation": None, "padding": None}
+        self._encoder = _build(json.dumps(plain), where)
         self.vocab_size: int = self._whole.get_vocab_size(with_added_tokens=True)
+        largest = max(self._whole.get_vocab(with_added_tokens=True).values(), default=0)
+        if largest >= max(self.vocab_size, 1):
+            raise InputError(
+                f"{where} has a token with the id {largest:,}, but {self.vocab_size:,} tokens"
+            )
         ends = [self._whole.token_to_id(end) for end in ENDS]
         found = next((end for end in ends if end is not None), None)
         if found is None or not names:
@@ -125,6 +133,19 @@ class Tokenizer:
                 return cls(_gpt2_definition(vocabulary, merges, str(folder)), str(folder))
         raise InputError(f"no tokenizer at {path}: a tokenizer.json, or encoder.json and vocab.bpe")
 
+    def require_at_most(self, vocab_size: int, where: Path) -> Tokenizer:
+        """Return itself, if a network of ``vocab_size`` tokens knows each of its own.
+
+        Raises:
+            InputError: if not; ``where`` says of which folder.
+        """
+        if self.vocab_size > vocab_size:
+            raise InputError(
+                f"{where}: the tokenizer has {self.vocab_size:,} tokens, the model only "
+                f"{vocab_size:,}"
+            )
+        return self
+
     @property
     def definition(self) -> dict[str, Any]:
         """The content of its ``tokenizer.json``."""
@@ -137,13 +158,24 @@ class Tokenizer:
         return name
 
     def encode(self, text: str) -> list[int]:
-        """Return the token ids of a text."""
-        ids: list[int] = self._encoder.encode(text, add_special_tokens=False).ids
+        """Return the token ids of a text.
+
+        Raises:
+            InputError: if the text holds half a character, or the tokenizer's patterns give up.
+        """
+        with _reading():
+            ids: list[int] = self._encoder.encode(text, add_special_tokens=False).ids
         return ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the token ids of texts, encoded on all cores."""
-        return [e.ids for e in self._encoder.encode_batch_fast(texts, add_special_tokens=False)]
+        """Return the token ids of texts, encoded on all cores.
+
+        Raises:
+            InputError: as ``encode``.
+        """
+        with _reading():
+            found = self._encoder.encode_batch_fast(texts, add_special_tokens=False)
+        return [encoding.ids for encoding in found]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of token ids; bytes that are no character become U+FFFD."""
@@ -157,6 +189,21 @@ class Tokenizer:
     def sha256(self) -> str:
         """Return a hash of the definition."""
         return hashlib.sha256(self._definition.encode()).hexdigest()
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    try:
+        yield
+    except TypeError:
+        raise InputError("a text holds a lone surrogate, which is no character") from None
+    except BaseException as error:
+        # A Rust panic, of a pattern that takes too many steps say, is no Exception. What a signal
+        # raises meanwhile goes on.
+        if type(error) is not Exception and type(error).__name__ != "PanicException":
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"the tokenizer cannot read a text: {reason}") from None
 
 
 def _build(definition: str, where: str) -> tokenizers.Tokenizer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import statistics
 import sys
@@ -113,14 +114,16 @@ def _record(device: str) -> Path:
 def _read(path: Path) -> Machine | None:
     """Return a record; None if there is none, or it is of an older kind or damaged."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = files.read_json(path)
         if values.pop("version") != VERSION:
             return None
         machine = Machine.from_json(values)
-        rates = [r for by_width in machine.training_flops.values() for r in by_width.values()]
-        rates += [machine.bandwidth, machine.softmax_rate]
-        usable = machine.training_flops["fp32"] and min(rates) > 0
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        training = machine.training_flops
+        numbers = [n for by_width in training.values() for pair in by_width.items() for n in pair]
+        numbers += [machine.bandwidth, machine.softmax_rate, machine.matmul_flops_fp32]
+        usable = training["fp32"] and min(numbers) > 0 and machine.matmul_flops_bf16 >= 0
+        usable = usable and all(map(math.isfinite, (*numbers, machine.matmul_flops_bf16)))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError):
         return None
     return machine if usable else None
 

@@ -6,7 +6,6 @@ was compared with what is expected of it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from wafergpt.errors import InputError
+from wafergpt.files import read_json, short
 
 CONFIG_BYTES = 1 << 20
 INDEX_BYTES = 16 << 20
@@ -48,10 +48,14 @@ def inside(folder: Path, name: str) -> Path:
     """
     path = folder / name
     if Path(name).name != name or name in ("", ".", ".."):
-        raise InputError(f"{folder}: the file name {name!r} leads out of the folder")
-    real, home = path.resolve(), folder.resolve()
+        raise InputError(f"{folder}: the file name {short(name)} leads out of the folder")
+    try:
+        real, home, linked = path.resolve(), folder.resolve(), path.is_symlink()
+    except (OSError, ValueError, RuntimeError):
+        # A NUL, half a character, more letters than a file system has, a link to itself.
+        raise InputError(f"{folder}: no file can be called {short(name)}") from None
     cached = home.parent.name == "snapshots" and real.parent == home.parent.parent / "blobs"
-    if path.is_symlink() and not (cached or real.parent == home):
+    if linked and not (cached or real.parent == home):
         raise InputError(f"{path} is a link that leads out of the folder: copy the file there")
     return path
 
@@ -67,15 +71,7 @@ def read_object(folder: Path, name: str, most_bytes: int) -> dict[str, Any]:
         raise InputError(f"no folder {folder}: nothing is downloaded, so get its files first")
     if not path.is_file():
         raise InputError(f"no {name} in {folder}")
-    with path.open("rb") as file:
-        data = file.read(most_bytes + 1)
-    if len(data) > most_bytes:
-        raise InputError(f"{path} is too large (limit {most_bytes >> 20} MiB)")
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        reason = "too deep" if isinstance(error, RecursionError) else str(error)
-        raise InputError(f"{path} is not JSON: {reason}") from None
+    value = read_json(path, most_bytes)
     if not isinstance(value, dict):
         raise InputError(f"{path} is not a JSON object")
     return value
@@ -102,13 +98,14 @@ def entries(folder: Path) -> dict[str, Entry]:
             raise InputError(f"{path} is missing: {INDEX} names it")
         for entry in _header(path):
             if entry.name in found:
-                raise InputError(f"{path}: {entry.name!r} is in {found[entry.name].file.name} too")
+                known = found[entry.name].file.name
+                raise InputError(f"{path}: {short(entry.name)} is in {known} too")
             if mapped is not None and mapped.get(entry.name) != name:
-                raise InputError(f"{path}: {entry.name!r} is not where {INDEX} says")
+                raise InputError(f"{path}: {short(entry.name)} is not where {INDEX} says")
             found[entry.name] = entry
     lost = next((tensor for tensor in mapped or () if tensor not in found), None)
     if lost is not None:
-        raise InputError(f"{folder}: {lost!r} is in {INDEX}, but in no file")
+        raise InputError(f"{folder}: {short(lost)} is in {INDEX}, but in no file")
     return found
 
 
@@ -156,7 +153,9 @@ def _weight_map(folder: Path) -> dict[str, str]:
         raise InputError(f"{path} has no weight_map")
     for tensor, name in mapped.items():
         if not isinstance(name, str) or not name.endswith(".safetensors"):
-            raise InputError(f"{path}: {tensor!r} is in {name!r}, which is no .safetensors file")
+            raise InputError(
+                f"{path}: {short(tensor)} is in {short(name)}, which is no .safetensors file"
+            )
         inside(folder, name)
     return mapped
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from wafergpt.config import Model, Recipe, Task, recipe_from
 from wafergpt.errors import InputError
+from wafergpt.files import short
 
 CAUSAL, CLASSIFIER = "GPT2LMHeadModel", "GPT2ForSequenceClassification"
 ARCHITECTURES = (CAUSAL, CLASSIFIER, "GPT2Model")
@@ -99,22 +100,22 @@ def describe(config: Mapping[str, Any], where: Path) -> Described:
         value = config.get(key, possible[0])
         if not any(type(value) is type(p) and value == p for p in possible):
             allowed = " or ".join(map(repr, possible))
-            raise InputError(f"{where}: {key}={_short(value)} cannot be imported; only {allowed}")
+            raise InputError(f"{where}: {key}={short(value)} cannot be imported; only {allowed}")
     unknown = sorted(config.keys() - _READ - _HARMLESS)
     if unknown:
         raise InputError(
-            f"{where}: the setting {unknown[0][:100]!r} is not known here, and may change what the "
+            f"{where}: the setting {short(unknown[0])} is not known here, and may change what the "
             "network computes"
         )
     kinds = config.get("architectures") or [CAUSAL]
     if not isinstance(kinds, list) or len(kinds) != 1 or kinds[0] not in ARCHITECTURES:
         raise InputError(
-            f"{where}: architectures={_short(kinds)} cannot be imported; only "
+            f"{where}: architectures={short(kinds)} cannot be imported; only "
             + ", ".join(ARCHITECTURES)
         )
     problem = config.get("problem_type")
     if problem not in (None, "regression", "single_label_classification"):
-        raise InputError(f"{where}: problem_type={_short(problem)} cannot be imported")
+        raise InputError(f"{where}: problem_type={short(problem)} cannot be imported")
     return Described(_model(config, where), kinds[0] == CLASSIFIER, _labels(config, where), problem)
 
 
@@ -127,7 +128,7 @@ def _model(config: Mapping[str, Any], where: Path) -> Model:
     activation = config.get("activation_function", "gelu_new")
     if not isinstance(activation, str) or activation not in ACTIVATIONS:
         raise InputError(
-            f"{where}: activation_function={_short(activation)} cannot be imported; only "
+            f"{where}: activation_function={short(activation)} cannot be imported; only "
             + ", ".join(ACTIVATIONS)
         )
     residual, embedded = config.get("resid_pdrop", 0.1), config.get("embd_pdrop", 0.1)
@@ -148,7 +149,7 @@ def _model(config: Mapping[str, Any], where: Path) -> Model:
 def _whole(config: Mapping[str, Any], key: str, default: int, where: Path) -> int:
     value = config.get(key, default)
     if type(value) is not int or not 1 <= value <= 1 << 24:
-        raise InputError(f"{where}: {key}={_short(value)} is not a size that a GPT-2 can have")
+        raise InputError(f"{where}: {key}={short(value)} is not a size that a GPT-2 can have")
     return value
 
 
@@ -160,14 +161,10 @@ def _labels(config: Mapping[str, Any], where: Path) -> tuple[str, ...]:
         labels = tuple(named[str(index)] for index in range(len(named)))
         if not all(isinstance(label, str) for label in labels):
             raise TypeError
-    except (TypeError, KeyError):
+        "".join(labels).encode()
+    except (TypeError, KeyError, UnicodeEncodeError):
         raise InputError(f"{where}: id2label does not name the outputs 0, 1, 2, …") from None
     return labels
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:80]}…"
 
 
 def write(

@@ -13,6 +13,7 @@ from torch import Tensor
 from wafergpt.config import Model, Task, recipe_from
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError, nearest
+from wafergpt.files import SHOWN, short
 from wafergpt.interop import folder as files
 from wafergpt.interop.folder import Entry
 from wafergpt.interop.gpt2 import hugging_face_names, is_transposed
@@ -70,12 +71,8 @@ def import_folder(folder: str | Path, name: str, root: Path = RUNS) -> Run:
     recipe = recipe.replace(model=imported.model)
     if imported.task is not None:
         recipe = recipe.replace(task=imported.task)
-    vocabulary = imported.model.vocab_size
-    if tokenizer is not None and tokenizer.vocab_size > vocabulary:
-        raise InputError(
-            f"{folder}: the tokenizer has {tokenizer.vocab_size:,} tokens, the model only "
-            f"{vocabulary:,}"
-        )
+    if tokenizer is not None:
+        tokenizer.require_at_most(imported.model.vocab_size, folder)
     origin = {"imported": str(folder.resolve()), "tokens": None, "loss": None, "val_loss": None}
     return run_with(imported.weights, recipe, root, tokenizer, origin)
 
@@ -124,7 +121,7 @@ def _normal_names(found: Mapping[str, Entry], folder: Path) -> dict[str, Entry]:
         if _MASKS.fullmatch(name):
             continue
         if name in normal:
-            raise InputError(f"{folder}: {name!r} is there with and without 'transformer.'")
+            raise InputError(f"{folder}: {short(name)} is there with and without 'transformer.'")
         normal[name] = entry
     return normal
 
@@ -149,8 +146,8 @@ def _match(
     extra = sorted(found.keys() - names.values())
     if extra:
         raise InputError(
-            f"{folder}: the tensor {extra[0][:100]!r} has no place in the network that {CONFIG} "
-            f"describes{nearest(extra[0], names.values() - found.keys())}"
+            f"{folder}: the tensor {short(extra[0])} has no place in the network that "
+            f"{CONFIG} describes{nearest(extra[0][:SHOWN], names.values() - found.keys())}"
         )
     wanted = {}
     for ours, theirs in names.items():

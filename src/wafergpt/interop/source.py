@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -74,14 +75,14 @@ class Source:
         """
         recipe, weights = run.recipe, checkpoint.weights(run)
         tokenizer = Tokenizer.load(run.tokenizer) if run.tokenizer.is_file() else None
-        gpt = GPT(recipe.model)
+        build = partial(GPT, recipe.model)
         if recipe.task is None:
-            gpt.load_state_dict(weights)
+            gpt = checkpoint.restored(build, weights)
             model, body = fold(recipe.model, weights)
             return cls(run, recipe, language_model(gpt), model, body, None, tokenizer)
         score = weights["score.weight"]
-        classifier = Classifier(gpt, len(score), recipe.task.pooling)
-        classifier.load_state_dict(weights)
+        pooling = recipe.task.pooling
+        classifier = checkpoint.restored(lambda: Classifier(build(), len(score), pooling), weights)
         body = {name.removeprefix("gpt."): tensor for name, tensor in weights.items()}
         del body["score.weight"]
         model, body = fold(recipe.model, body)

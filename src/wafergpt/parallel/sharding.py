@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from wafergpt import files
 from wafergpt.parallel.team import Team
 
 
@@ -45,7 +46,7 @@ def fill(network: nn.Module, values: Iterable[tuple[str, Rows]]) -> None:
     own = network.state_dict()
     for name, value in values:
         if name not in own:
-            raise ValueError(f"there is no {name}")
+            raise ValueError(f"there is no {files.short(name)}")
         part = Part.of(own.pop(name))
         try:
             part.values.copy_(part.cut(value))

@@ -9,7 +9,15 @@ from typing import Any
 
 from wafergpt.config import Recipe
 from wafergpt.errors import InputError
-from wafergpt.report.values import column, first, number, read, read_rows
+from wafergpt.report.values import (
+    column,
+    first,
+    number,
+    read_object,
+    read_rows,
+    sequence,
+    share,
+)
 from wafergpt.run import Run
 
 
@@ -33,17 +41,17 @@ class Judgement:
     @classmethod
     def of(cls, test: object) -> Judgement:
         """Read the ``test`` part of a result; what it lacks is left out."""
-        values = test if isinstance(test, Mapping) else {}
-        labels = tuple(str(label) for label in values.get("labels") or ())
-        confusion = tuple(tuple(row) for row in values.get("confusion") or ())
-        square = len(confusion) == len(labels) and all(len(r) == len(labels) for r in confusion)
+        labels = tuple(str(label) for label in sequence(test, "labels"))
+        rows = [row for row in sequence(test, "confusion") if isinstance(row, list)]
+        square = len(rows) == len(labels) and all(len(row) == len(labels) for row in rows)
+        counted = all(type(n) is int and 0 <= n < 1 << 53 for row in rows for n in row)
         return cls(
-            accuracy=number(values, "accuracy"),
-            macro_f1=number(values, "macro_f1"),
-            loss=number(values, "loss"),
+            accuracy=share(test, "accuracy"),
+            macro_f1=share(test, "macro_f1"),
+            loss=number(test, "loss"),
             labels=labels,
-            confusion=confusion if square else (),
-            per_class=tuple(values.get("per_class") or ()),
+            confusion=tuple(map(tuple, rows)) if square and counted else (),
+            per_class=tuple(c for c in sequence(test, "per_class") if isinstance(c, Mapping)),
         )
 
     @property
@@ -88,8 +96,8 @@ class Chapter:
             run=run,
             recipe=recipe,
             rows=read_rows(run),
-            plan=read(run, "plan") or {},
-            result=read(run, "result") or {},
+            plan=read_object(run, "plan"),
+            result=read_object(run, "result"),
         )
 
     @property

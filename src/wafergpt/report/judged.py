@@ -31,9 +31,9 @@ Row = Mapping[str, Any]
 
 
 def ranked(comparison: object) -> list[Row]:
-    """Return the rows of comparison.json that have an accuracy, the best first."""
+    """Return the rows of comparison.json that have a name and an accuracy, the best first."""
     rows = comparison if isinstance(comparison, list) else []
-    judged = [row for row in rows if values.number(row, "accuracy") is not None]
+    judged = [row for row in rows if values.share(row, "accuracy") is not None and "name" in row]
     return sorted(judged, key=lambda row: -float(row["accuracy"]))
 
 

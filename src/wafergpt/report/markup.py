@@ -8,8 +8,9 @@ from collections.abc import Iterable, Sequence
 
 
 def escape(text: object) -> str:
-    """Return ``text`` as HTML that shows it; control characters, which HTML forbids, are boxed."""
-    return html.escape(re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", "\ufffd", str(text)))
+    """Return ``text`` as HTML that shows it; what HTML or UTF-8 cannot hold is boxed."""
+    odd = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]"
+    return html.escape(re.sub(odd, "\ufffd", str(text)))
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], marked: int = -1) -> str:

@@ -34,7 +34,7 @@ def write_report(run: Run, out: Path | None = None) -> Path:
     """
     page = _Page()
     told, note = chapters(run)
-    rows = ranked(values.read(run, "comparison"))
+    rows = ranked(run.read("comparison"))
     page.header(told[-1], rows, [chapter.title for chapter in told])
     if rows:
         page.comparison(rows)

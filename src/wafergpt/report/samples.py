@@ -7,6 +7,9 @@ from pathlib import Path
 
 from wafergpt.report.markup import escape, folded
 
+MOST_BYTES = 64 << 20
+"""Of samples.md, which nothing else limits."""
+
 MAX_LOOKS = 12
 MAX_CHARACTERS = 8000
 """Of one look; the page stays small whatever the run wrote."""
@@ -26,7 +29,9 @@ def read_samples(path: Path) -> dict[str, str]:
     steps: dict[str, str] = {}
     lines: list[str] = []
     fenced = False
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+    with path.open("rb") as file:
+        text = file.read(MOST_BYTES).decode(errors="replace")
+    for line in text.split("\n"):
         if not fenced and line.startswith("## "):
             heading = line[3:].strip()
             step = heading.partition(" · ")[0]

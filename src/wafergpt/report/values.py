@@ -12,37 +12,49 @@ from wafergpt.run import Run
 MISSING = "–"
 
 
-def read(run: Run, name: str) -> Any:
-    """Read one of the run's JSON files, or None.
+LARGEST = 1e100
+"""No quantity of a run is larger; sums and ratios of what is smaller are finite."""
+
+
+def read_object(run: Run, name: str) -> Mapping[str, Any]:
+    """Read one of the run's JSON objects; empty if it is not there.
 
     Raises:
-        InputError: if it is there and is not JSON.
+        InputError: if it is there and is no JSON object.
     """
-    try:
-        return run.read(name)
-    except ValueError as error:
-        raise InputError(f"{run.path / name}.json is damaged: {error}") from None
+    value = run.read(name)
+    if not isinstance(value, Mapping | None):
+        raise InputError(f"{run.path / name}.json is damaged: it is no object")
+    return value or {}
 
 
 def read_rows(run: Run) -> list[dict[str, Any]]:
     """Read the rows of metrics.jsonl that say their step.
 
     Raises:
-        InputError: if a line before the last is not JSON.
+        InputError: if a line before the last is no JSON object.
     """
-    try:
-        rows = run.metrics()
-    except ValueError as error:
-        raise InputError(f"{run.path / 'metrics.jsonl'} is damaged: {error}") from None
-    return [row for row in rows if number(row, "step") is not None]
+    return [row for row in run.metrics() if number(row, "step") is not None]
 
 
 def number(values: object, key: str) -> float | None:
-    """Return ``values[key]`` if ``values`` is a mapping that holds a finite number there."""
+    """Return ``values[key]`` if ``values`` is a mapping that holds a sane number there."""
     value = values.get(key) if isinstance(values, Mapping) else None
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return value if abs(value) < math.inf else None
+    return value if abs(value) < LARGEST else None
+
+
+def share(values: object, key: str) -> float | None:
+    """Return ``values[key]`` if it is a number from 0 to 1."""
+    value = number(values, key)
+    return value if value is not None and 0 <= value <= 1 else None
+
+
+def sequence(values: object, key: str) -> list[Any]:
+    """Return ``values[key]`` if ``values`` is a mapping that holds a list there, or nothing."""
+    value = values.get(key) if isinstance(values, Mapping) else None
+    return value if isinstance(value, list) else []
 
 
 def first(key: str, *sources: object) -> float | None:

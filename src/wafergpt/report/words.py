@@ -51,8 +51,9 @@ def _given(chapter: Chapter) -> str:
     source = Path(str(chapter.result[chapter.origin])).name
     if chapter.origin == "imported":
         return f"Imported from {source}; nothing was trained here."
-    steps = _joined([f"{step:,}" for step in chapter.result.get("steps", [])])
-    return f"The mean of {source}'s checkpoints at the steps {steps}."
+    steps = values.sequence(chapter.result, "steps")
+    shown = _joined([f"{step:,}" for step in steps if type(step) is int])
+    return f"The mean of {source}'s checkpoints at the steps {shown}."
 
 
 def _rows(test: Judgement) -> str:
@@ -82,7 +83,7 @@ def _gap(share: float, row: Row, name: str) -> str:
 
 
 def _joined(parts: Sequence[str]) -> str:
-    return " and ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))
+    return " and ".join(filter(None, (", ".join(parts[:-1]), *parts[-1:])))
 
 
 def _unfinished(chapter: Chapter) -> str:

@@ -28,6 +28,7 @@ class Memory:
         gathered: where weights are spread, those of one block and of the ends, and their gradients.
         activations: what the backward pass needs.
         logits: of a chunk, with the gradient of the head.
+        saving: the copy that a checkpoint is written from, where it lies in the same memory.
         runtime: of Python and torch.
     """
 
@@ -38,21 +39,13 @@ class Memory:
     gathered: int
     activations: int
     logits: int
+    saving: int
     runtime: int
 
     @property
     def total(self) -> int:
         """All of it."""
-        return (
-            self.weights
-            + self.copies
-            + self.gradients
-            + self.optimizer
-            + self.gathered
-            + self.activations
-            + self.logits
-            + self.runtime
-        )
+        return sum(self.__dict__.values())
 
     def to_dict(self) -> dict[str, int]:
         """Return the parts and their total."""
@@ -66,6 +59,7 @@ def training_memory(
     system: System,
     *,
     head: bool = True,
+    background: bool = True,
 ) -> Memory:
     """Estimate the peak bytes of training with sequences of ``seq_len`` tokens, in one process.
 
@@ -79,6 +73,7 @@ def training_memory(
         optimizer: of the recipe.
         system: device and precision settled.
         head: whether next tokens are predicted.
+        background: whether checkpoints are written while the training goes on.
     """
     n, shards = parameters(model), system.shards
     block = (non_embedding_parameters(model) - 2 * model.d_model) // model.n_layers
@@ -86,6 +81,7 @@ def training_memory(
     kept_blocks = 1 if system.activation_checkpointing else model.n_layers
     copies = 2 * (ends + kept_blocks * block) if system.precision == "bf16" else 0
     tokens = micro_batch_size * model.seq_len
+    copy = checkpoint_bytes(model, optimizer)
     return Memory(
         weights=FP32 * n // shards,
         copies=copies,
@@ -95,6 +91,7 @@ def training_memory(
         gathered=2 * FP32 * (2 * block + ends) if shards > 1 else 0,
         activations=tokens * _activation_bytes_per_token(model, system),
         logits=_logits_bytes(model, tokens, system.precision) if head else 0,
+        saving=copy // shards if background and system.device != "cuda" else 0,
         runtime=RUNTIME_BYTES[system.device],
     )
 
@@ -132,12 +129,13 @@ def micro_batch_that_fits(
     optimizer: Optimizer,
     system: System,
     memory_available: int,
+    background: bool = True,
 ) -> int:
     """Return the largest divisor of ``batch_size`` that trains in the memory; 1 if none does."""
     for micro in range(batch_size, 1, -1):
         if batch_size % micro:
             continue
-        need = training_memory(model, micro, optimizer, system).total
+        need = training_memory(model, micro, optimizer, system, background=background).total
         if need <= HEADROOM * memory_available:
             return micro
     return 1

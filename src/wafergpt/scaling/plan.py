@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from wafergpt import files
 from wafergpt.config import Model, Recipe
 from wafergpt.errors import InputError
 from wafergpt.scaling.machine import Machine
@@ -207,11 +207,12 @@ def read_corpus(path: Path) -> CorpusFacts:
         InputError: if the folder is not a corpus.
     """
     try:
-        values = json.loads((path / "corpus.json").read_text(encoding="utf-8"))
-        return CorpusFacts(
-            int(values["vocab_size"]), int(values["tokens_train"]), int(values["tokens_val"])
-        )
-    except (OSError, ValueError, KeyError, TypeError):
+        values = files.read_json(path / "corpus.json")
+        counts = [values[key] for key in ("vocab_size", "tokens_train", "tokens_val")]
+        if not all(type(count) is int and 0 <= count < 1 << 63 for count in counts):
+            raise ValueError
+        return CorpusFacts(*counts)
+    except (ValueError, KeyError, TypeError):
         raise InputError(
             f"{path} is not a corpus: make one with 'wafergpt prepare SOURCE --out {path}'"
         ) from None
@@ -243,6 +244,7 @@ def _with_system(recipe: Recipe, machine: Machine) -> Recipe:
         recipe.optimizer,
         recipe.system,
         machine.memory_available,
+        recipe.checkpoint.background,
     )
     return recipe.replace(train={"micro_batch_size": micro})
 
@@ -328,6 +330,7 @@ def _memory(recipe: Recipe) -> Memory:
         recipe.optimizer,
         recipe.system,
         head=recipe.task is None,
+        background=recipe.checkpoint.background,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,10 +26,16 @@ JUDGE_BATCH = 64
 """Texts of one forward pass when nothing has to be kept for a backward one."""
 
 
-def build_classifier(model: Model, task: Task, seed: int) -> Classifier:
-    """Return a classifier with fresh weights for a resolved task."""
+def build_classifier(model: Model, task: Task) -> Classifier:
+    """Return the network of a resolved task."""
     n_outputs = 1 if task.loss in {"binary", "squared_error"} else len(task.labels)
-    classifier = Classifier(GPT(model).initialize(seed), n_outputs, task.pooling)
+    return Classifier(GPT(model), n_outputs, task.pooling)
+
+
+def fresh_classifier(model: Model, task: Task, seed: int) -> Classifier:
+    """Return the network of a resolved task with fresh weights."""
+    classifier = build_classifier(model, task)
+    classifier.gpt.initialize(seed)
     with torch.no_grad():
         generator = torch.Generator().manual_seed(seed)
         std = parametrization(model).rows["task_head"].init_std
@@ -110,9 +117,11 @@ class TextClassifier:
         recipe = run.recipe
         if recipe.task is None:
             raise InputError(f"{run.path} is a language model: wafergpt finetune gives it a task")
-        network = build_classifier(recipe.model, recipe.task, recipe.seed)
-        network.load_state_dict(checkpoint.weights(run))
-        return cls(run, recipe, network, Tokenizer.load(run.tokenizer))
+        build = partial(build_classifier, recipe.model, recipe.task)
+        network = checkpoint.restored(build, checkpoint.weights(run))
+        tokenizer = Tokenizer.load(run.tokenizer)
+        tokenizer = tokenizer.require_at_most(recipe.model.vocab_size, run.path)
+        return cls(run, recipe, network, tokenizer)
 
     def predict(self, texts: Sequence[str]) -> list[dict[str, Any]]:
         """Return for each text its ``label``, the label's ``score`` and all ``scores``.

@@ -30,12 +30,13 @@ from wafergpt.errors import InputError
 from wafergpt.evaluate.classification import judge, judge_scores
 from wafergpt.model.heads import Classifier
 from wafergpt.parallel.meeting import joined
+from wafergpt.parallel.sharding import fill
 from wafergpt.parallel.team import Team
 from wafergpt.progress import say
 from wafergpt.run import RUNS, Run
 from wafergpt.scaling.machine import Machine
 from wafergpt.scaling.plan import plan
-from wafergpt.tasks.classify import TextClassifier, build_classifier, encode_texts, scores
+from wafergpt.tasks.classify import TextClassifier, encode_texts, fresh_classifier, scores
 from wafergpt.train import checkpoint
 from wafergpt.train.given import require_trained
 from wafergpt.train.loop import Loop
@@ -172,9 +173,11 @@ def _trainer(
     assert recipe.task is not None
     if team.size > 1 and recipe.system.shard != 1:
         raise InputError("fine-tuning needs the whole weights in each process: system.shard=1")
-    network = build_classifier(recipe.model, recipe.task, recipe.seed)
+    network = fresh_classifier(recipe.model, recipe.task, recipe.seed)
     if begun is not None:
-        network.gpt.load_state_dict(checkpoint.weights(begun))
+        stored = checkpoint.weights(begun)
+        checkpoint.require_fit(network.gpt, stored)
+        fill(network.gpt, stored.by_rows.items())
     batches = _training_batches(rows, recipe)
     objective = partial(_objective, tokenizer.end_of_text)
     return Trainer(recipe, machine, network, network.gpt.blocks, batches, objective, team)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
@@ -30,9 +31,9 @@ class Writer:
         recipe = run.recipe
         if recipe.task is not None:
             raise InputError(f"{run.path} is fine-tuned for a task: wafergpt predict {run.name}")
-        gpt = GPT(recipe.model)
-        gpt.load_state_dict(checkpoint.weights(run))
-        return cls(gpt.eval(), Tokenizer.load(run.tokenizer))
+        gpt = checkpoint.restored(partial(GPT, recipe.model), checkpoint.weights(run))
+        tokenizer = Tokenizer.load(run.tokenizer)
+        return cls(gpt.eval(), tokenizer.require_at_most(recipe.model.vocab_size, run.path))
 
     def stream(self, prompt: str, settings: Sampling) -> Iterator[str]:
         """Yield the continuation of ``prompt`` piece by piece."""

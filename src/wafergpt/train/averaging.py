@@ -132,13 +132,18 @@ def listing(run: Run) -> list[dict[str, Any]]:
             "step": step_of(folder),
             "path": str(folder),
             "bytes": sum(file.stat().st_size for file in folder.iterdir()),
-            "loss": rows.get(step_of(folder), {}).get("loss"),
-            "val_loss": rows.get(step_of(folder), {}).get("val_loss"),
+            **{
+                key: _number(rows.get(step_of(folder), {}).get(key)) for key in ("loss", "val_loss")
+            },
             "best": folder == best,
             "latest": folder == folders[-1],
         }
         for folder in folders
     ]
+
+
+def _number(value: object) -> float | None:
+    return value if isinstance(value, int | float) else None
 
 
 def compare(run: Run, first: str, second: str) -> dict[str, Any]:

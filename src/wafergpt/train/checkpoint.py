@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from wafergpt import files
 from wafergpt.errors import InputError, RunFailed
@@ -31,6 +33,8 @@ from wafergpt.train.stored import (
 )
 
 STATE = "state.json"
+
+STEP = re.compile(r"step-\d{8,20}")
 
 
 class DamagedCheckpointError(RunFailed):
@@ -155,7 +159,9 @@ def _retire(run: Run, keep: int, keep_every: int) -> None:
 
 def every(run: Run) -> list[Path]:
     """Return the run's checkpoints, oldest first."""
-    return sorted(p for p in run.checkpoints.glob("step-*") if p.is_dir())
+    return sorted(
+        p for p in run.checkpoints.glob("step-*") if STEP.fullmatch(p.name) and p.is_dir()
+    )
 
 
 def best(run: Run) -> Path | None:
@@ -163,8 +169,9 @@ def best(run: Run) -> Path | None:
     pointer = run.checkpoints / "best"
     if not pointer.is_file():
         return None
-    folder = run.checkpoints / pointer.read_text(encoding="utf-8").strip()
-    return folder if folder.parent == run.checkpoints and folder.is_dir() else None
+    name = pointer.read_text(encoding="utf-8", errors="replace").strip()
+    folder = run.checkpoints / name if STEP.fullmatch(name) else None
+    return folder if folder is not None and folder.is_dir() else None
 
 
 def verify(folder: Path) -> None:
@@ -174,23 +181,27 @@ def verify(folder: Path) -> None:
         DamagedCheckpointError: naming the first file that differs.
     """
     try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        manifest = files.read_json(folder / "manifest.json")
         entries = {name: manifest[name] for name in sorted({STATE, *file_names(folder)})}
     except UnreadableTensorsError as error:
         raise DamagedCheckpointError(str(error)) from None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError):
         raise DamagedCheckpointError(f"{folder}: its manifest cannot be read") from None
     for name, known in entries.items():
         path = folder / name
         try:
-            intact = path.stat().st_size == known["bytes"] and files.sha256(path) == known["sha256"]
+            intact = (
+                files.is_file(path)
+                and path.stat().st_size == known["bytes"]
+                and files.sha256(path) == known["sha256"]
+            )
         except (OSError, KeyError, TypeError):
             intact = False
         if not intact:
             raise DamagedCheckpointError(f"{path} is not the file that was written")
     try:
-        step = json.loads((folder / STATE).read_text(encoding="utf-8"))["step"]
-    except (ValueError, KeyError, TypeError, RecursionError):
+        step = files.read_json(folder / STATE)["step"]
+    except (ValueError, KeyError, TypeError):
         raise DamagedCheckpointError(f"{folder / STATE} cannot be read") from None
     if folder.name != _name(step):
         raise DamagedCheckpointError(f"{folder} holds step {step}: it was another checkpoint's")
@@ -216,13 +227,10 @@ def load(state: TrainState, folder: Path, verified: bool = False) -> None:
     try:
         fill(state.model, Stored(folder, WEIGHTS).by_rows.items())
         state.optimizer.load_state_tensors(Stored(folder, MOMENTS).by_rows)
-        scalars = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        state.take_scalars(files.read_json(folder / STATE))
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise DamagedCheckpointError(f"{folder} does not fit this run: {reason}") from None
-    for name in TrainState.SCALARS:
-        if name in scalars:
-            setattr(state, name, scalars[name])
 
 
 def resume(state: TrainState, run: Run) -> Path:
@@ -264,3 +272,37 @@ def weights(run: Run) -> Stored:
     folder = run.checkpoint or best(run) or everything[-1]
     verify(folder)
     return Stored(folder, WEIGHTS)
+
+
+N = TypeVar("N", bound=nn.Module)
+
+
+def restored(build: Callable[[], N], stored: Stored) -> N:
+    """Build a network and give it weights, once it is known that they fit.
+
+    Raises:
+        DamagedCheckpointError: if they are of another network.
+    """
+    with torch.device("meta"):
+        network = build()
+    require_fit(network, stored)
+    network.to_empty(device="cpu")
+    fill(network, stored.by_rows.items())
+    return network
+
+
+def require_fit(network: nn.Module, stored: Stored) -> None:
+    """Compare the names and shapes of stored weights with those of a network.
+
+    Raises:
+        DamagedCheckpointError: naming the first that differs.
+    """
+    own = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    there = {name: tensor.shape for name, tensor in stored.by_rows.items()}
+    for name in sorted(own.keys() | there.keys()):
+        if own.get(name) != there.get(name):
+            found = there.get(name, "not there")
+            raise DamagedCheckpointError(
+                f"{stored.folder} does not fit its run's recipe: {files.short(name)} is {found}, "
+                f"not {own.get(name, 'there')}"
+            )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -117,11 +118,11 @@ def _trainer(recipe: Recipe, corpus: Corpus, begun: Run | None, team: Team) -> T
     # Weights that are spread are never whole anywhere.
     with torch.device("meta" if recipe.system.shards > 1 else "cpu"):
         gpt = GPT(recipe.model)
-    weights: Iterable[tuple[str, Rows]] = (
-        gpt.fresh_weights(recipe.seed)
-        if begun is None
-        else checkpoint.weights(begun).by_rows.items()
-    )
+    weights: Iterable[tuple[str, Rows]] = gpt.fresh_weights(recipe.seed)
+    if begun is not None:
+        stored = checkpoint.weights(begun)
+        checkpoint.require_fit(gpt, stored)
+        weights = stored.by_rows.items()
     objective = language_objective
     return Trainer(recipe, machine, gpt, gpt.blocks, batches, objective, team, weights)
 
@@ -134,10 +135,8 @@ def validation_loss(run: Run) -> float:
     """
     recipe = run.recipe
     batches = _batches(recipe, corpus_of(recipe), "val")
-    gpt = GPT(recipe.model)
-    gpt.load_state_dict(checkpoint.weights(run))
     device = torch.device(recipe.system.device)
-    gpt.to(device)
+    gpt = checkpoint.restored(partial(GPT, recipe.model), checkpoint.weights(run)).to(device)
 
     def look(first: int, n: int) -> tuple[float, float]:
         batch = batches.batch(first, n)

@@ -91,7 +91,12 @@ def _resolved(recipe: Recipe, team: Team) -> tuple[Recipe, Machine]:
     sharing = team.on_this_machine if device == "cpu" else 1
     memory = machine.memory_available // sharing
     micro = recipe.train.micro_batch_size or micro_batch_that_fits(
-        recipe.model, recipe.train.common_batch, recipe.optimizer, recipe.system, memory
+        recipe.model,
+        recipe.train.common_batch,
+        recipe.optimizer,
+        recipe.system,
+        memory,
+        recipe.checkpoint.background,
     )
     return recipe.replace(train={"micro_batch_size": micro}), machine
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from wafergpt.config import Model, Recipe
 from wafergpt.errors import InputError
 from wafergpt.parallel.team import Team
 from wafergpt.progress import say
+from wafergpt.recipe_files import flat
 from wafergpt.run import Run
 from wafergpt.train import checkpoint
 from wafergpt.train.settings import may_change
@@ -73,7 +72,7 @@ def _is_there(recipe: Recipe, root: Path) -> list[str] | None:
         raise InputError(
             f"{run.path} was not begun by pretrain or finetune: choose another name=NAME"
         )
-    then, now = dict(_flat(asked)), dict(_flat(recipe.model_dump(mode="json")))
+    then, now = flat(asked), flat(recipe.model_dump(mode="json"))
     changes = [f"{key}={json.dumps(now.get(key))}" for key in now if now[key] != then.get(key)]
     may_change(run.recipe, changes)
     if checkpoint.every(run):
@@ -82,11 +81,3 @@ def _is_there(recipe: Recipe, root: Path) -> list[str] | None:
         say(f"{run.path} was killed before its first checkpoint, and begins again")
         shutil.rmtree(run.path)
     return None
-
-
-def _flat(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{above}{key}.")
-        else:
-            yield above + key, value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,10 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from wafergpt.files import short
 from wafergpt.parallel.sharding import Part
 from wafergpt.train.optimizers import Optimizer
 
 Row = dict[str, Any]
+
+_KINDS: dict[str, tuple[type, ...]] = {
+    "step": (int,), "samples": (int,), "tokens": (int,), "seconds": (float, int),
+    "best": (float, int, type(None)), "best_step": (int,), "pending": (dict, type(None)),
+    "finished": (bool,), "skipped": (list,), "recent": (list,), "callbacks": (dict,),
+}  # fmt: skip
+"""Of the scalars in a checkpoint."""
 
 
 @dataclass
@@ -49,14 +58,28 @@ class TrainState:
     recent: list[float] = field(default_factory=list)
     callbacks: dict[str, Any] = field(default_factory=dict)
 
-    SCALARS = (
-        "step", "samples", "tokens", "seconds", "best", "best_step", "pending", "finished",
-        "skipped", "recent", "callbacks",
-    )  # fmt: skip
+    SCALARS = tuple(_KINDS)
 
     def scalars(self) -> dict[str, Any]:
         """Return everything but the tensors, as JSON."""
         return {name: getattr(self, name) for name in self.SCALARS}
+
+    def take_scalars(self, values: Mapping[str, Any]) -> None:
+        """Take over what ``scalars`` gave, and was read from a file.
+
+        Raises:
+            ValueError: if a value is not what could have been written.
+        """
+        for name in self.SCALARS:
+            if name not in values:
+                continue
+            value = values[name]
+            possible = type(value) in _KINDS[name]
+            if type(value) in (int, float):
+                possible = possible and math.isfinite(value) and (value >= 0 or name == "best")
+            if not possible:
+                raise ValueError(f"{name}={short(value)} was never written")
+            setattr(self, name, value)
 
     def weights_sha256(self) -> str:
         """Return a hash of all weights."""

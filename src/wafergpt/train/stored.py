@@ -168,9 +168,9 @@ def file_names(folder: Path) -> set[str]:
 
 def _index(folder: Path, kind: str) -> dict[str, Any]:
     try:
-        index: dict[str, Any] = json.loads((folder / SHARDS).read_text(encoding="utf-8"))[kind]
+        index: dict[str, Any] = files.read_json(folder / SHARDS)[kind]
         sound = all(_is_whole(**value) for value in index.values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
         sound = False
     if not sound:
         raise UnreadableTensorsError(f"{folder / SHARDS} cannot be read, or leaves something out")
@@ -218,14 +218,14 @@ class StoredTensor:
             result = torch.cat(pieces) if len(pieces) > 1 else pieces[0]
         except UnreadableTensorsError:
             raise
-        except (SafetensorError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
-            raise UnreadableTensorsError(f"{self.stored.folder}: {self.name}: {reason}") from None
+        except (SafetensorError, RuntimeError, TypeError, OverflowError) as error:
+            raise self._unreadable(str(error).splitlines()[0]) from None
         if result.shape != (end - first, *self.shape[1:]):
-            raise UnreadableTensorsError(
-                f"{self.stored.folder}: the parts of {self.name} are not the whole"
-            )
+            raise self._unreadable("its parts are not the whole")
         return result
+
+    def _unreadable(self, reason: str) -> UnreadableTensorsError:
+        return UnreadableTensorsError(f"{self.stored.folder}: {files.short(self.name)}: {reason}")
 
     def _pieces(self, first: int, end: int) -> Iterator[Tensor]:
         """Read rows, of each part that has some; of none, nothing of the first part."""

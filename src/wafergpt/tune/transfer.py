@@ -16,6 +16,7 @@ from wafergpt import files
 from wafergpt.config import Recipe
 from wafergpt.errors import InputError, Interrupted, RunFailed, nearest
 from wafergpt.progress import say
+from wafergpt.recipe_files import flat
 from wafergpt.run import RUNS, Run
 from wafergpt.scaling.plan import TOKENS_PER_PARAMETER
 from wafergpt.shapes.counts import parameters
@@ -177,13 +178,17 @@ def _study(folder: Path, proxy: Recipe, settings: Sequence[str]) -> optuna.Study
     folder.mkdir(parents=True, exist_ok=True)
     journal = folder / "study.jsonl"
     _cut_torn_record(journal)
-    study = optuna.create_study(
-        storage=JournalStorage(JournalFileBackend(str(journal))),
-        study_name="transfer",
-        load_if_exists=True,
-    )
-    asked = {**_flat(proxy.model_dump(mode="json")), "settings": sorted(settings)}
-    before = study.user_attrs.get("asked", {})
+    try:
+        study = optuna.create_study(
+            storage=JournalStorage(JournalFileBackend(str(journal))),
+            study_name="transfer",
+            load_if_exists=True,
+        )
+        before = {**study.user_attrs.get("asked", {})}
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        reason = "too deep" if isinstance(error, RecursionError) else error
+        raise InputError(f"{journal} is damaged: {reason}") from None
+    asked = {**flat(proxy.model_dump(mode="json")), "settings": sorted(settings)}
     if _finished(study) and before != asked:
         keys = asked.keys() | before.keys()
         differ = sorted(key for key in keys if asked.get(key) != before.get(key))
@@ -196,15 +201,6 @@ def _study(folder: Path, proxy: Recipe, settings: Sequence[str]) -> optuna.Study
     seed = proxy.seed + len(study.get_trials(deepcopy=False))
     study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=WARMING_TRIALS)
     return study
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Turn sections into ``section.key``."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        inner = isinstance(value, Mapping)
-        flat |= _flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
-    return flat
 
 
 def _cut_torn_record(journal: Path) -> None:

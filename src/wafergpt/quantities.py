@@ -1,0 +1,43 @@
+"""What numbers and names in a recipe can be."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+from wafergpt.files import short
+
+MOST = 1 << 60
+"""Of steps and tokens: more than any machine will ever count, and floats still can."""
+
+MOST_SEQUENCES = 1 << 20
+"""Of a batch."""
+
+LONGEST_NAME = 255
+"""Bytes of a file's name: what file systems have."""
+
+
+def _possible(path: Path) -> Path:
+    if "\0" in str(path) or any(len(os.fsencode(part)) > LONGEST_NAME for part in path.parts):
+        raise ValueError("no file can have this name")
+    return path
+
+
+AnyPath = Annotated[Path, AfterValidator(_possible)]
+
+
+def token_count(text: str) -> int:
+    """Read ``"375M tokens"`` (k, M, B or T; the word may be left out).
+
+    Raises:
+        ValueError: if ``text`` is not of that form.
+    """
+    match = re.fullmatch(r"\s*(\d{1,20}(?:\.\d{1,20})?)\s*([kKMBT]?)\s*(?:tokens)?\s*", text)
+    if not match:
+        raise ValueError(f"{short(text)} is not a number of tokens such as '375M tokens'")
+    scale = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}[match[2]]
+    return round(float(match[1]) * scale)
