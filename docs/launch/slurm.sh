@@ -6,7 +6,7 @@
 #SBATCH --gpus-per-node=8
 #SBATCH --cpus-per-task=96
 #SBATCH --time=24:00:00
-#SBATCH --signal=TERM@300
+#SBATCH --signal=B:TERM@300
 #SBATCH --requeue
 #SBATCH --open-mode=append
 #SBATCH --output=gpt-%j.log
@@ -17,16 +17,22 @@ name=gpt-1.3b
 corpus=$HOME/corpora/pile
 runs=$HOME/runs
 
+# Five minutes before the time is over Slurm tells this script, which tells the run: save and stop.
+asked=
+trap 'asked=yes; kill -TERM "$step"' TERM
+
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-srun --kill-on-bad-exit=1 torchrun \
+srun torchrun \
   --nnodes="$SLURM_NNODES" --nproc-per-node=8 --max-restarts=3 \
   --rdzv-backend=c10d --rdzv-id="$SLURM_JOB_ID" --rdzv-endpoint="$head:29500" \
   --no-python wafergpt pretrain cerebras-gpt/1.3b --go-on \
-  --runs "$runs" name="$name" data.corpus="$corpus" system.shard=8
+  --runs "$runs" name="$name" data.corpus="$corpus" system.shard=8 &
+step=$!
+# The first one ends when the signal comes.
+wait "$step" || wait "$step"
 code=$?
 
-# Five minutes before the time is over the run saves and stops; then it queues up again.
-if [ "$code" -eq 0 ] && [ ! -e "$runs/$name/result.json" ]; then
+if [ -n "$asked" ] && [ ! -e "$runs/$name/result.json" ]; then
   scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$code"

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from wafergpt.cerebras.driver import finetune as finetune
+    from wafergpt.cerebras.driver import pretrain as pretrain
     from wafergpt.config import load_recipe as load_recipe
     from wafergpt.data.prepare import prepare as prepare
     from wafergpt.devices.planning import plan as plan
@@ -18,10 +20,8 @@ if TYPE_CHECKING:
     from wafergpt.interop.huggingface import import_folder as import_model  # noqa: F401
     from wafergpt.run import Run as Run
     from wafergpt.tasks.classify import TextClassifier as TextClassifier
-    from wafergpt.tasks.finetune import finetune as finetune
     from wafergpt.tasks.writing import Writer as Writer
     from wafergpt.train.averaging import average as average
-    from wafergpt.train.pretrain import pretrain as pretrain
 
 _HOMES = {
     "Run": "wafergpt.run",
@@ -29,12 +29,12 @@ _HOMES = {
     "Writer": "wafergpt.tasks.writing",
     "average": "wafergpt.train.averaging",
     "export": "wafergpt.interop.export",
-    "finetune": "wafergpt.tasks.finetune",
+    "finetune": "wafergpt.cerebras.driver",
     "import_model": "wafergpt.interop.huggingface:import_folder",
     "load_recipe": "wafergpt.config",
     "plan": "wafergpt.devices.planning",
     "prepare": "wafergpt.data.prepare",
-    "pretrain": "wafergpt.train.pretrain",
+    "pretrain": "wafergpt.cerebras.driver",
 }
 __all__ = [*_HOMES, "__version__"]
 

@@ -10,24 +10,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    model_validator,
-)
+from pydantic import Field, ValidationError, model_validator
 
+from wafergpt.config_system import Cerebras as Cerebras
+from wafergpt.config_system import Section as Section
+from wafergpt.config_system import System as System
 from wafergpt.errors import InputError
 from wafergpt.quantities import MOST, MOST_SEQUENCES, AnyPath, token_count
 from wafergpt.recipe_files import HORIZONS, apply_override, merged, one_line, read_values
 from wafergpt.recipe_files import shipped_recipes as shipped_recipes
-
-
-class Section(BaseModel):
-    """A part of a recipe: immutable, unknown keys refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Data(Section):
@@ -169,6 +160,9 @@ class Optimizer(Section):
     """Of SGD and Muon."""
     beta1: float = Field(0.9, ge=0, lt=1)
     beta2: float = Field(0.95, ge=0, lt=1)
+    eps_hat: bool = False
+    """Add eps before the bias correction of Adam, as Cerebras' SDK and TensorFlow do (the last
+    lines of section 2 of Kingma & Ba, arXiv:1412.6980)."""
     eps: float = Field(1e-8, gt=0)
     clip: float = Field(1.0, ge=0)
     """Largest norm of the whole gradient; 0 for no limit."""
@@ -243,49 +237,6 @@ class Evaluate(Section):
     """Texts that the model writes on from at each look, into samples.md."""
 
 
-class System(Section):
-    """Where it runs. What is ``auto`` is measured once and written down."""
-
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """bf16: fp32 master weights, bf16 compute."""
-    compile: Literal["auto", "on", "off"] = "auto"
-    threads: int = Field(0, ge=0)
-    """CPU threads of a process; left out, its share of the cores."""
-    nproc: int = Field(1, ge=1, le=1 << 16)
-    """Processes that share each batch."""
-    shard: int = Field(1, ge=0)
-    """Processes that weights, gradients and moments are spread over, each group a copy; 0: all."""
-    activation_checkpointing: bool = False
-    """Keep only what goes into a block, and work out again what its backward pass needs."""
-    timeout: float = Field(1800.0, ge=1)
-    """Seconds after which the others give up a process that does not answer."""
-
-    @property
-    def shards(self) -> int:
-        """Parts that the weights are in."""
-        return self.shard or self.nproc
-
-    def require_groups(self, nproc: int) -> None:
-        """Check that so many processes make whole groups of ``shard``.
-
-        Raises:
-            InputError: if they do not.
-        """
-        if self.shard and nproc % self.shard:
-            raise InputError(
-                f"{nproc} processes do not make groups of system.shard={self.shard}; 0 is all"
-            )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _yaml_booleans(cls, values: Any) -> Any:
-        # YAML 1.1 reads a bare on/off as a boolean.
-        if isinstance(values, dict) and isinstance(values.get("compile"), bool):
-            values = {**values, "compile": "on" if values["compile"] else "off"}
-        return values
-
-
 class Task(Section):
     """What a fine-tuned model is for."""
 
@@ -309,6 +260,21 @@ class Task(Section):
     word_dropout: float = Field(0.0, ge=0, lt=1)
     """Share of a text's tokens that training hides behind the end-of-text token."""
     class_weights: Literal["none", "balanced"] = "none"
+
+
+class Sparsity(Section):
+    """Which weights of the blocks are zero while it trains, by the algorithms of Cerebras' SDK.
+
+    Embeddings, norms, biases and heads are never touched.
+    """
+
+    algorithm: Literal["none", "static", "gmp", "set", "rigl"] = "none"
+    sparsity: float = Field(0.5, gt=0, lt=1)
+    """Share of zeros; gmp begins with none and comes near it at the end."""
+    drop_fraction: float = Field(0.3, gt=0, lt=1)
+    """Share of what is left that set and rigl exchange at an update."""
+    every: int = Field(100, ge=1)
+    """Steps between updates of gmp, set and rigl."""
 
 
 class Tracking(Section):
@@ -335,12 +301,15 @@ class Recipe(Section):
     evaluate: Evaluate = Evaluate()
     system: System = System()
     task: Task | None = None
+    sparsity: Sparsity = Sparsity()
     tracking: Tracking = Tracking()
 
     @model_validator(mode="after")
     def _goes_together(self) -> Recipe:
         if self.task and self.train.sampled_softmax:
             raise ValueError("train.sampled_softmax is for language models: leave it out of a task")
+        if self.sparsity.algorithm != "none" and self.system.device != "cerebras":
+            raise ValueError("sparsity.algorithm is of Cerebras' SDK: system.device=cerebras")
         if self.model.parametrization == "mup" and self.optimizer.l2:
             raise ValueError("optimizer.l2 has no rule under mup: use optimizer.weight_decay")
         return self

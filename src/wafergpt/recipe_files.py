@@ -84,7 +84,9 @@ def merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
                 gone: tuple[str, ...] = HORIZONS if any(change.get(key) for key in HORIZONS) else ()
                 gone += FIRST_BATCH if "batch_size" in change else ()
                 below = {key: value for key, value in below.items() if key not in gone}
-            change = {**below, **change}
+            inner = {k: v for k, v in change.items() if isinstance(v, dict)}
+            kept = {k: below[k] for k in inner if isinstance(below.get(k), dict)}
+            change = {**below, **change, **{k: {**kept[k], **inner[k]} for k in kept}}
         result[section] = change
     return result
 

@@ -11,17 +11,26 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wafergpt import files
 from wafergpt.config import Recipe, load_recipe
 from wafergpt.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 RUNS = Path("runs")
 """Where runs are looked up by name, below the current folder."""
 
 ROW_BYTES = 1 << 20
 """A longer line is no row of metrics.jsonl."""
+
+
+LOCK = ".lock"
+
+_created: dict[Path, FileLock] = {}
+"""Locks of runs that this process has made and not trained yet."""
 
 
 def _row(line: bytes, path: Path) -> dict[str, Any]:
@@ -48,13 +57,16 @@ class Run:
     checkpoint: Path | None = None
 
     @classmethod
-    def create(cls, recipe: Recipe, root: Path = RUNS, asked: Recipe | None = None) -> Run:
+    def create(
+        cls, recipe: Recipe, root: Path = RUNS, asked: Mapping[str, Any] | None = None
+    ) -> Run:
         """Make a new run folder for ``recipe``; it appears whole or not at all.
 
         Args:
             recipe: whose name it takes.
             root: the folder that holds runs.
-            asked: the recipe before anything was derived or detected, if that is kept.
+            asked: the recipe before anything was derived or detected, if it will be trained by
+                this process, which holds the run from the first moment on.
 
         Raises:
             InputError: if the folder exists.
@@ -64,12 +76,17 @@ class Run:
             raise InputError(
                 f"{run.path} exists: go on with --resume {run.path}, or choose another name=NAME"
             )
+        import filelock
+
         with files.appearing(run.path) as temporary:
             unfinished = cls(temporary)
             unfinished.checkpoints.mkdir()
             unfinished.save_recipe(recipe)
             if asked is not None:
-                unfinished.write("asked", asked.model_dump(mode="json"))
+                unfinished.write("asked", asked)
+                # A lock goes with its file, whatever the name of the folder.
+                _created[run.path] = filelock.FileLock(temporary / LOCK)
+                _created[run.path].acquire()
         return run
 
     @classmethod
@@ -109,7 +126,7 @@ class Run:
         import filelock
 
         holder = self.path / "holder"
-        lock = filelock.FileLock(self.path / ".lock")
+        lock = _created.pop(self.path, None) or filelock.FileLock(self.path / LOCK)
         try:
             lock.acquire(timeout=0)
         except filelock.Timeout:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from wafergpt.config import Model
@@ -96,6 +96,8 @@ def test_broken_bytes_do_not_wait_for_ever() -> None:
     sizes=st.lists(st.integers(1, 4), min_size=30, max_size=30),
     stop=st.lists(st.text(alphabet="abc", min_size=1, max_size=3), max_size=3),
 )
+@example(text="baa", sizes=[1] * 30, stop=["a", "baa"])
+@example(text="baa", sizes=[4] * 30, stop=["a", "baa"])
 def test_stop_strings_end_the_text_however_it_comes(
     text: str, sizes: list[int], stop: list[str]
 ) -> None:
@@ -103,6 +105,9 @@ def test_stop_strings_end_the_text_however_it_comes(
     for size in sizes:
         pieces.append(text[place : place + size])
         place += size
-    ends = [text.find(s) for s in stop if s in text]
-    expected = text[: min(ends)] if ends else text
+    expected = text
+    for end in range(len(text) + 1):
+        if whole := [s for s in stop if text[:end].endswith(s)]:
+            expected = text[: end - max(map(len, whole))]
+            break
     assert "".join(_until_stop(iter(pieces), tuple(stop))) == expected

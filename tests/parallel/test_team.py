@@ -124,6 +124,22 @@ def test_killed_all_start_again_by_themselves(corpus: Path, tmp_path: Path, vict
     same_bits(tmp_path, "straight", "ours", "theirs")
 
 
+def test_what_failed_of_itself_is_not_started_again(corpus: Path, tmp_path: Path) -> None:
+    recipe = [f"data.corpus={corpus}", *RECIPE, "optimizer.lr=1e30"]
+    process = begin(tmp_path, "name=run", *recipe, "guard.limit=1", "--nproc=2", "--restarts=2")
+    errors = end(process, code=1)
+    assert "diverged" in errors
+    assert "starting all" not in errors
+    assert "process 1" not in errors
+
+
+def test_asked_to_stop_before_it_began_it_ends_as_interrupted(corpus: Path, tmp_path: Path) -> None:
+    process = begin(tmp_path, "name=run", f"data.corpus={corpus}", *RECIPE, "--nproc", "2")
+    soak.ranked(process, 1)
+    process.send_signal(signal.SIGTERM)
+    end(process, code=130)
+
+
 def test_torchrun_does_not_start_again_what_was_asked_to_stop(corpus: Path, tmp_path: Path) -> None:
     recipe = [f"data.corpus={corpus}", *RECIPE, "train.steps=5000", "name=run"]
     process = begin(tmp_path, *recipe, "--go-on", launcher=TORCHRUN)

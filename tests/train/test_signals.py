@@ -33,6 +33,14 @@ def test_a_second_signal_stops_at_once_and_the_old_handlers_come_back(
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_a_signal_after_the_time_limit_is_the_first_one() -> None:
+    with Signals() as signals:
+        signals.limit(0.0, float)
+        with pytest.raises(StopRequested):
+            signals.poll()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
 def test_sigusr1_saves_after_the_step_and_goes_on() -> None:
     loop = loop_of()
     saved: list[int] = []

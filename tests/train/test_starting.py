@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from wafergpt.run import Run
 from wafergpt.train import checkpoint
 from wafergpt.train.averaging import average
 from wafergpt.train.pretrain import pretrain, validation_loss
+from wafergpt.train.starting import asked_for
 
 SETTINGS = [
     "model.n_layers=1", "model.d_model=16", "model.n_heads=2", "model.seq_len=16",
@@ -116,8 +119,20 @@ def test_going_on_takes_what_may_change_and_refuses_what_may_not(tmp_path: Path)
     pretrain(None, [*settings, "train.steps=8", "checkpoint.keep=1"], go_on=True, root=tmp_path)
     assert run.read("result")["step"] == 8
     assert len(checkpoint.every(run)) <= 2
-    with pytest.raises(InputError, match=r"'optimizer.lr=0.5' cannot change on resume"):
+    # Back again, and an unasked horizon is the run's.
+    pretrain(None, [*settings, "train.steps=10"], go_on=True, root=tmp_path)
+    pretrain(None, [*settings, "train.steps=8"], go_on=True, root=tmp_path)
+    assert run.recipe.train.steps == 8
+    pretrain(None, [s for s in settings if "steps" not in s], go_on=True, root=tmp_path)
+    assert run.recipe.train.steps == 8
+    with pytest.raises(InputError, match=r"r was begun by another recipe: 'optimizer.lr=0.5'"):
         pretrain(None, [*settings, "optimizer.lr=0.5"], go_on=True, root=tmp_path)
+    pretrain(None, [*settings, "train.steps=8", "evaluate.prompts=[🙂]"], go_on=True, root=tmp_path)
+    asked = run.read("asked")
+    # A key that came later.
+    del asked["model"]["embedding_scale"]
+    run.write("asked", asked)
+    pretrain(None, [*settings, "train.steps=8", "evaluate.prompts=[🙂]"], go_on=True, root=tmp_path)
     (run.path / "asked.json").unlink()
     with pytest.raises(InputError, match="was not begun by"):
         pretrain(None, settings, go_on=True, root=tmp_path)
@@ -134,3 +149,24 @@ def test_a_run_without_a_checkpoint_begins_again(
     pretrain(None, settings, go_on=True, root=tmp_path)
     assert "killed before its first checkpoint" in capfd.readouterr().err
     assert len(run.metrics()) == 6
+
+
+def test_going_on_with_other_weights_to_begin_with_is_refused(first: Run, tmp_path: Path) -> None:
+    settings = [*SETTINGS, f"data.corpus={first.recipe.data.corpus}", "name=second"]
+    pretrain(None, settings, root=tmp_path)
+    with pytest.raises(InputError, match="another recipe"):
+        pretrain(None, settings, start="first", go_on=True, root=tmp_path)
+
+
+def test_a_run_is_held_from_its_first_moment(tmp_path: Path) -> None:
+    recipe = load_recipe(None, [*SETTINGS, "name=r"])
+    run = Run.create(recipe, tmp_path, asked_for(recipe))
+    script = (
+        "import sys; from pathlib import Path; from wafergpt.run import Run\n"
+        "with Run(Path(sys.argv[1])).held(): pass"
+    )
+    command = [sys.executable, "-c", script, str(run.path)]
+    assert "is in use by" in subprocess.run(command, capture_output=True, text=True).stderr
+    with run.held():
+        assert (run.path / "holder").is_file()
+    subprocess.run(command, check=True)

@@ -14,6 +14,7 @@ import click
 
 from wafergpt import __version__
 from wafergpt.errors import InputError, Interrupted, RunFailed, TeamLost, nearest
+from wafergpt.parallel.launch import LAUNCHED, LOST
 from wafergpt.progress import follows, place
 
 VERBS = {
@@ -146,6 +147,8 @@ def _explain(error: Exception) -> int:
         text, code = f"{error.strerror}: {error.filename}", 2
     elif isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}:
         text, code = "the disk is full; everything saved before this is intact", 1
+    elif isinstance(error, TeamLost) and LAUNCHED in os.environ:
+        text, code = str(error), LOST
     elif isinstance(error, RunFailed | OSError):
         text, code = str(error), 1
     else:

@@ -11,12 +11,21 @@ from wafergpt.cli import emit, json_option
 
 @click.command("doctor", epilog="Example: wafergpt doctor --json")
 @click.option("--fresh", is_flag=True, help="Measure this machine again.")
+@click.option(
+    "--install-cerebras",
+    is_flag=True,
+    help="Make the environment that Cerebras' SDK needs (6 GB, some five minutes), or go on.",
+)
 @json_option
-def command(fresh: bool, as_json: bool) -> None:
+def command(fresh: bool, install_cerebras: bool, as_json: bool) -> None:
     """Say what is here, what works, and what to install."""
+    from wafergpt.cerebras import environment
     from wafergpt.devices.report import examine
 
-    facts = examine(fresh)
+    if install_cerebras:
+        environment.install()
+
+    facts = {**examine(fresh), "cerebras": environment.state()}
     emit(facts, as_json, _text(facts))
 
 
@@ -38,6 +47,13 @@ def _text(facts: dict[str, Any]) -> str:
         if compiler
         else "missing  torch.compile needs a C++ compiler: install g++",
     ]
+    cerebras = facts["cerebras"]
+    lines.append(
+        f"ok       Cerebras' SDK {cerebras['sdk']} (torch {cerebras['torch']}) in "
+        f"{cerebras['path']}"
+        if cerebras
+        else "missing  Cerebras' SDK: wafergpt doctor --install-cerebras"
+    )
     for name, extra in EXTRAS.items():
         version = facts["extras"][name]
         lines.append(

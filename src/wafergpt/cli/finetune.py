@@ -62,7 +62,7 @@ def command(
     if resume and go_on:
         raise click.UsageError("--resume names the run to go on with: leave out --go-on")
     follows = launched(nproc, restarts, lambda: planned(name, overrides, resume, runs))
-    from wafergpt.tasks.finetune import finetune
+    from wafergpt.cerebras.driver import finetune
 
     classifier = finetune(start, name, overrides, resume=resume, go_on=go_on, root=runs)
     if follows:

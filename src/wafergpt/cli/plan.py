@@ -9,6 +9,9 @@ import click
 from wafergpt.cli import emit, json_option
 from wafergpt.cli.recipe import recipe_arguments, show_option, split_arguments
 
+MOST_KINDS = 20
+"""Kinds of operators that are listed."""
+
 
 @click.command("plan", epilog="Example: wafergpt plan data.corpus=corpora/reviews --budget 30m")
 @recipe_arguments
@@ -20,6 +23,9 @@ from wafergpt.cli.recipe import recipe_arguments, show_option, split_arguments
     is_flag=True,
     help="Print initial weights, learning rates and multipliers by role; nothing else.",
 )
+@click.option(
+    "--lower", "lowers", is_flag=True, help="Lower one training step to Cerebras IR, and say how."
+)
 @show_option
 @json_option
 def command(
@@ -27,6 +33,7 @@ def command(
     budget: str | None,
     fresh: bool,
     table: bool,
+    lowers: bool,
     show: bool,
     as_json: bool,
 ) -> None:
@@ -53,6 +60,14 @@ def command(
 
         click.echo(load_recipe(name, overrides).to_yaml(), nl=False)
         return
+    if lowers:
+        if budget or show:
+            raise click.UsageError("--lower is about a recipe as it stands: leave the others out")
+        from wafergpt.cerebras.driver import lower
+
+        lowering = lower(name, overrides)
+        emit({"lowering": lowering}, as_json, _lowered(lowering))
+        return
     found = plan(name, overrides, budget=budget, fresh=fresh)
     if show:
         click.echo(found.recipe().to_yaml(), nl=False)
@@ -72,6 +87,18 @@ def _table(facts: dict[str, Any], lr: float) -> str:
         lines.append(f"{role:<14}{row['init_std']:>10.4g}{rates}  {decays:<7} {MEANING[role]}")
     multipliers = ", ".join(f"{name} × {value:.6g}" for name, value in facts["multipliers"].items())
     return "\n".join([*lines, f"multipliers: {multipliers}"])
+
+
+def _lowered(lowering: dict[str, Any]) -> str:
+    kinds = [f"{count:>7,}  {name}" for name, count in lowering["operator_kinds"].items()]
+    return "\n".join(
+        [
+            f"one training step lowers to Cerebras IR: {lowering['ir_bytes']:,} bytes, "
+            f"{lowering['operators']:,} operators, in {lowering['seconds']:.0f}s",
+            *kinds[:MOST_KINDS],
+            "it says nothing of kernels, memory or speed, for which a cluster's compiler is needed",
+        ]
+    )
 
 
 def _steps(facts: dict[str, Any]) -> str:

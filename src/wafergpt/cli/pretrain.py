@@ -62,7 +62,7 @@ def command(
     if resume and start:
         raise click.UsageError("--resume has its weights: leave out --from")
     follows = launched(nproc, restarts, lambda: planned(name, overrides, resume, runs))
-    from wafergpt.train.pretrain import pretrain
+    from wafergpt.cerebras.driver import pretrain
 
     run = pretrain(name, overrides, start=start, resume=resume, go_on=go_on, root=runs)
     if follows:

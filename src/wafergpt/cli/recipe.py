@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -55,6 +56,9 @@ def launched(nproc: int | None, restarts: int, planned: Callable[[], Recipe]) ->
     Returns:
         Whether this process follows another one, which speaks for all.
     """
+    if hasattr(signal, "SIGUSR1"):
+        # There is nothing to save yet, and its default is to kill.
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     if place()[1] > 1:
         return follows()
     recipe = planned()

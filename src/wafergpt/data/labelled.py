@@ -43,6 +43,7 @@ class LabelledBatches:
         batch_size: samples that are padded together.
         seed: of the run; None sorts by length and shuffles nothing (validation).
         class_weights: ``[n_labels]`` weight of each class; None weighs all alike.
+        length: that all are padded to; None pads each batch to its longest.
     """
 
     def __init__(
@@ -52,9 +53,12 @@ class LabelledBatches:
         batch_size: int,
         seed: int | None,
         class_weights: NDArray[np.float64] | None = None,
+        length: int | None = None,
     ) -> None:
         self.samples_per_epoch = len(texts)
-        self._texts, self._targets, self._batch_size, self._seed = texts, targets, batch_size, seed
+        self.texts, self.targets = texts, targets
+        self._batch_size, self._seed = batch_size, seed
+        self._length = length
         self._lengths = np.array([len(text) for text in texts])
         self._weights = None if class_weights is None else class_weights[targets.astype(np.int64)]
         self._epoch = lru_cache(maxsize=2)(self._order)
@@ -72,13 +76,14 @@ class LabelledBatches:
         chosen = self.indices(first_sample, n)
         lengths = self._lengths[chosen]
         longest = -(-int(lengths.max()) // ROUND) * ROUND
-        tokens = np.zeros((n, min(longest, int(self._lengths.max()))), dtype=np.int64)
+        width = self._length or min(longest, int(self._lengths.max()))
+        tokens = np.zeros((n, width), dtype=np.int64)
         for row, index in enumerate(chosen):
-            tokens[row, : lengths[row]] = self._texts[index]
+            tokens[row, : lengths[row]] = self.texts[index]
         weights = None if self._weights is None else self._weights[chosen]
         return Batch(
             torch.from_numpy(tokens),
-            torch.from_numpy(self._targets[chosen]),
+            torch.from_numpy(self.targets[chosen]),
             weight=n if weights is None else float(weights.sum()),
             lengths=torch.from_numpy(lengths),
             weights=None if weights is None else torch.from_numpy(weights).float(),

@@ -59,9 +59,14 @@ def _matching(pattern: str) -> list[Path]:
         found = list(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
     except (ValueError, OSError) as error:
         raise InputError(f"'{pattern}' cannot be looked for: {error}") from None
-    own = set(path.parts)
-    hidden = [p for p in found if any(part[0] == "." and part not in own for part in p.parts)]
+    # A pattern that begins a part with a dot asks for what is hidden.
+    asks = any(part[0] == "." and part != ".." for part in path.parts)
+    hidden = [p for p in found if not asks and any(_hides(part) for part in p.parts)]
     return sorted(p for p in set(found).difference(hidden) if p.is_file())
+
+
+def _hides(part: str) -> bool:
+    return part.startswith(".") and part != ".."
 
 
 def documents(

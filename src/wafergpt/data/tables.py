@@ -55,7 +55,7 @@ def read_table(path: str | Path, text: str = "text", label: str = "label") -> Ta
     """
     path = Path(path)
     texts, labels = [], []
-    for number, row in _held(path, rows(path)):
+    for number, row in _held(path, rows(path), (text, label)):
         texts.append(_text(column(row, text, path, number), text, path, number))
         value = column(row, label, path, number)
         if isinstance(value, bool):
@@ -85,24 +85,26 @@ def read_texts(path: str | Path, text: str = "text") -> list[str]:
     if require_kind(path) == "txt":
         texts = [line.rstrip("\r\n") for _, line in _held(path, lines(path))]
     else:
-        held = _held(path, rows(path))
+        held = _held(path, rows(path), (text,))
         texts = [_text(column(row, text, path, n), text, path, n) for n, row in held]
     if not texts:
         raise InputError(f"{path} has no rows")
     return texts
 
 
-def _held(path: Path, numbered: Iterator[tuple[int, T]]) -> Iterator[tuple[int, T]]:
-    """Pass rows on that will all be held in memory."""
+def _held(
+    path: Path, numbered: Iterator[tuple[int, T]], columns: Sequence[str] = ()
+) -> Iterator[tuple[int, T]]:
+    """Pass rows on of which some columns, or all of a line, will be held in memory."""
     require_kind(path)
     size, most = 0, max(HARMLESS, EXPANSION * path.stat().st_size)
     for number, row in numbered:
-        values = row.values() if isinstance(row, dict) else (row,)
+        values = [row.get(name) for name in columns] if isinstance(row, dict) else [row]
         size += sum(ROW_BYTES + len(value) for value in values if isinstance(value, str))
         if size > most:
             raise InputError(
-                f"{path}, line {number}: unpacked it is {EXPANSION} times as large: "
-                "no text shrinks so far"
+                f"{path}, line {number}: its rows take {EXPANSION} times the memory that the file "
+                "takes on the disk, as no text does; if it is one, unpack it first"
             )
         yield number, row
 

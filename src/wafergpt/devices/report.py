@@ -32,7 +32,6 @@ def examine(fresh: bool = False) -> dict[str, Any]:
         "name": machine.name,
         "torch": torch_version(),
         "python": platform.python_version(),
-        "cerebras": None,
         "cores": machine.cores,
         "memory_bytes": machine.memory_bytes,
         "memory_available_bytes": machine.memory_available,

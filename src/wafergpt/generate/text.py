@@ -103,12 +103,13 @@ def _until_stop(pieces: Iterator[str], stop: tuple[str, ...]) -> Iterator[str]:
     text, sent = "", 0
     for piece in pieces:
         text += piece
-        places = [place for s in stop if (place := text.find(s)) >= 0]
-        end = min(places) if places else max(len(text) - hold, sent)
+        # The one that is complete first, however many characters came at once.
+        found = [(place + len(s), place) for s in stop if (place := text.find(s)) >= 0]
+        end = min(found)[1] if found else max(len(text) - hold, sent)
         if end > sent:
             yield text[sent:end]
             sent = end
-        if places:
+        if found:
             return
     if len(text) > sent:
         yield text[sent:]

@@ -22,7 +22,12 @@ CACHED = 1 << 20
 """Scores at a time: 2 MB in bf16."""
 
 
-@torch.library.custom_op("wafergpt::causal_attention", mutates_args=())
+# The schemas are spelt out for the older torch of Cerebras' SDK, which cannot read annotations.
+@torch.library.custom_op(
+    "wafergpt::causal_attention",
+    mutates_args=(),
+    schema="(Tensor query, Tensor key, Tensor value, float scale) -> Tensor",
+)
 def causal_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
     """Mix ``value`` by the softmax of ``scale·query·key`` over the keys up to each query.
 
@@ -44,7 +49,12 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) ->
     return mixed.view(shape)
 
 
-@torch.library.custom_op("wafergpt::causal_attention_backward", mutates_args=())
+@torch.library.custom_op(
+    "wafergpt::causal_attention_backward",
+    mutates_args=(),
+    schema="(Tensor gradient, Tensor query, Tensor key, Tensor value, float scale)"
+    " -> (Tensor, Tensor, Tensor)",
+)
 def _backward(
     gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -25,8 +25,11 @@ FORWARDED = [
 SAME_WISH_SECONDS = 1.0
 """A signal that comes again so soon is the first one, passed on by a queue and by a launcher."""
 
-FINAL = (0, 2, 130)
-"""Exit codes after which nothing is started again: done, bad input, stopped on purpose."""
+LOST = 75
+"""Exit code of a process that has lost another one, to its launcher alone."""
+
+LAUNCHED = "WAFERGPT_LAUNCHED"
+"""In the environment of what is started here."""
 
 
 def launch(
@@ -58,12 +61,13 @@ def launch(
             _start(nproc, arguments, children)
             code = _watch(children, grace)
             _end(children)
-            if code in FINAL or asked or not left:
+            lost = code is None or code < 0 or code == LOST
+            if not lost or asked or not left:
                 break
             say(f"starting all {nproc} again ({left} more times at most) …")
             if not {"--resume", "--go-on"} & set(arguments):
                 arguments = [*arguments, "--go-on"]
-        return code
+        return (130 if asked else 1) if code is None or lost else code
     finally:
         _end(children)
         for number, handler in previous.items():
@@ -77,7 +81,7 @@ def _start(nproc: int, arguments: Sequence[str], children: list[subprocess.Popen
         port = probe.getsockname()[1]
     common = {
         "WORLD_SIZE": nproc, "LOCAL_WORLD_SIZE": nproc,
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, LAUNCHED: 1,
     }  # fmt: skip
     for rank in range(nproc):
         place = {k: str(v) for k, v in {**common, "RANK": rank, "LOCAL_RANK": rank}.items()}
@@ -111,7 +115,8 @@ def _end(children: list[subprocess.Popen[bytes]]) -> None:
     children.clear()
 
 
-def _watch(children: Sequence[subprocess.Popen[bytes]], grace: float) -> int:
+def _watch(children: Sequence[subprocess.Popen[bytes]], grace: float) -> int | None:
+    """Wait for the end of all; return the leader's exit code, None if it hangs."""
     leader, *followers = children
     while leader.poll() is None and not any(child.poll() for child in followers):
         time.sleep(0.05)
@@ -119,7 +124,7 @@ def _watch(children: Sequence[subprocess.Popen[bytes]], grace: float) -> int:
     for rank, code in ended.items():
         if code is not None and code < 0:
             say(f"process {rank} of {len(children)} was ended by {signal.Signals(-code).name}")
-        elif rank:
+        elif rank and leader.poll() in (None, LOST):
             say(f"process {rank} of {len(children)} ended with exit code {code}")
     deadline = time.monotonic() + grace
     while any(child.poll() is None for child in children) and time.monotonic() < deadline:
@@ -127,5 +132,4 @@ def _watch(children: Sequence[subprocess.Popen[bytes]], grace: float) -> int:
     for rank, child in enumerate(children):
         if child.poll() is None:
             say(f"process {rank} of {len(children)} hangs, and is killed")
-    code = leader.poll()
-    return 1 if code is None or code < 0 else code
+    return leader.poll()

@@ -35,14 +35,14 @@ from wafergpt.parallel.team import Team
 from wafergpt.progress import say
 from wafergpt.run import RUNS, Run
 from wafergpt.scaling.machine import Machine
-from wafergpt.scaling.plan import plan
 from wafergpt.tasks.classify import TextClassifier, encode_texts, fresh_classifier, scores
 from wafergpt.train import checkpoint
 from wafergpt.train.given import require_trained
 from wafergpt.train.loop import Loop
 from wafergpt.train.loss import classification_loss
+from wafergpt.train.pretrain import engine_of, new_run
 from wafergpt.train.settings import may_change, resolve_system
-from wafergpt.train.starting import begun_before, language_model, on_top_of
+from wafergpt.train.starting import asked_for, begun_before, language_model, on_top_of
 from wafergpt.train.trainer import Trainer
 
 VALIDATION_SHARE = 0.1
@@ -101,6 +101,7 @@ def finetune(
     resume: str | Path | None = None,
     go_on: bool = False,
     root: Path = RUNS,
+    elsewhere: type[Trainer] | None = None,
 ) -> TextClassifier:
     """Teach a language model a task and return the best model that validation found.
 
@@ -113,6 +114,7 @@ def finetune(
         resume: a fine-tuning run to go on with, bit for bit; ``start`` is then not looked at.
         go_on: resume the run that this recipe began under its name, if it did; else begin it.
         root: the folder that holds runs.
+        elsewhere: trains on devices that are not torch's.
 
     Raises:
         InputError: on an impossible recipe or unusable rows.
@@ -130,7 +132,7 @@ def finetune(
         recipe = recipe.replace(task={"name": task, **({"train": data} if data else {})})
         begun = None if str(start) == "scratch" else language_model(start, root)
         recipe = _begin(recipe, begun)
-    asked = recipe
+    asked = asked_for(recipe)
     with joined(recipe.system.timeout) as team:
         if go_on and (before := begun_before(recipe, root, team)):
             (run, recipe), begun = before, None
@@ -144,17 +146,16 @@ def finetune(
         recipe = _for_rows(recipe, tables, tokenizer)
         recipe, machine = resolve_system(recipe, team)
         splits = _encode(tables, tokenizer, recipe)
-        trainer = _trainer(recipe, machine, splits["train"], begun, tokenizer, team)
+        engine = engine_of(recipe, elsewhere)
+        trainer = _trainer(recipe, machine, splits, begun, tokenizer, team, engine)
         if team.follows:
             return TextClassifier.load(trainer.follow())
         with trainer.signals:
             trainer.settle()
             resumed = run is not None
             if run is None:
-                run = Run.create(trainer.recipe, root, asked)
-                tokenizer.save(run.tokenizer)
-                rows = sum(len(text) for text in splits["train"].texts)
-                run.write("plan", plan(trainer.recipe, machine, rows).to_dict())
+                tokens = sum(len(text) for text in splits["train"].texts)
+                run = new_run(trainer, tokenizer, tokens, root, asked)
             judge = _judge(trainer.loop, splits["validation"])
             trainer.train(run, judge, resumed=resumed)
     classifier = TextClassifier.load(run)
@@ -165,10 +166,11 @@ def finetune(
 def _trainer(
     recipe: Recipe,
     machine: Machine,
-    rows: Split,
+    splits: dict[str, Split],
     begun: Run | None,
     tokenizer: Tokenizer,
     team: Team,
+    engine: type[Trainer],
 ) -> Trainer:
     assert recipe.task is not None
     if team.size > 1 and recipe.system.shard != 1:
@@ -178,9 +180,14 @@ def _trainer(
         stored = checkpoint.weights(begun)
         checkpoint.require_fit(network.gpt, stored)
         fill(network.gpt, stored.by_rows.items())
-    batches = _training_batches(rows, recipe)
+    batches = _training_batches(splits["train"], recipe)
     objective = partial(_objective, tokenizer.end_of_text)
-    return Trainer(recipe, machine, network, network.gpt.blocks, batches, objective, team)
+    trainer = engine(recipe, machine, network, network.gpt.blocks, batches, objective, team)
+    rows = splits["validation"]
+    trainer.loop.validation = LabelledBatches(
+        rows.texts, rows.targets, recipe.train.batch_size, None
+    )
+    return trainer
 
 
 def _begin(recipe: Recipe, begun: Run | None) -> Recipe:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -111,11 +112,23 @@ class Optimizer:
                 if matrix.grad is not None:
                     matrix.grad.add_(matrix.detach(), alpha=self._settings.l2)
         for part in self._parts:
+            correction = self._eps_correction(part)
             for group in part.param_groups:
                 group["lr"] = lr * group["factor"]
+                if correction:
+                    group["eps"] = self._settings.eps / correction
             part.step()
         self.clear()
         return float(norm)
+
+    def _eps_correction(self, part: torch.optim.Optimizer) -> float | None:
+        """Return √(1 − β₂ᵗ), by which torch's eps is divided where it is to come before it."""
+        if not self._settings.eps_hat or not isinstance(part, torch.optim.Adam):
+            return None
+        # All parameters have the same count.
+        first = next(iter(part.state.values()), None)
+        done = 0.0 if first is None else float(first["step"])
+        return math.sqrt(1.0 - self._settings.beta2 ** (done + 1))
 
     def clear(self) -> None:
         """Drop all gradients."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +29,7 @@ from wafergpt.train.given import require_trained
 from wafergpt.train.loop import autocast
 from wafergpt.train.loss import next_token_loss, sampled_softmax_loss
 from wafergpt.train.settings import may_change, resolve_system
-from wafergpt.train.starting import begun_before, language_model, on_top_of
+from wafergpt.train.starting import asked_for, begun_before, language_model, on_top_of
 from wafergpt.train.trainer import Trainer
 from wafergpt.train.validation import mean_loss
 
@@ -44,6 +45,7 @@ def pretrain(
     resume: str | Path | None = None,
     go_on: bool = False,
     root: Path = RUNS,
+    elsewhere: type[Trainer] | None = None,
 ) -> Run:
     """Train a language model and return its run.
 
@@ -55,13 +57,14 @@ def pretrain(
             weights may be overridden.
         go_on: resume the run that this recipe began under its name, if it did; else begin it.
         root: the folder that holds runs.
+        elsewhere: trains on devices that are not torch's.
 
     Raises:
         InputError: on an impossible recipe, a missing or changed corpus, an existing run.
         RunFailed: if the run diverges, or has no good checkpoint to resume from.
         Interrupted: after saving, when a signal asked for a stop.
     """
-    run = None
+    run = begun = None
     if resume is not None:
         run = Run.find(resume, root)
         require_trained(run)
@@ -73,35 +76,65 @@ def pretrain(
             f"evaluate.metric={recipe.evaluate.metric} is of a classifier; "
             "a language model is judged by its loss"
         )
-    asked = recipe
+    if run is None and start is not None:
+        begun = language_model(start, root)
+        recipe = on_top_of(recipe, begun)
+    asked = asked_for(recipe)
     with joined(recipe.system.timeout) as team:
         if go_on and (before := begun_before(recipe, root, team)):
-            (run, recipe), start = before, None
+            (run, recipe), begun = before, None
         corpus = corpus_of(recipe)
-        begun = None if start is None else language_model(start, root)
         if begun is not None:
-            recipe = on_top_of(recipe, begun)
             _same_tokens(begun, corpus)
         recipe = with_horizon(for_corpus(recipe, corpus))
-        trainer = _trainer(recipe, corpus, begun, team)
+        trainer = _trainer(recipe, corpus, begun, team, engine_of(recipe, elsewhere))
         trainer.loop.validation = _batches(recipe, corpus, "val")
         if team.follows:
             return trainer.follow()
-        with trainer.signals:
-            trainer.settle()
-            resumed = run is not None
-            if run is None:
-                run = Run.create(trainer.recipe, root, asked)
-                corpus.tokenizer.save(run.tokenizer)
-                tokens = len(corpus.tokens("train"))
-                run.write("plan", plan(trainer.recipe, trainer.machine, tokens).to_dict())
-            judge = _judge(trainer, corpus)
-            write_on = _writer(trainer.state.model, corpus, trainer.recipe.seed)
-            trainer.train(run, judge, write_on, resumed)
+        return _led(trainer, corpus, run, root, asked)
+
+
+def _led(
+    trainer: Trainer, corpus: Corpus, run: Run | None, root: Path, asked: Mapping[str, Any]
+) -> Run:
+    """Train in a run, or in a new one."""
+    with trainer.signals:
+        trainer.settle()
+        resumed = run is not None
+        if run is None:
+            run = new_run(trainer, corpus.tokenizer, len(corpus.tokens("train")), root, asked)
+        judge = _judge(trainer, corpus)
+        write_on = _writer(trainer.state.model, corpus, trainer.recipe.seed)
+        trainer.train(run, judge, write_on, resumed)
     return run
 
 
-def _trainer(recipe: Recipe, corpus: Corpus, begun: Run | None, team: Team) -> Trainer:
+def new_run(
+    trainer: Trainer, tokenizer: Tokenizer, tokens: int, root: Path, asked: Mapping[str, Any]
+) -> Run:
+    """Make a run's folder, with its tokenizer and its plan, for a corpus of so many tokens."""
+    run = Run.create(trainer.recipe, root, asked)
+    tokenizer.save(run.tokenizer)
+    run.write("plan", plan(trainer.recipe, trainer.machine, tokens).to_dict())
+    return run
+
+
+def engine_of(recipe: Recipe, elsewhere: type[Trainer] | None) -> type[Trainer]:
+    """Return what trains on the recipe's device.
+
+    Raises:
+        InputError: if nothing was given that does.
+    """
+    if recipe.system.device != "cerebras":
+        return Trainer
+    if elsewhere is None:
+        raise InputError("system.device=cerebras: call wafergpt.pretrain or wafergpt.finetune")
+    return elsewhere
+
+
+def _trainer(
+    recipe: Recipe, corpus: Corpus, begun: Run | None, team: Team, engine: type[Trainer]
+) -> Trainer:
     recipe, machine = resolve_system(recipe, team)
     batches = _batches(recipe, corpus, "train")
     if batches.samples_per_epoch < recipe.train.batch_size:
@@ -124,7 +157,7 @@ def _trainer(recipe: Recipe, corpus: Corpus, begun: Run | None, team: Team) -> T
         checkpoint.require_fit(gpt, stored)
         weights = stored.by_rows.items()
     objective = language_objective
-    return Trainer(recipe, machine, gpt, gpt.blocks, batches, objective, team, weights)
+    return engine(recipe, machine, gpt, gpt.blocks, batches, objective, team, weights)
 
 
 def validation_loss(run: Run) -> float:
@@ -135,7 +168,8 @@ def validation_loss(run: Run) -> float:
     """
     recipe = run.recipe
     batches = _batches(recipe, corpus_of(recipe), "val")
-    device = torch.device(recipe.system.device)
+    there = recipe.system.device == "cerebras"
+    device = torch.device("cpu" if there else recipe.system.device)
     gpt = checkpoint.restored(partial(GPT, recipe.model), checkpoint.weights(run)).to(device)
 
     def look(first: int, n: int) -> tuple[float, float]:

@@ -10,17 +10,18 @@ import yaml
 
 from wafergpt.config import Recipe, load_recipe, recipe_from
 from wafergpt.devices.allocator import keep_freed_memory
-from wafergpt.devices.detect import resolve_device, resolve_precision
+from wafergpt.devices.detect import cores, resolve_device, resolve_precision
 from wafergpt.devices.probe import probe
 from wafergpt.errors import InputError
 from wafergpt.parallel.team import ALONE, Team
 from wafergpt.progress import say
+from wafergpt.recipe_files import merged
 from wafergpt.scaling.machine import Machine
 from wafergpt.scaling.memory import micro_batch_that_fits
 
 MAY_CHANGE = (
     "train.steps", "evaluate.", "checkpoint.", "tracking.", "system.nproc", "system.shard",
-    "system.threads", "system.timeout",
+    "system.threads", "system.timeout", "system.device", "system.cerebras.",
 )  # fmt: skip
 """What a resumed run may override: nothing of it touches a weight before the old horizon, but for
 the rounding of sums over another number of processes or threads, and the dropout of processes."""
@@ -36,13 +37,13 @@ def may_change(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
         if not override.startswith(MAY_CHANGE):
             raise InputError(
                 f"'{override}' cannot change on resume; only train.steps, evaluate.*, "
-                "checkpoint.*, tracking.*, and system.nproc, shard, threads and timeout can"
+                "checkpoint.*, tracking.*, and system.device, cerebras, nproc, shard, threads and "
+                "timeout can"
             )
-    values = recipe.model_dump()
     changes = load_recipe(None, overrides).model_dump(exclude_unset=True)
-    for section, change in changes.items():
-        values[section] = {**values[section], **change}
-    changed = recipe_from(values)
+    changed = recipe_from(merged(recipe.model_dump(), changes))
+    if changed.train.steps is None:
+        raise InputError("a run has its horizon in steps: it cannot be resumed without train.steps")
     if changed.train.steps != recipe.train.steps:
         say(
             f"the horizon changes from {recipe.train.steps:,} to {changed.train.steps:,} steps: "
@@ -75,6 +76,8 @@ def resolve_system(recipe: Recipe, team: Team = ALONE) -> tuple[Recipe, Machine]
 
 
 def _resolved(recipe: Recipe, team: Team) -> tuple[Recipe, Machine]:
+    if recipe.system.device == "cerebras":
+        return _for_cerebras(recipe), probe("cpu")
     device = resolve_device(recipe.system.device)
     if team.size > 1:
         _require_a_device_each(device, team.on_this_machine)
@@ -99,6 +102,23 @@ def _resolved(recipe: Recipe, team: Team) -> tuple[Recipe, Machine]:
         recipe.checkpoint.background,
     )
     return recipe.replace(train={"micro_batch_size": micro}), machine
+
+
+def _for_cerebras(recipe: Recipe) -> Recipe:
+    """Settle what its SDK decides otherwise than torch: eps, precision, and how it is compiled."""
+    on_cpu = recipe.system.cerebras.mode == "cpu"
+    precision = recipe.system.precision
+    if precision == "auto":
+        precision = "fp32" if on_cpu else "bf16"
+    return recipe.replace(
+        system={
+            "precision": precision,
+            "compile": "off",
+            "threads": recipe.system.threads or cores(),
+        },
+        optimizer={"eps_hat": True},
+        train={"micro_batch_size": recipe.train.micro_batch_size or recipe.train.batch_size},
+    )
 
 
 def _require_a_device_each(device: str, processes: int) -> None:

@@ -28,7 +28,7 @@ class Signals:
 
     def __init__(self) -> None:
         self.requested = False
-        self._requested_at = 0.0
+        self._signalled: float | None = None
         self._save = False
         self._previous: dict[int, Any] = {}
         self._deadline: float | None = None
@@ -57,12 +57,12 @@ class Signals:
             self._save = True
             say(f"{name}: saving after this step, then going on")
             return
-        if self.requested:
-            if time.monotonic() > self._requested_at + SAME_WISH_SECONDS:
+        now = time.monotonic()
+        if self._signalled is not None:
+            if now > self._signalled + SAME_WISH_SECONDS:
                 raise KeyboardInterrupt
             return
-        self.requested = True
-        self._requested_at = time.monotonic()
+        self.requested, self._signalled = True, now
         say(f"{name}: saving, then stopping (again: stop at once)")
 
     def limit(self, seconds: float, saving: Callable[[], float]) -> None:

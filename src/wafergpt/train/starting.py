@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from wafergpt.config import Model, Recipe
+from wafergpt.config import Model, Recipe, recipe_from
 from wafergpt.errors import InputError
 from wafergpt.parallel.team import Team
 from wafergpt.progress import say
-from wafergpt.recipe_files import flat
+from wafergpt.recipe_files import HORIZONS, flat
 from wafergpt.run import Run
 from wafergpt.train import checkpoint
 from wafergpt.train.settings import may_change
@@ -46,6 +48,15 @@ def on_top_of(recipe: Recipe, begun: Run) -> Recipe:
     return recipe.replace(model=model, start=begun.path.resolve())
 
 
+def asked_for(recipe: Recipe) -> dict[str, Any]:
+    """Return a recipe as it was asked for, to compare another start with; its paths are whole."""
+    values = recipe.model_dump(mode="json")
+    for section, keys in (("data", ("corpus",)), ("task", ("train", "validation", "test"))):
+        found = values[section] or {}
+        found |= {key: str(Path(found[key]).resolve()) for key in keys if found.get(key)}
+    return values
+
+
 def begun_before(recipe: Recipe, root: Path, team: Team) -> tuple[Run, Recipe] | None:
     """Return the run that the same recipe began under this name, if one did, and its recipe.
 
@@ -55,16 +66,18 @@ def begun_before(recipe: Recipe, root: Path, team: Team) -> tuple[Run, Recipe] |
     Raises:
         InputError: if another recipe began it, or it is in use.
     """
-    there = team.told(None if team.follows else _is_there(recipe, root))
+    run = Run(root / recipe.name)
+    there = team.told(None if team.follows else _differences(run, recipe))
     if there is None:
         return None
-    run = Run(root / recipe.name)
-    return run, may_change(run.recipe, there)
+    changed = _changed(run, there)
+    if not team.follows:
+        run.write("asked", asked_for(recipe))
+    return run, changed
 
 
-def _is_there(recipe: Recipe, root: Path) -> list[str] | None:
-    """Return what differs between the recipe that began a run and this one, as overrides."""
-    run = Run(root / recipe.name)
+def _differences(run: Run, recipe: Recipe) -> list[str] | None:
+    """Return what a recipe asks for that the run's did not, as overrides; None without a run."""
     if not run.path.exists():
         return None
     asked = run.read("asked")
@@ -72,12 +85,29 @@ def _is_there(recipe: Recipe, root: Path) -> list[str] | None:
         raise InputError(
             f"{run.path} was not begun by pretrain or finetune: choose another name=NAME"
         )
-    then, now = flat(asked), flat(recipe.model_dump(mode="json"))
-    changes = [f"{key}={json.dumps(now.get(key))}" for key in now if now[key] != then.get(key)]
-    may_change(run.recipe, changes)
+    # Keys that are newer than the run have had their defaults.
+    then, now = flat(asked_for(recipe_from(asked))), flat(asked_for(recipe))
+    changes = [
+        f"{key}={json.dumps(value, ensure_ascii=False)}"
+        for key, value in now.items()
+        # A horizon that is not asked for any more is the run's.
+        if value != then.get(key) and not (value is None and key.removeprefix("train.") in HORIZONS)
+    ]
     if checkpoint.every(run):
         return changes
+    _changed(run, changes)
     with run.held():
+        if checkpoint.every(run):
+            return changes
         say(f"{run.path} was killed before its first checkpoint, and begins again")
         shutil.rmtree(run.path)
     return None
+
+
+def _changed(run: Run, changes: Sequence[str]) -> Recipe:
+    try:
+        return may_change(run.recipe, changes)
+    except InputError as error:
+        raise InputError(
+            f"{run.path} was begun by another recipe: {error}; or choose another name=NAME"
+        ) from None

@@ -75,7 +75,9 @@ class TrainState:
                 continue
             value = values[name]
             possible = type(value) in _KINDS[name]
-            if type(value) in (int, float):
+            if type(value) is int:
+                possible = possible and 0 <= value < 1 << 63
+            elif type(value) is float:
                 possible = possible and math.isfinite(value) and (value >= 0 or name == "best")
             if not possible:
                 raise ValueError(f"{name}={short(value)} was never written")

@@ -31,6 +31,9 @@ WEIGHTS, MOMENTS = "model", "optimizer"
 
 SHARDS = "shards.json"
 
+INDEX_BYTES = 1 << 30
+"""That of 13B in 1,024 parts has a tenth."""
+
 Entry = dict[str, Any]
 """Of a manifest: ``bytes`` and ``sha256`` of a file."""
 
@@ -168,7 +171,7 @@ def file_names(folder: Path) -> set[str]:
 
 def _index(folder: Path, kind: str) -> dict[str, Any]:
     try:
-        index: dict[str, Any] = files.read_json(folder / SHARDS)[kind]
+        index: dict[str, Any] = files.read_json(folder / SHARDS, INDEX_BYTES)[kind]
         sound = all(_is_whole(**value) for value in index.values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
         sound = False

@@ -80,7 +80,9 @@ class Trainer:
         self.recipe = recipe
         self.machine = machine
         self.team = team
-        self.device = torch.device(str(recipe.system.device))
+        # What a Cerebras system does, a worker has it do; here is only its host.
+        there = recipe.system.device == "cerebras"
+        self.device = torch.device("cpu" if there else str(recipe.system.device))
         self.signals = Signals()
         self._blocks = blocks
         if recipe.system.activation_checkpointing:
@@ -248,6 +250,9 @@ class Trainer:
             looks = self.state.callbacks.get("looks_without_gain", 0)
             self.state.finished = 0 < self.recipe.evaluate.patience <= looks
             say(f"going on from {folder}")
+            if self.state.step < steps and not self.state.finished:
+                # What it says is of a shorter horizon.
+                (run.path / "result.json").unlink(missing_ok=True)
             give_state(self.loop, folder)
         else:
             _warn_of_the_disk(run, self.recipe)
@@ -270,12 +275,15 @@ class Trainer:
                 assert self._saver is not None
                 self.signals.limit(self.recipe.checkpoint.time_limit, self._saver.longest)
             try:
-                self.loop.run()
+                self._run_loop()
             except Interrupted as stop:
                 verb = "finetune" if self.recipe.task else "pretrain"
                 raise Interrupted(f"{stop}; next: wafergpt {verb} --resume {run.path}") from None
         if self.state.finished and self.state.step < steps:
             say(f"stopped early at step {self.state.step:,}: no better score any more")
+
+    def _run_loop(self) -> None:
+        self.loop.run()
 
     def _save(self, state: TrainState, wait: bool = False) -> None:
         assert self._saver is not None
@@ -297,6 +305,7 @@ class Trainer:
         state = self.state
         rows = self._run.metrics()
         judged = [row for row in rows if "val_loss" in row]
+        mfu = [row["mfu"] for row in rows if "mfu" in row]
         return {
             "run": str(self._run.path),
             "step": state.step,
@@ -306,7 +315,7 @@ class Trainer:
             "best_val_loss": min((row["val_loss"] for row in judged), default=None),
             "seconds": state.seconds,
             "tokens_per_second": state.tokens / state.seconds,
-            "mfu": statistics.median(row["mfu"] for row in rows) if "mfu" in rows[-1] else None,
+            "mfu": statistics.median(mfu) if mfu else None,
             "peak_memory_bytes": max(row["memory_bytes"] for row in rows),
             "predicted_loss": None,
             "parameters": sum(p.numel() for p in state.model.parameters()),

@@ -1,0 +1,86 @@
+"""A recipe's cluster settings in the SDK's own names, and what a recipe may not ask of it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from wafergpt.config import Cerebras, Recipe
+from wafergpt.errors import InputError
+
+ROWS = "rows.safetensors"
+"""In a run's folder ``cerebras``: labelled rows as the worker reads them."""
+
+
+def cluster_arguments(settings: Cerebras) -> dict[str, Any]:
+    """Return the arguments of the SDK's ``ClusterConfig``."""
+    arguments: dict[str, Any] = {
+        "num_csx": settings.systems,
+        "job_priority": settings.priority,
+        "mount_dirs": [str(path) for path in settings.mounts],
+        "python_paths": [str(path) for path in settings.python_paths],
+    }
+    if settings.management:
+        arguments["mgmt_address"] = settings.management
+    return arguments
+
+
+def micro_batch_size(settings: Cerebras) -> Any:
+    """Return the value of the SDK's ``csx.performance.micro_batch_size``."""
+    bounds = {"min": settings.micro_batch_min, "max": settings.micro_batch_max}
+    bounds = {name: value for name, value in bounds.items() if value}
+    if settings.micro_batch == "explore" and bounds:
+        return {"explore": bounds}
+    return settings.micro_batch
+
+
+def sparsity_arguments(recipe: Recipe) -> dict[str, Any]:
+    """Return what the SDK's ``sparse.configure`` takes.
+
+    Parameters are chosen by name: the SDK's own filter lets embeddings of some names slip through.
+    """
+    settings, steps = recipe.sparsity, recipe.train.steps
+    arguments: dict[str, Any] = {
+        "algorithm": settings.algorithm,
+        "init_method": "topk" if settings.algorithm == "gmp" else "random",
+        "param_filter": ["*blocks.*.attention.*.weight", "*blocks.*.ffn.*.weight"],
+        "sparsity": settings.sparsity,
+    }
+    if settings.algorithm == "gmp":
+        # A hundredth of the way is left at the end.
+        rate = math.log(0.01) / (steps or 1)
+        final = settings.sparsity
+        arguments["sparsity"] = {"type": "exp", "init": 0.0, "gamma": rate, "final": final}
+    if settings.algorithm != "static":
+        arguments["update"] = {"freq": settings.every}
+    if settings.algorithm in {"set", "rigl"}:
+        arguments["drop_fraction"] = settings.drop_fraction
+    return arguments
+
+
+def require_supported(recipe: Recipe) -> None:
+    """Refuse what does not lower to Cerebras IR, or has no meaning there.
+
+    Raises:
+        InputError: naming it, and what to use instead.
+    """
+    train, system = recipe.train, recipe.system
+    refused = [
+        (recipe.optimizer.name not in {"adamw", "adam"},
+         f"optimizer.name={recipe.optimizer.name}", "optimizer.name=adamw or adam"),
+        (train.sampled_softmax, "train.sampled_softmax", "the whole softmax: 0"),
+        (train.first_batch_size, "train.first_batch_size", "one batch size: 0"),
+        (train.seconds, "train.seconds", "train.steps or train.tokens"),
+        (recipe.data.document_mask, "data.document_mask", "false"),
+        (system.activation_checkpointing, "system.activation_checkpointing",
+         "false: the SDK's compiler fits activations itself"),
+        (system.nproc > 1 or system.shard != 1, "system.nproc and system.shard",
+         "system.cerebras.systems"),
+        (recipe.guard.spike, "guard.spike", "0"),
+        (recipe.evaluate.prompts, "evaluate.prompts", "wafergpt generate, afterwards"),
+        (recipe.task and recipe.task.word_dropout, "task.word_dropout", "0"),
+        (recipe.task and recipe.task.class_weights != "none", "task.class_weights", "none"),
+    ]  # fmt: skip
+    for found, name, instead in refused:
+        if found:
+            raise InputError(f"{name} is not for system.device=cerebras: use {instead}")

@@ -1,0 +1,204 @@
+"""Training and lowering through a worker in the SDK's environment; all else happens here."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import IO, Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from wafergpt import files
+from wafergpt.cerebras import environment
+from wafergpt.cerebras.cluster import ROWS, require_supported
+from wafergpt.config import Recipe, load_recipe
+from wafergpt.data.labelled import LabelledBatches
+from wafergpt.errors import InputError, Interrupted, RunFailed
+from wafergpt.progress import say
+from wafergpt.run import RUNS, Run
+from wafergpt.scaling.plan import GPT2_VOCAB_SIZE
+from wafergpt.tasks import finetune as labelled
+from wafergpt.tasks.classify import TextClassifier
+from wafergpt.train import checkpoint
+from wafergpt.train import pretrain as language
+from wafergpt.train.callbacks.recording import Recording
+from wafergpt.train.trainer import Trainer
+
+LOG = "worker.log"
+
+
+def pretrain(
+    recipe: Recipe | str | Path | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    start: Run | str | Path | None = None,
+    resume: str | Path | None = None,
+    go_on: bool = False,
+    root: Path = RUNS,
+) -> Run:
+    """Train a language model, on whatever device the recipe names; see ``train.pretrain``."""
+    return language.pretrain(
+        recipe, overrides, start=start, resume=resume, go_on=go_on, root=root,
+        elsewhere=RemoteTrainer,
+    )  # fmt: skip
+
+
+def finetune(
+    start: Run | str | Path,
+    recipe: Recipe | str | Path | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    task: str = "classify",
+    data: str | Path | None = None,
+    resume: str | Path | None = None,
+    go_on: bool = False,
+    root: Path = RUNS,
+) -> TextClassifier:
+    """Teach a model a task, on whatever device the recipe names; see ``tasks.finetune``."""
+    return labelled.finetune(
+        start, recipe, overrides, task=task, data=data, resume=resume, go_on=go_on, root=root,
+        elsewhere=RemoteTrainer,
+    )  # fmt: skip
+
+
+class RemoteTrainer(Trainer):
+    """Has a worker make the steps, judge and save; keeps the run, the bar and the signals here."""
+
+    def _run_loop(self) -> None:
+        assert self._run is not None
+        run, recipe, settings = self._run, self.recipe, self.recipe.system.cerebras
+        require_supported(recipe)
+        if settings.mode in {"validate", "compile"}:
+            raise InputError(
+                f"system.cerebras.mode={settings.mode} trains nothing: "
+                "wafergpt plan RECIPE --lower shows what it gives"
+            )
+        folder = run.path / "cerebras"
+        folder.mkdir(exist_ok=True)
+        if recipe.task is not None:
+            self._write_rows(folder / ROWS)
+        (recording,) = (c for c in self.loop.callbacks if isinstance(c, Recording))
+        stopped = None
+        with worker({"what": "train", "run": str(run.path.resolve())}, folder / LOG) as job:
+            asked = False
+            for event in job.events():
+                if self.signals.requested and not asked:
+                    asked = True
+                    job.process.terminate()
+                if "row" in event:
+                    row = event["row"]
+                    self.state.step, self.state.best_step = row["step"], event["best_step"]
+                    recording.after_step(self.state, row)
+                stopped = event.get("stopped", stopped)
+        checkpoint.load(self.state, checkpoint.every(run)[-1])
+        if stopped is not None:
+            kept = f"saved up to step {self.state.step}"
+            raise Interrupted(f"stopped at step {stopped}; {kept}")
+
+    def _write_rows(self, path: Path) -> None:
+        tensors = {}
+        for split, batches in (("train", self.loop.batches), ("val", self.loop.validation)):
+            assert isinstance(batches, LabelledBatches)
+            tokens = np.concatenate(batches.texts).astype(np.int32)
+            ends = np.cumsum([len(text) for text in batches.texts])
+            tensors[f"{split}.tokens"] = torch.from_numpy(tokens)
+            tensors[f"{split}.ends"] = torch.from_numpy(ends)
+            tensors[f"{split}.targets"] = torch.from_numpy(batches.targets.copy())
+        with files.replacing(path) as temporary:
+            save_file(tensors, temporary)
+
+
+def verify() -> dict[str, Any]:
+    """Make a few steps with the SDK; return its version, and that of torch, there."""
+    python = environment.interpreter()
+    with TemporaryDirectory() as f, worker({"what": "verify"}, Path(f) / LOG, python) as job:
+        found = [event["verified"] for event in job.events() if "verified" in event]
+    return dict(found[0])
+
+
+def lower(name: str | Path | None, overrides: Sequence[str]) -> dict[str, Any]:
+    """Lower one training step of a recipe to Cerebras IR, without any Cerebras system.
+
+    Returns:
+        ``ir_bytes``, ``operators`` (how many), ``operator_kinds`` and ``seconds``.
+
+    Raises:
+        InputError: if the SDK is not installed, or the recipe uses what does not lower.
+        RunFailed: if it does not lower; the SDK's own words are in the message.
+    """
+    recipe = load_recipe(name, overrides)
+    recipe = recipe.replace(
+        system={"device": "cerebras", "cerebras": {"mode": "validate"}},
+        model={"vocab_size": recipe.model.vocab_size or GPT2_VOCAB_SIZE},
+        # Only the schedule reads it, and any number of steps is the same program.
+        train={"steps": 1000, "tokens": None, "epochs": None, "seconds": None},
+    )
+    if recipe.system.precision == "auto":
+        recipe = recipe.replace(system={"precision": "bf16"})
+    if recipe.task is not None and not recipe.task.labels:
+        recipe = recipe.replace(task={"labels": ("no", "yes")})
+    require_supported(recipe)
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "recipe.yaml"
+        path.write_text(recipe.to_yaml(), encoding="utf-8")
+        asked = {"what": "lower", "recipe": str(path), "artifacts": folder}
+        with worker(asked, Path(folder) / LOG) as job:
+            found = [event["lowering"] for event in job.events() if "lowering" in event]
+    return dict(found[0])
+
+
+# --- the worker ----------------------------------------------------------------------------------
+
+
+class Worker:
+    """A process in the SDK's environment, and what it tells."""
+
+    def __init__(self, process: subprocess.Popen[bytes], pipe: IO[str], log: Path) -> None:
+        self.process = process
+        self._pipe, self._log = pipe, log
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        """Yield what the worker tells, until it has ended.
+
+        Raises:
+            InputError: if it says that something that was asked for is wrong.
+            RunFailed: if it fails.
+        """
+        for line in self._pipe:
+            event = json.loads(line)
+            if "error" in event:
+                kind = InputError if event["code"] == 2 else RunFailed
+                raise kind(f"{event['error']} (all that the SDK said: {self._log})")
+            yield event
+        if self.process.wait():
+            raise RunFailed(f"the worker ended with {self.process.returncode}: see {self._log}")
+
+
+@contextmanager
+def worker(job: dict[str, Any], log: Path, python: Path | None = None) -> Iterator[Worker]:
+    """Start a worker; at the end of the block it is gone."""
+    python = python or environment.python()
+    ours, theirs = os.pipe()
+    job = {**job, "launcher": os.getpid(), "events": theirs}
+    say(f"starting Cerebras' SDK; what it says goes into {log}")
+    with log.open("ab") as output, os.fdopen(ours, encoding="utf-8") as pipe:
+        process = subprocess.Popen(
+            [str(python), "-m", "wafergpt.cerebras.worker", json.dumps(job)],
+            env=environment.environment(), stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+            pass_fds=(theirs,), cwd=log.parent,
+            # A Ctrl-C is for this side, which passes it on.
+            start_new_session=True,
+        )  # fmt: skip
+        os.close(theirs)
+        try:
+            yield Worker(process, pipe, log)
+        finally:
+            process.kill()
+            process.wait()

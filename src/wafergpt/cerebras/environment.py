@@ -1,0 +1,206 @@
+"""The environment of its own that the vendor's SDK lives in: making, checking, reporting it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import wafergpt
+from wafergpt import files
+from wafergpt.devices.probe import cache_folder
+from wafergpt.errors import InputError, RunFailed
+from wafergpt.progress import duration, say
+
+SDK = "cerebras_pytorch==2.10.0"
+
+PYTHON = "3.11"
+"""What the SDK is built for."""
+
+LIGHT = (
+    "filelock>=3.13",
+    "pydantic>=2.6,<3",
+    "pyyaml>=6",
+    "safetensors>=0.4.3",
+    "tokenizers>=0.20",
+)
+"""What our package needs there, beside what the SDK brings."""
+
+BYTES = 6_000_000_000
+"""Of the whole environment, as measured (5.7 GB), and some room."""
+
+RECORD = "wafergpt.json"
+"""Written when all is there and has made a step."""
+
+
+def home() -> Path:
+    """Return the folder of the environment (``WAFERGPT_CEREBRAS`` names another)."""
+    named = os.environ.get("WAFERGPT_CEREBRAS")
+    return Path(named) if named else cache_folder() / SDK.replace("==", "-")
+
+
+def state() -> dict[str, Any] | None:
+    """Return what is installed: ``path, sdk, torch, package``; None if nothing works yet."""
+    try:
+        record = files.read_json(home() / RECORD)
+    except (InputError, OSError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def python() -> Path:
+    """Return the environment's Python, with this package in it as it is now.
+
+    Raises:
+        InputError: if it is not installed.
+    """
+    found = state()
+    if found is None:
+        raise InputError(
+            "Cerebras' SDK is not installed: wafergpt doctor --install-cerebras makes an "
+            f"environment of its own for it ({BYTES / 1e9:.0f} GB)"
+        )
+    if found.get("package") != fingerprint():
+        _install_package()
+        files.write_json(home() / RECORD, {**found, "package": fingerprint()})
+    return interpreter()
+
+
+def interpreter() -> Path:
+    """Return where the environment's Python is, or will be."""
+    return home() / "bin" / "python"
+
+
+def environment() -> dict[str, str]:
+    """Return the environment variables of a process there."""
+    # The SDK calls its own programs by name.
+    path = f"{home() / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"
+    kept = {k: v for k, v in os.environ.items() if k not in {"PYTHONPATH", "PYTHONHOME"}}
+    return {**kept, "PATH": path}
+
+
+def install() -> dict[str, Any]:
+    """Make the environment, or go on making it; prove it by a step of training.
+
+    Raises:
+        InputError: if there is no Python that the SDK runs on, or too little room.
+        RunFailed: if a part of it fails.
+    """
+    folder = home()
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    there = (folder / "bin" / "python").exists()
+    say(
+        f"Cerebras' SDK {SDK} goes into {folder}: {BYTES / 1e9:.0f} GB, some five minutes; "
+        "interrupted, the same command goes on"
+    )
+    if free < BYTES and not there:
+        raise InputError(
+            f"{free / 1e9:.1f} GB are free in {folder}, {BYTES / 1e9:.0f} are needed: make room, "
+            "or name another folder in WAFERGPT_CEREBRAS"
+        )
+    start = time.monotonic()
+    if not there:
+        _run([_base_python(), "-m", "venv", str(folder)], "making the environment")
+    _pip(f"installing {SDK}", SDK)
+    _pip("installing what wafergpt needs there", *LIGHT)
+    _install_package()
+    from wafergpt.cerebras.driver import verify
+
+    say("making five steps of training …")
+    found = {"path": str(folder), **verify(), "package": fingerprint()}
+    files.write_json(folder / RECORD, found)
+    say(f"done in {duration(time.monotonic() - start)}: system.device=cerebras works now")
+    return found
+
+
+def _base_python() -> str:
+    if sys.version_info[:2] == tuple(int(part) for part in PYTHON.split(".")):
+        return sys.executable
+    found = shutil.which(f"python{PYTHON}")
+    if found is None:
+        raise InputError(f"Cerebras' SDK needs Python {PYTHON}: install it, so that it is found")
+    return found
+
+
+def _pip(what: str, *arguments: str) -> None:
+    pip = [str(interpreter()), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    _run([*pip, *arguments], what)
+
+
+def _run(command: list[str], what: str) -> None:
+    say(f"{what} …")
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True)
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if line.strip()] or ["no reason given"]
+        raise RunFailed(f"{what} failed: {lines[-1]}")
+
+
+# --- this package, there -------------------------------------------------------------------------
+
+
+def fingerprint() -> str:
+    """Return a hash of this package's own files."""
+    digest = hashlib.sha256()
+    for path in _sources():
+        digest.update(f"{path.relative_to(_package())}\n".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _package() -> Path:
+    return Path(wafergpt.__file__).parent
+
+
+def _sources() -> list[Path]:
+    return sorted(p for p in _package().rglob("*") if p.suffix in {".py", ".yaml"})
+
+
+def _install_package() -> None:
+    wheel = write_wheel(home())
+    offline = ("--no-deps", "--no-index", "--force-reinstall")
+    _pip("installing wafergpt there", *offline, str(wheel))
+    wheel.unlink()
+
+
+def write_wheel(folder: Path) -> Path:
+    """Write a wheel of this package as it is now, and return its path.
+
+    Made here, for the package may be installed from anywhere, and there may be no network.
+    """
+    version = wafergpt.__version__
+    info = f"wafergpt-{version}.dist-info"
+    path = folder / f"wafergpt-{version}-py3-none-any.whl"
+    contents = {
+        f"wafergpt/{source.relative_to(_package()).as_posix()}": source.read_bytes()
+        for source in _sources()
+    }
+    try:
+        about = metadata.metadata("wafergpt")["Summary"]
+    except metadata.PackageNotFoundError:
+        about = ""
+    contents[f"{info}/METADATA"] = (
+        f"Metadata-Version: 2.1\nName: wafergpt\nVersion: {version}\nSummary: {about}\n"
+    ).encode()
+    contents[f"{info}/WHEEL"] = (
+        b"Wheel-Version: 1.0\nGenerator: wafergpt\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    )
+    record = "".join(f"{name},{_hash(data)},{len(data)}\n" for name, data in contents.items())
+    contents[f"{info}/RECORD"] = f"{record}{info}/RECORD,,\n".encode()
+    with files.replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        for name, data in contents.items():
+            archive.writestr(name, data)
+    return path
+
+
+def _hash(data: bytes) -> str:
+    digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=")
+    return f"sha256={digest.decode()}"

@@ -1,0 +1,246 @@
+"""A recipe's training step as the SDK takes it. Runs in the SDK's environment."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import cerebras.pytorch as cstorch
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from wafergpt.cerebras.cluster import cluster_arguments, micro_batch_size, sparsity_arguments
+from wafergpt.config import Recipe
+from wafergpt.model.gpt import GPT
+from wafergpt.model.heads import Classifier
+from wafergpt.shapes.parametrization import Rule, rules
+from wafergpt.train.loss import classification_loss
+
+NO_CLIP = 1e30
+
+Inputs = dict[str, Tensor]
+"""Of one batch: tokens and targets, and the lengths of labelled texts."""
+
+
+def backend_of(recipe: Recipe, artifacts: Path) -> Any:
+    """Return the SDK's backend for the recipe's mode; a process can have only one."""
+    settings = recipe.system.cerebras
+    if recipe.system.precision == "bf16":
+        cstorch.amp.set_half_dtype(settings.half)
+    if settings.mode == "cpu":
+        torch.set_num_threads(recipe.system.threads or torch.get_num_threads())
+        return cstorch.backend("CPU", artifact_dir=str(artifacts))
+    csx = cstorch.backends.csx
+    csx.performance.micro_batch_size = micro_batch_size(settings)
+    csx.precision.optimization_level = settings.precision_level
+    return cstorch.backend(
+        "CSX",
+        artifact_dir=str(artifacts),
+        compile_only=settings.mode == "compile",
+        validate_only=settings.mode == "validate",
+        cluster_config=cstorch.distributed.ClusterConfig(**cluster_arguments(settings)),
+    )
+
+
+class MeanLoss(nn.Module):
+    """A network with its loss, so that the SDK compiles both as one."""
+
+    def __init__(self, network: nn.Module, recipe: Recipe) -> None:
+        super().__init__()
+        self.network = network
+        self._task = recipe.task
+
+    def forward(self, inputs: Inputs) -> Tensor:
+        """Return the mean loss of a batch."""
+        tokens, targets = inputs["tokens"], inputs["targets"]
+        if self._task is None:
+            assert isinstance(self.network, GPT)
+            logits = self.network.logits(self.network(tokens)).float()
+            return F.cross_entropy(logits.flatten(0, 1), targets.flatten().long())
+        scores = self.network(tokens, inputs["lengths"]).float()
+        smoothing = self._task.label_smoothing
+        loss = classification_loss(scores, targets, self._task.loss, smoothing, None)
+        return loss / len(targets)
+
+
+def network_of(recipe: Recipe) -> nn.Module:
+    """Build the recipe's network, without weights worth having."""
+    if recipe.task is None:
+        return GPT(recipe.model)
+    outputs = 1 if recipe.task.loss in {"binary", "squared_error"} else len(recipe.task.labels)
+    return Classifier(GPT(recipe.model), outputs, recipe.task.pooling)
+
+
+class Schedule(cstorch.optim.lr_scheduler.LRScheduler):  # type: ignore[misc]
+    """Our learning rate as a function of the SDK's step counter, for each group of parameters."""
+
+    def __init__(self, optimizer: Any, recipe: Recipe, done: int) -> None:
+        self._recipe = recipe
+        super().__init__(optimizer, total_iters=recipe.train.steps, last_epoch=done - 1)
+
+    def get(self) -> list[Tensor]:
+        """Return each group's learning rate."""
+        value = self._get_closed_form()
+        return [value * group["factor"] for group in self.optimizer.param_groups]
+
+    def _get_closed_form(self) -> Tensor:
+        # As in wafergpt.train.schedules, of a step that only the device knows.
+        recipe, schedule = self._recipe, self._recipe.schedule
+        steps = recipe.train.steps
+        assert steps is not None
+        warmup = schedule.warmup_steps(steps, recipe.train.batch_size * recipe.model.seq_len)
+        step = self.last_epoch.float()
+        factor = torch.ones_like(step)
+        if schedule.name != "constant":
+            start = warmup
+            if schedule.name == "wsd":
+                start = max(warmup, steps - math.ceil(schedule.decay * steps)) - 1
+            progress = torch.clamp((step - start) / max(steps - 1 - start, 1), 0.0, 1.0)
+            fall = progress
+            if schedule.name == "cosine":
+                fall = (1 - torch.cos(math.pi * progress)) / 2
+            factor = 1.0 - (1.0 - schedule.final) * fall
+        rising = (step + 1) / (warmup + 1)
+        return recipe.optimizer.lr * torch.where(step < warmup, rising, factor)
+
+
+class Program:
+    """One training in the SDK's terms.
+
+    Args:
+        recipe: with everything settled.
+        artifacts: folder for what the SDK writes.
+        done: updates that lie behind.
+
+    Attributes:
+        network: with our parameter names.
+        step: maps a batch to its loss, its gradient norm and the learning rate, and moves the
+            weights.
+    """
+
+    def __init__(self, recipe: Recipe, artifacts: Path, done: int) -> None:
+        self.recipe = recipe
+        self._backend = backend_of(recipe, artifacts)
+        with self._backend.device:
+            self._loss = MeanLoss(network_of(recipe), recipe)
+        self.network = self._loss.network
+        compiled = cstorch.compile(self._loss, self._backend)
+        self._groups = list(self._grouped())
+        self.optimizer = self._optimizer()
+        self.schedule = Schedule(self.optimizer, recipe, done)
+        self._sparsify()
+        self.step: Callable[[Inputs], tuple[Tensor, Tensor, list[Any]]] = self._traced(compiled)
+
+    def _grouped(self) -> Iterator[tuple[Rule, list[str]]]:
+        names = [name for name, _ in self.network.named_parameters()]
+        found = rules(self.recipe.model, self.recipe.optimizer.name, names)
+        groups: dict[Rule, list[str]] = {}
+        for name in names:
+            groups.setdefault(found[name], []).append(name)
+        yield from groups.items()
+
+    @property
+    def order(self) -> list[str]:
+        """The names of the parameters in the order of the optimizer's numbers."""
+        return [name for _, names in self._groups for name in names]
+
+    def _optimizer(self) -> Any:
+        settings, named = self.recipe.optimizer, dict(self.network.named_parameters())
+        groups = [
+            {
+                "params": [named[name] for name in names],
+                "weight_decay": settings.weight_decay if rule.decays else 0.0,
+                "l2_regularization_rate": settings.l2 if rule.decays else 0.0,
+                "factor": rule.factor,
+            }
+            for rule, names in self._groups
+        ]
+        kind = cstorch.optim.AdamW if settings.name == "adamw" else cstorch.optim.Adam
+        betas = (settings.beta1, settings.beta2)
+        return kind(groups, lr=settings.lr, betas=betas, eps=settings.eps)
+
+    def _sparsify(self) -> None:
+        if self.recipe.sparsity.algorithm == "none":
+            return
+        self.sparsity = cstorch.sparse.configure(sparsity_arguments(self.recipe))
+        self._loss.apply(self.sparsity)
+        self.optimizer.apply(self.sparsity)
+
+    def _traced(self, compiled: Any) -> Callable[[Inputs], Any]:
+        settings, half = self.recipe.optimizer, self.recipe.system.precision == "bf16"
+        clip = settings.clip or NO_CLIP
+        parameters = list(self.network.parameters())
+        scales = half and self.recipe.system.cerebras.half != "bfloat16"
+        scaler = cstorch.amp.GradScaler(loss_scale="dynamic") if scales else None
+
+        @cstorch.trace  # type: ignore[untyped-decorator]
+        def step(inputs: Inputs) -> tuple[Tensor, Tensor, list[Any]]:
+            with cstorch.amp.autocast() if half else contextlib.nullcontext():
+                loss = compiled(inputs)
+            (loss if scaler is None else scaler.scale(loss)).backward()
+            if scaler is not None:
+                scaler.unscale_(self.optimizer)
+            # Clipping over many tensors at once does not lower.
+            norm = nn.utils.clip_grad_norm_(parameters, clip, foreach=False)
+            if scaler is None:
+                self.optimizer.step()
+            else:
+                scaler.step(self.optimizer)
+                scaler.update()
+            self.optimizer.zero_grad()
+            rates = self.schedule.get_last_lr()
+            self.schedule.step()
+            return loss, norm, rates
+
+        return step  # type: ignore[no-any-return]
+
+    # --- state in and out ------------------------------------------------------------------------
+
+    def load(self, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor]) -> None:
+        """Take over weights, and moments by the names that ``Optimizer.state_tensors`` gives."""
+        self.network.load_state_dict(dict(weights))
+        state = self.optimizer.state_dict()
+        settings = self.recipe.optimizer
+        for index, name in enumerate(self.order):
+            own = state["state"][index]
+            if f"{name}/step" not in moments:
+                continue
+            done = float(moments[f"{name}/step"])
+            own["exp_avg"] = moments[f"{name}/exp_avg"]
+            own["exp_avg_sq"] = moments[f"{name}/exp_avg_sq"]
+            own["beta1_power"] = torch.tensor(settings.beta1 ** (done + 1))
+            own["beta2_power"] = torch.tensor(settings.beta2 ** (done + 1))
+        self.optimizer.load_state_dict(state)
+
+    def save(self, path: Path) -> None:
+        """Write weights and moments in the SDK's own format (HDF5)."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        state = {"model": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
+        cstorch.save(state, str(path))
+
+    def read(self, path: Path, updates: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return weights and moments, by our names, of a file that ``save`` wrote."""
+        state = cstorch.load(str(path))
+        weights = {
+            name: tensor
+            for name, tensor in _on_host(state["model"]).items()
+            if not name.endswith("_mask")
+        }
+        moments: dict[str, Tensor] = {}
+        for index, name in enumerate(self.order):
+            own = _on_host(state["optimizer"]["state"][index])
+            moments[f"{name}/exp_avg"] = own["exp_avg"]
+            moments[f"{name}/exp_avg_sq"] = own["exp_avg_sq"]
+            # Powers of beta fall below the smallest number; the count does not.
+            moments[f"{name}/step"] = torch.tensor(float(updates))
+        return weights, moments
+
+
+def _on_host(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
+    found = {name: torch.as_tensor(value) for name, value in tensors.items()}
+    return {name: value.detach().clone().contiguous() for name, value in found.items()}

@@ -1,0 +1,381 @@
+"""The process in the SDK's environment: trains or lowers what the other side has prepared.
+
+What it has to tell goes through a pipe of its own, one JSON object a line; stdout and stderr are
+the SDK's.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import re
+import resource
+import signal
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import cerebras.pytorch as cstorch
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from wafergpt.cerebras.cluster import ROWS
+from wafergpt.cerebras.program import Inputs, MeanLoss, Program, network_of
+from wafergpt.config import Recipe, load_recipe
+from wafergpt.data.batches import Batch, Batches, LanguageBatches
+from wafergpt.data.corpus import Corpus
+from wafergpt.data.labelled import LabelledBatches
+from wafergpt.errors import InputError, RunFailed
+from wafergpt.parallel.launch import outlive
+from wafergpt.parallel.team import Team
+from wafergpt.run import Run
+from wafergpt.shapes.counts import flops_6nd
+from wafergpt.train import checkpoint
+from wafergpt.train.callbacks.evaluation import Evaluation
+from wafergpt.train.loop import reseed
+from wafergpt.train.state import TrainState
+from wafergpt.train.stored import MOMENTS, WEIGHTS, Stored
+from wafergpt.train.validation import mean_loss
+
+
+def main() -> None:
+    """Do the job that the first argument describes."""
+    job = json.loads(sys.argv[1])
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    outlive(job["launcher"])
+    events = os.fdopen(job["events"], "w", encoding="utf-8")
+
+    def tell(**event: Any) -> None:
+        events.write(json.dumps(event) + "\n")
+        events.flush()
+
+    try:
+        if job["what"] == "verify":
+            tell(verified=_verified())
+        elif job["what"] == "lower":
+            tell(lowering=_lowered(load_recipe(Path(job["recipe"])), Path(job["artifacts"])))
+        else:
+            Training(Run(Path(job["run"])), tell).train()
+    except Exception as error:
+        import traceback
+
+        traceback.print_exc()
+        tell(error=f"{error}" or type(error).__name__, code=2 if _is_input(error) else 1)
+        sys.exit(1)
+
+
+def _is_input(error: Exception) -> bool:
+    from cerebras.appliance.cluster.config import ClusterConfigError
+
+    return isinstance(error, InputError | ClusterConfigError)
+
+
+# --- data ----------------------------------------------------------------------------------------
+
+
+def batches_of(recipe: Recipe, folder: Path, split: str) -> Batches:
+    """Return samples of a split: of the corpus, or of the rows that the other side has encoded."""
+    if recipe.task is not None:
+        rows = load_file(folder / ROWS)
+        tokens, ends = rows[f"{split}.tokens"].numpy(), rows[f"{split}.ends"].numpy()
+        # One shape for all: the device has no other.
+        return LabelledBatches(
+            np.split(tokens, ends[:-1]), rows[f"{split}.targets"].numpy(),
+            recipe.train.batch_size, recipe.seed if split == "train" else None,
+            length=recipe.task.max_tokens,
+        )  # fmt: skip
+    assert recipe.data.corpus is not None
+    corpus = Corpus.open(recipe.data.corpus)
+    stream, length = corpus.tokens(split), recipe.model.seq_len
+    if split == "val":
+        length = min(length, max(len(stream) - 1, 1))
+    seed = recipe.seed if split == "train" else None
+    return LanguageBatches(stream, length, corpus.fingerprint, seed)
+
+
+class Steps(torch.utils.data.Dataset[Inputs]):
+    """The global batches from one step on, or one system's share of each.
+
+    Args:
+        batches: samples.
+        first: sample that it begins with.
+        size: of the global batch.
+        share: of the systems' workers, this one.
+    """
+
+    def __init__(self, batches: Batches, first: int, size: int, share: Team) -> None:
+        self._batches, self._first, self._size, self._share = batches, first, size, share
+
+    def __len__(self) -> int:
+        # Each step has its own samples, over all epochs.
+        return (1 << 62) // self._size
+
+    def __getitem__(self, index: int) -> Inputs:
+        first, n = self._share.share(self._first + index * self._size, self._size)
+        return inputs_of(self._batches.batch(first, n))
+
+
+def inputs_of(batch: Batch) -> Inputs:
+    """Return what a step reads, in the types that the device has."""
+    inputs = {"tokens": batch.tokens.int(), "targets": batch.targets}
+    inputs["targets"] = (
+        batch.targets.float() if batch.targets.is_floating_point() else (batch.targets.int())
+    )
+    if batch.lengths is not None:
+        inputs["lengths"] = batch.lengths.int()
+    return inputs
+
+
+def share_of_this_worker() -> Team:
+    """Return which of the systems' streaming workers this is; the user's process reads all."""
+    if not cstorch.distributed.is_streamer():
+        return Team()
+    return Team(cstorch.distributed.get_streaming_rank(), cstorch.distributed.num_streamers())
+
+
+# --- training ------------------------------------------------------------------------------------
+
+
+class Training:
+    """One training, from the run's last good checkpoint to its horizon.
+
+    Args:
+        run: with its recipe and a checkpoint, which the other side has made.
+        tell: sends an event.
+    """
+
+    def __init__(self, run: Run, tell: Any) -> None:
+        self._run, self._tell, self._recipe = run, tell, run.recipe
+        self._stopping = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._stop)
+        self._folder = run.path / "cerebras"
+        newest = checkpoint.every(run)[-1]
+        # The network on the host takes the weights at each look and save.
+        host = checkpoint.restored(lambda: network_of(self._recipe), Stored(newest, WEIGHTS))
+        self._moments = _Moments()
+        self._state = TrainState(host, self._moments)  # type: ignore[arg-type]
+        self._state.take_scalars(json.loads((newest / checkpoint.STATE).read_text("utf-8")))
+        moments = self._moments.tensors = dict(Stored(newest, MOMENTS))
+        counts = [float(t) for name, t in moments.items() if name.endswith("/step")]
+        self._skipped = self._state.step - int(counts[0] if counts else self._state.step)
+        self._program = Program(self._recipe, self._folder, self._state.step)
+        if self._recipe.system.cerebras.mode in {"cpu", "run"}:
+            self._program.load(dict(Stored(newest, WEIGHTS)), moments)
+        self._validation = batches_of(self._recipe, self._folder, "val")
+        assert self._recipe.train.steps is not None
+        self._evaluation = Evaluation(self._judge, self._recipe.evaluate, self._recipe.train.steps)
+        self._row: dict[str, Any] = {}
+        self._began = time.perf_counter()
+
+    def _stop(self, number: int, frame: object) -> None:
+        self._stopping = True
+
+    def train(self) -> None:
+        """Train to the horizon; on this CPU also stop and save when asked to."""
+        recipe, state = self._recipe, self._state
+        steps, size = recipe.train.steps, recipe.train.batch_size
+        assert steps is not None
+        if state.step >= steps:
+            self._tell(finished=True)
+            return
+        batches = batches_of(recipe, self._folder, "train")
+
+        def input_fn() -> torch.utils.data.DataLoader[Inputs]:
+            dataset = Steps(batches, state.samples, size, share_of_this_worker())
+            return torch.utils.data.DataLoader(dataset, batch_size=None)
+
+        executor = cstorch.utils.data.DataExecutor(
+            cstorch.utils.data.DataLoader(input_fn),
+            num_steps=steps - state.step,
+            checkpoint_steps=_schedule([s - state.step for s in self._kept(state.step, steps)]),
+        )
+        record, keep = cstorch.step_closure(self._record), cstorch.checkpoint_closure(self._keep)
+        on_host = recipe.system.cerebras.mode == "cpu"
+        for inputs in executor:
+            # What follows a step runs when the next one is asked for: only now is it over.
+            if state.finished or (on_host and self._stopping):
+                break
+            if on_host:
+                reseed(recipe.seed, state.step, 0)
+            record(*self._program.step(inputs))
+            keep()
+        if self._stopping and state.step < steps and not state.finished:
+            if on_host:
+                self._save()
+            self._tell(stopped=state.step)
+            return
+        self._tell(finished=True)
+
+    def _kept(self, first: int, steps: int) -> list[int]:
+        """Return the steps after which the host looks at the weights."""
+        every = (self._recipe.evaluate.every, self._recipe.checkpoint.every)
+        return [
+            step
+            for step in range(first + 1, steps + 1)
+            if step == steps or any(step % interval == 0 for interval in every)
+        ]
+
+    def _record(self, loss: Tensor, norm: Tensor, rates: list[Any]) -> None:
+        state, recipe = self._state, self._recipe
+        now = time.perf_counter()
+        seconds, self._began = now - self._began, now
+        tokens = recipe.train.batch_size * recipe.model.seq_len
+        state.step += 1
+        state.samples += recipe.train.batch_size
+        state.tokens += tokens
+        state.seconds += seconds
+        if not math.isfinite(float(loss)):
+            raise RunFailed(
+                f"at step {state.step} the loss is {float(loss)}; nothing of it is kept"
+            )
+        self._row = {
+            "step": state.step,
+            "tokens": state.tokens,
+            "flops": flops_6nd(recipe.model) * state.tokens,
+            "seconds": state.seconds,
+            # That of the first group, without a group's own factor.
+            "lr": float(rates[0]) / self._program.optimizer.param_groups[0]["factor"],
+            "tokens_per_second": tokens / seconds,
+            "loss": float(loss),
+            "grad_norm": float(norm),
+            "memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        }
+        if state.step not in self._kept(state.step - 1, recipe.train.steps or 0):
+            self._send()
+
+    def _send(self) -> None:
+        if self._row:
+            self._tell(row=self._row, best_step=self._state.best_step)
+        self._row = {}
+
+    def _keep(self) -> None:
+        state, recipe = self._state, self._recipe
+        self._read_weights()
+        self._evaluation.after_step(state, self._row)
+        self._send()
+        best = state.best is not None and state.best_step == state.step
+        over = state.step == recipe.train.steps or state.finished
+        if best or over or state.step % recipe.checkpoint.every == 0:
+            self._write()
+
+    def _save(self) -> None:
+        self._read_weights()
+        self._write()
+
+    def _read_weights(self) -> None:
+        """Fetch weights and moments, by way of a file of the SDK's."""
+        path = self._folder / "state.h5"
+        self._program.save(path)
+        updates = self._state.step - self._skipped
+        weights, self._moments.tensors = self._program.read(path, updates)
+        self._state.model.load_state_dict(weights)
+
+    def _write(self) -> None:
+        keep = self._recipe.checkpoint
+        checkpoint.save(self._state, self._run, keep.keep, keep.keep_every)
+
+    def _judge(self) -> dict[str, float]:
+        """Judge validation data on the host."""
+        recipe = self._recipe
+        loss_of = MeanLoss(self._state.model, recipe)
+        size = recipe.train.micro_batch_size or recipe.train.batch_size
+        samples = min(size * recipe.evaluate.batches, self._validation.samples_per_epoch)
+
+        def look(first: int, n: int) -> tuple[float, float]:
+            batch = self._validation.batch(first, n)
+            return float(loss_of(inputs_of(batch))) * batch.weight, batch.weight
+
+        return {"val_loss": mean_loss(self._state.model, samples, size, look)}
+
+
+class _Moments:
+    """In place of an optimizer: what the device's has had to tell."""
+
+    def __init__(self) -> None:
+        self.tensors: dict[str, Tensor] = {}
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        return self.tensors
+
+
+def _schedule(steps: list[int]) -> Any:
+    from cerebras.pytorch.utils.data.data_executor import Schedule
+
+    ranges = [Schedule.Range(start=s - 1, end=s, step=1, include_last=False) for s in steps]
+    return Schedule(ranges)
+
+
+# --- lowering ------------------------------------------------------------------------------------
+
+
+def _lowered(recipe: Recipe, artifacts: Path) -> dict[str, Any]:
+    """Have the SDK lower one training step on made-up data; return what came of it."""
+    start = time.perf_counter()
+    program = Program(recipe, artifacts, 0)
+    shape = (recipe.train.batch_size, recipe.model.seq_len)
+    inputs = {"tokens": torch.zeros(shape, dtype=torch.int32)}
+    inputs["targets"] = inputs["tokens"]
+    if recipe.task is not None:
+        floating = recipe.task.loss == "squared_error"
+        kind = torch.float32 if floating else torch.int32
+        inputs["targets"] = torch.zeros(shape[0], dtype=kind)
+        inputs["lengths"] = torch.full(shape[:1], shape[1], dtype=torch.int32)
+
+    def input_fn() -> torch.utils.data.DataLoader[Inputs]:
+        return torch.utils.data.DataLoader([inputs], batch_size=None)  # type: ignore[arg-type]
+
+    executor = cstorch.utils.data.DataExecutor(cstorch.utils.data.DataLoader(input_fn), num_steps=1)
+    for batch in executor:
+        program.step(batch)
+    found = list(artifacts.rglob("cirh.mlir"))
+    if not found:
+        raise RunFailed(f"the SDK wrote no Cerebras IR into {artifacts}")
+    text = found[0].read_text(encoding="utf-8", errors="replace")
+    kinds = Counter(re.findall(r"\bcirh\.(\w+)", text))
+    return {
+        "ir_bytes": found[0].stat().st_size,
+        "operators": kinds.total(),
+        "operator_kinds": dict(kinds.most_common()),
+        "seconds": time.perf_counter() - start,
+    }
+
+
+def _verified() -> dict[str, Any]:
+    """Make one step of a tiny network on the SDK's CPU backend."""
+    backend = cstorch.backend("CPU")
+    with backend.device:
+        network = nn.Linear(4, 1)
+    compiled = cstorch.compile(network, backend)
+    optimizer = cstorch.optim.AdamW(network.parameters(), lr=0.1)
+    losses: list[float] = []
+
+    @cstorch.trace  # type: ignore[untyped-decorator]
+    def step(inputs: Tensor) -> Tensor:
+        loss: Tensor = (compiled(inputs) ** 2).mean()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss
+
+    record = cstorch.step_closure(lambda loss: losses.append(float(loss)))
+
+    def input_fn() -> torch.utils.data.DataLoader[Tensor]:
+        return torch.utils.data.DataLoader([torch.ones(2, 4)], batch_size=None)  # type: ignore[arg-type]
+
+    loader = cstorch.utils.data.DataLoader(input_fn)
+    for inputs in cstorch.utils.data.DataExecutor(loader, num_steps=5):
+        record(step(inputs))
+    if not losses[-1] < losses[0]:
+        raise RunFailed(f"five steps of the SDK did not lower a loss: {losses}")
+    return {"sdk": cstorch.__version__, "torch": torch.__version__}
+
+
+if __name__ == "__main__":
+    main()

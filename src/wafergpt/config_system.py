@@ -1,0 +1,86 @@
+"""Where a recipe runs: the section ``system``."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from wafergpt.errors import InputError
+from wafergpt.quantities import AnyPath
+
+
+class Section(BaseModel):
+    """A part of a recipe: immutable, unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Cerebras(Section):
+    """How a Cerebras system is used; docs/cerebras.md tells what each mode needs."""
+
+    mode: Literal["cpu", "validate", "compile", "run"] = "run"
+    """Train on a cluster (run) or, by the same program, on this CPU; or only lower the step to
+    Cerebras IR (validate), or have a cluster compile it."""
+    systems: int = Field(1, ge=1, le=1 << 12)
+    management: str | None = Field(None, pattern=r"^.+:[0-9]+$")
+    """Address of the cluster's management node, NAME:PORT; left out, that of its configuration."""
+    mounts: tuple[AnyPath, ...] = ()
+    """Folders that the cluster's workers see too: those of the corpus and of the environment."""
+    python_paths: tuple[AnyPath, ...] = ()
+    """Folders that the workers import from."""
+    priority: Literal["p1", "p2", "p3"] = "p2"
+    micro_batch: Literal["auto", "explore"] | int = "auto"
+    """Sequences at once on one system; ``explore`` has the compiler look for the fastest."""
+    micro_batch_min: int = Field(0, ge=0)
+    micro_batch_max: int = Field(0, ge=0)
+    """Bounds for ``explore``; 0 leaves them open."""
+    precision_level: Literal[0, 1, 2] = 1
+    """The SDK's precision optimization level: the higher, the faster and the less exact."""
+    half: Literal["bfloat16", "float16", "cbfloat16"] = "bfloat16"
+    """The half type of ``system.precision: bf16``."""
+
+
+class System(Section):
+    """Where it runs. What is ``auto`` is measured once and written down."""
+
+    device: Literal["auto", "cpu", "cuda", "mps", "cerebras"] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """bf16: fp32 master weights, bf16 compute."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    threads: int = Field(0, ge=0)
+    """CPU threads of a process; left out, its share of the cores."""
+    nproc: int = Field(1, ge=1, le=1 << 16)
+    """Processes that share each batch."""
+    shard: int = Field(1, ge=0)
+    """Processes that weights, gradients and moments are spread over, each group a copy; 0: all."""
+    activation_checkpointing: bool = False
+    """Keep only what goes into a block, and work out again what its backward pass needs."""
+    timeout: float = Field(1800.0, ge=1)
+    """Seconds after which the others give up a process that does not answer."""
+    cerebras: Cerebras = Cerebras()
+    """Of ``device: cerebras`` only."""
+
+    @property
+    def shards(self) -> int:
+        """Parts that the weights are in."""
+        return self.shard or self.nproc
+
+    def require_groups(self, nproc: int) -> None:
+        """Check that so many processes make whole groups of ``shard``.
+
+        Raises:
+            InputError: if they do not.
+        """
+        if self.shard and nproc % self.shard:
+            raise InputError(
+                f"{nproc} processes do not make groups of system.shard={self.shard}; 0 is all"
+            )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _yaml_booleans(cls, values: Any) -> Any:
+        # YAML 1.1 reads a bare on/off as a boolean.
+        if isinstance(values, dict) and isinstance(values.get("compile"), bool):
+            values = {**values, "compile": "on" if values["compile"] else "off"}
+        return values
