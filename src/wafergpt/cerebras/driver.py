@@ -33,6 +33,9 @@ from wafergpt.train.trainer import Trainer
 
 LOG = "worker.log"
 
+CLUSTER = Path("/opt/cerebras/config_v2")
+"""Where the SDK looks for its cluster, if it is told of none."""
+
 
 def pretrain(
     recipe: Recipe | str | Path | None = None,
@@ -71,15 +74,23 @@ def finetune(
 class RemoteTrainer(Trainer):
     """Has a worker make the steps, judge and save; keeps the run, the bar and the signals here."""
 
-    def _run_loop(self) -> None:
-        assert self._run is not None
-        run, recipe, settings = self._run, self.recipe, self.recipe.system.cerebras
+    def __init__(self, recipe: Recipe, *rest: Any) -> None:
+        # All that can be told before there is a run.
         require_supported(recipe)
-        if settings.mode in {"validate", "compile"}:
+        mode = recipe.system.cerebras.mode
+        if mode in {"validate", "compile"}:
             raise InputError(
-                f"system.cerebras.mode={settings.mode} trains nothing: "
+                f"system.cerebras.mode={mode} trains nothing: "
                 "wafergpt plan RECIPE --lower shows what it gives"
             )
+        environment.python()
+        if mode == "run":
+            _require_cluster(recipe)
+        super().__init__(recipe, *rest)
+
+    def _run_loop(self) -> None:
+        assert self._run is not None
+        run, recipe = self._run, self.recipe
         folder = run.path / "cerebras"
         folder.mkdir(exist_ok=True)
         if recipe.task is not None:
@@ -115,6 +126,16 @@ class RemoteTrainer(Trainer):
             save_file(tensors, temporary)
 
 
+def _require_cluster(recipe: Recipe) -> None:
+    if recipe.system.cerebras.management or CLUSTER.exists():
+        return
+    raise InputError(
+        f"no Cerebras cluster is configured here ({CLUSTER}): set "
+        "system.cerebras.management=NAME:PORT, or train by the same program on this CPU with "
+        "system.cerebras.mode=cpu; wafergpt plan RECIPE --lower needs neither"
+    )
+
+
 def verify() -> dict[str, Any]:
     """Make a few steps with the SDK; return its version, and that of torch, there."""
     python = environment.interpreter()
@@ -126,6 +147,8 @@ def verify() -> dict[str, Any]:
 def lower(name: str | Path | None, overrides: Sequence[str]) -> dict[str, Any]:
     """Lower one training step of a recipe to Cerebras IR, without any Cerebras system.
 
+    With ``system.cerebras.mode=compile`` a cluster compiles it too.
+
     Returns:
         ``ir_bytes``, ``operators`` (how many), ``operator_kinds`` and ``seconds``.
 
@@ -134,8 +157,13 @@ def lower(name: str | Path | None, overrides: Sequence[str]) -> dict[str, Any]:
         RunFailed: if it does not lower; the SDK's own words are in the message.
     """
     recipe = load_recipe(name, overrides)
+    settings = recipe.system.cerebras
+    if settings.mode == "compile":
+        _require_cluster(recipe)
+    else:
+        settings = settings.model_copy(update={"mode": "validate"})
     recipe = recipe.replace(
-        system={"device": "cerebras", "cerebras": {"mode": "validate"}},
+        system={"device": "cerebras", "cerebras": settings.model_dump()},
         model={"vocab_size": recipe.model.vocab_size or GPT2_VOCAB_SIZE},
         # Only the schedule reads it, and any number of steps is the same program.
         train={"steps": 1000, "tokens": None, "epochs": None, "seconds": None},

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wafergpt.cerebras.cluster import cluster_arguments, micro_batch_size, sparsity_arguments
+from wafergpt.cerebras.slices import Inputs
 from wafergpt.config import Recipe
 from wafergpt.model.gpt import GPT
 from wafergpt.model.heads import Classifier
@@ -21,9 +22,6 @@ from wafergpt.shapes.parametrization import Rule, rules
 from wafergpt.train.loss import classification_loss
 
 NO_CLIP = 1e30
-
-Inputs = dict[str, Tensor]
-"""Of one batch: tokens and targets, and the lengths of labelled texts."""
 
 
 def backend_of(recipe: Recipe, artifacts: Path) -> Any:

@@ -20,20 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import cerebras.pytorch as cstorch
-import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from wafergpt.cerebras.cluster import ROWS
-from wafergpt.cerebras.program import Inputs, MeanLoss, Program, network_of
+from wafergpt.cerebras.program import MeanLoss, Program, network_of
+from wafergpt.cerebras.slices import Inputs, batches_of, input_fn, inputs_of, made_up, once
 from wafergpt.config import Recipe, load_recipe
-from wafergpt.data.batches import Batch, Batches, LanguageBatches
-from wafergpt.data.corpus import Corpus
-from wafergpt.data.labelled import LabelledBatches
 from wafergpt.errors import InputError, RunFailed
 from wafergpt.parallel.launch import outlive
-from wafergpt.parallel.team import Team
 from wafergpt.run import Run
 from wafergpt.shapes.counts import flops_6nd
 from wafergpt.train import checkpoint
@@ -66,77 +60,21 @@ def main() -> None:
         import traceback
 
         traceback.print_exc()
-        tell(error=f"{error}" or type(error).__name__, code=2 if _is_input(error) else 1)
+        tell(**_explained(error))
         sys.exit(1)
 
 
-def _is_input(error: Exception) -> bool:
+def _explained(error: Exception) -> dict[str, Any]:
     from cerebras.appliance.cluster.config import ClusterConfigError
 
-    return isinstance(error, InputError | ClusterConfigError)
-
-
-# --- data ----------------------------------------------------------------------------------------
-
-
-def batches_of(recipe: Recipe, folder: Path, split: str) -> Batches:
-    """Return samples of a split: of the corpus, or of the rows that the other side has encoded."""
-    if recipe.task is not None:
-        rows = load_file(folder / ROWS)
-        tokens, ends = rows[f"{split}.tokens"].numpy(), rows[f"{split}.ends"].numpy()
-        # One shape for all: the device has no other.
-        return LabelledBatches(
-            np.split(tokens, ends[:-1]), rows[f"{split}.targets"].numpy(),
-            recipe.train.batch_size, recipe.seed if split == "train" else None,
-            length=recipe.task.max_tokens,
-        )  # fmt: skip
-    assert recipe.data.corpus is not None
-    corpus = Corpus.open(recipe.data.corpus)
-    stream, length = corpus.tokens(split), recipe.model.seq_len
-    if split == "val":
-        length = min(length, max(len(stream) - 1, 1))
-    seed = recipe.seed if split == "train" else None
-    return LanguageBatches(stream, length, corpus.fingerprint, seed)
-
-
-class Steps(torch.utils.data.Dataset[Inputs]):
-    """The global batches from one step on, or one system's share of each.
-
-    Args:
-        batches: samples.
-        first: sample that it begins with.
-        size: of the global batch.
-        share: of the systems' workers, this one.
-    """
-
-    def __init__(self, batches: Batches, first: int, size: int, share: Team) -> None:
-        self._batches, self._first, self._size, self._share = batches, first, size, share
-
-    def __len__(self) -> int:
-        # Each step has its own samples, over all epochs.
-        return (1 << 62) // self._size
-
-    def __getitem__(self, index: int) -> Inputs:
-        first, n = self._share.share(self._first + index * self._size, self._size)
-        return inputs_of(self._batches.batch(first, n))
-
-
-def inputs_of(batch: Batch) -> Inputs:
-    """Return what a step reads, in the types that the device has."""
-    inputs = {"tokens": batch.tokens.int(), "targets": batch.targets}
-    inputs["targets"] = (
-        batch.targets.float() if batch.targets.is_floating_point() else (batch.targets.int())
-    )
-    if batch.lengths is not None:
-        inputs["lengths"] = batch.lengths.int()
-    return inputs
-
-
-def share_of_this_worker() -> Team:
-    """Return which of the systems' streaming workers this is; the user's process reads all."""
-    if not cstorch.distributed.is_streamer():
-        return Team()
-    return Team(cstorch.distributed.get_streaming_rank(), cstorch.distributed.num_streamers())
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, ClusterConfigError):
+        text = f"no Cerebras cluster: {text} (set system.cerebras.management=NAME:PORT)"
+    elif isinstance(error, InputError):
+        text = str(error)
+    else:
+        return {"error": text, "code": 1}
+    return {"error": text, "code": 2}
 
 
 # --- training ------------------------------------------------------------------------------------
@@ -168,7 +106,7 @@ class Training:
         self._program = Program(self._recipe, self._folder, self._state.step)
         if self._recipe.system.cerebras.mode in {"cpu", "run"}:
             self._program.load(dict(Stored(newest, WEIGHTS)), moments)
-        self._validation = batches_of(self._recipe, self._folder, "val")
+        self._validation = batches_of(self._recipe, run.path, "val")
         assert self._recipe.train.steps is not None
         self._evaluation = Evaluation(self._judge, self._recipe.evaluate, self._recipe.train.steps)
         self._row: dict[str, Any] = {}
@@ -180,19 +118,13 @@ class Training:
     def train(self) -> None:
         """Train to the horizon; on this CPU also stop and save when asked to."""
         recipe, state = self._recipe, self._state
-        steps, size = recipe.train.steps, recipe.train.batch_size
+        steps = recipe.train.steps
         assert steps is not None
         if state.step >= steps:
             self._tell(finished=True)
             return
-        batches = batches_of(recipe, self._folder, "train")
-
-        def input_fn() -> torch.utils.data.DataLoader[Inputs]:
-            dataset = Steps(batches, state.samples, size, share_of_this_worker())
-            return torch.utils.data.DataLoader(dataset, batch_size=None)
-
         executor = cstorch.utils.data.DataExecutor(
-            cstorch.utils.data.DataLoader(input_fn),
+            cstorch.utils.data.DataLoader(input_fn, str(self._run.path), state.samples),
             num_steps=steps - state.step,
             checkpoint_steps=_schedule([s - state.step for s in self._kept(state.step, steps)]),
         )
@@ -319,19 +251,8 @@ def _lowered(recipe: Recipe, artifacts: Path) -> dict[str, Any]:
     """Have the SDK lower one training step on made-up data; return what came of it."""
     start = time.perf_counter()
     program = Program(recipe, artifacts, 0)
-    shape = (recipe.train.batch_size, recipe.model.seq_len)
-    inputs = {"tokens": torch.zeros(shape, dtype=torch.int32)}
-    inputs["targets"] = inputs["tokens"]
-    if recipe.task is not None:
-        floating = recipe.task.loss == "squared_error"
-        kind = torch.float32 if floating else torch.int32
-        inputs["targets"] = torch.zeros(shape[0], dtype=kind)
-        inputs["lengths"] = torch.full(shape[:1], shape[1], dtype=torch.int32)
-
-    def input_fn() -> torch.utils.data.DataLoader[Inputs]:
-        return torch.utils.data.DataLoader([inputs], batch_size=None)  # type: ignore[arg-type]
-
-    executor = cstorch.utils.data.DataExecutor(cstorch.utils.data.DataLoader(input_fn), num_steps=1)
+    loader = cstorch.utils.data.DataLoader(once, made_up(recipe))
+    executor = cstorch.utils.data.DataExecutor(loader, num_steps=1)
     for batch in executor:
         program.step(batch)
     found = list(artifacts.rglob("cirh.mlir"))
@@ -339,6 +260,9 @@ def _lowered(recipe: Recipe, artifacts: Path) -> dict[str, Any]:
         raise RunFailed(f"the SDK wrote no Cerebras IR into {artifacts}")
     text = found[0].read_text(encoding="utf-8", errors="replace")
     kinds = Counter(re.findall(r"\bcirh\.(\w+)", text))
+    if not kinds:
+        # The SDK says nothing and goes on.
+        raise RunFailed("the step does not lower to Cerebras IR: the SDK wrote none")
     return {
         "ir_bytes": found[0].stat().st_size,
         "operators": kinds.total(),
@@ -357,8 +281,8 @@ def _verified() -> dict[str, Any]:
     losses: list[float] = []
 
     @cstorch.trace  # type: ignore[untyped-decorator]
-    def step(inputs: Tensor) -> Tensor:
-        loss: Tensor = (compiled(inputs) ** 2).mean()
+    def step(inputs: Inputs) -> Tensor:
+        loss: Tensor = (compiled(inputs["x"]) ** 2).mean()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         optimizer.zero_grad()
@@ -366,10 +290,7 @@ def _verified() -> dict[str, Any]:
 
     record = cstorch.step_closure(lambda loss: losses.append(float(loss)))
 
-    def input_fn() -> torch.utils.data.DataLoader[Tensor]:
-        return torch.utils.data.DataLoader([torch.ones(2, 4)], batch_size=None)  # type: ignore[arg-type]
-
-    loader = cstorch.utils.data.DataLoader(input_fn)
+    loader = cstorch.utils.data.DataLoader(once, {"x": torch.ones(2, 4)})
     for inputs in cstorch.utils.data.DataExecutor(loader, num_steps=5):
         record(step(inputs))
     if not losses[-1] < losses[0]:

@@ -43,10 +43,11 @@ class Classifier(nn.Module):
 
     def pool(self, hidden: Tensor, lengths: Tensor) -> Tensor:
         """Reduce hidden states ``[batch, length, d_model]`` to one row a text."""
-        last = hidden[torch.arange(len(hidden), device=hidden.device), lengths - 1]
+        steps = torch.arange(hidden.shape[1], device=hidden.device)
+        # An index of two tensors would not lower to Cerebras IR.
+        last = hidden.masked_fill((steps != lengths[:, None] - 1)[..., None], 0.0).sum(1)
         if self.pooling == "last":
             return last
-        steps = torch.arange(hidden.shape[1], device=hidden.device)
         text = (steps < lengths[:, None])[..., None]
         parts = []
         if self.pooling != "max":
