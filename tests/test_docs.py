@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import soak
+from wafergpt.cerebras import environment
 from wafergpt.data.prepare import prepare
 
 ROOT = Path(__file__).parents[1]
@@ -62,6 +63,16 @@ def test_the_page_on_clusters_works_when_pasted(tmp_path: Path) -> None:
         for name in ("one", "two")
     ]
     assert hashes[0] == hashes[1]
+
+
+@pytest.mark.slow
+@pytest.mark.cerebras
+@pytest.mark.skipif(environment.state() is None, reason="Cerebras' SDK is not installed")
+def test_the_page_on_cerebras_works_when_pasted(tmp_path: Path) -> None:
+    soak.corpus(tmp_path)
+    paste("docs/cerebras.md", tmp_path)
+    run = json.loads((tmp_path / "runs" / "wafer" / "result.json").read_text())
+    assert run["step"] == 80
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import cerebras.pytorch as cstorch
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -60,9 +61,11 @@ class MeanLoss(nn.Module):
             logits = self.network.logits(self.network(tokens)).float()
             return F.cross_entropy(logits.flatten(0, 1), targets.flatten().long())
         scores = self.network(tokens, inputs["lengths"]).float()
-        smoothing = self._task.label_smoothing
-        loss = classification_loss(scores, targets, self._task.loss, smoothing, None)
-        return loss / len(targets)
+        if not targets.is_floating_point():
+            targets = targets.long()
+        # As in wafergpt.tasks.finetune: what is judged is not smoothed.
+        smoothing = self._task.label_smoothing if self.training else 0.0
+        return classification_loss(scores, targets, self._task.loss, smoothing) / len(targets)
 
 
 def network_of(recipe: Recipe) -> nn.Module:
@@ -207,11 +210,11 @@ class Program:
             own = state["state"][index]
             if f"{name}/step" not in moments:
                 continue
-            done = float(moments[f"{name}/step"])
+            done = int(moments[f"{name}/step"])
             own["exp_avg"] = moments[f"{name}/exp_avg"]
             own["exp_avg_sq"] = moments[f"{name}/exp_avg_sq"]
-            own["beta1_power"] = torch.tensor(settings.beta1 ** (done + 1))
-            own["beta2_power"] = torch.tensor(settings.beta2 ** (done + 1))
+            own["beta1_power"] = _power(settings.beta1, done + 1)
+            own["beta2_power"] = _power(settings.beta2, done + 1)
         self.optimizer.load_state_dict(state)
 
     def save(self, path: Path) -> None:
@@ -237,6 +240,16 @@ class Program:
             # Powers of beta fall below the smallest number; the count does not.
             moments[f"{name}/step"] = torch.tensor(float(updates))
         return weights, moments
+
+
+def _power(beta: float, n: int) -> Tensor:
+    """Return a power of beta with the rounding of the SDK, which multiplies once a step."""
+    value, factor = np.float32(beta), np.float32(beta)
+    for _ in range(n - 1):
+        if not value:
+            break
+        value *= factor
+    return torch.tensor(float(value))
 
 
 def _on_host(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
