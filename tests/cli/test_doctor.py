@@ -17,6 +17,7 @@ from wafergpt.devices.probe import probe
 def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Measure briefly, into a cache of its own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("WAFERGPT_CEREBRAS", raising=False)
     monkeypatch.setattr(report, "probe", partial(probe, seconds=0.1))
 
 

@@ -18,8 +18,8 @@ from wafergpt.cerebras.cluster import cluster_arguments, micro_batch_size, spars
 from wafergpt.cerebras.slices import Inputs
 from wafergpt.config import Recipe
 from wafergpt.model.gpt import GPT
-from wafergpt.model.heads import Classifier
 from wafergpt.shapes.parametrization import Rule, rules
+from wafergpt.tasks.classify import build_classifier
 from wafergpt.train.loss import classification_loss
 
 NO_CLIP = 1e30
@@ -70,10 +70,7 @@ class MeanLoss(nn.Module):
 
 def network_of(recipe: Recipe) -> nn.Module:
     """Build the recipe's network, without weights worth having."""
-    if recipe.task is None:
-        return GPT(recipe.model)
-    outputs = 1 if recipe.task.loss in {"binary", "squared_error"} else len(recipe.task.labels)
-    return Classifier(GPT(recipe.model), outputs, recipe.task.pooling)
+    return GPT(recipe.model) if recipe.task is None else build_classifier(recipe.model, recipe.task)
 
 
 class Schedule(cstorch.optim.lr_scheduler.LRScheduler):  # type: ignore[misc]

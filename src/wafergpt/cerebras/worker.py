@@ -23,14 +23,19 @@ import cerebras.pytorch as cstorch
 import torch
 from torch import Tensor, nn
 
-from wafergpt.cerebras.program import MeanLoss, Program, network_of
-from wafergpt.cerebras.slices import Inputs, batches_of, input_fn, inputs_of, made_up, once
+from wafergpt.cerebras.program import Program, network_of
+from wafergpt.cerebras.slices import Inputs, batches_of, input_fn, made_up, once
 from wafergpt.config import Recipe, load_recipe
+from wafergpt.data.labelled import LabelledBatches
 from wafergpt.errors import InputError, RunFailed
+from wafergpt.model.heads import Classifier
 from wafergpt.parallel.launch import outlive
 from wafergpt.run import Run
 from wafergpt.shapes.counts import flops_6nd
+from wafergpt.tasks import finetune as labelled
+from wafergpt.tasks.finetune import Split
 from wafergpt.train import checkpoint
+from wafergpt.train import pretrain as language
 from wafergpt.train.callbacks.evaluation import Evaluation
 from wafergpt.train.loop import reseed
 from wafergpt.train.state import TrainState
@@ -116,7 +121,7 @@ class Training:
         self._stopping = True
 
     def train(self) -> None:
-        """Train to the horizon; on this CPU also stop and save when asked to."""
+        """Train to the horizon, or until asked to stop; only this CPU can save at any time."""
         recipe, state = self._recipe, self._state
         steps = recipe.train.steps
         assert steps is not None
@@ -132,7 +137,7 @@ class Training:
         on_host = recipe.system.cerebras.mode == "cpu"
         for inputs in executor:
             # What follows a step runs when the next one is asked for: only now is it over.
-            if state.finished or (on_host and self._stopping):
+            if state.finished or self._stopping:
                 break
             if on_host:
                 reseed(recipe.seed, state.step, 0)
@@ -147,12 +152,12 @@ class Training:
 
     def _kept(self, first: int, steps: int) -> list[int]:
         """Return the steps after which the host looks at the weights."""
+        return [step for step in range(first + 1, steps + 1) if self._is_kept(step)]
+
+    def _is_kept(self, step: int) -> bool:
         every = (self._recipe.evaluate.every, self._recipe.checkpoint.every)
-        return [
-            step
-            for step in range(first + 1, steps + 1)
-            if step == steps or any(step % interval == 0 for interval in every)
-        ]
+        last = step == self._recipe.train.steps
+        return last or any(step % interval == 0 for interval in every)
 
     def _record(self, loss: Tensor, norm: Tensor, rates: list[Any]) -> None:
         state, recipe = self._state, self._recipe
@@ -179,7 +184,7 @@ class Training:
             "grad_norm": float(norm),
             "memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         }
-        if state.step not in self._kept(state.step - 1, recipe.train.steps or 0):
+        if not self._is_kept(state.step):
             self._send()
 
     def _send(self) -> None:
@@ -196,6 +201,8 @@ class Training:
         over = state.step == recipe.train.steps or state.finished
         if best or over or state.step % recipe.checkpoint.every == 0:
             self._write()
+        # Neither looks nor saves count as training.
+        self._began = time.perf_counter()
 
     def _save(self) -> None:
         self._read_weights()
@@ -214,17 +221,20 @@ class Training:
         checkpoint.save(self._state, self._run, keep.keep, keep.keep_every)
 
     def _judge(self) -> dict[str, float]:
-        """Judge validation data on the host."""
-        recipe = self._recipe
-        loss_of = MeanLoss(self._state.model, recipe)
-        size = recipe.train.micro_batch_size or recipe.train.batch_size
-        samples = min(size * recipe.evaluate.batches, self._validation.samples_per_epoch)
+        """Judge validation data on the host, as it is judged without a Cerebras system."""
+        recipe, network, rows = self._recipe, self._state.model, self._validation
+        if isinstance(network, Classifier):
+            assert isinstance(rows, LabelledBatches)
+            return labelled.validation_scores(network, Split(rows.texts, rows.targets), recipe)
+        size = recipe.train.micro_batch_size
+        samples = min(size * recipe.evaluate.batches, rows.samples_per_epoch)
 
         def look(first: int, n: int) -> tuple[float, float]:
-            batch = self._validation.batch(first, n)
-            return float(loss_of(inputs_of(batch))) * batch.weight, batch.weight
+            batch = rows.batch(first, n)
+            return float(language.language_objective(recipe, network, batch)), batch.weight
 
-        return {"val_loss": mean_loss(self._state.model, samples, size, look)}
+        loss = mean_loss(network, samples, size, look)
+        return language.validation_scores(loss, language.corpus_of(recipe))
 
 
 class _Moments:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from wafergpt.config import Recipe, load_recipe
 from wafergpt.devices.probe import probe
+from wafergpt.errors import InputError
 from wafergpt.scaling.budget import recipe_for, seconds_of
 from wafergpt.scaling.plan import HasPath, Plan
 from wafergpt.scaling.plan import plan as plan_for
@@ -33,6 +34,11 @@ def plan(
     """
     seconds = None if budget is None else seconds_of(budget)
     recipe = _recipe(what, overrides)
+    if recipe.system.device == "cerebras":
+        raise InputError(
+            "a Cerebras system cannot be measured from here: --lower says what one training step "
+            "becomes there, and without system.device=cerebras this machine is planned for"
+        )
     machine = probe(recipe.system.device, fresh=fresh)
     if seconds is not None:
         recipe = recipe_for(recipe, seconds, machine)

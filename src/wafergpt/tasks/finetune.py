@@ -56,7 +56,7 @@ DEFAULT_EPOCHS = 3.0
 class Split:
     """One part of the labelled data, encoded."""
 
-    texts: list[NDArray[np.int64]]
+    texts: Sequence[NDArray[np.int64]]
     targets: NDArray[np.int64] | NDArray[np.float64]
 
 
@@ -305,10 +305,15 @@ def _judge(loop: Loop, split: Split) -> Callable[[], dict[str, float]]:
         network = loop.state.model
         assert isinstance(network, Classifier)
         loop.signals.poll()
-        metrics = _metrics(network, split, loop.recipe)
-        return {f"val_{k}": metrics[k] for k in ("loss", "accuracy", "macro_f1") if k in metrics}
+        return validation_scores(network, split, loop.recipe)
 
     return judge_validation
+
+
+def validation_scores(network: Classifier, split: Split, recipe: Recipe) -> dict[str, float]:
+    """Return ``val_loss``, and of classes ``val_accuracy`` and ``val_macro_f1``."""
+    metrics = _metrics(network, split, recipe)
+    return {f"val_{k}": metrics[k] for k in ("loss", "accuracy", "macro_f1") if k in metrics}
 
 
 def _write_result(classifier: TextClassifier, trainer: Trainer, splits: dict[str, Split]) -> None:

@@ -115,7 +115,10 @@ def new_run(
     """Make a run's folder, with its tokenizer and its plan, for a corpus of so many tokens."""
     run = Run.create(trainer.recipe, root, asked)
     tokenizer.save(run.tokenizer)
-    run.write("plan", plan(trainer.recipe, trainer.machine, tokens).to_dict())
+    system = trainer.recipe.system
+    if system.device != "cerebras" or system.cerebras.mode == "cpu":
+        # What was measured here says nothing of a cluster.
+        run.write("plan", plan(trainer.recipe, trainer.machine, tokens).to_dict())
     return run
 
 
@@ -269,16 +272,21 @@ def language_objective(recipe: Recipe, model: nn.Module, batch: Batch) -> Tensor
 
 def _judge(trainer: Trainer, corpus: Corpus) -> Callable[[], dict[str, float]]:
     loop = trainer.loop
-    nats_to_bits_per_byte = len(corpus.tokens("val")) / max(corpus.bytes_val, 1) / math.log(2)
 
     def judge() -> dict[str, float]:
         assert loop.validation is not None
         samples = _samples(loop.recipe, loop.validation)
         at_once = loop.recipe.train.micro_batch_size * loop.team.size
         loss = mean_loss(loop.state.model, samples, at_once, loop.look, loop.signals.poll)
-        return {"val_loss": loss, "val_bits_per_byte": loss * nats_to_bits_per_byte}
+        return validation_scores(loss, corpus)
 
     return judge
+
+
+def validation_scores(loss: float, corpus: Corpus) -> dict[str, float]:
+    """Return ``val_loss``, in nats a token, and ``val_bits_per_byte``."""
+    bits = loss * len(corpus.tokens("val")) / max(corpus.bytes_val, 1) / math.log(2)
+    return {"val_loss": loss, "val_bits_per_byte": bits}
 
 
 def _writer(gpt: nn.Module, corpus: Corpus, seed: int) -> Callable[[str], str]:
