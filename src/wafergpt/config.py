@@ -362,4 +362,5 @@ def recipe_from(values: Mapping[str, Any], source: str | None = None) -> Recipe:
             section = Task if name == "task" else field.annotation
             if isinstance(section, type) and issubclass(section, Section):
                 keys[name] = list(section.model_fields)
+        keys["system.cerebras"] = list(Cerebras.model_fields)
         raise InputError(where + one_line(error, keys)) from None

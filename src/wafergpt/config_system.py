@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -30,7 +30,7 @@ class Cerebras(Section):
     python_paths: tuple[AnyPath, ...] = ()
     """Folders that the workers import from."""
     priority: Literal["p1", "p2", "p3"] = "p2"
-    micro_batch: Literal["auto", "explore"] | int = "auto"
+    micro_batch: Literal["auto", "explore"] | Annotated[int, Field(ge=1)] = "auto"
     """Sequences at once on one system; ``explore`` has the compiler look for the fastest."""
     micro_batch_min: int = Field(0, ge=0)
     micro_batch_max: int = Field(0, ge=0)
@@ -39,6 +39,15 @@ class Cerebras(Section):
     """The SDK's precision optimization level: the higher, the faster and the less exact."""
     half: Literal["bfloat16", "float16", "cbfloat16"] = "bfloat16"
     """The half type of ``system.precision: bf16``."""
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Cerebras:
+        low, high = self.micro_batch_min, self.micro_batch_max
+        if (low or high) and self.micro_batch != "explore":
+            raise ValueError("micro_batch_min and micro_batch_max are for micro_batch=explore")
+        if high and low > high:
+            raise ValueError(f"micro_batch_min={low} is more than micro_batch_max={high}")
+        return self
 
 
 class System(Section):

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from tests.parallel.processes import COMMAND, begin, end, losses, wait_for_step
 from wafergpt.cerebras import driver, environment
 from wafergpt.run import Run
 from wafergpt.train import checkpoint
+from wafergpt.train.stored import MOMENTS, WEIGHTS, Stored
 
 pytestmark = [
     pytest.mark.cerebras,
@@ -106,6 +108,7 @@ def test_fine_tuning_there_learns_what_it_learns_here(tmp_path: Path, loss: str)
         "train.batch_size=10", "model.n_layers=1", "model.d_model=16", "model.n_heads=2",
         "model.seq_len=32", "model.vocab_size=300", "system.precision=fp32", "seed=3",
         "system.compile=off", "system.threads=1", "optimizer.eps_hat=true",
+        f"evaluate.metric={'loss' if loss == 'squared_error' else 'accuracy'}",
     ]  # fmt: skip
     results = {}
     for name, where in (("here", HERE), ("there", THERE)):
@@ -115,6 +118,12 @@ def test_fine_tuning_there_learns_what_it_learns_here(tmp_path: Path, loss: str)
         assert done.returncode == 0, done.stderr
         results[name] = json.loads(done.stdout.splitlines()[-1])
     assert losses(tmp_path, "there") == pytest.approx(losses(tmp_path, "here"), rel=1e-4)
+    for key in ("val_loss", "val_accuracy", "val_macro_f1"):
+        judged = [
+            [row.get(key) for row in Run.find(name, tmp_path).metrics() if "val_loss" in row]
+            for name in ("here", "there")
+        ]
+        assert judged[1] == (judged[0] if None in judged[0] else pytest.approx(judged[0], rel=1e-3))
     assert results["there"]["test"]["loss"] == pytest.approx(
         results["here"]["test"]["loss"], rel=1e-3
     )
@@ -220,6 +229,61 @@ def test_no_embedding_norm_or_head_is_ever_sparse(tmp_path: Path, algorithm: str
     )  # fmt: skip
     assert len(masks) == 2 * 4
     assert all(".attention." in f".{name}" or ".ffn." in f".{name}" for name in masks)
+
+
+@pytest.mark.parametrize("algorithm", ["static", "gmp", "set", "rigl"])
+def test_a_sparse_run_trains_and_goes_on_with_its_masks(
+    corpus: Path, tmp_path: Path, algorithm: str
+) -> None:
+    sparse = [f"sparsity.algorithm={algorithm}", "sparsity.every=5", "sparsity.sparsity=0.6"]
+    recipe = [f"data.corpus={corpus}", *RECIPE, *THERE, *sparse, "train.steps=30"]
+    end(begin(tmp_path, *recipe, "name=run"))
+    run = Run.find("run", tmp_path)
+    straight = losses(tmp_path, "run")
+    masks = Stored(checkpoint.every(run)[-1], MOMENTS)
+    for name, tensor in Stored(checkpoint.every(run)[-1], WEIGHTS).items():
+        if ".blocks." in f".{name}" and tensor.ndim == 2:
+            mask = masks[f"{name}/mask"].bool()
+            assert float(mask.float().mean()) == pytest.approx(0.4, abs=0.02), name
+            # What has just grown again begins at zero.
+            assert not tensor[~mask].any()
+        elif tensor.ndim == 2:
+            assert float((tensor == 0).float().mean()) < 0.01, name
+    back_to(run, 20)
+    end(begin(tmp_path, "--resume", "run"))
+    assert losses(tmp_path, "run") == pytest.approx(straight, rel=1e-5)
+
+
+def test_its_own_time_limit_and_sigusr1_save(corpus: Path, tmp_path: Path) -> None:
+    recipe = [
+        f"data.corpus={corpus}",
+        *RECIPE,
+        *THERE,
+        "train.steps=100000",
+        "evaluate.every=99999",
+    ]
+    recipe += ["name=run", "checkpoint.every=99999", "checkpoint.time_limit=30"]
+    process = begin(tmp_path, *recipe)
+    wait_for_step(tmp_path, "run", 5)
+    process.send_signal(signal.SIGUSR1)
+    run = Run.find("run", tmp_path)
+    while len(checkpoint.every(run)) < 2:
+        time.sleep(0.05)
+        assert process.poll() is None
+    errors = end(process, code=130)
+    assert "time limit is near" in errors
+    assert run.metrics()[-1]["step"] <= int(checkpoint.every(run)[-1].name[5:])
+
+
+def test_patience_stops_it_and_more_of_it_goes_on(corpus: Path, tmp_path: Path) -> None:
+    recipe = [f"data.corpus={corpus}", *RECIPE, *THERE, "optimizer.lr=1", "schedule.warmup=0"]
+    recipe += ["optimizer.clip=0", "evaluate.every=2", "evaluate.patience=2", "name=run"]
+    end(begin(tmp_path, *recipe))
+    run = Run.find("run", tmp_path)
+    result = run.read("result")
+    assert result["stopped_early"]
+    end(begin(tmp_path, "--resume", "run", "evaluate.patience=50"))
+    assert run.read("result")["step"] == 50 > result["step"]
 
 
 def test_without_a_cluster_a_run_says_what_is_missing(corpus: Path, tmp_path: Path) -> None:

@@ -68,7 +68,10 @@ BOMBS: dict[str, tuple[str, str, Callable[[Path], None], str]] = {
     "rows.csv.gz": ("read_table(path)", "a.csv.gz", repeated(b"a,b\n", 8), "100 times the memory"),
     "lines": ("read_texts(path)", "a.txt.gz", repeated(b"\n", 8), "100 times the memory"),
     "long rows": (
-        "read_texts(path)", "a.csv.gz", repeated(b"x" * 65_000 + b",b\n", 40), "100 times the memory"
+        "read_texts(path)",
+        "a.csv.gz",
+        repeated(b"x" * 65_000 + b",b\n", 40),
+        "100 times the memory",
     ),
     "one line": ("read_texts(path)", "a.txt.gz", repeated(b"a", 90), "longer than 64 MiB"),
     "dictionary": ("read_table(path)", "a.csv.xz", large_dictionary, "broken archive"),

@@ -81,6 +81,11 @@ def require_supported(recipe: Recipe) -> None:
         (recipe.task and recipe.task.word_dropout, "task.word_dropout", "0"),
         (recipe.task and recipe.task.class_weights != "none", "task.class_weights", "none"),
     ]  # fmt: skip
+    if train.batch_size < system.cerebras.systems:
+        raise InputError(
+            f"a batch of {train.batch_size} is less than a sequence for each of "
+            f"{system.cerebras.systems} systems: raise train.batch_size"
+        )
     for found, name, instead in refused:
         if found:
             raise InputError(f"{name} is not for system.device=cerebras: use {instead}")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import select
+import shutil
+import signal
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import IO, Any
+from tempfile import mkdtemp
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,9 +32,13 @@ from wafergpt.tasks.classify import TextClassifier
 from wafergpt.train import checkpoint
 from wafergpt.train import pretrain as language
 from wafergpt.train.callbacks.recording import Recording
+from wafergpt.train.signals import StopRequested
 from wafergpt.train.trainer import Trainer
 
 LOG = "worker.log"
+
+TICK_SECONDS = 0.2
+"""Between two looks at what signals have asked for, while the worker tells nothing."""
 
 CLUSTER = Path("/opt/cerebras/config_v2")
 """Where the SDK looks for its cluster, if it is told of none."""
@@ -87,6 +94,7 @@ class RemoteTrainer(Trainer):
         if mode == "run":
             _require_cluster(recipe)
         super().__init__(recipe, *rest)
+        self._told = False
 
     def _run_loop(self) -> None:
         assert self._run is not None
@@ -98,20 +106,29 @@ class RemoteTrainer(Trainer):
         (recording,) = (c for c in self.loop.callbacks if isinstance(c, Recording))
         stopped = None
         with worker({"what": "train", "run": str(run.path.resolve())}, folder / LOG) as job:
-            asked = False
-            for event in job.events():
-                if self.signals.requested and not asked:
-                    asked = True
-                    job.process.terminate()
+            for event in job.events(self._pass_on):
                 if "row" in event:
                     row = event["row"]
                     self.state.step, self.state.best_step = row["step"], event["best_step"]
                     recording.after_step(self.state, row)
+                if "say" in event:
+                    say(event["say"])
                 stopped = event.get("stopped", stopped)
         checkpoint.load(self.state, checkpoint.every(run)[-1])
         if stopped is not None:
             kept = f"saved up to step {self.state.step}"
             raise Interrupted(f"stopped at step {stopped}; {kept}")
+
+    def _pass_on(self, process: subprocess.Popen[bytes]) -> None:
+        """Tell the worker what signals, or the time limit, have asked for."""
+        if self.signals.save_asked():
+            process.send_signal(signal.SIGUSR1)
+        if not self._told:
+            try:
+                self.signals.poll()
+            except StopRequested:
+                self._told = True
+                process.terminate()
 
     def _write_rows(self, path: Path) -> None:
         tensors = {}
@@ -138,10 +155,8 @@ def _require_cluster(recipe: Recipe) -> None:
 
 def verify() -> dict[str, Any]:
     """Make a few steps with the SDK; return its version, and that of torch, there."""
-    python = environment.interpreter()
-    with TemporaryDirectory() as f, worker({"what": "verify"}, Path(f) / LOG, python) as job:
-        found = [event["verified"] for event in job.events() if "verified" in event]
-    return dict(found[0])
+    found = _told({"what": "verify"}, "verified", environment.interpreter())
+    return dict(found)
 
 
 def lower(name: str | Path | None, overrides: Sequence[str]) -> dict[str, Any]:
@@ -173,13 +188,17 @@ def lower(name: str | Path | None, overrides: Sequence[str]) -> dict[str, Any]:
     if recipe.task is not None and not recipe.task.labels:
         recipe = recipe.replace(task={"labels": ("no", "yes")})
     require_supported(recipe)
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "recipe.yaml"
-        path.write_text(recipe.to_yaml(), encoding="utf-8")
-        asked = {"what": "lower", "recipe": str(path), "artifacts": folder}
-        with worker(asked, Path(folder) / LOG) as job:
-            found = [event["lowering"] for event in job.events() if "lowering" in event]
-    return dict(found[0])
+    return dict(_told({"what": "lower", "recipe": recipe.to_yaml()}, "lowering"))
+
+
+def _told(job: dict[str, Any], key: str, python: Path | None = None) -> Any:
+    """Have a worker do something short, and return what it tells of it."""
+    folder = Path(mkdtemp(prefix="wafergpt-cerebras-"))
+    with worker({**job, "artifacts": str(folder)}, folder / LOG, python) as running:
+        found = [event[key] for event in running.events() if key in event]
+    # After a failure its log is still wanted.
+    shutil.rmtree(folder)
+    return found[0]
 
 
 # --- the worker ----------------------------------------------------------------------------------
@@ -188,25 +207,45 @@ def lower(name: str | Path | None, overrides: Sequence[str]) -> dict[str, Any]:
 class Worker:
     """A process in the SDK's environment, and what it tells."""
 
-    def __init__(self, process: subprocess.Popen[bytes], pipe: IO[str], log: Path) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], pipe: int, log: Path) -> None:
         self.process = process
-        self._pipe, self._log = pipe, log
+        self._pipe, self._log, self._listens = pipe, log, False
 
-    def events(self) -> Iterator[dict[str, Any]]:
+    def events(
+        self, tick: Callable[[subprocess.Popen[bytes]], None] = lambda process: None
+    ) -> Iterator[dict[str, Any]]:
         """Yield what the worker tells, until it has ended.
+
+        Args:
+            tick: called several times a second once the worker listens to signals.
 
         Raises:
             InputError: if it says that something that was asked for is wrong.
             RunFailed: if it fails.
         """
-        for line in self._pipe:
+        for line in self._lines(tick):
             event = json.loads(line)
+            self._listens = self._listens or "ready" in event
             if "error" in event:
                 kind = InputError if event["code"] == 2 else RunFailed
                 raise kind(f"{event['error']} (all that the SDK said: {self._log})")
             yield event
         if self.process.wait():
             raise RunFailed(f"the worker ended with {self.process.returncode}: see {self._log}")
+
+    def _lines(self, tick: Callable[[subprocess.Popen[bytes]], None]) -> Iterator[bytes]:
+        """Yield whole lines, and tick while there are none."""
+        waiting = b""
+        while True:
+            if self._listens:
+                tick(self.process)
+            if not select.select([self._pipe], [], [], TICK_SECONDS)[0]:
+                continue
+            data = os.read(self._pipe, 1 << 16)
+            if not data:
+                return
+            *lines, waiting = (waiting + data).split(b"\n")
+            yield from lines
 
 
 @contextmanager
@@ -216,7 +255,7 @@ def worker(job: dict[str, Any], log: Path, python: Path | None = None) -> Iterat
     ours, theirs = os.pipe()
     job = {**job, "launcher": os.getpid(), "events": theirs}
     say(f"starting Cerebras' SDK; what it says goes into {log}")
-    with log.open("ab") as output, os.fdopen(ours, encoding="utf-8") as pipe:
+    with log.open("ab") as output:
         process = subprocess.Popen(
             [str(python), "-m", "wafergpt.cerebras.worker", json.dumps(job)],
             env=environment.environment(), stdin=subprocess.DEVNULL, stdout=output, stderr=output,
@@ -226,7 +265,8 @@ def worker(job: dict[str, Any], log: Path, python: Path | None = None) -> Iterat
         )  # fmt: skip
         os.close(theirs)
         try:
-            yield Worker(process, pipe, log)
+            yield Worker(process, ours, log)
         finally:
+            os.close(ours)
             process.kill()
             process.wait()

@@ -53,7 +53,8 @@ def state() -> dict[str, Any] | None:
         record = files.read_json(home() / RECORD)
     except (InputError, OSError):
         return None
-    return record if isinstance(record, dict) else None
+    there = isinstance(record, dict) and interpreter().exists()
+    return record if there and SDK.endswith(f"=={record.get('sdk')}") else None
 
 
 def python() -> Path:
@@ -68,9 +69,12 @@ def python() -> Path:
             "Cerebras' SDK is not installed: wafergpt doctor --install-cerebras makes an "
             f"environment of its own for it ({BYTES / 1e9:.0f} GB)"
         )
-    if found.get("package") != fingerprint():
-        _install_package()
-        files.write_json(home() / RECORD, {**found, "package": fingerprint()})
+    import filelock
+
+    with filelock.FileLock(home() / ".wafergpt.lock"):
+        if (state() or found).get("package") != fingerprint():
+            _install_package()
+            files.write_json(home() / RECORD, {**found, "package": fingerprint()})
     return interpreter()
 
 
@@ -97,7 +101,7 @@ def install() -> dict[str, Any]:
     folder = home()
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
-    there = (folder / "bin" / "python").exists()
+    there = _has_pip()
     say(
         f"Cerebras' SDK {SDK} goes into {folder}: {BYTES / 1e9:.0f} GB, some five minutes; "
         "interrupted, the same command goes on"
@@ -120,6 +124,12 @@ def install() -> dict[str, Any]:
     files.write_json(folder / RECORD, found)
     say(f"done in {duration(time.monotonic() - start)}: system.device=cerebras works now")
     return found
+
+
+def _has_pip() -> bool:
+    """Say whether the environment was made to its end."""
+    command = [str(interpreter()), "-m", "pip", "--version"]
+    return interpreter().exists() and not subprocess.run(command, capture_output=True).returncode
 
 
 def _base_python() -> str:

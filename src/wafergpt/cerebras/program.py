@@ -112,7 +112,10 @@ class Program:
     Args:
         recipe: with everything settled.
         artifacts: folder for what the SDK writes.
-        done: updates that lie behind.
+        done: steps that lie behind.
+        weights: by our names; left out, they are whatever the SDK makes of them.
+        moments: by the names that ``Optimizer.state_tensors`` gives, and ``…/mask`` of what is
+            sparse.
 
     Attributes:
         network: with our parameter names.
@@ -120,17 +123,28 @@ class Program:
             weights.
     """
 
-    def __init__(self, recipe: Recipe, artifacts: Path, done: int) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        artifacts: Path,
+        done: int = 0,
+        weights: Mapping[str, Tensor] | None = None,
+        moments: Mapping[str, Tensor] | None = None,
+    ) -> None:
         self.recipe = recipe
         self._backend = backend_of(recipe, artifacts)
         with self._backend.device:
             self._loss = MeanLoss(network_of(recipe), recipe)
         self.network = self._loss.network
         compiled = cstorch.compile(self._loss, self._backend)
+        if weights:
+            self.network.load_state_dict(dict(weights))
         self._groups = list(self._grouped())
         self.optimizer = self._optimizer()
         self.schedule = Schedule(self.optimizer, recipe, done)
-        self._sparsify()
+        if moments:
+            self._load_moments(moments)
+        self._sparsify(done, moments or {})
         self.step: Callable[[Inputs], tuple[Tensor, Tensor, list[Any]]] = self._traced(compiled)
 
     def _grouped(self) -> Iterator[tuple[Rule, list[str]]]:
@@ -161,12 +175,26 @@ class Program:
         betas = (settings.beta1, settings.beta2)
         return kind(groups, lr=settings.lr, betas=betas, eps=settings.eps)
 
-    def _sparsify(self) -> None:
+    def _sparsify(self, done: int, moments: Mapping[str, Tensor]) -> None:
         if self.recipe.sparsity.algorithm == "none":
             return
-        self.sparsity = cstorch.sparse.configure(sparsity_arguments(self.recipe))
-        self._loss.apply(self.sparsity)
-        self.optimizer.apply(self.sparsity)
+        torch.manual_seed(self.recipe.seed)
+        sparsity = cstorch.sparse.configure(sparsity_arguments(self.recipe))
+        self._loss.apply(sparsity)
+        self.optimizer.apply(sparsity)
+        masks = {
+            f"network.{name.removesuffix('/mask')}_mask": mask.bool()
+            for name, mask in moments.items()
+            if name.endswith("/mask")
+        }
+        if masks:
+            # By the names from the root on: otherwise the SDK draws the masks anew.
+            self._loss.load_state_dict({**self._loss.state_dict(), **masks})
+            states = sparsity.state_dict()
+            for state in states:
+                if "step" in state:
+                    state["step"] = torch.tensor(done)
+            sparsity.load_state_dict(states)
 
     def _traced(self, compiled: Any) -> Callable[[Inputs], Any]:
         settings, half = self.recipe.optimizer, self.recipe.system.precision == "bf16"
@@ -198,9 +226,7 @@ class Program:
 
     # --- state in and out ------------------------------------------------------------------------
 
-    def load(self, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor]) -> None:
-        """Take over weights, and moments by the names that ``Optimizer.state_tensors`` gives."""
-        self.network.load_state_dict(dict(weights))
+    def _load_moments(self, moments: Mapping[str, Tensor]) -> None:
         state = self.optimizer.state_dict()
         settings = self.recipe.optimizer
         for index, name in enumerate(self.order):
@@ -224,12 +250,9 @@ class Program:
     def read(self, path: Path, updates: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Return weights and moments, by our names, of a file that ``save`` wrote."""
         state = cstorch.load(str(path))
-        weights = {
-            name: tensor
-            for name, tensor in _on_host(state["model"]).items()
-            if not name.endswith("_mask")
-        }
-        moments: dict[str, Tensor] = {}
+        weights = _on_host(state["model"])
+        masks = [name for name in weights if name.endswith("_mask")]
+        moments = {f"{name.removesuffix('_mask')}/mask": weights.pop(name).byte() for name in masks}
         for index, name in enumerate(self.order):
             own = _on_host(state["optimizer"]["state"][index])
             moments[f"{name}/exp_avg"] = own["exp_avg"]

@@ -46,8 +46,8 @@ def batches_of(recipe: Recipe, run: Path, split: str) -> Batches:
         tokens, ends = rows[f"{split}.tokens"].numpy(), rows[f"{split}.ends"].numpy()
         texts, targets = np.split(tokens, ends[:-1]), rows[f"{split}.targets"].numpy()
         # One shape for all: the device has no other.
-        length = recipe.task.max_tokens
-        return LabelledBatches(texts, targets, recipe.train.batch_size, seed, length=length)
+        size = recipe.train.batch_size
+        return LabelledBatches(texts, targets, size, seed, length=length_of(recipe))
     assert recipe.data.corpus is not None
     corpus = Corpus.open(recipe.data.corpus)
     stream, length = corpus.tokens(split), recipe.model.seq_len
@@ -90,13 +90,19 @@ def inputs_of(batch: Batch) -> Inputs:
 
 def made_up(recipe: Recipe) -> Inputs:
     """Return a batch of the recipe's shape that says nothing."""
-    shape = (recipe.train.batch_size, recipe.model.seq_len)
+    shape = (recipe.train.batch_size, length_of(recipe))
     tokens = torch.zeros(shape, dtype=torch.int32)
     if recipe.task is None:
         return {"tokens": tokens, "targets": tokens}
     kind = torch.float32 if recipe.task.loss == "squared_error" else torch.int32
     lengths = torch.full(shape[:1], shape[1], dtype=torch.int32)
     return {"tokens": tokens, "targets": torch.zeros(shape[0], dtype=kind), "lengths": lengths}
+
+
+def length_of(recipe: Recipe) -> int:
+    """Return the tokens of one row."""
+    longest = None if recipe.task is None else recipe.task.max_tokens
+    return longest or recipe.model.seq_len
 
 
 def once(inputs: Inputs) -> DataLoader[Inputs]:

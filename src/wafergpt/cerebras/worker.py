@@ -16,16 +16,18 @@ import signal
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import cerebras.pytorch as cstorch
 import torch
+import yaml
 from torch import Tensor, nn
 
 from wafergpt.cerebras.program import Program, network_of
-from wafergpt.cerebras.slices import Inputs, batches_of, input_fn, made_up, once
-from wafergpt.config import Recipe, load_recipe
+from wafergpt.cerebras.slices import Inputs, batches_of, input_fn, length_of, made_up, once
+from wafergpt.config import Recipe, recipe_from
 from wafergpt.data.labelled import LabelledBatches
 from wafergpt.errors import InputError, RunFailed
 from wafergpt.model.heads import Classifier
@@ -37,7 +39,7 @@ from wafergpt.tasks.finetune import Split
 from wafergpt.train import checkpoint
 from wafergpt.train import pretrain as language
 from wafergpt.train.callbacks.evaluation import Evaluation
-from wafergpt.train.loop import reseed
+from wafergpt.train.loop import autocast, reseed
 from wafergpt.train.state import TrainState
 from wafergpt.train.stored import MOMENTS, WEIGHTS, Stored
 from wafergpt.train.validation import mean_loss
@@ -51,14 +53,17 @@ def main() -> None:
     events = os.fdopen(job["events"], "w", encoding="utf-8")
 
     def tell(**event: Any) -> None:
-        events.write(json.dumps(event) + "\n")
-        events.flush()
+        # Who listened may be gone; then there is a signal too.
+        with suppress(BrokenPipeError):
+            events.write(json.dumps(event) + "\n")
+            events.flush()
 
     try:
         if job["what"] == "verify":
             tell(verified=_verified())
         elif job["what"] == "lower":
-            tell(lowering=_lowered(load_recipe(Path(job["recipe"])), Path(job["artifacts"])))
+            recipe = recipe_from(yaml.safe_load(job["recipe"]))
+            tell(lowering=_lowered(recipe, Path(job["artifacts"])))
         else:
             Training(Run(Path(job["run"])), tell).train()
     except Exception as error:
@@ -82,6 +87,8 @@ def _explained(error: Exception) -> dict[str, Any]:
     return {"error": text, "code": 2}
 
 
+CANNOT_SAVE = "a Cerebras system hands its weights over at checkpoint.every and evaluate.every only"
+
 # --- training ------------------------------------------------------------------------------------
 
 
@@ -95,9 +102,11 @@ class Training:
 
     def __init__(self, run: Run, tell: Any) -> None:
         self._run, self._tell, self._recipe = run, tell, run.recipe
-        self._stopping = False
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._stop)
+        self._stopping = self._saving = False
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, self._asked)
+        # From here on it can be asked for something.
+        tell(ready=True)
         self._folder = run.path / "cerebras"
         newest = checkpoint.every(run)[-1]
         # The network on the host takes the weights at each look and save.
@@ -108,24 +117,34 @@ class Training:
         moments = self._moments.tensors = dict(Stored(newest, MOMENTS))
         counts = [float(t) for name, t in moments.items() if name.endswith("/step")]
         self._skipped = self._state.step - int(counts[0] if counts else self._state.step)
-        self._program = Program(self._recipe, self._folder, self._state.step)
-        if self._recipe.system.cerebras.mode in {"cpu", "run"}:
-            self._program.load(dict(Stored(newest, WEIGHTS)), moments)
+        weights = dict(Stored(newest, WEIGHTS))
+        self._program = Program(self._recipe, self._folder, self._state.step, weights, moments)
         self._validation = batches_of(self._recipe, run.path, "val")
         assert self._recipe.train.steps is not None
         self._evaluation = Evaluation(self._judge, self._recipe.evaluate, self._recipe.train.steps)
+        # A run that stopped early goes on only if its patience has grown.
+        looks = self._state.callbacks.get("looks_without_gain", 0)
+        self._state.finished = 0 < self._recipe.evaluate.patience <= looks
         self._row: dict[str, Any] = {}
         self._began = time.perf_counter()
 
-    def _stop(self, number: int, frame: object) -> None:
-        self._stopping = True
+    def _asked(self, number: int, frame: object) -> None:
+        if number == signal.SIGUSR1:
+            self._saving = True
+        else:
+            self._stopping = True
 
     def train(self) -> None:
         """Train to the horizon, or until asked to stop; only this CPU can save at any time."""
         recipe, state = self._recipe, self._state
         steps = recipe.train.steps
         assert steps is not None
-        if state.step >= steps:
+        if state.pending is not None:
+            # The other device was stopped before it could judge this step.
+            self._row, state.pending = state.pending, None
+            self._evaluation.after_step(state, self._row)
+            self._send()
+        if state.step >= steps or state.finished:
             self._tell(finished=True)
             return
         executor = cstorch.utils.data.DataExecutor(
@@ -139,6 +158,9 @@ class Training:
             # What follows a step runs when the next one is asked for: only now is it over.
             if state.finished or self._stopping:
                 break
+            if self._saving:
+                self._saving = False
+                self._save() if on_host else self._tell(say=CANNOT_SAVE)
             if on_host:
                 reseed(recipe.seed, state.step, 0)
             record(*self._program.step(inputs))
@@ -163,15 +185,17 @@ class Training:
         state, recipe = self._state, self._recipe
         now = time.perf_counter()
         seconds, self._began = now - self._began, now
-        tokens = recipe.train.batch_size * recipe.model.seq_len
+        tokens = recipe.train.batch_size * length_of(recipe)
         state.step += 1
         state.samples += recipe.train.batch_size
         state.tokens += tokens
         state.seconds += seconds
-        if not math.isfinite(float(loss)):
-            raise RunFailed(
-                f"at step {state.step} the loss is {float(loss)}; nothing of it is kept"
-            )
+        for what, value in (("loss", float(loss)), ("gradient's norm", float(norm))):
+            if not math.isfinite(value):
+                raise RunFailed(
+                    f"at step {state.step} the {what} is {value}, and the SDK leaves no update "
+                    "out: lower optimizer.lr, and --resume from the last checkpoint"
+                )
         self._row = {
             "step": state.step,
             "tokens": state.tokens,
@@ -231,7 +255,9 @@ class Training:
 
         def look(first: int, n: int) -> tuple[float, float]:
             batch = rows.batch(first, n)
-            return float(language.language_objective(recipe, network, batch)), batch.weight
+            with autocast(recipe, torch.device("cpu")):
+                loss = language.language_objective(recipe, network, batch)
+            return float(loss), batch.weight
 
         loss = mean_loss(network, samples, size, look)
         return language.validation_scores(loss, language.corpus_of(recipe))

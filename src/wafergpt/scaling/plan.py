@@ -237,7 +237,10 @@ def _with_vocabulary(recipe: Recipe, facts: CorpusFacts | None, notes: list[str]
 def _with_system(recipe: Recipe, machine: Machine) -> Recipe:
     asked = recipe.system.precision
     precision = best_precision(machine, recipe.model.d_model) if asked == "auto" else asked
-    recipe = recipe.replace(system={"precision": precision, "device": machine.device})
+    # Zeros cost what other numbers do, but on Cerebras systems.
+    recipe = recipe.replace(
+        system={"precision": precision, "device": machine.device}, sparsity={"algorithm": "none"}
+    )
     micro = recipe.train.micro_batch_size or micro_batch_that_fits(
         _running_shape(recipe),
         recipe.train.common_batch,
