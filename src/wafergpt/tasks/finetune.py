@@ -59,6 +59,11 @@ class Split:
     texts: Sequence[NDArray[np.int64]]
     targets: NDArray[np.int64] | NDArray[np.float64]
 
+    @property
+    def tokens(self) -> int:
+        """Count them, of all texts."""
+        return sum(len(text) for text in self.texts)
+
 
 @dataclass(frozen=True)
 class Tables:
@@ -137,12 +142,7 @@ def finetune(
         if go_on and (before := begun_before(recipe, root, team)):
             (run, recipe), begun = before, None
         tables = Tables.read(recipe)
-        source = run or begun
-        tokenizer = (
-            Tokenizer.load(source.tokenizer)
-            if source is not None
-            else Tokenizer.train(tables.train.texts, recipe.model.vocab_size or SCRATCH_VOCABULARY)
-        )
+        tokenizer = _tokenizer(run or begun, tables, recipe)
         recipe = _for_rows(recipe, tables, tokenizer)
         recipe, machine = resolve_system(recipe, team)
         splits = _encode(tables, tokenizer, recipe)
@@ -154,13 +154,18 @@ def finetune(
             trainer.settle()
             resumed = run is not None
             if run is None:
-                tokens = sum(len(text) for text in splits["train"].texts)
-                run = new_run(trainer, tokenizer, tokens, root, asked)
+                run = new_run(trainer, tokenizer, splits["train"].tokens, root, asked)
             judge = _judge(trainer.loop, splits["validation"])
             trainer.train(run, judge, resumed=resumed)
     classifier = TextClassifier.load(run)
     _write_result(classifier, trainer, splits)
     return classifier
+
+
+def _tokenizer(source: Run | None, tables: Tables, recipe: Recipe) -> Tokenizer:
+    if source is not None:
+        return Tokenizer.load(source.tokenizer)
+    return Tokenizer.train(tables.train.texts, recipe.model.vocab_size or SCRATCH_VOCABULARY)
 
 
 def _trainer(
