@@ -10,6 +10,7 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial, update_wrapper
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -25,10 +26,8 @@ from wafergpt.config import Recipe, load_recipe
 from wafergpt.data.labelled import LabelledBatches
 from wafergpt.errors import InputError, Interrupted, RunFailed
 from wafergpt.progress import say
-from wafergpt.run import RUNS, Run
 from wafergpt.scaling.plan import GPT2_VOCAB_SIZE
 from wafergpt.tasks import finetune as labelled
-from wafergpt.tasks.classify import TextClassifier
 from wafergpt.train import checkpoint
 from wafergpt.train import pretrain as language
 from wafergpt.train.callbacks.recording import Recording
@@ -42,40 +41,6 @@ TICK_SECONDS = 0.2
 
 CLUSTER = Path("/opt/cerebras/config_v2")
 """Where the SDK looks for its cluster, if it is told of none."""
-
-
-def pretrain(
-    recipe: Recipe | str | Path | None = None,
-    overrides: Sequence[str] = (),
-    *,
-    start: Run | str | Path | None = None,
-    resume: str | Path | None = None,
-    go_on: bool = False,
-    root: Path = RUNS,
-) -> Run:
-    """Train a language model, on whatever device the recipe names; see ``train.pretrain``."""
-    return language.pretrain(
-        recipe, overrides, start=start, resume=resume, go_on=go_on, root=root,
-        elsewhere=RemoteTrainer,
-    )  # fmt: skip
-
-
-def finetune(
-    start: Run | str | Path,
-    recipe: Recipe | str | Path | None = None,
-    overrides: Sequence[str] = (),
-    *,
-    task: str = "classify",
-    data: str | Path | None = None,
-    resume: str | Path | None = None,
-    go_on: bool = False,
-    root: Path = RUNS,
-) -> TextClassifier:
-    """Teach a model a task, on whatever device the recipe names; see ``tasks.finetune``."""
-    return labelled.finetune(
-        start, recipe, overrides, task=task, data=data, resume=resume, go_on=go_on, root=root,
-        elsewhere=RemoteTrainer,
-    )  # fmt: skip
 
 
 class RemoteTrainer(Trainer):
@@ -141,6 +106,15 @@ class RemoteTrainer(Trainer):
             tensors[f"{split}.targets"] = torch.from_numpy(batches.targets.copy())
         with files.replacing(path) as temporary:
             save_file(tensors, temporary)
+
+
+pretrain = partial(language.pretrain, elsewhere=RemoteTrainer)
+"""Train a language model on whatever device the recipe names."""
+update_wrapper(pretrain, language.pretrain)
+
+finetune = partial(labelled.finetune, elsewhere=RemoteTrainer)
+"""Teach a model a task on whatever device the recipe names."""
+update_wrapper(finetune, labelled.finetune)
 
 
 def _require_cluster(recipe: Recipe) -> None:
