@@ -17,6 +17,7 @@ from benchmarks import soak
 from tests.parallel.processes import RECIPE, STEPS, begin, end, losses, run_script, wait_for_step
 from wafergpt.config import load_recipe
 from wafergpt.data.prepare import prepare
+from wafergpt.devices.detect import compiler_available
 from wafergpt.errors import RunFailed
 from wafergpt.run import Run
 from wafergpt.scaling.memory import training_memory
@@ -40,6 +41,13 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (2, 0, 1e-4, ("optimizer.name=muon",)),
         (4, 2, 1e-5, ()),
         (3, 0, 1e-5, ("optimizer.name=sgd", "optimizer.weight_decay=0", "optimizer.l2=0.01")),
+        pytest.param(
+            2,
+            0,
+            1e-5,
+            ("system.compile=on", "train.steps=8"),
+            marks=pytest.mark.skipif(not compiler_available("cpu"), reason="there is no compiler"),
+        ),
     ],
 )
 def test_spread_over_processes_it_is_the_same_training(
@@ -166,7 +174,6 @@ import torch.distributed as dist
 from torch.distributed import device_mesh
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from wafergpt.config import load_recipe
-from wafergpt.data.prepare import prepare
 from wafergpt.model.gpt import GPT
 from wafergpt.parallel.sharding import Part, spread
 from wafergpt.parallel.team import Team
