@@ -71,6 +71,11 @@ class System(Section):
     """Of ``device: cerebras`` only."""
 
     @property
+    def host(self) -> str:
+        """Torch's device for what this process does: of a Cerebras system it is only the host."""
+        return "cpu" if self.device == "cerebras" else self.device
+
+    @property
     def shards(self) -> int:
         """Parts that the weights are in."""
         return self.shard or self.nproc

@@ -174,6 +174,7 @@ def inside(code: str, *arguments: str) -> Any:
 SETTINGS = """
 import json, sys
 import cerebras.pytorch as cstorch
+from cerebras.appliance.utils.debug_args import DebugArgs
 from wafergpt.cerebras.cluster import cluster_arguments, micro_batch_size
 from wafergpt.config import load_recipe
 settings = load_recipe(None, sys.argv[1:]).system.cerebras
@@ -184,8 +185,7 @@ csx.precision.optimization_level = settings.precision_level
 cstorch.amp.set_half_dtype(settings.half)
 print(json.dumps({
     "systems": config.num_csx, "management": config.mgmt_address,
-    "priority": config.job_priority.name if hasattr(config.job_priority, "name")
-    else str(config.job_priority),
+    "third": config.job_priority == DebugArgs.DebugMGR.JobPriority.JOB_PRIORITY_P3,
     "mounts": [str(mount.path) for mount in config.mount_dirs],
     "paths": config.python_paths,
     "micro": csx.performance.micro_batch_size, "level": csx.precision.optimization_level,
@@ -202,6 +202,7 @@ def test_the_sdk_takes_our_cluster_settings(tmp_path: Path, micro: str) -> None:
         "system.cerebras.precision_level=2", "system.cerebras.half=cbfloat16",
     )  # fmt: skip
     assert found["systems"] == 16
+    assert found["third"]
     assert found["management"] == "head.example:9000"
     assert found["mounts"] == [str(tmp_path)]
     assert found["paths"] == [str(tmp_path)]

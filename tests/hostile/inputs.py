@@ -204,3 +204,15 @@ def _replace(value: Any, changes: list[tuple[tuple[Any, ...], str, Any]]) -> Any
 
 def written(value: Any) -> bytes:
     return json.dumps(value).encode()
+
+
+def spoilt(path: Path) -> st.SearchStrategy[bytes]:
+    """Return what a good file may become: other bytes and, where it is JSON, other values."""
+    good = path.read_bytes()
+    ways = mutated(good)
+    if path.suffix == ".json":
+        ways |= changed(json.loads(good)).map(written)
+    if path.suffix == ".jsonl":
+        rows = [json.loads(line) for line in good.splitlines()]
+        ways |= changed(rows).map(lambda rows: b"".join(written(row) + b"\n" for row in rows))
+    return ways

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.hostile import folders
-from tests.hostile.inputs import changed, fuzzed, judged, mutated, written
+from tests.hostile.inputs import changed, fuzzed, judged, mutated, spoilt, written
 from wafergpt.config import Recipe, load_recipe
 from wafergpt.data.corpus import Corpus
 from wafergpt.data.tables import encode_labels, encode_scores, label_names, read_table, read_texts
@@ -53,8 +53,8 @@ def is_sane(recipe: Recipe) -> bool:
 def test_recipes(tmp_path: Path, data: st.DataObject) -> None:
     path = tmp_path / "recipe.yaml"
     values = {key: value for key, value in folders.RECIPE.items() if key != "data"}
-    spoilt = data.draw(mutated(yaml.safe_dump(values).encode()) | changed(values).map(written))
-    path.write_bytes(spoilt)
+    ways = mutated(yaml.safe_dump(values).encode()) | changed(values).map(written)
+    path.write_bytes(data.draw(ways))
     recipe = judged(lambda: load_recipe(path))[0]
     assert recipe is None or is_sane(recipe)
 
@@ -103,10 +103,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_corpora(corpus: Path, data: st.DataObject) -> None:
     path = data.draw(st.sampled_from([p for p in sorted(corpus.iterdir()) if p.name[0] != "."]))
     good = path.read_bytes()
-    spoilt = mutated(good)
-    if path.suffix == ".json":
-        spoilt |= changed(json.loads(good)).map(written)
-    path.write_bytes(data.draw(spoilt))
+    path.write_bytes(data.draw(spoilt(path)))
     try:
         opened = judged(lambda: Corpus.open(corpus))[0]
         judged(lambda: read_corpus(corpus))
@@ -134,10 +131,7 @@ def test_folders_of_hugging_face(hugging_face: Path, data: st.DataObject) -> Non
     names = ["config.json", "model.safetensors.index.json", "model-1.safetensors"]
     path = hugging_face / data.draw(st.sampled_from(names))
     good = path.read_bytes()
-    spoilt = mutated(good)
-    if path.suffix == ".json":
-        spoilt |= changed(json.loads(good)).map(written)
-    path.write_bytes(data.draw(spoilt))
+    path.write_bytes(data.draw(spoilt(path)))
     try:
         found = judged(lambda: read_network(hugging_face))[0]
     finally:
@@ -217,14 +211,7 @@ def test_pages_of_runs(run: Run, data: st.DataObject) -> None:
     names = ["result.json", "plan.json", "comparison.json", "metrics.jsonl", "samples.md"]
     path = run.path / data.draw(st.sampled_from(names))
     good = path.read_bytes()
-    spoilt = mutated(good)
-    if path.suffix == ".json":
-        spoilt |= changed(json.loads(good)).map(written)
-    if path.suffix == ".jsonl":
-        rows = [json.loads(line) for line in good.splitlines()]
-        lines = changed(rows).map(lambda rows: b"".join(written(row) + b"\n" for row in rows))
-        spoilt |= lines
-    path.write_bytes(data.draw(spoilt))
+    path.write_bytes(data.draw(spoilt(path)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(document, "_plotly", str)
         try:
@@ -258,10 +245,7 @@ def step(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def test_checkpoints_that_vouch_for_themselves(step: Path, data: st.DataObject) -> None:
     path = data.draw(st.sampled_from(sorted(step.iterdir())))
     good, manifest = path.read_bytes(), (step / "manifest.json").read_bytes()
-    spoilt = mutated(good)
-    if path.suffix == ".json":
-        spoilt |= changed(json.loads(good)).map(written)
-    path.write_bytes(data.draw(spoilt))
+    path.write_bytes(data.draw(spoilt(path)))
     if path.name != "manifest.json":
         folders.agree(step)
     try:

@@ -38,7 +38,7 @@ from wafergpt.tasks import finetune as labelled
 from wafergpt.tasks.finetune import Split
 from wafergpt.train import checkpoint
 from wafergpt.train import pretrain as language
-from wafergpt.train.callbacks.evaluation import Evaluation
+from wafergpt.train.callbacks.evaluation import Evaluation, out_of_patience
 from wafergpt.train.loop import autocast, reseed
 from wafergpt.train.state import TrainState
 from wafergpt.train.stored import MOMENTS, WEIGHTS, Stored
@@ -117,14 +117,13 @@ class Training:
         moments = self._moments.tensors = dict(Stored(newest, MOMENTS))
         counts = [float(t) for name, t in moments.items() if name.endswith("/step")]
         self._skipped = self._state.step - int(counts[0] if counts else self._state.step)
-        weights = dict(Stored(newest, WEIGHTS))
+        weights = host.state_dict()
         self._program = Program(self._recipe, self._folder, self._state.step, weights, moments)
         self._validation = batches_of(self._recipe, run.path, "val")
         assert self._recipe.train.steps is not None
         self._evaluation = Evaluation(self._judge, self._recipe.evaluate, self._recipe.train.steps)
         # A run that stopped early goes on only if its patience has grown.
-        looks = self._state.callbacks.get("looks_without_gain", 0)
-        self._state.finished = 0 < self._recipe.evaluate.patience <= looks
+        self._state.finished = out_of_patience(self._state, self._recipe.evaluate)
         self._row: dict[str, Any] = {}
         self._began = time.perf_counter()
 

@@ -171,8 +171,7 @@ def validation_loss(run: Run) -> float:
     """
     recipe = run.recipe
     batches = _batches(recipe, corpus_of(recipe), "val")
-    there = recipe.system.device == "cerebras"
-    device = torch.device("cpu" if there else recipe.system.device)
+    device = torch.device(recipe.system.host)
     gpt = checkpoint.restored(partial(GPT, recipe.model), checkpoint.weights(run)).to(device)
 
     def look(first: int, n: int) -> tuple[float, float]:

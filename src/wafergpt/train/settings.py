@@ -77,7 +77,7 @@ def resolve_system(recipe: Recipe, team: Team = ALONE) -> tuple[Recipe, Machine]
 
 def _resolved(recipe: Recipe, team: Team) -> tuple[Recipe, Machine]:
     if recipe.system.device == "cerebras":
-        return _for_cerebras(recipe), probe("cpu")
+        return _for_cerebras(recipe, team.size), probe("cpu")
     device = resolve_device(recipe.system.device)
     if team.size > 1:
         _require_a_device_each(device, team.on_this_machine)
@@ -104,7 +104,7 @@ def _resolved(recipe: Recipe, team: Team) -> tuple[Recipe, Machine]:
     return recipe.replace(train={"micro_batch_size": micro}), machine
 
 
-def _for_cerebras(recipe: Recipe) -> Recipe:
+def _for_cerebras(recipe: Recipe, nproc: int) -> Recipe:
     """Settle what its SDK decides otherwise than torch: eps, precision, and how it is compiled."""
     on_cpu = recipe.system.cerebras.mode == "cpu"
     precision = recipe.system.precision
@@ -114,6 +114,7 @@ def _for_cerebras(recipe: Recipe) -> Recipe:
         system={
             "precision": precision,
             "compile": "off",
+            "nproc": nproc,
             "threads": recipe.system.threads or cores(),
         },
         optimizer={"eps_hat": True},

@@ -32,7 +32,7 @@ from wafergpt.scaling.memory import disk_bytes
 from wafergpt.shapes.counts import flops_6nd
 from wafergpt.shapes.parametrization import rules
 from wafergpt.train import checkpoint
-from wafergpt.train.callbacks.evaluation import Evaluation
+from wafergpt.train.callbacks.evaluation import Evaluation, out_of_patience
 from wafergpt.train.callbacks.recording import Recording
 from wafergpt.train.callbacks.samples import Samples
 from wafergpt.train.callbacks.saving import Saving
@@ -80,9 +80,7 @@ class Trainer:
         self.recipe = recipe
         self.machine = machine
         self.team = team
-        # What a Cerebras system does, a worker has it do; here is only its host.
-        there = recipe.system.device == "cerebras"
-        self.device = torch.device("cpu" if there else str(recipe.system.device))
+        self.device = torch.device(recipe.system.host)
         self.signals = Signals()
         self._blocks = blocks
         if recipe.system.activation_checkpointing:
@@ -247,8 +245,7 @@ class Trainer:
             folder = checkpoint.resume(self.state, run)
             run.rewind(self.state.step)
             # A run that stopped early goes on only if its patience has grown.
-            looks = self.state.callbacks.get("looks_without_gain", 0)
-            self.state.finished = 0 < self.recipe.evaluate.patience <= looks
+            self.state.finished = out_of_patience(self.state, self.recipe.evaluate)
             say(f"going on from {folder}")
             if self.state.step < steps and not self.state.finished:
                 # What it says is of a shorter horizon.

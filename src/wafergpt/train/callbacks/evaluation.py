@@ -7,6 +7,9 @@ from collections.abc import Callable, Mapping
 from wafergpt import config
 from wafergpt.train.state import Row, TrainState
 
+LOOKS = "looks_without_gain"
+"""Where the state keeps how many there were since the best one."""
+
 
 class Evaluation:
     """Every so many steps, and after the last, asks ``judge`` for scores and keeps the best.
@@ -37,9 +40,14 @@ class Evaluation:
         )
         if better:
             state.best, state.best_step = score, state.step
-            state.callbacks["looks_without_gain"] = 0
+            state.callbacks[LOOKS] = 0
             return
-        looks = state.callbacks.get("looks_without_gain", 0) + 1
-        state.callbacks["looks_without_gain"] = looks
-        if self._settings.patience and looks >= self._settings.patience:
+        state.callbacks[LOOKS] = state.callbacks.get(LOOKS, 0) + 1
+        if out_of_patience(state, self._settings):
             state.finished = True
+
+
+def out_of_patience(state: TrainState, settings: config.Evaluate) -> bool:
+    """Say whether a run has looked in vain as often as its recipe bears."""
+    looks: int = state.callbacks.get(LOOKS, 0)
+    return 0 < settings.patience <= looks
