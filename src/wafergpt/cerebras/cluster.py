@@ -74,7 +74,7 @@ def require_supported(recipe: Recipe) -> None:
         (recipe.data.document_mask, "data.document_mask", "false"),
         (system.activation_checkpointing, "system.activation_checkpointing",
          "false: the SDK's compiler fits activations itself"),
-        (system.nproc > 1 or system.shard != 1, "system.nproc and system.shard",
+        (system.nproc > 1 or system.shard != 1, "system.nproc or system.shard",
          "system.cerebras.systems"),
         (recipe.guard.spike, "guard.spike", "0"),
         (recipe.evaluate.prompts, "evaluate.prompts", "wafergpt generate, afterwards"),
