@@ -120,9 +120,9 @@ class _Activity:
 
     def line(self, inner: _Activity | None) -> Line:
         """Say everything, with what is under way inside it."""
-        note = [inner.short()] if inner is not None else []
         if not self.unit:
-            return Line(self.what, note, _seconds(self.age()))
+            return Line(self.what, (), _seconds(self.age()))
+        note = [inner.short()] if inner is not None else []
         rate = self._rate()
         numbers = [self.count(), *note, *self._notes]
         if rate > 0:
@@ -141,7 +141,7 @@ class _Activity:
         )
         line = self.line(inner)
         if not self.unit:
-            return " · ".join([f"{self.what} … {line.time} so far", *line.numbers])
+            return f"{self.what} … {line.time} so far"
         count, *numbers = line.numbers
         share = "" if line.share is None else f" ({line.share:.0%})"
         return f"{self.what}: " + " · ".join([count + share, *numbers, line.time])
@@ -233,9 +233,10 @@ class _Session:
 
     def _show(self) -> None:
         """Draw the live line again, or print a plain one if it is time."""
-        main = next((one for one in self.activities if one.unit), self.activities[0])
-        last = self.activities[-1]
-        inner = last if last is not main and last.age() >= NOTE_SECONDS else None
+        settled = [one for one in self.activities if one.age() >= NOTE_SECONDS]
+        last = settled[-1] if settled else self.activities[0]
+        main = next((one for one in self.activities if one.unit), last)
+        inner = last if settled and last is not main else None
         if self._screen is not None:
             self._screen.draw(main.line(inner))
         elif time.monotonic() >= main.next_line:

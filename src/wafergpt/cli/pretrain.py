@@ -18,6 +18,7 @@ from wafergpt.cli.recipe import (
     show_option,
     split_arguments,
 )
+from wafergpt.progress import working
 
 
 @click.command(
@@ -62,7 +63,8 @@ def command(
     if resume and start:
         raise click.UsageError("--resume has its weights: leave out --from")
     follows = launched(nproc, restarts, lambda: planned(name, overrides, resume, runs))
-    from wafergpt.cerebras.driver import pretrain
+    with working("loading torch"):
+        from wafergpt.cerebras.driver import pretrain
 
     run = pretrain(name, overrides, start=start, resume=resume, go_on=go_on, root=runs)
     if follows:
