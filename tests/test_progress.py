@@ -8,12 +8,14 @@ import os
 import pty
 import re
 import struct
+import subprocess
 import sys
 import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import TextIO
+from types import SimpleNamespace
+from typing import Any, TextIO, cast
 
 import pyte
 import pytest
@@ -347,3 +349,37 @@ def test_rates_and_amounts_are_readable(terminal: Callable[..., Terminal]) -> No
 def test_a_screen_needs_a_terminal() -> None:
     assert Screen.of(None) is None
     assert Screen.of(io.StringIO()) is None
+
+
+def test_another_job_of_the_shell_has_the_terminal(
+    terminal: Callable[..., Terminal], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screen = terminal(80)
+    monkeypatch.setattr(os, "tcgetpgrp", lambda fd: os.getpgrp() + 1)
+    with working("saving"):
+        time.sleep(0.06)
+        assert screen.lines() == []
+        monkeypatch.setattr(os, "tcgetpgrp", lambda fd: os.getpgrp())
+        screen.wait_for("saving")
+
+
+def test_while_it_evaluates_a_bar_says_so(terminal: Callable[..., Terminal]) -> None:
+    from wafergpt import config
+    from wafergpt.train.callbacks.evaluation import Evaluation
+
+    screen = terminal(80)
+
+    def judge() -> dict[str, float]:
+        screen.wait_for("57/400 steps · evaluating ")
+        return {"val_loss": 1.0}
+
+    state = SimpleNamespace(step=57, best=None, best_step=0, callbacks={})
+    with progress(NAME, 400, "steps") as bar:
+        bar.advance(57)
+        Evaluation(judge, config.Evaluate(every=57), 400).after_step(cast(Any, state), {})
+
+
+def test_a_stderr_that_was_closed_before_keeps_stdout_clean() -> None:
+    script = f"exec {sys.executable} -m wafergpt.cli nonsense 2>&-"
+    done = subprocess.run(["sh", "-c", script], stdout=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stdout) == (2, b"")
