@@ -189,7 +189,10 @@ def test_what_is_inside_is_a_note(terminal: Callable[..., Terminal]) -> None:
         assert "evaluating" not in line
     with working("a baseline"), progress("its training", 10, "steps") as bar:
         bar.advance(4)
-        screen.wait_for("its training .*4/10 steps")
+        line = screen.wait_for("its training .*4/10 steps")
+        assert "baseline" not in line
+        time.sleep(0.06)
+        assert "baseline" not in screen.wait_for("its training")
     assert threading.active_count() == 1
 
 

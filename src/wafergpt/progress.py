@@ -233,10 +233,11 @@ class _Session:
 
     def _show(self) -> None:
         """Draw the live line again, or print a plain one if it is time."""
-        settled = [one for one in self.activities if one.age() >= NOTE_SECONDS]
-        last = settled[-1] if settled else self.activities[0]
-        main = next((one for one in self.activities if one.unit), last)
-        inner = last if settled and last is not main else None
+        # What was only just begun may be over at once.
+        first, *rest = self.activities
+        shown = [first, *(one for one in rest if one.unit or one.age() >= NOTE_SECONDS)]
+        main = next((one for one in shown if one.unit), shown[-1])
+        inner = shown[-1] if shown[-1] is not main else None
         if self._screen is not None:
             self._screen.draw(main.line(inner))
         elif time.monotonic() >= main.next_line:

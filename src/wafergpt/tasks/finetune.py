@@ -149,7 +149,8 @@ def finetune(
         with working("encoding the rows"):
             splits = _encode(tables, tokenizer, recipe)
         engine = engine_of(recipe, elsewhere)
-        trainer = _trainer(recipe, machine, splits, begun, tokenizer, team, engine)
+        with working("making the network"):
+            trainer = _trainer(recipe, machine, splits, begun, tokenizer, team, engine)
         if team.follows:
             return TextClassifier.load(trainer.follow())
         with trainer.signals:
