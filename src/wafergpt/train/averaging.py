@@ -12,6 +12,7 @@ from torch import Tensor
 
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
+from wafergpt.progress import say
 from wafergpt.run import RUNS, Run
 from wafergpt.shapes.parametrization import role_of
 from wafergpt.train import checkpoint
@@ -73,7 +74,10 @@ def average(
     }
     made = run_with(_mean(folders, shares), recipe, root, tokenizer, origin, step=steps[-1])
     if recipe.task is None and recipe.data.corpus is not None and recipe.data.corpus.is_dir():
-        made.write("result", made.read("result") | {"val_loss": validation_loss(made)})
+        try:
+            made.write("result", made.read("result") | {"val_loss": validation_loss(made)})
+        except InputError as error:
+            say(f"warning: {made.path} is not judged: {error}")
     return made
 
 
