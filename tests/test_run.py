@@ -143,3 +143,10 @@ def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path: Path) -> 
     with run.held():
         assert str(os.getpid()) in (run.path / "holder").read_text()
     assert not (run.path / "holder").exists()
+
+
+def test_an_empty_recipe_is_that_of_no_run(tmp_path: Path) -> None:
+    run = make(tmp_path)
+    (run.path / "recipe.yaml").write_bytes(b"")
+    with pytest.raises(InputError, match=r"recipe\.yaml is empty"):
+        _ = run.recipe

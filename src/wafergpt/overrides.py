@@ -22,6 +22,7 @@ UNSET = ("", "null", "none")
 
 _QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’"}
 _VARIABLE = re.compile(r"\$\{?([A-Za-z_]\w*)")
+_ADDRESS = re.compile(r"[\"']?[A-Za-z][A-Za-z0-9+.-]*://")
 _WINDOWS = re.compile(r"[\"']?([A-Za-z]):\\([^\"']*)")
 
 
@@ -39,6 +40,8 @@ def apply_override(values: dict[str, Any], override: str, keys: Mapping[str, Key
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
         raise InputError(f"'{override}' is not an override; write section.key=value")
+    # Of a script with the line ends of Windows.
+    text = text.rstrip("\r")
     if key != key.strip():
         # "key = value", in quotes.
         key, text = key.strip(), text.strip()
@@ -117,6 +120,8 @@ def _path(key: str, text: str) -> str:
     """Return the path that is meant: as it is typed, if that is there."""
     if files.exists(files.from_home(text)):
         return text
+    if _ADDRESS.match(text):
+        raise InputError(f"{key}={text} is an address, not a path on this machine: fetch it first")
     windows = _WINDOWS.match(text)
     if windows and os.name == "posix":
         drive, rest = windows[1].lower(), windows[2].replace("\\", "/")

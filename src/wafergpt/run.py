@@ -159,7 +159,10 @@ class Run:
     @property
     def recipe(self) -> Recipe:
         """The resolved recipe; what was moved together with the run is named where it is now."""
-        return located(load_recipe(self.path / "recipe.yaml"), self.path)
+        path = self.path / "recipe.yaml"
+        if files.is_file(path) and not path.stat().st_size:
+            raise InputError(f"{path} is empty: nothing says what this run is; copy it again")
+        return located(load_recipe(path), self.path)
 
     def save_recipe(self, recipe: Recipe) -> None:
         """Write the recipe with all that was derived and detected."""

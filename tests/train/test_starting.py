@@ -15,7 +15,7 @@ import torch
 from wafergpt.config import load_recipe
 from wafergpt.data.corpus import Corpus
 from wafergpt.data.prepare import prepare
-from wafergpt.errors import InputError
+from wafergpt.errors import InputError, RunFailed
 from wafergpt.report import list_runs, write_report
 from wafergpt.run import Run
 from wafergpt.train import checkpoint
@@ -168,6 +168,19 @@ def test_a_project_that_was_moved_or_copied_goes_on(tmp_path: Path) -> None:
         pretrain(None, [f"data.corpus={other}"], resume="r", root=new / "runs")
     with pytest.raises(InputError, match=r"'task\.train=x' cannot change"):
         pretrain(None, ["task.train=x"], resume="r", root=new / "runs")
+
+
+def test_what_is_left_of_a_run(first: Run, tmp_path: Path) -> None:
+    for name in ("metrics.jsonl", "asked.json", "plan.json", "result.json", "tokenizer.json"):
+        (first.path / name).unlink()
+    pretrain(None, [], resume="first", root=tmp_path)
+    assert first.read("result")["best_val_loss"] > 0
+    shutil.rmtree(first.checkpoints)
+    with pytest.raises(RunFailed, match="first has no good checkpoint"):
+        pretrain(None, [], resume="first", root=tmp_path)
+    same = f"data.corpus={first.recipe.data.corpus}"
+    with pytest.raises(InputError, match="first has no checkpoint yet"):
+        pretrain(None, [same, "name=x"], start="first", root=tmp_path)
 
 
 def test_a_mean_is_not_judged_on_another_corpus(

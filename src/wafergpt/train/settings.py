@@ -46,7 +46,7 @@ def may_change(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
             )
     changes = load_recipe(None, overrides).model_dump(exclude_unset=True)
     changed = recipe_from(merged(recipe.model_dump(), changes))
-    if changed.train.steps is None:
+    if recipe.train.steps is None or changed.train.steps is None:
         raise InputError("a run has its horizon in steps: it cannot be resumed without train.steps")
     if changed.train.steps != recipe.train.steps:
         say(

@@ -23,11 +23,13 @@ def language_model(start: Run | str | Path, root: Path) -> Run:
     """Open the run to start from.
 
     Raises:
-        InputError: if there is none, or it is fine-tuned for a task.
+        InputError: if there is none, it is fine-tuned for a task, or it has no weights.
     """
     run = start if isinstance(start, Run) else Run.find(start, root)
     if run.recipe.task is not None:
         raise InputError(f"{run.path} has a task already: start from a language model")
+    if not (run.checkpoint or checkpoint.every(run)):
+        raise InputError(f"{run.path} has no checkpoint yet")
     return run
 
 
