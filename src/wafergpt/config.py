@@ -16,9 +16,11 @@ from wafergpt.config_system import Cerebras as Cerebras
 from wafergpt.config_system import Section as Section
 from wafergpt.config_system import System as System
 from wafergpt.errors import InputError
+from wafergpt.overrides import apply_override
 from wafergpt.quantities import MOST, MOST_SEQUENCES, AnyPath, token_count
-from wafergpt.recipe_files import HORIZONS, apply_override, merged, one_line, read_values
+from wafergpt.recipe_files import HORIZONS, merged, one_line, read_values
 from wafergpt.recipe_files import shipped_recipes as shipped_recipes
+from wafergpt.recipe_keys import keys_of
 
 
 class Data(Section):
@@ -330,20 +332,25 @@ class Recipe(Section):
         return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
+KEYS = keys_of(Recipe)
+"""What each key of a recipe wants, by its whole name, such as ``train.steps``."""
+
+
 def load_recipe(name: str | Path | None, overrides: Iterable[str] = ()) -> Recipe:
     """Read a recipe (a path, a shipped name, or None for the defaults) and apply overrides.
 
     Args:
         name: a YAML file, or a name from ``shipped_recipes``.
-        overrides: ``section.key=value`` strings; values are read as YAML.
+        overrides: ``section.key=value`` strings; a text is as typed, a path is a path (``~`` is
+            the home folder), and all else is read as YAML. Of two for one key the last wins.
 
     Raises:
         InputError: on an unknown name or key, or an impossible value.
     """
     changes: dict[str, Any] = {}
     for override in overrides:
-        apply_override(changes, override)
-    values = merged({} if name is None else read_values(str(name)), changes)
+        apply_override(changes, override, KEYS)
+    values = merged({} if name is None else read_values(str(name), KEYS), changes)
     return recipe_from(values, source=None if name is None else str(name))
 
 

@@ -23,6 +23,10 @@ class Interrupted(Exception):
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:
-    """Return ``"; did you mean 'x'?"`` for the choice closest to ``word``, or an empty string."""
-    matches = difflib.get_close_matches(word, list(choices), n=1)
-    return f"; did you mean '{matches[0]}'?" if matches else ""
+    """Return ``"; did you mean 'x'?"`` for the choice closest to ``word``, or an empty string.
+
+    Capital letters count for nothing.
+    """
+    by_letters = {choice.lower(): choice for choice in choices}
+    matches = difflib.get_close_matches(word.lower(), by_letters, n=1)
+    return f"; did you mean '{by_letters[matches[0]]}'?" if matches else ""

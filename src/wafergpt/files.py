@@ -42,6 +42,22 @@ def is_file(path: Path) -> bool:
         return False
 
 
+def exists(path: Path) -> bool:
+    """Say whether there is anything; under a name that no file can have, there is not."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
+def from_home(path: str | Path) -> Path:
+    """Return a path with its ``~`` replaced, where there is such a home."""
+    try:
+        return Path(path).expanduser()
+    except (RuntimeError, ValueError):
+        return Path(path)
+
+
 def read_json(path: Path, most_bytes: int = JSON_BYTES, fault: str = "is not JSON") -> Any:
     """Read a JSON file that may come from anyone, and may be anything.
 

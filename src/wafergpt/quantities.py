@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
-from wafergpt.files import short
+from wafergpt.files import from_home, short
 
 MOST = 1 << 60
 """Of steps and tokens: more than any machine will ever count, and floats still can."""
@@ -22,6 +22,11 @@ LONGEST_NAME = 255
 
 
 def _possible(path: Path) -> Path:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise ValueError("its name is not UTF-8, and cannot be written down: rename it") from None
+    path = from_home(path)
     if "\0" in str(path) or any(len(os.fsencode(part)) > LONGEST_NAME for part in path.parts):
         raise ValueError("no file can have this name")
     return path

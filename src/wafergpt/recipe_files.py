@@ -1,4 +1,4 @@
-"""Recipes as files: those shipped and the user's own, one built on another, and overrides.
+"""Recipes as files: those shipped and the user's own, one built on another.
 
 What is read here is plain values; ``wafergpt.config`` says what they mean.
 """
@@ -10,12 +10,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from wafergpt import files
 from wafergpt.errors import InputError, nearest
 from wafergpt.files import SHOWN, short
+from wafergpt.recipe_keys import Key
+from wafergpt.recipe_yaml import RepeatedKeyError, parsed
 
 MOST_EXTENSIONS = 8
 """A recipe that extends one that extends one …: more is taken for a circle."""
@@ -25,15 +26,10 @@ HORIZONS = ("steps", "tokens", "epochs", "seconds")
 
 FIRST_BATCH = ("first_steps", "first_batch_size")
 
+ROWS = {".csv", ".tsv", ".jsonl"}
+
 RECIPE_BYTES = 1 << 20
 """A recipe larger than this is refused unread."""
-
-MOST_VALUES = 100_000
-"""More values, each counted wherever an alias repeats it, are no recipe: aliases of aliases expand
-without bound."""
-
-MOST_DIGITS = 100
-"""A longer number is none of a recipe's, and takes Python long to read or to write."""
 
 
 def shipped_recipes() -> list[str]:
@@ -45,11 +41,12 @@ def shipped_recipes() -> list[str]:
         )
 
 
-def read_values(name: str, depth: int = 0) -> dict[str, Any]:
+def read_values(name: str, keys: Mapping[str, Key], depth: int = 0) -> dict[str, Any]:
     """Read a recipe, and under it the one that its key ``extends`` names.
 
     Args:
         name: a YAML file, or a name from ``shipped_recipes``.
+        keys: what each key of a recipe wants.
         depth: how many recipes have extended one another so far.
 
     Raises:
@@ -57,16 +54,16 @@ def read_values(name: str, depth: int = 0) -> dict[str, Any]:
     """
     if depth > MOST_EXTENSIONS:
         raise InputError(f"{name}: recipes extend each other without an end")
-    values = _read(name)
+    values = _read(name, keys)
     base = values.pop("extends", None)
     if base is None:
         return values
     if not isinstance(base, str) or not base:
         raise InputError(f"{name}: extends={short(base)} is no recipe: write a name or a path")
-    path = Path(base)
+    path = files.from_home(base)
     if path.suffix in {".yaml", ".yml"} and not path.is_absolute():
         path = Path(name).parent / path
-    return merged(read_values(str(path), depth + 1), values)
+    return merged(read_values(str(path), keys, depth + 1), values)
 
 
 def merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -91,8 +88,9 @@ def merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _read(name: str) -> dict[str, Any]:
-    path = Path(name)
+def _read(name: str, keys: Mapping[str, Key]) -> dict[str, Any]:
+    path = files.from_home(name)
+    _require_no_data(path)
     if path.suffix in {".yaml", ".yml"} or files.is_file(path):
         if not files.is_file(path):
             raise InputError(f"no such recipe file: {path}")
@@ -109,7 +107,9 @@ def _read(name: str) -> dict[str, Any]:
     if path.stat().st_size > RECIPE_BYTES:
         raise InputError(f"{path} is too large for a recipe (limit 1 MiB)")
     try:
-        values = _parsed(path.read_text(encoding="utf-8"))
+        values = parsed(path.read_text(encoding="utf-8"), keys)
+    except RepeatedKeyError as error:
+        raise InputError(f"{path}: {error}") from None
     except ValueError as error:
         raise InputError(f"{path} is not YAML: {error}") from None
     if values is None:
@@ -119,42 +119,17 @@ def _read(name: str) -> dict[str, Any]:
     return values
 
 
-def _parsed(text: str) -> Any:
-    """Read YAML.
-
-    Raises:
-        ValueError: with one line that says why it cannot be read.
-    """
-    try:
-        loader = yaml.SafeLoader(text)
-        node = loader.get_single_node()
-        if node is None:
-            return None
-        _require_small(node)
-        return loader.construct_document(node)
-    except (yaml.YAMLError, RecursionError, ValueError, LookupError, AttributeError) as error:
-        # Of a tag that does not fit its value, !!int '' say, PyYAML lets other errors through.
-        raise ValueError(" ".join(str(error).split())) from None
-
-
-def _require_small(root: yaml.Node) -> None:
-    waiting, count = [root], 1
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, yaml.MappingNode):
-            inner = [part for pair in node.value for part in pair]
-        elif isinstance(node, yaml.SequenceNode):
-            inner = node.value
-        elif node.tag.endswith((":int", ":float")) and len(node.value) > MOST_DIGITS:
-            raise ValueError(f"a number of more than {MOST_DIGITS} digits")
-        else:
-            # Half a character, which YAML can escape, has no bytes.
-            node.value.encode()
-            inner = []
-        count += len(inner)
-        if count > MOST_VALUES:
-            raise ValueError(f"more than {MOST_VALUES:,} values, where aliases are written out")
-        waiting += inner
+def _require_no_data(path: Path) -> None:
+    """Say of a corpus, a run or labelled rows what they are, where a recipe is wanted."""
+    if files.is_file(path / "corpus.json"):
+        raise InputError(f"{path} is a corpus, not a recipe: write data.corpus={path}")
+    if files.is_file(path / "recipe.yaml"):
+        raise InputError(
+            f"{path} is a run, not a recipe: its recipe is {path / 'recipe.yaml'}, and --resume "
+            f"{path} goes on with it"
+        )
+    if ROWS & set(path.suffixes) and files.is_file(path):
+        raise InputError(f"{path} is not a recipe; labelled rows are given as task.train={path}")
 
 
 def flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
@@ -164,31 +139,6 @@ def flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
         inner = isinstance(value, Mapping)
         result |= flat(value, f"{above}{key}.") if inner else {f"{above}{key}": value}
     return result
-
-
-def apply_override(values: dict[str, Any], override: str) -> None:
-    """Put ``section.key=value`` into ``values``; the value is read as YAML.
-
-    Raises:
-        InputError: if it cannot be read.
-    """
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise InputError(f"'{override}' is not an override; write section.key=value")
-    try:
-        value = _parsed(text)
-    except ValueError:
-        raise InputError(f"the value of '{key}' cannot be read: {text}") from None
-    *sections, last = key.split(".")
-    target = values
-    for section in sections:
-        inner = target.get(section)
-        if inner is None:
-            inner = target[section] = {}
-        if not isinstance(inner, dict):
-            raise InputError(f"unknown key '{key}': '{section}' holds a value, not a section")
-        target = inner
-    target[last] = value
 
 
 def one_line(error: ValidationError, keys: Mapping[str, list[str]]) -> str:
@@ -201,11 +151,18 @@ def one_line(error: ValidationError, keys: Mapping[str, list[str]]) -> str:
     first = error.errors()[0]
     place = ".".join(str(part)[:SHOWN] for part in first["loc"])
     if first["type"] == "extra_forbidden":
+        section, dot, key = str(first["loc"][-1])[:SHOWN].rpartition(".")
+        if dot and key in keys.get(section, ()):
+            return f"the key '{place}' is of a section: write '{section}:', and '{key}:' under it"
         return f"unknown key '{place}'{_nearest_key(place, keys)}"
     message = first["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
     if first["type"] == "value_error":
         return f"{place}: {message}" if place else message
+    if place == "name" and first["type"] == "string_pattern_mismatch":
+        message = "write letters, digits, '.', '_' and '-', a letter or digit first"
+    elif first["type"] == "tuple_type":
+        message = 'write a list, as ["…", "…"]'
     return f"{place}={short(first['input'])} is impossible: {message}"
 
 

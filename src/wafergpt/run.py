@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from wafergpt import files
 from wafergpt.config import Recipe, load_recipe
 from wafergpt.errors import InputError, nearest
+from wafergpt.moved import located
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -42,6 +43,9 @@ def _row(line: bytes, path: Path) -> dict[str, Any]:
     if not isinstance(row, dict) or not isinstance(row.get("step", 0), int | float):
         raise InputError(f"{path} is damaged: {line[:40]!r} is no row of numbers")
     return row
+
+
+CHECKPOINTS = "checkpoints"
 
 
 @dataclass(frozen=True)
@@ -72,9 +76,13 @@ class Run:
             InputError: if the folder exists.
         """
         run = cls(root / recipe.name)
-        if run.path.exists():
+        if files.is_file(run.path / "recipe.yaml"):
             raise InputError(
                 f"{run.path} exists: go on with --resume {run.path}, or choose another name=NAME"
+            )
+        if run.path.exists() or run.path.is_symlink():
+            raise InputError(
+                f"{run.path} exists, and is no run: remove it, or choose another name=NAME"
             )
         import filelock
 
@@ -93,28 +101,30 @@ class Run:
     def find(cls, name: str | Path, root: Path = RUNS) -> Run:
         """Open a run by its name, its path, or the path of a checkpoint in it.
 
+        The path of a file in it will do as well: its recipe, its report.
+
         Raises:
-            InputError: if there is none.
+            InputError: if there is none, or if a name is that of two runs, one of them in ``root``.
         """
-        for path in (Path(name), root / name):
-            if files.is_file(path / "recipe.yaml"):
-                return cls(path)
-            if files.is_file(path / "manifest.json") and path.parent.name == "checkpoints":
-                return cls(path.parent.parent, path)
-        names = [p.parent.name for p in root.glob("*/recipe.yaml")]
-        raise InputError(
-            f"no run '{name}'{nearest(str(name), names) or f' (looked in {root}/ too)'}"
-        )
+        path = files.from_home(name)
+        here, named = _at(path), _at(root / path)
+        # A name alone may be either's; with a folder, or a dot, it is a path.
+        alone = isinstance(name, str) and name == path.name
+        if alone and here and named and not here.path.samefile(named.path):
+            raise InputError(f"there are two runs '{name}': write ./{name} or {named.path}")
+        if run := here or named:
+            return run
+        raise InputError(_why_none(name, path, root))
 
     @property
     def name(self) -> str:
         """The folder's name."""
-        return self.path.name
+        return self.path.name if self.path.name not in ("", "..") else self.path.resolve().name
 
     @property
     def checkpoints(self) -> Path:
         """The folder that holds the checkpoints."""
-        return self.path / "checkpoints"
+        return self.path / CHECKPOINTS
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -148,8 +158,11 @@ class Run:
 
     @property
     def recipe(self) -> Recipe:
-        """The resolved recipe."""
-        return load_recipe(self.path / "recipe.yaml")
+        """The resolved recipe; what was moved together with the run is named where it is now."""
+        path = self.path / "recipe.yaml"
+        if files.is_file(path) and not path.stat().st_size:
+            raise InputError(f"{path} is empty: nothing says what this run is; copy it again")
+        return located(load_recipe(path), self.path)
 
     def save_recipe(self, recipe: Recipe) -> None:
         """Write the recipe with all that was derived and detected."""
@@ -204,3 +217,40 @@ class Run:
     def write(self, name: str, value: Any) -> None:
         """Write one of the run's JSON files."""
         files.write_json(self.path / f"{name}.json", value)
+
+
+def _at(path: Path) -> Run | None:
+    """Return the run that is at a path, or that what is there belongs to."""
+    if files.is_file(path / "recipe.yaml"):
+        return Run(path)
+    if not files.exists(path):
+        return None
+    if path.name == CHECKPOINTS or files.is_file(path):
+        # A file of the run's: report.html, or recipe.yaml itself.
+        owner = path.parent
+        if files.is_file(owner / "recipe.yaml") and (owner / CHECKPOINTS).is_dir():
+            return Run(owner)
+    folder = path.parent if files.is_file(path) else path
+    if folder.parent.name == CHECKPOINTS and files.is_file(folder / "manifest.json"):
+        return Run(folder.parent.parent, folder)
+    return None
+
+
+def _why_none(name: str | Path, path: Path, root: Path) -> str:
+    """Say in one line what is there instead of a run."""
+    there = next((p for p in (path, root / path) if files.exists(p)), None)
+    if there is None:
+        names = [p.parent.name for p in root.glob("*/recipe.yaml")]
+        return f"no run '{name}'{nearest(str(name), names) or f' (looked in {root}/ too)'}"
+    if not there.is_dir():
+        return f"no run '{name}': {there} is a file, and belongs to none"
+    if files.is_file(there / "corpus.json"):
+        return f"no run '{name}': {there} is a corpus, for wafergpt pretrain data.corpus={there}"
+    if files.is_file(there / "config.json"):
+        return (
+            f"no run '{name}': {there} has a config.json; if it is a model of Hugging Face's, "
+            f"wafergpt import {there} --name NAME makes a run of it"
+        )
+    if there.parent.name == CHECKPOINTS:
+        return f"no run '{name}': the checkpoint {there} has lost its manifest.json"
+    return f"no run '{name}': {there} has no recipe.yaml"

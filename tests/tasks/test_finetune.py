@@ -212,3 +212,49 @@ def test_it_fine_tunes_from_the_weights_it_was_given(home: Path) -> None:
     pretrained = Writer.load(Run.find("pre", home)).gpt.state_dict()
     for name, weight in network.gpt.state_dict().items():
         assert np.allclose(weight, pretrained[name], atol=1e-6), name
+
+
+def test_a_fine_tuning_that_was_moved(home: Path, tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir()
+    rows = write(old / "train.jsonl", sentences(60, 0))
+    shutil.copytree(home / "pre", old / "runs/pre")
+    wanted = [*SMALL, f"task.train={rows}", "train.steps=2", "name=clf"]
+    finetune("pre", None, wanted, root=old / "runs")
+    old.rename(new)
+    # Found by itself, with the run that it began with.
+    run = finetune("", None, ["train.steps=3"], resume="clf", root=new / "runs").run
+    assert (run.recipe.start, run.read("result")["step"]) == (new / "runs/pre", 3)
+    here = [s.replace(str(old), str(new)) for s in wanted]
+    finetune("pre", None, [*here, "train.steps=4"], go_on=True, root=new / "runs")
+    assert run.read("result")["step"] == 4
+
+    # The rows elsewhere, told and not told; other rows.
+    (new / "train.jsonl").rename(tmp_path / "rows.jsonl")
+    with pytest.raises(InputError, match=r"is not there any more: add task\.train=PATH"):
+        finetune("", resume="clf", root=new / "runs")
+    there = [f"task.train={tmp_path / 'rows.jsonl'}", "train.steps=5"]
+    finetune("", None, there, resume="clf", root=new / "runs")
+    other = write(tmp_path / "other.jsonl", sentences(60, 5))
+    with pytest.raises(InputError, match=r"are not those that this run began with: .*other\.jsonl"):
+        finetune("", None, [f"task.train={other}"], resume="clf", root=new / "runs")
+
+    # Predicting needs nothing but the run's folder.
+    alone = shutil.move(new / "runs/clf", tmp_path / "alone")
+    shutil.rmtree(new)
+    (tmp_path / "rows.jsonl").unlink()
+    assert TextClassifier.load(Run.find(alone)).predict(["verygood"])[0]["label"] in ("bad", "good")
+
+
+@pytest.mark.parametrize("result", [None, "{", "[]", '{"seconds": "long"}'])
+def test_a_start_that_lost_its_result_is_compared_all_the_same(
+    home: Path, tmp_path: Path, result: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from wafergpt.apps.comparison import _seconds
+
+    path = tmp_path / "pre"
+    path.mkdir()
+    if result is not None:
+        (path / "result.json").write_text(result)
+    assert _seconds(Run(path)) == 0.0
+    assert _seconds(Run(home / "pre")) > 0

@@ -15,7 +15,7 @@ import torch
 from wafergpt.config import load_recipe
 from wafergpt.data.corpus import Corpus
 from wafergpt.data.prepare import prepare
-from wafergpt.errors import InputError
+from wafergpt.errors import InputError, RunFailed
 from wafergpt.report import list_runs, write_report
 from wafergpt.run import Run
 from wafergpt.train import checkpoint
@@ -136,6 +136,61 @@ def test_going_on_takes_what_may_change_and_refuses_what_may_not(tmp_path: Path)
     (run.path / "asked.json").unlink()
     with pytest.raises(InputError, match="was not begun by"):
         pretrain(None, settings, go_on=True, root=tmp_path)
+
+
+def test_a_project_that_was_moved_or_copied_goes_on(tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    path = corpus(old, 1).path
+    settings = [*SETTINGS, "name=r"]
+    first = pretrain(None, [*settings, f"data.corpus={path}", "name=a"], root=old / "runs")
+    pretrain(None, [*settings, f"data.corpus={path}"], start="a", go_on=True, root=old / "runs")
+    shutil.copytree(old, new)
+
+    # The same command in the copy, while the old place is still there and when it is gone.
+    again = [*settings, f"data.corpus={new / 'corpus'}"]
+    pretrain(None, [*again, "train.steps=7"], start="a", go_on=True, root=new / "runs")
+    shutil.rmtree(old)
+    run = pretrain(None, [*again, "train.steps=8"], start="a", go_on=True, root=new / "runs")
+    assert run.read("result")["step"] == 8
+    assert first.name == "a"
+
+    # Resumed where only the corpus has another place, then where that is not told.
+    (new / "corpus").rename(tmp_path / "elsewhere")
+    for more in ([], ["train.steps=9"]):
+        with pytest.raises(InputError, match=r"is not there any more: add data\.corpus=PATH"):
+            pretrain(None, more, resume="r", root=new / "runs")
+    there = f"data.corpus={tmp_path / 'elsewhere'}"
+    pretrain(None, [there, "train.steps=9"], resume="r", root=new / "runs")
+    assert run.recipe.data.corpus == tmp_path / "elsewhere"
+    assert run.read("result")["step"] == 9
+    other = corpus(tmp_path / "two", 2).path
+    with pytest.raises(InputError, match="is not the corpus that this run began with"):
+        pretrain(None, [f"data.corpus={other}"], resume="r", root=new / "runs")
+    with pytest.raises(InputError, match=r"'task\.train=x' cannot change"):
+        pretrain(None, ["task.train=x"], resume="r", root=new / "runs")
+
+
+def test_what_is_left_of_a_run(first: Run, tmp_path: Path) -> None:
+    for name in ("metrics.jsonl", "asked.json", "plan.json", "result.json", "tokenizer.json"):
+        (first.path / name).unlink()
+    pretrain(None, [], resume="first", root=tmp_path)
+    assert first.read("result")["best_val_loss"] > 0
+    shutil.rmtree(first.checkpoints)
+    with pytest.raises(RunFailed, match="first has no good checkpoint"):
+        pretrain(None, [], resume="first", root=tmp_path)
+    same = f"data.corpus={first.recipe.data.corpus}"
+    with pytest.raises(InputError, match="first has no checkpoint yet"):
+        pretrain(None, [same, "name=x"], start="first", root=tmp_path)
+
+
+def test_a_mean_is_not_judged_on_another_corpus(
+    first: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(tmp_path / "one")
+    corpus(tmp_path / "one", 2)
+    mean = average(first, "mean", last=2, root=tmp_path)
+    assert mean.read("result")["val_loss"] is None
+    assert "is not judged: " in capfd.readouterr().err
 
 
 def test_a_run_without_a_checkpoint_begins_again(

@@ -7,7 +7,7 @@ from typing import Any
 from wafergpt.baselines.bilstm import train_bilstm
 from wafergpt.baselines.tfidf import train_tfidf
 from wafergpt.errors import InputError
-from wafergpt.progress import working
+from wafergpt.progress import say, working
 from wafergpt.run import Run
 from wafergpt.tasks.classify import TextClassifier
 from wafergpt.tasks.finetune import Tables
@@ -39,8 +39,7 @@ def compare(
     judged = result["test"] or result["metrics"]
     seconds = result["seconds"]
     if recipe.start is not None:
-        # Weights that were imported have no time of their own.
-        seconds += Run(recipe.start).read("result").get("seconds") or 0.0
+        seconds += _seconds(Run(recipe.start))
     ours = {"name": "GPT", "kind": "gpt", "seconds": seconds, "test": judged}
     ours |= {key: judged[key] for key in ("accuracy", "macro_f1", "loss")}
     with working("baseline: bidirectional LSTM"):
@@ -57,3 +56,16 @@ def compare(
     rows = [ours, bilstm.to_row(), tfidf.to_row()]
     run.write("comparison", rows)
     return rows
+
+
+def _seconds(begun: Run) -> float:
+    """Return the time of the run that the classifier began with; imported weights have none."""
+    try:
+        result = begun.read("result")
+    except InputError:
+        result = None
+    if not isinstance(result, dict):
+        say(f"warning: how long {begun.path} took is not known, and is left out of the GPT's time")
+        return 0.0
+    seconds = result.get("seconds")
+    return float(seconds) if isinstance(seconds, int | float) else 0.0

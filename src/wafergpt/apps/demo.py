@@ -65,16 +65,11 @@ def demo(
     for name, part in (("train", train), ("validation", validation), ("test", test)):
         _write_rows(home / f"{name}.jsonl", part)
     corpus = prepare(home / "train.jsonl", home / "corpus", vocab_size=VOCABULARY, lowercase=True)
-    pretrained = pretrain(
-        load_recipe("demo", [f"data.corpus={json.dumps(str(corpus.path))}"]), root=root
-    )
+    pretrained = pretrain(load_recipe("demo").replace(data={"corpus": corpus.path}), root=root)
     classifier = finetune(
         pretrained,
         "demo-classify",
-        [
-            f"task.{name}={json.dumps(str(home / f'{name}.jsonl'))}"
-            for name in ("train", "validation", "test")
-        ],
+        [f"task.{name}={home / f'{name}.jsonl'}" for name in ("train", "validation", "test")],
         root=root,
     )
     rows = compare(classifier, BILSTM_SECONDS)

@@ -7,12 +7,13 @@ from pathlib import Path
 import click
 
 from wafergpt.cli import emit, json_option
+from wafergpt.cli.paths import HomePath
 from wafergpt.cli.recipe import runs_option
 from wafergpt.progress import working
 
 
 @click.command("demo", epilog="Example: wafergpt demo --data reviews.csv --label sentiment")
-@click.option("--data", type=click.Path(path_type=Path), help="Your own labelled rows.")
+@click.option("--data", type=HomePath(path_type=Path), help="Your own labelled rows.")
 @click.option("--text", default="text", show_default=True, help="The text column of --data.")
 @click.option("--label", default="label", show_default=True, help="The label column of --data.")
 @runs_option

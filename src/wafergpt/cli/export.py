@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from wafergpt.cli import emit, json_option
+from wafergpt.cli.paths import HomePath
 from wafergpt.cli.recipe import runs_option
 from wafergpt.progress import say, working
 
@@ -22,7 +23,7 @@ from wafergpt.progress import say, working
     help="A Hugging Face folder, or one file for llama.cpp.",
 )
 @click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="The folder or file to make."
+    "--out", type=HomePath(path_type=Path), required=True, help="The folder or file to make."
 )
 @runs_option
 @json_option

@@ -9,8 +9,10 @@ import click
 
 from wafergpt.cli import emit, json_option
 from wafergpt.cli.recipe import (
+    RecipeCommand,
     go_on_option,
     launched,
+    names_and_overrides,
     nproc_option,
     planned,
     restarts_option,
@@ -23,6 +25,7 @@ from wafergpt.progress import working
 
 @click.command(
     "finetune",
+    cls=RecipeCommand,
     epilog="Example: wafergpt finetune reviews task.train=train.csv task.label=sentiment name=clf",
 )
 @click.argument("arguments", nargs=-1, metavar="RUN|scratch [RECIPE] [KEY=VALUE]...")
@@ -51,8 +54,9 @@ def command(
 
     RUN is a pretrained run; 'scratch' starts from fresh weights.
     """
-    start, *rest = [a for a in arguments if "=" not in a] or [""]
-    name, overrides = split_arguments([*rest, *(a for a in arguments if "=" in a)])
+    names, overrides = names_and_overrides(arguments, runs)
+    start, *rest = names or [""]
+    name, _ = split_arguments(rest, runs)
     if show:
         from wafergpt.config import load_recipe
 

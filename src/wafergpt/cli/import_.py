@@ -7,12 +7,13 @@ from pathlib import Path
 import click
 
 from wafergpt.cli import emit, json_option
+from wafergpt.cli.paths import HomePath
 from wafergpt.cli.recipe import runs_option
 from wafergpt.progress import working
 
 
 @click.command("import", epilog="Example: wafergpt import Cerebras-GPT-111M --name cerebras-111m")
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=HomePath(path_type=Path))
 @click.option("--name", required=True, help="Of the run to make.")
 @runs_option
 @json_option

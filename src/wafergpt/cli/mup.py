@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from wafergpt.cli import emit, json_option
-from wafergpt.cli.recipe import recipe_arguments, runs_option, split_arguments
+from wafergpt.cli.paths import HomePath
+from wafergpt.cli.recipe import RecipeCommand, recipe_arguments, runs_option, split_arguments
 from wafergpt.errors import InputError
 from wafergpt.progress import working
 
@@ -28,14 +29,14 @@ def command() -> None:
     """Check the maximal update parametrization, and transfer settings with it."""
 
 
-@command.command("check", epilog="Example: wafergpt mup check --out check.html")
+@command.command("check", cls=RecipeCommand, epilog="Example: wafergpt mup check --out check.html")
 @recipe_arguments
 @click.option("--widths", callback=_numbers, default="64,128,256,512", show_default=True)
 @click.option("--steps", type=click.IntRange(1, 1000), default=7, show_default=True)
 @click.option("--seeds", type=click.IntRange(1, 100), default=3, show_default=True)
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=HomePath(path_type=Path, dir_okay=False),
     default=Path("mup-check.html"),
     show_default=True,
     help="Where the drawing goes.",
@@ -99,6 +100,7 @@ def _text(result: dict[str, Any], out: Path) -> str:
 
 @command.command(
     "transfer",
+    cls=RecipeCommand,
     epilog="Example: wafergpt mup transfer big.yaml --width 128 --trials 12 --out tuned.yaml",
 )
 @recipe_arguments
@@ -113,7 +115,7 @@ def _text(result: dict[str, Any], out: Path) -> str:
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=HomePath(path_type=Path, dir_okay=False),
     required=True,
     help="Where the tuned recipe of the target goes.",
 )

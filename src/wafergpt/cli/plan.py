@@ -7,13 +7,17 @@ from typing import Any
 import click
 
 from wafergpt.cli import emit, json_option
-from wafergpt.cli.recipe import recipe_arguments, show_option, split_arguments
+from wafergpt.cli.recipe import RecipeCommand, recipe_arguments, show_option, split_arguments
 
 MOST_KINDS = 20
 """Kinds of operators that are listed."""
 
 
-@click.command("plan", epilog="Example: wafergpt plan data.corpus=corpora/reviews --budget 30m")
+@click.command(
+    "plan",
+    cls=RecipeCommand,
+    epilog="Example: wafergpt plan data.corpus=corpora/reviews --budget 30m",
+)
 @recipe_arguments
 @click.option("--budget", metavar="TIME", help="Find the best model for 90s, 30m or 2h here.")
 @click.option("--fresh", is_flag=True, help="Measure this machine again.")

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from wafergpt.cli import emit, json_option
+from wafergpt.cli.paths import HomePath
 from wafergpt.cli.recipe import runs_option
 from wafergpt.errors import InputError
 from wafergpt.progress import working
@@ -23,7 +24,7 @@ from wafergpt.progress import working
 @click.option(
     "--file",
     "file",
-    type=click.Path(path_type=Path),
+    type=HomePath(path_type=Path),
     help="txt (a line a text), csv, tsv or jsonl.",
 )
 @click.option("--column", default=None, help="The text column of --file  [default: the recipe's]")

@@ -10,6 +10,7 @@ from typing import Literal
 import click
 
 from wafergpt.cli import emit, json_option
+from wafergpt.cli.paths import HomePath
 from wafergpt.errors import Interrupted
 from wafergpt.progress import duration
 
@@ -21,11 +22,11 @@ KEYS = ("documents", "bytes", "tokens_train", "tokens_val", "vocab_size", "finge
     epilog="Example: wafergpt prepare 'reviews/*.jsonl' --out corpora/reviews --vocab-size 8192",
 )
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="The folder to make.")
+@click.option("--out", required=True, type=HomePath(path_type=Path), help="The folder to make.")
 @click.option("--vocab-size", type=int, help="Of the tokenizer to train.  [default: 8192]")
 @click.option("--lowercase", is_flag=True, help="Train a tokenizer that reads lower case only.")
 @click.option(
-    "--tokenizer", type=click.Path(), help="tokenizer.json, or GPT-2's encoder.json + vocab.bpe."
+    "--tokenizer", type=HomePath(), help="tokenizer.json, or GPT-2's encoder.json + vocab.bpe."
 )
 @click.option("--text", default="text", show_default=True, help="The column that holds the text.")
 @click.option("--errors", type=click.Choice(["strict", "replace"]), default="strict",

@@ -8,6 +8,7 @@ import click
 
 from wafergpt.cli import emit, json_option
 from wafergpt.cli.recipe import (
+    RecipeCommand,
     go_on_option,
     launched,
     nproc_option,
@@ -23,6 +24,7 @@ from wafergpt.progress import working
 
 @click.command(
     "pretrain",
+    cls=RecipeCommand,
     epilog="Example: wafergpt pretrain data.corpus=corpora/reviews train.steps=500",
 )
 @recipe_arguments
@@ -50,7 +52,7 @@ def command(
     RECIPE is a YAML file or the name of a shipped recipe; key=value overrides its keys. --from goes
     on with a model that was trained here or imported, on another corpus or by other settings.
     """
-    name, overrides = split_arguments(arguments)
+    name, overrides = split_arguments(arguments, runs)
     if show:
         from wafergpt.config import load_recipe
 

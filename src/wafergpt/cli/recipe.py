@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -9,8 +10,10 @@ from pathlib import Path
 
 import click
 
-from wafergpt.config import Recipe, load_recipe
-from wafergpt.progress import follows, place
+from wafergpt import files
+from wafergpt.cli.paths import HomePath
+from wafergpt.config import KEYS, Recipe, load_recipe
+from wafergpt.progress import follows, place, say
 from wafergpt.run import RUNS, Run
 
 recipe_arguments = click.argument("arguments", nargs=-1, metavar="[RECIPE] [KEY=VALUE]...")
@@ -19,7 +22,7 @@ show_option = click.option("--show", is_flag=True, help="Print the recipe in ful
 
 runs_option = click.option(
     "--runs",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=HomePath(path_type=Path, file_okay=False),
     default=RUNS,
     show_default=True,
     help="The folder that holds runs.",
@@ -82,11 +85,105 @@ def planned(name: str | None, overrides: Sequence[str], resume: str | None, runs
     return recipe.replace(system=changes)
 
 
-def split_arguments(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
-    """Split ``[RECIPE] [KEY=VALUE]…`` into the recipe's name and the overrides."""
-    names = [argument for argument in arguments if "=" not in argument]
+class RecipeCommand(click.Command):
+    """A verb that takes a recipe's keys, which have no dashes."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the command line; of an option that is a key of the recipe, say how to write it."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            word = error.option_name.lstrip("-").replace("-", "_")
+            found = [key for key in KEYS if word in (key, key.rpartition(".")[2])]
+            if word in found:
+                found = [word]
+            if len(found) != 1:
+                raise
+            raise click.UsageError(
+                f"no option {error.option_name}; keys of the recipe have no dashes: "
+                f"write {found[0]}=VALUE",
+                ctx,
+            ) from None
+
+
+def split_arguments(arguments: Sequence[str], runs: Path = RUNS) -> tuple[str | None, list[str]]:
+    """Split ``[RECIPE] [KEY=VALUE]…`` into the recipe's name and the overrides.
+
+    Raises:
+        UsageError: if there are two names, or an argument looks like an override and is none.
+    """
+    names, overrides = names_and_overrides(arguments, runs)
     if len(names) > 1:
         raise click.UsageError(
             f"one recipe at a time: '{names[0]}' or '{names[1]}'? overrides are written KEY=VALUE"
         )
-    return (names[0] if names else None), [a for a in arguments if "=" in a]
+    return (names[0] if names else None), overrides
+
+
+def names_and_overrides(arguments: Sequence[str], runs: Path = RUNS) -> tuple[list[str], list[str]]:
+    """Tell recipes and runs from overrides; a path may have a ``=`` in it.
+
+    Raises:
+        UsageError: if an argument looks like an override and is none.
+    """
+    names: list[str] = []
+    overrides: list[str] = []
+    given: dict[str, str] = {}
+    for index, argument in enumerate(arguments):
+        before = arguments[index - 1] if index else "KEY"
+        following = arguments[index + 1 : index + 3]
+        if _is_override(argument, runs):
+            _require_joined(before, argument, following)
+            key = argument.partition("=")[0].strip()
+            if given.get(key, argument) != argument:
+                say(f"{key} is given twice: '{argument}' counts, not '{given[key]}'")
+            given[key] = argument
+            overrides.append(argument)
+        else:
+            _require_no_key(argument, following, runs)
+            names.append(argument)
+    return names, overrides
+
+
+def _is_override(argument: str, runs: Path) -> bool:
+    key, equals, _ = argument.partition("=")
+    if not equals:
+        return False
+    if key.strip().partition(".")[0] in Recipe.model_fields:
+        return True
+    # No key has a slash; and what is there is meant.
+    return not (re.search(r"[/\\~]", key) or _is_there(argument, runs))
+
+
+def _is_there(name: str, runs: Path) -> bool:
+    return files.exists(Path(name)) or files.exists(runs / name)
+
+
+def _require_joined(before: str, argument: str, following: Sequence[str]) -> None:
+    """Refuse ``key = value`` and its like, which a shell makes several arguments of."""
+    key, _, text = argument.partition("=")
+    wanted = KEYS.get(key)
+    if not key:
+        raise _separate(before, text or "".join(following[:1]))
+    if wanted and not text and following and "=" not in following[0]:
+        path = Path(following[0])
+        rows = files.is_file(path) and path.suffix not in (".yaml", ".yml")
+        is_value = wanted.kind == "path" and (rows or files.is_file(path / "corpus.json"))
+        if is_value or not (wanted.optional or wanted.several):
+            raise _separate(key, following[0])
+
+
+def _require_no_key(name: str, following: Sequence[str], runs: Path) -> None:
+    """Refuse ``key`` and ``key:value`` where a recipe's or a run's name is wanted."""
+    key, _, text = name.partition(":")
+    if key not in KEYS or _is_there(name, runs):
+        return
+    if following and following[0].startswith("="):
+        raise _separate(name, following[0][1:] or "".join(following[1:]))
+    raise click.UsageError(
+        f"'{name}' is no recipe: keys are written KEY=VALUE, as {key}={text or 'VALUE'}"
+    )
+
+
+def _separate(key: str, value: str) -> click.UsageError:
+    return click.UsageError(f"no space may stand beside '=': write {key}={value or 'VALUE'}")

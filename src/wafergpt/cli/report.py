@@ -7,13 +7,14 @@ from pathlib import Path
 import click
 
 from wafergpt.cli import emit, json_option
+from wafergpt.cli.paths import HomePath
 
 
 @click.command(epilog="Example: wafergpt report demo")
 @click.argument("run")
 @click.option(
     "--out",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=HomePath(dir_okay=False, path_type=Path),
     help="The file to write; left out, report.html in the run's folder.",
 )
 @json_option

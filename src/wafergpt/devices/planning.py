@@ -52,5 +52,7 @@ def _recipe(what: Recipe | HasPath | str | Path | None, overrides: Sequence[str]
     if what is not None and not isinstance(what, str | Path):
         what = what.path
     if what is not None and Path(what).is_dir():
-        return load_recipe(None, [f"data.corpus={what}", *overrides])
+        recipe = load_recipe(None, overrides)
+        # As it is: an override might be read as another path.
+        return recipe if recipe.data.corpus else recipe.replace(data={"corpus": Path(what)})
     return load_recipe(what, overrides)

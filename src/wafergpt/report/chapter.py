@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from wafergpt import files
 from wafergpt.config import Recipe
 from wafergpt.errors import InputError
+from wafergpt.moved import now_at
 from wafergpt.report.values import (
     column,
     first,
@@ -130,7 +132,7 @@ def chapters(run: Run) -> tuple[list[Chapter], str]:
     if not isinstance(pretrained, str):
         return [own], ""
     try:
-        before = Chapter.of(_moved(Path(pretrained), run.path.parent))
+        before = Chapter.of(_moved(Path(pretrained), run.path))
     except InputError as error:
         return [own], f"The pretraining run cannot be shown: {error}."
     if before.key == own.key:
@@ -138,9 +140,5 @@ def chapters(run: Run) -> tuple[list[Chapter], str]:
     return [before, own], ""
 
 
-def _moved(path: Path, beside: Path) -> Run:
-    # A folder of runs that was moved still keeps them side by side.
-    try:
-        return Run.find(path)
-    except InputError:
-        return Run.find(path.name, root=beside)
+def _moved(path: Path, folder: Path) -> Run:
+    return Run.find(now_at(path, folder, lambda p: files.is_file(p / "recipe.yaml")))

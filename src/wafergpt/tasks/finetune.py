@@ -29,6 +29,7 @@ from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
 from wafergpt.evaluate.classification import judge, judge_scores
 from wafergpt.model.heads import Classifier
+from wafergpt.moved import require_sources
 from wafergpt.parallel.meeting import joined
 from wafergpt.parallel.sharding import fill
 from wafergpt.parallel.team import Team
@@ -131,6 +132,7 @@ def finetune(
         run = Run.find(resume, root)
         require_trained(run)
         recipe = may_change(run.recipe, overrides)
+        require_sources(recipe, run.path)
     else:
         if not isinstance(recipe, Recipe):
             recipe = load_recipe(recipe, overrides)
@@ -216,7 +218,7 @@ def _for_rows(recipe: Recipe, tables: Tables, tokenizer: Tokenizer) -> Recipe:
     task, train = recipe.task, recipe.train
     fingerprint = tables.fingerprint()
     if recipe.data.fingerprint not in (None, fingerprint):
-        raise InputError("the labelled rows are not those that this run began with")
+        raise InputError(f"the labelled rows are not those that this run began with: {task.train}")
     if train.tokens:
         raise InputError("fine-tuning counts in train.epochs, train.steps or train.seconds")
     limit = task.max_tokens or recipe.model.seq_len

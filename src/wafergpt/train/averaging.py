@@ -12,7 +12,7 @@ from torch import Tensor
 
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
-from wafergpt.progress import working
+from wafergpt.progress import say, working
 from wafergpt.run import RUNS, Run
 from wafergpt.shapes.parametrization import role_of
 from wafergpt.train import checkpoint
@@ -76,8 +76,12 @@ def average(
         mean = _mean(folders, shares)
     made = run_with(mean, recipe, root, tokenizer, origin, step=steps[-1])
     if recipe.task is None and recipe.data.corpus is not None and recipe.data.corpus.is_dir():
-        with working("evaluating"):
-            made.write("result", made.read("result") | {"val_loss": validation_loss(made)})
+        try:
+            with working("evaluating"):
+                loss = validation_loss(made)
+            made.write("result", made.read("result") | {"val_loss": loss})
+        except InputError as error:
+            say(f"warning: {made.path} is not judged: {error}")
     return made
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from wafergpt import files
 from wafergpt.config import Recipe
 from wafergpt.data.tokenizer import Tokenizer
-from wafergpt.errors import InputError
+from wafergpt.errors import InputError, RunFailed
 from wafergpt.progress import working
 from wafergpt.run import Run
 from wafergpt.train import checkpoint
@@ -31,11 +31,14 @@ def require_new(name: str, root: Path) -> Path:
 
 
 def require_trained(run: Run) -> None:
-    """Refuse to go on with a training that never was.
+    """Refuse to go on with a training that never was, or of which nothing is left.
 
     Raises:
         InputError: if the run's weights were given to it.
+        RunFailed: if it has no checkpoint.
     """
+    if not checkpoint.every(run):
+        raise RunFailed(f"{run.path} has no good checkpoint; start afresh under another name")
     try:
         result = run.read("result")
     except ValueError:

@@ -18,6 +18,7 @@ from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
 from wafergpt.generate.text import Sampling, stream_text
 from wafergpt.model.gpt import GPT
+from wafergpt.moved import require_sources
 from wafergpt.parallel.meeting import joined
 from wafergpt.parallel.sharding import Rows
 from wafergpt.parallel.team import Team
@@ -70,6 +71,7 @@ def pretrain(
         run = Run.find(resume, root)
         require_trained(run)
         recipe = may_change(run.recipe, overrides)
+        require_sources(recipe, run.path)
     elif not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe, overrides)
     if recipe.evaluate.metric != "loss":
@@ -169,10 +171,11 @@ def validation_loss(run: Run) -> float:
     """Return the loss of a language model's weights on its corpus, as its training judged them.
 
     Raises:
-        InputError: if its corpus is not there any more.
+        InputError: if its corpus is not there any more, or another one is.
     """
-    recipe = run.recipe
-    batches = _batches(recipe, corpus_of(recipe), "val")
+    corpus = corpus_of(run.recipe)
+    recipe = for_corpus(run.recipe, corpus)
+    batches = _batches(recipe, corpus, "val")
     device = torch.device(recipe.system.host)
     gpt = checkpoint.restored(partial(GPT, recipe.model), checkpoint.weights(run)).to(device)
 

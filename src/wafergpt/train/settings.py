@@ -26,6 +26,9 @@ MAY_CHANGE = (
 """What a resumed run may override: nothing of it touches a weight before the old horizon, but for
 the rounding of sums over another number of processes or threads, and the dropout of processes."""
 
+MAY_MOVE = {False: ("data.corpus",), True: ("task.train", "task.validation", "task.test")}
+"""Without and with a task, where a resumed run finds its data; their fingerprint stays."""
+
 
 def may_change(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
     """Return a run's recipe with overrides that keep a resume bit-exact.
@@ -33,16 +36,17 @@ def may_change(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
     Raises:
         InputError: on an override of anything else.
     """
+    moves = MAY_MOVE[recipe.task is not None]
     for override in overrides:
-        if not override.startswith(MAY_CHANGE):
+        if not override.startswith(MAY_CHANGE + moves):
             raise InputError(
                 f"'{override}' cannot change on resume; only train.steps, evaluate.*, "
-                "checkpoint.*, tracking.*, and system.device, cerebras, nproc, shard, threads and "
-                "timeout can"
+                "checkpoint.*, tracking.*, system.device, cerebras, nproc, shard, threads and "
+                f"timeout can, and the place of the same data ({', '.join(moves)})"
             )
     changes = load_recipe(None, overrides).model_dump(exclude_unset=True)
     changed = recipe_from(merged(recipe.model_dump(), changes))
-    if changed.train.steps is None:
+    if recipe.train.steps is None or changed.train.steps is None:
         raise InputError("a run has its horizon in steps: it cannot be resumed without train.steps")
     if changed.train.steps != recipe.train.steps:
         say(

@@ -10,6 +10,7 @@ from typing import Any
 
 from wafergpt.config import Model, Recipe, recipe_from
 from wafergpt.errors import InputError
+from wafergpt.moved import located
 from wafergpt.parallel.team import Team
 from wafergpt.progress import say
 from wafergpt.recipe_files import HORIZONS, flat
@@ -22,11 +23,13 @@ def language_model(start: Run | str | Path, root: Path) -> Run:
     """Open the run to start from.
 
     Raises:
-        InputError: if there is none, or it is fine-tuned for a task.
+        InputError: if there is none, it is fine-tuned for a task, or it has no weights.
     """
     run = start if isinstance(start, Run) else Run.find(start, root)
     if run.recipe.task is not None:
         raise InputError(f"{run.path} has a task already: start from a language model")
+    if not (run.checkpoint or checkpoint.every(run)):
+        raise InputError(f"{run.path} has no checkpoint yet")
     return run
 
 
@@ -86,7 +89,10 @@ def _differences(run: Run, recipe: Recipe) -> list[str] | None:
             f"{run.path} was not begun by pretrain or finetune: choose another name=NAME"
         )
     # Keys that are newer than the run have had their defaults.
-    then, now = flat(asked_for(recipe_from(asked))), flat(asked_for(recipe))
+    before = located(recipe_from(asked), run.path)
+    if _same_weights(before.start, recipe.start):
+        before = before.model_copy(update={"start": recipe.start})
+    then, now = flat(asked_for(before)), flat(asked_for(recipe))
     changes = [
         f"{key}={json.dumps(value, ensure_ascii=False)}"
         for key, value in now.items()
@@ -102,6 +108,17 @@ def _differences(run: Run, recipe: Recipe) -> list[str] | None:
         say(f"{run.path} was killed before its first checkpoint, and begins again")
         shutil.rmtree(run.path)
     return None
+
+
+def _same_weights(one: Path | None, other: Path | None) -> bool:
+    """Say whether two runs to start from are one, copied."""
+    if one is None or other is None:
+        return False
+    try:
+        hashes = [Run(path).read("result")["weights_sha256"] for path in (one, other)]
+    except (InputError, KeyError, TypeError):
+        return False
+    return hashes[0] is not None and hashes[0] == hashes[1]
 
 
 def _changed(run: Run, changes: Sequence[str]) -> Recipe:

@@ -307,17 +307,20 @@ class Trainer:
         rows = self._run.metrics()
         judged = [row for row in rows if "val_loss" in row]
         mfu = [row["mfu"] for row in rows if "mfu" in row]
+        memory = (row["memory_bytes"] for row in rows if "memory_bytes" in row)
+        # The state knows it even if metrics.jsonl was lost.
+        known = state.best if self.recipe.evaluate.metric == "loss" else None
         return {
             "run": str(self._run.path),
             "step": state.step,
             "tokens": state.tokens,
             "loss": next((row["loss"] for row in reversed(rows) if "loss" in row), None),
             "val_loss": judged[-1]["val_loss"] if judged else None,
-            "best_val_loss": min((row["val_loss"] for row in judged), default=None),
+            "best_val_loss": min((row["val_loss"] for row in judged), default=known),
             "seconds": state.seconds,
             "tokens_per_second": state.tokens / state.seconds,
             "mfu": statistics.median(mfu) if mfu else None,
-            "peak_memory_bytes": max(row["memory_bytes"] for row in rows),
+            "peak_memory_bytes": max(memory, default=None),
             "predicted_loss": None,
             "parameters": sum(p.numel() for p in state.model.parameters()),
             "stopped_early": state.finished,
