@@ -1,25 +1,45 @@
-"""Progress for people: a live bar on a terminal, a plain line now and then when piped.
+"""Progress for people: a live line on a terminal, a plain line now and then when piped.
 
-Everything goes to stderr; stdout belongs to results.
+Everything goes to stderr; stdout belongs to results. A thread draws: who reports only counts. One
+line is live at a time; what is begun inside something else shows as a note of it.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol, TextIO
 
+from wafergpt.screen import Line, Screen, write
+
+REFRESH_SECONDS = 0.25
 PLAIN_LINE_SECONDS = 10.0
+"""Between the plain lines of a bar."""
+
+LONG_SECONDS = 2.0
+"""What takes less needs no plain line, and leaves no bar behind."""
+
+PLAIN_SIGN_SECONDS = 30.0
+"""Between the plain lines of what has no number."""
+
+NOTE_SECONDS = 1.0
+"""What takes less is no note of something else."""
 
 
 class Bar(Protocol):
     """What a worker reports to."""
 
     def advance(self, amount: float = 1, note: str = "") -> None:
-        """Add ``amount`` units of finished work; ``note`` says how it goes (loss, rate)."""
+        """Add ``amount`` units of finished work; ``note`` says how it goes (loss, rate).
+
+        A note's numbers are separated by " · ", the most important first; an empty one keeps the
+        last one in sight.
+        """
 
     def say(self, line: str) -> None:
         """Print one line above the bar."""
@@ -37,84 +57,239 @@ def follows() -> bool:
 
 
 def say(line: str) -> None:
-    """Print one line for people; of several processes of one training, only the first speaks."""
-    if not follows():
-        print(line, file=sys.stderr, flush=True)
+    """Print one line for people; of several processes of one training, only the first speaks.
+
+    A stderr that nobody reads any more stops nothing.
+    """
+    if sys.stderr is not None and not follows():
+        write(sys.stderr, f"{line}\n")
 
 
 @contextmanager
 def progress(what: str, total: float | None, unit: str, done: float = 0) -> Iterator[Bar]:
     """Show how ``what`` advances towards ``total`` units, of which ``done`` lie behind already."""
-    if sys.stderr.isatty():
-        with _rich_bar(what, total, unit, done) as bar:
-            yield bar
-    else:
-        yield _PlainBar(what, total, unit, done)
+    with _shown(_Activity(what, unit, total, done)) as activity:
+        yield activity
 
 
-class _PlainBar:
-    def __init__(self, what: str, total: float | None, unit: str, done: float) -> None:
-        self._what, self._total, self._unit = what, total, unit
-        self._done = self._first = done
+@contextmanager
+def working(what: str) -> Iterator[None]:
+    """Show that ``what``, whose end is not known, is under way, and since when.
+
+    On a terminal for as long as it lasts; piped, one line once it has become long, then seldom.
+    """
+    with _shown(_Activity(what)):
+        yield
+
+
+class _Activity:
+    """Something under way: a bar if it has a unit."""
+
+    def __init__(
+        self, what: str, unit: str = "", total: float | None = None, done: float = 0
+    ) -> None:
+        self.what, self.unit, self._total = what, unit, total
+        self.done = self._first = done
+        self._notes: tuple[str, ...] = ()
         self._start = time.monotonic()
-        self._next_line = self._start + PLAIN_LINE_SECONDS
+        self._seen = deque([(self._start, done)])
+        self.next_line = self._start + (PLAIN_LINE_SECONDS if unit else LONG_SECONDS)
 
     def advance(self, amount: float = 1, note: str = "") -> None:
-        self._done += amount
-        now = time.monotonic()
-        if now < self._next_line:
-            return
-        self._next_line = now + PLAIN_LINE_SECONDS
-        rate = (self._done - self._first) / (now - self._start)
-        parts = [f"{self._what}: {self._done:,.0f}"]
-        if self._total:
-            parts[0] += f"/{self._total:,.0f} {self._unit} ({self._done / self._total:.0%})"
-        else:
-            parts[0] += f" {self._unit}"
-        parts.append(f"{rate:,.1f} {self._unit}/s")
+        self.done += amount
         if note:
-            parts.append(note)
-        if self._total and rate > 0:
-            parts.append(f"{duration((self._total - self._done) / rate)} left")
-        say(" · ".join(parts))
+            self._notes = tuple(note.split(" · "))
 
     def say(self, line: str) -> None:
         say(line)
 
+    def age(self) -> float:
+        """Return the seconds since it began."""
+        return time.monotonic() - self._start
+
+    def count(self) -> str:
+        """Say how much is done."""
+        known = self._total or self.done
+        digits = 0 if known >= 100 or float(known).is_integer() else 1
+        of = f"/{self._total:,.{digits}f}" if self._total else ""
+        return f"{self.done:,.{digits}f}{of} {self.unit}"
+
+    def short(self) -> str:
+        """Say it as the note of something else."""
+        return f"{self.what} {self.count() if self.unit else _seconds(self.age())}"
+
+    def line(self, inner: _Activity | None) -> Line:
+        """Say everything, with what is under way inside it."""
+        if not self.unit:
+            return Line(self.what, (), _seconds(self.age()))
+        note = [inner.short()] if inner is not None else []
+        rate = self._rate()
+        numbers = [self.count(), *note, *self._notes]
+        if rate > 0:
+            numbers.append(_rate(rate, self.unit))
+        return Line(self.what, numbers, self._time(rate), self._share())
+
+    def end(self) -> Line:
+        """Say how it ended."""
+        numbers = [self.count(), *self._notes, _rate(self._mean_rate(), self.unit)]
+        return Line(self.what, numbers, f"in {duration(self.age())}", self._share())
+
+    def plain(self, inner: _Activity | None) -> str:
+        """Say everything in a line of its own."""
+        self.next_line = time.monotonic() + (
+            PLAIN_LINE_SECONDS if self.unit else PLAIN_SIGN_SECONDS
+        )
+        line = self.line(inner)
+        if not self.unit:
+            return f"{self.what} … {line.time} so far"
+        count, *numbers = line.numbers
+        share = "" if line.share is None else f" ({line.share:.0%})"
+        return f"{self.what}: " + " · ".join([count + share, *numbers, line.time])
+
+    def _share(self) -> float | None:
+        return self.done / self._total if self._total else None
+
+    def _time(self, rate: float) -> str:
+        if self._total and rate > 0:
+            return f"{_seconds(max(self._total - self.done, 0) / rate)} left"
+        return _seconds(self.age())
+
+    def _rate(self) -> float:
+        """Return units a second over the later half of the time, where a slow start is forgotten.
+
+        If nothing was done in it, over the whole time.
+        """
+        now, seen = time.monotonic(), self._seen
+        if now - seen[-1][0] > (now - self._start) / 32:
+            seen.append((now, self.done))
+        while len(seen) > 1 and seen[1][0] <= (now + self._start) / 2:
+            seen.popleft()
+        then, done = seen[0]
+        return (self.done - done) / (now - then) if self.done > done else self._mean_rate()
+
+    def _mean_rate(self) -> float:
+        return (self.done - self._first) / max(self.age(), 1e-9)
+
+
+def _rate(rate: float, unit: str) -> str:
+    if 0 < rate < 1 and unit.endswith("s"):
+        return f"{duration(1 / rate)}/{unit[:-1]}"
+    return f"{rate:,.1f} {unit}/s"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.0f}s" if seconds < 10 else duration(seconds)
+
+
+class _Session:
+    """What is under way, and the thread that shows it, from the first begun to the last ended."""
+
+    def __init__(self) -> None:
+        self.activities: list[_Activity] = []
+        self.unfinished_line = False
+        self._screen = Screen.of(sys.stderr)
+        self._streams = {"stdout": sys.stdout, "stderr": sys.stderr}
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
+
+    def begin(self) -> None:
+        """Show at once: what comes next may keep every other thread waiting, as imports do."""
+        if self._screen is not None:
+            for name, stream in self._streams.items():
+                if stream is not None and stream.isatty():
+                    setattr(sys, name, _Above(stream, self))
+            self._show()
+        self._thread.start()
+
+    def leave(self, activity: _Activity) -> None:
+        """Show an activity no more; only a bar that took long leaves something."""
+        self.activities.remove(activity)
+        if self._screen is not None:
+            within_bar = any(one.unit for one in self.activities)
+            if activity.unit and activity.age() >= LONG_SECONDS and not within_bar:
+                self._screen.keep(activity.end())
+            elif not self.activities:
+                self._screen.clear()
+        if not self.activities:
+            self._over.set()
+            for name, stream in self._streams.items():
+                if isinstance(getattr(sys, name), _Above):
+                    setattr(sys, name, stream)
+
+    def join(self) -> None:
+        """Wait for the thread, after the last activity."""
+        self._thread.join()
+
+    def clear(self) -> None:
+        """Take the live line away, so that something else can be written."""
+        if self._screen is not None:
+            self._screen.clear()
+
+    def _run(self) -> None:
+        while not self._over.wait(REFRESH_SECONDS):
+            with _lock:
+                if self.activities and not self.unfinished_line:
+                    self._show()
+
+    def _show(self) -> None:
+        """Draw the live line again, or print a plain one if it is time."""
+        # What was only just begun may be over at once.
+        first, *rest = self.activities
+        shown = [first, *(one for one in rest if one.unit or one.age() >= NOTE_SECONDS)]
+        main = next((one for one in shown if one.unit), shown[-1])
+        inner = shown[-1] if shown[-1] is not main else None
+        if self._screen is not None:
+            self._screen.draw(main.line(inner))
+        elif time.monotonic() >= main.next_line:
+            say(main.plain(inner))
+
+
+class _Above:
+    """A stream of the terminal while a line is live: what is written to it comes above that."""
+
+    def __init__(self, stream: TextIO, session: _Session) -> None:
+        self._stream, self._session = stream, session
+
+    def write(self, text: str) -> int:
+        with _lock:
+            self._session.clear()
+            written = self._stream.write(text)
+            if text:
+                self._session.unfinished_line = not text.endswith("\n")
+            return written
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+_lock = threading.RLock()
+"""Held while the terminal is written to, also by a signal's handler in the midst of it."""
+
+_session: _Session | None = None
+
 
 @contextmanager
-def _rich_bar(what: str, total: float | None, unit: str, done: float) -> Iterator[Bar]:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
-
-    columns = (
-        SpinnerColumn(),
-        TextColumn("[bold]{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[count]}"),
-        TextColumn("[cyan]{task.fields[note]}"),
-        TimeRemainingColumn(compact=True),
-    )
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=False) as live:
-        task = live.add_task(what, total=total, completed=int(done), note="", count="")
-        start = time.monotonic()
-
-        class RichBar:
-            def advance(self, amount: float = 1, note: str = "") -> None:
-                finished = live.tasks[task].completed + amount
-                elapsed = max(time.monotonic() - start, 1e-9)
-                of = f"/{total:,.0f}" if total else ""
-                count = f"{finished:,.0f}{of} {unit} · {(finished - done) / elapsed:,.1f} {unit}/s"
-                # An empty note keeps the last one in sight.
-                shown = escape(note) or live.tasks[task].fields["note"]
-                live.update(task, advance=amount, note=shown, count=count)
-
-            def say(self, line: str) -> None:
-                live.console.print(line, markup=False, highlight=False)
-
-        yield RichBar()
+def _shown(activity: _Activity) -> Iterator[_Activity]:
+    global _session
+    if sys.stderr is None or follows():
+        yield activity
+        return
+    with _lock:
+        session = _session or _Session()
+        session.activities.append(activity)
+        if _session is None:
+            _session = session
+            session.begin()
+    try:
+        yield activity
+    finally:
+        with _lock:
+            session.leave(activity)
+            over = not session.activities
+            if over:
+                _session = None
+        if over:
+            session.join()
 
 
 def duration(seconds: float) -> str:

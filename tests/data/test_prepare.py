@@ -261,8 +261,10 @@ def test_sigterm_says_how_to_go_on(articles: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stderr is not None
-        while "training a tokenizer" not in process.stderr.readline():
-            pass
+        # From here on a tokenizer is trained.
+        while not (tmp_path / "c" / "prepare.json").is_file():
+            assert process.poll() is None
+            time.sleep(0.05)
         time.sleep(0.2)
         process.send_signal(signal.SIGTERM)
         message = process.stderr.read()

@@ -7,7 +7,7 @@ from typing import Any
 from wafergpt.baselines.bilstm import train_bilstm
 from wafergpt.baselines.tfidf import train_tfidf
 from wafergpt.errors import InputError
-from wafergpt.progress import say
+from wafergpt.progress import working
 from wafergpt.run import Run
 from wafergpt.tasks.classify import TextClassifier
 from wafergpt.tasks.finetune import Tables
@@ -42,17 +42,17 @@ def compare(
         seconds += _seconds(Run(recipe.start))
     ours = {"name": "GPT", "kind": "gpt", "seconds": seconds, "test": judged}
     ours |= {key: judged[key] for key in ("accuracy", "macro_f1", "loss")}
-    say("baseline: bidirectional LSTM …")
-    bilstm = train_bilstm(
-        tables.train,
-        tables.validation,
-        test,
-        labels=labels,
-        seconds=bilstm_seconds,
-        seed=recipe.seed,
-    )
-    say("baseline: TF-IDF and logistic regression …")
-    tfidf = train_tfidf(tables.train, test, labels=labels, seed=recipe.seed)
+    with working("baseline: bidirectional LSTM"):
+        bilstm = train_bilstm(
+            tables.train,
+            tables.validation,
+            test,
+            labels=labels,
+            seconds=bilstm_seconds,
+            seed=recipe.seed,
+        )
+    with working("baseline: TF-IDF and logistic regression"):
+        tfidf = train_tfidf(tables.train, test, labels=labels, seed=recipe.seed)
     rows = [ours, bilstm.to_row(), tfidf.to_row()]
     run.write("comparison", rows)
     return rows

@@ -21,7 +21,7 @@ from wafergpt.baselines.result import BaselineResult
 from wafergpt.data.labelled import LabelledBatches
 from wafergpt.data.tables import Table, encode_labels, label_names
 from wafergpt.evaluate.classification import Judgement, judge
-from wafergpt.progress import Bar, progress
+from wafergpt.progress import Bar, progress, working
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -103,7 +103,10 @@ def train_bilstm(
                 losses.append(_step(network, optimizer, batches, step - 1, steps_per_epoch))
                 bar.advance(1, f"loss {losses[-1]:.3f}")
             if late or step % look_every == 0 or step == epochs * steps_per_epoch:
-                row = _look(network, parts["validation"], labels, losses, step / steps_per_epoch)
+                with working("evaluating"):
+                    row = _look(
+                        network, parts["validation"], labels, losses, step / steps_per_epoch
+                    )
                 row["seconds"] = time.perf_counter() - start
                 history.append(row)
                 _tell(bar, row)

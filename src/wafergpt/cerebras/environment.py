@@ -18,7 +18,7 @@ import wafergpt
 from wafergpt import files
 from wafergpt.devices.probe import cache_folder
 from wafergpt.errors import InputError, RunFailed
-from wafergpt.progress import duration, say
+from wafergpt.progress import duration, say, working
 
 SDK = "cerebras_pytorch==2.10.0"
 
@@ -119,8 +119,8 @@ def install() -> dict[str, Any]:
     _install_package()
     from wafergpt.cerebras.driver import verify
 
-    say("making five steps of training …")
-    found = {"path": str(folder), **verify(), "package": fingerprint()}
+    with working("making five steps of training"):
+        found = {"path": str(folder), **verify(), "package": fingerprint()}
     files.write_json(folder / RECORD, found)
     say(f"done in {duration(time.monotonic() - start)}: system.device=cerebras works now")
     return found
@@ -147,8 +147,8 @@ def _pip(what: str, *arguments: str) -> None:
 
 
 def _run(command: list[str], what: str) -> None:
-    say(f"{what} …")
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True)
+    with working(what):
+        done = subprocess.run(command, env=environment(), capture_output=True, text=True)
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.strip()] or ["no reason given"]
         raise RunFailed(f"{what} failed: {lines[-1]}")

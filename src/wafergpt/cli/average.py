@@ -8,6 +8,7 @@ import click
 
 from wafergpt.cli import emit, json_option
 from wafergpt.cli.recipe import runs_option
+from wafergpt.progress import working
 
 
 @click.command("average", epilog="Example: wafergpt average reviews --last 3 --name reviews-mean")
@@ -31,7 +32,8 @@ def command(
     """
     if (last is None) == (ema is None):
         raise click.UsageError("give either --last K or --ema SHARE")
-    from wafergpt.train.averaging import average
+    with working("loading torch"):
+        from wafergpt.train.averaging import average
 
     made = average(run, name, last=last, ema=ema, root=runs)
     result = made.read("result")

@@ -11,6 +11,7 @@ import click
 from wafergpt.cli import emit, json_option
 from wafergpt.cli.recipe import runs_option
 from wafergpt.errors import InputError
+from wafergpt.progress import working
 
 HEAD = ("step", "size", "loss", "val loss", "")
 
@@ -28,7 +29,9 @@ HEAD = ("step", "size", "loss", "val loss", "")
 def command(run: str, compare: tuple[str, str] | None, runs: Path, as_json: bool) -> None:
     """List a run's checkpoints, or compare two."""
     from wafergpt.run import Run
-    from wafergpt.train import averaging
+
+    with working("loading torch"):
+        from wafergpt.train import averaging
 
     found = Run.find(run, runs)
     if compare:

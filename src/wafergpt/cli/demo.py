@@ -9,6 +9,7 @@ import click
 from wafergpt.cli import emit, json_option
 from wafergpt.cli.paths import HomePath
 from wafergpt.cli.recipe import runs_option
+from wafergpt.progress import working
 
 
 @click.command("demo", epilog="Example: wafergpt demo --data reviews.csv --label sentiment")
@@ -19,7 +20,8 @@ from wafergpt.cli.recipe import runs_option
 @json_option
 def command(data: Path | None, text: str, label: str, runs: Path, as_json: bool) -> None:
     """The whole road on film reviews in five minutes."""
-    from wafergpt.apps.demo import demo
+    with working("loading torch"):
+        from wafergpt.apps.demo import demo
 
     result = demo(data, runs, text, label)
     lines = [

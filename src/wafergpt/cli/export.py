@@ -9,6 +9,7 @@ import click
 from wafergpt.cli import emit, json_option
 from wafergpt.cli.paths import HomePath
 from wafergpt.cli.recipe import runs_option
+from wafergpt.progress import say, working
 
 
 @click.command("export", epilog="Example: wafergpt export reviews --format hf --out reviews-hf")
@@ -32,8 +33,8 @@ def command(run: str, format_: str, out: Path, runs: Path, as_json: bool) -> Non
     A run under µP is folded into plain GPT-2. What was written is read back and its logits compared
     with the run's; it appears only when they are equal.
     """
-    from wafergpt.interop.export import export
-    from wafergpt.progress import say
+    with working("loading torch"):
+        from wafergpt.interop.export import export
 
     result = export(run, out, "gguf" if format_ == "gguf" else "hf", runs)
     for warning in result["warnings"]:

@@ -20,6 +20,7 @@ from wafergpt.cli.recipe import (
     show_option,
     split_arguments,
 )
+from wafergpt.progress import working
 
 
 @click.command(
@@ -66,7 +67,8 @@ def command(
     if resume and go_on:
         raise click.UsageError("--resume names the run to go on with: leave out --go-on")
     follows = launched(nproc, restarts, lambda: planned(name, overrides, resume, runs))
-    from wafergpt.cerebras.driver import finetune
+    with working("loading torch"):
+        from wafergpt.cerebras.driver import finetune
 
     classifier = finetune(start, name, overrides, resume=resume, go_on=go_on, root=runs)
     if follows:

@@ -10,6 +10,7 @@ import click
 
 from wafergpt.cli import emit, json_option
 from wafergpt.cli.recipe import runs_option
+from wafergpt.progress import working
 
 
 @click.command(
@@ -50,9 +51,11 @@ def command(
     as_json: bool,
 ) -> None:
     """Let a language model write on from a prompt, as it writes."""
-    from wafergpt.generate.text import Sampling
     from wafergpt.run import Run
-    from wafergpt.tasks.writing import Writer
+
+    with working("loading torch"):
+        from wafergpt.generate.text import Sampling
+        from wafergpt.tasks.writing import Writer
 
     writer = Writer.load(Run.find(run, runs))
     stops = tuple(s for s in stop if s)

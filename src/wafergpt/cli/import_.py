@@ -9,6 +9,7 @@ import click
 from wafergpt.cli import emit, json_option
 from wafergpt.cli.paths import HomePath
 from wafergpt.cli.recipe import runs_option
+from wafergpt.progress import working
 
 
 @click.command("import", epilog="Example: wafergpt import Cerebras-GPT-111M --name cerebras-111m")
@@ -21,7 +22,8 @@ def command(folder: Path, name: str, runs: Path, as_json: bool) -> None:
 
     FOLDER holds config.json, safetensors and, if there is one, the tokenizer. Nothing is unpickled.
     """
-    from wafergpt.interop.huggingface import import_folder
+    with working("loading torch"):
+        from wafergpt.interop.huggingface import import_folder
 
     run = import_folder(folder, name, runs)
     recipe, result = run.recipe, run.read("result")

@@ -11,6 +11,7 @@ from wafergpt.cli import emit, json_option
 from wafergpt.cli.paths import HomePath
 from wafergpt.cli.recipe import RecipeCommand, recipe_arguments, runs_option, split_arguments
 from wafergpt.errors import InputError
+from wafergpt.progress import working
 
 
 def _numbers(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, ...]:
@@ -56,7 +57,9 @@ def check(
     """
     from wafergpt.config import load_recipe
     from wafergpt.report.mup import write_check
-    from wafergpt.tune.coordinate_check import coordinate_check
+
+    with working("loading torch"):
+        from wafergpt.tune.coordinate_check import coordinate_check
 
     name, overrides = split_arguments(arguments)
     recipe = load_recipe(name or "mup-check", overrides)
@@ -134,7 +137,9 @@ def transfer(
     """
     from wafergpt import files
     from wafergpt.config import load_recipe
-    from wafergpt.tune.transfer import transfer as run_transfer
+
+    with working("loading torch"):
+        from wafergpt.tune.transfer import transfer as run_transfer
 
     name, overrides = split_arguments(arguments)
     if name and Path(name).exists() and out.exists() and out.samefile(name):

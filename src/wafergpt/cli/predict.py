@@ -12,6 +12,7 @@ from wafergpt.cli import emit, json_option
 from wafergpt.cli.paths import HomePath
 from wafergpt.cli.recipe import runs_option
 from wafergpt.errors import InputError
+from wafergpt.progress import working
 
 
 @click.command(
@@ -48,7 +49,9 @@ def command(
     if (bool(texts) + (file is not None) + (stdin == "-")) != 1:
         raise InputError("give either --text, or --file, or - for stdin")
     from wafergpt.run import Run
-    from wafergpt.tasks.classify import TextClassifier
+
+    with working("loading torch"):
+        from wafergpt.tasks.classify import TextClassifier
 
     found = Run.find(run, runs)
     if stdin == "-":
@@ -57,7 +60,8 @@ def command(
         from wafergpt.data.tables import read_texts
 
         task = found.recipe.task
-        texts = tuple(read_texts(file, column or (task.text if task else "text")))
+        with working(f"reading {file}"):
+            texts = tuple(read_texts(file, column or (task.text if task else "text")))
     outputs = TextClassifier.load(found).predict(texts)
     emit(
         {"outputs": outputs}, as_json, "\n".join(json.dumps(o, ensure_ascii=False) for o in outputs)

@@ -19,6 +19,7 @@ from wafergpt.cli.recipe import (
     show_option,
     split_arguments,
 )
+from wafergpt.progress import working
 
 
 @click.command(
@@ -64,7 +65,8 @@ def command(
     if resume and start:
         raise click.UsageError("--resume has its weights: leave out --from")
     follows = launched(nproc, restarts, lambda: planned(name, overrides, resume, runs))
-    from wafergpt.cerebras.driver import pretrain
+    with working("loading torch"):
+        from wafergpt.cerebras.driver import pretrain
 
     run = pretrain(name, overrides, start=start, resume=resume, go_on=go_on, root=runs)
     if follows:

@@ -12,6 +12,7 @@ import click
 from wafergpt.cli import emit, json_option
 from wafergpt.cli.recipe import runs_option
 from wafergpt.errors import InputError
+from wafergpt.progress import duration, working
 from wafergpt.run import RUNS, Run
 
 HEAD = ("run", "kind", "parameters", "step", "tokens", "loss", "val loss", "accuracy", "time")
@@ -45,7 +46,8 @@ def _list(folder: Path, as_json: bool) -> None:
 
     if not folder.is_dir() and folder != RUNS:
         raise InputError(f"no folder {folder}: give the folder that holds the runs")
-    runs = list_runs(folder)
+    with working(f"reading {folder}"):
+        runs = list_runs(folder)
     result = {"folder": str(folder), "runs": runs}
     if not runs:
         emit(result, as_json, f"no runs in {folder}/ yet; to make the first: wafergpt demo")
@@ -56,7 +58,8 @@ def _list(folder: Path, as_json: bool) -> None:
 
 
 def _verify(name: str, root: Path, as_json: bool) -> int:
-    from wafergpt.train import checkpoint
+    with working("loading torch"):
+        from wafergpt.train import checkpoint
 
     run = Run.find(name, root)
     folders = [run.checkpoint] if run.checkpoint else checkpoint.every(run)
@@ -71,7 +74,6 @@ def _verify(name: str, root: Path, as_json: bool) -> int:
 
 
 def _cells(run: Mapping[str, Any]) -> tuple[str, ...]:
-    from wafergpt.progress import duration
     from wafergpt.report import values
 
     # A folder's name may hold what would steer a terminal.

@@ -23,7 +23,7 @@ from wafergpt.data.reading import Errors
 from wafergpt.data.sources import documents, find_files
 from wafergpt.data.tokenizer import SMALLEST, Tokenizer
 from wafergpt.errors import InputError
-from wafergpt.progress import Bar, progress, say
+from wafergpt.progress import Bar, progress, say, working
 
 DEFAULT_VOCABULARY = 8192
 BLOCK_BYTES = 64 << 20
@@ -109,7 +109,8 @@ def prepare(
         raise InputError(f"a validation fraction of {val_fraction} is impossible: between 0 and 1")
     if workers:
         os.environ["RAYON_NUM_THREADS"] = str(workers)
-    found = find_files([sources] if isinstance(sources, str | Path) else sources)
+    with working("looking for files"):
+        found = find_files([sources] if isinstance(sources, str | Path) else sources)
     loaded = None if tokenizer is None else Tokenizer.load(tokenizer)
     survey = _survey(found, text, errors)
     if survey.documents < 2:
@@ -199,11 +200,10 @@ def _tokenizer(
     if not path.is_file():
         if loaded is None:
             vocab_size = vocab_size or DEFAULT_VOCABULARY
-            say(f"training a tokenizer of {vocab_size:,} tokens …")
+            texts = _training_texts(reader, split, survey)
             try:
-                loaded = Tokenizer.train(
-                    _training_texts(reader, split, survey), vocab_size, lowercase
-                )
+                with working(f"training a tokenizer of {vocab_size:,} tokens"):
+                    loaded = Tokenizer.train(texts, vocab_size, lowercase)
             except InputError:
                 # Nothing of a corpus that cannot be made stays in the way of the next try.
                 (out / "prepare.json").unlink()

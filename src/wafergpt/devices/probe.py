@@ -18,7 +18,7 @@ from typing import Any
 from wafergpt import files
 from wafergpt.devices import detect
 from wafergpt.devices.allocator import keep_freed_memory
-from wafergpt.progress import say
+from wafergpt.progress import say, working
 from wafergpt.scaling.machine import Machine as Machine
 
 VERSION = 3
@@ -54,11 +54,11 @@ def probe(device: str = "auto", seconds: float = 2.5, fresh: bool = False) -> Ma
     path = _record(device)
     machine = None if fresh else _read(path)
     if machine is None:
-        say(f"measuring this machine ({device}), a few seconds, once …")
-        others = busy_percent()
-        machine = measure(device, seconds, free_threads(others))
-        # A neighbour may have come in between.
-        others = max(others, busy_percent())
+        with working(f"measuring this machine ({device}), once"):
+            others = busy_percent()
+            machine = measure(device, seconds, free_threads(others))
+            # A neighbour may have come in between.
+            others = max(others, busy_percent())
         if others > BUSY_PERCENT:
             say(f"others use {others:.0f}% of the cores: this will be measured again next time")
             return machine

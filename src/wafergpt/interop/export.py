@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from wafergpt.errors import InputError
 from wafergpt.interop.source import Source
+from wafergpt.progress import working
 from wafergpt.run import RUNS, Run
 
 Format = Literal["hf", "gguf"]
@@ -44,11 +45,13 @@ def export(
     if format == "gguf":
         from wafergpt.interop.gguf_file import write_gguf
 
-        checked = write_gguf(source, out)
+        with working(f"writing {out}"):
+            checked = write_gguf(source, out)
     else:
         from wafergpt.interop.hf_export import write_folder
 
-        checked = write_folder(source, out)
+        with working(f"writing {out}"):
+            checked = write_folder(source, out)
     return {
         "path": str(out),
         "format": format,

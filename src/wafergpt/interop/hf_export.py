@@ -27,6 +27,7 @@ from wafergpt.interop.source import (
 )
 from wafergpt.model.gpt import GPT
 from wafergpt.model.heads import Classifier
+from wafergpt.progress import working
 
 SAMPLE = "It's 7 o'clock: naïve «façades», 你好!\n\n\tIndented  text.  "
 """What both tokenizers must read alike."""
@@ -117,7 +118,8 @@ def _write_json(path: Path, value: dict[str, Any]) -> None:
 
 def _compare(source: Source, folder: Path, warnings: tuple[str, ...]) -> Checked:
     try:
-        import transformers
+        with working("loading transformers"):
+            import transformers
     except ImportError:
         return Checked(source.difference(_through_our_import(folder)), "wafergpt import", warnings)
     with _quiet(transformers):

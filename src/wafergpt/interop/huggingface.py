@@ -19,6 +19,7 @@ from wafergpt.interop.folder import Entry
 from wafergpt.interop.gpt2 import hugging_face_names, is_transposed
 from wafergpt.interop.hf_config import Described, describe
 from wafergpt.model.gpt import GPT
+from wafergpt.progress import working
 from wafergpt.run import RUNS, Run
 from wafergpt.train.given import require_new, run_with
 
@@ -67,7 +68,8 @@ def import_folder(folder: str | Path, name: str, root: Path = RUNS) -> Run:
     recipe = recipe_from({"name": name})
     require_new(name, root)
     tokenizer = _tokenizer(folder)
-    imported = read_network(folder)
+    with working(f"reading {folder}"):
+        imported = read_network(folder)
     recipe = recipe.replace(model=imported.model)
     if imported.task is not None:
         recipe = recipe.replace(task=imported.task)

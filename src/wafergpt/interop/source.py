@@ -14,6 +14,7 @@ from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.interop.gpt2 import fold
 from wafergpt.model.gpt import GPT
 from wafergpt.model.heads import Classifier
+from wafergpt.progress import working
 from wafergpt.run import Run
 from wafergpt.shapes.parametrization import parametrization
 from wafergpt.train import checkpoint
@@ -117,7 +118,7 @@ class Source:
             # Only padding may be the end of text.
             tokens[tokens == end] = (end + 1) % self.model.vocab_size
             tokens[torch.arange(length) >= lengths[:, None]] = end
-        with torch.no_grad():
+        with working("comparing the logits"), torch.no_grad():
             expected, given = self.network(tokens, lengths), other(tokens, lengths)
         if given.shape != expected.shape:
             return float("inf")

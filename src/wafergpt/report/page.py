@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from wafergpt import files
-from wafergpt.progress import duration
+from wafergpt.progress import duration, working
 from wafergpt.report import values, words
 from wafergpt.report.chapter import Chapter, chapters
 from wafergpt.report.curves import curves
@@ -32,6 +32,13 @@ def write_report(run: Run, out: Path | None = None) -> Path:
     Raises:
         InputError: if plotly is not installed, or a file of the run is damaged.
     """
+    path = out or run.path / "report.html"
+    with working("writing the report"):
+        files.write_text(path, _drawn(run).html(f"{run.name} · wafergpt"))
+    return path
+
+
+def _drawn(run: Run) -> _Page:
     page = _Page()
     told, note = chapters(run)
     rows = ranked(run.read("comparison"))
@@ -40,9 +47,7 @@ def write_report(run: Run, out: Path | None = None) -> Path:
         page.comparison(rows)
     for chapter in told:
         page.chapter(chapter, note if chapter is told[-1] else "")
-    path = out or run.path / "report.html"
-    files.write_text(path, page.html(f"{run.name} · wafergpt"))
-    return path
+    return page
 
 
 class _Page(Document):

@@ -17,6 +17,7 @@ from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
 from wafergpt.model.gpt import GPT
 from wafergpt.model.heads import Classifier
+from wafergpt.progress import progress, working
 from wafergpt.run import Run
 from wafergpt.shapes.parametrization import parametrization
 from wafergpt.train import checkpoint
@@ -59,12 +60,21 @@ def encode_texts(
 
 @torch.no_grad()
 def scores(
-    classifier: Classifier, texts: Sequence[NDArray[np.int64]], recipe: Recipe
+    classifier: Classifier,
+    texts: Sequence[NDArray[np.int64]],
+    recipe: Recipe,
+    what: str = "evaluating",
 ) -> NDArray[np.float64]:
-    """Return ``[n_texts, n_labels]`` probabilities, or ``[n_texts, 1]`` numbers of a regression."""
-    return np.concatenate(list(_batched_scores(classifier, texts, recipe)))[
-        np.argsort(_by_length(texts), kind="stable")
-    ]
+    """Return ``[n_texts, n_labels]`` probabilities, or ``[n_texts, 1]`` numbers of a regression.
+
+    ``what`` is what the bar calls it.
+    """
+    found = []
+    with progress(what, len(texts), "texts") as bar:
+        for values in _batched_scores(classifier, texts, recipe):
+            found.append(values)
+            bar.advance(len(values))
+    return np.concatenate(found)[np.argsort(_by_length(texts), kind="stable")]
 
 
 def _by_length(texts: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
@@ -131,8 +141,9 @@ class TextClassifier:
         assert self.recipe.task is not None
         if not texts:
             return []
-        encoded, _ = encode_texts(texts, self.tokenizer, self.recipe)
-        values = scores(self.network, encoded, self.recipe)
+        with working("encoding the texts"):
+            encoded, _ = encode_texts(texts, self.tokenizer, self.recipe)
+        values = scores(self.network, encoded, self.recipe, "predicting")
         if self.recipe.task.loss == "squared_error":
             return [{"score": float(value)} for value in values[:, 0]]
         labels = self.recipe.task.labels

@@ -33,7 +33,7 @@ from wafergpt.moved import require_sources
 from wafergpt.parallel.meeting import joined
 from wafergpt.parallel.sharding import fill
 from wafergpt.parallel.team import Team
-from wafergpt.progress import say
+from wafergpt.progress import say, working
 from wafergpt.run import RUNS, Run
 from wafergpt.scaling.machine import Machine
 from wafergpt.tasks.classify import TextClassifier, encode_texts, fresh_classifier, scores
@@ -143,13 +143,16 @@ def finetune(
     with joined(recipe.system.timeout) as team:
         if go_on and (before := begun_before(recipe, root, team)):
             (run, recipe), begun = before, None
-        tables = Tables.read(recipe)
+        with working("reading the rows"):
+            tables = Tables.read(recipe)
         tokenizer = _tokenizer(run or begun, tables, recipe)
         recipe = _for_rows(recipe, tables, tokenizer)
         recipe, machine = resolve_system(recipe, team)
-        splits = _encode(tables, tokenizer, recipe)
+        with working("encoding the rows"):
+            splits = _encode(tables, tokenizer, recipe)
         engine = engine_of(recipe, elsewhere)
-        trainer = _trainer(recipe, machine, splits, begun, tokenizer, team, engine)
+        with working("making the network"):
+            trainer = _trainer(recipe, machine, splits, begun, tokenizer, team, engine)
         if team.follows:
             return TextClassifier.load(trainer.follow())
         with trainer.signals:
@@ -167,7 +170,9 @@ def finetune(
 def _tokenizer(source: Run | None, tables: Tables, recipe: Recipe) -> Tokenizer:
     if source is not None:
         return Tokenizer.load(source.tokenizer)
-    return Tokenizer.train(tables.train.texts, recipe.model.vocab_size or SCRATCH_VOCABULARY)
+    vocab_size = recipe.model.vocab_size or SCRATCH_VOCABULARY
+    with working(f"training a tokenizer of {vocab_size:,} tokens"):
+        return Tokenizer.train(tables.train.texts, vocab_size)
 
 
 def _trainer(

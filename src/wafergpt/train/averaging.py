@@ -12,7 +12,7 @@ from torch import Tensor
 
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
-from wafergpt.progress import say
+from wafergpt.progress import say, working
 from wafergpt.run import RUNS, Run
 from wafergpt.shapes.parametrization import role_of
 from wafergpt.train import checkpoint
@@ -72,12 +72,15 @@ def average(
         "loss": None,
         "val_loss": None,
     }
-    made = run_with(_mean(folders, shares), recipe, root, tokenizer, origin, step=steps[-1])
+    with working("averaging"):
+        mean = _mean(folders, shares)
+    made = run_with(mean, recipe, root, tokenizer, origin, step=steps[-1])
     if recipe.task is None and recipe.data.corpus is not None and recipe.data.corpus.is_dir():
         try:
-            made.write("result", made.read("result") | {"val_loss": validation_loss(made)})
+            with working("evaluating"):
+                made.write("result", made.read("result") | {"val_loss": validation_loss(made)})
         except InputError as error:
-            say(f"warning: {made.path} is not judged: {error}")
+            say(f"warning: {made.path} is not evaluated: {error}")
     return made
 
 

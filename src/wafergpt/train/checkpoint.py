@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from wafergpt import files
 from wafergpt.errors import InputError, RunFailed
 from wafergpt.parallel.sharding import Part, fill
-from wafergpt.progress import say
+from wafergpt.progress import say, working
 from wafergpt.run import Run
 from wafergpt.train.state import TrainState
 from wafergpt.train.stored import (
@@ -187,24 +187,27 @@ def verify(folder: Path) -> None:
         raise DamagedCheckpointError(str(error)) from None
     except (OSError, ValueError, KeyError, TypeError):
         raise DamagedCheckpointError(f"{folder}: its manifest cannot be read") from None
-    for name, known in entries.items():
-        path = folder / name
-        try:
-            intact = (
-                files.is_file(path)
-                and path.stat().st_size == known["bytes"]
-                and files.sha256(path) == known["sha256"]
-            )
-        except (OSError, KeyError, TypeError):
-            intact = False
-        if not intact:
-            raise DamagedCheckpointError(f"{path} is not the file that was written")
+    with working(f"checking {folder.name}"):
+        for name, known in entries.items():
+            if not _intact(folder / name, known):
+                raise DamagedCheckpointError(f"{folder / name} is not the file that was written")
     try:
         step = files.read_json(folder / STATE)["step"]
     except (ValueError, KeyError, TypeError):
         raise DamagedCheckpointError(f"{folder / STATE} cannot be read") from None
     if folder.name != _name(step):
         raise DamagedCheckpointError(f"{folder} holds step {step}: it was another checkpoint's")
+
+
+def _intact(path: Path, known: Mapping[str, object]) -> bool:
+    try:
+        return (
+            files.is_file(path)
+            and path.stat().st_size == known["bytes"]
+            and files.sha256(path) == known["sha256"]
+        )
+    except (OSError, KeyError, TypeError):
+        return False
 
 
 def damage(folder: Path) -> str | None:
@@ -246,7 +249,8 @@ def resume(state: TrainState, run: Run) -> Path:
     damaged: list[Path] = []
     for folder in reversed(every(run)):
         try:
-            load(state, folder)
+            with working(f"loading {folder.name}"):
+                load(state, folder)
         except DamagedCheckpointError as error:
             say(f"WARNING: damaged checkpoint refused: {error}")
             damaged.append(folder)
@@ -286,8 +290,9 @@ def restored(build: Callable[[], N], stored: Stored) -> N:
     with torch.device("meta"):
         network = build()
     require_fit(network, stored)
-    network.to_empty(device="cpu")
-    fill(network, stored.by_rows.items())
+    with working("loading the weights"):
+        network.to_empty(device="cpu")
+        fill(network, stored.by_rows.items())
     return network
 
 

@@ -12,6 +12,7 @@ from wafergpt import files
 from wafergpt.config import Recipe
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError, RunFailed
+from wafergpt.progress import working
 from wafergpt.run import Run
 from wafergpt.train import checkpoint
 from wafergpt.train.state import weights_sha256
@@ -74,7 +75,7 @@ def run_with(
         InputError: if a run of that name exists.
     """
     path = require_new(recipe.name, root)
-    with files.appearing(path) as temporary:
+    with working(f"writing {path}"), files.appearing(path) as temporary:
         unfinished = Run(temporary)
         unfinished.checkpoints.mkdir()
         unfinished.save_recipe(recipe)

@@ -22,6 +22,7 @@ from wafergpt.moved import require_sources
 from wafergpt.parallel.meeting import joined
 from wafergpt.parallel.sharding import Rows
 from wafergpt.parallel.team import Team
+from wafergpt.progress import working
 from wafergpt.run import RUNS, Run
 from wafergpt.scaling.plan import TOKENS_PER_PARAMETER, plan
 from wafergpt.shapes.counts import parameters
@@ -153,16 +154,17 @@ def _trainer(
             "no process has the whole weights, to write on from evaluate.prompts: "
             "set evaluate.prompts=[] or system.shard=1"
         )
-    # Weights that are spread are never whole anywhere.
-    with torch.device("meta" if recipe.system.shards > 1 else "cpu"):
-        gpt = GPT(recipe.model)
-    weights: Iterable[tuple[str, Rows]] = gpt.fresh_weights(recipe.seed)
-    if begun is not None:
-        stored = checkpoint.weights(begun)
-        checkpoint.require_fit(gpt, stored)
-        weights = stored.by_rows.items()
-    objective = language_objective
-    return engine(recipe, machine, gpt, gpt.blocks, batches, objective, team, weights)
+    with working("making the network"):
+        # Weights that are spread are never whole anywhere.
+        with torch.device("meta" if recipe.system.shards > 1 else "cpu"):
+            gpt = GPT(recipe.model)
+        weights: Iterable[tuple[str, Rows]] = gpt.fresh_weights(recipe.seed)
+        if begun is not None:
+            stored = checkpoint.weights(begun)
+            checkpoint.require_fit(gpt, stored)
+            weights = stored.by_rows.items()
+        objective = language_objective
+        return engine(recipe, machine, gpt, gpt.blocks, batches, objective, team, weights)
 
 
 def validation_loss(run: Run) -> float:

@@ -13,6 +13,7 @@ from pathlib import Path
 from wafergpt import config
 from wafergpt.errors import RunFailed, TeamLost
 from wafergpt.parallel.team import ALONE, Order, Team
+from wafergpt.progress import working
 from wafergpt.run import Run
 from wafergpt.train import checkpoint
 from wafergpt.train.state import TrainState
@@ -90,7 +91,8 @@ class Saver:
 
     def close(self) -> None:
         """Wait, and end the thread."""
-        self._thread.close()
+        with working("saving"):
+            self._thread.close()
 
 
 class PartSaver:

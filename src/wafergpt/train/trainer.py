@@ -25,7 +25,7 @@ from wafergpt.errors import Interrupted
 from wafergpt.parallel.launch import FORWARDED
 from wafergpt.parallel.sharding import Rows, fill, spread
 from wafergpt.parallel.team import ALONE, Order, Team
-from wafergpt.progress import duration, progress, say
+from wafergpt.progress import duration, progress, say, working
 from wafergpt.run import Run
 from wafergpt.scaling.machine import Machine
 from wafergpt.scaling.memory import disk_bytes
@@ -118,7 +118,8 @@ class Trainer:
         wanted = self.recipe.system.compile
         eager = 0.0
         if train.seconds or (wanted == "auto" and compiler_available(self.device.type)):
-            eager = self._step_seconds()
+            with working("timing steps"):
+                eager = self._step_seconds()
         steps = self._steps(eager)
         ahead = train.seconds or train.samples(steps) / train.batch_size * eager
         compiled = wanted == "on"
@@ -168,9 +169,9 @@ class Trainer:
         return statistics.fmean(times[-max(1, len(times) // 2) :])
 
     def _compiled_is_faster(self, eager: float) -> bool:
-        say("compiling; the first steps take a while …")
-        self.compile()
-        compiled = self._step_seconds()
+        with working("compiling, and timing steps"):
+            self.compile()
+            compiled = self._step_seconds()
         if compiled < eager:
             say(f"compiled steps take {compiled:.3f}s instead of {eager:.3f}s")
             return True
@@ -219,7 +220,8 @@ class Trainer:
             with run.held(), saver:
                 self._run, self._saver = run, saver
                 self._train(run, judge, write_on, resumed)
-            run.write("result", self.result())
+            with working("writing the result"):
+                run.write("result", self.result())
         except Interrupted:
             self._end()
             raise
@@ -265,6 +267,7 @@ class Trainer:
             for follower in followers:
                 stack.callback(follower.close)
             bar = stack.enter_context(progress(run.name, steps, "steps", self.state.step))
+            bar.advance(0, "compiling" if self.recipe.system.compile == "on" else "")
             callbacks.append(Recording(run, bar, memory_bytes(self.device), followers))
             callbacks.append(Saving(self.recipe.checkpoint.every, steps, self._save))
             self.loop.callbacks = callbacks
@@ -284,10 +287,11 @@ class Trainer:
 
     def _save(self, state: TrainState, wait: bool = False) -> None:
         assert self._saver is not None
-        require_same_copies(self.loop)
-        self._saver.save(state)
-        if wait:
-            self._saver.wait()
+        with working("saving"):
+            require_same_copies(self.loop)
+            self._saver.save(state)
+            if wait:
+                self._saver.wait()
 
     def _restore(self) -> None:
         assert self._run is not None

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from wafergpt.config import Model, Recipe
 from wafergpt.errors import RunFailed
 from wafergpt.model.gpt import GPT, Attention, Block
+from wafergpt.progress import working
 from wafergpt.shapes.parametrization import rules
 from wafergpt.train.loss import next_token_loss
 from wafergpt.train.optimizers import Optimizer
@@ -137,7 +138,8 @@ def coordinate_check(
     changes: dict[str, list[float]] = {}
     logits = []
     for shape in shapes:
-        found = [_changes(recipe, shape, steps, seed) for seed in range(seeds)]
+        with working(f"training networks of width {shape.d_model}"):
+            found = [_changes(recipe, shape, steps, seed) for seed in range(seeds)]
         for name in found[0][0]:
             mean = sum(change[name] for change, _ in found) / seeds
             if not 0 < mean < math.inf:

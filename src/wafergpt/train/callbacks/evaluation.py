@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from wafergpt import config
+from wafergpt.progress import working
 from wafergpt.train.state import Row, TrainState
 
 LOOKS = "looks_without_gain"
@@ -32,7 +33,8 @@ class Evaluation:
         """Judge if it is time."""
         if state.step % self._settings.every and state.step < self._steps:
             return
-        row.update(self._judge())
+        with working("evaluating"):
+            row.update(self._judge())
         metric = self._settings.metric
         score: float = row[f"val_{metric}"]
         better = state.best is None or (

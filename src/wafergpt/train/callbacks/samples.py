@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from wafergpt.progress import working
 from wafergpt.run import Run
 from wafergpt.train.state import Row, TrainState
 
@@ -21,7 +22,8 @@ class Samples:
             return
         lines = [f"## step {state.step} · validation loss {row['val_loss']:.3f}", ""]
         for prompt in self._prompts:
-            text = f"**{prompt}**{self._write_on(prompt)}"
+            with working("writing samples"):
+                text = f"**{prompt}**{self._write_on(prompt)}"
             lines += [*(f"> {line}" for line in text.splitlines()), ""]
         with self._file.open("a", encoding="utf-8") as file:
             file.write("\n".join(lines) + "\n")
