@@ -190,7 +190,7 @@ def test_a_mean_is_not_judged_on_another_corpus(
     corpus(tmp_path / "one", 2)
     mean = average(first, "mean", last=2, root=tmp_path)
     assert mean.read("result")["val_loss"] is None
-    assert "is not judged: " in capfd.readouterr().err
+    assert "is not evaluated: " in capfd.readouterr().err
 
 
 def test_a_run_without_a_checkpoint_begins_again(

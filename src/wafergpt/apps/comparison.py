@@ -7,7 +7,7 @@ from typing import Any
 from wafergpt.baselines.bilstm import train_bilstm
 from wafergpt.baselines.tfidf import train_tfidf
 from wafergpt.errors import InputError
-from wafergpt.progress import working
+from wafergpt.progress import say, working
 from wafergpt.run import Run
 from wafergpt.tasks.classify import TextClassifier
 from wafergpt.tasks.finetune import Tables
