@@ -9,13 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from wafergpt.apps.comparison import compare
+from wafergpt.config import recipe_from
+from wafergpt.data.labelled import LabelledBatches
 from wafergpt.data.prepare import prepare
 from wafergpt.errors import InputError
 from wafergpt.run import Run
-from wafergpt.tasks.classify import TextClassifier
-from wafergpt.tasks.finetune import finetune
+from wafergpt.tasks.classify import TextClassifier, fresh_classifier
+from wafergpt.tasks.finetune import _flops, _objective, finetune
 from wafergpt.tasks.writing import Writer
 from wafergpt.train.pretrain import pretrain
 
@@ -69,6 +73,9 @@ def test_from_a_pretrained_run_to_answers(home: Path) -> None:
     result = classifier.run.read("result")
     assert result["test"]["accuracy"] >= 0.95
     assert sum(map(sum, result["test"]["confusion"])) == 100
+    for done in (result, Run.find("pre", home).read("result")):
+        assert 0 < done["mfu"] < 1
+        assert "predicted_loss" not in done
     assert result["init"] == "pre"
     recipe = classifier.run.recipe
     assert recipe.task is not None
@@ -84,6 +91,22 @@ def test_from_a_pretrained_run_to_answers(home: Path) -> None:
     assert sum(again[0]["scores"].values()) == pytest.approx(1.0)
     assert classifier.predict([]) == []
     assert classifier.predict([""])[0]["label"] in recipe.task.labels
+
+
+def test_flops_count_padding_and_not_the_embedding() -> None:
+    """Against torch's counter, with attention as plain products."""
+    shape = {"n_layers": 2, "d_model": 32, "n_heads": 2, "seq_len": 64, "vocab_size": 5000}
+    task = {"labels": list("abc"), "pooling": "mean_max_last", "word_dropout": 0.1}
+    recipe = recipe_from({"model": shape, "task": task})
+    assert recipe.task is not None
+    network = fresh_classifier(recipe.model, recipe.task, seed=0).train()
+    texts = [np.arange(n) for n in (3, 40, 17, 64, 9)]
+    batches = LabelledBatches(texts, np.array([0, 1, 2, 0, 1]), 2, seed=0)
+    for first in range(0, 6, 2):
+        batch = batches.batch(first, 2)
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            _objective(0, recipe, network, batch).backward()  # type: ignore[no-untyped-call]
+        assert _flops(network.score.weight.numel(), recipe, batch) == counter.get_total_flops()
 
 
 def test_the_baselines_stand_beside_it(home: Path) -> None:
@@ -162,6 +185,7 @@ def test_long_texts_are_cut_and_counted(home: Path, capsys: pytest.CaptureFixtur
         ("pre", ["train.tokens=100", "train.epochs=null"], "fine-tuning counts in train.epochs"),
         ("pre", ["train.batch_size=4096"], "less than one batch of 4096"),
         ("per", [], "no run 'per'; did you mean 'pre'?"),
+        ("pre", ["schedule.warmup=150%"], "150% is more than the whole run"),
     ],
 )
 def test_wrong_use(home: Path, start: str, more: list[str], message: str) -> None:

@@ -36,6 +36,8 @@ from wafergpt.parallel.team import Team
 from wafergpt.progress import say, working
 from wafergpt.run import RUNS, Run
 from wafergpt.scaling.machine import Machine
+from wafergpt.scaling.schedule import require_possible_warmup
+from wafergpt.shapes.counts import training_flops
 from wafergpt.tasks.classify import TextClassifier, encode_texts, fresh_classifier, scores
 from wafergpt.train import checkpoint
 from wafergpt.train.given import require_trained
@@ -136,6 +138,7 @@ def finetune(
     else:
         if not isinstance(recipe, Recipe):
             recipe = load_recipe(recipe, overrides)
+        require_possible_warmup(recipe.schedule)
         recipe = recipe.replace(task={"name": task, **({"train": data} if data else {})})
         begun = None if str(start) == "scratch" else language_model(start, root)
         recipe = _begin(recipe, begun)
@@ -194,7 +197,8 @@ def _trainer(
         fill(network.gpt, stored.by_rows.items())
     batches = _training_batches(splits["train"], recipe)
     objective = partial(_objective, tokenizer.end_of_text)
-    trainer = engine(recipe, machine, network, network.gpt.blocks, batches, objective, team)
+    flops = partial(_flops, network.score.weight.numel())
+    trainer = engine(recipe, machine, network, network.gpt.blocks, batches, objective, flops, team)
     rows = splits["validation"]
     trainer.loop.validation = LabelledBatches(
         rows.texts, rows.targets, recipe.train.batch_size, None
@@ -302,6 +306,11 @@ def _objective(end_of_text: int, recipe: Recipe, model: nn.Module, batch: Batch)
         recipe.task.label_smoothing if model.training else 0.0,
         batch.weights,
     )
+
+
+def _flops(score_weights: int, recipe: Recipe, batch: Batch) -> float:
+    texts, length = batch.tokens.shape
+    return texts * training_flops(recipe.model, length, 0, score_weights)
 
 
 def _metrics(network: Classifier, split: Split, recipe: Recipe) -> dict[str, Any]:
