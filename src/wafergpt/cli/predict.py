@@ -11,6 +11,7 @@ import click
 from wafergpt.cli import emit, json_option
 from wafergpt.cli.recipe import runs_option
 from wafergpt.errors import InputError
+from wafergpt.progress import say
 
 
 @click.command(
@@ -39,8 +40,8 @@ def command(
 ) -> None:
     """Put a fine-tuned model to work on texts.
 
-    With '-' it reads lines from stdin. Each text gives one JSON line, or with --json all go into
-    one object.
+    With '-' it reads lines from stdin. Each text gives one JSON line, a blank text null; with
+    --json all go into one object.
     """
     if stdin not in (None, "-"):
         raise InputError(f"'{stdin}' is no option; give --text, --file, or - for stdin")
@@ -58,6 +59,8 @@ def command(
         task = found.recipe.task
         texts = tuple(read_texts(file, column or (task.text if task else "text")))
     outputs = TextClassifier.load(found).predict(texts)
+    if blank := outputs.count(None):
+        say(f"{blank:,} of {len(outputs):,} texts {'is' if blank == 1 else 'are'} blank: null")
     emit(
         {"outputs": outputs}, as_json, "\n".join(json.dumps(o, ensure_ascii=False) for o in outputs)
     )
