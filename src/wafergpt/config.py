@@ -265,6 +265,9 @@ class Task(Section):
     label: str = "label"
     labels: tuple[str, ...] = ()
     """In the order of the model's outputs; written down by the run."""
+    similar_labels: Literal["refuse", "merge", "keep"] = "refuse"
+    """Labels that differ only in how they are written, as Positive and positive: ask, read them as
+    one class, or as several."""
     max_tokens: int = Field(0, ge=0)
     """Of one text; longer ones are cut. Left out, the model's seq_len."""
     cut: Literal["end", "start", "middle"] = "end"

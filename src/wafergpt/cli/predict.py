@@ -12,7 +12,7 @@ from wafergpt.cli import emit, json_option
 from wafergpt.cli.paths import HomePath
 from wafergpt.cli.recipe import runs_option
 from wafergpt.errors import InputError
-from wafergpt.progress import working
+from wafergpt.progress import say, working
 
 
 @click.command(
@@ -41,8 +41,8 @@ def command(
 ) -> None:
     """Put a fine-tuned model to work on texts.
 
-    With '-' it reads lines from stdin. Each text gives one JSON line, or with --json all go into
-    one object.
+    With '-' it reads lines from stdin. Each text gives one JSON line, a blank text null; with
+    --json all go into one object.
     """
     if stdin not in (None, "-"):
         raise InputError(f"'{stdin}' is no option; give --text, --file, or - for stdin")
@@ -63,6 +63,8 @@ def command(
         with working(f"reading {file}"):
             texts = tuple(read_texts(file, column or (task.text if task else "text")))
     outputs = TextClassifier.load(found).predict(texts)
+    if blank := outputs.count(None):
+        say(f"{blank:,} of {len(outputs):,} texts {'is' if blank == 1 else 'are'} blank: null")
     emit(
         {"outputs": outputs}, as_json, "\n".join(json.dumps(o, ensure_ascii=False) for o in outputs)
     )

@@ -79,8 +79,12 @@ def _open(path: Path) -> IO[bytes]:
     return path.open("rb")
 
 
-def rows(path: Path, errors: Errors = "strict") -> Iterator[tuple[int, dict[str, Any]]]:
+def rows(
+    path: Path, errors: Errors = "strict", blank_lines: bool = False
+) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the line number and the named columns of each row of a jsonl, csv or tsv file.
+
+    With ``blank_lines`` a blank line between rows of csv and tsv is a row of empty columns.
 
     Raises:
         InputError: on a line that is no row.
@@ -89,7 +93,7 @@ def rows(path: Path, errors: Errors = "strict") -> Iterator[tuple[int, dict[str,
     if found == "jsonl":
         yield from _json_rows(path, errors)
     elif found in {"csv", "tsv"}:
-        yield from _csv_rows(path, errors, "," if found == "csv" else "\t")
+        yield from _csv_rows(path, errors, "," if found == "csv" else "\t", blank_lines)
     else:
         raise InputError(f"{path} has no columns: rows come as jsonl, csv or tsv")
 
@@ -108,14 +112,24 @@ def _json_rows(path: Path, errors: Errors) -> Iterator[tuple[int, dict[str, Any]
         yield number, row
 
 
-def _csv_rows(path: Path, errors: Errors, delimiter: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def _csv_rows(
+    path: Path, errors: Errors, delimiter: str, blank_lines: bool
+) -> Iterator[tuple[int, dict[str, Any]]]:
     csv.field_size_limit(LINE_BYTES)
     reader = csv.reader((line for _, line in lines(path, errors)), delimiter=delimiter)
     try:
         header = next(reader, None)
+        blank = 0
         for values in reader:
-            if not values or header is None:
+            if header is None:
                 continue
+            if not values or (len(values) < len(header) and not "".join(values).strip()):
+                blank += 1
+                continue
+            # Blank lines at the end are no rows.
+            for back in range(blank if blank_lines else 0, 0, -1):
+                yield reader.line_num - back, dict.fromkeys(header, "")
+            blank = 0
             if len(values) != len(header):
                 raise InputError(
                     f"{path}, line {reader.line_num}: {len(values)} columns, "

@@ -16,12 +16,13 @@ from torch import Tensor, nn
 
 from wafergpt.config import Recipe, load_recipe
 from wafergpt.data.batches import Batch
+from wafergpt.data.holdout import classes_kept, hold_out, hold_out_of_each_class
 from wafergpt.data.labelled import LabelledBatches
+from wafergpt.data.labels import doubts, settle_classes, settle_numbers
 from wafergpt.data.tables import (
     Table,
     encode_labels,
     encode_scores,
-    hold_out,
     label_names,
     read_table,
 )
@@ -70,25 +71,68 @@ class Split:
 
 @dataclass(frozen=True)
 class Tables:
-    """The labelled rows of a task."""
+    """The labelled rows of a task, and what people should know of them, a line each."""
 
     train: Table
     validation: Table
     test: Table | None
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, recipe: Recipe) -> Tables:
-        """Read what the recipe names; hold out validation rows if it names none."""
+        """Read what the recipe names; hold out validation rows if it names none.
+
+        Raises:
+            InputError: on unusable rows, or labels with which nothing can be trained.
+        """
         task = recipe.task
         if task is None or task.train is None:
             raise InputError("which labelled rows? add task.train=FILE (csv, tsv or jsonl)")
-        train = read_table(task.train, task.text, task.label)
-        if task.validation is not None:
-            validation = read_table(task.validation, task.text, task.label)
+        named = {
+            name: read_table(path, task.text, task.label)
+            for name, path in (
+                ("train", task.train),
+                ("validation", task.validation),
+                ("test", task.test),
+            )
+            if path is not None
+        }
+        if (before := cls._as_before(named, recipe.data.fingerprint)) is not None:
+            return before
+        notes = [note for table in named.values() for note in table.notes]
+        if task.loss == "squared_error":
+            settled, more = settle_numbers(list(named.values()))
         else:
+            settled = settle_classes(list(named.values()), task.similar_labels)
+            more = doubts(settled)
+            labels = label_names(settled[0])
+            for name, table in zip(named, settled, strict=True):
+                encode_labels(table, labels, name)
+        named = dict(zip(named, settled, strict=True))
+        notes += more
+        train, validation = named["train"], named.get("validation")
+        if validation is None and task.loss == "squared_error":
             train, validation = hold_out(train, VALIDATION_SHARE)
-        test = None if task.test is None else read_table(task.test, task.text, task.label)
-        return cls(train, validation, test)
+        elif validation is None:
+            train, validation, without = hold_out_of_each_class(train, VALIDATION_SHARE)
+            notes += [classes_kept(without, train)] if without else []
+        return cls(train, validation, named.get("test"), tuple(notes))
+
+    @classmethod
+    def _as_before(cls, named: dict[str, Table], fingerprint: str | None) -> Tables | None:
+        """Return the tables of a run that was begun when labels stayed as they were written, and
+        a hash alone decided what is held out; None if the run's rows are others.
+        """
+        if fingerprint is None:
+            return None
+        train, validation = named["train"], named.get("validation")
+        try:
+            if validation is None:
+                train, validation = hold_out(train, VALIDATION_SHARE)
+        except InputError:
+            return None
+        tables = cls(train, validation, named.get("test"))
+        return tables if tables.fingerprint() == fingerprint else None
 
     def fingerprint(self) -> str:
         """Return a hash of all rows."""
@@ -148,6 +192,8 @@ def finetune(
             (run, recipe), begun = before, None
         with working("reading the rows"):
             tables = Tables.read(recipe)
+        for note in tables.notes:
+            say(note)
         tokenizer = _tokenizer(run or begun, tables, recipe)
         recipe = _for_rows(recipe, tables, tokenizer)
         recipe, machine = resolve_system(recipe, team)
