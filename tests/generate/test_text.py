@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from wafergpt.config import Model
 from wafergpt.generate.text import (
     Sampling,
+    TextStream,
     _until_stop,
     _whole_characters,
-    stream_text,
     stream_tokens,
 )
 from wafergpt.model.gpt import GPT
@@ -73,7 +73,7 @@ def test_end_of_text_ends(gpt: GPT) -> None:
 
 def test_training_mode_is_given_back(gpt: GPT) -> None:
     gpt.train()
-    list(stream_text(gpt, Bytes(), "a", Sampling(max_tokens=3)))
+    list(TextStream(gpt, Bytes(), "a", Sampling(max_tokens=3)))
     assert gpt.training
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from wafergpt.cli import emit, json_option
+from wafergpt.cli.recipe import runs_option
 
 
 @click.command(epilog="Example: wafergpt report demo")
@@ -16,18 +17,19 @@ from wafergpt.cli import emit, json_option
     type=click.Path(dir_okay=False, path_type=Path),
     help="The file to write; left out, report.html in the run's folder.",
 )
+@runs_option
 @json_option
-def command(run: str, out: Path | None, as_json: bool) -> None:
+def command(run: str, out: Path | None, runs: Path, as_json: bool) -> None:
     """Write a run's page: curves, samples, confusion matrix.
 
-    RUN is a name below runs/ or a path, finished or not. The page is one file that needs no
+    RUN is a name below --runs or a path, finished or not. The page is one file that needs no
     network: open it in a browser, send it, print it.
     """
     from wafergpt.report import write_report
     from wafergpt.report.values import size
     from wafergpt.run import Run
 
-    found = Run.find(run)
+    found = Run.find(run, runs)
     page = write_report(found, out)
     written = page.stat().st_size
     emit(
