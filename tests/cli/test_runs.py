@@ -41,6 +41,11 @@ def test_no_runs_says_what_to_type(folder: Path, there: bool) -> None:
     assert json.loads(invoke("--json")) == {"folder": "runs", "runs": []}
 
 
+def test_no_runs_elsewhere_says_where_to_make_them(folder: Path) -> None:
+    (folder.parent / "my runs").mkdir()
+    assert invoke("my runs").endswith("wafergpt demo --runs 'my runs'\n")
+
+
 def test_a_folder_that_is_not_there(folder: Path) -> None:
     with pytest.raises(InputError, match="no folder elsewhere"):
         CliRunner().invoke(command, ["elsewhere"], catch_exceptions=False)

@@ -77,6 +77,23 @@ def test_training_mode_is_given_back(gpt: GPT) -> None:
     assert gpt.training
 
 
+class Never(Bytes):
+    end_of_text = -1
+
+
+def test_it_says_whether_it_was_cut(gpt: GPT) -> None:
+    def written(codec: Bytes, *stop: str) -> tuple[str, bool]:
+        stream = TextStream(gpt, codec, "a", Sampling(10, temperature=0, stop=stop))
+        return "".join(stream), stream.cut
+
+    text, cut = written(Never())
+    assert cut
+    assert written(Never(), text[-1]) == (text[: text.index(text[-1])], False)
+    ending = Bytes()
+    ending.end_of_text = tokens(gpt, ending.encode("a"), max_tokens=1, temperature=0)[0]
+    assert written(ending) == ("", False)
+
+
 @given(st.text(max_size=30))
 def test_pieces_are_whole_characters(text: str) -> None:
     data = list(text.encode("utf-8", "ignore"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from wafergpt.cli.streams import shows
 from wafergpt.config import Recipe
 from wafergpt.errors import InputError, RunFailed
 from wafergpt.run import Run, command_line
@@ -53,7 +54,8 @@ def _prompt(recipe: Recipe) -> str:
         stream = corpus.tokens("val")
         ids = [int(token) for token in stream.take(0, min(LOOKED_AT, len(stream)))]
         end = corpus.tokenizer.end_of_text
-        return opening(corpus.tokenizer.decode([token for token in ids if token != end]))
+        prompt = opening(corpus.tokenizer.decode([token for token in ids if token != end]))
+        return prompt if shows(prompt) else NEUTRAL
     except (InputError, RunFailed, OSError):
         # The corpus may be gone: it is needed no more.
         return NEUTRAL

@@ -76,14 +76,14 @@ def _verify(name: str, root: Path, as_json: bool) -> int:
 def _columns() -> list[Column]:
     """Return the columns, which lose the highest rank first where there is no room."""
     return [
-        Column("run", least=12, folds=True),
-        Column("kind", rank=4),
-        Column("parameters", right=True, rank=6),
+        Column("run", least=24, folds=True),
+        Column("kind", rank=6),
+        Column("parameters", right=True, rank=7),
         Column("step", right=True, rank=5),
         Column("tokens", right=True, rank=8),
         Column("train loss", right=True, rank=9),
         Column("val loss", right=True, rank=1),
-        Column("at step", right=True, rank=7),
+        Column("at step", right=True, rank=4),
         Column("accuracy", right=True, rank=2),
         Column("time", right=True, rank=3),
         Column("state"),

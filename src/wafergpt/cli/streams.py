@@ -56,6 +56,9 @@ def legible(text: str, stream: TextIO | None = None) -> str:
     try:
         text.encode(encoding)
     except UnicodeEncodeError:
+        if "\x1b" in text:
+            # A line that is drawn over and over must not get longer than the terminal is wide.
+            text = text.replace("…", ".")
         return text.encode(encoding, "wafergpt.plainer").decode(encoding)
     return text
 
@@ -71,12 +74,19 @@ class _Stream:
         self._stream = stream
 
     def __getattr__(self, name: str) -> Any:
+        if name == "buffer":
+            # Click would write UTF-8 there, whatever the encoding, and past all care taken here.
+            raise AttributeError(name)
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
         """Write a text, whatever letters it has; return its length."""
+        # Click tells text from binary streams by writing nothing to them, and hears no failure.
+        if not isinstance(text, str):
+            raise TypeError("this is a stream of text")
         try:
-            self._stream.write(legible(text, self._stream))
+            if text:
+                self._stream.write(legible(text, self._stream))
         except OSError as error:
             self._broken(error)
         return len(text)

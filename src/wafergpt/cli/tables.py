@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from wafergpt.cli.streams import legible
+from wafergpt.cli.streams import legible, shows
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
     Screen = Callable[[int], Iterable[RenderableType]]
     """Returns what to show on a terminal that is so many cells wide."""
+
+ASCII_RULE = "    \n    \n -- \n" + "    \n" * 5
+"""A rule below the head, where there are no letters to draw it."""
 
 GAP = 2
 BAR = 10
@@ -87,10 +90,14 @@ def table(columns: Sequence[Column], rows: Iterable[Row], width: int) -> Table:
         if i not in empty
     }
     widths = fitted(columns, wanted, width)
+    lines = box.SIMPLE_HEAD if shows("─") else box.Box(ASCII_RULE, ascii=True)
     grid = Table(
-        box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, GAP - 1, 0, 0),
+        box=lines,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, GAP - 1, 0, 0),
         header_style="bold",
-    )  # fmt: skip
+    )
     for i, cells_wide in widths.items():
         grid.add_column(
             legible(columns[i].name),
