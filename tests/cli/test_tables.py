@@ -85,6 +85,13 @@ def test_predictions(width: int) -> None:
     assert "\x1b" not in "".join(rows)
 
 
+def test_labels_differ_on_any_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    outputs: list[Any] = [{"label": label, "score": 0.9} for label in ("好", "坏")]
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="latin-1"))
+    rows = shown(lambda cells: [predict._table(["a", "b"], outputs, cells)], 60)
+    assert [row.split()[1] for row in rows[2:]] == [r"\u597d", r"\u574f"]
+
+
 def test_a_regression_shows_its_number() -> None:
     rows = shown(lambda cells: [predict._table(["a", "b"], [{"score": -0.25}, None], cells)], 60)
     assert rows[2].split() == ["a", "-0.25"]

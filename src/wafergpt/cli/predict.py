@@ -11,6 +11,7 @@ import click
 
 from wafergpt.cli import emit, json_line, json_option
 from wafergpt.cli.recipe import runs_option
+from wafergpt.cli.streams import shows
 from wafergpt.errors import InputError
 
 if TYPE_CHECKING:
@@ -78,8 +79,13 @@ def _table(texts: Sequence[str], outputs: Sequence[dict[str, Any] | None], width
     return table(
         [*columns, Column("", rank=2)],
         [
-            (t, o["label"], f"{o['score']:.1%}", bar(o["score"])) if o else (t, "", "", "")
+            (t, _label(o["label"]), f"{o['score']:.1%}", bar(o["score"])) if o else (t, "", "", "")
             for t, o in zip(texts, outputs, strict=True)
         ],
         width,
     )
+
+
+def _label(name: str) -> str:
+    """Return a label that differs from the others even where its letters cannot be shown."""
+    return name if shows(name) else ascii(name)[1:-1]
