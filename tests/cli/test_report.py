@@ -50,6 +50,13 @@ def test_json_and_out(run: Run, tmp_path: Path) -> None:
     assert not (run.path / "report.html").exists()
 
 
+def test_runs_that_lie_elsewhere(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir("/")
+    arguments = ["tiny", "--runs", str(run.path.parent), "--json"]
+    done = CliRunner().invoke(command, arguments, catch_exceptions=False)
+    assert json.loads(done.stdout)["run"] == str(run.path)
+
+
 def test_an_unknown_run_names_the_nearest(run: Run) -> None:
     with pytest.raises(InputError, match="did you mean 'tiny'"):
         CliRunner().invoke(command, ["tinny"], catch_exceptions=False)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from wafergpt.cli import emit, json_option
 from wafergpt.cli.recipe import RecipeCommand, recipe_arguments, show_option, split_arguments
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+DOES_NOT_FIT = "DOES NOT FIT"
 
 MOST_KINDS = 20
 """Kinds of operators that are listed."""
@@ -76,7 +82,9 @@ def command(
     if show:
         click.echo(found.recipe().to_yaml(), nl=False)
         return
-    emit(found.to_dict(), as_json, _text(found.to_dict(), found.notes))
+    rows = _rows(found.to_dict(), found.notes)
+    text = "\n".join(f"{name:>11}  {value}" for name, value in rows)
+    emit(found.to_dict(), as_json, text, lambda width: [_screen(rows)])
 
 
 def _table(facts: dict[str, Any], lr: float) -> str:
@@ -118,11 +126,25 @@ def _loss(facts: dict[str, Any]) -> str:
     return f"{loss:.2f} ({low:.2f} to {high:.2f}) on {facts['predicted_loss_of']}"
 
 
-def _text(facts: dict[str, Any], notes: tuple[str, ...]) -> str:
+def _screen(rows: Sequence[tuple[str, str]]) -> Table:
+    from wafergpt.cli.tables import Cell, details
+
+    styles = {"note": "yellow"}
+    return details(
+        (
+            Cell(name, styles.get(name, "bold")),
+            Cell(value, "red" if value.endswith(DOES_NOT_FIT) else ""),
+        )
+        for name, value in rows
+    )
+
+
+def _rows(facts: dict[str, Any], notes: tuple[str, ...]) -> list[tuple[str, str]]:
+    """Return what a plan says: names, and values for people."""
     from wafergpt.progress import duration
 
     model = facts["model"]
-    fits = "fits" if facts["fits"] else "DOES NOT FIT"
+    fits = "fits" if facts["fits"] else DOES_NOT_FIT
     ratio = facts["tokens_per_parameter"]
     gib = 1 << 30
     shape = (
@@ -142,5 +164,4 @@ def _text(facts: dict[str, Any], notes: tuple[str, ...]) -> str:
         f"{facts['disk_bytes'] / gib:.2f} GiB at most at once",
         "loss": _loss(facts),
     }
-    lines = [f"{name:>11}  {value}" for name, value in rows.items()]
-    return "\n".join([*lines, *(f"{'note':>11}  {note}" for note in notes)])
+    return [*rows.items(), *(("note", note) for note in notes)]

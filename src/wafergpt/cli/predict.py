@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from wafergpt.cli import emit, json_option
+from wafergpt.cli import emit, json_line, json_option
 from wafergpt.cli.paths import HomePath
 from wafergpt.cli.recipe import runs_option
+from wafergpt.cli.streams import shows
 from wafergpt.errors import InputError
 from wafergpt.progress import say, working
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 @click.command(
@@ -41,8 +46,8 @@ def command(
 ) -> None:
     """Put a fine-tuned model to work on texts.
 
-    With '-' it reads lines from stdin. Each text gives one JSON line, a blank text null; with
-    --json all go into one object.
+    With '-' it reads lines from stdin. On a terminal the answer is a table; in a pipe each text
+    gives one JSON line, a blank text null, and with --json all go into one object.
     """
     if stdin not in (None, "-"):
         raise InputError(f"'{stdin}' is no option; give --text, --file, or - for stdin")
@@ -65,6 +70,29 @@ def command(
     outputs = TextClassifier.load(found).predict(texts)
     if blank := outputs.count(None):
         say(f"{blank:,} of {len(outputs):,} texts {'is' if blank == 1 else 'are'} blank: null")
-    emit(
-        {"outputs": outputs}, as_json, "\n".join(json.dumps(o, ensure_ascii=False) for o in outputs)
+    lines = "\n".join(map(json_line, outputs))
+    emit({"outputs": outputs}, as_json, lines, lambda width: [_table(texts, outputs, width)])
+
+
+def _table(texts: Sequence[str], outputs: Sequence[dict[str, Any] | None], width: int) -> Table:
+    """Return texts beside their labels and probabilities, or a regression's numbers."""
+    from wafergpt.cli.tables import Column, bar, table
+
+    text = Column("text", least=16)
+    if any(output and "label" not in output for output in outputs):
+        rows = [(t, f"{o['score']:.4g}" if o else "") for t, o in zip(texts, outputs, strict=True)]
+        return table([text, Column("value", right=True)], rows, width)
+    columns = [text, Column("label", least=12), Column("probability", right=True, rank=1)]
+    return table(
+        [*columns, Column("", rank=2)],
+        [
+            (t, _label(o["label"]), f"{o['score']:.1%}", bar(o["score"])) if o else (t, "", "", "")
+            for t, o in zip(texts, outputs, strict=True)
+        ],
+        width,
     )
+
+
+def _label(name: str) -> str:
+    """Return a label that differs from the others even where its letters cannot be shown."""
+    return name if shows(name) else ascii(name)[1:-1]

@@ -51,6 +51,7 @@ def command(
     SOURCE is a file (txt, jsonl, csv, tsv, also .gz or .xz), a folder, or a quoted glob.
     Interrupted, the same command goes on.
     """
+    from wafergpt.cli.next_commands import pretraining
     from wafergpt.data.prepare import prepare
 
     start = time.perf_counter()
@@ -69,6 +70,6 @@ def command(
         f"  {result['tokens_train']:,} tokens to train on, {result['tokens_val']:,} to validate "
         f"with, vocabulary {result['vocab_size']:,}",
         f"  fingerprint {result['fingerprint'][:16]}…, in {duration(seconds)}",
-        f"next: wafergpt pretrain data.corpus={out} train.steps=500",
+        f"next: {pretraining(out, result['tokens_train'])}",
     ]
     emit(result, as_json, "\n".join(lines))

@@ -39,6 +39,7 @@ from wafergpt.run import RUNS, Run
 from wafergpt.scaling.machine import Machine
 from wafergpt.scaling.schedule import require_possible_warmup
 from wafergpt.shapes.counts import training_flops
+from wafergpt.tasks.beginning import with_task
 from wafergpt.tasks.classify import TextClassifier, encode_texts, fresh_classifier, scores
 from wafergpt.train import checkpoint
 from wafergpt.train.given import require_trained
@@ -46,7 +47,7 @@ from wafergpt.train.loop import Loop
 from wafergpt.train.loss import classification_loss
 from wafergpt.train.pretrain import engine_of, new_run
 from wafergpt.train.settings import may_change, resolve_system
-from wafergpt.train.starting import asked_for, begun_before, language_model, on_top_of
+from wafergpt.train.starting import asked_for, begun_before, language_model
 from wafergpt.train.trainer import Trainer
 
 VALIDATION_SHARE = 0.1
@@ -183,9 +184,8 @@ def finetune(
         if not isinstance(recipe, Recipe):
             recipe = load_recipe(recipe, overrides)
         require_possible_warmup(recipe.schedule)
-        recipe = recipe.replace(task={"name": task, **({"train": data} if data else {})})
         begun = None if str(start) == "scratch" else language_model(start, root)
-        recipe = _begin(recipe, begun)
+        recipe = with_task(recipe, begun, task, data)
     asked = asked_for(recipe)
     with joined(recipe.system.timeout) as team:
         if go_on and (before := begun_before(recipe, root, team)):
@@ -250,16 +250,6 @@ def _trainer(
         rows.texts, rows.targets, recipe.train.batch_size, None
     )
     return trainer
-
-
-def _begin(recipe: Recipe, begun: Run | None) -> Recipe:
-    """Take over what the pretrained run decides, and name a run that has no name."""
-    if begun is not None:
-        recipe = on_top_of(recipe, begun)
-    assert recipe.task is not None
-    if recipe.name == Recipe().name:
-        recipe = recipe.replace(name=f"{begun.name if begun else 'scratch'}-{recipe.task.name}")
-    return recipe
 
 
 def _for_rows(recipe: Recipe, tables: Tables, tokenizer: Tokenizer) -> Recipe:
@@ -392,7 +382,6 @@ def _write_result(classifier: TextClassifier, trainer: Trainer, splits: dict[str
     result["test"] = (
         _metrics(classifier.network, splits["test"], recipe) if "test" in splits else None
     )
-    result["best_step"] = trainer.state.best_step
     result["init"] = "scratch" if begun is None else begun.name
     result["pretrained"] = None if begun is None else str(begun)
     run.write("result", result)

@@ -16,7 +16,7 @@ from wafergpt.data.batches import Batch, Batches, LanguageBatches
 from wafergpt.data.corpus import Corpus
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
-from wafergpt.generate.text import Sampling, stream_text
+from wafergpt.generate.text import Sampling, TextStream
 from wafergpt.model.gpt import GPT
 from wafergpt.moved import require_sources
 from wafergpt.parallel.meeting import joined
@@ -311,6 +311,6 @@ def _writer(gpt: nn.Module, corpus: Corpus, seed: int) -> Callable[[str], str]:
     def write_on(prompt: str) -> str:
         # Decoding has a new length at each token, and would compile for each.
         with torch.compiler.set_stance("force_eager"):
-            return "".join(stream_text(gpt, corpus.tokenizer, prompt, settings))
+            return "".join(TextStream(gpt, corpus.tokenizer, prompt, settings))
 
     return write_on

@@ -26,7 +26,7 @@ from wafergpt.parallel.launch import FORWARDED
 from wafergpt.parallel.sharding import Rows, fill, spread
 from wafergpt.parallel.team import ALONE, Order, Team
 from wafergpt.progress import duration, progress, say, working
-from wafergpt.run import Run
+from wafergpt.run import Run, command_line
 from wafergpt.scaling.machine import Machine
 from wafergpt.scaling.memory import disk_bytes
 from wafergpt.scaling.schedule import schedule_warning
@@ -289,7 +289,8 @@ class Trainer:
                 self._run_loop()
             except Interrupted as stop:
                 verb = "finetune" if self.recipe.task else "pretrain"
-                raise Interrupted(f"{stop}; next: wafergpt {verb} --resume {run.path}") from None
+                line = command_line(verb, "--resume", run.path)
+                raise Interrupted(f"{stop}; next: {line}") from None
         if self.state.finished and self.state.step < steps:
             say(f"stopped early at step {self.state.step:,}: no better score any more")
 
@@ -328,6 +329,7 @@ class Trainer:
             "loss": next((row["loss"] for row in reversed(rows) if "loss" in row), None),
             "val_loss": judged[-1]["val_loss"] if judged else None,
             "best_val_loss": min((row["val_loss"] for row in judged), default=known),
+            "best_step": state.best_step,
             "seconds": state.seconds,
             "tokens_per_second": state.tokens / state.seconds,
             "mfu": statistics.median(mfu) if mfu else None,
