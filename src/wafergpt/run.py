@@ -131,7 +131,7 @@ class Run:
 
     def command(self, verb: str, *words: str) -> str:
         """Return the command that puts this run (or its one checkpoint) to work, to be pasted."""
-        if self.checkpoint or not self.name:
+        if self.checkpoint or self.name != self.path.name:
             return command_line(verb, self.checkpoint or self.path, *words)
         return command_line(verb, self.name, *words, root=self.path.parent)
 

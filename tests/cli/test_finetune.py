@@ -63,7 +63,9 @@ def test_show_has_the_shape_of_the_run_to_start_from(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Run.create(recipe_from({"name": "pre", "model": {"d_model": 96, "n_heads": 3}}), Path("runs"))
+    shape = {"d_model": 96, "n_heads": 3}
+    run = Run.create(recipe_from({"name": "pre", "model": shape}), Path("runs"))
+    (run.checkpoints / "step-00000000").mkdir()
     values = shown(finetune.command, "pre")
     assert (values["name"], values["model"]["d_model"]) == ("pre-classify", 96)
     assert shown(pretrain.command, "--from", "pre")["model"]["d_model"] == 96

@@ -131,7 +131,6 @@ def _finite(value: Any) -> Any:
 
 def main() -> None:
     """Run the command and turn each kind of failure into one line and its exit code."""
-    _open_missing_streams()
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     if arguments[:1] == ["help"]:
@@ -150,21 +149,6 @@ def main() -> None:
             sys.stderr.flush()
             os._exit(code)
     sys.exit(code)
-
-
-def _open_missing_streams() -> None:
-    """Put what leads nowhere in place of a stdout or stderr that was closed before we began.
-
-    The next file that is opened would take its number, and get what libraries print; and what is
-    printed to a stderr of None goes to stdout.
-    """
-    for number, name in ((1, "stdout"), (2, "stderr")):
-        if getattr(sys, name) is None:
-            nothing = os.open(os.devnull, os.O_WRONLY)
-            if nothing != number:
-                os.dup2(nothing, number)
-                os.close(nothing)
-            setattr(sys, name, os.fdopen(number, "w", encoding="utf-8", closefd=False))
 
 
 def _run(arguments: list[str]) -> int:
