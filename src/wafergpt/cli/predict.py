@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -25,6 +26,12 @@ from wafergpt.errors import InputError
     type=click.Path(path_type=Path),
     help="txt (a line a text), csv, tsv or jsonl.",
 )
+@click.option(
+    "--format",
+    "file_format",
+    type=click.Choice(["txt", "jsonl", "csv", "tsv"]),
+    help="What --file is.  [default: as its name says, else its content]",
+)
 @click.option("--column", default=None, help="The text column of --file  [default: the recipe's]")
 @runs_option
 @json_option
@@ -33,6 +40,7 @@ def command(
     stdin: str | None,
     texts: tuple[str, ...],
     file: Path | None,
+    file_format: Literal["txt", "jsonl", "csv", "tsv"] | None,
     column: str | None,
     runs: Path,
     as_json: bool,
@@ -50,13 +58,13 @@ def command(
     from wafergpt.tasks.classify import TextClassifier
 
     found = Run.find(run, runs)
-    if stdin == "-":
-        texts = tuple(line.rstrip("\r\n") for line in sys.stdin)
-    elif file is not None:
-        from wafergpt.data.tables import read_texts
+    from wafergpt.data.tables import read_lines, read_texts
 
+    if stdin == "-":
+        texts = tuple(read_lines(sys.stdin.buffer.read(), "stdin"))
+    elif file is not None:
         task = found.recipe.task
-        texts = tuple(read_texts(file, column or (task.text if task else "text")))
+        texts = tuple(read_texts(file, column or (task.text if task else "text"), file_format))
     outputs = TextClassifier.load(found).predict(texts)
     emit(
         {"outputs": outputs}, as_json, "\n".join(json.dumps(o, ensure_ascii=False) for o in outputs)

@@ -13,9 +13,19 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from wafergpt.data.reading import column, lines, require_kind, rows, whole
+from wafergpt.data.opening import lines
+from wafergpt.data.reading import (
+    FileFormat,
+    column,
+    counted,
+    require_file,
+    require_kind,
+    rows,
+    whole,
+)
 from wafergpt.errors import InputError, nearest
 from wafergpt.files import short
+from wafergpt.progress import say
 
 T = TypeVar("T")
 
@@ -55,7 +65,8 @@ def read_table(path: str | Path, text: str = "text", label: str = "label") -> Ta
     """
     path = Path(path)
     texts, labels = [], []
-    for number, row in _held(path, rows(path), (text, label)):
+    names = (text, label)
+    for number, row in _held(path, rows(path, names=names), names):
         texts.append(_text(column(row, text, path, number), text, path, number))
         value = column(row, label, path, number)
         if isinstance(value, bool):
@@ -72,23 +83,38 @@ def read_table(path: str | Path, text: str = "text", label: str = "label") -> Ta
         labels.append(whole(name, path, number))
     if not texts:
         raise InputError(f"{path} has no rows")
+    say(counted(path, len(texts), names=names))
     return Table(texts, labels)
 
 
-def read_texts(path: str | Path, text: str = "text") -> list[str]:
-    """Read the text column of a file, or the lines of a .txt.
+def read_texts(
+    path: str | Path, text: str = "text", file_format: FileFormat | None = None
+) -> list[str]:
+    """Read the text column of a file, or the lines of a .txt; ``file_format`` overrides its name.
 
     Raises:
         InputError: if there is no such file or column, or no row.
     """
     path = Path(path)
-    if require_kind(path) == "txt":
+    if require_kind(path, file_format, (text,)) == "txt":
         texts = [line.rstrip("\r\n") for _, line in _held(path, lines(path))]
     else:
-        held = _held(path, rows(path), (text,))
+        held = _held(path, rows(path, file_format=file_format, names=(text,)), (text,))
         texts = [_text(column(row, text, path, n), text, path, n) for n, row in held]
     if not texts:
         raise InputError(f"{path} has no rows")
+    say(counted(path, len(texts), file_format=file_format, names=(text,)))
+    return texts
+
+
+def read_lines(data: bytes, name: str) -> list[str]:
+    """Return the lines of bytes that come from no file, without their ends.
+
+    Raises:
+        InputError: on bytes that are no text.
+    """
+    texts = [line.rstrip("\r\n") for _, line in lines(Path(name), data=data)]
+    say(f"{name}: {len(texts):,} row{'s' * (len(texts) != 1)}")
     return texts
 
 
@@ -96,7 +122,7 @@ def _held(
     path: Path, numbered: Iterator[tuple[int, T]], columns: Sequence[str] = ()
 ) -> Iterator[tuple[int, T]]:
     """Pass rows on of which some columns, or all of a line, will be held in memory."""
-    require_kind(path)
+    require_file(path)
     size, most = 0, max(HARMLESS, EXPANSION * path.stat().st_size)
     for number, row in numbered:
         values = [row.get(name) for name in columns] if isinstance(row, dict) else [row]
