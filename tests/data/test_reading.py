@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wafergpt.data import opening, sources
+from wafergpt.data import opening, prepare, sources
 from wafergpt.data.reading import rows
 from wafergpt.data.sources import documents, find_files
 from wafergpt.errors import InputError
@@ -129,3 +129,47 @@ def test_sources_are_files_folders_and_globs_each_file_once(tmp_path: Path) -> N
 
 def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
     assert texts(write(tmp_path / "a.csv", b"\xef\xbb\xbftext\nhello\n")) == ["hello"]
+
+
+def test_what_a_folder_holds_besides_is_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a.txt", "b.md", "c.md.gz", "d.json", "LICENSE", ".hidden", "e.PNG"):
+        write(tmp_path / name, b"text")
+    assert [p.name for p in find_files([tmp_path])] == ["a.txt"]
+    said = capsys.readouterr().err
+    assert "1 file read, 5 left out (2 .md, " in said
+    for kind in ("1 .json", "1 .png", "1 without ending"):
+        assert kind in said
+    found = [p.name for p in find_files([tmp_path], "txt")]
+    assert found == ["LICENSE", "a.txt", "b.md", "c.md.gz", "d.json", "e.PNG"]
+
+
+def test_files_that_are_named_need_no_ending(tmp_path: Path) -> None:
+    text = write(tmp_path / "LICENSE", b"Permission is\nhereby granted\n")
+    table = write(tmp_path / "reviews", b"text;label\nfine, really;x\n")
+    lines = write(tmp_path / "rows.log", b'{"text": "a"}\n{"text": "b"}\n')
+    assert texts(text) == ["Permission is\nhereby granted\n"]
+    assert texts(table) == ["fine, really"]
+    assert texts(lines) == ["a", "b"]
+    assert texts(lines, file_format="txt") == ['{"text": "a"}\n{"text": "b"}\n']
+    image = write(tmp_path / "image", b"\x89PNG\r\n\x1a\n\0\0\0\r")
+    with pytest.raises(InputError, match="image, line 1: no text"):
+        texts(image)
+
+
+def test_each_file_of_a_corpus_is_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = write(tmp_path / "a.tsv", b'text\tlabel\n"a\tx\nb\ty\n')
+    write(tmp_path / "notes", b"words")
+    reader = prepare._Reader([first, tmp_path / "notes"], "text", "strict")
+    assert prepare._survey(reader).documents == 3
+    said = capsys.readouterr().err
+    assert f"{first}: 2 documents (quotes are part of the text)\n" in said
+    assert "notes: 1 document (read as txt)\n" in said
+    capsys.readouterr()
+    prepare._survey(prepare._Reader([first] * 30, "text", "strict"))
+    said = capsys.readouterr().err
+    assert said.count("a.tsv") == prepare.LISTED
+    assert said.endswith("… 30 files: 60 documents\n")

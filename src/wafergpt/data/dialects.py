@@ -6,10 +6,10 @@ row has the columns of the header, and every quote that opens is closed before a
 line end:
 
 1. quotes enclose fields, and stand twice inside them (RFC 4180: spreadsheets, Python, pandas);
-2. quotes mean nothing (most .tsv files: GLUE, Hive, ``cut``);
-3. as the first, with spaces before the opening quotes;
-4. as the first, with ``\"`` inside fields (MySQL, pandas with an escapechar);
-5. as the second, with a backslash before delimiters inside fields.
+2. as the first, with ``\"`` inside fields (MySQL, pandas with an escapechar);
+3. quotes mean nothing (most .tsv files: GLUE, Hive, ``cut``);
+4. as the first, with spaces before the opening quotes;
+5. as the third, with a backslash before delimiters inside fields.
 """
 
 from __future__ import annotations
@@ -41,12 +41,20 @@ _SEPARATOR = re.compile(r'"?sep=([,;:|^~\t])"?[\r\n]*')
 """The first line that tells Excel what separates the columns."""
 
 
+_TOO_LARGE = "field limit"
+"""Words of Python's csv."""
+
+
 class Fault(Exception):
     """A line that is no row of a table."""
 
     def __init__(self, line: int, reason: str) -> None:
         super().__init__(reason)
         self.line, self.reason = line, reason
+
+
+class AmbiguousFault(Fault):
+    """A table that reads in two ways, neither of which is more likely."""
 
 
 @dataclass(frozen=True)
@@ -116,12 +124,13 @@ class Table:
             try:
                 values = next(rows, None)
             except csv.Error as error:
-                raise Fault(self._first, str(error)) from None
+                hint = ": is the quote that opens it closed?" if _TOO_LARGE in str(error) else ""
+                raise Fault(self._first, f"{error}{hint}") from None
             if values is None:
                 return
             # In a table of one column, spaces are a value.
             few = columns != 1 and len(values) < max(columns, 2)
-            if not values or (few and not "".join(values).strip()):
+            if not values or (few and not self.line.strip()):
                 values = []
             elif not columns:
                 columns = len(values)
@@ -196,9 +205,9 @@ def tell(open_lines: Callable[[], Lines], preferred: str) -> Told:
         read = partial(_survey, open_lines)
         ways = [
             Dialect(delimiter),
+            Dialect(delimiter, escapes=True),
             Dialect(delimiter, quotes=False),
             Dialect(delimiter, spaces=True),
-            Dialect(delimiter, escapes=True),
             Dialect(delimiter, quotes=False, escapes=True),
         ]
         for dialect in ways:
@@ -206,6 +215,9 @@ def tell(open_lines: Callable[[], Lines], preferred: str) -> Told:
             if found.fault is None:
                 chosen, ambiguous = _settle(dialect, found, read, open_lines)
                 return Told(chosen, _notes(chosen, found, preferred, ambiguous))
+            if found.columns == 1 and _TOO_LARGE in found.fault.reason:
+                # Any lines are a table of one column.
+                raise found.fault
             faults.append((found.trusted, _explained(found.fault, dialect, open_lines)))
     # The one that got furthest is most likely meant.
     raise max(faults, key=lambda fault: fault[0])[1]
@@ -220,9 +232,9 @@ def _settle(
     """Return the dialect of a table that quotes can be read into, and whether another would do.
 
     Raises:
-        Fault: if neither is more likely.
+        AmbiguousFault: if neither is more likely.
     """
-    if dialect != Dialect(dialect.delimiter):
+    if not dialect.quotes or dialect.spaces:
         return dialect, False
     spaces = Dialect(dialect.delimiter, spaces=True)
     if found.spaced and not found.bare and read(spaces).fault is None:
@@ -236,7 +248,7 @@ def _settle(
     if found.quoted or dialect.delimiter != "\t" or found.columns == 1:
         return dialect, True
     line, last = found.first, found.first + found.longest - 1
-    raise Fault(
+    raise AmbiguousFault(
         line,
         f"does the quote here open a field that ends in line {last}, or is it part of the text? "
         "put quotes around every field, the names too; if it is part of the text: "

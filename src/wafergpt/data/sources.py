@@ -79,7 +79,8 @@ def _collected(folder: Path, file_format: FileFormat | None) -> list[Path]:
         kinds = [f"{count:,} {ending}" for ending, count in others.most_common(5)]
         kinds += ["…"] if len(others) > len(kinds) else []
         say(
-            f"{folder}: {len(found):,} files read, {others.total():,} left out "
+            f"{folder}: {len(found):,} file{'s' * (len(found) != 1)} read, "
+            f"{others.total():,} left out "
             f"({', '.join(kinds)}); --format reads all files"
         )
     return found
