@@ -182,6 +182,7 @@ def test_rows_are_counted_and_what_is_unusual_is_said(
         ),
         "train": ("text;label\na, b;x\n", "train: 1 row (read as csv, separated by ';')\n"),
         "train.txt": ("label\ttext\nx\ta\n", "train.txt: 1 row (read as csv, separated by tabs)\n"),
+        "list": ('[{"text": "a",\n"label": 1}]\n', "list: 1 row (read as jsonl)\n"),
         "rows": ('{"text": "a", "label": 1}\n', "rows: 1 row (read as jsonl)\n"),
     }
     for name, (content, wanted) in files.items():
@@ -217,10 +218,10 @@ def test_columns_in_other_case_or_with_spaces_are_proposed(tmp_path: Path) -> No
             read_table(path)
 
 
-def test_a_large_table_is_told_from_its_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dialects, "TOLD_FROM", 1000)
+def test_what_unpacks_to_too_much_is_told_from_its_beginning() -> None:
     content = "t,l\n" + '"a, b",x\n' * 1000 + "a,b,c\n"
-    assert told(content, ",").dialect.quotes
+    found = tell(lambda: lines(Path("a"), data=content.encode()), ",", 1000)
+    assert found.dialect == dialects.Dialect(",")
     with pytest.raises(Fault, match="3 columns"):
         read(content, ",")
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,14 @@ def test_what_is_no_row_is_named(tmp_path: Path, content: str) -> None:
         read_texts(write(tmp_path, content))
     assert BAD[content] in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_list_is_read_piece_by_piece(tmp_path: Path) -> None:
+    path = write(tmp_path, json.dumps([{"text": "some words " * 10}] * 100_000))
+    tracemalloc.start()
+    assert sum(1 for _ in rows(path)) == 100_000
+    assert tracemalloc.get_traced_memory()[1] < 0.7 * path.stat().st_size
+    tracemalloc.stop()
 
 
 def test_a_syntax_error_is_found_without_reading_on(tmp_path: Path) -> None:

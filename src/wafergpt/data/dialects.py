@@ -15,6 +15,7 @@ line end:
 from __future__ import annotations
 
 import csv
+import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,9 +27,6 @@ from wafergpt.data import opening
 Lines = Iterator[tuple[int, str]]
 
 DELIMITERS = ",;\t"
-
-TOLD_FROM = 1 << 30
-"""Characters from which the dialect is told: the whole of nearly every file, not of a bomb."""
 
 HEAD_LINES = 50
 HEAD_CHARACTERS = 1 << 20
@@ -190,19 +188,20 @@ class _Survey:
     """Lines of the longest row, and where it begins."""
 
 
-def tell(open_lines: Callable[[], Lines], preferred: str) -> Told:
+def tell(open_lines: Callable[[], Lines], preferred: str, most: float = math.inf) -> Told:
     """Tell how a table is written from the whole of it.
 
     Args:
         open_lines: opens the file and yields its lines; called again for each reading.
         preferred: the delimiter that the file's name stands for; empty if it stands for none.
+        most: characters that are read, for what unpacks to more than any table.
 
     Raises:
         Fault: if it is no table in any dialect, or two different ones.
     """
     faults: list[tuple[int, Fault]] = []
     for delimiter in _delimiters(_head(open_lines()), preferred):
-        read = partial(_survey, open_lines)
+        read = partial(_survey, open_lines, most)
         ways = [
             Dialect(delimiter),
             Dialect(delimiter, escapes=True),
@@ -256,9 +255,9 @@ def _settle(
     )
 
 
-def _survey(open_lines: Callable[[], Lines], dialect: Dialect) -> _Survey:
+def _survey(open_lines: Callable[[], Lines], most: float, dialect: Dialect) -> _Survey:
     found = _Survey()
-    enough = _Enough(open_lines())
+    enough = _Enough(open_lines(), most)
     table = Table(iter(enough), dialect)
     whole, spaced = _patterns(dialect.delimiter)
     try:
@@ -284,12 +283,12 @@ def _survey(open_lines: Callable[[], Lines], dialect: Dialect) -> _Survey:
 class _Enough:
     """Lines up to where a dialect is told well enough."""
 
-    def __init__(self, lines: Lines) -> None:
-        self._lines = lines
+    def __init__(self, lines: Lines, most: float) -> None:
+        self._lines, self._most = lines, most
         self.reached = False
 
     def __iter__(self) -> Lines:
-        left = TOLD_FROM
+        left = self._most
         for number, line in self._lines:
             yield number, line
             left -= len(line)

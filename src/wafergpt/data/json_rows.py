@@ -44,7 +44,18 @@ def json_object(line: str) -> dict[str, Any] | None:
     return row if isinstance(row, dict) else None
 
 
+def begins_list(line: str) -> bool:
+    """Say whether a text begins with a JSON list of objects."""
+    return re.match(r"\s*\[\s*(\{|$)", line) is not None
+
+
 def _begins_with_row(path: Path, errors: Errors) -> bool:
+    with open_text(path, errors) as file:
+        while (character := file.read(1)).isspace():
+            pass
+    if character != "{":
+        # A list may be one line of any length.
+        return False
     for _, line in lines(path, errors):
         if line.strip():
             return json_object(line) is not None

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from wafergpt.data.dialects import DELIMITERS, Fault, Table, Told, tell
-from wafergpt.data.json_rows import TWICE, json_object, json_rows
+from wafergpt.data.json_rows import TWICE, begins_list, json_object, json_rows
 from wafergpt.data.opening import COMPRESSED, Errors, NotTextError, encoding_of, lines
 from wafergpt.errors import InputError, nearest
 from wafergpt.files import short
@@ -26,6 +26,12 @@ KINDS: dict[str, FileFormat] = {
     ".csv": "csv",
     ".tsv": "tsv",
 }
+
+EXPANSION = 100
+"""Text shrinks to a tenth of its size: of what unpacks to so much, only the beginning is told."""
+
+HARMLESS = 4 << 20
+"""Characters that are read to tell a dialect whatever the size of the file."""
 
 _PREFERRED = {"csv": ",", "tsv": "\t"}
 
@@ -77,7 +83,7 @@ def require_kind(
 
 
 def _kind_of_first(line: str, names: Collection[str]) -> FileFormat:
-    if json_object(line) is not None:
+    if json_object(line) is not None or begins_list(line):
         return "jsonl"
     for delimiter in DELIMITERS:
         header = {name.strip().strip('"') for name in line.split(delimiter)}
@@ -149,7 +155,7 @@ def _told(path: Path, found: FileFormat, errors: Errors) -> Told:
 def _told_once(path: Path, preferred: str, errors: Errors, size: int, changed: int) -> Told:
     """Tell a table's dialect; who reads it three times need not tell it three times."""
     try:
-        return tell(partial(lines, path, errors), preferred)
+        return tell(partial(lines, path, errors), preferred, max(HARMLESS, EXPANSION * size))
     except Fault as fault:
         raise InputError(f"{path}, line {fault.line}: {fault.reason}") from None
 

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from wafergpt.data.opening import lines
 from wafergpt.data.reading import (
+    EXPANSION,
+    HARMLESS,
     FileFormat,
     column,
     counted,
@@ -32,12 +34,8 @@ T = TypeVar("T")
 LABEL_CHARACTERS = 1000
 """A longer one is a text, and names no class."""
 
-EXPANSION = 100
-"""Rows that take so many times the bytes of their file in memory come out of a bomb: text shrinks
-to a tenth of its size, mere repetition to a thousandth."""
-
-HARMLESS = 4 << 20
-"""Bytes that rows may take whatever the size of their file."""
+# Rows that take EXPANSION times the bytes of their file in memory come out of a bomb: text shrinks
+# to a tenth of its size, mere repetition to a thousandth. HARMLESS bytes may always be taken.
 
 ROW_BYTES = 50
 """What the shortest text takes."""
