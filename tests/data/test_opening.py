@@ -91,6 +91,13 @@ def test_replacing_is_proposed_only_where_it_can_be_asked_for(tmp_path: Path) ->
     assert [d.text for d in documents([path], errors="replace")] == ["caf\ufffd"]
 
 
+def test_a_stream_is_converted_in_its_pipe() -> None:
+    with pytest.raises(
+        NotTextError, match=r"stdin, line 1: .* \| iconv -f WINDOWS-1252 -t UTF-8 \|"
+    ):
+        read_lines(b"caf\xe9", "stdin")
+
+
 def test_nuls_are_no_text(tmp_path: Path) -> None:
     path = write(tmp_path / "a.txt", b"fine\nb\0d\n")
     said = refused(path)

@@ -220,8 +220,9 @@ def _undecodable(path: Path, data: bytes | None, encoding: str) -> str:
     source, name = shlex.quote(str(path)), shlex.quote(_beside(path))
     convert = "iconv -f WINDOWS-1252 -t UTF-8"
     convert = f"{packing.command} {source} | {convert}" if packing else f"{convert} {source}"
+    convert = f"{convert} > {name}" if data is None else f"… | {convert.removesuffix(source)}| …"
     return (
-        f"{place}; convert it: {convert} > {name} (Chinese: -f GB18030, Japanese: SHIFT_JIS, "
+        f"{place}; convert it: {convert} (Chinese: -f GB18030, Japanese: SHIFT_JIS, "
         "Korean: CP949, Russian: WINDOWS-1251)"
     )
 

@@ -56,7 +56,11 @@ def require_file(path: Path) -> None:
         InputError: if there is none.
     """
     if not path.is_file():
-        there = "is no regular file" if path.exists() and not path.is_dir() else ""
+        there = (
+            "is no regular file: save it as one first"
+            if path.exists() and not path.is_dir()
+            else ""
+        )
         raise InputError(f"{path} {there}" if there else f"no such file: {path}")
 
 
