@@ -102,6 +102,6 @@ def test_a_line_for_each_row_of_a_file(classifier: TextClassifier, tmp_path: Pat
     assert done.exit_code == 0
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     assert answers == classifier.predict(["one", None, None, "two"])
-    assert done.stderr == "2 of 4 texts are blank: null\n"
+    assert done.stderr == f"{path}: 4 rows\n2 of 4 texts are blank: null\n"
     done = CliRunner().invoke(command, [str(run.path), "-", "--json"], input="one\n\n")
     assert json.loads(done.stdout.splitlines()[-1])["outputs"][1] is None

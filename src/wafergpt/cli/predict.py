@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -32,6 +32,12 @@ if TYPE_CHECKING:
     type=HomePath(path_type=Path),
     help="txt (a line a text), csv, tsv or jsonl.",
 )
+@click.option(
+    "--format",
+    "file_format",
+    type=click.Choice(["txt", "jsonl", "csv", "tsv"]),
+    help="What --file is.  [default: as its name says, else its content]",
+)
 @click.option("--column", default=None, help="The text column of --file  [default: the recipe's]")
 @runs_option
 @json_option
@@ -40,6 +46,7 @@ def command(
     stdin: str | None,
     texts: tuple[str, ...],
     file: Path | None,
+    file_format: Literal["txt", "jsonl", "csv", "tsv"] | None,
     column: str | None,
     runs: Path,
     as_json: bool,
@@ -59,14 +66,15 @@ def command(
         from wafergpt.tasks.classify import TextClassifier
 
     found = Run.find(run, runs)
-    if stdin == "-":
-        texts = tuple(line.rstrip("\r\n") for line in sys.stdin)
-    elif file is not None:
-        from wafergpt.data.tables import read_texts
+    from wafergpt.data.tables import read_lines, read_texts
 
+    if stdin == "-":
+        texts = tuple(read_lines(sys.stdin.buffer.read(), "stdin"))
+    elif file is not None:
         task = found.recipe.task
         with working(f"reading {file}"):
-            texts = tuple(read_texts(file, column or (task.text if task else "text")))
+            name = column or (task.text if task else "text")
+            texts = tuple(read_texts(file, name, file_format))
     outputs = TextClassifier.load(found).predict(texts)
     if blank := outputs.count(None):
         say(f"{blank:,} of {len(outputs):,} texts {'is' if blank == 1 else 'are'} blank: null")

@@ -13,21 +13,29 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from wafergpt.data.reading import column, lines, require_kind, rows, whole
+from wafergpt.data.opening import lines
+from wafergpt.data.reading import (
+    EXPANSION,
+    HARMLESS,
+    FileFormat,
+    column,
+    counted,
+    require_file,
+    require_kind,
+    rows,
+    whole,
+)
 from wafergpt.errors import InputError, nearest
 from wafergpt.files import short
+from wafergpt.progress import say
 
 T = TypeVar("T")
 
 LABEL_CHARACTERS = 1000
 """A longer one is a text, and names no class."""
 
-EXPANSION = 100
-"""Rows that take so many times the bytes of their file in memory come out of a bomb: text shrinks
-to a tenth of its size, mere repetition to a thousandth."""
-
-HARMLESS = 4 << 20
-"""Bytes that rows may take whatever the size of their file."""
+# Rows that take EXPANSION times the bytes of their file in memory come out of a bomb: text shrinks
+# to a tenth of its size, mere repetition to a thousandth. HARMLESS bytes may always be taken.
 
 ROW_BYTES = 50
 """What the shortest text takes."""
@@ -95,7 +103,8 @@ def read_table(path: str | Path, text: str = "text", label: str = "label") -> Ta
     blank: list[int] = []
     unlabelled: list[int] = []
     numeric = False
-    for number, row in _held(path, rows(path), (text, label)):
+    names = (text, label)
+    for number, row in _held(path, rows(path, names=names), names):
         words = _text(column(row, text, path, number), text, path, number)
         value = column(row, label, path, number)
         if not words.strip():
@@ -125,27 +134,43 @@ def read_table(path: str | Path, text: str = "text", label: str = "label") -> Ta
             f"{path}: {len(blank):,} of {total:,} rows have no text in column '{text}' and are "
             f"left out (first: line {blank[0]})",
         )
+    say(counted(path, total, names=names))
     return Table(texts, labels, path, numbers, numeric, notes)
 
 
-def read_texts(path: str | Path, text: str = "text") -> list[str]:
+def read_texts(
+    path: str | Path, text: str = "text", file_format: FileFormat | None = None
+) -> list[str]:
     """Read the text column of a file, or the lines of a .txt; where there is no text it is blank.
 
     Blank lines between the rows of a csv or tsv file count as rows without a text, so that what is
-    computed of the texts stays beside them.
+    computed of the texts stays beside them. ``file_format`` overrides the file's name.
 
     Raises:
         InputError: if there is no such file or column, no row, or what should be a text is a
             number.
     """
     path = Path(path)
-    if require_kind(path) == "txt":
+    if require_kind(path, file_format, (text,)) == "txt":
         texts = [line.rstrip("\r\n") for _, line in _held(path, lines(path))]
     else:
-        held = _held(path, rows(path, blank_lines=True), (text,))
+        numbered = rows(path, blank_lines=True, file_format=file_format, names=(text,))
+        held = _held(path, numbered, (text,))
         texts = [_text(column(row, text, path, n), text, path, n) for n, row in held]
     if not texts:
         raise InputError(f"{path} has no rows")
+    say(counted(path, len(texts), file_format=file_format, names=(text,)))
+    return texts
+
+
+def read_lines(data: bytes, name: str) -> list[str]:
+    """Return the lines of bytes that come from no file, without their ends.
+
+    Raises:
+        InputError: on bytes that are no text.
+    """
+    texts = [line.rstrip("\r\n") for _, line in lines(Path(name), data=data)]
+    say(f"{name}: {len(texts):,} row{'s' * (len(texts) != 1)}")
     return texts
 
 
@@ -169,7 +194,7 @@ def _held(
     path: Path, numbered: Iterator[tuple[int, T]], columns: Sequence[str] = ()
 ) -> Iterator[tuple[int, T]]:
     """Pass rows on of which some columns, or all of a line, will be held in memory."""
-    require_kind(path)
+    require_file(path)
     size, most = 0, max(HARMLESS, EXPANSION * path.stat().st_size)
     for number, row in numbered:
         values = [row.get(name) for name in columns] if isinstance(row, dict) else [row]
