@@ -259,7 +259,7 @@ def _survey(open_lines: Callable[[], Lines], most: float, dialect: Dialect) -> _
     found = _Survey()
     enough = _Enough(open_lines(), most)
     table = Table(iter(enough), dialect)
-    whole, spaced = _patterns(dialect.delimiter)
+    whole, spaced = _patterns(dialect.delimiter, dialect.escapes)
     try:
         for row in table:
             if not found.columns:
@@ -370,15 +370,16 @@ def _open_quote(lines: Lines, first: int, dialect: Dialect) -> tuple[int, int | 
 
 
 @lru_cache
-def _patterns(delimiter: str) -> tuple[re.Pattern[str], re.Pattern[str]]:
+def _patterns(delimiter: str, escapes: bool) -> tuple[re.Pattern[str], re.Pattern[str]]:
     """Return what a line matches whose fields have quotes around them, or none.
 
     In the second pattern spaces may stand before them.
     """
     patterns = []
     delimiter = re.escape(delimiter)
+    inner = r'[^"\\]|\\.' if escapes else r'[^"]|""'
     for spaces in ("", " *+"):
-        field = rf'(?:{spaces}"(?:[^"]|"")*+"|[^"\r\n{delimiter}]*+)'
+        field = rf'(?:{spaces}"(?:{inner})*+"|[^"\r\n{delimiter}]*+)'
         patterns.append(re.compile(rf"{field}(?:{delimiter}{field})*+[\r\n]*"))
     return patterns[0], patterns[1]
 
