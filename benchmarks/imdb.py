@@ -20,8 +20,9 @@ from wafergpt import files
 from wafergpt.baselines.bilstm import train_bilstm
 from wafergpt.baselines.tfidf import train_tfidf
 from wafergpt.config import load_recipe
+from wafergpt.data.holdout import hold_out_of_each_class
 from wafergpt.data.prepare import prepare
-from wafergpt.data.tables import Table, hold_out
+from wafergpt.data.tables import Table
 from wafergpt.tasks.finetune import VALIDATION_SHARE, finetune
 from wafergpt.train.pretrain import pretrain
 
@@ -69,7 +70,7 @@ def main() -> None:
     paths = {k: write((choice.out / f"{k}.jsonl").resolve(), t) for k, t in tables.items()}
     print("| model | test accuracy | test loss | seconds |\n|---|---|---|---|")
     if choice.baselines:
-        kept, held = hold_out(tables["train"], VALIDATION_SHARE)
+        kept, held, _ = hold_out_of_each_class(tables["train"], VALIDATION_SHARE)
         bilstm = train_bilstm(kept, held, tables["test"], labels=LABELS)
         tfidf = train_tfidf(tables["train"], tables["test"], labels=LABELS)
         assert bilstm.last is not None

@@ -49,7 +49,7 @@ def ours(model: Model, batch_size: int, device: str) -> Callable[[], object]:
     """Return one step of wafergpt's own training loop, metrics included."""
     from wafergpt.data.batches import LanguageBatches
     from wafergpt.model.gpt import GPT
-    from wafergpt.train.pretrain import language_objective
+    from wafergpt.train.pretrain import language_flops, language_objective
     from wafergpt.train.settings import resolve_system
     from wafergpt.train.trainer import Trainer
 
@@ -59,7 +59,7 @@ def ours(model: Model, batch_size: int, device: str) -> Callable[[], object]:
     recipe, machine = resolve_system(recipe)
     gpt = GPT(model).initialize(0)
     batches = LanguageBatches(RandomTokens(model.vocab_size), model.seq_len, "", seed=0)
-    trainer = Trainer(recipe, machine, gpt, gpt.blocks, batches, language_objective)
+    trainer = Trainer(recipe, machine, gpt, gpt.blocks, batches, language_objective, language_flops)
     trainer.compile()
     return lambda: trainer.loop.step(1000)
 

@@ -42,7 +42,7 @@ def paste(page: str, folder: Path) -> None:
 @pytest.mark.slow
 def test_the_guide_works_when_pasted(tmp_path: Path) -> None:
     paste("docs/guide.md", tmp_path)
-    assert (tmp_path / "runs" / "judge" / "report.html").stat().st_size > 100_000
+    assert (tmp_path / "runs" / "judge" / "report.html").stat().st_size > 20_000
 
 
 @pytest.mark.slow

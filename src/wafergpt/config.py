@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from wafergpt.config_system import Cerebras as Cerebras
 from wafergpt.config_system import Section as Section
@@ -181,19 +181,33 @@ class Schedule(Section):
     decay: float = Field(0.2, gt=0, le=1)
     """Of wsd: the share of all steps that the decay at the end takes."""
 
+    @field_validator("warmup", mode="before")
+    @classmethod
+    def _warmup_is_no_fraction(cls, value: Any) -> Any:
+        if isinstance(value, float) and not value.is_integer():
+            share = f": write {100 * value:g}% for a share of the run" if 0 < value < 1 else ""
+            raise ValueError(f"{value:g} is no number of steps{share}")
+        return value
+
     @model_validator(mode="after")
     def _warmup_reads(self) -> Schedule:
         if self.warmup_steps(steps=100, tokens_per_step=1) < 0:
             raise ValueError("warmup cannot be negative")
         return self
 
+    @property
+    def warmup_share(self) -> float | None:
+        """The warm-up as a share of the run, if it is given as one."""
+        share = re.fullmatch(r"\s*(\d{1,3}(?:\.\d{1,20})?)\s*%\s*", str(self.warmup))
+        return None if share is None else float(share[1]) / 100
+
     def warmup_steps(self, steps: int, tokens_per_step: int) -> int:
         """Return the warm-up of a run of so many steps, in steps."""
         if isinstance(self.warmup, int):
             return self.warmup
-        share = re.fullmatch(r"\s*(\d{1,3}(?:\.\d{1,20})?)\s*%\s*", self.warmup)
-        if share:
-            return round(float(share[1]) / 100 * steps)
+        share = self.warmup_share
+        if share is not None:
+            return round(share * steps)
         return round(token_count(self.warmup) / tokens_per_step)
 
 
@@ -251,6 +265,9 @@ class Task(Section):
     label: str = "label"
     labels: tuple[str, ...] = ()
     """In the order of the model's outputs; written down by the run."""
+    similar_labels: Literal["refuse", "merge", "keep"] = "refuse"
+    """Labels that differ only in how they are written, as Positive and positive: ask, read them as
+    one class, or as several."""
     max_tokens: int = Field(0, ge=0)
     """Of one text; longer ones are cut. Left out, the model's seq_len."""
     cut: Literal["end", "start", "middle"] = "end"

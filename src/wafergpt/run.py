@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import shlex
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -32,6 +33,12 @@ LOCK = ".lock"
 
 _created: dict[Path, FileLock] = {}
 """Locks of runs that this process has made and not trained yet."""
+
+
+def command_line(*words: str | Path, root: Path = RUNS) -> str:
+    """Return a ``wafergpt`` command to be pasted into a shell, for a root of runs."""
+    where = () if root == RUNS else ("--runs", root)
+    return shlex.join(["wafergpt", *map(str, (*words, *where))])
 
 
 def _row(line: bytes, path: Path) -> dict[str, Any]:
@@ -78,7 +85,8 @@ class Run:
         run = cls(root / recipe.name)
         if files.is_file(run.path / "recipe.yaml"):
             raise InputError(
-                f"{run.path} exists: go on with --resume {run.path}, or choose another name=NAME"
+                f"{run.path} exists: go on with --resume {shlex.quote(str(run.path))}, "
+                "or choose another name=NAME"
             )
         if run.path.exists() or run.path.is_symlink():
             raise InputError(
@@ -120,6 +128,12 @@ class Run:
     def name(self) -> str:
         """The folder's name."""
         return self.path.name if self.path.name not in ("", "..") else self.path.resolve().name
+
+    def command(self, verb: str, *words: str) -> str:
+        """Return the command that puts this run (or its one checkpoint) to work, to be pasted."""
+        if self.checkpoint or self.name != self.path.name:
+            return command_line(verb, self.checkpoint or self.path, *words)
+        return command_line(verb, self.name, *words, root=self.path.parent)
 
     @property
     def checkpoints(self) -> Path:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from wafergpt.cli import VERBS
+from wafergpt.cli import VERBS, main
 
 
 def call(
@@ -50,6 +50,31 @@ def test_help_is_quick() -> None:
         assert call("--help").returncode == 0
         times.append(time.perf_counter() - start)
     assert min(times) < 0.5
+
+
+@pytest.mark.parametrize(
+    ("words", "usage"),
+    [
+        ([], "Usage: wafergpt [OPTIONS] VERB"),
+        (["mup"], "Usage: wafergpt mup"),
+        (["help"], "Usage: wafergpt [OPTIONS] VERB"),
+        (["help", "predict"], "Usage: wafergpt predict"),
+    ],
+)
+def test_who_says_nothing_gets_the_help(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    usage: str,
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["wafergpt", *words])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 0
+    shown = capsys.readouterr()
+    assert shown.out.startswith(usage)
+    assert "Example: wafergpt" in shown.out
+    assert shown.err == ""
 
 
 MISTAKES = [

@@ -24,7 +24,18 @@ def test_a_run_by_its_name(run: Run) -> None:
     done = CliRunner().invoke(command, ["tiny"], catch_exceptions=False)
     assert done.exit_code == 0
     assert done.stdout.startswith("runs/tiny/report.html (")
-    assert (run.path / "report.html").stat().st_size > 1e6
+    assert (run.path / "report.html").stat().st_size < 1e5
+    assert [path.name for path in run.path.parent.iterdir()] == ["tiny"]
+
+
+def test_the_script_lies_once_beside_the_runs_or_in_the_page(run: Run) -> None:
+    run.log({"step": 1, "tokens": 8, "seconds": 1.0, "loss": 2.0})
+    page = run.path / "report.html"
+    CliRunner().invoke(command, ["tiny"], catch_exceptions=False)
+    (script,) = run.path.parent.glob("plotly-*.min.js")
+    assert page.stat().st_size < 1e5 < 1e6 < script.stat().st_size
+    CliRunner().invoke(command, ["tiny", "--self-contained"], catch_exceptions=False)
+    assert page.stat().st_size > script.stat().st_size
 
 
 def test_json_and_out(run: Run, tmp_path: Path) -> None:
@@ -37,6 +48,13 @@ def test_json_and_out(run: Run, tmp_path: Path) -> None:
         "bytes": out.stat().st_size,
     }
     assert not (run.path / "report.html").exists()
+
+
+def test_runs_that_lie_elsewhere(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir("/")
+    arguments = ["tiny", "--runs", str(run.path.parent), "--json"]
+    done = CliRunner().invoke(command, arguments, catch_exceptions=False)
+    assert json.loads(done.stdout)["run"] == str(run.path)
 
 
 def test_an_unknown_run_names_the_nearest(run: Run) -> None:

@@ -41,6 +41,11 @@ def test_no_runs_says_what_to_type(folder: Path, there: bool) -> None:
     assert json.loads(invoke("--json")) == {"folder": "runs", "runs": []}
 
 
+def test_no_runs_elsewhere_says_where_to_make_them(folder: Path) -> None:
+    (folder.parent / "my runs").mkdir()
+    assert invoke("my runs").endswith("wafergpt demo --runs 'my runs'\n")
+
+
 def test_a_folder_that_is_not_there(folder: Path) -> None:
     with pytest.raises(InputError, match="no folder elsewhere"):
         CliRunner().invoke(command, ["elsewhere"], catch_exceptions=False)
@@ -52,10 +57,12 @@ def test_plain_text_is_aligned(folder: Path) -> None:
     Run.create(recipe_from({"name": "a-much-longer-name"}), folder)
     head, *lines = invoke().splitlines()
     assert " ".join(head.split()) == (
-        "run kind parameters step tokens loss val loss accuracy time state"
+        "run kind parameters step tokens train loss val loss at step accuracy time state"
     )
     tiny = next(line for line in lines if line.startswith("tiny"))
-    assert " ".join(tiny.split()) == ("tiny pretrain – 1,200 5.00M 2.500 2.750 – 1m01s unfinished")
+    assert " ".join(tiny.split()) == (
+        "tiny pretrain – 1,200 5.00M 2.500 2.750 1,200 – 1m01s unfinished"
+    )
     assert {line.index("unfinished") for line in lines} == {head.index("state")}
     assert tiny.index("2.750") + 5 == head.index("val loss") + 8
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import bz2
 import csv
 import gzip
 import io
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wafergpt.data import reading, sources
+from wafergpt.data import opening, prepare, sources
 from wafergpt.data.reading import rows
 from wafergpt.data.sources import documents, find_files
 from wafergpt.errors import InputError
@@ -26,7 +27,7 @@ def texts(path: Path, **options: str) -> list[str]:
     return [d.text for d in documents(find_files([path]), **options)]  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("suffix", ["", ".gz", ".xz"])
+@pytest.mark.parametrize("suffix", ["", ".gz", ".xz", ".bz2"])
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "tsv"])
 def test_every_kind_gives_the_same_documents(tmp_path: Path, kind: str, suffix: str) -> None:
     wanted = ["plain", 'quotes " and, commas\tand tabs', "two\nlines", "emoji 🙂 and 漢字"]
@@ -37,7 +38,7 @@ def test_every_kind_gives_the_same_documents(tmp_path: Path, kind: str, suffix: 
         writer = csv.writer(buffer, delimiter="," if kind == "csv" else "\t")
         writer.writerows([["n", "text"], *([1, text] for text in wanted)])
         content = buffer.getvalue()
-    pack = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress}[suffix]
+    pack = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress, ".bz2": bz2.compress}[suffix]
     assert texts(write(tmp_path / f"a.{kind}{suffix}", pack(content.encode()))) == wanted
 
 
@@ -70,8 +71,9 @@ BAD = {
     "blank.jsonl": (b'{"text": "  "}\n', "holds no text"),
     "binary.txt": (b"fine\nbad \xff\xfe\n", "line 2: not UTF-8 (byte 0xff)"),
     "cut.txt.gz": (gzip.compress(b"a" * 10_000)[:20], "broken archive"),
-    "no.txt.gz": (b"plain", "broken archive"),
-    "bad.jsonl.xz": (b"plain", "broken archive"),
+    "no.txt.gz": (b"plain \xff", "line 1: no text (byte 0xff), nor the archive that its name says"),
+    "bad.jsonl.xz": (b"plain", "line 1: not JSON"),
+    "cut.txt.bz2": (bz2.compress(b"a" * 10_000)[:-20], "broken archive"),
     "list.jsonl": (b"[1, 2]\n", "line 1: not a JSON object"),
     "text.jsonl": (b"hello\n", "line 1: not JSON"),
     "deep.jsonl": (b"[" * 100_000 + b"]" * 100_000 + b"\n", "line 1: not JSON"),
@@ -104,7 +106,7 @@ def test_invalid_bytes_can_be_replaced(tmp_path: Path) -> None:
 def test_endless_lines_and_fields_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "LINE_BYTES", 1000)
+    monkeypatch.setattr(opening, "LINE_CHARACTERS", 1000)
     with pytest.raises(InputError, match="line 1: longer than"):
         texts(write(tmp_path / "a.txt", b"a" * 5000))
     quoted = b'text\n"' + b"x\n" * 2000 + b'"\n'
@@ -121,9 +123,53 @@ def test_sources_are_files_folders_and_globs_each_file_once(tmp_path: Path) -> N
     assert find_files([tmp_path / "*.txt", tmp_path, first]) == [first, second]
     with pytest.raises(InputError, match="nothing to read at"):
         find_files([tmp_path / "*.csv"])
-    with pytest.raises(InputError, match="what is it"):
-        find_files([tmp_path / "deep" / "notes.md"])
+    with pytest.raises(InputError, match="no such file"):
+        find_files([tmp_path / "deep" / "none.md"])
 
 
 def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
     assert texts(write(tmp_path / "a.csv", b"\xef\xbb\xbftext\nhello\n")) == ["hello"]
+
+
+def test_what_a_folder_holds_besides_is_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a.txt", "b.md", "c.md.gz", "d.json", "LICENSE", ".hidden", "e.PNG"):
+        write(tmp_path / name, b"text")
+    assert [p.name for p in find_files([tmp_path])] == ["a.txt"]
+    said = capsys.readouterr().err
+    assert "1 file read, 5 left out (2 .md, " in said
+    for kind in ("1 .json", "1 .png", "1 without ending"):
+        assert kind in said
+    found = [p.name for p in find_files([tmp_path], "txt")]
+    assert found == ["LICENSE", "a.txt", "b.md", "c.md.gz", "d.json", "e.PNG"]
+
+
+def test_files_that_are_named_need_no_ending(tmp_path: Path) -> None:
+    text = write(tmp_path / "LICENSE", b"Permission is\nhereby granted\n")
+    table = write(tmp_path / "reviews", b"text;label\nfine, really;x\n")
+    lines = write(tmp_path / "rows.log", b'{"text": "a"}\n{"text": "b"}\n')
+    assert texts(text) == ["Permission is\nhereby granted\n"]
+    assert texts(table) == ["fine, really"]
+    assert texts(lines) == ["a", "b"]
+    assert texts(lines, file_format="txt") == ['{"text": "a"}\n{"text": "b"}\n']
+    image = write(tmp_path / "image", b"\x89PNG\r\n\x1a\n\0\0\0\r")
+    with pytest.raises(InputError, match="image, line 1: no text"):
+        texts(image)
+
+
+def test_each_file_of_a_corpus_is_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = write(tmp_path / "a.tsv", b'text\tlabel\n"a\tx\nb\ty\n')
+    write(tmp_path / "notes", b"words")
+    reader = prepare._Reader([first, tmp_path / "notes"], "text", "strict")
+    assert prepare._survey(reader).documents == 3
+    said = capsys.readouterr().err
+    assert f"{first}: 2 documents (quotes are part of the text)\n" in said
+    assert "notes: 1 document (read as txt)\n" in said
+    capsys.readouterr()
+    prepare._survey(prepare._Reader([first] * 30, "text", "strict"))
+    said = capsys.readouterr().err
+    assert said.count("a.tsv") == prepare.LISTED
+    assert said.endswith("… 30 files: 60 documents\n")

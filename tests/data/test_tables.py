@@ -4,14 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from wafergpt.data.tables import (
     Table,
     encode_labels,
     encode_scores,
-    hold_out,
     label_names,
     read_table,
     read_texts,
@@ -33,7 +30,7 @@ def test_labels_stay_as_written(tmp_path: Path) -> None:
         ("text,label\n", "has no rows"),
         ("text,lable\na,1\n", "no column 'label'; did you mean 'lable'?"),
         ("text,label\n ,1\n", "line 2: no text in column 'text'"),
-        ("text,label\na,\n", "line 2: an empty label"),
+        ("text,label\na,\nb,x\nc, \n", "line 2: an empty label in column 'label' (in 2 of 3 rows)"),
     ],
 )
 def test_bad_tables(tmp_path: Path, content: str, message: str) -> None:
@@ -44,27 +41,67 @@ def test_bad_tables(tmp_path: Path, content: str, message: str) -> None:
     assert message in str(caught.value)
 
 
-@given(st.lists(st.text(min_size=1, max_size=5), min_size=30, max_size=60, unique=True))
-def test_a_text_falls_on_the_same_side_wherever_it_stands(texts: list[str]) -> None:
-    table = Table(texts, [str(i) for i in range(len(texts))])
-    try:
-        kept, held = hold_out(table, 0.5)
-    except InputError:
-        return
-    again, held_again = hold_out(Table(texts[::-1] * 2, table.labels[::-1] * 2), 0.5)
-    assert set(kept.texts) == set(again.texts)
-    assert set(held.texts) == set(held_again.texts)
-    assert sorted(kept.texts + held.texts) == sorted(texts)
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ('{"text": 5, "label": "x"}', "column 'text' holds a number (5); texts are wanted"),
+        ('{"text": true, "label": "x"}', "holds a truth value (True)"),
+        ('{"text": ["a"], "label": "x"}', "holds a value of type list"),
+        ('{"text": "a", "label": null}', "an empty label in column 'label'"),
+        ('{"text": "a", "label": NaN}', "an empty label in column 'label'"),
+        ('{"text": "a", "label": ["x"]}', "no single label"),
+    ],
+)
+def test_cells_that_are_none(tmp_path: Path, row: str, message: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "good", "label": 1}\n' + row + "\n")
+    with pytest.raises(InputError) as caught:
+        read_table(path)
+    assert f"{path}, line 2: " in str(caught.value)
+    assert message in str(caught.value)
 
 
-def test_held_out_share_and_seeds() -> None:
-    table = Table([f"text {i}" for i in range(20_000)], ["a"] * 20_000)
-    _, held = hold_out(table, 0.1)
-    assert len(held.texts) == pytest.approx(2000, rel=0.1)
-    _, other = hold_out(table, 0.1, seed=1)
-    assert len({*held.texts} & {*other.texts}) < 400
-    with pytest.raises(InputError, match="too few to hold out"):
-        hold_out(table.take([0]), 0.1)
+def test_rows_without_a_text_are_left_out_and_counted(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    cells = ['"a"', '" "', "null", "NaN", '"b"']
+    path.write_text("".join(f'{{"text": {cell}, "label": 1}}\n' for cell in cells))
+    table = read_table(path)
+    assert table == Table(["a", "b"], ["1", "1"])
+    assert [table.place(row) for row in (0, 1)] == [f"{path}, line 1", f"{path}, line 5"]
+    (note,) = table.notes
+    assert "3 of 5 rows have no text in column 'text' and are left out (first: line 2)" in note
+    path = tmp_path / "a.csv"
+    # A row that a spreadsheet left without anything has no label either.
+    path.write_text("text,label\na,x\n,\n\nb,y\n")
+    assert read_table(path) == Table(["a", "b"], ["x", "y"])
+    assert "1 of 3 rows" in read_table(path).notes[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("a.csv", "text\na\n\n  \nb\n\n\n", ["a", "", "  ", "b"]),
+        ("a.csv", 'text\na\n""\nb\n', ["a", "", "b"]),
+        ("a.csv", "id,text\n1,a\n\n2,\n3,b\n", ["a", "", "", "b"]),
+        ("a.tsv", "id\ttext\n1\ta\n\n\t\n3\tb\n\n", ["a", "", "", "b"]),
+        ("a.jsonl", '{"text": "a"}\n{"text": null}\n{"text": ""}\n', ["a", "", ""]),
+        ("a.txt", "a\n\nb\n", ["a", "", "b"]),
+        ("a.txt", "a\n\nb", ["a", "", "b"]),
+    ],
+)
+def test_every_row_keeps_its_place(
+    tmp_path: Path, name: str, content: str, expected: list[str]
+) -> None:
+    path = tmp_path / name
+    path.write_text(content)
+    assert read_texts(path) == expected
+
+
+def test_a_column_of_free_text_is_no_label() -> None:
+    texts = [f"text {n}" for n in range(1500)]
+    with pytest.raises(InputError, match=r"1,500 different labels in 1,500 rows, .*task\.label="):
+        label_names(Table(texts, texts))
+    assert len(label_names(Table(texts * 2, texts * 2))) == 1500
 
 
 def test_labels_in_order() -> None:

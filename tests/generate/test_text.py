@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from wafergpt.config import Model
 from wafergpt.generate.text import (
     Sampling,
+    TextStream,
     _until_stop,
     _whole_characters,
-    stream_text,
     stream_tokens,
 )
 from wafergpt.model.gpt import GPT
@@ -73,8 +73,25 @@ def test_end_of_text_ends(gpt: GPT) -> None:
 
 def test_training_mode_is_given_back(gpt: GPT) -> None:
     gpt.train()
-    list(stream_text(gpt, Bytes(), "a", Sampling(max_tokens=3)))
+    list(TextStream(gpt, Bytes(), "a", Sampling(max_tokens=3)))
     assert gpt.training
+
+
+class Never(Bytes):
+    end_of_text = -1
+
+
+def test_it_says_whether_it_was_cut(gpt: GPT) -> None:
+    def written(codec: Bytes, *stop: str) -> tuple[str, bool]:
+        stream = TextStream(gpt, codec, "a", Sampling(10, temperature=0, stop=stop))
+        return "".join(stream), stream.cut
+
+    text, cut = written(Never())
+    assert cut
+    assert written(Never(), text[-1]) == (text[: text.index(text[-1])], False)
+    ending = Bytes()
+    ending.end_of_text = tokens(gpt, ending.encode("a"), max_tokens=1, temperature=0)[0]
+    assert written(ending) == ("", False)
 
 
 @given(st.text(max_size=30))

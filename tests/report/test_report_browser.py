@@ -92,18 +92,44 @@ class QuietHandler(http.server.SimpleHTTPRequestHandler):
         pass
 
 
+FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-sync", "--disable-background-networking", "--disable-component-update",
+    "--hide-scrollbars", "--enable-logging=stderr", "--virtual-time-budget=5000", "--dump-dom",
+)  # fmt: skip
+
+
+def opened(path: Path, profile: Path) -> str:
+    """Return what a browser makes of a page that is opened from the disk."""
+    command = [str(CHROMIUM), *FLAGS, f"--user-data-dir={profile}", path.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+
+
+def test_from_the_disk_with_its_script_above_it_without_and_inside(
+    site: tuple[Path, str], tmp_path: Path
+) -> None:
+    run = Run(site[0] / "base")
+    page = opened(write_report(run), tmp_path / "profile")
+    assert 'class="main-svg"' in page
+    assert '<html lang="en" class="live">' in page
+    # Sent alone, it says what is missing and shows the rest.
+    alone = tmp_path / "alone" / "deep" / "report.html"
+    alone.parent.mkdir(parents=True)
+    shutil.copy(run.path / "report.html", alone)
+    page = opened(alone, tmp_path / "profile")
+    assert 'class="main-svg"' not in page
+    assert '<html lang="en" class="live bare">' in page
+    shutil.copy(write_report(run, self_contained=True), alone)
+    assert 'class="main-svg"' in opened(alone, tmp_path / "profile")
+
+
 def look(site: tuple[Path, str], width: int, scheme: str, profile: Path) -> dict[str, Any]:
     root, address = site
     (root / "probe.html").write_text(PROBE.replace("WIDTH", str(width)))
-    flags = (
-        "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync "
-        "--disable-background-networking --disable-component-update --hide-scrollbars "
-        "--enable-logging=stderr --virtual-time-budget=5000 --dump-dom"
-    )
     done = subprocess.run(
         [
             str(CHROMIUM),
-            *flags.split(),
+            *FLAGS,
             f"--user-data-dir={profile}",
             f"--window-size={width + 200},2200",
             f"--blink-settings=preferredColorScheme={0 if scheme == 'dark' else 1}",
@@ -144,7 +170,9 @@ def test_the_probe_sees_an_error(site: tuple[Path, str], tmp_path: Path) -> None
     page = (root / "report.html").read_text()
     try:
         # One changed byte, and the page's own policy refuses the script.
-        (root / "report.html").write_text(page.replace("drawAll();\n})", "drawAll(); \n})"))
+        changed = page.replace('classList.add("live");', 'classList.add("live"); ')
+        assert changed != page
+        (root / "report.html").write_text(changed)
         with pytest.raises(AssertionError, match="Content Security Policy"):
             look(site, 390, "light", tmp_path)
     finally:

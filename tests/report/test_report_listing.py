@@ -42,10 +42,41 @@ def test_newest_first_with_what_is_known(tmp_path: Path) -> None:
         "loss": 2.4,
         "val_loss": 2.7,
         "seconds": 2.0,
+        "best_step": 3,
+        "best_val_loss": 2.7,
         "accuracy": None,
+        "accuracy_of": None,
         "state": "unfinished",
     }
     assert (runs[1]["kind"], runs[1]["accuracy"], runs[1]["state"]) == ("finetune", 0.5, "finished")
+
+
+LOOKS = [
+    {"step": 10, "val_loss": 0.50, "val_accuracy": 0.70},
+    {"step": 20, "val_loss": 0.60, "val_accuracy": 0.80},
+    {"step": 30, "val_loss": 0.70, "val_accuracy": 0.80},
+    {"step": 40, "val_loss": 0.90, "val_accuracy": 0.75},
+]
+
+
+@pytest.mark.parametrize(
+    ("metric", "best"), [("loss", (10, 0.5, 0.7, "val")), ("accuracy", (20, 0.6, 0.8, "val"))]
+)
+def test_the_best_checkpoint_stands_together(
+    tmp_path: Path, metric: str, best: tuple[object, ...]
+) -> None:
+    """Also of a run that is not finished; what was judged at its end comes first."""
+    keys = ("best_step", "best_val_loss", "accuracy", "accuracy_of")
+    values = {"name": "clf", "task": {}, "evaluate": {"metric": metric}}
+    run = Run.create(recipe_from(values), tmp_path)
+    for row in LOOKS:
+        run.log(row)
+    (row,) = list_runs(tmp_path)
+    assert tuple(row[key] for key in keys) == best
+    assert (row["step"], row["val_loss"]) == (40, 0.9)
+    run.write("result", {"metrics": {"loss": 0.55, "accuracy": 0.7}, "test": {"accuracy": 0.65}})
+    (row,) = list_runs(tmp_path)
+    assert tuple(row[key] for key in keys) == (best[0], 0.55, 0.65, "test")
 
 
 def test_a_damaged_run_does_not_hide_the_others(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import math
+import os
 import re
 import sys
 from html.parser import HTMLParser
@@ -32,6 +33,7 @@ class Page(HTMLParser):
         self.links: list[str] = []
         self.handlers: list[str] = []
         self.csp = ""
+        self.places: list[str] = []
         self.scripts: dict[str, str] = {}
         self.text: list[str] = []
         self._script: str | None = None
@@ -49,6 +51,8 @@ class Page(HTMLParser):
             self.ids.append(values["id"])
         if values.get("http-equiv") == "Content-Security-Policy":
             self.csp = values["content"]
+        if values.get("id") == "figures":
+            self.places = values["data-plotly"].split()
         if tag == "script":
             self._script = values.get("id") or f"script-{len(self.scripts)}"
             self.scripts[self._script] = ""
@@ -203,7 +207,7 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
         f"## step 20 {HOSTILE}\n\n> **{HOSTILE}**{HOSTILE}\n\n```\n{HOSTILE}\n```\n\x00\x1b[31m\n"
     )
     page = Page(write_report(run))
-    assert page.tags.count("script") == 3
+    assert page.tags.count("script") == 2
     assert "img" not in page.tags
     assert page.handlers == []
     assert page.shown.count(HOSTILE) >= 6
@@ -220,30 +224,86 @@ def test_nothing_is_fetched_and_only_own_scripts_run(tmp_path: Path) -> None:
     run = make(tmp_path, "plain")
     log_training(run, val_loss=1.0)
     page = Page(write_report(run))
-    assert all(link.startswith(("#", "data:")) for link in page.links)
-    rules = dict(rule.strip().split(" ", 1) for rule in page.csp.split(";"))
-    assert rules["default-src"] == "'none'"
-    own = [page.scripts[name] for name in page.scripts if name != "figures"]
-    hashes = [base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in own]
-    assert rules["script-src"] == " ".join(f"'sha256-{value}'" for value in hashes)
-    assert len(own) == 2
+    alone = Page(write_report(run, self_contained=True))
+    for found, scripts, more in ((page, 1, " 'strict-dynamic'"), (alone, 2, "")):
+        assert all(link.startswith(("#", "data:")) for link in found.links)
+        rules = dict(rule.strip().split(" ", 1) for rule in found.csp.split(";"))
+        assert rules["default-src"] == "'none'"
+        own = [found.scripts[name] for name in found.scripts if name != "figures"]
+        hashes = [base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in own]
+        assert rules["script-src"] == " ".join(f"'sha256-{value}'" for value in hashes) + more
+        assert len(own) == scripts
+    assert alone.places == []
+
+
+def test_plotly_lies_once_beside_the_runs_and_beside_a_page_elsewhere(tmp_path: Path) -> None:
+    run, other = make(tmp_path / "runs", "plain"), make(tmp_path / "runs", "other")
+    for each in (run, other):
+        log_training(each, steps=3)
+    page = Page(write_report(run))
+    (script,) = (tmp_path / "runs").glob("*.js")
+    assert page.places == [f"../{script.name}", script.name]
+    assert script.name in page.shown
+    assert "plotly.js v" in script.read_text(encoding="utf-8")[:400]
+    before = script.stat().st_mtime_ns
+    write_report(other)
+    assert script.stat().st_mtime_ns == before
+    script.write_text("damaged")
+    write_report(other)
+    assert script.stat().st_size > 1e6
+    out = write_report(run, tmp_path / "elsewhere" / "page.html")
+    assert Page(out).places == [script.name, f"../{script.name}"]
+    assert sorted(path.name for path in out.parent.iterdir()) == ["page.html", script.name]
+    assert not list(run.path.glob("*.js"))
+
+
+def test_where_the_script_cannot_be_written_it_is_in_the_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make(tmp_path, "plain")
+    log_training(run, steps=3)
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, os.strerror(13))
+
+    monkeypatch.setattr("wafergpt.report.document.files.write_bytes", refuse)
+    monkeypatch.setattr(
+        "wafergpt.report.page.files.write_text", lambda path, text: path.write_text(text)
+    )
+    page = Page(write_report(run))
+    assert page.places == []
+    assert len(page.bytes) > 1e6
+    assert "takes no file (Permission denied)" in capsys.readouterr().err
+
+
+def test_a_loss_that_was_planned_by_the_published_law_is_labelled(tmp_path: Path) -> None:
+    run = make(tmp_path, "plain")
+    run.write("plan", {"predicted_loss": 2.6, "predicted_loss_of": "the Pile's test set, by a law"})
+    assert "The planned loss is that on the Pile's test set, by a law." in (
+        Page(write_report(run)).shown
+    )
+    run.write("plan", {"seconds": 3.0})
+    assert "No law was fitted" in Page(write_report(run)).shown
 
 
 def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
     run = make(tmp_path, "plain")
     log_training(run, val_loss=1.0)
     first = write_report(run).read_bytes()
-    assert write_report(run, tmp_path / "deep" / "copy.html").read_bytes() == first
+    assert write_report(run).read_bytes() == first
+    alone = write_report(run, tmp_path / "deep" / "copy.html", self_contained=True).read_bytes()
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["copy.html"]
+    assert write_report(run, self_contained=True).read_bytes() == alone
 
 
-def test_a_long_run_stays_below_six_megabytes(tmp_path: Path) -> None:
+def test_a_long_run_stays_below_a_megabyte(tmp_path: Path) -> None:
     run = make(tmp_path, "long")
     log_training(run, steps=20_000, val_loss=1.0, val_bits_per_byte=1.0, mfu=0.3)
     (run.path / "samples.md").write_text(
         "".join(f"## step {step}\n\n> {'word ' * 5000}\n\n" for step in range(500))
     )
-    assert write_report(run).stat().st_size < 6e6
+    assert write_report(run).stat().st_size < 1e6
+    assert write_report(run, self_contained=True).stat().st_size < 6e6
 
 
 def test_a_loss_that_is_not_finite_is_left_out(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from wafergpt.scaling.machine import Machine
 from wafergpt.scaling.memory import checkpoint_bytes, micro_batch_that_fits, training_memory
 from wafergpt.scaling.plan import plan
 from wafergpt.scaling.speed import best_precision, compile_pays, tokens_per_second
-from wafergpt.shapes.counts import parameters
+from wafergpt.shapes.counts import parameters, training_flops
 from wafergpt.train.optimizers import Optimizer as RunningOptimizer
 
 RATES = {128: 5e10, 256: 8e10, 512: 1.2e11, 1024: 1.5e11}
@@ -41,12 +41,40 @@ def test_the_horizon_is_20_tokens_a_parameter_unless_it_is_given() -> None:
 
 def test_the_contract() -> None:
     facts = plan(load_recipe(None, SMALL), MACHINE).to_dict()
-    assert facts["predicted_loss"] is facts["predicted_loss_low"] is None
+    assert not any(key.startswith("predicted_loss") for key in facts)
     assert "no scaling law" in facts["why"]
-    assert facts["flops"] == 6 * facts["parameters"] * facts["tokens"]
+    sequences = facts["tokens"] // facts["model"]["seq_len"]
+    assert facts["flops"] == sequences * training_flops(Model.model_validate(facts["model"]))
     assert facts["fits"] is True
     assert set(facts) >= {"seconds", "memory_bytes", "model", "batch_tokens", "device"}
     json.dumps(facts)
+
+
+def test_a_recipe_of_the_family_quotes_the_published_law() -> None:
+    facts = plan(load_recipe("cerebras-gpt/111m"), MACHINE).to_dict()
+    assert facts["predicted_loss"] == pytest.approx(2.6, abs=0.01)
+    assert facts["predicted_loss_low"] < facts["predicted_loss"] < facts["predicted_loss_high"]
+    assert "why" not in facts
+    cut = plan(load_recipe("cerebras-gpt/111m", ["train.steps=100"]), MACHINE)
+    assert "predicted_loss" not in cut.to_dict()
+    assert any("1,525 updates and the run has 100" in note for note in cut.notes)
+
+
+def test_flops_count_what_a_pass_multiplies() -> None:
+    settings = [*SMALL, "train.steps=10"]
+    whole, sampled, task = (
+        plan(load_recipe(None, [*settings, *more]), MACHINE)
+        for more in ((), ("train.sampled_softmax=10",), ("task.max_tokens=128",))
+    )
+    shape = whole.resolved.model
+    assert whole.flops == 160 * training_flops(shape)
+    assert 160 * training_flops(shape, rows=0) < sampled.flops <= whole.flops
+    assert task.flops == 160 * training_flops(shape, 128, 0)
+
+
+def test_a_warm_up_of_more_than_the_run_is_refused() -> None:
+    with pytest.raises(InputError, match="150% is more than the whole run"):
+        plan(load_recipe(None, [*SMALL, "schedule.warmup=150%"]), MACHINE)
 
 
 def test_what_does_not_fit_is_said() -> None:

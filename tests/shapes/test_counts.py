@@ -4,10 +4,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
-from wafergpt.config import Model
+from wafergpt.config import Model, load_recipe, shipped_recipes
 from wafergpt.model.gpt import GPT
-from wafergpt.shapes.counts import flops_6nd, flops_per_token, non_embedding_parameters, parameters
+from wafergpt.model.heads import Classifier
+from wafergpt.shapes.counts import (
+    non_embedding_parameters,
+    parameters,
+    published_flops,
+    training_flops,
+)
 
 # Name, layers, width, heads, published parameters, tokens and FLOPs: arXiv:2304.03208, tables 1, 2.
 FAMILY = [
@@ -44,13 +52,48 @@ def test_published_parameter_counts_to_the_unit(
 def test_published_flops_to_the_digits_printed(
     name: str, n_layers: int, d_model: int, n_heads: int, _: int, tokens: float, flops: float
 ) -> None:
-    count = flops_per_token(family_shape(n_layers, d_model, n_heads)) * tokens
+    count = published_flops(family_shape(n_layers, d_model, n_heads)) * tokens
     assert f"{count:.1e}" == f"{flops:.1e}"
 
 
-def test_six_n_d_of_the_smallest() -> None:
-    shape = family_shape(10, 768, 12)
-    assert flops_6nd(shape) * 2.22e9 == pytest.approx(1.48e18, rel=0.005)
+SHIPPED = [(name, load_recipe(name)) for name in shipped_recipes()]
+
+
+@pytest.mark.parametrize(("name", "model"), [(n, r.model) for n, r in SHIPPED if not r.task])
+def test_flops_are_those_that_torch_counts(name: str, model: Model) -> None:
+    """On the meta device attention is plain products, and the counter sees each of them."""
+    shape = model.model_copy(update={"vocab_size": model.vocab_size or 16384})
+    with torch.device("meta"):
+        gpt = GPT(shape)
+        tokens = torch.zeros(1, shape.seq_len, dtype=torch.long)
+        with FlopCounterMode(display=False) as counter:
+            F.cross_entropy(gpt.logits(gpt(tokens))[0], tokens[0]).backward()
+    assert training_flops(shape) == pytest.approx(counter.get_total_flops(), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", [name for name, recipe in SHIPPED if recipe.task])
+def test_flops_of_a_classifier_are_those_that_torch_counts(name: str) -> None:
+    """Two rows of 96 tokens, with what pads them; the embedding of 16,384 is only looked up."""
+    base, task = load_recipe(name.removesuffix("-classify")).model, load_recipe(name).task
+    assert task is not None
+    shape = base.model_copy(update={"vocab_size": 16384})
+    with torch.device("meta"):
+        network = Classifier(GPT(shape), 77, task.pooling)
+        tokens, lengths = torch.zeros(2, 96, dtype=torch.long), torch.zeros(2, dtype=torch.long)
+        with FlopCounterMode(display=False) as counter:
+            network(tokens, lengths).sum().backward()
+    counted = 2 * training_flops(shape, 96, 0, network.score.weight.numel())
+    assert counted == pytest.approx(counter.get_total_flops(), rel=1e-6)
+
+
+def test_an_untied_head_multiplies_as_much_as_a_tied_one() -> None:
+    tied = family_shape(2, 64, 2)
+    untied = tied.model_copy(update={"tied": False})
+    with torch.device("meta"):
+        gpt, tokens = GPT(untied), torch.zeros(1, 2048, dtype=torch.long)
+        with FlopCounterMode(display=False) as counter:
+            gpt.logits(gpt(tokens)).sum().backward()
+    assert training_flops(untied) == training_flops(tied) == counter.get_total_flops()
 
 
 @given(

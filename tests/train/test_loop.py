@@ -14,6 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from wafergpt.config import Recipe, load_recipe
 from wafergpt.data.batches import Batch, LanguageBatches
@@ -23,7 +25,7 @@ from wafergpt.train.callbacks.evaluation import Evaluation
 from wafergpt.train.callbacks.saving import Saving
 from wafergpt.train.loop import Loop, reseed
 from wafergpt.train.optimizers import Optimizer
-from wafergpt.train.pretrain import language_objective
+from wafergpt.train.pretrain import language_flops, language_objective
 from wafergpt.train.state import Row, TrainState
 
 SETTINGS = [
@@ -48,7 +50,7 @@ def loop_of(*overrides: str, documents: bool = False, callbacks: Any = ()) -> Lo
     batches = LanguageBatches(Tokens(), 8, "f", 0, end_of_text=3 if documents else None)
     return Loop(
         recipe, state, batches, language_objective, callbacks, lambda _: None,
-        torch.device("cpu"), 6.0 * 1000, lambda: None, 1e9,
+        torch.device("cpu"), language_flops, lambda: None, 1e9,
     )  # fmt: skip
 
 
@@ -180,6 +182,33 @@ def test_any_objective_will_do() -> None:
     assert loop.step(6)["loss"] > 0
 
 
+def counted(loop: Loop) -> int:
+    """Return what torch counts in a step's passes, attention by plain products."""
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        loop.gradients(0, 12)
+    loop.discard()
+    return int(counter.get_total_flops())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [(), ("train.micro_batch_size=4",), ("train.sampled_softmax=4", "train.micro_batch_size=3"),
+     ("model.tied=false",), ("train.sampled_softmax=31",)],
+)  # fmt: skip
+@pytest.mark.parametrize("documents", [False, True])
+def test_the_flops_of_a_step_are_those_that_torch_counts(
+    settings: tuple[str, ...], documents: bool
+) -> None:
+    loop = loop_of(*settings, documents=documents)
+    assert loop.gradients(0, 12)[2] == counted(loop)
+
+
+def test_what_an_older_checkpoint_did_not_count_is_made_up_for() -> None:
+    loop = loop_of()
+    loop.state.take_scalars({"step": 2, "samples": 24, "tokens": 2 * 12 * 8})
+    assert loop.step(6)["flops"] == 3 * counted(loop_of())
+
+
 def test_rows_reach_the_run_folder(tmp_path: Path) -> None:
     run = Run.create(load_recipe(None, ["name=r"]), tmp_path)
 
@@ -190,6 +219,8 @@ def test_rows_reach_the_run_folder(tmp_path: Path) -> None:
     loop_of(callbacks=[Log()]).run()
     rows = run.metrics()
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
-    assert rows[-1]["mfu"] == pytest.approx(6000 * rows[-1]["tokens_per_second"] / 1e9)
-    assert rows[-1]["flops"] == 6000 * rows[-1]["tokens"]
+    flops = counted(loop_of())
+    assert [row["flops"] for row in rows] == [flops * row["step"] for row in rows]
+    seconds = rows[-1]["seconds"] - rows[-2]["seconds"]
+    assert rows[-1]["mfu"] == pytest.approx(flops / seconds / 1e9)
     assert rows[-1]["seconds"] > rows[0]["seconds"] > 0

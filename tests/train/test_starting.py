@@ -60,6 +60,25 @@ def test_it_begins_with_the_weights_and_shape_of_the_run(first: Run, tmp_path: P
         assert torch.allclose(tensor, theirs[name], atol=1e-6), name
 
 
+def test_a_run_too_short_for_its_warm_up_is_said_before_it_trains(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = [*SETTINGS, f"data.corpus={corpus(tmp_path / 'one', 1).path}", "name=short"]
+    with pytest.raises(InputError, match="150% is more than the whole run"):
+        pretrain(None, [*settings, "schedule.warmup=150%"], root=tmp_path)
+    assert not (tmp_path / "short").exists()
+    for words, of in (
+        ({"overrides": [*settings, "schedule.warmup=50"]}, "the run has 6:"),
+        ({"overrides": ["train.steps=8"], "resume": "short"}, "the run has 8:"),
+    ):
+        capsys.readouterr()
+        run = pretrain(None, root=tmp_path, **words)  # type: ignore[arg-type]
+        said = capsys.readouterr().err
+        assert said.count(f"the warm-up takes 50 updates and {of}") == 1
+        assert said.index("WARNING: the warm-up") < said.index("steps in")
+    assert [note for note in run.read("plan")["notes"] if "warm-up takes 50" in note]
+
+
 def test_another_shape_tokenizer_or_a_task_is_refused(first: Run, tmp_path: Path) -> None:
     same = f"data.corpus={first.recipe.data.corpus}"
     with pytest.raises(InputError, match=r"model\.d_model=32 cannot change"):
@@ -190,7 +209,7 @@ def test_a_mean_is_not_judged_on_another_corpus(
     corpus(tmp_path / "one", 2)
     mean = average(first, "mean", last=2, root=tmp_path)
     assert mean.read("result")["val_loss"] is None
-    assert "is not judged: " in capfd.readouterr().err
+    assert "is not evaluated: " in capfd.readouterr().err
 
 
 def test_a_run_without_a_checkpoint_begins_again(

@@ -33,7 +33,7 @@ from wafergpt.errors import InputError, RunFailed
 from wafergpt.model.heads import Classifier
 from wafergpt.parallel.launch import outlive
 from wafergpt.run import Run
-from wafergpt.shapes.counts import flops_6nd
+from wafergpt.shapes.counts import training_flops
 from wafergpt.tasks import finetune as labelled
 from wafergpt.tasks.finetune import Split
 from wafergpt.train import checkpoint
@@ -124,6 +124,7 @@ class Training:
         self._evaluation = Evaluation(self._judge, self._recipe.evaluate, self._recipe.train.steps)
         # A run that stopped early goes on only if its patience has grown.
         self._state.finished = out_of_patience(self._state, self._recipe.evaluate)
+        self._flops = _sequence_flops(self._recipe, host)
         self._row: dict[str, Any] = {}
         self._began = time.perf_counter()
 
@@ -188,6 +189,7 @@ class Training:
         state.step += 1
         state.samples += recipe.train.batch_size
         state.tokens += tokens
+        state.flops = self._flops * state.samples
         state.seconds += seconds
         for what, value in (("loss", float(loss)), ("gradient's norm", float(norm))):
             if not math.isfinite(value):
@@ -198,7 +200,7 @@ class Training:
         self._row = {
             "step": state.step,
             "tokens": state.tokens,
-            "flops": flops_6nd(recipe.model) * state.tokens,
+            "flops": state.flops,
             "seconds": state.seconds,
             # That of the first group, without a group's own factor.
             "lr": float(rates[0]) / self._program.optimizer.param_groups[0]["factor"],
@@ -260,6 +262,13 @@ class Training:
 
         loss = mean_loss(network, samples, size, look)
         return language.validation_scores(loss, language.corpus_of(recipe))
+
+
+def _sequence_flops(recipe: Recipe, network: nn.Module) -> float:
+    rows, score_weights = recipe.model.vocab_size, 0
+    if isinstance(network, Classifier):
+        rows, score_weights = 0, network.score.weight.numel()
+    return training_flops(recipe.model, length_of(recipe), rows, score_weights)
 
 
 class _Moments:

@@ -8,14 +8,18 @@ import json
 import keyword
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from wafergpt import __version__
+from wafergpt.cli.streams import shows, steady_streams
 from wafergpt.errors import InputError, Interrupted, RunFailed, TeamLost, nearest
 from wafergpt.parallel.launch import LAUNCHED, LOST
 from wafergpt.progress import follows, place
+
+if TYPE_CHECKING:
+    from wafergpt.cli.tables import Screen
 
 VERBS = {
     "prepare": "Turn raw text into a corpus of tokens.",
@@ -44,7 +48,18 @@ _NO_SUCH_FILE = {
 }  # fmt: skip
 
 
-class Verbs(click.Group):
+class Group(click.Group):
+    """Verbs that print their help when none of them is named."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Print the help, and end, if nothing was said."""
+        if not args and not ctx.resilient_parsing:
+            click.echo(ctx.get_help())
+            ctx.exit()
+        return super().parse_args(ctx, args)
+
+
+class Verbs(Group):
     """Verbs whose modules are imported when they are called, not before."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -70,6 +85,7 @@ class Verbs(click.Group):
 @click.group(
     cls=Verbs,
     context_settings={"help_option_names": ["-h", "--help"]},
+    subcommand_metavar="VERB [ARGUMENTS]...",
     epilog="Example: wafergpt demo    Each verb: wafergpt VERB --help",
 )
 @click.version_option(__version__, prog_name="wafergpt")
@@ -83,10 +99,24 @@ json_option = click.option(
 )
 
 
-def emit(result: dict[str, Any], as_json: bool, text: str) -> None:
-    """Print a verb's result: one JSON object, or ``text`` for people."""
+def emit(result: dict[str, Any], as_json: bool, text: str, screen: Screen | None = None) -> None:
+    """Print a verb's result: one JSON object, or on a terminal ``screen``, or else ``text``."""
+    if as_json:
+        print(json_line(result))
+    elif screen is not None and sys.stdout.isatty():
+        from wafergpt.cli.tables import show
+
+        show(screen)
+    else:
+        print(text)
+
+
+def json_line(value: dict[str, Any] | None) -> str:
+    """Return JSON that stdout can show."""
     # NaN is no JSON: a loss that is not finite is null.
-    print(json.dumps(_finite(result), ensure_ascii=False, default=str) if as_json else text)
+    finite = _finite(value)
+    text = json.dumps(finite, ensure_ascii=False, default=str)
+    return text if shows(text) else json.dumps(finite, default=str)
 
 
 def _finite(value: Any) -> Any:
@@ -101,43 +131,31 @@ def _finite(value: Any) -> Any:
 
 def main() -> None:
     """Run the command and turn each kind of failure into one line and its exit code."""
-    _open_missing_streams()
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
-    try:
-        code = _run(arguments)
-    except Exception as error:
-        if debug:
-            raise
-        code = _explain(error)
-    if place()[1] > 1:
-        # gloo's threads may hold tensors still, and abort the interpreter that takes itself apart
-        # (pytorch/pytorch#179291); all is written, and nothing is left to do.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+    if arguments[:1] == ["help"]:
+        arguments = [*arguments[1:], "--help"]
+    with steady_streams():
+        try:
+            code = _run(arguments)
+        except Exception as error:
+            if debug:
+                raise
+            code = _explain(error)
+        if place()[1] > 1:
+            # gloo's threads may hold tensors still, and abort the interpreter that takes itself
+            # apart (pytorch/pytorch#179291); all is written, and nothing is left to do.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
     sys.exit(code)
-
-
-def _open_missing_streams() -> None:
-    """Put what leads nowhere in place of a stdout or stderr that was closed before we began.
-
-    The next file that is opened would take its number, and get what libraries print; and what is
-    printed to a stderr of None goes to stdout.
-    """
-    for number, name in ((1, "stdout"), (2, "stderr")):
-        if getattr(sys, name) is None:
-            nothing = os.open(os.devnull, os.O_WRONLY)
-            if nothing != number:
-                os.dup2(nothing, number)
-                os.close(nothing)
-            setattr(sys, name, os.fdopen(number, "w", encoding="utf-8", closefd=False))
 
 
 def _run(arguments: list[str]) -> int:
     try:
         # Without its standalone mode click returns the code of an Exit, and what a verb returns.
         code = cli.main(arguments, prog_name="wafergpt", standalone_mode=False)
+        sys.stdout.flush()
     except (KeyboardInterrupt, click.Abort):
         print("interrupted", file=sys.stderr)
         return 130
@@ -146,8 +164,7 @@ def _run(arguments: list[str]) -> int:
         # torchrun would start again what was asked to stop.
         return 0 if "TORCHELASTIC_RUN_ID" in os.environ else 130
     except BrokenPipeError:
-        # The reader of our stdout left; Python would complain again at shutdown.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader of our stdout left.
         return 1
     return code if isinstance(code, int) else 0
 

@@ -34,16 +34,16 @@ def command(
         raise click.UsageError("give either --last K or --ema SHARE")
     with working("loading torch"):
         from wafergpt.train.averaging import average
+    from wafergpt.cli.next_commands import at_work
+    from wafergpt.run import Run
 
     made = average(run, name, last=last, ema=ema, root=runs)
     result = made.read("result")
     steps = ", ".join(f"{step:,}" for step in result["steps"])
-    verb = "generate" if made.recipe.task is None else "predict"
-    option = "--prompt" if made.recipe.task is None else "--text"
     judged = "" if result["val_loss"] is None else f": validation loss {result['val_loss']:.4f}"
     text = (
         f"{made.path}: the mean of the checkpoints at the steps {steps}{judged}\n"
-        f"compare: wafergpt checkpoints {run}\n"
-        f"next: wafergpt {verb} {made.name} {option} '…'"
+        f"compare: {Run.find(run, runs).command('checkpoints')}\n"
+        f"next: {at_work(made)}"
     )
     emit(result, as_json, text)

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from wafergpt.cli import emit, json_option
 from wafergpt.cli.recipe import runs_option
+from wafergpt.cli.tables import Cell, Column, plain, table
 from wafergpt.errors import InputError
 from wafergpt.progress import working
 
-HEAD = ("step", "size", "loss", "val loss", "")
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from wafergpt.run import Run
+
+COLUMNS = (
+    Column("step", right=True),
+    Column("size", right=True, rank=2),
+    Column("loss", right=True, rank=1),
+    Column("val loss", right=True),
+    Column(""),
+)
 
 
 @click.command("checkpoints", epilog="Example: wafergpt checkpoints reviews --compare best latest")
@@ -41,24 +53,27 @@ def command(run: str, compare: tuple[str, str] | None, runs: Path, as_json: bool
     rows = averaging.listing(found)
     if not rows:
         raise InputError(f"{found.path} has no checkpoint yet")
-    emit({"run": str(found.path), "checkpoints": rows}, as_json, _table(rows))
+    cells = [_cells(row) for row in rows]
+    result = {"run": str(found.path), "checkpoints": rows}
+    emit(result, as_json, plain(COLUMNS, cells), lambda width: _screen(found, cells, width))
 
 
-def _table(rows: Sequence[Mapping[str, Any]]) -> str:
+def _cells(row: Mapping[str, Any]) -> tuple[str | Cell, ...]:
     from wafergpt.report import values
 
-    cells = [HEAD]
-    for row in rows:
-        marks = " ".join(mark for mark in ("best", "latest") if row[mark])
-        size = f"{row['bytes'] / 1e6:,.1f} MB"
-        losses = (values.loss(row["loss"]), values.loss(row["val_loss"]))
-        cells.append((f"{row['step']:,}", size, *losses, marks))
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return "\n".join(
-        "  ".join(f"{cell:>{width}}" for cell, width in zip(line[:-1], widths, strict=False))
-        + f"  {line[-1]}".rstrip()
-        for line in cells
-    )
+    marks = " ".join(mark for mark in ("best", "latest") if row[mark])
+    size = f"{row['bytes'] / 1e6:,.1f} MB"
+    losses = (values.loss(row["loss"]), values.loss(row["val_loss"]))
+    return (f"{row['step']:,}", size, *losses, Cell(marks, "green" if row["best"] else ""))
+
+
+def _screen(
+    run: Run, cells: Sequence[tuple[str | Cell, ...]], width: int
+) -> Iterator[RenderableType]:
+    yield table(COLUMNS, cells, width)
+    if len(cells) > 1:
+        first = str(cells[0][0]).replace(",", "")
+        yield f"\nnext: {run.command('checkpoints', '--compare', first, 'latest')}"
 
 
 def _comparison(result: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -9,7 +10,17 @@ import click
 from wafergpt.cli import emit, json_option
 from wafergpt.cli.paths import HomePath
 from wafergpt.cli.recipe import runs_option
+from wafergpt.cli.tables import Column, plain, table
 from wafergpt.progress import working
+from wafergpt.run import Run, command_line
+
+COLUMNS = (
+    Column("", least=10),
+    Column("accuracy", right=True),
+    Column("loss", right=True),
+    Column("time", right=True),
+)
+TITLES = {"gpt": "GPT", "bilstm": "bidirectional LSTM", "tfidf": "TF-IDF + regression"}
 
 
 @click.command("demo", epilog="Example: wafergpt demo --data reviews.csv --label sentiment")
@@ -22,22 +33,34 @@ def command(data: Path | None, text: str, label: str, runs: Path, as_json: bool)
     """The whole road on film reviews in five minutes."""
     with working("loading torch"):
         from wafergpt.apps.demo import demo
+    from wafergpt.cli.next_commands import at_work
 
     result = demo(data, runs, text, label)
-    lines = [
-        f"{'':22}{'accuracy':>10}{'loss':>9}{'time':>9}",
-        *(
-            f"{title:22}{row['accuracy']:>10.4f}{row['loss']:>9.4f}{row['seconds']:>8.0f}s"
-            for title, row in (
-                ("GPT", result["gpt"]),
-                ("bidirectional LSTM", result["bilstm"]),
-                ("TF-IDF + regression", result["tfidf"]),
-            )
-        ),
-        "",
+    finished = Run(Path(result["run"]))
+    pretrained = Run(runs / "demo-pretrained")
+    film = finished.command("predict", "--text", "What a film!")
+    judge = film if data is None else at_work(finished)
+    words = [
         f"the report: {result['report']}",
-        "next: wafergpt predict demo --text 'What a film!'",
-        "      wafergpt generate demo-pretrained --prompt 'This film'",
-        "      wafergpt runs",
+        f"next: {judge}",
+        f"      {at_work(pretrained)}",
+        f"      {command_line('runs', root=runs)}",
     ]
-    emit(result, as_json, "\n".join(lines))
+    cells = [_cells(title, result[kind]) for kind, title in TITLES.items()]
+    emit(
+        result,
+        as_json,
+        "\n".join([plain(COLUMNS, cells), "", *words]),
+        lambda width: [table(COLUMNS, cells, width), "", *words],
+    )
+
+
+def _cells(title: str, row: Mapping[str, float]) -> tuple[str, ...]:
+    from wafergpt.progress import duration
+
+    return (
+        title,
+        f"{row['accuracy']:.4f}",
+        f"{row['loss']:.4f}",
+        duration(row["seconds"]),
+    )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from wafergpt.cli import emit, json_option
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 @click.command("doctor", epilog="Example: wafergpt doctor --json")
@@ -26,7 +29,16 @@ def command(fresh: bool, install_cerebras: bool, as_json: bool) -> None:
         environment.install()
 
     facts = {**examine(fresh), "cerebras": environment.state()}
-    emit(facts, as_json, _text(facts))
+    text = _text(facts)
+    emit(facts, as_json, text, lambda width: [_screen(text)])
+
+
+def _screen(text: str) -> Table:
+    from wafergpt.cli.tables import Cell, details
+
+    colours = {"ok": "green", "missing": "yellow"}
+    rows = [line.split(maxsplit=1) for line in text.splitlines()]
+    return details((Cell(state, colours.get(state, "red")), what) for state, what in rows)
 
 
 def _text(facts: dict[str, Any]) -> str:

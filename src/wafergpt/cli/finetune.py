@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,7 +21,15 @@ from wafergpt.cli.recipe import (
     show_option,
     split_arguments,
 )
+from wafergpt.config import Recipe
 from wafergpt.progress import working
+from wafergpt.run import Run
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+SCORES = {"accuracy": "accuracy", "macro-F1": "macro_f1", "loss": "loss"}
+"""Names for people, and keys of a comparison's rows."""
 
 
 @click.command(
@@ -58,9 +67,9 @@ def command(
     start, *rest = names or [""]
     name, _ = split_arguments(rest, runs)
     if show:
-        from wafergpt.config import load_recipe
-
-        click.echo(load_recipe(name, overrides).to_yaml(), nl=False)
+        recipe = planned(name, overrides, resume, runs)
+        recipe = recipe if resume else _begun(recipe, start, runs)
+        click.echo(recipe.to_yaml(), nl=False)
         return
     if bool(start) == bool(resume):
         raise click.UsageError("start from a RUN or from 'scratch', or go on with --resume RUN")
@@ -79,16 +88,53 @@ def command(
         from wafergpt.apps.comparison import compare
 
         result["comparison"] = compare(classifier)
-    emit(result, as_json, _text(run.name, result))
+    emit(result, as_json, _text(run, result), lambda width: _screen(run, result, width))
 
 
-def _text(name: str, result: dict[str, Any]) -> str:
-    lines = []
+def _begun(recipe: Recipe, start: str, runs: Path) -> Recipe:
+    """Return the recipe of a fine-tuning as it would begin."""
+    from wafergpt.tasks.beginning import with_task
+
+    if start in ("", "scratch"):
+        return with_task(recipe, None)
+    from wafergpt.train.starting import language_model
+
+    return with_task(recipe, language_model(start, runs))
+
+
+def _text(run: Run, result: dict[str, Any]) -> str:
+    compared = [
+        f"{row['name']}: " + ", ".join(f"{name} {row[key]:.4f}" for name, key in SCORES.items())
+        for row in result.get("comparison", [])
+    ]
+    return "\n".join([*_scores(result), *compared, _next(run)])
+
+
+def _screen(run: Run, result: dict[str, Any], width: int) -> Iterable[RenderableType]:
+    from wafergpt.cli.tables import Column, table
+    from wafergpt.progress import duration
+
+    yield from _scores(result)
+    if rows := result.get("comparison"):
+        columns = [Column("", least=10), *(Column(name, right=True) for name in SCORES)]
+        cells = [
+            (row["name"], *(f"{row[key]:.4f}" for key in SCORES.values()), duration(row["seconds"]))
+            for row in rows
+        ]
+        yield ""
+        yield table([*columns, Column("time", right=True, rank=1)], cells, width)
+        yield ""
+    yield _next(run)
+
+
+def _scores(result: dict[str, Any]) -> Iterator[str]:
     for part, metrics in (("validation", result["metrics"]), ("test", result["test"])):
         if metrics:
             numbers = [f"{k} {v:.4f}" for k, v in metrics.items() if isinstance(v, float)]
-            lines.append(f"{part}: " + ", ".join(numbers))
-    for row in result.get("comparison", []):
-        lines.append(f"{row['name']}: accuracy {row['accuracy']:.4f}, loss {row['loss']:.4f}")
-    lines.append(f"next: wafergpt predict {name} --text '…'    wafergpt report {name}")
-    return "\n".join(lines)
+            yield f"{part}: " + ", ".join(numbers)
+
+
+def _next(run: Run) -> str:
+    from wafergpt.cli.next_commands import at_work
+
+    return f"next: {at_work(run)}\n      {run.command('report')}"

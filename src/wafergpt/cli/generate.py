@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from wafergpt.cli import emit, json_option
 from wafergpt.cli.recipe import runs_option
-from wafergpt.progress import working
+from wafergpt.progress import say, working
+
+if TYPE_CHECKING:
+    from wafergpt.tasks.writing import Writer
 
 
 @click.command(
@@ -60,19 +63,34 @@ def command(
     writer = Writer.load(Run.find(run, runs))
     stops = tuple(s for s in stop if s)
     settings = Sampling(max_tokens, temperature, top_k, top_p, seed, stops)
+    _warn_of_a_long_prompt(writer, prompt)
     start, pieces = time.perf_counter(), []
-    for piece in writer.stream(prompt, settings):
+    if not as_json:
+        print(prompt, end="", flush=True)
+    stream = writer.stream(prompt, settings)
+    for piece in stream:
         pieces.append(piece)
         if not as_json:
-            sys.stdout.write(prompt + piece if len(pieces) == 1 else piece)
-            sys.stdout.flush()
+            print(piece, end="", flush=True)
     seconds = time.perf_counter() - start
     text = "".join(pieces)
     tokens = len(writer.tokenizer.encode(text))
     result = {
         "text": text,
         "tokens": tokens,
+        "cut": stream.cut,
         "seconds": seconds,
         "tokens_per_second": tokens / seconds,
     }
     emit(result, as_json, "")
+    if stream.cut:
+        say(f"… cut at {max_tokens:,} tokens: --max-tokens {2 * max_tokens} goes on")
+
+
+def _warn_of_a_long_prompt(writer: Writer, prompt: str) -> None:
+    tokens, context = len(writer.tokenizer.encode(prompt)), writer.gpt.config.seq_len
+    if tokens > context:
+        say(
+            f"warning: the prompt has {tokens:,} tokens and the model's context {context:,}: what "
+            "stands before is not read"
+        )

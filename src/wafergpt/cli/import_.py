@@ -24,14 +24,13 @@ def command(folder: Path, name: str, runs: Path, as_json: bool) -> None:
     """
     with working("loading torch"):
         from wafergpt.interop.huggingface import import_folder
+    from wafergpt.cli.next_commands import at_work
 
     run = import_folder(folder, name, runs)
     recipe, result = run.recipe, run.read("result")
-    verb = "generate" if recipe.task is None else "predict"
-    option = "--prompt" if recipe.task is None else "--text"
     text = f"{run.path}: {result['parameters']:,} parameters"
     if run.tokenizer.is_file():
-        text += f"\nnext: wafergpt {verb} {run.name} {option} '…'"
+        text += f"\nnext: {at_work(run)}"
     else:
         text += (
             "; no tokenizer came with it, so it can be exported, but not read or write texts: for "

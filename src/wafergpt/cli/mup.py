@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from wafergpt.cli import emit, json_option
+from wafergpt.cli import Group, emit, json_option
 from wafergpt.cli.paths import HomePath
 from wafergpt.cli.recipe import RecipeCommand, recipe_arguments, runs_option, split_arguments
 from wafergpt.errors import InputError
@@ -24,12 +24,17 @@ def _numbers(ctx: click.Context, param: click.Parameter, value: str) -> tuple[in
         ) from None
 
 
-@click.group("mup", epilog="Example: wafergpt mup check")
+@click.group("mup", cls=Group, epilog="Example: wafergpt mup check")
 def command() -> None:
     """Check the maximal update parametrization, and transfer settings with it."""
 
 
-@command.command("check", cls=RecipeCommand, epilog="Example: wafergpt mup check --out check.html")
+@command.command(
+    "check",
+    cls=RecipeCommand,
+    short_help="Show that no layer depends on the width.",
+    epilog="Example: wafergpt mup check --out check.html",
+)
 @recipe_arguments
 @click.option("--widths", callback=_numbers, default="64,128,256,512", show_default=True)
 @click.option("--steps", type=click.IntRange(1, 1000), default=7, show_default=True)
@@ -101,6 +106,7 @@ def _text(result: dict[str, Any], out: Path) -> str:
 @command.command(
     "transfer",
     cls=RecipeCommand,
+    short_help="Tune a narrow proxy, and write the wide recipe.",
     epilog="Example: wafergpt mup transfer big.yaml --width 128 --trials 12 --out tuned.yaml",
 )
 @recipe_arguments
@@ -137,6 +143,7 @@ def transfer(
     """
     from wafergpt import files
     from wafergpt.config import load_recipe
+    from wafergpt.run import command_line
 
     with working("loading torch"):
         from wafergpt.tune.transfer import transfer as run_transfer
@@ -153,8 +160,8 @@ def transfer(
     best = ", ".join(f"{name} {value:.3g}" for name, value in found.best.items())
     text = (
         f"best of {found.trials} trials: {best} (validation loss {found.value:.4f})\n"
-        f"the tuned recipe: {out}\nthe trials: wafergpt runs {found.folder}\n"
-        f"next: wafergpt pretrain {out}"
+        f"the tuned recipe: {out}\nthe trials: {command_line('runs', found.folder)}\n"
+        f"next: {command_line('pretrain', out, root=runs)}"
     )
     result = {"best": found.best, "value": found.value, "trials": found.trials}
     emit({**result, "recipe": str(out), "folder": str(found.folder)}, as_json, text)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from wafergpt.cli import emit, json_option
 from wafergpt.cli.recipe import RecipeCommand, recipe_arguments, show_option, split_arguments
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+DOES_NOT_FIT = "DOES NOT FIT"
 
 MOST_KINDS = 20
 """Kinds of operators that are listed."""
@@ -76,7 +82,9 @@ def command(
     if show:
         click.echo(found.recipe().to_yaml(), nl=False)
         return
-    emit(found.to_dict(), as_json, _text(found.to_dict(), found.notes))
+    rows = _rows(found.to_dict(), found.notes)
+    text = "\n".join(f"{name:>11}  {value}" for name, value in rows)
+    emit(found.to_dict(), as_json, text, lambda width: [_screen(rows)])
 
 
 def _table(facts: dict[str, Any], lr: float) -> str:
@@ -107,17 +115,37 @@ def _lowered(lowering: dict[str, Any]) -> str:
 
 def _steps(facts: dict[str, Any]) -> str:
     first, steps = facts["first_steps"], facts["steps"]
-    last = f"{steps - first:,} of {facts['batch_tokens']:,} tokens"
-    return f"{first:,} of {facts['first_batch_tokens']:,} tokens, then {last}" if first else last
+    parts = [(first, facts["first_batch_tokens"]), (steps - first, facts["batch_tokens"])]
+    return ", then ".join(f"{n:,} of {tokens:,} tokens" for n, tokens in parts if n)
 
 
-def _text(facts: dict[str, Any], notes: tuple[str, ...]) -> str:
+def _loss(facts: dict[str, Any]) -> str:
+    if "why" in facts:
+        return str(facts["why"])
+    loss, low, high = (facts[f"predicted_loss{end}"] for end in ("", "_low", "_high"))
+    return f"{loss:.2f} ({low:.2f} to {high:.2f}) on {facts['predicted_loss_of']}"
+
+
+def _screen(rows: Sequence[tuple[str, str]]) -> Table:
+    from wafergpt.cli.tables import Cell, details
+
+    styles = {"note": "yellow"}
+    return details(
+        (
+            Cell(name, styles.get(name, "bold")),
+            Cell(value, "red" if value.endswith(DOES_NOT_FIT) else ""),
+        )
+        for name, value in rows
+    )
+
+
+def _rows(facts: dict[str, Any], notes: tuple[str, ...]) -> list[tuple[str, str]]:
+    """Return what a plan says: names, and values for people."""
     from wafergpt.progress import duration
 
     model = facts["model"]
-    fits = "fits" if facts["fits"] else "DOES NOT FIT"
+    fits = "fits" if facts["fits"] else DOES_NOT_FIT
     ratio = facts["tokens_per_parameter"]
-    loss = facts["predicted_loss"]
     gib = 1 << 30
     shape = (
         f"{model['n_layers']} layers, d_model {model['d_model']}, {model['n_heads']} heads, "
@@ -129,12 +157,11 @@ def _text(facts: dict[str, Any], notes: tuple[str, ...]) -> str:
         "parameters": f"{facts['parameters']:,}",
         "tokens": f"{facts['tokens']:,} ({ratio:.3g} a parameter)",
         "steps": _steps(facts),
-        "compute": f"{facts['flops']:.3g} FLOPs (6·N·tokens)",
+        "compute": f"{facts['flops']:.3g} FLOPs, forward and backward",
         "time": f"{duration(facts['seconds'])} at {rate}",
         "memory": f"{facts['memory_bytes'] / gib:.2f} GiB: {fits}",
         "checkpoint": f"{facts['checkpoint_bytes'] / gib:.2f} GiB each, "
         f"{facts['disk_bytes'] / gib:.2f} GiB at most at once",
-        "loss": facts["why"] if loss is None else f"{loss:.3f}",
+        "loss": _loss(facts),
     }
-    lines = [f"{name:>11}  {value}" for name, value in rows.items()]
-    return "\n".join([*lines, *(f"{'note':>11}  {note}" for note in notes)])
+    return [*rows.items(), *(("note", note) for note in notes)]

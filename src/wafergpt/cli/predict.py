@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from wafergpt.cli import emit, json_option
+from wafergpt.cli import emit, json_line, json_option
 from wafergpt.cli.paths import HomePath
 from wafergpt.cli.recipe import runs_option
+from wafergpt.cli.streams import shows
 from wafergpt.errors import InputError
-from wafergpt.progress import working
+from wafergpt.progress import say, working
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 @click.command(
@@ -27,6 +32,12 @@ from wafergpt.progress import working
     type=HomePath(path_type=Path),
     help="txt (a line a text), csv, tsv or jsonl.",
 )
+@click.option(
+    "--format",
+    "file_format",
+    type=click.Choice(["txt", "jsonl", "csv", "tsv"]),
+    help="What --file is.  [default: as its name says, else its content]",
+)
 @click.option("--column", default=None, help="The text column of --file  [default: the recipe's]")
 @runs_option
 @json_option
@@ -35,14 +46,15 @@ def command(
     stdin: str | None,
     texts: tuple[str, ...],
     file: Path | None,
+    file_format: Literal["txt", "jsonl", "csv", "tsv"] | None,
     column: str | None,
     runs: Path,
     as_json: bool,
 ) -> None:
     """Put a fine-tuned model to work on texts.
 
-    With '-' it reads lines from stdin. Each text gives one JSON line, or with --json all go into
-    one object.
+    With '-' it reads lines from stdin. On a terminal the answer is a table; in a pipe each text
+    gives one JSON line, a blank text null, and with --json all go into one object.
     """
     if stdin not in (None, "-"):
         raise InputError(f"'{stdin}' is no option; give --text, --file, or - for stdin")
@@ -54,15 +66,41 @@ def command(
         from wafergpt.tasks.classify import TextClassifier
 
     found = Run.find(run, runs)
-    if stdin == "-":
-        texts = tuple(line.rstrip("\r\n") for line in sys.stdin)
-    elif file is not None:
-        from wafergpt.data.tables import read_texts
+    from wafergpt.data.tables import read_lines, read_texts
 
+    if stdin == "-":
+        texts = tuple(read_lines(sys.stdin.buffer.read(), "stdin"))
+    elif file is not None:
         task = found.recipe.task
         with working(f"reading {file}"):
-            texts = tuple(read_texts(file, column or (task.text if task else "text")))
+            name = column or (task.text if task else "text")
+            texts = tuple(read_texts(file, name, file_format))
     outputs = TextClassifier.load(found).predict(texts)
-    emit(
-        {"outputs": outputs}, as_json, "\n".join(json.dumps(o, ensure_ascii=False) for o in outputs)
+    if blank := outputs.count(None):
+        say(f"{blank:,} of {len(outputs):,} texts {'is' if blank == 1 else 'are'} blank: null")
+    lines = "\n".join(map(json_line, outputs))
+    emit({"outputs": outputs}, as_json, lines, lambda width: [_table(texts, outputs, width)])
+
+
+def _table(texts: Sequence[str], outputs: Sequence[dict[str, Any] | None], width: int) -> Table:
+    """Return texts beside their labels and probabilities, or a regression's numbers."""
+    from wafergpt.cli.tables import Column, bar, table
+
+    text = Column("text", least=16)
+    if any(output and "label" not in output for output in outputs):
+        rows = [(t, f"{o['score']:.4g}" if o else "") for t, o in zip(texts, outputs, strict=True)]
+        return table([text, Column("value", right=True)], rows, width)
+    columns = [text, Column("label", least=12), Column("probability", right=True, rank=1)]
+    return table(
+        [*columns, Column("", rank=2)],
+        [
+            (t, _label(o["label"]), f"{o['score']:.1%}", bar(o["score"])) if o else (t, "", "", "")
+            for t, o in zip(texts, outputs, strict=True)
+        ],
+        width,
     )
+
+
+def _label(name: str) -> str:
+    """Return a label that differs from the others even where its letters cannot be shown."""
+    return name if shows(name) else ascii(name)[1:-1]

@@ -29,8 +29,14 @@ KEYS = ("documents", "bytes", "tokens_train", "tokens_val", "vocab_size", "finge
     "--tokenizer", type=HomePath(), help="tokenizer.json, or GPT-2's encoder.json + vocab.bpe."
 )
 @click.option("--text", default="text", show_default=True, help="The column that holds the text.")
+@click.option(
+    "--format",
+    "file_format",
+    type=click.Choice(["txt", "jsonl", "csv", "tsv"]),
+    help="What the files are.  [default: as their names say, else their content]",
+)
 @click.option("--errors", type=click.Choice(["strict", "replace"]), default="strict",
-              show_default=True, help="What to do with invalid UTF-8.")  # fmt: skip
+              show_default=True, help="What to do with bytes that are no text.")  # fmt: skip
 @click.option("--val-fraction", type=float, help="Share of documents held out.  [default: ~4 MiB]")
 @click.option("--workers", type=click.IntRange(0), default=0, help="Threads.  [default: all cores]")
 @json_option
@@ -41,6 +47,7 @@ def command(
     lowercase: bool,
     tokenizer: str | None,
     text: str,
+    file_format: Literal["txt", "jsonl", "csv", "tsv"] | None,
     errors: Literal["strict", "replace"],
     val_fraction: float | None,
     workers: int,
@@ -48,9 +55,11 @@ def command(
 ) -> None:
     """Turn raw text into a corpus of tokens.
 
-    SOURCE is a file (txt, jsonl, csv, tsv, also .gz or .xz), a folder, or a quoted glob.
+    SOURCE is a file (txt, jsonl, json, csv, tsv, also .gz, .xz or .bz2), a folder, or a quoted
+    glob. Of a folder, files with other endings are left out unless --format says what they are.
     Interrupted, the same command goes on.
     """
+    from wafergpt.cli.next_commands import pretraining
     from wafergpt.data.prepare import prepare
 
     start = time.perf_counter()
@@ -58,7 +67,8 @@ def command(
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         corpus = prepare(
             sources, out, vocab_size=vocab_size, lowercase=lowercase, tokenizer=tokenizer,
-            text=text, errors=errors, val_fraction=val_fraction, workers=workers,
+            text=text, file_format=file_format, errors=errors, val_fraction=val_fraction,
+            workers=workers,
         )  # fmt: skip
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted; the same command goes on with {out}") from None
@@ -69,6 +79,6 @@ def command(
         f"  {result['tokens_train']:,} tokens to train on, {result['tokens_val']:,} to validate "
         f"with, vocabulary {result['vocab_size']:,}",
         f"  fingerprint {result['fingerprint'][:16]}…, in {duration(seconds)}",
-        f"next: wafergpt pretrain data.corpus={out} train.steps=500",
+        f"next: {pretraining(out, result['tokens_train'])}",
     ]
     emit(result, as_json, "\n".join(lines))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -54,9 +56,12 @@ def command(
     """
     name, overrides = split_arguments(arguments, runs)
     if show:
-        from wafergpt.config import load_recipe
+        recipe = planned(name, overrides, resume, runs)
+        if start:
+            from wafergpt.train.starting import language_model, on_top_of
 
-        click.echo(load_recipe(name, overrides).to_yaml(), nl=False)
+            recipe = on_top_of(recipe, language_model(start, runs))
+        click.echo(recipe.to_yaml(), nl=False)
         return
     if resume and name:
         raise click.UsageError(f"--resume goes on with the run's own recipe: leave out '{name}'")
@@ -67,13 +72,23 @@ def command(
     follows = launched(nproc, restarts, lambda: planned(name, overrides, resume, runs))
     with working("loading torch"):
         from wafergpt.cerebras.driver import pretrain
+    from wafergpt.cli.next_commands import at_work
 
     run = pretrain(name, overrides, start=start, resume=resume, go_on=go_on, root=runs)
     if follows:
         return
     result = run.read("result")
-    text = (
-        f"{run.path}: validation loss {result['best_val_loss']:.4f} at step {result['step']:,}\n"
-        f"next: wafergpt generate {run.name} --prompt 'Once upon a time'"
+    emit(result, as_json, f"{run.path}: {_text(result)}\nnext: {at_work(run)}")
+
+
+def _text(result: Mapping[str, Any]) -> str:
+    """Say how good the best checkpoint is, and the last where that is another one."""
+    step, last, best = result["step"], result["val_loss"], result["best_val_loss"]
+    if best is None:
+        return f"{step:,} steps, never validated"
+    if best == last:
+        return f"validation loss {last:.4f} at step {step:,}"
+    return (
+        f"best validation loss {best:.4f} at step {result['best_step']:,}; "
+        f"{last:.4f} at the last step, {step:,}"
     )
-    emit(result, as_json, text)

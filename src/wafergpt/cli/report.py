@@ -8,6 +8,7 @@ import click
 
 from wafergpt.cli import emit, json_option
 from wafergpt.cli.paths import HomePath
+from wafergpt.cli.recipe import runs_option
 
 
 @click.command(epilog="Example: wafergpt report demo")
@@ -17,19 +18,24 @@ from wafergpt.cli.paths import HomePath
     type=HomePath(dir_okay=False, path_type=Path),
     help="The file to write; left out, report.html in the run's folder.",
 )
+@click.option(
+    "--self-contained", is_flag=True, help="Put the script that draws into the page (5 MB)."
+)
+@runs_option
 @json_option
-def command(run: str, out: Path | None, as_json: bool) -> None:
+def command(run: str, out: Path | None, self_contained: bool, runs: Path, as_json: bool) -> None:
     """Write a run's page: curves, samples, confusion matrix.
 
-    RUN is a name below runs/ or a path, finished or not. The page is one file that needs no
-    network: open it in a browser, send it, print it.
+    RUN is a name below --runs or a path, finished or not. The page needs no network; its charts are
+    drawn by a script that lies once beside all runs. With --self-contained it is in the page: one
+    file to send.
     """
     from wafergpt.report import write_report
     from wafergpt.report.values import size
     from wafergpt.run import Run
 
-    found = Run.find(run)
-    page = write_report(found, out)
+    found = Run.find(run, runs)
+    page = write_report(found, out, self_contained)
     written = page.stat().st_size
     emit(
         {"run": str(found.path), "report": str(page), "bytes": written},

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from wafergpt.cli import emit, json_option
+from wafergpt.cli import emit, json_option, tables
 from wafergpt.cli.recipe import runs_option
+from wafergpt.cli.tables import Cell, Column
 from wafergpt.errors import InputError
 from wafergpt.progress import duration, working
-from wafergpt.run import RUNS, Run
+from wafergpt.run import RUNS, Run, command_line
 
-HEAD = ("run", "kind", "parameters", "step", "tokens", "loss", "val loss", "accuracy", "time")
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+COLOURS = {"finished": "green", "unfinished": "yellow", "damaged": "red"}
 
 
 @click.command(
@@ -50,11 +53,11 @@ def _list(folder: Path, as_json: bool) -> None:
         runs = list_runs(folder)
     result = {"folder": str(folder), "runs": runs}
     if not runs:
-        emit(result, as_json, f"no runs in {folder}/ yet; to make the first: wafergpt demo")
-    elif sys.stdout.isatty() and not as_json:
-        _print_rich(runs)
-    else:
-        emit(result, as_json, _plain([(*HEAD, "state"), *map(_cells, runs)]))
+        first = command_line("demo", root=folder)
+        emit(result, as_json, f"no runs in {folder}/ yet; to make the first: {first}")
+        return
+    columns, rows = _columns(), [_cells(run) for run in runs]
+    emit(result, as_json, tables.plain(columns, rows), lambda width: _screen(runs, width))
 
 
 def _verify(name: str, root: Path, as_json: bool) -> int:
@@ -73,51 +76,46 @@ def _verify(name: str, root: Path, as_json: bool) -> int:
     return int(damaged > 0)
 
 
-def _cells(run: Mapping[str, Any]) -> tuple[str, ...]:
+def _columns() -> list[Column]:
+    """Return the columns, which lose the highest rank first where there is no room."""
+    return [
+        Column("run", least=24, folds=True),
+        Column("kind", rank=6),
+        Column("parameters", right=True, rank=7),
+        Column("step", right=True, rank=5),
+        Column("tokens", right=True, rank=8),
+        Column("train loss", right=True, rank=9),
+        Column("val loss", right=True, rank=1),
+        Column("at step", right=True, rank=4),
+        Column("accuracy", right=True, rank=2),
+        Column("time", right=True, rank=3),
+        Column("state"),
+    ]
+
+
+def _cells(run: Mapping[str, Any]) -> tuple[str | Cell, ...]:
     from wafergpt.report import values
 
-    # A folder's name may hold what would steer a terminal.
-    name = "".join(letter if letter.isprintable() else "�" for letter in run["name"])
+    accuracy = values.percent(run["accuracy"])
+    if run["accuracy_of"]:
+        accuracy += f" {run['accuracy_of']}"
     return (
-        name,
+        run["name"],
         run["kind"] or values.MISSING,
         values.count(run["parameters"]),
         values.count(run["step"]),
         values.count(run["tokens"]),
         values.loss(run["loss"]),
-        values.loss(run["val_loss"]),
-        values.percent(run["accuracy"]),
+        values.loss(run["best_val_loss"]),
+        values.count(run["best_step"]),
+        accuracy,
         values.MISSING if run["seconds"] is None else duration(run["seconds"]),
-        run["state"],
+        Cell(run["state"], COLOURS.get(run["state"], "")),
     )
 
 
-def _plain(rows: Sequence[Sequence[str]]) -> str:
-    from rich.cells import cell_len
-
-    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        padded = []
-        for index, (cell, width) in enumerate(zip(row, widths, strict=True)):
-            space = " " * (width - cell_len(cell))
-            padded.append(space + cell if 2 <= index < len(HEAD) else cell + space)
-        lines.append("  ".join(padded).rstrip())
-    return "\n".join(lines)
-
-
-def _print_rich(runs: Sequence[Mapping[str, Any]]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    colours = {"finished": "green", "unfinished": "yellow", "damaged": "red"}
-    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    for index, name in enumerate((*HEAD, "state")):
-        right = 2 <= index < len(HEAD)
-        grid.add_column(name, justify="right" if right else "left", overflow="fold")
-    for run in runs:
-        *cells, state = _cells(run)
-        grid.add_row(*map(Text, cells), Text(state, style=colours[state]))
-    Console().print(grid)
+def _screen(runs: Sequence[Mapping[str, Any]], width: int) -> Iterator[RenderableType]:
+    yield tables.table(_columns(), map(_cells, runs), width)
+    done = next((run for run in runs if run["state"] == "finished"), None)
+    if done is not None:
+        yield f"\nnext: {Run(Path(done['path'])).command('report')}"

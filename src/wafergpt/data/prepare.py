@@ -19,7 +19,8 @@ from typing import Any
 from wafergpt import files
 from wafergpt.data.corpus import FORMAT, Corpus, fingerprint_of
 from wafergpt.data.indexed import IndexedWriter, dtype_code
-from wafergpt.data.reading import Errors
+from wafergpt.data.opening import Errors
+from wafergpt.data.reading import FileFormat, counted
 from wafergpt.data.sources import documents, find_files
 from wafergpt.data.tokenizer import SMALLEST, Tokenizer
 from wafergpt.errors import InputError
@@ -37,6 +38,9 @@ TRAINING_BYTES = 128 << 20
 
 VALIDATION_BYTES = 4 << 20
 """Validation text that is worth having; a larger corpus gives at least 0.5% of itself."""
+
+LISTED = 20
+"""Files whose documents are counted one by one; of more, all together."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,7 @@ def prepare(
     lowercase: bool = False,
     tokenizer: str | Path | None = None,
     text: str = "text",
+    file_format: FileFormat | None = None,
     errors: Errors = "strict",
     val_fraction: float | None = None,
     workers: int = 0,
@@ -82,12 +87,13 @@ def prepare(
     """Prepare a corpus; run again after an interruption, it goes on.
 
     Args:
-        sources: files (txt, jsonl, csv, tsv, each also .gz or .xz), folders and globs.
+        sources: files (txt, jsonl, json, csv, tsv, each also .gz, .xz or .bz2), folders and globs.
         out: the corpus folder to make.
         vocab_size: of the tokenizer to train, 8192 if left out.
         lowercase: train one that reads everything in lower case.
         tokenizer: one to load instead of training one.
         text: the column of jsonl, csv and tsv that holds the text.
+        file_format: what the files are, whatever their names say.
         errors: ``replace`` reads invalid UTF-8 as U+FFFD instead of refusing it.
         val_fraction: share of the documents held out for validation, chosen by a hash of their
             bytes; left out, about 4 MiB of text, 0.5% at least and 10% at most.
@@ -110,9 +116,10 @@ def prepare(
     if workers:
         os.environ["RAYON_NUM_THREADS"] = str(workers)
     with working("looking for files"):
-        found = find_files([sources] if isinstance(sources, str | Path) else sources)
+        found = find_files([sources] if isinstance(sources, str | Path) else sources, file_format)
     loaded = None if tokenizer is None else Tokenizer.load(tokenizer)
-    survey = _survey(found, text, errors)
+    reader = _Reader(found, text, errors, file_format)
+    survey = _survey(reader)
     if survey.documents < 2:
         raise InputError("one document is too little: it cannot be trained on and validated with")
     plan = {
@@ -127,10 +134,8 @@ def prepare(
         say(f"{out} is prepared already")
         return Corpus.open(out)
     split = Split.of(survey, val_fraction)
-    chosen = _tokenizer(
-        out, loaded, _Reader(found, text, errors), split, survey, vocab_size, lowercase
-    )
-    blocks = _encode(out, chosen, _Reader(found, text, errors), split, survey)
+    chosen = _tokenizer(out, loaded, reader, split, survey, vocab_size, lowercase)
+    blocks = _encode(out, chosen, reader, split, survey)
     _finish(out, chosen, survey, blocks)
     return Corpus.open(out)
 
@@ -140,24 +145,39 @@ class _Reader:
     files: list[Path]
     text: str
     errors: Errors
+    file_format: FileFormat | None = None
 
     def __iter__(self) -> Iterator[str]:
-        return (document.text for document in documents(self.files, self.text, self.errors))
+        return (text for path in self.files for text in self.of(path))
+
+    def of(self, path: Path) -> Iterator[str]:
+        """Yield the documents of one file."""
+        found = documents([path], self.text, self.errors, self.file_format)
+        return (document.text for document in found)
+
+    def counted(self, path: Path, count: int) -> str:
+        return counted(path, count, "documents", self.file_format, (self.text,), self.errors)
 
 
 def _document_hash(data: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")
 
 
-def _survey(found: list[Path], text: str, errors: Errors) -> Survey:
+def _survey(reader: _Reader) -> Survey:
     count, size, smallest, digest = 0, 0, 1 << 64, hashlib.sha256()
     with progress("reading", None, "MB") as bar:
-        for document in _Reader(found, text, errors):
-            data = document.encode()
-            value = _document_hash(data)
-            digest.update(value.to_bytes(8, "big"))
-            count, size, smallest = count + 1, size + len(data), min(smallest, value)
-            bar.advance(len(data) / 1e6)
+        for number, path in enumerate(reader.files):
+            before = count
+            for document in reader.of(path):
+                data = document.encode()
+                value = _document_hash(data)
+                digest.update(value.to_bytes(8, "big"))
+                count, size, smallest = count + 1, size + len(data), min(smallest, value)
+                bar.advance(len(data) / 1e6)
+            if number < LISTED:
+                bar.say(reader.counted(path, count - before))
+        if len(reader.files) > LISTED:
+            bar.say(f"… {len(reader.files):,} files: {count:,} documents")
     return Survey(count, size, smallest, digest.hexdigest())
 
 

@@ -1,144 +1,200 @@
-"""Text files as people have them: txt, jsonl, csv, tsv, plain or compressed, read line by line."""
+"""Text files as people have them: txt, jsonl, csv, tsv, plain or compressed, read row by row."""
 
 from __future__ import annotations
 
-import csv
-import gzip
-import json
-import lzma
-import zlib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import IO, Any, Literal, cast
+from typing import Any, Literal, get_args
 
+from wafergpt.data.dialects import DELIMITERS, Fault, Table, Told, tell
+from wafergpt.data.json_rows import TWICE, begins_list, json_object, json_rows
+from wafergpt.data.opening import COMPRESSED, Errors, NotTextError, encoding_of, lines
 from wafergpt.errors import InputError, nearest
 from wafergpt.files import short
 
-Errors = Literal["strict", "replace"]
+FileFormat = Literal["txt", "jsonl", "csv", "tsv"]
 
-LINE_BYTES = 64 << 20
-"""The longest line that is read; what is longer is no line of text."""
+FORMATS: tuple[FileFormat, ...] = get_args(FileFormat)
 
-KINDS = {".txt": "txt", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv"}
-COMPRESSED = {".gz", ".xz"}
+KINDS: dict[str, FileFormat] = {
+    ".txt": "txt",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".csv": "csv",
+    ".tsv": "tsv",
+}
+
+EXPANSION = 100
+"""Text shrinks to a tenth of its size: of what unpacks to so much, only the beginning is told."""
+
+HARMLESS = 4 << 20
+"""Characters that are read to tell a dialect whatever the size of the file."""
+
+_PREFERRED = {"csv": ",", "tsv": "\t"}
 
 
-def kind(path: Path) -> str | None:
-    """Return ``txt``, ``jsonl``, ``csv`` or ``tsv`` from a file's name, or None."""
+def suffix(path: Path) -> str:
+    """Return what a file's name ends in, in lower case, without the compression's ending."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     if suffixes and suffixes[-1] in COMPRESSED:
         suffixes.pop()
-    return KINDS.get(suffixes[-1]) if suffixes else None
+    return suffixes[-1] if suffixes else ""
 
 
-def require_kind(path: Path) -> str:
-    """Return the kind of a file that must be readable.
+def kind(path: Path) -> FileFormat | None:
+    """Return ``txt``, ``jsonl``, ``csv`` or ``tsv`` from a file's name, or None."""
+    return KINDS.get(suffix(path))
+
+
+def require_file(path: Path) -> None:
+    """Pass if there is such a file.
 
     Raises:
-        InputError: if there is no such file, or its kind is not known.
+        InputError: if there is none.
     """
     if not path.is_file():
-        raise InputError(f"no such file: {path}")
-    found = kind(path)
-    if found is None:
-        raise InputError(f"{path}: what is it? known are {', '.join(KINDS)}, each also .gz or .xz")
-    return found
+        there = (
+            "is no regular file: save it as one first"
+            if path.exists() and not path.is_dir()
+            else ""
+        )
+        raise InputError(f"{path} {there}" if there else f"no such file: {path}")
 
 
-def lines(path: Path, errors: Errors = "strict") -> Iterator[tuple[int, str]]:
-    """Yield the number (from 1) and text of each line, its end included, in bounded memory.
+def require_kind(
+    path: Path, file_format: FileFormat | None = None, names: Collection[str] = ()
+) -> FileFormat:
+    """Return the kind of a file: as given, else by its name, else by its first line.
+
+    Without a telling name, a file whose first line is a JSON object is jsonl, one whose first line
+    has ``names`` among its columns is csv, and any other text is txt. A .txt is a table if several
+    names are wanted and its first line has them.
 
     Raises:
-        InputError: on invalid UTF-8 (unless replaced), a broken archive, or an endless line.
+        InputError: if there is no such file, or it holds no text.
     """
-    number = 0
-    try:
-        with _open(path) as file:
-            while raw := file.readline(LINE_BYTES + 1):
-                number += 1
-                if len(raw) > LINE_BYTES:
-                    raise InputError(f"{path}, line {number}: longer than {LINE_BYTES >> 20} MiB")
-                if number == 1:
-                    raw = raw.removeprefix(b"\xef\xbb\xbf")
-                yield number, raw.decode("utf-8", errors)
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path}, line {number}: not UTF-8 (byte 0x{error.object[error.start]:02x}); "
-            "convert the file, or read on with --errors replace"
-        ) from None
-    except (gzip.BadGzipFile, lzma.LZMAError, zlib.error, EOFError, MemoryError) as error:
-        # An .xz may ask for a dictionary of gigabytes.
-        raise InputError(f"{path}: a broken archive after line {number}: {error}") from None
+    require_file(path)
+    known = file_format or kind(path)
+    if known and (known != "txt" or file_format or len(names) < 2):
+        return known
+    for _, line in lines(path):
+        if line.strip():
+            return _kind_of_first(line, names)
+    return "txt"
 
 
-def _open(path: Path) -> IO[bytes]:
-    if path.suffix.lower() == ".gz":
-        return cast(IO[bytes], gzip.open(path, "rb"))
-    if path.suffix.lower() == ".xz":
-        return lzma.open(path, "rb")
-    return path.open("rb")
+def _kind_of_first(line: str, names: Collection[str]) -> FileFormat:
+    if json_object(line) is not None or begins_list(line):
+        return "jsonl"
+    for delimiter in DELIMITERS:
+        header = {name.strip().strip('"') for name in line.split(delimiter)}
+        if names and len(header) > 1 and header.issuperset(names):
+            return "csv"
+    return "txt"
 
 
-def rows(path: Path, errors: Errors = "strict") -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the line number and the named columns of each row of a jsonl, csv or tsv file.
+def rows(
+    path: Path,
+    errors: Errors = "strict",
+    blank_lines: bool = False,
+    file_format: FileFormat | None = None,
+    names: Collection[str] = (),
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the first line's number and the named columns of each row of a jsonl, csv or tsv file.
+
+    ``names`` are the columns that are wanted, as ``require_kind`` needs them.
+
+    With ``blank_lines`` a blank line between rows of csv and tsv is a row of empty columns.
 
     Raises:
         InputError: on a line that is no row.
     """
-    found = require_kind(path)
+    found = require_kind(path, file_format, names)
     if found == "jsonl":
-        yield from _json_rows(path, errors)
-    elif found in {"csv", "tsv"}:
-        yield from _csv_rows(path, errors, "," if found == "csv" else "\t")
+        yield from json_rows(path, errors)
+    elif found == "txt":
+        raise InputError(
+            f"{path} has no columns: rows come as jsonl, or as csv or tsv with the columns' names "
+            "in the first line"
+        )
     else:
-        raise InputError(f"{path} has no columns: rows come as jsonl, csv or tsv")
+        yield from _table_rows(path, found, errors, blank_lines)
 
 
-def _json_rows(path: Path, errors: Errors) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in lines(path, errors):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            reason = "too deep" if isinstance(error, RecursionError) else error
-            raise InputError(f"{path}, line {number}: not JSON: {reason}") from None
-        if not isinstance(row, dict):
-            raise InputError(f"{path}, line {number}: not a JSON object with named columns")
-        yield number, row
-
-
-def _csv_rows(path: Path, errors: Errors, delimiter: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    csv.field_size_limit(LINE_BYTES)
-    reader = csv.reader((line for _, line in lines(path, errors)), delimiter=delimiter)
+def _table_rows(
+    path: Path, found: FileFormat, errors: Errors, blank_lines: bool
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    table = iter(Table(lines(path, errors), _told(path, found, errors).dialect))
     try:
-        header = next(reader, None)
-        for values in reader:
-            if not values or header is None:
+        header = next(table, None)
+        if header is None:
+            return
+        names = header.values
+        counts = Counter(names)
+        twice = {name: TWICE for name in names if counts[name] > 1}
+        # Blank lines at the end are no rows.
+        blank: list[int] = []
+        for row in table:
+            if not row.values:
+                blank.append(row.first)
                 continue
-            if len(values) != len(header):
-                raise InputError(
-                    f"{path}, line {reader.line_num}: {len(values)} columns, "
-                    f"but the header has {len(header)}"
-                )
-            yield reader.line_num, dict(zip(header, values, strict=True))
-    except csv.Error as error:
-        raise InputError(f"{path}, line {reader.line_num}: {error}") from None
+            if blank_lines:
+                yield from ((number, dict.fromkeys(names, "")) for number in blank)
+            blank.clear()
+            yield row.first, {**dict(zip(names, row.values, strict=True)), **twice}
+    except Fault as fault:
+        raise InputError(f"{path}, line {fault.line}: {fault.reason}") from None
+
+
+def _told(path: Path, found: FileFormat, errors: Errors) -> Told:
+    stat = path.stat()
+    # A csv that is none by its name may as well have tabs.
+    preferred = _PREFERRED[found] if found in (kind(path), "tsv") else ""
+    return _told_once(path, preferred, errors, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=1000)
+def _told_once(path: Path, preferred: str, errors: Errors, size: int, changed: int) -> Told:
+    """Tell a table's dialect; who reads it three times need not tell it three times."""
+    try:
+        return tell(partial(lines, path, errors), preferred, max(HARMLESS, EXPANSION * size))
+    except Fault as fault:
+        raise InputError(f"{path}, line {fault.line}: {fault.reason}") from None
+
+
+def counted(
+    path: Path,
+    count: int,
+    what: str = "rows",
+    file_format: FileFormat | None = None,
+    names: Collection[str] = (),
+    errors: Errors = "strict",
+) -> str:
+    """Write how much a file holds, and how it was read where that goes without saying not."""
+    found = require_kind(path, file_format, names)
+    notes = [] if found in (file_format, kind(path)) else [f"read as {found}"]
+    encoding = encoding_of(path)
+    if encoding != "utf-8":
+        notes.append(encoding.upper().removesuffix("-LE").removesuffix("-BE"))
+    if found in _PREFERRED:
+        notes += _told(path, found, errors).notes
+    what = what.removesuffix("s") if count == 1 else what
+    return f"{path}: {count:,} {what}" + (f" ({', '.join(notes)})" if notes else "")
 
 
 def whole(text: str, path: Path, number: int) -> str:
     """Return a text that has bytes: a lone surrogate, which JSON can escape, has none.
 
     Raises:
-        InputError: if there is one.
+        NotTextError: if there is one.
     """
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise InputError(
-            f"{path}, line {number}: a lone surrogate is no character; "
-            "read on with --errors replace"
-        ) from None
+        raise NotTextError(f"{path}, line {number}: a lone surrogate is no character") from None
     return text
 
 
@@ -146,11 +202,23 @@ def column(row: dict[str, Any], name: str, path: Path, number: int) -> Any:
     """Return the named column of a row.
 
     Raises:
-        InputError: if there is none, with the names that there are.
+        InputError: if there is none, with the names that there are, or more than one.
     """
     if name not in row:
         there = ", ".join(map(short, list(row)[:10]))
         raise InputError(
-            f"{path}, line {number}: no column '{name}'{nearest(name, row)} (there are {there})"
+            f"{path}, line {number}: no column '{name}'{_alike(name, row)} (there are {there})"
         )
-    return row[name]
+    value = row[name]
+    if value is TWICE:
+        raise InputError(
+            f"{path}, line {number}: more than one column '{name}': rename all but one"
+        )
+    return value
+
+
+def _alike(name: str, names: Collection[str]) -> str:
+    """Propose the name that differs in case or spaces only, or else the nearest."""
+    plain = {other.strip().casefold(): other for other in names}
+    found = plain.get(name.strip().casefold())
+    return nearest(name, names) if found is None else f"; did you mean '{found}'?"

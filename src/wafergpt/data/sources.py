@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from wafergpt.data.reading import KINDS, Errors, column, kind, lines, require_kind, rows, whole
+from wafergpt.data.opening import Errors, NotTextError, lines
+from wafergpt.data.reading import (
+    KINDS,
+    FileFormat,
+    column,
+    require_file,
+    require_kind,
+    rows,
+    suffix,
+    whole,
+)
 from wafergpt.errors import InputError
+from wafergpt.progress import say
 
 DOCUMENT_CHARACTERS = 16 << 10
 """A text file is cut into documents at the first blank line after so many characters."""
 
 LONGEST_DOCUMENT = 1 << 20
 """Where no blank line comes, it is cut at the first line end after so many."""
+
+COLLECTED = KINDS.keys() - {".json"}
+"""What is read of a folder; a .json is as often a configuration as text."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +39,10 @@ class Document:
     origin: str
 
 
-def find_files(sources: Sequence[str | Path]) -> list[Path]:
+def find_files(sources: Sequence[str | Path], file_format: FileFormat | None = None) -> list[Path]:
     """Return the files that files, folders (searched through) and globs name, each once.
+
+    Of a folder, those whose names say what they are; all that are not hidden if a format is given.
 
     Raises:
         InputError: if a source names nothing readable.
@@ -34,19 +51,39 @@ def find_files(sources: Sequence[str | Path]) -> list[Path]:
     for source in sources:
         path = Path(source)
         if path.is_dir():
-            matches = sorted(p for p in path.rglob("*") if p.is_file() and kind(p))
+            matches = _collected(path, file_format)
         elif path.exists():
             matches = [path]
         else:
             matches = _matching(str(source))
         if not matches:
             raise InputError(
-                f"nothing to read at '{source}': no such file, or no {', '.join(KINDS)} in it"
+                f"nothing to read at '{source}': no such file, or no "
+                f"{', '.join(sorted(COLLECTED))} in it (--format says what other files are)"
             )
         found.update(dict.fromkeys(matches))
     for path in found:
-        require_kind(path)
+        require_file(path)
     return list(found)
+
+
+def _collected(folder: Path, file_format: FileFormat | None) -> list[Path]:
+    """Return the readable files in a folder; say how many others there are."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    seen = [p for p in files if not any(map(_hides, p.relative_to(folder).parts))]
+    if file_format:
+        return seen
+    found = [p for p in files if suffix(p) in COLLECTED]
+    others = Counter(suffix(p) or "without ending" for p in seen if suffix(p) not in COLLECTED)
+    if found and others:
+        kinds = [f"{count:,} {ending}" for ending, count in others.most_common(5)]
+        kinds += ["…"] if len(others) > len(kinds) else []
+        say(
+            f"{folder}: {len(found):,} file{'s' * (len(found) != 1)} read, "
+            f"{others.total():,} left out "
+            f"({', '.join(kinds)}); --format reads all files"
+        )
+    return found
 
 
 def _matching(pattern: str) -> list[Path]:
@@ -70,7 +107,10 @@ def _hides(part: str) -> bool:
 
 
 def documents(
-    files: Sequence[Path], text: str = "text", errors: Errors = "strict"
+    files: Sequence[Path],
+    text: str = "text",
+    errors: Errors = "strict",
+    file_format: FileFormat | None = None,
 ) -> Iterator[Document]:
     """Yield the documents of files one by one, in bounded memory.
 
@@ -83,17 +123,24 @@ def documents(
     """
     for path in files:
         empty = True
-        pieces = _text_documents(path, errors) if kind(path) == "txt" else _rows(path, text, errors)
-        for document in pieces:
-            if document.text.strip():
-                empty = False
-                yield document
+        try:
+            for document in _of_file(path, text, errors, file_format):
+                if document.text.strip():
+                    empty = False
+                    yield document
+        except NotTextError as error:
+            raise InputError(f"{error}; or read on with --errors replace") from None
         if empty:
             raise InputError(f"{path} holds no text")
 
 
-def _rows(path: Path, text: str, errors: Errors) -> Iterator[Document]:
-    for number, row in rows(path, errors):
+def _of_file(
+    path: Path, text: str, errors: Errors, file_format: FileFormat | None
+) -> Iterator[Document]:
+    if require_kind(path, file_format, (text,)) == "txt":
+        yield from _text_documents(path, errors)
+        return
+    for number, row in rows(path, errors, file_format=file_format, names=(text,)):
         value = column(row, text, path, number)
         if value is None:
             continue

@@ -2,101 +2,199 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from numbers import Number
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wafergpt.data.reading import column, lines, require_kind, rows, whole
+from wafergpt.data.opening import lines
+from wafergpt.data.reading import (
+    EXPANSION,
+    HARMLESS,
+    FileFormat,
+    column,
+    counted,
+    require_file,
+    require_kind,
+    rows,
+    whole,
+)
 from wafergpt.errors import InputError, nearest
 from wafergpt.files import short
+from wafergpt.progress import say
 
 T = TypeVar("T")
 
 LABEL_CHARACTERS = 1000
 """A longer one is a text, and names no class."""
 
-EXPANSION = 100
-"""Rows that take so many times the bytes of their file in memory come out of a bomb: text shrinks
-to a tenth of its size, mere repetition to a thousandth."""
-
-HARMLESS = 4 << 20
-"""Bytes that rows may take whatever the size of their file."""
+# Rows that take EXPANSION times the bytes of their file in memory come out of a bomb: text shrinks
+# to a tenth of its size, mere repetition to a thousandth. HARMLESS bytes may always be taken.
 
 ROW_BYTES = 50
 """What the shortest text takes."""
 
 
+CLASSES = 1000
+"""More labels than this, on fewer than two rows each, are no classes."""
+
+
+OTHER_LABELS = (
+    "name the column of labels with task.label=COLUMN, or predict numbers with "
+    "task.loss=squared_error"
+)
+"""What helps where labels are no classes."""
+
+
 @dataclass(frozen=True)
 class Table:
-    """Texts with a label each, in the order of the file."""
+    """Texts with a label each, in the order of the file.
+
+    Attributes:
+        texts: none is blank.
+        labels: as the file has them; JSON's true is ``true``.
+        path: the file.
+        lines: the line of each row in the file.
+        numeric: whether some labels are JSON's numbers.
+        notes: what people should know of the rows, a line each.
+    """
 
     texts: list[str]
     labels: list[str]
+    path: Path | None = field(default=None, compare=False)
+    lines: Sequence[int] = field(default=(), compare=False)
+    numeric: bool = field(default=False, compare=False)
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Table:
         """Return the table of the rows at these places."""
-        return Table([self.texts[i] for i in rows], [self.labels[i] for i in rows])
+        return replace(
+            self,
+            texts=[self.texts[i] for i in rows],
+            labels=[self.labels[i] for i in rows],
+            lines=[self.lines[i] for i in rows] if self.lines else (),
+        )
+
+    def place(self, row: int) -> str:
+        """Say where a row stands, for people."""
+        return f"{self.path}, line {self.lines[row]}" if self.lines else f"row {row + 1}"
 
 
 def read_table(path: str | Path, text: str = "text", label: str = "label") -> Table:
     """Read the text and label columns of a jsonl, csv or tsv file, plain or compressed.
 
-    Labels are kept as they are written: ``1``, ``true`` and ``positive`` are all strings.
+    Labels are kept as they are written: ``1``, ``true`` and ``positive`` are all strings. Rows with
+    a blank text are left out, and counted in the table's notes.
 
     Raises:
-        InputError: if there is no such file or column, no row, or a row without text or label.
+        InputError: if there is no such file or column, no row with a text, a row with a text and no
+            label, or what should be a text is a number.
     """
     path = Path(path)
-    texts, labels = [], []
-    for number, row in _held(path, rows(path), (text, label)):
-        texts.append(_text(column(row, text, path, number), text, path, number))
+    texts: list[str] = []
+    labels: list[str] = []
+    numbers: list[int] = []
+    blank: list[int] = []
+    unlabelled: list[int] = []
+    numeric = False
+    names = (text, label)
+    for number, row in _held(path, rows(path, names=names), names):
+        words = _text(column(row, text, path, number), text, path, number)
         value = column(row, label, path, number)
-        if isinstance(value, bool):
-            value = str(value).lower()
-        if isinstance(value, list | dict):
-            raise InputError(f"{path}, line {number}: column '{label}' is no single label")
-        name = "" if value is None else str(value).strip()
-        if not name:
-            raise InputError(f"{path}, line {number}: an empty label in column '{label}'")
-        if len(name) > LABEL_CHARACTERS:
-            raise InputError(
-                f"{path}, line {number}: column '{label}' has {len(name):,} characters: no label"
-            )
-        labels.append(whole(name, path, number))
+        if not words.strip():
+            blank.append(number)
+        elif is_missing(value) or not str(value).strip():
+            unlabelled.append(number)
+        else:
+            texts.append(words)
+            labels.append(_label(value, label, path, number))
+            numbers.append(number)
+            numeric |= isinstance(value, int | float) and not isinstance(value, bool)
+    total = len(texts) + len(blank) + len(unlabelled)
+    if unlabelled:
+        raise InputError(
+            f"{path}, line {unlabelled[0]}: an empty label in column '{label}' (in "
+            f"{len(unlabelled):,} of {total:,} rows): label them, or remove them"
+        )
+    if blank and not texts:
+        raise InputError(
+            f"{path}, line {blank[0]}: no text in column '{text}', nor in any other row"
+        )
     if not texts:
         raise InputError(f"{path} has no rows")
-    return Table(texts, labels)
+    notes: tuple[str, ...] = ()
+    if blank:
+        notes = (
+            f"{path}: {len(blank):,} of {total:,} rows have no text in column '{text}' and are "
+            f"left out (first: line {blank[0]})",
+        )
+    say(counted(path, total, names=names))
+    return Table(texts, labels, path, numbers, numeric, notes)
 
 
-def read_texts(path: str | Path, text: str = "text") -> list[str]:
-    """Read the text column of a file, or the lines of a .txt.
+def read_texts(
+    path: str | Path, text: str = "text", file_format: FileFormat | None = None
+) -> list[str]:
+    """Read the text column of a file, or the lines of a .txt; where there is no text it is blank.
+
+    Blank lines between the rows of a csv or tsv file count as rows without a text, so that what is
+    computed of the texts stays beside them. ``file_format`` overrides the file's name.
 
     Raises:
-        InputError: if there is no such file or column, or no row.
+        InputError: if there is no such file or column, no row, or what should be a text is a
+            number.
     """
     path = Path(path)
-    if require_kind(path) == "txt":
+    if require_kind(path, file_format, (text,)) == "txt":
         texts = [line.rstrip("\r\n") for _, line in _held(path, lines(path))]
     else:
-        held = _held(path, rows(path), (text,))
+        numbered = rows(path, blank_lines=True, file_format=file_format, names=(text,))
+        held = _held(path, numbered, (text,))
         texts = [_text(column(row, text, path, n), text, path, n) for n, row in held]
     if not texts:
         raise InputError(f"{path} has no rows")
+    say(counted(path, len(texts), file_format=file_format, names=(text,)))
     return texts
+
+
+def read_lines(data: bytes, name: str) -> list[str]:
+    """Return the lines of bytes that come from no file, without their ends.
+
+    Raises:
+        InputError: on bytes that are no text.
+    """
+    texts = [line.rstrip("\r\n") for _, line in lines(Path(name), data=data)]
+    say(f"{name}: {len(texts):,} row{'s' * (len(texts) != 1)}")
+    return texts
+
+
+def is_missing(value: object) -> bool:
+    """Say whether a value is none: None, NaN, or pandas' NA."""
+    if value is None or type(value).__name__ == "NAType":
+        return True
+    return isinstance(value, float) and math.isnan(value)
+
+
+def described(value: object) -> str:
+    """Say what a value is that is no text."""
+    if isinstance(value, bool):
+        return f"a truth value ({value})"
+    if isinstance(value, Number):
+        return f"a number ({short(value)})"
+    return f"a value of type {type(value).__name__} ({short(value)})"
 
 
 def _held(
     path: Path, numbered: Iterator[tuple[int, T]], columns: Sequence[str] = ()
 ) -> Iterator[tuple[int, T]]:
     """Pass rows on of which some columns, or all of a line, will be held in memory."""
-    require_kind(path)
+    require_file(path)
     size, most = 0, max(HARMLESS, EXPANSION * path.stat().st_size)
     for number, row in numbered:
         values = [row.get(name) for name in columns] if isinstance(row, dict) else [row]
@@ -110,46 +208,48 @@ def _held(
 
 
 def _text(value: object, name: str, path: Path, number: int) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise InputError(f"{path}, line {number}: no text in column '{name}'")
+    """Return the text of a cell; of an empty one an empty text."""
+    if is_missing(value):
+        return ""
+    if not isinstance(value, str):
+        raise InputError(
+            f"{path}, line {number}: column '{name}' holds {described(value)}; texts are wanted"
+        )
     return whole(value, path, number)
 
 
-def hold_out(table: Table, share: float, seed: int = 0) -> tuple[Table, Table]:
-    """Split a table into (kept, held) by a hash of each text.
-
-    The same text always falls on the same side, wherever it stands and however often.
-
-    Raises:
-        InputError: if one side would be empty.
-    """
-    limit = int(share * 2**64)
-    key = seed.to_bytes(8, "little")
-    held: list[int] = []
-    kept: list[int] = []
-    for row, text in enumerate(table.texts):
-        data = text.encode("utf-8", "surrogatepass")
-        digest = hashlib.blake2b(data, digest_size=8, key=key).digest()
-        (held if int.from_bytes(digest, "little") < limit else kept).append(row)
-    if not held or not kept:
+def _label(value: object, name: str, path: Path, number: int) -> str:
+    if isinstance(value, list | dict):
+        raise InputError(f"{path}, line {number}: column '{name}' is no single label")
+    label = (str(value).lower() if isinstance(value, bool) else str(value)).strip()
+    if len(label) > LABEL_CHARACTERS:
         raise InputError(
-            f"{len(table.texts)} rows are too few to hold out {share:.0%} of them: "
-            "name a validation file, or bring more rows"
+            f"{path}, line {number}: column '{name}' has {len(label):,} characters: no label"
         )
-    return table.take(kept), table.take(held)
+    return whole(label, path, number)
 
 
 def label_names(table: Table) -> tuple[str, ...]:
     """Return the labels of a table in order: of numbers if all are whole, else of letters.
 
     Raises:
-        InputError: if there is one class only.
+        InputError: if there is one class only, or so many that they are no classes.
     """
     names = set(table.labels)
     if len(names) < 2:
         raise InputError(f"all rows have the label {short(table.labels[0])}: nothing to tell apart")
+    if len(names) > CLASSES and len(table.labels) < 2 * len(names):
+        raise InputError(f"{many_labels(table)}, are no classes: {OTHER_LABELS}")
     numbered = all(re.fullmatch(r"-?\d{1,18}", name) for name in names)
     return tuple(sorted(names, key=(lambda n: (int(n), n)) if numbered else None))
+
+
+def many_labels(table: Table) -> str:
+    """Say how many labels there are."""
+    return (
+        f"{len(set(table.labels)):,} different labels in {len(table.labels):,} rows, such as "
+        f"{short(table.labels[0])}"
+    )
 
 
 def encode_labels(table: Table, labels: Sequence[str], where: str) -> NDArray[np.int64]:
@@ -159,11 +259,11 @@ def encode_labels(table: Table, labels: Sequence[str], where: str) -> NDArray[np
         InputError: on a label that training never saw; ``where`` says in which rows.
     """
     classes = {label: index for index, label in enumerate(labels)}
-    for label in table.labels:
+    for row, label in enumerate(table.labels):
         if label not in classes:
             raise InputError(
                 f"the {where} rows have the label {short(label)}, which no training row has"
-                f"{nearest(label, labels)}"
+                f" ({table.place(row)}){nearest(label, labels)}"
             )
     return np.array([classes[label] for label in table.labels], dtype=np.int64)
 

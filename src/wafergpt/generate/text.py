@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -68,20 +68,39 @@ def stream_tokens(
         unread = [token]
 
 
-def stream_text(gpt: GPT, codec: Codec, prompt: str, settings: Sampling) -> Iterator[str]:
-    """Yield the continuation of a prompt in pieces of whole characters.
+class TextStream(Iterator[str]):
+    """The continuation of a prompt in pieces of whole characters.
 
     It ends at the first of ``settings.stop``, which is not part of it.
+
+    Attributes:
+        cut: whether it ended at ``settings.max_tokens``, and nowhere else.
     """
-    was_training = gpt.training
-    gpt.eval()
-    try:
-        pieces = _whole_characters(
-            stream_tokens(gpt, codec.encode(prompt), settings, codec.end_of_text), codec
-        )
-        yield from _until_stop(pieces, settings.stop)
-    finally:
-        gpt.train(was_training)
+
+    def __init__(self, gpt: GPT, codec: Codec, prompt: str, settings: Sampling) -> None:
+        self.cut = False
+        self._pieces = self._stream(gpt, codec, prompt, settings)
+
+    def __next__(self) -> str:
+        return next(self._pieces)
+
+    def _stream(self, gpt: GPT, codec: Codec, prompt: str, settings: Sampling) -> Iterator[str]:
+        was_training = gpt.training
+        gpt.eval()
+        drawn = 0
+
+        def counted() -> Iterator[int]:
+            nonlocal drawn
+            ids = codec.encode(prompt)
+            for token in stream_tokens(gpt, ids, settings, codec.end_of_text):
+                drawn += 1
+                yield token
+
+        try:
+            stopped = yield from _until_stop(_whole_characters(counted(), codec), settings.stop)
+            self.cut = not stopped and drawn == settings.max_tokens
+        finally:
+            gpt.train(was_training)
 
 
 def _whole_characters(tokens: Iterator[int], codec: Codec) -> Iterator[str]:
@@ -97,7 +116,8 @@ def _whole_characters(tokens: Iterator[int], codec: Codec) -> Iterator[str]:
         yield codec.decode(held)
 
 
-def _until_stop(pieces: Iterator[str], stop: tuple[str, ...]) -> Iterator[str]:
+def _until_stop(pieces: Iterator[str], stop: tuple[str, ...]) -> Generator[str, None, bool]:
+    """Yield text up to the first stop string; return whether there was one."""
     # The longest tail that may yet turn out to begin a stop string is held back.
     hold = max((len(s) for s in stop), default=1) - 1
     text, sent = "", 0
@@ -110,6 +130,7 @@ def _until_stop(pieces: Iterator[str], stop: tuple[str, ...]) -> Iterator[str]:
             yield text[sent:end]
             sent = end
         if found:
-            return
+            return True
     if len(text) > sent:
         yield text[sent:]
+    return False

@@ -1,14 +1,17 @@
-"""A self-contained page: text and charts in one HTML file that fetches nothing."""
+"""A page of text and charts in one HTML file; plotly lies beside it, or in it."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import json
+from collections.abc import Sequence
 from importlib import resources
+from pathlib import Path
 from string import Template
 from typing import Any
 
+from wafergpt import files
 from wafergpt.errors import InputError
 from wafergpt.report.charts import Chart
 from wafergpt.report.markup import escape
@@ -22,9 +25,14 @@ class Document:
     """
 
     def __init__(self) -> None:
-        self._plotly = _plotly()
+        self._plotly, self._script_name = _plotly(), f"plotly-{_plotly_version()}.min.js"
         self._body: list[str] = []
         self._figures: list[dict[str, Any]] = []
+
+    @property
+    def draws(self) -> bool:
+        """Whether there is a chart."""
+        return bool(self._figures)
 
     def add(self, html: str) -> None:
         """Append HTML to the body."""
@@ -51,17 +59,35 @@ class Document:
             f'aria-label="{escape(chart.title)}: {escape(chart.caption)}"></div></figure>'
         )
 
-    def html(self, title: str) -> str:
-        """Put the page together."""
-        scripts = [_script(self._plotly), _script(_asset("page.js"))]
+    def write_script(self, folder: Path) -> str:
+        """Write plotly into ``folder`` unless it is there, and return the file's name."""
+        path, script = folder / self._script_name, self._plotly.encode()
+        if not path.is_file() or path.read_bytes() != script:
+            files.write_bytes(path, script)
+        return self._script_name
+
+    def html(self, title: str, places: Sequence[str] = ()) -> str:
+        """Put the page together.
+
+        Args:
+            title: of the page.
+            places: relative addresses where the page looks for plotly, one after the other; without
+                any, plotly is part of the page.
+        """
+        inlined = "" if places or not self._figures else self._plotly
+        scripts = [_script(text) for text in (inlined, _asset("page.js")) if text]
         allowed = " ".join(f"'sha256-{_sha256(script)}'" for script in scripts)
+        if places:
+            # What an allowed script adds is allowed: file: addresses match no other rule.
+            allowed += " 'strict-dynamic'"
         # Plotly sets styles as it draws; scripts are allowed by their hash alone.
         csp = (
             f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; "
             "img-src data:; base-uri 'none'; form-action 'none'"
         )
         footer = (
-            "<footer><noscript>The charts need JavaScript; nothing is fetched.</noscript>"
+            "<footer><noscript>The charts need JavaScript; nothing is fetched from a network."
+            "</noscript>"
             "<p>Drag over a chart to look closer; double-click to return.</p></footer>"
             if self._figures
             else ""
@@ -74,8 +100,9 @@ class Document:
             body="\n".join([*self._body, footer]),
             # No text in it can end the script element.
             figures=figures.replace("<", "\\u003c"),
-            plotly=scripts[0],
-            script=scripts[1],
+            places=escape(" ".join(places)),
+            missing=_missing(self._script_name) if places else "",
+            scripts="".join(f"<script>{script}</script>\n" for script in scripts),
         )
 
 
@@ -87,6 +114,21 @@ def _plotly() -> str:
             "the report draws with plotly, which is not installed: pip install 'wafergpt[report]'"
         ) from None
     return str(get_plotlyjs())
+
+
+def _plotly_version() -> str:
+    from plotly.offline import get_plotlyjs_version
+
+    return str(get_plotlyjs_version())
+
+
+def _missing(script: str) -> str:
+    return (
+        f'<p class="aside missing" role="alert">The charts are drawn by <b>{escape(script)}</b>, '
+        "which is neither in this folder nor in the one above: copy it here, write both again with "
+        "<b>wafergpt report RUN</b>, or one page with all in it with "
+        "<b>wafergpt report RUN --self-contained</b>.</p>"
+    )
 
 
 def _axes(chart: Chart, chapter: str) -> str:

@@ -7,16 +7,19 @@ from typing import Any
 
 from wafergpt.errors import InputError
 from wafergpt.report.chapter import Chapter
-from wafergpt.report.values import first
+from wafergpt.report.values import first, number
 from wafergpt.run import Run
+
+BEST = ("best_step", "best_val_loss", "accuracy", "accuracy_of")
 
 
 def list_runs(folder: Path) -> list[dict[str, Any]]:
     """Return one row for each run below ``folder``, the newest first.
 
-    Each has name, path, kind, parameters, step, tokens, loss, val_loss, accuracy, seconds and
-    state (``finished``, ``unfinished``, ``imported``, ``averaged`` or ``damaged``); what is unknown
-    is None.
+    Each has name, path, kind, parameters, state (``finished``, ``unfinished``, ``imported``,
+    ``averaged`` or ``damaged``); of the last step step, tokens, loss, val_loss, seconds; and of the
+    best checkpoint best_step, best_val_loss, accuracy and accuracy_of (``test`` or ``val``). What
+    is unknown is None.
     """
     recipes = sorted(folder.glob("*/recipe.yaml"))
     return [_row(Run(recipe.parent)) for recipe in sorted(recipes, key=_changed, reverse=True)]
@@ -29,19 +32,33 @@ def _changed(recipe: Path) -> float:
 
 def _row(run: Run) -> dict[str, Any]:
     row: dict[str, Any] = {"name": run.name, "path": str(run.path)}
-    numbers = ("parameters", "step", "tokens", "loss", "val_loss", "accuracy", "seconds")
+    last = ("step", "tokens", "loss", "val_loss", "seconds")
     try:
         chapter = Chapter.of(run)
     except InputError as error:
         # One bad folder must not hide the others.
-        empty: dict[str, None] = dict.fromkeys(("kind", *numbers))
+        empty: dict[str, None] = dict.fromkeys(("kind", "parameters", *last, *BEST))
         return row | empty | {"state": "damaged", "error": str(error)}
-    judged = (chapter.result.get("test"), chapter.result.get("metrics"))
-    accuracy = first("accuracy", *judged)
     return row | {
         "kind": "finetune" if chapter.recipe.task else "pretrain",
         "parameters": first("parameters", chapter.result, chapter.plan),
-        **{key: chapter.now(key) for key in ("step", "tokens", "loss", "val_loss", "seconds")},
-        "accuracy": chapter.now("val_accuracy") if accuracy is None else accuracy,
+        **{key: chapter.now(key) for key in last},
+        **_best(chapter),
         "state": chapter.origin or ("finished" if chapter.result else "unfinished"),
     }
+
+
+def _best(chapter: Chapter) -> dict[str, float | str | None]:
+    """Return what is known of the best checkpoint, which is the one that is put to work."""
+    metric = chapter.recipe.evaluate.metric
+    looks = [row for row in chapter.rows if number(row, f"val_{metric}") is not None]
+    # Of equals the first, as in training.
+    choose = min if metric == "loss" else max
+    row = choose(looks, key=lambda row: row[f"val_{metric}"], default={})
+    test, validation = chapter.result.get("test"), chapter.result.get("metrics")
+    accuracy, of = first("accuracy", test), "test"
+    if accuracy is None:
+        accuracy, of = first("accuracy", validation, {"accuracy": row.get("val_accuracy")}), "val"
+    loss = first("loss", validation, {"loss": row.get("val_loss")})
+    values = (number(row, "step"), chapter.now("val_loss") if loss is None else loss, accuracy)
+    return dict(zip(BEST, (*values, None if accuracy is None else of), strict=True))

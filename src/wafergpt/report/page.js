@@ -1,6 +1,7 @@
 "use strict";
 (() => {
-  const figures = JSON.parse(document.getElementById("figures").textContent);
+  const source = document.getElementById("figures");
+  const figures = JSON.parse(source.textContent);
   const root = document.documentElement;
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const touch = matchMedia("(pointer: coarse)").matches;
@@ -61,7 +62,8 @@
     return Plotly.react(node, painted(data, style), painted(layout, style), config);
   }
 
-  const drawAll = () => figures.forEach(draw);
+  const drawSome = (some) => window.Plotly && some.forEach(draw);
+  const drawAll = () => drawSome(figures);
 
   for (const button of document.querySelectorAll(".axes button")) {
     button.addEventListener("click", () => {
@@ -70,7 +72,7 @@
       for (const other of button.parentElement.children) {
         other.setAttribute("aria-pressed", String(other === button));
       }
-      figures.filter((figure) => figure.chapter === chapter).forEach(draw);
+      drawSome(figures.filter((figure) => figure.chapter === chapter));
     });
   }
   dark.addEventListener("change", drawAll);
@@ -82,5 +84,16 @@
     });
   }
   root.classList.add("live");
-  drawAll();
+
+  // Plotly is in the page, beside it or in the folder above.
+  function load([place, ...others]) {
+    if (!place) return root.classList.add("bare");
+    const script = document.createElement("script");
+    script.src = place;
+    script.onload = drawAll;
+    script.onerror = () => load(others);
+    document.head.append(script);
+  }
+  if (window.Plotly || !figures.length) drawAll();
+  else load(source.dataset.plotly.split(" "));
 })();

@@ -1,11 +1,11 @@
-"""The page of a run: one HTML file that needs nothing else, and fetches nothing."""
+"""The page of a run: one HTML file that fetches nothing from a network."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from wafergpt import files
-from wafergpt.progress import duration, working
+from wafergpt.progress import duration, say, working
 from wafergpt.report import values, words
 from wafergpt.report.chapter import Chapter, chapters
 from wafergpt.report.curves import curves
@@ -19,12 +19,16 @@ MAX_OPEN_CLASSES = 20
 """The table of more classes is folded."""
 
 
-def write_report(run: Run, out: Path | None = None) -> Path:
+def write_report(run: Run, out: Path | None = None, self_contained: bool = False) -> Path:
     """Write the page of ``run``, finished or not; the same run gives the same bytes.
+
+    The script that draws its charts is one file for all pages: in the folder of runs, or beside
+    ``out``.
 
     Args:
         run: the run; where its result names a pretraining run, that one comes first.
         out: the file; left out, ``report.html`` in the run's folder.
+        self_contained: put the script into the page.
 
     Returns:
         The file written.
@@ -34,7 +38,9 @@ def write_report(run: Run, out: Path | None = None) -> Path:
     """
     path = out or run.path / "report.html"
     with working("writing the report"):
-        files.write_text(path, _drawn(run).html(f"{run.name} · wafergpt"))
+        page = _drawn(run)
+        places = () if self_contained else _script_places(page, out, run)
+        files.write_text(path, page.html(f"{run.name} · wafergpt", places))
     return path
 
 
@@ -48,6 +54,21 @@ def _drawn(run: Run) -> _Page:
     for chapter in told:
         page.chapter(chapter, note if chapter is told[-1] else "")
     return page
+
+
+def _script_places(page: _Page, out: Path | None, run: Run) -> tuple[str, ...]:
+    """Write the page's script where the page will look first; return all places to look in."""
+    if not page.draws:
+        return ()
+    folder = out.parent if out else run.path.absolute().parent
+    try:
+        name = page.write_script(folder)
+    except OSError as error:
+        say(f"{folder} takes no file ({error.strerror}): the page has its script inside")
+        return ()
+    # A page that was moved is looked after, too: the script may lie beside it or above it.
+    beside, above = name, f"../{name}"
+    return (beside, above) if out else (above, beside)
 
 
 class _Page(Document):
@@ -136,7 +157,11 @@ def _planned(chapter: Chapter) -> str:
     measured = "Measured" if chapter.result else "So far"
     inner = table(("", "Planned", measured, "Difference"), rows)
     law = values.number(chapter.plan, "predicted_loss")
-    aside = f'<p class="aside">{words.NO_LAW}</p>' if law is None else ""
+    source = chapter.plan.get("predicted_loss_of")
+    said = words.NO_LAW if law is None else ""
+    if law is not None and source:
+        said = f"The planned loss is that on {source}."
+    aside = f'<p class="aside">{escape(said)}</p>' if said else ""
     return f'<div class="card"><h3>Planned and measured</h3>{inner}{aside}</div>'
 
 

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from wafergpt import files
 from wafergpt.config import Model, Recipe
 from wafergpt.errors import InputError
+from wafergpt.scaling.law import Prediction, predicted
 from wafergpt.scaling.machine import Machine
 from wafergpt.scaling.memory import (
     HEADROOM,
@@ -19,13 +20,15 @@ from wafergpt.scaling.memory import (
     micro_batch_that_fits,
     training_memory,
 )
+from wafergpt.scaling.schedule import require_possible_warmup, schedule_warning
 from wafergpt.scaling.speed import (
     COMPILE_SECONDS,
     best_precision,
     compile_pays,
+    softmax_rows,
     tokens_per_second,
 )
-from wafergpt.shapes.counts import flops_6nd, parameters
+from wafergpt.shapes.counts import parameters, training_flops
 
 TOKENS_PER_PARAMETER = 20.0
 """Compute-optimal (Hoffmann et al., arXiv:2203.15556; used for all of Cerebras-GPT,
@@ -39,8 +42,6 @@ LOOK_BATCHES = 50
 MOST_PASSES = 4.0
 """Passes over a corpus that are nearly as good as new text (Muennighoff et al.,
 arXiv:2305.16264)."""
-
-NO_LAW = "no scaling law has been fitted for this corpus, tokenizer and shape"
 
 
 class HasPath(Protocol):
@@ -72,6 +73,7 @@ class Plan:
         tokens_per_second: of training.
         memory: peak, by what fills it.
         machine: where it would run.
+        prediction: of the loss; or why there is none.
         notes: what was assumed, and what to look at.
     """
 
@@ -82,6 +84,7 @@ class Plan:
     tokens_per_second: float
     memory: Memory
     machine: Machine
+    prediction: Prediction | str
     notes: tuple[str, ...] = field(default=())
 
     @property
@@ -93,6 +96,16 @@ class Plan:
     def fits(self) -> bool:
         """Whether the peak leaves a tenth of the free memory free."""
         return self.memory.total <= HEADROOM * self.machine.memory_available
+
+    @property
+    def flops(self) -> float:
+        """Of all forward and backward passes."""
+        recipe, shape = self.resolved, _running_shape(self.resolved)
+        micro_batch_tokens = recipe.train.micro_batch_size * shape.seq_len
+        rows = 0
+        if recipe.task is None:
+            rows = softmax_rows(shape, recipe.train.sampled_softmax, micro_batch_tokens)
+        return recipe.train.samples(self.steps) * training_flops(shape, rows=rows)
 
     @property
     def disk_bytes(self) -> int:
@@ -128,11 +141,8 @@ class Plan:
             "batch_tokens": _batch_tokens(recipe),
             "first_steps": min(recipe.train.first_steps, self.steps),
             "first_batch_tokens": recipe.train.first_batch_size * _running_shape(recipe).seq_len,
-            "flops": flops_6nd(recipe.model) * self.tokens,
-            "predicted_loss": None,
-            "predicted_loss_low": None,
-            "predicted_loss_high": None,
-            "why": NO_LAW,
+            "flops": self.flops,
+            **_predicted(self.prediction),
             "seconds": self.seconds,
             "tokens_per_second": self.tokens_per_second,
             "memory_bytes": self.memory.total,
@@ -154,7 +164,7 @@ def plan(recipe: Recipe, machine: Machine, corpus_tokens: int | None = None) -> 
     """Say what a recipe will cost on a machine.
 
     Without a horizon the run is compute-optimal, at 20 tokens for each parameter. Time comes from
-    the probe of the machine. The predicted loss is null until a law has been fitted.
+    the probe of the machine. A loss is predicted only where a law holds.
 
     Args:
         recipe: what would be trained.
@@ -162,10 +172,11 @@ def plan(recipe: Recipe, machine: Machine, corpus_tokens: int | None = None) -> 
         corpus_tokens: tokens of the training text; left out, read from the recipe's corpus.
 
     Raises:
-        InputError: if the corpus is not one, its vocabulary is another than the recipe's, or the
-            horizon is in epochs and there is no corpus.
+        InputError: if the corpus is not one, its vocabulary is another than the recipe's, the
+            horizon is in epochs and there is no corpus, or the warm-up fits into no run.
     """
     notes: list[str] = []
+    require_possible_warmup(recipe.schedule)
     recipe.system.require_groups(recipe.system.nproc)
     if recipe.system.nproc > 1:
         notes.append(
@@ -178,6 +189,8 @@ def plan(recipe: Recipe, machine: Machine, corpus_tokens: int | None = None) -> 
     resolved = _with_vocabulary(recipe, facts, notes)
     resolved = _with_system(resolved, machine)
     resolved, rate = _with_horizon(resolved, machine, corpus_tokens, notes)
+    if warning := schedule_warning(resolved, resolved.train.steps or 0):
+        notes.append(warning)
     tokens = resolved.train.samples(resolved.train.steps or 0) * _running_shape(resolved).seq_len
     if corpus_tokens and tokens > MOST_PASSES * corpus_tokens:
         notes.append(
@@ -197,7 +210,19 @@ def plan(recipe: Recipe, machine: Machine, corpus_tokens: int | None = None) -> 
     memory = _memory(resolved)
     if memory.total > HEADROOM * machine.memory_available:
         notes.append(_what_would_fit(resolved))
-    return Plan(recipe, resolved, tokens, seconds, rate, memory, machine, tuple(notes))
+    prediction = predicted(recipe, resolved, corpus_tokens)
+    return Plan(recipe, resolved, tokens, seconds, rate, memory, machine, prediction, tuple(notes))
+
+
+def _predicted(prediction: Prediction | str) -> dict[str, Any]:
+    if isinstance(prediction, str):
+        return {"why": prediction}
+    return {
+        "predicted_loss": prediction.loss,
+        "predicted_loss_low": prediction.low,
+        "predicted_loss_high": prediction.high,
+        "predicted_loss_of": prediction.of,
+    }
 
 
 def read_corpus(path: Path) -> CorpusFacts:

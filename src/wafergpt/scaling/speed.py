@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from wafergpt.config import Model
 from wafergpt.scaling.machine import Machine
-from wafergpt.shapes.counts import flops_executed, parameters
+from wafergpt.shapes.counts import parameters, training_flops
 
 PRECISION_MARGIN = 1.1
 """bf16 must be this much faster than fp32 to be chosen: less is within the noise of a probe."""
@@ -43,6 +43,14 @@ def best_precision(machine: Machine, d_model: int) -> str:
     return "bf16" if bf16 > PRECISION_MARGIN * fp32 else "fp32"
 
 
+def softmax_rows(model: Model, sampled_softmax: int, micro_batch_tokens: int) -> int:
+    """Return how many tokens of the vocabulary the softmax of a pass is about to meet."""
+    if not sampled_softmax:
+        return model.vocab_size
+    own: float = BATCH_WORDS[0] * micro_batch_tokens ** BATCH_WORDS[1]
+    return min(model.vocab_size, round(own) + sampled_softmax)
+
+
 def tokens_per_second(
     model: Model,
     machine: Machine,
@@ -69,12 +77,11 @@ def tokens_per_second(
         activation_checkpointing: whether blocks go forward twice.
     """
     name = precision if precision in machine.training_flops else "fp32"
-    softmax = model.vocab_size if head else 0
-    if sampled_softmax:
-        own = BATCH_WORDS[0] * micro_batch_tokens ** BATCH_WORDS[1]
-        softmax = min(softmax, round(own) + sampled_softmax)
-    blocks = flops_executed(model) - 6.0 * model.vocab_size * model.d_model
-    flops = (4 / 3 if activation_checkpointing else 1.0) * blocks + 6.0 * softmax * model.d_model
+    softmax = softmax_rows(model, sampled_softmax, micro_batch_tokens) if head else 0
+    flops = training_flops(model, rows=softmax)
+    if activation_checkpointing:
+        flops += training_flops(model, rows=0) / 3
+    flops /= model.seq_len
     loss = LOSS_PASSES * softmax / machine.softmax_rate
     compute = flops / (BLOCK_SHARE * machine.training_rate(name, model.d_model))
     if compiled:

@@ -27,37 +27,42 @@ def non_embedding_parameters(model: Model) -> int:
     return model.n_layers * (attention + feed_forward + norms) + 2 * d_model
 
 
-def flops_6nd(model: Model) -> float:
-    """Return 6·N, the training FLOPs of a token by the usual rule (arXiv:2001.08361, section 2.1).
+def training_flops(
+    model: Model, length: int = 0, rows: float | None = None, score_weights: int = 0
+) -> float:
+    """Return the FLOPs of one sequence's forward and backward pass: two for each multiplication.
 
-    Two for each weight forward, four backward. This is the count of ``flops`` and ``mfu`` in plans
-    and metrics.
+    What torch.utils.flop_counter counts, which is the usual count of model FLOPs (arXiv:2204.02311,
+    appendix B): products of matrices only, each once forward and twice backward. So an embedding
+    that is looked up counts nothing, and what is computed a second time for the backward pass
+    (activation checkpointing, attention's probabilities) is not counted again. Attention's scores
+    count as the whole square, padding as the tokens that it is computed like; causal kernels leave
+    out up to half of that square.
+
+    Args:
+        model: the shape.
+        length: of the sequence, padding included; 0 stands for ``seq_len``.
+        rows: of the head that each token is multiplied with: left out, the whole vocabulary; 0
+            without a head; of a sampled softmax, those that were drawn.
+        score_weights: of a classifier's own head, which reads each sequence once.
     """
-    return 6.0 * parameters(model)
+    d_model, length = model.d_model, length or model.seq_len
+    weights = 2 * model.n_layers * d_model * (2 * d_model + model.d_ffn)
+    scores = 2 * model.n_layers * length * d_model
+    head = (model.vocab_size if rows is None else rows) * d_model
+    return 6.0 * (length * (weights + scores + head) + score_weights)
 
 
-def flops_per_token(model: Model) -> float:
+def published_flops(model: Model) -> float:
     """Return the training FLOPs of a token in the count of Cerebras-GPT (arXiv:2304.03208).
 
     The paper prints totals, not its formula. This one gives all seven to the two digits printed:
     six for each weight of the blocks, attention scores and mixing at 24·L·s·d (twice the plain
-    count of both products), and five passes of 2·V·d for embedding and head together. A scaling
-    law fitted on the paper's totals holds for this count only.
+    count of both products), and five passes of 2·V·d for embedding and head together. The paper's
+    law holds for this count only.
     """
     d_model = model.d_model
     blocks = 12.0 * model.n_layers * d_model * (2 * d_model + model.d_ffn)
     attention = 24.0 * model.n_layers * model.seq_len * d_model
     vocabulary = 10.0 * model.vocab_size * d_model
     return blocks + attention + vocabulary
-
-
-def flops_executed(model: Model) -> float:
-    """Return the FLOPs that a training step really multiplies, a token: for timing.
-
-    Blocks and head at six a weight, attention at 12·L·s·d (arXiv:2204.02311, appendix B); looking
-    up an embedding multiplies nothing.
-    """
-    d_model = model.d_model
-    weights = 2 * model.n_layers * d_model * (2 * d_model + model.d_ffn)
-    attention = 12.0 * model.n_layers * model.seq_len * d_model
-    return 6.0 * (weights + model.vocab_size * d_model) + attention

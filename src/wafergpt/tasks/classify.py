@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from wafergpt.config import Model, Recipe, Task
 from wafergpt.data.labelled import LabelledBatches, cut_tokens
+from wafergpt.data.tables import described, is_missing
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
 from wafergpt.model.gpt import GPT
@@ -133,11 +134,36 @@ class TextClassifier:
         tokenizer = tokenizer.require_at_most(recipe.model.vocab_size, run.path)
         return cls(run, recipe, network, tokenizer)
 
-    def predict(self, texts: Sequence[str]) -> list[dict[str, Any]]:
+    @overload
+    def predict(  # type: ignore[overload-overlap]
+        self, texts: str
+    ) -> dict[str, Any] | None: ...
+
+    @overload
+    def predict(self, texts: Iterable[str | None]) -> list[dict[str, Any] | None]: ...
+
+    def predict(
+        self, texts: str | Iterable[str | None]
+    ) -> dict[str, Any] | list[dict[str, Any] | None] | None:
         """Return for each text its ``label``, the label's ``score`` and all ``scores``.
 
-        A regression gives ``{"score": number}``.
+        A regression gives ``{"score": number}``. Several texts, of a list, an array, a column of a
+        table or an iterator, give a list in their order; one string gives one answer. Where there
+        is no text (blank, None, NaN) the answer is None.
+
+        Raises:
+            InputError: on what is no text, with its place.
         """
+        if isinstance(texts, str):
+            return self.predict([texts])[0]
+        given = _strings(texts)
+        answers: list[dict[str, Any] | None] = [None] * len(given)
+        there = [place for place, text in enumerate(given) if text.strip()]
+        for place, answer in zip(there, self._answers([given[i] for i in there]), strict=True):
+            answers[place] = answer
+        return answers
+
+    def _answers(self, texts: Sequence[str]) -> list[dict[str, Any]]:
         assert self.recipe.task is not None
         if not texts:
             return []
@@ -155,3 +181,30 @@ class TextClassifier:
             }
             for row in values
         ]
+
+
+def _strings(texts: Iterable[str | None]) -> list[str]:
+    """Return texts as a list; where there is none it is blank."""
+    # What iterates over its columns or bytes is not meant so.
+    if isinstance(texts, Mapping | bytes) or hasattr(texts, "columns"):
+        raise InputError(
+            f"predict() wants texts, not {type(texts).__name__}: give it a string, or a list or a "
+            "column of strings"
+        )
+    try:
+        values = list(texts)
+    except TypeError:
+        raise InputError(f"predict() wants a string or several, not {described(texts)}") from None
+    return [_string(value, place) for place, value in enumerate(values)]
+
+
+def _string(value: object, place: int) -> str:
+    if is_missing(value):
+        return ""
+    if not isinstance(value, str):
+        raise InputError(f"texts[{place}] is {described(value)}; texts are wanted")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"texts[{place}] holds a lone surrogate, which is no character") from None
+    return str(value)

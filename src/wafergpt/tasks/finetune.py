@@ -16,12 +16,13 @@ from torch import Tensor, nn
 
 from wafergpt.config import Recipe, load_recipe
 from wafergpt.data.batches import Batch
+from wafergpt.data.holdout import classes_kept, hold_out, hold_out_of_each_class
 from wafergpt.data.labelled import LabelledBatches
+from wafergpt.data.labels import doubts, settle_classes, settle_numbers
 from wafergpt.data.tables import (
     Table,
     encode_labels,
     encode_scores,
-    hold_out,
     label_names,
     read_table,
 )
@@ -36,6 +37,9 @@ from wafergpt.parallel.team import Team
 from wafergpt.progress import say, working
 from wafergpt.run import RUNS, Run
 from wafergpt.scaling.machine import Machine
+from wafergpt.scaling.schedule import require_possible_warmup
+from wafergpt.shapes.counts import training_flops
+from wafergpt.tasks.beginning import with_task
 from wafergpt.tasks.classify import TextClassifier, encode_texts, fresh_classifier, scores
 from wafergpt.train import checkpoint
 from wafergpt.train.given import require_trained
@@ -43,7 +47,7 @@ from wafergpt.train.loop import Loop
 from wafergpt.train.loss import classification_loss
 from wafergpt.train.pretrain import engine_of, new_run
 from wafergpt.train.settings import may_change, resolve_system
-from wafergpt.train.starting import asked_for, begun_before, language_model, on_top_of
+from wafergpt.train.starting import asked_for, begun_before, language_model
 from wafergpt.train.trainer import Trainer
 
 VALIDATION_SHARE = 0.1
@@ -68,25 +72,68 @@ class Split:
 
 @dataclass(frozen=True)
 class Tables:
-    """The labelled rows of a task."""
+    """The labelled rows of a task, and what people should know of them, a line each."""
 
     train: Table
     validation: Table
     test: Table | None
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, recipe: Recipe) -> Tables:
-        """Read what the recipe names; hold out validation rows if it names none."""
+        """Read what the recipe names; hold out validation rows if it names none.
+
+        Raises:
+            InputError: on unusable rows, or labels with which nothing can be trained.
+        """
         task = recipe.task
         if task is None or task.train is None:
             raise InputError("which labelled rows? add task.train=FILE (csv, tsv or jsonl)")
-        train = read_table(task.train, task.text, task.label)
-        if task.validation is not None:
-            validation = read_table(task.validation, task.text, task.label)
+        named = {
+            name: read_table(path, task.text, task.label)
+            for name, path in (
+                ("train", task.train),
+                ("validation", task.validation),
+                ("test", task.test),
+            )
+            if path is not None
+        }
+        if (before := cls._as_before(named, recipe.data.fingerprint)) is not None:
+            return before
+        notes = [note for table in named.values() for note in table.notes]
+        if task.loss == "squared_error":
+            settled, more = settle_numbers(list(named.values()))
         else:
+            settled = settle_classes(list(named.values()), task.similar_labels)
+            more = doubts(settled)
+            labels = label_names(settled[0])
+            for name, table in zip(named, settled, strict=True):
+                encode_labels(table, labels, name)
+        named = dict(zip(named, settled, strict=True))
+        notes += more
+        train, validation = named["train"], named.get("validation")
+        if validation is None and task.loss == "squared_error":
             train, validation = hold_out(train, VALIDATION_SHARE)
-        test = None if task.test is None else read_table(task.test, task.text, task.label)
-        return cls(train, validation, test)
+        elif validation is None:
+            train, validation, without = hold_out_of_each_class(train, VALIDATION_SHARE)
+            notes += [classes_kept(without, train)] if without else []
+        return cls(train, validation, named.get("test"), tuple(notes))
+
+    @classmethod
+    def _as_before(cls, named: dict[str, Table], fingerprint: str | None) -> Tables | None:
+        """Return the tables of a run that was begun when labels stayed as they were written, and
+        a hash alone decided what is held out; None if the run's rows are others.
+        """
+        if fingerprint is None:
+            return None
+        train, validation = named["train"], named.get("validation")
+        try:
+            if validation is None:
+                train, validation = hold_out(train, VALIDATION_SHARE)
+        except InputError:
+            return None
+        tables = cls(train, validation, named.get("test"))
+        return tables if tables.fingerprint() == fingerprint else None
 
     def fingerprint(self) -> str:
         """Return a hash of all rows."""
@@ -136,15 +183,17 @@ def finetune(
     else:
         if not isinstance(recipe, Recipe):
             recipe = load_recipe(recipe, overrides)
-        recipe = recipe.replace(task={"name": task, **({"train": data} if data else {})})
+        require_possible_warmup(recipe.schedule)
         begun = None if str(start) == "scratch" else language_model(start, root)
-        recipe = _begin(recipe, begun)
+        recipe = with_task(recipe, begun, task, data)
     asked = asked_for(recipe)
     with joined(recipe.system.timeout) as team:
         if go_on and (before := begun_before(recipe, root, team)):
             (run, recipe), begun = before, None
         with working("reading the rows"):
             tables = Tables.read(recipe)
+        for note in tables.notes:
+            say(note)
         tokenizer = _tokenizer(run or begun, tables, recipe)
         recipe = _for_rows(recipe, tables, tokenizer)
         recipe, machine = resolve_system(recipe, team)
@@ -194,22 +243,13 @@ def _trainer(
         fill(network.gpt, stored.by_rows.items())
     batches = _training_batches(splits["train"], recipe)
     objective = partial(_objective, tokenizer.end_of_text)
-    trainer = engine(recipe, machine, network, network.gpt.blocks, batches, objective, team)
+    flops = partial(_flops, network.score.weight.numel())
+    trainer = engine(recipe, machine, network, network.gpt.blocks, batches, objective, flops, team)
     rows = splits["validation"]
     trainer.loop.validation = LabelledBatches(
         rows.texts, rows.targets, recipe.train.batch_size, None
     )
     return trainer
-
-
-def _begin(recipe: Recipe, begun: Run | None) -> Recipe:
-    """Take over what the pretrained run decides, and name a run that has no name."""
-    if begun is not None:
-        recipe = on_top_of(recipe, begun)
-    assert recipe.task is not None
-    if recipe.name == Recipe().name:
-        recipe = recipe.replace(name=f"{begun.name if begun else 'scratch'}-{recipe.task.name}")
-    return recipe
 
 
 def _for_rows(recipe: Recipe, tables: Tables, tokenizer: Tokenizer) -> Recipe:
@@ -304,6 +344,11 @@ def _objective(end_of_text: int, recipe: Recipe, model: nn.Module, batch: Batch)
     )
 
 
+def _flops(score_weights: int, recipe: Recipe, batch: Batch) -> float:
+    texts, length = batch.tokens.shape
+    return texts * training_flops(recipe.model, length, 0, score_weights)
+
+
 def _metrics(network: Classifier, split: Split, recipe: Recipe) -> dict[str, Any]:
     assert recipe.task is not None
     values = scores(network, split.texts, recipe)
@@ -337,7 +382,6 @@ def _write_result(classifier: TextClassifier, trainer: Trainer, splits: dict[str
     result["test"] = (
         _metrics(classifier.network, splits["test"], recipe) if "test" in splits else None
     )
-    result["best_step"] = trainer.state.best_step
     result["init"] = "scratch" if begun is None else begun.name
     result["pretrained"] = None if begun is None else str(begun)
     run.write("result", result)

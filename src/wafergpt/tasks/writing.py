@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
-from wafergpt.generate.text import Sampling, stream_text
+from wafergpt.generate.text import Sampling, TextStream
 from wafergpt.model.gpt import GPT
 from wafergpt.run import Run
 from wafergpt.train import checkpoint
@@ -30,14 +29,15 @@ class Writer:
         """
         recipe = run.recipe
         if recipe.task is not None:
-            raise InputError(f"{run.path} is fine-tuned for a task: wafergpt predict {run.name}")
+            line = run.command("predict", "--text", "a text of yours")
+            raise InputError(f"{run.path} is fine-tuned for a task: {line}")
         gpt = checkpoint.restored(partial(GPT, recipe.model), checkpoint.weights(run))
         tokenizer = Tokenizer.load(run.tokenizer)
         return cls(gpt.eval(), tokenizer.require_at_most(recipe.model.vocab_size, run.path))
 
-    def stream(self, prompt: str, settings: Sampling) -> Iterator[str]:
+    def stream(self, prompt: str, settings: Sampling) -> TextStream:
         """Yield the continuation of ``prompt`` piece by piece."""
-        return stream_text(self.gpt, self.tokenizer, prompt, settings)
+        return TextStream(self.gpt, self.tokenizer, prompt, settings)
 
     def write(self, prompt: str, settings: Sampling | None = None) -> str:
         """Return the continuation of ``prompt``."""

@@ -78,10 +78,9 @@ def average(
     if recipe.task is None and recipe.data.corpus is not None and recipe.data.corpus.is_dir():
         try:
             with working("evaluating"):
-                loss = validation_loss(made)
-            made.write("result", made.read("result") | {"val_loss": loss})
+                made.write("result", made.read("result") | {"val_loss": validation_loss(made)})
         except InputError as error:
-            say(f"warning: {made.path} is not judged: {error}")
+            say(f"warning: {made.path} is not evaluated: {error}")
     return made
 
 

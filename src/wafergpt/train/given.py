@@ -13,7 +13,7 @@ from wafergpt.config import Recipe
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError, RunFailed
 from wafergpt.progress import working
-from wafergpt.run import Run
+from wafergpt.run import Run, command_line
 from wafergpt.train import checkpoint
 from wafergpt.train.state import weights_sha256
 
@@ -48,8 +48,8 @@ def require_trained(run: Run) -> None:
         if isinstance(result, dict) and origin in result:
             raise InputError(
                 f"{run.path} was {origin}, not trained here: there is no training to resume; "
-                f"'wafergpt finetune {run.name}' and 'wafergpt pretrain --from {run.name}' start "
-                "one from its weights"
+                f"'{run.command('finetune')}' and "
+                f"'{command_line('pretrain', '--from', run.path)}' start one from its weights"
             )
 
 

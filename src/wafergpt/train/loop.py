@@ -17,6 +17,7 @@ from wafergpt.data.batches import Batch, Batches, parts
 from wafergpt.errors import Interrupted
 from wafergpt.parallel.sharding import sums_in
 from wafergpt.parallel.team import ALONE, Order, Team
+from wafergpt.scaling.schedule import updates
 from wafergpt.train.guard import Guard
 from wafergpt.train.schedules import lr_factor
 from wafergpt.train.signals import Signals, StopRequested
@@ -24,6 +25,9 @@ from wafergpt.train.state import Row, TrainState
 
 Objective = Callable[[Recipe, nn.Module, Batch], Tensor]
 """Maps a recipe, a model and a batch to the summed loss of the batch's terms."""
+
+FlopCount = Callable[[Recipe, Batch], float]
+"""Maps a recipe and a batch to the FLOPs of its forward and backward pass."""
 
 
 class Callback(Protocol):
@@ -45,9 +49,9 @@ class Loop:
         callbacks: run in order after each step.
         save: writes a checkpoint when a signal stops the run.
         device: where the model is.
-        flops_per_token: 6·N, for the metrics.
+        flops: counts a batch's, for the metrics.
         restore: takes the state back to its last good checkpoint.
-        peak_flops: the device's measured matmul peak, for ``mfu``; None if unknown.
+        peak_flops: the measured matmul peak of all devices, for ``mfu``; None if unknown.
         signals: what asks for a stop or a save.
         team: the processes that share the work.
         spread: whether they share the weights too, so that all must make the same passes.
@@ -61,7 +65,7 @@ class Loop:
     callbacks: Sequence[Callback]
     save: Callable[[TrainState], object]
     device: torch.device
-    flops_per_token: float
+    flops: FlopCount
     restore: Callable[[], object]
     peak_flops: float | None = None
     signals: Signals = field(default_factory=Signals)
@@ -105,7 +109,7 @@ class Loop:
         start = time.perf_counter()
         state, recipe = self.state, self.recipe
         size = recipe.train.batch_at(state.step)
-        loss, tokens = self.gradients(state.samples, size)
+        loss, tokens, flops = self.gradients(state.samples, size)
         lr = recipe.optimizer.lr * self._lr_factor(steps)
         fault = self.guard.fault(loss)
         if fault and self.guard.rolls_back(fault, size):
@@ -122,12 +126,16 @@ class Loop:
         seconds = time.perf_counter() - start
         state.step += 1
         state.samples += size
+        if not state.flops:
+            # A checkpoint of before they were counted.
+            state.flops = flops / tokens * state.tokens
+        state.flops += flops
         state.tokens += tokens
         state.seconds += seconds
         row: Row = {
             "step": state.step,
             "tokens": state.tokens,
-            "flops": self.flops_per_token * state.tokens,
+            "flops": state.flops,
             "seconds": state.seconds,
             "lr": lr,
             "tokens_per_second": tokens / seconds,
@@ -139,7 +147,7 @@ class Loop:
         if fault:
             row["left_out"] = fault
         if self.peak_flops:
-            row["mfu"] = self.flops_per_token * tokens / seconds / self.peak_flops
+            row["mfu"] = flops / seconds / self.peak_flops
         return row
 
     def _lr_factor(self, steps: int) -> float:
@@ -149,12 +157,11 @@ class Loop:
         where the first batches are smaller.
         """
         recipe, train = self.recipe, self.recipe.train
-        whole = train.samples(steps) / train.batch_size
+        whole, warmup = updates(recipe, steps)
         place = train.samples(self.state.step) / train.batch_size
-        warmup = recipe.schedule.warmup_steps(round(whole), train.batch_size * recipe.model.seq_len)
         return lr_factor(recipe.schedule, place, whole, warmup)
 
-    def gradients(self, first: int, size: int) -> tuple[float, int]:
+    def gradients(self, first: int, size: int) -> tuple[float, int, float]:
         """Have everyone add the gradients of one global batch; see ``backward``."""
         self.team.order(Order.GRADIENTS, self.state.step, first, size)
         return self.backward(first, size)
@@ -169,15 +176,16 @@ class Loop:
         self.team.order(Order.DISCARD)
         self.state.optimizer.clear()
 
-    def backward(self, first: int, size: int) -> tuple[float, int]:
-        """Add the gradients of one global batch; return its mean loss, and its tokens.
+    def backward(self, first: int, size: int) -> tuple[float, int, float]:
+        """Add the gradients of one global batch; return its mean loss, its tokens and its FLOPs.
 
         Each process of the team reads its share; the loss is a mean over all.
         """
         passes = self._passes(self.batches, first, size, self.recipe.train.micro_batch_size)
-        weight, tokens = self.team.sum(
+        weight, tokens, flops = self.team.sum(
             sum(batch.weight * share for batch, share in passes),
             sum(batch.tokens.numel() * share for batch, share in passes),
+            sum(self.flops(self.recipe, batch) * share for batch, share in passes),
         )
         total = torch.zeros((), device=self.device)
         model = self.state.model
@@ -192,7 +200,7 @@ class Loop:
         if not self.spread:
             self.team.sum_gradients(model.parameters())
         (mean,) = self.team.sum(float(total))
-        return mean, int(tokens)
+        return mean, int(tokens), flops
 
     def _passes(
         self, batches: Batches, first: int, size: int, at_once: int

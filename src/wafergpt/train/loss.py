@@ -41,8 +41,7 @@ def sampled_softmax_loss(hidden: Tensor, weight: Tensor, targets: Tensor, sample
         sample: tokens besides the targets; as many as there are give the exact loss.
     """
     vocab_size = len(weight)
-    own = torch.zeros(vocab_size, dtype=torch.bool, device=weight.device)
-    own[targets[targets >= 0]] = True
+    own = _own_tokens(targets, vocab_size)
     rest = (~own).nonzero()[:, 0]
     drawn = rest[torch.randperm(len(rest))[:sample].to(rest.device)]
     tokens = torch.cat((own.nonzero()[:, 0], drawn))
@@ -53,6 +52,17 @@ def sampled_softmax_loss(hidden: Tensor, weight: Tensor, targets: Tensor, sample
     left_out = targets == -100
     places = place[targets.masked_fill(left_out, 0)].masked_fill(left_out, -100)
     return _summed(hidden, weight.index_select(0, tokens), places, shift)
+
+
+def sampled_rows(targets: Tensor, vocab_size: int, sample: int) -> int:
+    """Return how many rows of the head ``sampled_softmax_loss`` multiplies with."""
+    return min(int(_own_tokens(targets, vocab_size).sum()) + sample, vocab_size)
+
+
+def _own_tokens(targets: Tensor, vocab_size: int) -> Tensor:
+    own = torch.zeros(vocab_size, dtype=torch.bool, device=targets.device)
+    own[targets[targets >= 0]] = True
+    return own
 
 
 def _summed(hidden: Tensor, weight: Tensor, targets: Tensor, shift: Tensor | None) -> Tensor:

@@ -16,7 +16,7 @@ from wafergpt.data.batches import Batch, Batches, LanguageBatches
 from wafergpt.data.corpus import Corpus
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
-from wafergpt.generate.text import Sampling, stream_text
+from wafergpt.generate.text import Sampling, TextStream
 from wafergpt.model.gpt import GPT
 from wafergpt.moved import require_sources
 from wafergpt.parallel.meeting import joined
@@ -25,11 +25,12 @@ from wafergpt.parallel.team import Team
 from wafergpt.progress import working
 from wafergpt.run import RUNS, Run
 from wafergpt.scaling.plan import TOKENS_PER_PARAMETER, plan
-from wafergpt.shapes.counts import parameters
+from wafergpt.scaling.schedule import require_possible_warmup
+from wafergpt.shapes.counts import parameters, training_flops
 from wafergpt.train import checkpoint
 from wafergpt.train.given import require_trained
 from wafergpt.train.loop import autocast
-from wafergpt.train.loss import next_token_loss, sampled_softmax_loss
+from wafergpt.train.loss import next_token_loss, sampled_rows, sampled_softmax_loss
 from wafergpt.train.settings import may_change, resolve_system
 from wafergpt.train.starting import asked_for, begun_before, language_model, on_top_of
 from wafergpt.train.trainer import Trainer
@@ -74,6 +75,8 @@ def pretrain(
         require_sources(recipe, run.path)
     elif not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe, overrides)
+    if run is None:
+        require_possible_warmup(recipe.schedule)
     if recipe.evaluate.metric != "loss":
         raise InputError(
             f"evaluate.metric={recipe.evaluate.metric} is of a classifier; "
@@ -163,8 +166,8 @@ def _trainer(
             stored = checkpoint.weights(begun)
             checkpoint.require_fit(gpt, stored)
             weights = stored.by_rows.items()
-        objective = language_objective
-        return engine(recipe, machine, gpt, gpt.blocks, batches, objective, team, weights)
+        objective, flops = language_objective, language_flops
+        return engine(recipe, machine, gpt, gpt.blocks, batches, objective, flops, team, weights)
 
 
 def validation_loss(run: Run) -> float:
@@ -274,6 +277,14 @@ def language_objective(recipe: Recipe, model: nn.Module, batch: Batch) -> Tensor
     return next_token_loss(hidden, model.head, batch.targets)
 
 
+def language_flops(recipe: Recipe, batch: Batch) -> float:
+    """Return the FLOPs of a batch's forward and backward pass while training."""
+    model, sample = recipe.model, recipe.train.sampled_softmax
+    rows = sampled_rows(batch.targets, model.vocab_size, sample) if sample else model.vocab_size
+    sequences, length = batch.tokens.shape
+    return sequences * training_flops(model, length, rows)
+
+
 def _judge(trainer: Trainer, corpus: Corpus) -> Callable[[], dict[str, float]]:
     loop = trainer.loop
 
@@ -300,6 +311,6 @@ def _writer(gpt: nn.Module, corpus: Corpus, seed: int) -> Callable[[str], str]:
     def write_on(prompt: str) -> str:
         # Decoding has a new length at each token, and would compile for each.
         with torch.compiler.set_stance("force_eager"):
-            return "".join(stream_text(gpt, corpus.tokenizer, prompt, settings))
+            return "".join(TextStream(gpt, corpus.tokenizer, prompt, settings))
 
     return write_on

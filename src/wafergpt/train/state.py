@@ -18,9 +18,10 @@ from wafergpt.train.optimizers import Optimizer
 Row = dict[str, Any]
 
 _KINDS: dict[str, tuple[type, ...]] = {
-    "step": (int,), "samples": (int,), "tokens": (int,), "seconds": (float, int),
-    "best": (float, int, type(None)), "best_step": (int,), "pending": (dict, type(None)),
-    "finished": (bool,), "skipped": (list,), "recent": (list,), "callbacks": (dict,),
+    "step": (int,), "samples": (int,), "tokens": (int,), "flops": (float, int),
+    "seconds": (float, int), "best": (float, int, type(None)), "best_step": (int,),
+    "pending": (dict, type(None)), "finished": (bool,), "skipped": (list,), "recent": (list,),
+    "callbacks": (dict,),
 }  # fmt: skip
 """Of the scalars in a checkpoint."""
 
@@ -34,7 +35,8 @@ class TrainState:
         optimizer: the optimizer, with its moments.
         step: updates done.
         samples: the cursor: samples consumed.
-        tokens: tokens read.
+        tokens: tokens read, padding included.
+        flops: of all forward and backward passes of the training.
         seconds: time spent training, over all resumes.
         best: the best validation score so far, and ``best_step`` where it was.
         pending: the row of a step whose callbacks an interruption cut short, to run on resume.
@@ -49,6 +51,7 @@ class TrainState:
     step: int = 0
     samples: int = 0
     tokens: int = 0
+    flops: float = 0.0
     seconds: float = 0.0
     best: float | None = None
     best_step: int = 0

@@ -26,10 +26,10 @@ from wafergpt.parallel.launch import FORWARDED
 from wafergpt.parallel.sharding import Rows, fill, spread
 from wafergpt.parallel.team import ALONE, Order, Team
 from wafergpt.progress import duration, progress, say, working
-from wafergpt.run import Run
+from wafergpt.run import Run, command_line
 from wafergpt.scaling.machine import Machine
 from wafergpt.scaling.memory import disk_bytes
-from wafergpt.shapes.counts import flops_6nd
+from wafergpt.scaling.schedule import schedule_warning
 from wafergpt.shapes.parametrization import rules
 from wafergpt.train import checkpoint
 from wafergpt.train.callbacks.evaluation import Evaluation, out_of_patience
@@ -38,7 +38,7 @@ from wafergpt.train.callbacks.samples import Samples
 from wafergpt.train.callbacks.saving import Saving
 from wafergpt.train.callbacks.tracking import trackers
 from wafergpt.train.following import give_state, obey, require_same_copies
-from wafergpt.train.loop import Callback, Loop, Objective
+from wafergpt.train.loop import Callback, FlopCount, Loop, Objective
 from wafergpt.train.optimizers import Optimizer
 from wafergpt.train.saver import PartSaver, Saver
 from wafergpt.train.signals import Signals
@@ -62,6 +62,7 @@ class Trainer:
         blocks: its repeated part, which is compiled once for all where that pays.
         batches: the training samples.
         objective: the summed loss of a batch.
+        flops: counts a batch's, for the metrics.
         team: the processes that share the work.
         weights: that the network begins with, if it does not have them yet.
     """
@@ -74,6 +75,7 @@ class Trainer:
         blocks: nn.ModuleList,
         batches: Batches,
         objective: Objective,
+        flops: FlopCount,
         team: Team = ALONE,
         weights: Iterable[tuple[str, Rows]] | None = None,
     ) -> None:
@@ -98,11 +100,11 @@ class Trainer:
         by_name = rules(recipe.model, recipe.optimizer.name, names)
         optimizer = Optimizer(network.named_parameters(), recipe.optimizer, by_name)
         state = TrainState(network, optimizer)
-        # 6·N would count products that a sampled softmax leaves out.
-        peak_flops = None if recipe.train.sampled_softmax else machine.peak_flops
+        # Processes on one machine share its cores, but each has a GPU of its own.
+        devices = team.size if self.device.type == "cuda" else team.size / team.on_this_machine
         self.loop = Loop(
             recipe, state, batches, objective, (), self._save, self.device,
-            flops_6nd(recipe.model), self._restore, peak_flops, self.signals, team, self.spread,
+            flops, self._restore, devices * machine.peak_flops, self.signals, team, self.spread,
         )  # fmt: skip
         self._run: Run | None = None
         self._saver: Saver | None = None
@@ -115,12 +117,17 @@ class Trainer:
     def settle(self) -> None:
         """Settle the horizon, the intervals and whether to compile, and write them down."""
         train = self.recipe.train
+        if not train.seconds:
+            # Known before anything is timed.
+            self._warn_of_the_schedule(self._steps(0.0))
         wanted = self.recipe.system.compile
         eager = 0.0
         if train.seconds or (wanted == "auto" and compiler_available(self.device.type)):
             with working("timing steps"):
                 eager = self._step_seconds()
         steps = self._steps(eager)
+        if train.seconds:
+            self._warn_of_the_schedule(steps)
         ahead = train.seconds or train.samples(steps) / train.batch_size * eager
         compiled = wanted == "on"
         if wanted == "auto" and eager and compile_pays(ahead, self.device.type):
@@ -137,6 +144,10 @@ class Trainer:
             checkpoint={"every": self.recipe.checkpoint.every or math.ceil(steps / DEFAULT_LOOKS)},
             evaluate={"every": every, "batches": batches},
         )
+
+    def _warn_of_the_schedule(self, steps: int) -> None:
+        if warning := schedule_warning(self.recipe, steps):
+            say(f"WARNING: {warning}")
 
     def _replace(self, **sections: Mapping[str, Any]) -> None:
         self.recipe = self.loop.recipe = self.recipe.replace(**sections)
@@ -278,7 +289,8 @@ class Trainer:
                 self._run_loop()
             except Interrupted as stop:
                 verb = "finetune" if self.recipe.task else "pretrain"
-                raise Interrupted(f"{stop}; next: wafergpt {verb} --resume {run.path}") from None
+                line = command_line(verb, "--resume", run.path)
+                raise Interrupted(f"{stop}; next: {line}") from None
         if self.state.finished and self.state.step < steps:
             say(f"stopped early at step {self.state.step:,}: no better score any more")
 
@@ -317,11 +329,11 @@ class Trainer:
             "loss": next((row["loss"] for row in reversed(rows) if "loss" in row), None),
             "val_loss": judged[-1]["val_loss"] if judged else None,
             "best_val_loss": min((row["val_loss"] for row in judged), default=known),
+            "best_step": state.best_step,
             "seconds": state.seconds,
             "tokens_per_second": state.tokens / state.seconds,
             "mfu": statistics.median(mfu) if mfu else None,
             "peak_memory_bytes": max(memory, default=None),
-            "predicted_loss": None,
             "parameters": sum(p.numel() for p in state.model.parameters()),
             "stopped_early": state.finished,
             "left_out": state.skipped,

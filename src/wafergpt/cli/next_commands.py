@@ -1,0 +1,78 @@
+"""What to type next: commands that work when pasted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from wafergpt.cli.streams import shows
+from wafergpt.config import Recipe
+from wafergpt.errors import InputError, RunFailed
+from wafergpt.run import Run, command_line
+
+NEUTRAL = "The"
+"""A prompt, where no text is at hand."""
+
+LOOKED_AT = 64
+"""Tokens of a corpus' validation text that a prompt is taken from."""
+
+LONGEST, LONGEST_WORD = 24, 12
+"""Characters of a prompt; a longer first word is no word, but a text without spaces."""
+
+UNSPACED = 6
+"""Characters of a prompt in such a text."""
+
+
+def at_work(run: Run) -> str:
+    """Return the command that puts a run to work: on a text, or on a prompt from its corpus."""
+    recipe = run.recipe
+    if recipe.task is not None:
+        return run.command("predict", "--text", "a text of yours")
+    return run.command("generate", "--prompt", _prompt(recipe))
+
+
+def pretraining(corpus: Path, tokens: int) -> str:
+    """Return the command that trains on a corpus of so many tokens, however few."""
+    recipe = Recipe()
+    length, batch = recipe.model.seq_len, recipe.train.batch_size
+    words = [f"data.corpus={corpus}", "train.steps=500"]
+    if tokens <= length:
+        length = max(1, (tokens - 1) // 2)
+        words.append(f"model.seq_len={length}")
+    sequences = max(1, (tokens - 1) // length)
+    if sequences < batch:
+        words.append(f"train.batch_size={sequences}")
+    return command_line("pretrain", *words)
+
+
+def _prompt(recipe: Recipe) -> str:
+    from wafergpt.data.corpus import Corpus
+
+    if recipe.data.corpus is None:
+        return NEUTRAL
+    try:
+        corpus = Corpus.open(recipe.data.corpus)
+        stream = corpus.tokens("val")
+        ids = [int(token) for token in stream.take(0, min(LOOKED_AT, len(stream)))]
+        end = corpus.tokenizer.end_of_text
+        prompt = opening(corpus.tokenizer.decode([token for token in ids if token != end]))
+        return prompt if shows(prompt) else NEUTRAL
+    except (InputError, RunFailed, OSError):
+        # The corpus may be gone: it is needed no more.
+        return NEUTRAL
+
+
+def opening(text: str) -> str:
+    """Return the first words of a text, or of one without spaces its first letters, in one line."""
+    text = text.rstrip("\N{REPLACEMENT CHARACTER}")
+    printable = "".join(c if c.isprintable() else " " for c in text)
+    # Quotes within quotes are hard to read in a shell.
+    words = [word for word in printable.split() if not set(word) & set("\"'`\\")]
+    if not words:
+        return NEUTRAL
+    if len(words[0]) > LONGEST_WORD:
+        return words[0][:UNSPACED]
+    shown = words[0]
+    for word in words[1:3]:
+        if len(shown) + 1 + len(word) <= LONGEST:
+            shown += f" {word}"
+    return shown

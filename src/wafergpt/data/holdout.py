@@ -1,0 +1,111 @@
+"""Rows that are held out: chosen by a hash of their text, so that no text is on both sides."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from wafergpt.data.tables import Table
+from wafergpt.errors import InputError
+from wafergpt.files import short
+
+
+def hold_out(table: Table, share: float, seed: int = 0) -> tuple[Table, Table]:
+    """Split a table into (kept, held) by a hash of each text.
+
+    The same text always falls on the same side, wherever it stands and however often.
+
+    Raises:
+        InputError: if one side would be empty.
+    """
+    limit = int(share * 2**64)
+    held: list[int] = []
+    kept: list[int] = []
+    for row, text in enumerate(table.texts):
+        (held if _hash(text, seed) < limit else kept).append(row)
+    if not held or not kept:
+        raise _too_few(table, share)
+    return table.take(kept), table.take(held)
+
+
+def hold_out_of_each_class(table: Table, share: float) -> tuple[Table, Table, list[str]]:
+    """Split a table into (kept, held) so that each class has its share in both, and say what not.
+
+    Of a class those texts are held whose hashes are smallest: the order of the rows decides
+    nothing, and all rows of a text are on one side. Shares are of different texts, rounded so that
+    they add up; every label keeps a row.
+
+    Returns:
+        Kept, held, and the names of the classes of which no row is held, the smallest first.
+
+    Raises:
+        InputError: if no class has two different texts.
+    """
+    rows: dict[str, list[int]] = {}
+    for row, text in enumerate(table.texts):
+        rows.setdefault(text, []).append(row)
+    # A text with several labels counts for one of them.
+    classes: dict[str, list[str]] = {}
+    for text, places in rows.items():
+        classes.setdefault(min(table.labels[row] for row in places), []).append(text)
+    left = Counter(label for places in rows.values() for label in {table.labels[i] for i in places})
+    hashes = {text: _hash(text, 0) for text in rows}
+    for texts in classes.values():
+        # A text that stands in more rows than are to be held comes last.
+        most = max(1.0, share * sum(len(rows[text]) for text in texts))
+        texts.sort(key=lambda text: (len(rows[text]) > most, hashes[text], text))
+    held: set[int] = set()
+    for label, wanted in sorted(_shares(classes, share, hashes).items()):
+        for text in classes[label]:
+            labels = {table.labels[row] for row in rows[text]}
+            if wanted and all(left[name] > 1 for name in labels):
+                left.subtract(labels)
+                held.update(rows[text])
+                wanted -= 1
+    if not held:
+        raise _too_few(table, share)
+    kept = [row for row in range(len(table.texts)) if row not in held]
+    counts = Counter(table.labels)
+    without = counts.keys() - {table.labels[row] for row in held}
+    names = sorted(without, key=lambda name: (counts[name], name))
+    return table.take(kept), table.take(sorted(held)), names
+
+
+def classes_kept(names: Sequence[str], table: Table) -> str:
+    """Say which classes have no validation row, in one line."""
+    counts = Counter(table.labels)
+    shown = ", ".join(f"{short(n)} ({counts[n]:,} row{'s' * (counts[n] > 1)})" for n in names[:5])
+    more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
+    one = len(names) == 1
+    return (
+        f"{len(names):,} class{'' if one else 'es'} with too few different texts to hold one out "
+        f"for validation stay{'s' * one} in training: {shown}{more}"
+    )
+
+
+def _shares(
+    classes: Mapping[str, Sequence[str]], share: float, hashes: Mapping[str, int]
+) -> dict[str, int]:
+    """Return how many texts of each class are held; the largest remainders are rounded up."""
+    sizes = {label: len(texts) for label, texts in classes.items() if len(texts) > 1}
+    wanted = {label: int(share * n) for label, n in sizes.items()}
+    more = max(1, round(share * sum(sizes.values()))) - sum(wanted.values())
+    by_remainder = sorted(sizes, key=lambda x: (-(share * sizes[x] % 1), hashes[classes[x][0]], x))
+    for label in by_remainder[:more]:
+        wanted[label] += 1
+    return wanted
+
+
+def _hash(text: str, seed: int) -> int:
+    data = text.encode("utf-8", "surrogatepass")
+    digest = hashlib.blake2b(data, digest_size=8, key=seed.to_bytes(8, "little")).digest()
+    return int.from_bytes(digest, "little")
+
+
+def _too_few(table: Table, share: float) -> InputError:
+    texts = len(set(table.texts))
+    return InputError(
+        f"{len(table.texts):,} rows ({texts:,} different texts, {len(set(table.labels)):,} labels) "
+        f"are too few to hold out {share:.0%} of them: name a validation file, or bring more rows"
+    )

@@ -1,0 +1,213 @@
+"""Labels as people spell them: which spellings are one class, and which numbers are meant."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
+from decimal import Decimal
+from typing import Literal
+
+from wafergpt.data.tables import OTHER_LABELS, Table, many_labels
+from wafergpt.errors import InputError
+from wafergpt.files import short
+
+Similar = Literal["refuse", "merge", "keep"]
+
+NUMBER = re.compile(r"[+-]?\d{1,40}(\.\d{0,40})?(e[+-]?\d{1,3})?", re.ASCII | re.IGNORECASE)
+BOOLEANS = {"true": Decimal(1), "false": Decimal(0)}
+MISSING = {"nan", "null", "na", "n/a", "#n/a", "<na>"}
+"""What programs write where there is no value. ``none`` is not here: classes are called so."""
+
+
+MANY, MANY_ROWS = 100, 5
+"""More labels than this on fewer rows each are doubted."""
+
+
+def settle_classes(tables: Sequence[Table], similar: Similar = "refuse") -> list[Table]:
+    """Return tables in which every class has one spelling, the training rows' most frequent.
+
+    Certainly one class are JSON's 1 and 1.0, the spellings of true and of false, and characters
+    that Unicode calls equivalent. Labels that differ only in case, width, spaces, separators,
+    invisible characters, or in how a number or a truth value is written, may be one class.
+
+    Args:
+        tables: the training rows first.
+        similar: whether labels that may be one class are refused, merged or kept apart.
+
+    Raises:
+        InputError: if there are such labels and they are refused.
+    """
+    # Where one file has numbers, "1.0" is a number in the others too.
+    numeric = any(table.numeric for table in tables)
+    tables = _joined(tables, lambda label: _certain(label, numeric))
+    if similar == "keep":
+        return tables
+    if similar == "merge":
+        return _joined(tables, _folded)
+    groups = [group for group in _grouped(tables, _folded) if len(group) > 1]
+    if groups:
+        raise InputError(_question(groups, tables))
+    return tables
+
+
+def doubts(tables: Sequence[Table]) -> list[str]:
+    """Return warnings of labels that may be none, and of labels that may be no classes."""
+    counts = _counts(tables)
+    n_labels, n_rows = len(set(tables[0].labels)), len(tables[0].labels)
+    many = n_labels > MANY and n_rows < MANY_ROWS * n_labels
+    return [f"warning: {many_labels(tables[0])}: if they are no classes, {OTHER_LABELS}"] * many + [
+        f"warning: the label {short(label)} ({_counted(label, tables)}) counts as a class; if it "
+        "means that there is none, remove the rows"
+        for label in counts
+        if label.casefold() in MISSING
+    ]
+
+
+def _counts(tables: Sequence[Table]) -> Counter[str]:
+    return Counter(label for table in tables for label in table.labels)
+
+
+def _counted(label: str, tables: Sequence[Table]) -> str:
+    n = _counts(tables)[label]
+    first = next(t.place(t.labels.index(label)) for t in tables if label in t.labels)
+    return f"{n:,} row{'s' * (n > 1)}, first: {first}"
+
+
+def _grouped(tables: Sequence[Table], key: Callable[[str], Hashable]) -> list[list[str]]:
+    """Group spellings; the most frequent one of the training rows stands first."""
+    training = Counter(tables[0].labels)
+    groups: dict[Hashable, list[str]] = {}
+    for label in _counts(tables):
+        groups.setdefault(key(label), []).append(label)
+    return [sorted(group, key=lambda x: (-training[x], len(x), x)) for group in groups.values()]
+
+
+def _joined(tables: Sequence[Table], key: Callable[[str], Hashable]) -> list[Table]:
+    names = {label: group[0] for group in _grouped(tables, key) for label in group}
+    return [replace(table, labels=[names[label] for label in table.labels]) for table in tables]
+
+
+def _certain(label: str, numeric: bool) -> Hashable:
+    label = unicodedata.normalize("NFC", label)
+    if label.lower() in BOOLEANS:
+        return label.lower()
+    return Decimal(label) if numeric and NUMBER.fullmatch(label) else label
+
+
+def _folded(label: str) -> Hashable:
+    label = unicodedata.normalize("NFKC", label).casefold()
+    label = "".join(c for c in label if unicodedata.category(c) != "Cf")
+    label = " ".join(label.split())
+    if label in BOOLEANS:
+        return BOOLEANS[label]
+    # A spreadsheet's decimal comma; three digits after it are thousands.
+    number = re.sub(r"(?<=\d),(?!\d{3}$)(?=\d+$)", ".", label)
+    if NUMBER.fullmatch(number):
+        return Decimal(number)
+    return re.sub(r"(?<=\w)[\s_-]+(?=\w)", " ", label)
+
+
+def _question(groups: Sequence[Sequence[str]], tables: Sequence[Table]) -> str:
+    known = set(tables[0].labels)
+    group = groups[0]
+    parts = []
+    for label in group[:4]:
+        unseen = "" if label in known else "; none in training"
+        parts.append(f"{short(label)} ({_counted(label, tables)}{unseen})")
+    more = f" (and {len(groups) - 1:,} more such labels)" if len(groups) > 1 else ""
+    keep = "; task.similar_labels=keep tells them apart" if known.issuperset(group) else ""
+    return (
+        f"labels that differ only in how they are written: {', '.join(parts)}{more}. If they are "
+        f"one class, write them alike or add task.similar_labels=merge{keep}"
+    )
+
+
+def settle_numbers(tables: Sequence[Table]) -> tuple[list[Table], list[str]]:
+    """Return tables whose labels are numbers as Python writes them, and a note for people on each.
+
+    A table writes decimals behind points, and perhaps commas between thousands, or the other way
+    round. Which, is told from all labels of the table, else from the other tables.
+
+    Raises:
+        InputError: on a label that is no finite number, or may be either of two.
+    """
+    fits = [_decimal_marks(table) for table in tables]
+    # JSON's numbers say nothing about how another file writes them.
+    decided = {
+        marks
+        for table, marks in zip(tables, fits, strict=True)
+        if len(marks) == 1 and not table.numeric
+    }
+    settled, notes = [], []
+    for table, marks in zip(tables, fits, strict=True):
+        if len(marks) > 1 and len(decided) == 1:
+            marks = next(iter(decided))
+        elif len(marks) > 1 and (row := _first(table, lambda label: "," in label)) is not None:
+            label = table.labels[row]
+            raise InputError(
+                f"{table.place(row)}: the label {short(label)} may be {label.replace(',', '')} or "
+                f"{label.replace(',', '.')}: write one of these"
+            )
+        labels = [_as_python(label, marks[0]) for label in table.labels]
+        for old, new in zip(table.labels, labels, strict=True):
+            if old != new:
+                notes.append(f"{table.path}: labels such as {short(old)} are read as {new}")
+                break
+        settled.append(replace(table, labels=labels))
+    return settled, notes
+
+
+def _decimal_marks(table: Table) -> str:
+    """Return the marks, of point and comma, behind which all labels can have their decimals."""
+    marks = "." if table.numeric else ".,"
+    names = set(table.labels)
+    found = [mark for mark in marks if all(_value(name, mark) is not None for name in names)]
+    if not found:
+        # What is no number in any style is named rather than what does not fit the rest.
+        row = _first(table, lambda x: all(_value(x, mark) is None for mark in marks))
+        if row is None:
+            row = _first(table, lambda x: _value(x, ".") is None)
+            assert row is not None
+            raise InputError(
+                f"{table.place(row)}: the label {short(table.labels[row])} has its decimals behind "
+                "a comma, and others behind a point: write all alike"
+            )
+        raise InputError(
+            f"{table.place(row)}: the label {short(table.labels[row])} is no number, as "
+            "task.loss=squared_error wants them"
+        )
+    return "".join(found)
+
+
+def _first(table: Table, test: Callable[[str], bool]) -> int | None:
+    return next((row for row, label in enumerate(table.labels) if test(label)), None)
+
+
+def _value(label: str, mark: str) -> float | None:
+    """Return the number that a label is if ``mark`` is before its decimals."""
+    label = label.replace("\N{MINUS SIGN}", "-")
+    # Thousands as spaces and apostrophes part them are certain.
+    label = re.sub(r"(?<=\d)[\s'’](?=\d{3}(?!\d))", "", label)
+    other = "," if mark == "." else "."
+    if other in label:
+        if not re.fullmatch(rf"[+-]?[1-9]\d{{0,2}}(\{other}\d{{3}})+(\{mark}\d*)?", label):
+            return None
+        label = label.replace(other, "")
+    try:
+        value = float(label.replace(mark, "."))
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _as_python(label: str, mark: str) -> str:
+    value = _value(label, mark)
+    with contextlib.suppress(ValueError):
+        if float(label) == value:
+            return label
+    return repr(value)

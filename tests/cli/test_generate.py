@@ -1,0 +1,60 @@
+"""``wafergpt generate``: what it shows around the text."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from wafergpt.cli.generate import command
+from wafergpt.run import Run
+from wafergpt.tasks.writing import Writer
+
+
+class Stream:
+    """What a model writes, without the model."""
+
+    def __init__(self, pieces: list[str], cut: bool) -> None:
+        self.pieces, self.cut = iter(pieces), cut
+
+    def __iter__(self) -> Stream:
+        return self
+
+    def __next__(self) -> str:
+        return next(self.pieces)
+
+
+def generate(
+    monkeypatch: pytest.MonkeyPatch, pieces: list[str], cut: bool, *arguments: str
+) -> Result:
+    writer: Any = SimpleNamespace(
+        stream=lambda prompt, settings: Stream(pieces, cut),
+        tokenizer=SimpleNamespace(encode=list),
+        gpt=SimpleNamespace(config=SimpleNamespace(seq_len=8)),
+    )
+    monkeypatch.setattr(Run, "find", lambda *a: None)
+    monkeypatch.setattr(Writer, "load", lambda run: writer)
+    return CliRunner().invoke(command, ["r", *arguments], catch_exceptions=False)
+
+
+def test_a_cut_text_ends_with_a_sign_on_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = ("--prompt", "Once", "--max-tokens", "2")
+    done = generate(monkeypatch, [" upon", " a"], True, *asked)
+    assert done.stdout == "Once upon a\n"
+    assert done.stderr == "… cut at 2 tokens: --max-tokens 4 goes on\n"
+    done = generate(monkeypatch, [" upon"], True, *asked, "--json")
+    assert json.loads(done.stdout)["cut"] is True
+    done = generate(monkeypatch, [" upon", " a"], False, *asked)
+    assert done.stderr == ""
+
+
+def test_a_model_that_ends_at_once_still_shows_the_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert generate(monkeypatch, [], False, "--prompt", "Once").stdout == "Once\n"
+
+
+def test_a_prompt_beyond_the_context_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = generate(monkeypatch, [], False, "--prompt", "Once upon a time")
+    assert "the prompt has 16 tokens and the model's context 8" in done.stderr

@@ -1,0 +1,107 @@
+"""What can be given to a classifier, and what comes back in which place; nothing is trained."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from tests.hostile import folders
+from wafergpt.cli.predict import command
+from wafergpt.config import recipe_from
+from wafergpt.errors import InputError
+from wafergpt.tasks.classify import TextClassifier, fresh_classifier
+from wafergpt.train.given import run_with
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> TextClassifier:
+    recipe = recipe_from({**folders.RECIPE, "name": "clf"})
+    assert recipe.task is not None
+    weights = fresh_classifier(recipe.model, recipe.task, 0).state_dict()
+    root = tmp_path_factory.mktemp("runs")
+    return TextClassifier.load(run_with(weights, recipe, root, folders.tokenizer(), {}))
+
+
+def test_one_text_gives_one_answer(classifier: TextClassifier) -> None:
+    (answer,) = classifier.predict(["good"])
+    assert answer is not None
+    assert answer["label"] in ("a", "b")
+    assert classifier.predict("good") == classifier.predict(np.str_("good")) == answer
+    assert classifier.predict(" ") is None
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        lambda: ["one", None, " ", "two"],
+        lambda: ("one", "", float("nan"), "two"),
+        lambda: iter(["one", None, "\n", "two"]),
+        lambda: (text for text in ["one", None, "\u3000", "two"]),
+        lambda: np.array(["one", "", " ", "two"]),
+        lambda: np.array(["one", None, np.nan, "two"], dtype=object),
+        lambda: dict.fromkeys(["one", "", " ", "two"]).keys(),
+        lambda: pytest.importorskip("pandas").Series(["one", None, float("nan"), "two"]),
+        lambda: pytest.importorskip("pandas").array(["one", None, None, "two"], dtype="string"),
+    ],
+)
+def test_answers_stand_where_the_texts_do(
+    classifier: TextClassifier, given: Callable[[], Any]
+) -> None:
+    first, last = classifier.predict(["one", "two"])
+    assert classifier.predict(given()) == [first, None, None, last]
+
+
+def test_nothing_to_answer(classifier: TextClassifier) -> None:
+    for empty in ([], iter([]), np.array([], dtype=str)):
+        assert classifier.predict(empty) == []
+    assert classifier.predict([None, ""]) == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["a", ["b", "c"]], r"texts\[1\] is a value of type list"),
+        ([["a", "b"]], r"texts\[0\] is a value of type list"),
+        (np.array([["a"], ["b"]]), r"texts\[0\] is a value of type ndarray"),
+        (["a", b"b"], r"texts\[1\] is a value of type bytes"),
+        (["a", 5], r"texts\[1\] is a number \(5\)"),
+        (np.array([1.5, 2.0]), r"texts\[0\] is a number"),
+        ([True], r"texts\[0\] is a truth value"),
+        ([{"text": "a"}], r"texts\[0\] is a value of type dict"),
+        (["a", "\ud800"], r"texts\[1\] holds a lone surrogate"),
+        (b"a", "wants texts, not bytes"),
+        ({"text": ["a"]}, "wants texts, not dict"),
+        (None, "not a value of type NoneType"),
+        (5, r"not a number \(5\)"),
+        (np.array("a"), "not a value of type ndarray"),
+        (Path("a"), "not a value of type PosixPath"),
+    ],
+)
+def test_what_is_no_text_is_named(classifier: TextClassifier, given: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        classifier.predict(given)
+
+
+def test_a_whole_table_is_no_text(classifier: TextClassifier) -> None:
+    pandas = pytest.importorskip("pandas")
+    with pytest.raises(InputError, match=r"not DataFrame: give it .* a column"):
+        classifier.predict(pandas.DataFrame({"text": ["a"]}))
+
+
+def test_a_line_for_each_row_of_a_file(classifier: TextClassifier, tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("text\none\n\n \ntwo\n")
+    run = classifier.run
+    done = CliRunner().invoke(command, [str(run.path), "--file", str(path)])
+    assert done.exit_code == 0
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert answers == classifier.predict(["one", None, None, "two"])
+    assert done.stderr == f"{path}: 4 rows\n2 of 4 texts are blank: null\n"
+    done = CliRunner().invoke(command, [str(run.path), "-", "--json"], input="one\n\n")
+    assert json.loads(done.stdout.splitlines()[-1])["outputs"][1] is None
