@@ -14,6 +14,8 @@ from typing import Protocol
 
 PLAIN_LINE_SECONDS = 10.0
 
+_said: set[object] = set()
+
 
 class Bar(Protocol):
     """What a worker reports to."""
@@ -40,6 +42,13 @@ def say(line: str) -> None:
     """Print one line for people; of several processes of one training, only the first speaks."""
     if not follows():
         print(line, file=sys.stderr, flush=True)
+
+
+def say_once(about: object, line: str) -> None:
+    """Print one line for people, if this process has not printed one about the same thing."""
+    if about not in _said:
+        _said.add(about)
+        say(line)
 
 
 @contextmanager

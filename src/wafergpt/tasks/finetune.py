@@ -137,6 +137,8 @@ def finetune(
         recipe = recipe.replace(task={"name": task, **({"train": data} if data else {})})
         begun = None if str(start) == "scratch" else language_model(start, root)
         recipe = _begin(recipe, begun)
+    if run is None and not go_on:
+        Run.require_new(recipe.name, root)
     asked = asked_for(recipe)
     with joined(recipe.system.timeout) as team:
         if go_on and (before := begun_before(recipe, root, team)):
