@@ -9,10 +9,14 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Protocol
 
 PLAIN_LINE_SECONDS = 10.0
+
+FAILURES = (OSError, ValueError, RuntimeError)
+"""Of writing for people, which end no work: a terminal, pipe or stream that was closed, a full
+disk, a signal in the middle of a line."""
 
 _said: set[object] = set()
 
@@ -29,8 +33,12 @@ class Bar(Protocol):
 
 def place() -> tuple[int, int]:
     """Return (rank, number of processes) of this training, as torchrun and our launcher say it."""
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    return (int(os.environ.get("RANK", "0")), size) if size > 1 else (0, 1)
+    try:
+        rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    except (KeyError, ValueError):
+        # Left over from something else; a training says so.
+        return 0, 1
+    return (rank, size) if 0 <= rank < size else (0, 1)
 
 
 def follows() -> bool:
@@ -40,7 +48,9 @@ def follows() -> bool:
 
 def say(line: str) -> None:
     """Print one line for people; of several processes of one training, only the first speaks."""
-    if not follows():
+    if follows() or sys.stderr is None:
+        return
+    with suppress(*FAILURES):
         print(line, file=sys.stderr, flush=True)
 
 

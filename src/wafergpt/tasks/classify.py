@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -59,12 +59,21 @@ def encode_texts(
 
 @torch.no_grad()
 def scores(
-    classifier: Classifier, texts: Sequence[NDArray[np.int64]], recipe: Recipe
+    classifier: Classifier,
+    texts: Sequence[NDArray[np.int64]],
+    recipe: Recipe,
+    poll: Callable[[], object] = lambda: None,
 ) -> NDArray[np.float64]:
-    """Return ``[n_texts, n_labels]`` probabilities, or ``[n_texts, 1]`` numbers of a regression."""
-    return np.concatenate(list(_batched_scores(classifier, texts, recipe)))[
-        np.argsort(_by_length(texts), kind="stable")
-    ]
+    """Return ``[n_texts, n_labels]`` probabilities, or ``[n_texts, 1]`` numbers of a regression.
+
+    ``poll`` is called before each batch, and may raise.
+    """
+    batches = []
+    poll()
+    for batch in _batched_scores(classifier, texts, recipe):
+        batches.append(batch)
+        poll()
+    return np.concatenate(batches)[np.argsort(_by_length(texts), kind="stable")]
 
 
 def _by_length(texts: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
