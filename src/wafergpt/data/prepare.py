@@ -113,6 +113,7 @@ def prepare(
         raise InputError(f"a vocabulary of {vocab_size} is too small: at least {SMALLEST}")
     if val_fraction is not None and not 0 < val_fraction < 1:
         raise InputError(f"a validation fraction of {val_fraction} is impossible: between 0 and 1")
+    files.require_writable(out.parent, "--out")
     if workers:
         os.environ["RAYON_NUM_THREADS"] = str(workers)
     with working("looking for files"):
