@@ -157,9 +157,9 @@ def test_a_stop_is_heard_between_two_batches_of_a_classifiers_validation() -> No
     network = fresh_classifier(recipe.model, recipe.task, 0)
     texts = [np.array([1, 2])] * (JUDGE_BATCH + 1)
     calls = []
-    assert len(scores(network, texts, recipe, lambda: calls.append(0))) == len(texts)
+    assert len(scores(network, texts, recipe, poll=lambda: calls.append(0))) == len(texts)
     assert len(calls) >= 3
     with Signals() as signals:
         os.kill(os.getpid(), signal.SIGTERM)
         with pytest.raises(StopRequested):
-            scores(network, texts, recipe, signals.poll)
+            scores(network, texts, recipe, poll=signals.poll)
