@@ -28,7 +28,7 @@ from wafergpt.cli.recipe import runs_option
 @click.option("--top-k", type=click.IntRange(0), default=0, help="Choose among the k likeliest.")
 @click.option(
     "--top-p",
-    type=click.FloatRange(0, 1, min_open=True),
+    type=click.FloatRange(0, 1),
     default=0.95,
     show_default=True,
     help="Choose among the likeliest that reach this probability together.",
@@ -58,18 +58,18 @@ def command(
     stops = tuple(s for s in stop if s)
     settings = Sampling(max_tokens, temperature, top_k, top_p, seed, stops)
     start, pieces = time.perf_counter(), []
-    for piece in writer.stream(prompt, settings):
+    drawn: list[int] = []
+    for piece in writer.stream(prompt, settings, drawn):
         pieces.append(piece)
         if not as_json:
             sys.stdout.write(prompt + piece if len(pieces) == 1 else piece)
             sys.stdout.flush()
     seconds = time.perf_counter() - start
     text = "".join(pieces)
-    tokens = len(writer.tokenizer.encode(text))
     result = {
         "text": text,
-        "tokens": tokens,
+        "tokens": len(drawn),
         "seconds": seconds,
-        "tokens_per_second": tokens / seconds,
+        "tokens_per_second": len(drawn) / seconds,
     }
     emit(result, as_json, "")

@@ -13,16 +13,22 @@ from wafergpt.cli.recipe import runs_option
 @click.command("import", epilog="Example: wafergpt import Cerebras-GPT-111M --name cerebras-111m")
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--name", required=True, help="Of the run to make.")
+@click.option(
+    "--ignore",
+    multiple=True,
+    metavar="KEY",
+    help="Pass over an unknown setting of config.json; may be given again.",
+)
 @runs_option
 @json_option
-def command(folder: Path, name: str, runs: Path, as_json: bool) -> None:
+def command(folder: Path, name: str, ignore: tuple[str, ...], runs: Path, as_json: bool) -> None:
     """Make a run of a Hugging Face folder of a GPT-2.
 
     FOLDER holds config.json, safetensors and, if there is one, the tokenizer. Nothing is unpickled.
     """
     from wafergpt.interop.huggingface import import_folder
 
-    run = import_folder(folder, name, runs)
+    run = import_folder(folder, name, runs, ignore)
     recipe, result = run.recipe, run.read("result")
     verb = "generate" if recipe.task is None else "predict"
     option = "--prompt" if recipe.task is None else "--text"

@@ -35,9 +35,11 @@ class Writer:
         tokenizer = Tokenizer.load(run.tokenizer)
         return cls(gpt.eval(), tokenizer.require_at_most(recipe.model.vocab_size, run.path))
 
-    def stream(self, prompt: str, settings: Sampling) -> Iterator[str]:
-        """Yield the continuation of ``prompt`` piece by piece."""
-        return stream_text(self.gpt, self.tokenizer, prompt, settings)
+    def stream(
+        self, prompt: str, settings: Sampling, drawn: list[int] | None = None
+    ) -> Iterator[str]:
+        """Yield the continuation of ``prompt`` piece by piece; ``drawn`` takes its tokens."""
+        return stream_text(self.gpt, self.tokenizer, prompt, settings, drawn)
 
     def write(self, prompt: str, settings: Sampling | None = None) -> str:
         """Return the continuation of ``prompt``."""
