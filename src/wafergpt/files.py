@@ -5,6 +5,7 @@ And reading what may come from anyone.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -17,10 +18,17 @@ from pathlib import Path
 from typing import Any
 
 from wafergpt.errors import InputError
+from wafergpt.progress import say_once
 
 JSON_BYTES = 64 << 20
 """A larger file is no JSON of ours; once read it takes some twenty times as much memory."""
 
+
+NO_SYNC = {
+    errno.EINVAL, errno.EACCES, errno.EPERM, errno.EBADF, errno.ENOSYS, errno.ENOTSUP,
+    errno.EOPNOTSUPP, errno.EISDIR,
+}  # fmt: skip
+"""Errors of a file system that cannot flush a file or a folder."""
 
 SHOWN = 60
 """Characters of a wrong name or value that an error repeats."""
@@ -80,12 +88,46 @@ def read_json(path: Path, most_bytes: int = JSON_BYTES, fault: str = "is not JSO
 
 
 def sync(path: Path) -> None:
-    """Flush a file or folder to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Flush a file or folder to the disk; where that cannot be done, say so once and go on."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in NO_SYNC:
+            raise
+        mount = mount_of(path)
+        say_once(
+            ("sync", mount),
+            f"warning: the file system at {mount} cannot flush what is written to the disk "
+            f"({error.strerror}): a loss of power may cost the last of it",
+        )
+
+
+def mount_of(path: Path) -> Path:
+    """Return the folder at which the file system of a path is mounted."""
+    path = path.absolute()
+    return next(folder for folder in (path, *path.parents) if os.path.ismount(folder))
+
+
+def require_writable(folder: Path, option: str) -> None:
+    """Check that a folder can be written, or made.
+
+    Raises:
+        InputError: if it cannot; ``option`` is what names another one.
+    """
+    there = folder.absolute()
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    if not there.is_dir():
+        raise InputError(f"{there} is a file: choose another folder with {option}")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(
+            f"{there} cannot be written (it is read-only, or another user's): "
+            f"choose another folder with {option}"
+        )
 
 
 def beside(path: Path) -> Path:
@@ -127,7 +169,14 @@ def appearing(folder: Path, temporary: Path | None = None) -> Iterator[Path]:
         sync(temporary)
         if folder.exists():
             old = beside(folder)
-            folder.rename(old)
+            try:
+                folder.rename(old)
+            except OSError as error:
+                # An image's folder, on an overlay, has no other name.
+                if error.errno != errno.EXDEV:
+                    raise
+                shutil.copytree(folder, old, symlinks=True)
+                shutil.rmtree(folder)
             temporary.rename(folder)
             shutil.rmtree(old)
         else:

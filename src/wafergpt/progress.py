@@ -30,6 +30,12 @@ PLAIN_SIGN_SECONDS = 30.0
 NOTE_SECONDS = 1.0
 """What takes less is no note of something else."""
 
+FAILURES = (OSError, ValueError, RuntimeError)
+"""Of writing for people, which end no work: a terminal, pipe or stream that was closed, a full
+disk, a signal in the middle of a line."""
+
+_said: set[object] = set()
+
 
 class Bar(Protocol):
     """What a worker reports to."""
@@ -47,8 +53,12 @@ class Bar(Protocol):
 
 def place() -> tuple[int, int]:
     """Return (rank, number of processes) of this training, as torchrun and our launcher say it."""
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    return (int(os.environ.get("RANK", "0")), size) if size > 1 else (0, 1)
+    try:
+        rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    except (KeyError, ValueError):
+        # Left over from something else; a training says so.
+        return 0, 1
+    return (rank, size) if 0 <= rank < size else (0, 1)
 
 
 def follows() -> bool:
@@ -63,6 +73,13 @@ def say(line: str) -> None:
     """
     if sys.stderr is not None and not follows():
         write(sys.stderr, f"{line}\n")
+
+
+def say_once(about: object, line: str) -> None:
+    """Print one line for people, if this process has not printed one about the same thing."""
+    if about not in _said:
+        _said.add(about)
+        say(line)
 
 
 @contextmanager

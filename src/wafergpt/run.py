@@ -12,15 +12,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from wafergpt import files
 from wafergpt.config import Recipe, load_recipe
 from wafergpt.errors import InputError, nearest
+from wafergpt.locks import Lock
 from wafergpt.moved import located
-
-if TYPE_CHECKING:
-    from filelock import FileLock
+from wafergpt.progress import say
 
 RUNS = Path("runs")
 """Where runs are looked up by name, below the current folder."""
@@ -31,7 +30,13 @@ ROW_BYTES = 1 << 20
 
 LOCK = ".lock"
 
-_created: dict[Path, FileLock] = {}
+HOLDER = "holder"
+"""Says for people who trains in the run."""
+
+CLOCK_SECONDS = 2.0
+"""By which a file system's clock may be behind."""
+
+_created: dict[Path, Lock] = {}
 """Locks of runs that this process has made and not trained yet."""
 
 
@@ -53,6 +58,16 @@ def _row(line: bytes, path: Path) -> dict[str, Any]:
 
 
 CHECKPOINTS = "checkpoints"
+
+
+def _lives_since(process: int, file: Path) -> bool:
+    """Say whether a process lives that is older than a file; a later one has only its number."""
+    import psutil
+
+    try:
+        return psutil.Process(process).create_time() <= file.stat().st_mtime + CLOCK_SECONDS
+    except (psutil.Error, OSError):
+        return False
 
 
 @dataclass(frozen=True)
@@ -82,18 +97,8 @@ class Run:
         Raises:
             InputError: if the folder exists.
         """
+        cls.require_new(recipe.name, root)
         run = cls(root / recipe.name)
-        if files.is_file(run.path / "recipe.yaml"):
-            raise InputError(
-                f"{run.path} exists: go on with --resume {shlex.quote(str(run.path))}, "
-                "or choose another name=NAME"
-            )
-        if run.path.exists() or run.path.is_symlink():
-            raise InputError(
-                f"{run.path} exists, and is no run: remove it, or choose another name=NAME"
-            )
-        import filelock
-
         with files.appearing(run.path) as temporary:
             unfinished = cls(temporary)
             unfinished.checkpoints.mkdir()
@@ -101,9 +106,28 @@ class Run:
             if asked is not None:
                 unfinished.write("asked", asked)
                 # A lock goes with its file, whatever the name of the folder.
-                _created[run.path] = filelock.FileLock(temporary / LOCK)
+                _created[run.path] = Lock(temporary / LOCK)
                 _created[run.path].acquire()
         return run
+
+    @classmethod
+    def require_new(cls, name: str, root: Path = RUNS) -> None:
+        """Check that a run of this name can be made.
+
+        Raises:
+            InputError: if it exists, or its folder cannot be written.
+        """
+        path = root / name
+        if files.is_file(path / "recipe.yaml"):
+            raise InputError(
+                f"{path} exists: go on with --resume {shlex.quote(str(path))}, "
+                "or choose another name=NAME"
+            )
+        if path.exists() or path.is_symlink():
+            raise InputError(
+                f"{path} exists, and is no run: remove it, or choose another name=NAME"
+            )
+        files.require_writable(root, "--runs")
 
     @classmethod
     def find(cls, name: str | Path, root: Path = RUNS) -> Run:
@@ -147,23 +171,48 @@ class Run:
         Raises:
             InputError: if another one trains in it now.
         """
-        import filelock
-
-        holder = self.path / "holder"
-        lock = _created.pop(self.path, None) or filelock.FileLock(self.path / LOCK)
+        lock = _created.pop(self.path, None)
+        if lock is None:
+            lock = Lock(self.path / LOCK)
+            if not lock.acquire():
+                raise self._in_use(self._holder() or "another process")
         try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            who = holder.read_text(encoding="utf-8") if holder.is_file() else "another process"
-            raise InputError(
-                f"{self.path} is in use by {who.strip()}: wait for it, or stop it first"
-            ) from None
-        try:
+            if not lock.works:
+                self._require_no_holder()
+            holder = self.path / HOLDER
             files.write_text(holder, f"process {os.getpid()} on {socket.gethostname()}\n")
-            yield
+            try:
+                yield
+            finally:
+                holder.unlink(missing_ok=True)
         finally:
-            holder.unlink(missing_ok=True)
             lock.release()
+
+    def _in_use(self, by: str) -> InputError:
+        return InputError(f"{self.path} is in use by {by}: wait for it, or stop it first")
+
+    def _holder(self) -> str:
+        """Return what the process that trains here, or was killed here, has left of itself."""
+        try:
+            return (self.path / HOLDER).read_text(encoding="utf-8", errors="replace")[:100].strip()
+        except OSError:
+            return ""
+
+    def _require_no_holder(self) -> None:
+        """Do what can be done without locks to find another process that trains here.
+
+        Raises:
+            InputError: if one on this machine does.
+        """
+        who = self._holder()
+        found = re.fullmatch(r"process (\d{1,18}) on (.+)", who)
+        if not found:
+            return
+        number, host = int(found[1]), found[2]
+        if host != socket.gethostname():
+            say(f"warning: {self.path} was in use by {who}: if it still is, stop one of the two")
+        elif number != os.getpid() and _lives_since(number, self.path / HOLDER):
+            raise self._in_use(who)
 
     @property
     def tokenizer(self) -> Path:

@@ -145,7 +145,10 @@ def write(stream: TextIO, text: str) -> None:
     except OSError as error:
         if error.errno in (errno.EPIPE, errno.EIO):
             # Python would try once more at its end, and exit with 120.
-            with suppress(OSError, ValueError), Path(os.devnull).open("w") as nothing:
+            with (
+                suppress(OSError, ValueError, AttributeError),
+                Path(os.devnull).open("w") as nothing,
+            ):
                 os.dup2(nothing.fileno(), stream.fileno())
 
 

@@ -18,7 +18,7 @@ class Stream:
     """What a model writes, without the model."""
 
     def __init__(self, pieces: list[str], cut: bool) -> None:
-        self.pieces, self.cut = iter(pieces), cut
+        self.pieces, self.cut, self.drawn = iter(pieces), cut, list(range(len(pieces)))
 
     def __iter__(self) -> Stream:
         return self

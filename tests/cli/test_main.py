@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -11,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from wafergpt.cli import VERBS, main
+from wafergpt.cli import VERBS, _explain, _run, main
+from wafergpt.errors import InputError
 
 
 def call(
@@ -191,3 +193,20 @@ def test_a_reader_that_leaves_gets_no_traceback(folder: Path) -> None:
         ["bash", "-c", command], capture_output=True, text=True, cwd=folder, env={**os.environ}
     )
     assert "Traceback" not in result.stderr
+
+
+def test_a_folder_that_is_gone_and_too_little_memory_are_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _explain(MemoryError()) == 1
+    assert "not enough memory" in capsys.readouterr().err
+    assert _explain(OSError(errno.EROFS, "Read-only file system", "runs/x")) == 2
+    assert capsys.readouterr().err == "error: Read-only file system: runs/x\n"
+    # Of tempfile: it names no file.
+    assert _explain(FileNotFoundError(errno.ENOENT, "No usable temporary directory")) == 2
+    assert capsys.readouterr().err == "error: No usable temporary directory\n"
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(InputError, match="the current folder is gone"):
+        _run(["runs"])

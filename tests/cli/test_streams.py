@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from wafergpt.cli import emit, json_line
 from wafergpt.cli.streams import legible, shows, steady_streams
 from wafergpt.errors import RunFailed
+from wafergpt.progress import progress
 
 
 class Out(io.TextIOWrapper):
@@ -142,3 +144,18 @@ def test_ascii_help_shows_replaced_letters() -> None:
     result = shell("$W --help", PYTHONIOENCODING="ascii")
     assert result.returncode == 0
     assert b"Check uP" in result.stdout
+
+
+def test_a_closed_terminal_ends_no_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real one: its other end is closed while the bar is shown."""
+    main, terminal = os.openpty()
+    file = os.fdopen(terminal, "w", encoding="utf-8")
+    monkeypatch.setattr(sys, "stderr", file)
+    with steady_streams(), progress("training", 10, "steps") as bar:
+        bar.advance(1, "loss 2.0")
+        os.close(main)
+        for _ in range(3):
+            bar.advance(1, "loss 1.0")
+            bar.say("saved")
+    with suppress(OSError):
+        file.close()

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import json
+import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
 
-from wafergpt.devices import detect, probe
+from wafergpt.devices import detect, probe, report
 from wafergpt.devices.planning import plan
 from wafergpt.devices.report import examine
 from wafergpt.errors import InputError
@@ -89,6 +91,26 @@ def test_a_compiler_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CXX", raising=False)
     assert detect.compiler_path() is None
     assert not detect.compiler_available("cpu")
+    assert "install g++" in str(detect.compiler_missing("cpu"))
+    monkeypatch.setenv("CXX", "ccache g++")
+    assert "CXX=ccache g++ is no program" in str(detect.compiler_missing("cpu"))
+    monkeypatch.setenv("CXX", "/bin/sh")
+    assert detect.compiler_path() == "/bin/sh"
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: "/nowhere")
+    assert "Python's headers in /nowhere" in str(detect.compiler_missing("cpu"))
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="clang++ is Apple's")
+def test_a_compiler_that_torch_does_not_look_for_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "clang++").write_text("#!/bin/sh\n")
+    (tmp_path / "clang++").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    assert detect.compiler_path() is None
+    monkeypatch.setenv("CXX", "clang++")
+    assert detect.compiler_path() == str(tmp_path / "clang++")
 
 
 @pytest.mark.usefixtures("cache")
@@ -101,8 +123,10 @@ def test_a_plan_for_a_budget_is_a_recipe() -> None:
 
 
 @pytest.mark.usefixtures("cache")
-def test_what_the_doctor_finds() -> None:
+def test_what_the_doctor_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "trial", lambda device: "it is broken")
     facts = examine()
     assert facts["torch"]
+    assert facts["compiler"] is None
     assert facts["disk_free_bytes"] > 0
     assert facts["extras"].keys() >= {"plotly", "tensorboard"}

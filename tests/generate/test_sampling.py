@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wafergpt.errors import RunFailed
 from wafergpt.generate.sampling import sample
 
 
@@ -34,6 +35,14 @@ def test_temperature_sharpens() -> None:
         ({"top_p": 0.7}, {0, 1}),
         ({"top_p": 0.81}, {0, 1, 2}),
         ({"top_p": 1e-9}, {0}),
+        ({"top_p": 1e-300}, {0}),
+        ({"top_p": 0}, {0}),
+        ({"temperature": 1e-40}, {0}),
+        ({"temperature": 5e-324, "top_k": 3, "top_p": 1e-40}, {0}),
+        ({"temperature": 1e-30}, {0}),
+        ({"temperature": 100}, {0, 1, 2, 3}),
+        ({"temperature": 1e308}, {0, 1, 2, 3}),
+        ({"top_k": 10**30}, {0, 1, 2, 3}),
         ({"temperature": 0}, {0}),
         ({"top_k": 1000}, {0, 1, 2, 3}),
     ],
@@ -58,3 +67,32 @@ def test_filters_equal_hugging_face(vocab: int, top_k: int, top_p: float, seed: 
     allowed = set(filtered[0].isfinite().nonzero()[:, 0].tolist())
     seen = set(draws(logits, 300, top_k=top_k, top_p=top_p).tolist())
     assert seen <= allowed
+
+
+EXTREME = st.sampled_from([0.0, 5e-324, 1e-300, 1e-45, 1e-40, 1.2e-38, 1e-20, 0.5, 1e38, 1e308])
+
+
+@given(
+    rows=st.lists(
+        st.floats(-(2.0**127), 2.0**127, width=32) | st.just(float("-inf")), min_size=1, max_size=12
+    ).filter(lambda row: max(row) > float("-inf")),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+    temperature=EXTREME | st.floats(0, 1e308),
+    top_k=st.integers(0, 40) | st.just(10**18),
+    top_p=EXTREME.filter(lambda p: p <= 1) | st.floats(0, 1),
+)
+@settings(deadline=None)
+def test_whatever_the_limits_a_possible_token_is_drawn(
+    rows: list[float], dtype: torch.dtype, temperature: float, top_k: int, top_p: float
+) -> None:
+    logits = torch.tensor([rows]).to(dtype)
+    (token,) = draws(logits, 1, temperature=temperature, top_k=top_k, top_p=top_p).tolist()
+    assert logits[0, token] > float("-inf")
+    if temperature < 1e-38 or top_k == 1 or top_p < 1e-12:
+        assert logits[0, token] == logits.max()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_logits_of_a_broken_network_are_named(value: float) -> None:
+    with pytest.raises(RunFailed, match="logits are not finite"):
+        draws(torch.tensor([[0.0, value]]), 1)

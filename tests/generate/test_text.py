@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from wafergpt.config import Model
+from wafergpt.errors import InputError
 from wafergpt.generate.text import (
     Sampling,
     TextStream,
@@ -23,7 +26,7 @@ SHAPE = Model(n_layers=2, d_model=32, n_heads=2, seq_len=16, vocab_size=257)
 class Bytes:
     """A tokenizer whose tokens are bytes: the hardest case for whole characters."""
 
-    end_of_text = 256
+    end_of_text, vocab_size = 256, 257
 
     def encode(self, text: str) -> list[int]:
         return list(text.encode())
@@ -69,6 +72,43 @@ def test_end_of_text_ends(gpt: GPT) -> None:
         list(stream_tokens(gpt, [1], settings, end_of_text=greedy[4]))
         == (greedy[: greedy.index(greedy[4])])
     )
+
+
+def test_rows_without_a_token_are_never_drawn(gpt: GPT) -> None:
+    settings = Sampling(max_tokens=60, temperature=1e9, top_p=1)
+    assert max(stream_tokens(gpt, [1], settings, end_of_text=-1)) >= 9
+    assert max(stream_tokens(gpt, [1], settings, end_of_text=-1, vocab_size=9)) < 9
+
+
+def test_what_was_drawn_is_counted_not_what_the_text_would_be_read_as(gpt: GPT) -> None:
+    # Broken bytes become three bytes each, when they are read again.
+    stream = TextStream(gpt, Bytes(), "a", Sampling(40, temperature=50, top_p=1))
+    text = "".join(stream)
+    assert len(stream.drawn) <= 40
+    assert text == Bytes().decode(stream.drawn)
+    assert len(Bytes().encode(text)) > len(stream.drawn)
+
+
+WRONG: list[dict[str, Any]] = [
+    {"temperature": float("nan")}, {"temperature": -1}, {"temperature": float("inf")},
+    {"temperature": "0.5"}, {"temperature": True}, {"temperature": None},
+    {"top_p": -0.1}, {"top_p": 1.1}, {"top_p": float("nan")}, {"top_p": "1"},
+    {"top_k": -1}, {"top_k": 2.0}, {"top_k": True}, {"max_tokens": -1}, {"max_tokens": "9"},
+    {"max_tokens": 10.0}, {"seed": -1}, {"seed": 2**63}, {"seed": "a" * 10**6}, {"stop": "end"},
+    {"stop": ("",)}, {"stop": (1,)},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: str(wrong)[:30])
+def test_settings_that_are_none_are_named(wrong: dict[str, Any]) -> None:
+    with pytest.raises(InputError) as caught:
+        Sampling(**wrong)
+    assert str(caught.value).startswith(f"{next(iter(wrong))}=")
+    assert len(str(caught.value)) < 200
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    Sampling(np.int64(3), np.float32(0.5), np.int32(4), np.float64(1), 2**63 - 1, ["a"])  # type: ignore[arg-type]
 
 
 def test_training_mode_is_given_back(gpt: GPT) -> None:

@@ -150,11 +150,35 @@ def test_gpt2s_own_vocabulary(tmp_path: Path, real_data: Path) -> None:
         assert answer["usage"]["prompt_tokens"] == len(tokenizer.encode(prompt)), prompt
 
 
+def test_added_tokens_are_found_by_llama_cpp(tmp_path: Path) -> None:
+    run = make_run(tmp_path, vocab_size=302)
+    content = Tokenizer.load(run.tokenizer).definition
+    for name in ("<city>", "Don"):
+        content["added_tokens"].append(
+            {"id": len(content["added_tokens"]) + 299, "content": name, "special": False,
+             "single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+        )  # fmt: skip
+    run.tokenizer.write_text(json.dumps(content))
+    export(run, tmp_path / "m.gguf", "gguf")
+    tokenizer = Tokenizer.load(run.tokenizer)
+    prompts = ["in <city> now", "Don't<city><city>", "<city"]
+    for prompt, answer in zip(prompts, llama_cpp(tmp_path / "m.gguf", prompts), strict=True):
+        assert answer["usage"]["prompt_tokens"] == len(tokenizer.encode(prompt)), prompt
+
+
 def test_what_gguf_cannot_hold_is_refused_by_name(tmp_path: Path) -> None:
     run = make_run(tmp_path, lowercase=True)
     with pytest.raises(InputError, match=r"before it reads them \(Lowercase\)"):
         export(run, tmp_path / "m.gguf", "gguf")
     content = Tokenizer.train(TEXTS, 300).definition
+    content["added_tokens"].append(
+        {"id": 300, "content": "<x>", "special": False, "single_word": False, "lstrip": True,
+         "rstrip": False, "normalized": False}
+    )  # fmt: skip
+    run.tokenizer.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="finds the added token '<x>' with lstrip"):
+        export(run, tmp_path / "m.gguf", "gguf")
+    content["added_tokens"].pop()
     content["pre_tokenizer"]["add_prefix_space"] = True
     run.tokenizer.write_text(json.dumps(content))
     with pytest.raises(InputError, match="not a byte-level BPE that splits words as GPT-2"):

@@ -21,6 +21,7 @@ from wafergpt.cli.generate import command as generate
 from wafergpt.cli.import_ import command
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
+from wafergpt.interop.export import export
 from wafergpt.interop.gpt2 import hugging_face_names, is_transposed
 from wafergpt.interop.huggingface import import_folder
 from wafergpt.model.gpt import GPT
@@ -154,8 +155,12 @@ HOSTILE: dict[str, tuple[Change, str]] = {
     "quantized": (configured(quantization_config={"bits": 4}), "quantization_config="),
     "pruned": (configured(pruned_heads={"0": [1]}), "pruned_heads="),
     "tie": (configured(tie_word_embeddings="yes"), "tie_word_embeddings='yes'"),
-    "unknown setting": (configured(rotary_dim=4), "the setting 'rotary_dim' is not known"),
-    "a setting that steers": (configured(**{"\x1b[2J": 1}), "the setting '\\x1b[2J' is not known"),
+    "unknown setting": (
+        configured(my_own=4), "the setting 'my_own'=4 is not known here, and may change what the "
+        "network computes: if you know that it does not, import with --ignore 'my_own'",
+    ),
+    "another position": (configured(rotary_dim=4), "rotary_dim=4 cannot be imported: it changes"),
+    "a setting that steers": (configured(**{"\x1b[2J": 1}), "'\\x1b[2J'=1 is not known"),
     "a tensor that steers": (with_tensors(**{"\x1b[2J": ZERO(1)}), "the tensor '\\x1b[2J' has no"),
     "another head": (configured(architectures=["GPT2DoubleHeadsModel"]), "GPT2DoubleHeadsModel"),
     "architectures": (configured(architectures=7), "architectures=7"),
@@ -230,6 +235,71 @@ def test_the_good_folder_is_good(folder: Path) -> None:
     assert torch.equal(state["blocks.0.ffn.up.weight"], tensors()["h.0.mlp.c_fc.weight"].T)
     assert run.read("result")["parameters"] == sum(t.numel() for t in tensors().values())
     assert sorted(p.name for p in folder.parent.iterdir()) == ["hf", "r"]
+
+
+def test_a_setting_that_is_known_to_be_harmless_passes(folder: Path) -> None:
+    configured(my_own=4, another=None)(folder)
+    with pytest.raises(InputError, match="'another'=None is not known"):
+        import_folder(folder, "r", folder.parent, ignore=["my_own"])
+    options = ["--name", "r", "--runs", str(folder.parent), "--ignore", "my_own"]
+    done = CliRunner().invoke(command, [str(folder), *options, "--ignore", "another"])
+    assert done.exit_code == 0, done.exception
+    assert (
+        import_folder(folder, "s", folder.parent, ["my_own", "another"]).recipe.model.d_model == 8
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "ignore", "message"),
+    [
+        ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx", "cannot"),
+        ({"rotary_dim": 4}, "rotary_dim", "rotary_dim=4 cannot be imported"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config", "cannot be imported"),
+        ({"n_embd": 8}, "n_embd", "--ignore 'n_embd': the network is built by this setting"),
+        ({"my_own": 4}, "my_ownn", "has no such setting; did you mean 'my_own'?"),
+    ],
+)
+def test_what_changes_the_network_is_not_ignored(
+    folder: Path, settings: dict[str, Any], ignore: str, message: str
+) -> None:
+    configured(**settings)(folder)
+    with pytest.raises(InputError) as caught:
+        import_folder(folder, "r", folder.parent, [ignore])
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.model", "spiece.model", "vocab.txt"])
+def test_other_kinds_of_tokenizers_are_named(folder: Path, name: str) -> None:
+    (folder / name).write_bytes(b"x")
+    with pytest.raises(InputError, match=f"{name} is no tokenizer that is read here: make"):
+        import_folder(folder, "r", folder.parent / "runs")
+
+
+def test_the_end_and_the_rows_of_a_padded_model(folder: Path, tmp_path: Path) -> None:
+    """A configured end ends a text, is exported, and rows without a token are never drawn."""
+    made = Tokenizer.train(["It's a film that I loved. It's dull!"], 262).definition
+    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    made["added_tokens"] += [
+        {"id": 262, "content": "<city>", "special": False, **plain},
+        {"id": 263, "content": "<|im_end|>", "special": True, **plain},
+    ]
+    (folder / "tokenizer.json").write_text(json.dumps(made))
+    (folder / "special_tokens_map.json").write_text(json.dumps({"eos_token": "<|im_end|>"}))
+    run = import_folder(folder, "r", tmp_path)
+    assert Tokenizer.load(run.tokenizer).end_of_text == 263
+    assert 262 in Tokenizer.load(run.tokenizer).encode("in <city>")
+    options = ["--temperature", "100", "--top-p", "1", "--max-tokens", "300", "--json"]
+    done = CliRunner().invoke(generate, [str(run.path), "--prompt", "a", *options])
+    result = json.loads(done.stdout)
+    again = Tokenizer.load(run.tokenizer).encode(result["text"])
+    assert 0 < result["tokens"] <= 300
+    assert result["tokens"] != len(again), "random tokens are not how the text would be read"
+    export(run, tmp_path / "out")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert (config["eos_token_id"], config["bos_token_id"]) == (263, 263)
+    settings = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
+    assert settings["eos_token"] == "<|im_end|>"
+    assert Tokenizer.load(tmp_path / "out").end_of_text == 263
 
 
 @pytest.mark.parametrize("name", ["../r", "", "a/b", ".hidden"])

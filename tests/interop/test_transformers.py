@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from wafergpt.config import Model, Task, recipe_from
 from wafergpt.data.tokenizer import Tokenizer
+from wafergpt.data.tokenizer_files import END_OF_TEXT as END
 from wafergpt.interop.export import export
 from wafergpt.interop.huggingface import import_folder, read_network
 from wafergpt.model.gpt import GPT
@@ -265,3 +266,24 @@ def test_a_classifier_of_theirs(tmp_path: Path) -> None:
     with torch.no_grad():
         expected = model(tokens).logits
     assert close(ours(run, tokens, torch.tensor([16, 5])), expected)
+
+
+def test_an_exported_tokenizer_puts_nothing_around_a_text(tmp_path: Path) -> None:
+    """As the network was trained, whatever the tokenizer's own template says."""
+    definition = tokenizer().definition
+    flags = {"single_word": False, "rstrip": False, "normalized": False, "special": False}
+    definition["added_tokens"].append({"id": 270, "content": "<city>", "lstrip": True, **flags})
+    first, second = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
+    definition["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": END, "type_id": 0}}, first],
+        "pair": [first, second],
+        "special_tokens": {END: {"id": END, "ids": [0], "tokens": [END]}},
+    }  # fmt: skip
+    run = make_run(tmp_path, {"vocab_size": 271})
+    run.tokenizer.write_text(json.dumps(definition))
+    export(run, tmp_path / "hf")
+    theirs_ = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
+    for text in ("It's a film", "in  <city> I", "<city><city>"):
+        assert theirs_(text)["input_ids"] == Tokenizer.load(run.tokenizer).encode(text), text
+    assert Tokenizer.load(tmp_path / "hf").encode("in  <city>")[-1] == 270

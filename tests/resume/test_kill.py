@@ -26,13 +26,16 @@ RECIPE = [
 ]  # fmt: skip
 
 DRIVER = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from wafergpt.errors import Interrupted
 from wafergpt.run import Run
 from wafergpt.train import stored, validation
 from wafergpt.train.callbacks import evaluation
 from wafergpt.train.pretrain import pretrain
+
+# It may be ignored here, where nohup has started the tests.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 def announced(name, function):
     def wrapper(*arguments):
@@ -137,7 +140,7 @@ MOMENTS = [
     ("saving", 1, signal.SIGTERM),
     ("step", 1, signal.SIGINT),
     ("saving", 4, signal.SIGINT),
-    ("judging", 2, signal.SIGTERM),
+    ("judging", 2, signal.SIGHUP),
 ]
 
 

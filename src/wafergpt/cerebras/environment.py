@@ -18,6 +18,7 @@ import wafergpt
 from wafergpt import files
 from wafergpt.devices.probe import cache_folder
 from wafergpt.errors import InputError, RunFailed
+from wafergpt.locks import locked
 from wafergpt.progress import duration, say, working
 
 SDK = "cerebras_pytorch==2.10.0"
@@ -26,7 +27,6 @@ PYTHON = "3.11"
 """What the SDK is built for."""
 
 LIGHT = (
-    "filelock>=3.13",
     "pydantic>=2.6,<3",
     "pyyaml>=6",
     "safetensors>=0.4.3",
@@ -69,9 +69,7 @@ def python() -> Path:
             "Cerebras' SDK is not installed: wafergpt doctor --install-cerebras makes an "
             f"environment of its own for it ({BYTES / 1e9:.0f} GB)"
         )
-    import filelock
-
-    with filelock.FileLock(home() / ".wafergpt.lock"):
+    with locked(home() / ".wafergpt.lock"):
         if (state() or found).get("package") != fingerprint():
             _install_package()
             files.write_json(home() / RECORD, {**found, "package": fingerprint()})

@@ -8,12 +8,14 @@ import json
 import keyword
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from wafergpt import __version__
 from wafergpt.cli.streams import shows, steady_streams
+from wafergpt.devices.limits import limit_threads
 from wafergpt.errors import InputError, Interrupted, RunFailed, TeamLost, nearest
 from wafergpt.parallel.launch import LAUNCHED, LOST
 from wafergpt.progress import follows, place
@@ -45,6 +47,7 @@ LONGEST_LINE = 4000
 
 _NO_SUCH_FILE = {
     errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES,
+    errno.EPERM, errno.EROFS,
 }  # fmt: skip
 
 
@@ -131,6 +134,7 @@ def _finite(value: Any) -> Any:
 
 def main() -> None:
     """Run the command and turn each kind of failure into one line and its exit code."""
+    limit_threads()
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     if arguments[:1] == ["help"]:
@@ -152,6 +156,8 @@ def main() -> None:
 
 
 def _run(arguments: list[str]) -> int:
+    if not _has_folder():
+        raise InputError("the current folder is gone: go to one that is there (cd ~)")
     try:
         # Without its standalone mode click returns the code of an Exit, and what a verb returns.
         code = cli.main(arguments, prog_name="wafergpt", standalone_mode=False)
@@ -169,6 +175,15 @@ def _run(arguments: list[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
+def _has_folder() -> bool:
+    """Say whether the current folder is there, without which some libraries end the process."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def _explain(error: Exception) -> int:
     if isinstance(error, click.UsageError):
         text, code = error.format_message(), 2
@@ -177,9 +192,12 @@ def _explain(error: Exception) -> int:
     elif isinstance(error, InputError):
         text, code = str(error), 2
     elif isinstance(error, OSError) and error.errno in _NO_SUCH_FILE:
-        text, code = f"{error.strerror}: {error.filename}", 2
+        named = f": {error.filename}" if error.filename is not None else ""
+        text, code = f"{error.strerror}{named}", 2
     elif isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}:
         text, code = "the disk is full; everything saved before this is intact", 1
+    elif isinstance(error, MemoryError):
+        text, code = "there is not enough memory, or a limit of it (ulimit -v) is too low", 1
     elif isinstance(error, TeamLost) and LAUNCHED in os.environ:
         text, code = str(error), LOST
     elif isinstance(error, RunFailed | OSError):

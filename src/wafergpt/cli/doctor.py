@@ -41,12 +41,19 @@ def _screen(text: str) -> Table:
     return details((Cell(state, colours.get(state, "red")), what) for state, what in rows)
 
 
+def _compiler_line(facts: dict[str, Any]) -> str:
+    if facts["compiler"]:
+        return f"ok       torch.compile: {facts['compiler']}"
+    if facts["compiler_missing"]:
+        return f"missing  torch.compile needs {facts['compiler_missing']}"
+    return f"broken   torch.compile: {facts['compiler_broken']}; trainings go on without it"
+
+
 def _text(facts: dict[str, Any]) -> str:
     from wafergpt.devices.report import EXTRAS
 
     gib = 1 << 30
     faster = facts["matmul_flops_bf16"] / facts["matmul_flops_fp32"]
-    compiler = facts["compiler"]
     lines = [
         f"ok       {facts['device']}: {facts['name']}, {facts['cores']} cores",
         f"ok       python {facts['python']}, torch {facts['torch']}",
@@ -55,9 +62,7 @@ def _text(facts: dict[str, Any]) -> str:
         f"{facts['disk_free_bytes'] / gib:.1f} GiB of disk are free",
         f"ok       matrix products: fp32 {facts['matmul_flops_fp32'] / 1e9:,.0f} GFLOP/s, "
         f"bf16 {facts['matmul_flops_bf16'] / 1e9:,.0f} ({faster:.1f}×)",
-        f"ok       torch.compile: {compiler}"
-        if compiler
-        else "missing  torch.compile needs a C++ compiler: install g++",
+        _compiler_line(facts),
     ]
     cerebras = facts["cerebras"]
     lines.append(

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 @click.option("--top-k", type=click.IntRange(0), default=0, help="Choose among the k likeliest.")
 @click.option(
     "--top-p",
-    type=click.FloatRange(0, 1, min_open=True),
+    type=click.FloatRange(0, 1),
     default=0.95,
     show_default=True,
     help="Choose among the likeliest that reach this probability together.",
@@ -74,13 +74,12 @@ def command(
             print(piece, end="", flush=True)
     seconds = time.perf_counter() - start
     text = "".join(pieces)
-    tokens = len(writer.tokenizer.encode(text))
     result = {
         "text": text,
-        "tokens": tokens,
+        "tokens": len(stream.drawn),
         "cut": stream.cut,
         "seconds": seconds,
-        "tokens_per_second": tokens / seconds,
+        "tokens_per_second": len(stream.drawn) / seconds,
     }
     emit(result, as_json, "")
     if stream.cut:

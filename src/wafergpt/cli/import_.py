@@ -15,9 +15,15 @@ from wafergpt.progress import working
 @click.command("import", epilog="Example: wafergpt import Cerebras-GPT-111M --name cerebras-111m")
 @click.argument("folder", type=HomePath(path_type=Path))
 @click.option("--name", required=True, help="Of the run to make.")
+@click.option(
+    "--ignore",
+    multiple=True,
+    metavar="KEY",
+    help="Pass over an unknown setting of config.json; may be given again.",
+)
 @runs_option
 @json_option
-def command(folder: Path, name: str, runs: Path, as_json: bool) -> None:
+def command(folder: Path, name: str, ignore: tuple[str, ...], runs: Path, as_json: bool) -> None:
     """Make a run of a Hugging Face folder of a GPT-2.
 
     FOLDER holds config.json, safetensors and, if there is one, the tokenizer. Nothing is unpickled.
@@ -26,7 +32,7 @@ def command(folder: Path, name: str, runs: Path, as_json: bool) -> None:
         from wafergpt.interop.huggingface import import_folder
     from wafergpt.cli.next_commands import at_work
 
-    run = import_folder(folder, name, runs)
+    run = import_folder(folder, name, runs, ignore)
     recipe, result = run.recipe, run.read("result")
     text = f"{run.path}: {result['parameters']:,} parameters"
     if run.tokenizer.is_file():

@@ -12,6 +12,7 @@ import click
 from wafergpt.cli import emit, json_option
 from wafergpt.cli.paths import HomePath
 from wafergpt.errors import Interrupted
+from wafergpt.parallel.launch import HANGUP, hangs_up
 from wafergpt.progress import duration
 
 KEYS = ("documents", "bytes", "tokens_train", "tokens_val", "vocab_size", "fingerprint")
@@ -64,7 +65,8 @@ def command(
 
     start = time.perf_counter()
     try:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        for number in (signal.SIGTERM, *([HANGUP] if HANGUP and hangs_up() else [])):
+            signal.signal(number, signal.default_int_handler)
         corpus = prepare(
             sources, out, vocab_size=vocab_size, lowercase=lowercase, tokenizer=tokenizer,
             text=text, file_format=file_format, errors=errors, val_fraction=val_fraction,

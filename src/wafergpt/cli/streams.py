@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO, cast
 
 from wafergpt.errors import RunFailed
+from wafergpt.progress import FAILURES
 
 PLAIN = {
     "…": "...", "·": "*", "→": "->", "←": "<-", "−": "-", "–": "-", "—": "-", "×": "x",
@@ -70,6 +71,8 @@ def _encoding(stream: TextIO | None) -> str:
 class _Stream:
     """A text stream that replaces what it cannot show; the rest is left to the stream behind it."""
 
+    failures: tuple[type[Exception], ...] = (OSError,)
+
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
@@ -87,7 +90,7 @@ class _Stream:
         try:
             if text:
                 self._stream.write(legible(text, self._stream))
-        except OSError as error:
+        except self.failures as error:
             self._broken(error)
         return len(text)
 
@@ -100,10 +103,10 @@ class _Stream:
         """Hand on what was written."""
         try:
             self._stream.flush()
-        except OSError as error:
+        except self.failures as error:
             self._broken(error)
 
-    def _broken(self, error: OSError) -> None:
+    def _broken(self, error: Exception) -> None:
         """Let the interpreter, too, find a stream at its end that it can flush."""
         try:
             nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -116,12 +119,15 @@ class _Stream:
 class _Messages(_Stream):
     """Stderr: what it cannot take is dropped, for no training ends because nobody listens."""
 
+    failures = FAILURES
+
 
 class _Results(_Stream):
     """Stdout: a result that nobody gets is a failure, but not of the work."""
 
-    def _broken(self, error: OSError) -> None:
+    def _broken(self, error: Exception) -> None:
         super()._broken(error)
+        assert isinstance(error, OSError)
         if isinstance(error, BrokenPipeError):
             raise error
         raise RunFailed(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
+from wafergpt import files
 from wafergpt.errors import InputError
 
 MAGIC = b"MMIDIDX\0\0"
@@ -51,8 +51,8 @@ class IndexedWriter:
     def close(self) -> None:
         """Flush the tokens and write the index."""
         self._file.flush()
-        os.fsync(self._file.fileno())
         self._file.close()
+        files.sync(Path(self._file.name))
         lengths = np.array(self._lengths, dtype="<i4")
         width = np.dtype(DTYPES[self._code]).itemsize
         pointers = np.zeros(len(lengths), dtype="<i8")
@@ -62,8 +62,7 @@ class IndexedWriter:
             file.write(HEADER.pack(MAGIC, VERSION, self._code, count, count + 1))
             for part in (lengths, pointers, np.arange(count + 1, dtype="<i8")):
                 file.write(part.tobytes())
-            file.flush()
-            os.fsync(file.fileno())
+        files.sync(self._index_path)
 
     def __enter__(self) -> IndexedWriter:
         return self

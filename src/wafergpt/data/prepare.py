@@ -12,6 +12,7 @@ import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ from wafergpt.data.indexed import IndexedWriter, dtype_code
 from wafergpt.data.opening import Errors
 from wafergpt.data.reading import FileFormat, counted
 from wafergpt.data.sources import documents, find_files
-from wafergpt.data.tokenizer import SMALLEST, Tokenizer
+from wafergpt.data.tokenizer import SMALLEST, Tokenizer, is_huge
+from wafergpt.data.tokenizer_files import DEFINITION, SETTINGS
 from wafergpt.errors import InputError
 from wafergpt.progress import Bar, progress, say, working
 
@@ -113,6 +115,7 @@ def prepare(
         raise InputError(f"a vocabulary of {vocab_size} is too small: at least {SMALLEST}")
     if val_fraction is not None and not 0 < val_fraction < 1:
         raise InputError(f"a validation fraction of {val_fraction} is impossible: between 0 and 1")
+    files.require_writable(out.parent, "--out")
     if workers:
         os.environ["RAYON_NUM_THREADS"] = str(workers)
     with working("looking for files"):
@@ -216,7 +219,7 @@ def _tokenizer(
     vocab_size: int | None,
     lowercase: bool,
 ) -> Tokenizer:
-    path = out / "tokenizer.json"
+    path = out / DEFINITION
     if not path.is_file():
         if loaded is None:
             vocab_size = vocab_size or DEFAULT_VOCABULARY
@@ -246,7 +249,7 @@ def _encode(
 ) -> list[dict[str, Any]]:
     """Write every block that is not there yet; return the cards of all of them."""
     cards: list[dict[str, Any]] = []
-    with progress("encoding", survey.bytes / 1e6, "MB") as bar, ThreadPoolExecutor(1) as encoder:
+    with progress("encoding", survey.bytes / 1e6, "MB") as bar, _one_ahead() as encoder:
         for number, batches in enumerate(_blocks(iter(reader))):
             card = out / f"block-{number:05d}.json"
             if card.is_file():
@@ -258,6 +261,16 @@ def _encode(
             files.write_json(card, facts)
             cards.append(facts)
     return cards
+
+
+@contextmanager
+def _one_ahead() -> Iterator[ThreadPoolExecutor]:
+    """Yield a thread to encode in; what was not begun at an interruption is never begun."""
+    encoder = ThreadPoolExecutor(1)
+    try:
+        yield encoder
+    finally:
+        encoder.shutdown(cancel_futures=True)
 
 
 def _read_card(path: Path) -> dict[str, Any]:
@@ -318,22 +331,13 @@ def _write_block(
     hidden = {part: out / f".{name}" for part, name in names.items()}
     writers = {p: IndexedWriter(prefix, tokenizer.vocab_size) for p, prefix in hidden.items()}
 
-    def take(batch: list[str], future: Future[list[list[int]]]) -> None:
-        for text, ids in zip(batch, future.result(), strict=True):
+    for batch, encoded in _encoded(batches, tokenizer, encoder):
+        for text, ids in zip(batch, encoded, strict=True):
             data = text.encode()
             part = "val" if split.validates(data) else "train"
             writers[part].add([*ids, tokenizer.end_of_text])
             facts[f"bytes_{part}"] += len(data)
         bar.advance(_size(batch) / 1e6)
-
-    # Two batches ahead: reading and writing happen while the encoder works.
-    waiting: deque[tuple[list[str], Future[list[list[int]]]]] = deque()
-    for batch in batches:
-        waiting.append((batch, encoder.submit(tokenizer.encode_batch, batch)))
-        if len(waiting) > 2:
-            take(*waiting.popleft())
-    while waiting:
-        take(*waiting.popleft())
     facts["files"] = {}
     for part, name in names.items():
         facts[f"tokens_{part}"] = writers[part].tokens
@@ -346,12 +350,36 @@ def _write_block(
     return facts
 
 
+def _encoded(
+    batches: Iterator[list[str]], tokenizer: Tokenizer, encoder: ThreadPoolExecutor
+) -> Iterator[tuple[list[str], list[list[int]]]]:
+    """Yield each batch with its token ids.
+
+    Two batches ahead: reading and writing happen while the encoder works. A huge text is encoded
+    from this thread, which alone hears Ctrl-C.
+    """
+    waiting: deque[tuple[list[str], Future[list[list[int]]]]] = deque()
+    for batch in batches:
+        huge = any(map(is_huge, batch))
+        if not huge:
+            waiting.append((batch, encoder.submit(tokenizer.encode_batch, batch)))
+        while len(waiting) > (0 if huge else 2):
+            first, future = waiting.popleft()
+            yield first, future.result()
+        if huge:
+            yield batch, tokenizer.encode_batch(batch)
+    for first, future in waiting:
+        yield first, future.result()
+
+
 def _entry(path: Path) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "sha256": files.sha256(path)}
 
 
 def _finish(out: Path, tokenizer: Tokenizer, survey: Survey, blocks: list[dict[str, Any]]) -> None:
-    entries = {"tokenizer.json": _entry(out / "tokenizer.json")}
+    # The latter is there if the tokenizer does not say by itself which token ends a text.
+    names = [name for name in (DEFINITION, SETTINGS) if files.is_file(out / name)]
+    entries = {name: _entry(out / name) for name in names}
     for block in blocks:
         entries.update(block["files"])
     totals = {

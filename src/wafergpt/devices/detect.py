@@ -10,6 +10,8 @@ import sysconfig
 from importlib import metadata, util
 from pathlib import Path
 
+from wafergpt.devices import limits
+from wafergpt.devices.limits import cores as cores
 from wafergpt.errors import InputError
 from wafergpt.scaling.machine import Machine
 from wafergpt.scaling.speed import best_precision
@@ -79,23 +81,37 @@ def resolve_precision(
 
 
 def compiler_available(device: str = "cpu") -> bool:
-    """Say whether torch.compile has what it needs to make code for the device.
+    """Say whether torch.compile seems to have what it needs to make code for the device."""
+    return compiler_missing(device) is None
+
+
+def compiler_missing(device: str = "cpu") -> str | None:
+    """Say what torch.compile needs to make code for the device and is not there, or None.
 
     On a CPU a C++ compiler and Python's headers; on a GPU Triton and a C compiler.
     """
     if device == "cpu":
-        headers = Path(sysconfig.get_path("include")) / "Python.h"
-        return compiler_path() is not None and headers.is_file()
+        if compiler_path() is None:
+            named = os.environ.get("CXX")
+            install = f"CXX={named} is no program" if named else "install g++, or set CXX"
+            return f"a C++ compiler: {install}"
+        headers = Path(sysconfig.get_path("include"))
+        if not (headers / "Python.h").is_file():
+            return f"Python's headers in {headers}: install python3-dev"
+        return None
     if device == "cuda":
-        c_compiler = any(map(shutil.which, (os.environ.get("CC") or "gcc", "clang")))
-        return util.find_spec("triton") is not None and c_compiler
-    return False
+        if util.find_spec("triton") is None:
+            return "Triton: pip install triton"
+        if not any(map(shutil.which, (os.environ.get("CC") or "gcc", "clang"))):
+            return "a C compiler: install gcc, or set CC"
+        return None
+    return f"another device than {device}"
 
 
 def compiler_path() -> str | None:
     """Return the C++ compiler that torch.compile would use, or None."""
-    names = (os.environ.get("CXX"), "g++", "clang++", "c++")
-    return next((path for name in names if name and (path := shutil.which(name))), None)
+    # Torch looks for no other one.
+    return shutil.which(os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++"))
 
 
 def processor_name() -> str:
@@ -107,20 +123,6 @@ def processor_name() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
-
-
-def cores() -> int:
-    """Return the CPU cores that this process may use: by affinity and by container quota."""
-    if hasattr(os, "sched_getaffinity"):
-        count = len(os.sched_getaffinity(0))
-    else:
-        count = os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        count = min(count, max(1, int(quota) // int(period)))
-    except (OSError, ValueError):
-        pass  # no cgroup, or no limit ("max")
-    return count
 
 
 def memory_total(device: str = "cpu") -> int:
@@ -144,10 +146,4 @@ def _memory(device: str) -> tuple[int, int]:
 
     here = psutil.virtual_memory()
     free, total = int(here.available), int(here.total)
-    try:
-        root = Path("/sys/fs/cgroup")
-        limit = int((root / "memory.max").read_text())
-        used = int((root / "memory.current").read_text())
-    except (OSError, ValueError):
-        return free, total
-    return min(free, max(0, limit - used)), min(total, limit)
+    return limits.memory(free, total)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 from wafergpt import files
@@ -92,14 +93,19 @@ def free_threads(others: float) -> int:
 
 def cache_folder() -> Path:
     """Return the folder of this user's cached measurements."""
+    try:
+        home = Path.home()
+    except RuntimeError:
+        # Neither HOME nor a name: a container's user.
+        home = Path(gettempdir()) / f"wafergpt-{os.getuid()}"
     if os.environ.get("XDG_CACHE_HOME"):
         root = Path(os.environ["XDG_CACHE_HOME"])
     elif sys.platform == "darwin":
-        root = Path.home() / "Library" / "Caches"
+        root = home / "Library" / "Caches"
     elif sys.platform == "win32":
-        root = Path(os.environ.get("LOCALAPPDATA") or Path.home())
+        root = Path(os.environ.get("LOCALAPPDATA") or home)
     else:
-        root = Path.home() / ".cache"
+        root = home / ".cache"
     return root / "wafergpt"
 
 

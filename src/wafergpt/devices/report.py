@@ -8,7 +8,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from wafergpt.devices.detect import compiler_path, resolve_device, torch_version
+from wafergpt.devices.compiler import trial
+from wafergpt.devices.detect import (
+    compiler_missing,
+    compiler_path,
+    resolve_device,
+    torch_version,
+)
 from wafergpt.devices.probe import probe
 
 EXTRAS = {
@@ -24,9 +30,14 @@ EXTRAS = {
 
 
 def examine(fresh: bool = False) -> dict[str, Any]:
-    """Return what is here: device, versions, measured speeds, memory, disk, compiler, extras."""
+    """Return what is here: device, versions, measured speeds, memory, disk, compiler, extras.
+
+    The compiler is tried: that it is there says little.
+    """
     device = resolve_device("auto")
     machine = probe(device, fresh=fresh)
+    missing = compiler_missing(device)
+    broken = None if missing else trial(device)
     return {
         "device": device,
         "name": machine.name,
@@ -38,7 +49,9 @@ def examine(fresh: bool = False) -> dict[str, Any]:
         "disk_free_bytes": shutil.disk_usage(Path.cwd()).free,
         "matmul_flops_fp32": machine.matmul_flops_fp32,
         "matmul_flops_bf16": machine.matmul_flops_bf16,
-        "compiler": compiler_path(),
+        "compiler": None if missing or broken else compiler_path() or "Triton",
+        "compiler_missing": missing,
+        "compiler_broken": broken,
         "extras": {name: _version(name) for name in EXTRAS},
     }
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
+from math import inf
+from numbers import Integral, Real
 from typing import Protocol
 
 import torch
 
+from wafergpt.errors import InputError
+from wafergpt.files import short
 from wafergpt.generate.sampling import sample
 from wafergpt.model.cache import Cache
 from wafergpt.model.gpt import GPT
@@ -20,6 +24,10 @@ class Codec(Protocol):
     def end_of_text(self) -> int:
         """The token that ends a document."""
 
+    @property
+    def vocab_size(self) -> int:
+        """How many tokens there are; a network may have rows for more."""
+
     def encode(self, text: str) -> list[int]:
         """Turn text into token ids."""
 
@@ -29,7 +37,19 @@ class Codec(Protocol):
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to choose tokens, and when to stop."""
+    """How to choose tokens, and when to stop.
+
+    Attributes:
+        max_tokens: that are drawn at most.
+        temperature: divides the logits; 0 always takes the most likely token.
+        top_k: only the k most likely tokens; 0 for all.
+        top_p: only the most likely tokens that together reach this probability.
+        seed: of the draws, below 2^63.
+        stop: texts that end the text, and are no part of it.
+
+    Raises:
+        InputError: if one of them is no such number, or no such text.
+    """
 
     max_tokens: int = 128
     temperature: float = 0.8
@@ -38,12 +58,36 @@ class Sampling:
     seed: int = 0
     stop: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        for name, most in (("max_tokens", inf), ("top_k", inf), ("seed", 2**63 - 1)):
+            _require(name, getattr(self, name), Integral, "a whole number", most)
+        for name, most in (("temperature", inf), ("top_p", 1)):
+            _require(name, getattr(self, name), Real, "a number", most)
+        stop = self.stop
+        if not isinstance(stop, list | tuple) or not all(isinstance(s, str) and s for s in stop):
+            raise InputError(f"stop={short(stop)} is no tuple of texts that are not empty")
+
+
+def _require(name: str, value: object, kind: type, what: str, most: float) -> None:
+    # True is a number for Python, and hardly for whoever wrote it.
+    sound = isinstance(value, kind) and not isinstance(value, bool)
+    if not sound or not 0 <= value <= most or value == inf:  # type: ignore[operator]
+        top = "up" if most == inf else f"to {most}"
+        raise InputError(f"{name}={short(value)} is not {what} from 0 {top}")
+
 
 @torch.inference_mode()
 def stream_tokens(
-    gpt: GPT, prompt: Sequence[int], settings: Sampling, end_of_text: int
+    gpt: GPT,
+    prompt: Sequence[int],
+    settings: Sampling,
+    end_of_text: int,
+    vocab_size: int | None = None,
 ) -> Iterator[int]:
     """Yield tokens that follow the prompt, until the end of text or ``max_tokens``.
+
+    Where the network has more rows than there are tokens, as in models padded to a round number,
+    only tokens below ``vocab_size`` are drawn.
 
     A prompt longer than the context is read from its last ``seq_len`` tokens on; when the context
     is full, its later half is read again and the rest forgotten.
@@ -59,7 +103,7 @@ def stream_tokens(
             cache.clear()
             unread = text[-(context // 2) or -1 :]
         hidden = gpt(torch.tensor([unread], device=weight.device), cache=cache)
-        logits = gpt.logits(hidden[:, -1])
+        logits = gpt.logits(hidden[:, -1])[:, :vocab_size]
         token = int(sample(logits, generator, settings.temperature, settings.top_k, settings.top_p))
         if token == end_of_text:
             return
@@ -75,10 +119,12 @@ class TextStream(Iterator[str]):
 
     Attributes:
         cut: whether it ended at ``settings.max_tokens``, and nowhere else.
+        drawn: every token that was drawn, but for the end of text.
     """
 
     def __init__(self, gpt: GPT, codec: Codec, prompt: str, settings: Sampling) -> None:
         self.cut = False
+        self.drawn: list[int] = []
         self._pieces = self._stream(gpt, codec, prompt, settings)
 
     def __next__(self) -> str:
@@ -87,20 +133,18 @@ class TextStream(Iterator[str]):
     def _stream(self, gpt: GPT, codec: Codec, prompt: str, settings: Sampling) -> Iterator[str]:
         was_training = gpt.training
         gpt.eval()
-        drawn = 0
-
-        def counted() -> Iterator[int]:
-            nonlocal drawn
-            ids = codec.encode(prompt)
-            for token in stream_tokens(gpt, ids, settings, codec.end_of_text):
-                drawn += 1
-                yield token
-
+        ids = codec.encode(prompt)
+        tokens = self._kept(stream_tokens(gpt, ids, settings, codec.end_of_text, codec.vocab_size))
         try:
-            stopped = yield from _until_stop(_whole_characters(counted(), codec), settings.stop)
-            self.cut = not stopped and drawn == settings.max_tokens
+            stopped = yield from _until_stop(_whole_characters(tokens, codec), tuple(settings.stop))
+            self.cut = not stopped and len(self.drawn) == settings.max_tokens
         finally:
             gpt.train(was_training)
+
+    def _kept(self, tokens: Iterator[int]) -> Iterator[int]:
+        for token in tokens:
+            self.drawn.append(token)
+            yield token
 
 
 def _whole_characters(tokens: Iterator[int], codec: Codec) -> Iterator[str]:

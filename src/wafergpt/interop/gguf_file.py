@@ -11,6 +11,7 @@ from torch import Tensor
 from wafergpt import files
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError, RunFailed
+from wafergpt.files import short
 from wafergpt.interop.hf_config import EPSILON
 from wafergpt.interop.source import TOLERANCE, Checked, Network, Source, language_model
 from wafergpt.model.gpt import GPT
@@ -137,8 +138,16 @@ def _vocabulary(source: Source) -> list[tuple[str, int]]:
         or not before.get("use_regex", True)
     ):
         raise InputError(f"{where} is not a byte-level BPE that splits words as GPT-2's does")
-    special = {token["id"] for token in content.get("added_tokens", []) if token.get("special")}
     kinds = gguf.TokenType
+    added = {}
+    for token in content.get("added_tokens", []):
+        for flag in ("lstrip", "rstrip", "single_word"):
+            if token.get(flag) and not token["special"]:
+                raise InputError(
+                    f"{where} finds the added token {short(token['content'])} with {flag}, which "
+                    "GGUF cannot express"
+                )
+        added[token["id"]] = int(kinds.CONTROL if token["special"] else kinds.USER_DEFINED)
     rows = []
     for index in range(source.model.vocab_size):
         token = tokenizer.token(index)
@@ -146,8 +155,8 @@ def _vocabulary(source: Source) -> list[tuple[str, int]]:
             # A row of the embedding that no token uses.
             rows.append((f"[PAD{index}]", int(kinds.UNUSED)))
         else:
-            control = index in special or index == tokenizer.end_of_text
-            rows.append((token, int(kinds.CONTROL if control else kinds.NORMAL)))
+            kind = added.get(index, int(kinds.NORMAL))
+            rows.append((token, int(kinds.CONTROL) if index == tokenizer.end_of_text else kind))
     return rows
 
 

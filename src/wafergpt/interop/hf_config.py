@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from wafergpt.config import Model, Recipe, Task, recipe_from
-from wafergpt.errors import InputError
+from wafergpt.errors import InputError, nearest
 from wafergpt.files import short
 
 CAUSAL, CLASSIFIER = "GPT2LMHeadModel", "GPT2ForSequenceClassification"
@@ -42,6 +42,26 @@ _ONLY: Mapping[str, tuple[Any, ...]] = {
 }
 """Settings that change what the network computes, and the values that ours computes."""
 
+_OTHER_NETWORKS = {
+    # Positions.
+    "rotary", "rotary_dim", "rotary_pct", "rotary_emb_base", "rotary_emb_fraction", "rope_theta",
+    "rope_scaling", "rope_parameters", "partial_rotary_factor", "position_embedding_type",
+    "alibi", "use_alibi",
+    # Attention.
+    "multi_query", "n_head_kv", "num_key_value_heads", "sliding_window", "window_size",
+    "attention_types", "attention_layers", "attn_logit_softcapping", "qk_layernorm",
+    # Blocks and norms.
+    "parallel_attn", "use_parallel_residual", "norm_type", "use_rms_norm", "rms_norm_eps",
+    "num_experts", "num_local_experts", "prefix_tuning", "moe", "mup_scale_qk_dot_by_d",
+    # Multipliers.
+    "mup_width_scale", "mup_embeddings_scale", "mup_output_alpha", "width_scale",
+    "embeddings_scale", "output_logits_scale", "logit_scale", "embedding_multiplier",
+    "final_logit_softcapping",
+    # A network of its own.
+    "auto_map",
+}  # fmt: skip
+"""Settings of other networks with a GPT-2's name, which no one may ask to ignore."""
+
 _READ = {
     *_SHAPE, *_ONLY, "n_inner", "activation_function", "architectures", "id2label", "label2id",
     "num_labels", "problem_type", "initializer_range", "resid_pdrop", "embd_pdrop",
@@ -59,7 +79,7 @@ _HARMLESS = {
     # What a call returns, and how it was stored.
     "_name_or_path", "name_or_path", "transformers_version", "torch_dtype", "dtype", "torchscript",
     "return_dict", "output_hidden_states", "output_attentions", "output_past", "_commit_hash",
-    "_num_labels",
+    "_num_labels", "use_return_dict", "xla_device", "keys_to_ignore_at_inference",
     # Of tokens and of decoding.
     "bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "decoder_start_token_id",
     "forced_bos_token_id", "forced_eos_token_id", "tokenizer_class", "prefix", "max_length",
@@ -88,8 +108,13 @@ class Described:
     problem_type: str | None
 
 
-def describe(config: Mapping[str, Any], where: Path) -> Described:
+def describe(config: Mapping[str, Any], where: Path, ignore: Collection[str] = ()) -> Described:
     """Read a configuration.
+
+    Args:
+        config: the content of ``where``.
+        where: the file.
+        ignore: settings that are not known, and are to be passed over.
 
     Raises:
         InputError: naming the first setting that our network does not compute, or does not know.
@@ -101,11 +126,27 @@ def describe(config: Mapping[str, Any], where: Path) -> Described:
         if not any(type(value) is type(p) and value == p for p in possible):
             allowed = " or ".join(map(repr, possible))
             raise InputError(f"{where}: {key}={short(value)} cannot be imported; only {allowed}")
-    unknown = sorted(config.keys() - _READ - _HARMLESS)
+    for key in sorted(_OTHER_NETWORKS & config.keys()):
+        if config[key] not in (None, False, "absolute"):
+            raise InputError(
+                f"{where}: {key}={short(config[key])} cannot be imported: it changes what the "
+                "network computes"
+            )
+    known = _READ | _HARMLESS | _OTHER_NETWORKS
+    for key in ignore:
+        if key in _READ:
+            raise InputError(f"--ignore {short(key)}: the network is built by this setting")
+        if key not in config:
+            raise InputError(
+                f"--ignore {short(key)}: {where} has no such setting"
+                + nearest(key, config.keys() - known)
+            )
+    unknown = sorted(config.keys() - known - set(ignore))
     if unknown:
         raise InputError(
-            f"{where}: the setting {short(unknown[0])} is not known here, and may change what the "
-            "network computes"
+            f"{where}: the setting {short(unknown[0])}={short(config[unknown[0]])} is not known "
+            "here, and may change what the network computes: if you know that it does not, import "
+            f"with --ignore {short(unknown[0])}"
         )
     kinds = config.get("architectures") or [CAUSAL]
     if not isinstance(kinds, list) or len(kinds) != 1 or kinds[0] not in ARCHITECTURES:

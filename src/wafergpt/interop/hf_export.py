@@ -12,6 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from wafergpt import files
+from wafergpt.data.tokenizer import Tokenizer
+from wafergpt.data.tokenizer_files import DEFINITION, SETTINGS
 from wafergpt.errors import InputError, RunFailed
 from wafergpt.interop import hf_config
 from wafergpt.interop.folder import WEIGHTS
@@ -49,8 +51,8 @@ def write_folder(source: Source, out: Path) -> Checked:
         # safetensors writes for the owner alone, and an export is to be handed on.
         (folder / WEIGHTS).chmod((folder / CONFIG).stat().st_mode)
         if source.tokenizer is not None:
-            source.tokenizer.save(folder / "tokenizer.json")
-            _write_json(folder / "tokenizer_config.json", _tokenizer_config(source))
+            _write_json(folder / DEFINITION, _tokenizer_definition(source.tokenizer))
+            _write_json(folder / SETTINGS, _tokenizer_config(source))
         checked = _compare(source, folder, warnings)
         # NaN would have come back as infinity.
         if checked.difference > TOLERANCE:
@@ -92,6 +94,15 @@ def _tensors(source: Source) -> dict[str, Tensor]:
     elif not source.model.tied:
         tensors["lm_head.weight"] = source.body["lm_head.weight"].contiguous()
     return tensors
+
+
+def _tokenizer_definition(tokenizer: Tokenizer) -> dict[str, Any]:
+    definition = tokenizer.definition
+    after = definition.get("post_processor")
+    if after is not None and after["type"] != "ByteLevel":
+        # It would put tokens around a text, and the network never saw any.
+        definition["post_processor"] = None
+    return definition
 
 
 def _tokenizer_config(source: Source) -> dict[str, Any]:

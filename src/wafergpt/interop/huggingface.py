@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from wafergpt.config import Model, Task, recipe_from
 from wafergpt.data.tokenizer import Tokenizer
+from wafergpt.data.tokenizer_files import BESIDE, DEFINITION, GPT2_NAMES
 from wafergpt.errors import InputError, nearest
 from wafergpt.files import SHOWN, short
 from wafergpt.interop import folder as files
@@ -28,7 +29,10 @@ CONFIG = "config.json"
 _MASKS = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")
 """Old folders carry the causal mask among their weights."""
 
-TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt")
+TOKENIZER_FILES = (DEFINITION, *GPT2_NAMES[1])
+
+UNREAD_TOKENIZERS = ("tokenizer.model", "spiece.model", "sentencepiece.model", "vocab.txt")
+"""Of SentencePiece and of BERT; transformers makes a tokenizer.json of them."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,9 @@ class Imported:
     weights: dict[str, Tensor]
 
 
-def import_folder(folder: str | Path, name: str, root: Path = RUNS) -> Run:
+def import_folder(
+    folder: str | Path, name: str, root: Path = RUNS, ignore: Collection[str] = ()
+) -> Run:
     """Make a run of a Hugging Face folder of a GPT-2.
 
     A language model (``GPT2LMHeadModel``, ``GPT2Model``) can then generate and be fine-tuned, a
@@ -58,9 +64,12 @@ def import_folder(folder: str | Path, name: str, root: Path = RUNS) -> Run:
             has one, the tokenizer.
         name: of the run.
         root: the folder that holds runs.
+        ignore: settings of ``config.json`` that are not known here, and are to be passed over:
+            whoever names one says that the network is a GPT-2 all the same.
 
     Raises:
-        InputError: if the folder is damaged, or holds what our network does not compute.
+        InputError: if the folder is damaged, or holds what our network does not compute, or a
+            tokenizer that would not give the ids of ``AutoTokenizer``.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -69,7 +78,7 @@ def import_folder(folder: str | Path, name: str, root: Path = RUNS) -> Run:
     require_new(name, root)
     tokenizer = _tokenizer(folder)
     with working(f"reading {folder}"):
-        imported = read_network(folder)
+        imported = read_network(folder, ignore)
     recipe = recipe.replace(model=imported.model)
     if imported.task is not None:
         recipe = recipe.replace(task=imported.task)
@@ -80,20 +89,29 @@ def import_folder(folder: str | Path, name: str, root: Path = RUNS) -> Run:
 
 
 def _tokenizer(folder: Path) -> Tokenizer | None:
+    for name in BESIDE:
+        files.inside(folder, name)
     there = {name for name in TOKENIZER_FILES if files.inside(folder, name).is_file()}
-    if "tokenizer.json" in there or len(there) > 1:
+    if DEFINITION in there or len(there) > 1:
         return Tokenizer.load(folder)
+    for name in UNREAD_TOKENIZERS:
+        if (folder / name).is_file():
+            raise InputError(
+                f"{folder / name} is no tokenizer that is read here: make a tokenizer.json of it, "
+                'python -c "from transformers import AutoTokenizer as T; '
+                f"T.from_pretrained('{folder}').save_pretrained('{folder}')\""
+            )
     return None
 
 
-def read_network(folder: Path) -> Imported:
+def read_network(folder: Path, ignore: Collection[str] = ()) -> Imported:
     """Read the network of a folder.
 
     Raises:
         InputError: as ``import_folder``.
     """
     where = folder / CONFIG
-    described = describe(files.read_object(folder, CONFIG, files.CONFIG_BYTES), where)
+    described = describe(files.read_object(folder, CONFIG, files.CONFIG_BYTES), where, ignore)
     found = _normal_names(files.entries(folder), folder)
     if described.classifies or "score.weight" in found:
         task = _task(described, found, folder)

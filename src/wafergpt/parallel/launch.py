@@ -22,6 +22,9 @@ FORWARDED = [
     if hasattr(signal, name)
 ]
 
+HANGUP = getattr(signal, "SIGHUP", None)
+"""Comes when a terminal closes; what nohup starts ignores it."""
+
 SAME_WISH_SECONDS = 1.0
 """A signal that comes again so soon is the first one, passed on by a queue and by a launcher."""
 
@@ -47,15 +50,16 @@ def launch(
     def forward(number: int, frame: FrameType | None) -> None:
         nonlocal asked
         ends = number != getattr(signal, "SIGUSR1", None)
-        if ends and asked and time.monotonic() > asked + SAME_WISH_SECONDS:
+        # Nobody has lost patience who closes a terminal.
+        if ends and number != HANGUP and asked and time.monotonic() > asked + SAME_WISH_SECONDS:
             for child in children:
                 child.kill()
         elif children and children[0].poll() is None:
-            hung_up = number == getattr(signal, "SIGHUP", None)
-            children[0].send_signal(signal.SIGTERM if hung_up else number)
+            children[0].send_signal(signal.SIGTERM if number == HANGUP else number)
         asked = asked or (time.monotonic() if ends else 0.0)
 
-    previous = {number: signal.signal(number, forward) for number in FORWARDED}
+    heard = [number for number in FORWARDED if number != HANGUP or hangs_up()]
+    previous = {number: signal.signal(number, forward) for number in heard}
     try:
         for left in range(restarts, -1, -1):
             _start(nproc, arguments, children)
@@ -74,6 +78,11 @@ def launch(
             signal.signal(number, handler)
 
 
+def hangs_up() -> bool:
+    """Say whether SIGHUP is to be heard here: nohup has it ignored, and it stays so."""
+    return HANGUP is not None and signal.getsignal(HANGUP) != signal.SIG_IGN
+
+
 def _start(nproc: int, arguments: Sequence[str], children: list[subprocess.Popen[bytes]]) -> None:
     """Start the processes, adding each to ``children``."""
     with socket.socket() as probe:
@@ -83,6 +92,8 @@ def _start(nproc: int, arguments: Sequence[str], children: list[subprocess.Popen
         "WORLD_SIZE": nproc, "LOCAL_WORLD_SIZE": nproc,
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, LAUNCHED: 1,
     }  # fmt: skip
+    # Of another start by torchrun, whose store is not for these.
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("TORCHELASTIC_")}
     for rank in range(nproc):
         place = {k: str(v) for k, v in {**common, "RANK": rank, "LOCAL_RANK": rank}.items()}
         code = "from wafergpt.cli import main; main()"
@@ -91,7 +102,7 @@ def _start(nproc: int, arguments: Sequence[str], children: list[subprocess.Popen
         # -P: no module that lies in the current folder is taken for one of ours.
         command = [sys.executable, "-P", "-c", code, *arguments]
         # In a session of its own, a child does not get the terminal's Ctrl-C.
-        child = subprocess.Popen(command, env=os.environ | place, start_new_session=True)
+        child = subprocess.Popen(command, env=inherited | place, start_new_session=True)
         children.append(child)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,8 +16,11 @@ from torch import distributed as dist
 from torch._C._distributed_c10d import Store, TCPStore
 
 from wafergpt.errors import InputError, TeamLost
+from wafergpt.parallel.environment import required_place
 from wafergpt.parallel.team import ALONE, LEADER, Team, explained
-from wafergpt.progress import place
+
+LONG_SECONDS = 10.0
+"""Of waiting for the others, before that is said."""
 
 
 @contextmanager
@@ -32,21 +37,16 @@ def joined(timeout: float) -> Iterator[Team]:
         InputError: if the environment does not say where they meet, or there are too few GPUs.
         TeamLost: if one does not come.
     """
-    rank, size = place()
+    rank, size = required_place()
     if size == 1:
         yield ALONE
         return
-    if "MASTER_ADDR" not in os.environ:
-        raise InputError(
-            f"WORLD_SIZE={size} processes, but MASTER_ADDR is not set: start them with torchrun or "
-            "--nproc, or unset WORLD_SIZE"
-        )
     backend = "gloo"
     local = int(os.environ.get("LOCAL_RANK", rank))
     if local < torch.cuda.device_count():
         torch.cuda.set_device(local)
         backend = "cpu:gloo,cuda:nccl"
-    with explained():
+    with explained(), _said_when_long(rank, size):
         store = _store_of_this_start(rank, size, timeout)
         dist.init_process_group(
             backend, store=store, rank=rank, world_size=size, timeout=timedelta(seconds=timeout)
@@ -55,6 +55,22 @@ def joined(timeout: float) -> Iterator[Team]:
         yield Team(rank, size)
     finally:
         dist.destroy_process_group()
+
+
+@contextmanager
+def _said_when_long(rank: int, size: int) -> Iterator[None]:
+    where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    line = (
+        f"process {rank} of WORLD_SIZE={size} waits for the others at {where}; to train in one "
+        "process, stop this and unset WORLD_SIZE"
+    )
+    timer = threading.Timer(LONG_SECONDS, print, (line,), {"file": sys.stderr, "flush": True})
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _store_of_this_start(rank: int, size: int, timeout: float) -> Store:
@@ -67,7 +83,14 @@ def _store_of_this_start(rank: int, size: int, timeout: float) -> Store:
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     wait = timedelta(seconds=timeout)
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
-        return TCPStore(host, port, size, rank == LEADER, wait)
+        try:
+            return TCPStore(host, port, size, rank == LEADER, wait)
+        except RuntimeError as error:
+            if rank == LEADER and "EADDRINUSE" in str(error):
+                raise InputError(
+                    f"MASTER_PORT={port} is taken by another process: set MASTER_PORT to a free one"
+                ) from None
+            raise
     agents = TCPStore(host, port, None, False, wait)
     if rank == LEADER:
         own = TCPStore(host, 0, size, True, wait, wait_for_workers=False)

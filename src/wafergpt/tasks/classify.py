@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, overload
@@ -65,16 +65,19 @@ def scores(
     texts: Sequence[NDArray[np.int64]],
     recipe: Recipe,
     what: str = "evaluating",
+    poll: Callable[[], object] = lambda: None,
 ) -> NDArray[np.float64]:
     """Return ``[n_texts, n_labels]`` probabilities, or ``[n_texts, 1]`` numbers of a regression.
 
-    ``what`` is what the bar calls it.
+    ``what`` is what the bar calls it; ``poll`` is called before each batch, and may raise.
     """
     found = []
+    poll()
     with progress(what, len(texts), "texts") as bar:
         for values in _batched_scores(classifier, texts, recipe):
             found.append(values)
             bar.advance(len(values))
+            poll()
     return np.concatenate(found)[np.argsort(_by_length(texts), kind="stable")]
 
 

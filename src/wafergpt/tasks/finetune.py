@@ -186,6 +186,8 @@ def finetune(
         require_possible_warmup(recipe.schedule)
         begun = None if str(start) == "scratch" else language_model(start, root)
         recipe = with_task(recipe, begun, task, data)
+    if run is None and not go_on:
+        Run.require_new(recipe.name, root)
     asked = asked_for(recipe)
     with joined(recipe.system.timeout) as team:
         if go_on and (before := begun_before(recipe, root, team)):
@@ -349,9 +351,11 @@ def _flops(score_weights: int, recipe: Recipe, batch: Batch) -> float:
     return texts * training_flops(recipe.model, length, 0, score_weights)
 
 
-def _metrics(network: Classifier, split: Split, recipe: Recipe) -> dict[str, Any]:
+def _metrics(
+    network: Classifier, split: Split, recipe: Recipe, poll: Callable[[], object] = lambda: None
+) -> dict[str, Any]:
     assert recipe.task is not None
-    values = scores(network, split.texts, recipe)
+    values = scores(network, split.texts, recipe, poll=poll)
     if recipe.task.loss == "squared_error":
         return judge_scores(values[:, 0], split.targets.astype(np.float64)).to_dict()
     return judge(values, split.targets.astype(np.int64), recipe.task.labels).to_dict()
@@ -361,15 +365,19 @@ def _judge(loop: Loop, split: Split) -> Callable[[], dict[str, float]]:
     def judge_validation() -> dict[str, float]:
         network = loop.state.model
         assert isinstance(network, Classifier)
-        loop.signals.poll()
-        return validation_scores(network, split, loop.recipe)
+        return validation_scores(network, split, loop.recipe, loop.signals.poll)
 
     return judge_validation
 
 
-def validation_scores(network: Classifier, split: Split, recipe: Recipe) -> dict[str, float]:
-    """Return ``val_loss``, and of classes ``val_accuracy`` and ``val_macro_f1``."""
-    metrics = _metrics(network, split, recipe)
+def validation_scores(
+    network: Classifier, split: Split, recipe: Recipe, poll: Callable[[], object] = lambda: None
+) -> dict[str, float]:
+    """Return ``val_loss``, and of classes ``val_accuracy`` and ``val_macro_f1``.
+
+    ``poll`` is called before each batch, and may raise.
+    """
+    metrics = _metrics(network, split, recipe, poll)
     return {f"val_{k}": metrics[k] for k in ("loss", "accuracy", "macro_f1") if k in metrics}
 
 

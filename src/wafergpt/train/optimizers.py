@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from wafergpt import config
+from wafergpt.devices.compiler import require_cache
 from wafergpt.errors import InputError
 from wafergpt.parallel.sharding import Part, Rows, SpreadMuon, like, whole
 from wafergpt.shapes.parametrization import Rule
@@ -51,6 +52,7 @@ class Optimizer:
                 f"{settings.name} has no decoupled weight decay: "
                 "set optimizer.weight_decay=0 (and optimizer.l2 for true L2), or use adamw"
             )
+        require_cache()
         self._parts = [part for part in self._build() if part.param_groups]
 
     def _build(self) -> list[torch.optim.Optimizer]:

@@ -85,6 +85,8 @@ def pretrain(
     if run is None and start is not None:
         begun = language_model(start, root)
         recipe = on_top_of(recipe, begun)
+    if run is None and not go_on:
+        Run.require_new(recipe.name, root)
     asked = asked_for(recipe)
     with joined(recipe.system.timeout) as team:
         if go_on and (before := begun_before(recipe, root, team)):

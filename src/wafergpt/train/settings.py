@@ -21,10 +21,11 @@ from wafergpt.scaling.memory import micro_batch_that_fits
 
 MAY_CHANGE = (
     "train.steps", "evaluate.", "checkpoint.", "tracking.", "system.nproc", "system.shard",
-    "system.threads", "system.timeout", "system.device", "system.cerebras.",
+    "system.threads", "system.timeout", "system.device", "system.compile", "system.cerebras.",
 )  # fmt: skip
 """What a resumed run may override: nothing of it touches a weight before the old horizon, but for
-the rounding of sums over another number of processes or threads, and the dropout of processes."""
+the rounding of sums over another number of processes or threads or in other code, and the dropout
+of processes."""
 
 MAY_MOVE = {False: ("data.corpus",), True: ("task.train", "task.validation", "task.test")}
 """Without and with a task, where a resumed run finds its data; their fingerprint stays."""
@@ -41,8 +42,8 @@ def may_change(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
         if not override.startswith(MAY_CHANGE + moves):
             raise InputError(
                 f"'{override}' cannot change on resume; only train.steps, evaluate.*, "
-                "checkpoint.*, tracking.*, system.device, cerebras, nproc, shard, threads and "
-                f"timeout can, and the place of the same data ({', '.join(moves)})"
+                "checkpoint.*, tracking.*, system.device, compile, cerebras, nproc, shard, threads "
+                f"and timeout can, and the place of the same data ({', '.join(moves)})"
             )
     changes = load_recipe(None, overrides).model_dump(exclude_unset=True)
     changed = recipe_from(merged(recipe.model_dump(), changes))

@@ -9,10 +9,11 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
-from wafergpt.parallel.launch import SAME_WISH_SECONDS
+from wafergpt.parallel.launch import HANGUP, SAME_WISH_SECONDS, hangs_up
 from wafergpt.progress import say
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
+GOING_ON = tuple(getattr(signal, name) for name in ("SIGCONT",) if hasattr(signal, name))
 ASKING = tuple(getattr(signal, name) for name in ("SIGUSR1",) if hasattr(signal, name))
 
 
@@ -21,9 +22,10 @@ class StopRequested(Exception):
 
 
 class Signals:
-    """While entered, SIGINT and SIGTERM ask for a stop, and SIGUSR1 for a checkpoint.
+    """While entered, SIGINT, SIGTERM and SIGHUP ask for a stop, and SIGUSR1 for a checkpoint.
 
-    A second SIGINT or SIGTERM stops at once, unless it comes with the first.
+    A second SIGINT or SIGTERM stops at once, unless it comes with the first. Where SIGHUP is
+    ignored, as nohup has it, it stays so.
     """
 
     def __init__(self) -> None:
@@ -40,6 +42,10 @@ class Signals:
         if threading.current_thread() is threading.main_thread():
             for number in (*STOPPING, *ASKING):
                 self._previous[number] = signal.signal(number, self._handle)
+            if HANGUP is not None and hangs_up():
+                self._previous[HANGUP] = signal.signal(HANGUP, self._handle)
+            for number in GOING_ON:
+                self._previous[number] = signal.signal(number, self._go_on)
         return self
 
     def __exit__(
@@ -59,11 +65,16 @@ class Signals:
             return
         now = time.monotonic()
         if self._signalled is not None:
-            if now > self._signalled + SAME_WISH_SECONDS:
+            # Nobody has lost patience who closes a terminal.
+            if number != HANGUP and now > self._signalled + SAME_WISH_SECONDS:
                 raise KeyboardInterrupt
             return
         self.requested, self._signalled = True, now
         say(f"{name}: saving, then stopping (again: stop at once)")
+
+    def _go_on(self, number: int, frame: FrameType | None) -> None:
+        # The time in which it was suspended is no step's.
+        self._last_poll = time.time()
 
     def limit(self, seconds: float, saving: Callable[[], float]) -> None:
         """Ask for a stop when this process has lived for so many seconds, in time to save.

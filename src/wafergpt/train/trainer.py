@@ -20,8 +20,9 @@ from torch import nn
 
 from wafergpt.config import Recipe
 from wafergpt.data.batches import Batches
+from wafergpt.devices.compiler import Compiler, is_of_compiler, reason
 from wafergpt.devices.detect import compile_pays, compiler_available
-from wafergpt.errors import Interrupted
+from wafergpt.errors import InputError, Interrupted, RunFailed
 from wafergpt.parallel.launch import FORWARDED
 from wafergpt.parallel.sharding import Rows, fill, spread
 from wafergpt.parallel.team import ALONE, Order, Team
@@ -84,6 +85,7 @@ class Trainer:
         self.team = team
         self.device = torch.device(recipe.system.host)
         self.signals = Signals()
+        self._compiler = Compiler()
         self._blocks = blocks
         if recipe.system.activation_checkpointing:
             _checkpoint_activations(blocks)
@@ -115,7 +117,11 @@ class Trainer:
         return self.loop.state
 
     def settle(self) -> None:
-        """Settle the horizon, the intervals and whether to compile, and write them down."""
+        """Settle the horizon, the intervals and whether to compile, and write them down.
+
+        Raises:
+            InputError: if compiling was asked for and does not work.
+        """
         train = self.recipe.train
         if not train.seconds:
             # Known before anything is timed.
@@ -133,7 +139,8 @@ class Trainer:
         if wanted == "auto" and eager and compile_pays(ahead, self.device.type):
             compiled = self._compiled_is_faster(eager)
         elif compiled:
-            self.compile()
+            self._require_compiler()
+        self._compiler.loud = True
         self._replace(system={"compile": "on" if compiled else "off"})
         evaluate = self.recipe.evaluate
         every = evaluate.every or math.ceil(steps / DEFAULT_LOOKS)
@@ -171,6 +178,8 @@ class Trainer:
         epoch = self.loop.batches.samples_per_epoch
         times: list[float] = []
         while len(times) <= rounds and sum(times[1:]) < most_seconds:
+            if times and self.signals.requested:
+                break
             first = len(times) * epoch // (rounds + 1)
             start = time.perf_counter()
             self.loop.gradients(first, size)
@@ -181,14 +190,37 @@ class Trainer:
 
     def _compiled_is_faster(self, eager: float) -> bool:
         with working("compiling, and timing steps"):
-            self.compile()
-            compiled = self._step_seconds()
-        if compiled < eager:
+            compiled, failure = self._try_compiled()
+        if failure:
+            say(f"warning: torch.compile does not work here ({failure}): training without it")
+        elif compiled < eager:
             say(f"compiled steps take {compiled:.3f}s instead of {eager:.3f}s")
             return True
-        say(f"compiled steps take {compiled:.3f}s, plain ones {eager:.3f}s: not compiling")
+        else:
+            say(f"compiled steps take {compiled:.3f}s, plain ones {eager:.3f}s: not compiling")
         self.compile(on=False)
         return False
+
+    def _require_compiler(self) -> None:
+        """Compile, and make a step while there is no run yet."""
+        _, failure = self._try_compiled(rounds=0)
+        if failure:
+            raise InputError(
+                f"system.compile=on: torch.compile does not work here ({failure}); "
+                "system.compile=off trains without it"
+            )
+
+    def _try_compiled(self, rounds: int = 16) -> tuple[float, str | None]:
+        """Compile, and return the seconds of a step, or what failed."""
+        self.compile()
+        try:
+            return self._step_seconds(rounds), self._compiler.failure
+        except Exception as error:
+            # Of several processes the others wait for what this one has not computed.
+            if self.team.size > 1 or not is_of_compiler(error):
+                raise
+            self.loop.discard()
+            return math.inf, reason(error)
 
     def compile(self, on: bool = True) -> None:
         """Have everyone compile the blocks, each time they meet a new shape, or do so no more."""
@@ -199,7 +231,7 @@ class Trainer:
         self._replace(system={"compile": "on" if on else "off"})
         for block in self._blocks:
             if on:
-                block.compile(dynamic=None)
+                block.compile(dynamic=None, backend=self._compiler)
             else:
                 # nn.Module has a compile() but nothing that takes it back.
                 block._compiled_call_impl = None
@@ -291,6 +323,13 @@ class Trainer:
                 verb = "finetune" if self.recipe.task else "pretrain"
                 line = command_line(verb, "--resume", run.path)
                 raise Interrupted(f"{stop}; next: {line}") from None
+            except RuntimeError as error:
+                if not is_of_compiler(error):
+                    raise
+                raise RunFailed(
+                    f"torch.compile failed after step {self.state.step} ({reason(error)}): "
+                    f"--resume {run.path} system.compile=off goes on without it"
+                ) from error
         if self.state.finished and self.state.step < steps:
             say(f"stopped early at step {self.state.step:,}: no better score any more")
 

@@ -1,0 +1,104 @@
+"""Torch's compiler, which may be there and not work."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from wafergpt.progress import say, say_once
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.fx import GraphModule
+
+LONGEST_REASON = 200
+"""Characters of what a compiler complains of."""
+
+
+CACHE = "TORCHINDUCTOR_CACHE_DIR"
+
+
+class Compiler:
+    """A backend of torch.compile: its default one, and for what that cannot compile, plain code.
+
+    Each process of a training does so for itself, so that none waits for another that has failed.
+
+    Attributes:
+        failure: what has failed first, None if nothing has.
+        loud: whether a failure is said at once.
+    """
+
+    def __init__(self) -> None:
+        self.failure: str | None = None
+        self.loud = False
+
+    def __call__(self, graph: GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
+        """Return what computes a graph."""
+        from torch._dynamo import lookup_backend
+
+        try:
+            compiled: Callable[..., Any] = lookup_backend("inductor")(graph, inputs)
+            return compiled
+        except Exception as error:
+            self.failure = self.failure or reason(error)
+            if self.loud:
+                say_once(
+                    "compiler",
+                    f"warning: torch.compile failed ({reason(error)}); "
+                    "what it could not compile runs without it",
+                )
+            return graph.forward
+
+
+_own_cache: list[TemporaryDirectory[str]] = []
+
+
+def require_cache() -> None:
+    """See that torch's compiler can write to the folder that was named to it.
+
+    It makes that folder as soon as it is imported, which any optimizer does, compiled or not.
+    """
+    folder = os.environ.get(CACHE)
+    if folder is None:
+        return
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        usable = os.access(folder, os.W_OK | os.X_OK)
+    except OSError:
+        usable = False
+    if not usable:
+        say(f"warning: {CACHE}={folder} cannot be written: a temporary folder is used")
+        _own_cache.append(TemporaryDirectory(prefix="torchinductor-"))
+        os.environ[CACHE] = _own_cache[-1].name
+
+
+def reason(error: BaseException) -> str:
+    """Return the line of an error that tells most: a compiler's own, or else the first."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = [line for line in lines if "error:" in line.lower()] or lines
+    return next(iter(told), type(error).__name__)[:LONGEST_REASON]
+
+
+def is_of_compiler(error: BaseException) -> bool:
+    """Say whether an error is one of torch.compile."""
+    kinds = type(error).__mro__
+    return any(kind.__module__.startswith(("torch._dynamo", "torch._inductor")) for kind in kinds)
+
+
+def trial(device: str) -> str | None:
+    """Compile something small and new; return why that fails, or None. It takes seconds."""
+    import torch
+
+    compiler = Compiler()
+    # No cache knows this number.
+    factor = random.Random().random()
+    try:
+        work = torch.compile(lambda x: (x * factor).sin().sum(), backend=compiler)
+        work(torch.ones(64, device=device))
+    except Exception as error:
+        return reason(error)
+    return compiler.failure

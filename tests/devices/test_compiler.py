@@ -1,0 +1,105 @@
+"""Compilers that are there and do not work."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.train.test_starting import SETTINGS, corpus
+from wafergpt import progress
+from wafergpt.devices import compiler
+from wafergpt.devices.compiler import CACHE, Compiler, is_of_compiler, reason, require_cache
+from wafergpt.errors import InputError
+from wafergpt.run import Run
+from wafergpt.train import trainer
+from wafergpt.train.pretrain import pretrain
+
+# Torch's own code uses what torch has deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+@pytest.fixture
+def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    import torch._inductor.config
+
+    monkeypatch.setenv(CACHE, str(tmp_path / "cache"))
+    monkeypatch.setattr(progress, "_said", set())
+    torch._dynamo.reset()
+    # Torch reads CXX when it is imported.
+    with torch._inductor.config.patch({"cpp.cxx": (None, "/bin/false")}):
+        yield
+
+
+@pytest.mark.usefixtures("broken")
+def test_what_cannot_be_compiled_runs_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    backend = Compiler()
+    backend.loud = True
+    work = torch.compile(lambda x: (x * 1.25).cos().sum(), backend=backend)
+    x = torch.linspace(0, 1, 50, requires_grad=True)
+    y = work(x)
+    assert torch.equal(y, (x * 1.25).cos().sum())
+    y.backward()
+    assert torch.allclose(x.grad, -1.25 * (x * 1.25).sin())
+    assert "No working C++ compiler" in backend.failure
+    work(torch.ones(3, 4))
+    assert capsys.readouterr().err.count("torch.compile failed") == 1
+
+
+@pytest.mark.usefixtures("broken")
+def test_a_training_goes_on_without_or_says_so_before_there_is_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = corpus(tmp_path / "one", 1).path
+    settings = [*SETTINGS, f"data.corpus={path}", "train.steps=2", "evaluate.prompts=[]"]
+    capsys.readouterr()
+    with pytest.raises(InputError, match=r"system.compile=on: .* does not work here .*off trains"):
+        pretrain(None, [*settings, "system.compile=on", "name=compiled"], root=tmp_path)
+    assert not (tmp_path / "compiled").exists()
+    assert not capsys.readouterr().err
+    monkeypatch.setattr(trainer, "compile_pays", lambda seconds, device: True)
+    run = pretrain(None, [*settings, "system.compile=auto", "name=either"], root=tmp_path)
+    assert "warning: torch.compile does not work here" in capsys.readouterr().err
+    assert run.recipe.system.compile == "off"
+    plain = pretrain(None, [*settings, "name=plain"], root=tmp_path)
+    assert run.read("result")["weights_sha256"] == plain.read("result")["weights_sha256"]
+
+
+@pytest.mark.usefixtures("broken")
+def test_a_run_is_resumed_where_there_is_no_compiler(tmp_path: Path) -> None:
+    path = corpus(tmp_path / "one", 1).path
+    settings = [*SETTINGS, f"data.corpus={path}", "train.steps=2", "evaluate.prompts=[]"]
+    run = pretrain(None, [*settings, "name=run"], root=tmp_path)
+    # As a run that was compiled on another machine has it.
+    run.save_recipe(run.recipe.replace(system={"compile": "on"}))
+    with pytest.raises(InputError, match=r"system.compile=on.*system.compile=off"):
+        pretrain(None, ["train.steps=4"], resume=run.path, root=tmp_path)
+    changes = ["train.steps=4", "system.compile=off"]
+    pretrain(None, changes, resume=run.path, root=tmp_path)
+    assert Run(run.path).read("result")["step"] == 4
+
+
+def test_a_reason_is_the_line_that_tells_most() -> None:
+    text = "C++ compile error\n\nCommand:\ng++ -O3\n\nOutput:\nx:1: fatal error: Python.h: no\n1 |"
+    assert reason(RuntimeError(text)) == "x:1: fatal error: Python.h: no"
+    assert reason(ValueError()) == "ValueError"
+    assert not is_of_compiler(RuntimeError(text))
+    assert is_of_compiler(torch._dynamo.exc.Unsupported("x", "y"))
+
+
+def test_a_cache_folder_that_cannot_be_written_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(CACHE, str(tmp_path / "deep" / "cache"))
+    require_cache()
+    assert os.environ[CACHE] == str(tmp_path / "deep" / "cache")
+    assert not capsys.readouterr().err
+    (tmp_path / "file").touch()
+    monkeypatch.setenv(CACHE, str(tmp_path / "file" / "cache"))
+    require_cache()
+    assert Path(os.environ[CACHE]).is_dir()
+    assert f"{CACHE}={tmp_path}/file/cache cannot be written" in capsys.readouterr().err
+    compiler._own_cache.pop().cleanup()
