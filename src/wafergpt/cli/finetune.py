@@ -76,11 +76,11 @@ def command(
         raise click.UsageError("start from a RUN or from 'scratch', or go on with --resume RUN")
     if resume and go_on:
         raise click.UsageError("--resume names the run to go on with: leave out --go-on")
-    follows = launched(nproc, restarts, lambda: planned(name, overrides, resume, runs))
     if baselines:
         from wafergpt.baselines.requirements import require_comparable
 
         require_comparable(planned(name, overrides, resume, runs))
+    follows = launched(nproc, restarts, lambda: planned(name, overrides, resume, runs))
     with working("loading torch"):
         from wafergpt.cerebras.driver import finetune
 
