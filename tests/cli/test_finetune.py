@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,9 +14,12 @@ import yaml
 from click.testing import CliRunner
 from rich.console import Console
 
+from wafergpt.apps import comparison
+from wafergpt.cerebras import driver
 from wafergpt.cli import finetune, pretrain
 from wafergpt.cli.tables import show
 from wafergpt.config import recipe_from
+from wafergpt.errors import InputError, Interrupted
 from wafergpt.run import Run
 
 ROW = {"kind": "gpt", "accuracy": 0.9, "macro_f1": 0.8765, "loss": 0.3, "seconds": 125.0}
@@ -70,3 +76,52 @@ def test_show_has_the_shape_of_the_run_to_start_from(
     assert (values["name"], values["model"]["d_model"]) == ("pre-classify", 96)
     assert shown(pretrain.command, "--from", "pre")["model"]["d_model"] == 96
     assert shown(pretrain.command, "--resume", "pre")["name"] == "pre"
+
+
+def test_a_baseline_without_a_result_says_why(run: Run) -> None:
+    failed = {"name": "TF-IDF", "kind": "tfidf", "failed": "no room"}
+    result = RESULT | {"comparison": [{**ROW, "name": "GPT"}, failed]}
+    assert "GPT: accuracy 0.9000" in finetune._text(run, result)
+    assert "TF-IDF: no result: no room\n" in finetune._text(run, result)
+    out = io.StringIO()
+    show(lambda cells: finetune._screen(run, result, cells), Console(file=out, width=80))
+    assert ["GPT", "0.9000", "0.8765", "0.3000", "2m05s"] in [
+        line.split() for line in out.getvalue().splitlines()
+    ]
+    assert "TF-IDF: no result: no room\n" in out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("override", "installed", "why"),
+    [("task.loss=squared_error", True, "tell classes apart"), ("seed=1", False, "scikit-learn")],
+)
+def test_baselines_that_cannot_work_are_refused_before_training(
+    override: str, installed: bool, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver, "finetune", lambda *a, **k: pytest.fail("it trains"))
+    if not installed:
+        monkeypatch.setitem(sys.modules, "sklearn", None)
+    with pytest.raises(InputError, match=why):
+        CliRunner().invoke(
+            finetune.command, ["scratch", "--baselines", override], catch_exceptions=False
+        )
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_an_interrupted_baseline_costs_no_result(
+    run: Run, as_json: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(classifier: Any) -> None:
+        classifier.run.write("comparison", [{**ROW, "name": "GPT"}])
+        raise Interrupted("interrupted in the baseline")
+
+    run.write("result", {key: RESULT[key] for key in ("metrics", "test")})
+    monkeypatch.setattr(driver, "finetune", lambda *a, **k: SimpleNamespace(run=run))
+    monkeypatch.setattr(comparison, "compare", interrupted)
+    more = ["--json"] if as_json else []
+    done = CliRunner().invoke(finetune.command, ["scratch", "--baselines", *more])
+    assert isinstance(done.exception, Interrupted)
+    if as_json:
+        assert json.loads(done.stdout)["comparison"] == [{**ROW, "name": "GPT"}]
+    else:
+        assert "GPT: accuracy 0.9000, macro-F1 0.8765, loss 0.3000" in done.stdout

@@ -116,10 +116,10 @@ def test_flops_count_padding_and_not_the_embedding() -> None:
 def test_the_baselines_stand_beside_it(home: Path) -> None:
     classifier = finetune("pre", None, settings(home, "name=compared"), root=home)
     rows = compare(classifier)
-    assert [row["kind"] for row in rows] == ["gpt", "bilstm", "tfidf"]
+    assert [row["kind"] for row in rows] == ["gpt", "tfidf", "bilstm"]
     supports = {row["test"]["per_class"][0]["support"] for row in rows}
     assert len(supports) == 1, "they were judged on different rows"
-    assert rows[2]["accuracy"] >= 0.95
+    assert rows[1]["accuracy"] >= 0.95
     assert classifier.run.read("comparison") == rows
     assert rows[0]["seconds"] > classifier.run.read("result")["seconds"]
 

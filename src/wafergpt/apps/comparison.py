@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 from wafergpt.baselines.bilstm import train_bilstm
+from wafergpt.baselines.requirements import require_comparable
+from wafergpt.baselines.result import BaselineResult
 from wafergpt.baselines.tfidf import train_tfidf
-from wafergpt.errors import InputError
+from wafergpt.config import Recipe
+from wafergpt.data.tables import Table
+from wafergpt.errors import InputError, Interrupted
 from wafergpt.progress import say, working
 from wafergpt.run import Run
 from wafergpt.tasks.classify import TextClassifier
 from wafergpt.tasks.finetune import Tables
+
+MANY_UNREAD = 0.1
+"""Of the judged rows: so many guesses are worth a warning."""
 
 
 def compare(
@@ -18,44 +27,94 @@ def compare(
 ) -> list[dict[str, Any]]:
     """Train both baselines on the classifier's rows and return one row of results each.
 
-    All are judged on the test rows, or on the validation rows where there are none. The rows are
-    written to the run's ``comparison.json``.
+    All are judged on the test rows, or on the validation rows where there are none. The run's
+    ``comparison.json`` gets each row as soon as there is one. A baseline that fails has a row with
+    ``name``, ``kind`` and ``failed``, the reason, in place of scores.
 
     Args:
         classifier: a fine-tuned run that tells classes apart.
         bilstm_seconds: the BiLSTM's budget; without one it trains its ten epochs.
 
     Raises:
-        InputError: if the task is a regression.
+        InputError: if the task is a regression, or scikit-learn is not installed.
+        Interrupted: by Ctrl-C; the rows so far are in ``comparison.json``.
     """
     recipe, run = classifier.recipe, classifier.run
+    require_comparable(recipe)
     assert recipe.task is not None
-    if recipe.task.loss == "squared_error":
-        raise InputError("the baselines tell classes apart; this task predicts numbers")
-    tables = Tables.read(recipe)
-    test = tables.test or tables.validation
     labels = recipe.task.labels
+    rows = [_ours(run, recipe)]
+    tables = functools.cache(lambda: _same_rows(recipe))
+
+    def tfidf() -> BaselineResult:
+        return train_tfidf(tables().train, _judged(tables()), labels=labels, seed=recipe.seed)
+
+    def bilstm() -> BaselineResult:
+        return train_bilstm(
+            tables().train,
+            tables().validation,
+            _judged(tables()),
+            labels=labels,
+            seconds=bilstm_seconds,
+            seed=recipe.seed,
+        )
+
+    # The quick one first: it is there if the other one is interrupted.
+    for name, kind, train in (
+        ("TF-IDF + logistic regression", "tfidf", tfidf),
+        ("bidirectional LSTM", "bilstm", bilstm),
+    ):
+        run.write("comparison", rows)
+        try:
+            with working(f"baseline: {name}"):
+                rows.append(_row(name, kind, train))
+        except KeyboardInterrupt:
+            raise Interrupted(f"interrupted in the baseline: {name}; the rest is kept") from None
+    run.write("comparison", rows)
+    return rows
+
+
+def _ours(run: Run, recipe: Recipe) -> dict[str, Any]:
     result = run.read("result")
     judged = result["test"] or result["metrics"]
     seconds = result["seconds"]
     if recipe.start is not None:
         seconds += _seconds(Run(recipe.start))
-    ours = {"name": "GPT", "kind": "gpt", "seconds": seconds, "test": judged}
-    ours |= {key: judged[key] for key in ("accuracy", "macro_f1", "loss")}
-    with working("baseline: bidirectional LSTM"):
-        bilstm = train_bilstm(
-            tables.train,
-            tables.validation,
-            test,
-            labels=labels,
-            seconds=bilstm_seconds,
-            seed=recipe.seed,
+    scores = {key: judged[key] for key in ("accuracy", "macro_f1", "loss")}
+    return {"name": "GPT", "kind": "gpt", "seconds": seconds, "test": judged, **scores}
+
+
+def _same_rows(recipe: Recipe) -> Tables:
+    """Read the rows that the run was trained on again.
+
+    Raises:
+        InputError: if they are gone, or are others now.
+    """
+    tables = Tables.read(recipe)
+    if tables.fingerprint() != recipe.data.fingerprint:
+        raise InputError("the labelled rows are not those that the GPT was trained on")
+    return tables
+
+
+def _judged(tables: Tables) -> Table:
+    return tables.test or tables.validation
+
+
+def _row(name: str, kind: str, train: Callable[[], BaselineResult]) -> dict[str, Any]:
+    """Train a baseline; what is wrong with it must not cost the results of the others."""
+    try:
+        result = train()
+    except Exception as error:
+        why = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+        say(f"warning: no result of the baseline {name}: {why}")
+        return {"name": name, "kind": kind, "failed": why}
+    rows = sum(score.support for score in result.test.per_class)
+    if result.unread > MANY_UNREAD * rows:
+        say(
+            f"warning: {result.name} knows no word of {result.unread:,} of {rows:,} judged texts, "
+            "and can only guess there"
         )
-    with working("baseline: TF-IDF and logistic regression"):
-        tfidf = train_tfidf(tables.train, test, labels=labels, seed=recipe.seed)
-    rows = [ours, bilstm.to_row(), tfidf.to_row()]
-    run.write("comparison", rows)
-    return rows
+    return result.to_row()
 
 
 def _seconds(begun: Run) -> float:

@@ -15,12 +15,13 @@ from typing import Any
 
 from wafergpt import files
 from wafergpt.apps.comparison import compare
+from wafergpt.baselines.requirements import require_comparable
 from wafergpt.config import load_recipe
 from wafergpt.data.holdout import hold_out, hold_out_of_each_class
 from wafergpt.data.labels import settle_classes
 from wafergpt.data.prepare import prepare
 from wafergpt.data.tables import Table, label_names, read_table
-from wafergpt.errors import InputError
+from wafergpt.errors import InputError, Interrupted
 from wafergpt.progress import duration, say
 from wafergpt.report.page import write_report
 from wafergpt.run import RUNS, Run
@@ -48,10 +49,17 @@ def demo(
         text: the text column of ``data``.
         label: the label column of ``data``.
 
+    Returns:
+        ``run``, ``report``, ``seconds``, and a row each for ``gpt``, ``tfidf`` and ``bilstm``: its
+        ``name``, and its scores or why it ``failed``. If Ctrl-C came in a baseline, what is
+        missing is said in ``interrupted``.
+
     Raises:
-        InputError: if there is no data, or a demo stands in ``root`` already.
+        InputError: if there is no data, scikit-learn is not installed, or a demo stands in ``root``
+            already.
     """
     start = time.perf_counter()
+    require_comparable(load_recipe("demo-classify"))
     home = root / "demo-data"
     for folder in (root / "demo", root / "demo-pretrained"):
         if folder.exists():
@@ -72,17 +80,23 @@ def demo(
         [f"task.{name}={home / f'{name}.jsonl'}" for name in ("train", "validation", "test")],
         root=root,
     )
-    rows = compare(classifier, BILSTM_SECONDS)
+    result: dict[str, Any] = {}
+    try:
+        compare(classifier, BILSTM_SECONDS)
+    except Interrupted as stop:
+        result["interrupted"] = str(stop)
     for review in EXAMPLES:
         output = classifier.predict(review)
         assert output is not None
         say(f"“{review}” → {output['label']} ({output['score']:.0%})")
     run: Run = classifier.run
     report = write_report(run)
-    by_kind = {row["kind"]: {k: row[k] for k in ("accuracy", "loss", "seconds")} for row in rows}
+    keys = ("name", "accuracy", "loss", "seconds", "failed")
+    for row in run.read("comparison"):
+        result[row["kind"]] = {key: row[key] for key in keys if key in row}
     seconds = time.perf_counter() - start
     say(f"done in {duration(seconds)}")
-    return {"run": str(run.path), "seconds": seconds, **by_kind, "report": str(report)}
+    return {"run": str(run.path), "seconds": seconds, **result, "report": str(report)}
 
 
 def _split(data: Path | None, text: str, label: str) -> tuple[Table, Table, Table]:

@@ -3,12 +3,12 @@
 The 10,000 most frequent words; texts cut or padded to 256 words, both at the front, as Keras'
 ``pad_sequences`` does by default; embedding 64 → bidirectional LSTM 64 → dense 64, ReLU → one
 sigmoid (a softmax where there are more than two labels); cross-entropy; Adam at 1e-3; 10 epochs.
+Where words are not spaced, characters take the place of words.
 """
 
 from __future__ import annotations
 
 import copy
-import re
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wafergpt.baselines.result import BaselineResult
+from wafergpt.baselines.units import Units
 from wafergpt.data.labelled import LabelledBatches
 from wafergpt.data.tables import Table, encode_labels, label_names
 from wafergpt.evaluate.classification import Judgement, judge
@@ -30,31 +31,25 @@ WORDS, LENGTH, WIDTH, EPOCHS, BATCH, LEARNING_RATE = 10_000, 256, 64, 10, 64, 1e
 LOOKS_PER_EPOCH = 4
 """Validations in an epoch when there is a time limit: the best one may lie within it."""
 
-_WORD = re.compile(r"[a-z0-9']+")
-_MARKUP = re.compile(r"<[^>]*>")
 PADDING, UNKNOWN = 0, 1
 
 
 class Words:
-    """The most frequent words of some texts, numbered from 2; 0 pads, 1 is any other word."""
+    """The most frequent units of some texts, numbered from 2; 0 pads, 1 is any other unit."""
 
-    def __init__(self, texts: Sequence[str]) -> None:
-        counts = Counter(word for text in texts for word in split_words(text))
+    def __init__(self, texts: Sequence[str], units: Units) -> None:
+        counts = Counter(word for text in texts for word in units.split(text))
         frequent = [word for word, _ in counts.most_common(WORDS)]
         self._numbers = {word: number for number, word in enumerate(frequent, 2)}
+        self._units = units
 
     def __len__(self) -> int:
         return len(self._numbers) + 2
 
     def encode(self, text: str) -> NDArray[np.int64]:
-        """Return the numbers of the last 256 words; a text without words is one unknown word."""
-        numbers = [self._numbers.get(word, UNKNOWN) for word in split_words(text)[-LENGTH:]]
-        return np.array(numbers or [UNKNOWN], dtype=np.int64)
-
-
-def split_words(text: str) -> list[str]:
-    """Return the lower-case words of a text, without markup and punctuation."""
-    return _WORD.findall(_MARKUP.sub(" ", text).lower())
+        """Return the numbers of the last 256 units; a text without any is one unknown unit."""
+        words = self._units.split(text)[-LENGTH:]
+        return np.array([self._numbers.get(w, UNKNOWN) for w in words] or [UNKNOWN], dtype=np.int64)
 
 
 def train_bilstm(
@@ -82,7 +77,8 @@ def train_bilstm(
 
     start = time.perf_counter()
     labels = labels or label_names(train)
-    words = Words(train.texts)
+    units = Units.of(train.texts)
+    words = Words(train.texts, units)
     parts = {
         name: ([words.encode(text) for text in table.texts], encode_labels(table, labels, name))
         for name, table in (("train", train), ("validation", validation), ("test", test))
@@ -119,7 +115,9 @@ def train_bilstm(
     last = _judge(network, parts["test"], labels)
     network.load_state_dict(best_weights)
     chosen = _judge(network, parts["test"], labels)
-    return BaselineResult("bidirectional LSTM", "bilstm", chosen, trained, history, last)
+    unread = sum(bool((text == UNKNOWN).all()) for text in parts["test"][0])
+    name = f"bidirectional LSTM{units.suffix}"
+    return BaselineResult(name, "bilstm", chosen, trained, history, last, unread)
 
 
 def _network(n_words: int, n_labels: int) -> nn.Module:

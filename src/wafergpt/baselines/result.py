@@ -19,6 +19,7 @@ class BaselineResult:
         seconds: of training.
         history: a row for each look at the validation rows.
         last: the scores of the model as training left it, where that is another one.
+        unread: test rows in which the model knows no word or character: it guesses.
     """
 
     name: str
@@ -27,6 +28,7 @@ class BaselineResult:
     seconds: float
     history: list[dict[str, float]] = field(default_factory=list)
     last: Judgement | None = None
+    unread: int = 0
 
     def to_row(self) -> dict[str, Any]:
         """Return a row of a run's ``comparison.json``."""
@@ -37,6 +39,7 @@ class BaselineResult:
             "kind": self.kind,
             **scores,
             "seconds": self.seconds,
+            "unread": self.unread,
             "test": test,
         }
         return row if self.last is None else {**row, "last": self.last.to_dict()}

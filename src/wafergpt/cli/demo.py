@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import click
 
 from wafergpt.cli import emit, json_option
+from wafergpt.cli.compared import cells, failures
 from wafergpt.cli.paths import HomePath
 from wafergpt.cli.recipe import runs_option
 from wafergpt.cli.tables import Column, plain, table
+from wafergpt.errors import Interrupted
 from wafergpt.progress import working
 from wafergpt.run import Run, command_line
 
@@ -20,7 +21,7 @@ COLUMNS = (
     Column("loss", right=True),
     Column("time", right=True),
 )
-TITLES = {"gpt": "GPT", "bilstm": "bidirectional LSTM", "tfidf": "TF-IDF + regression"}
+KINDS = ("gpt", "tfidf", "bilstm")
 
 
 @click.command("demo", epilog="Example: wafergpt demo --data reviews.csv --label sentiment")
@@ -46,21 +47,14 @@ def command(data: Path | None, text: str, label: str, runs: Path, as_json: bool)
         f"      {at_work(pretrained)}",
         f"      {command_line('runs', root=runs)}",
     ]
-    cells = [_cells(title, result[kind]) for kind, title in TITLES.items()]
+    rows = [result[kind] for kind in KINDS if kind in result]
+    scores = cells(rows, ("accuracy", "loss"))
+    words = [*failures(rows), *words]
     emit(
         result,
         as_json,
-        "\n".join([plain(COLUMNS, cells), "", *words]),
-        lambda width: [table(COLUMNS, cells, width), "", *words],
+        "\n".join([plain(COLUMNS, scores), "", *words]),
+        lambda width: [table(COLUMNS, scores, width), "", *words],
     )
-
-
-def _cells(title: str, row: Mapping[str, float]) -> tuple[str, ...]:
-    from wafergpt.progress import duration
-
-    return (
-        title,
-        f"{row['accuracy']:.4f}",
-        f"{row['loss']:.4f}",
-        duration(row["seconds"]),
-    )
+    if "interrupted" in result:
+        raise Interrupted(result["interrupted"])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wafergpt.cli import emit, json_option
+from wafergpt.cli.compared import cells, failures
 from wafergpt.cli.recipe import (
     RecipeCommand,
     go_on_option,
@@ -75,6 +76,10 @@ def command(
         raise click.UsageError("start from a RUN or from 'scratch', or go on with --resume RUN")
     if resume and go_on:
         raise click.UsageError("--resume names the run to go on with: leave out --go-on")
+    if baselines:
+        from wafergpt.baselines.requirements import require_comparable
+
+        require_comparable(planned(name, overrides, resume, runs))
     follows = launched(nproc, restarts, lambda: planned(name, overrides, resume, runs))
     with working("loading torch"):
         from wafergpt.cerebras.driver import finetune
@@ -84,11 +89,16 @@ def command(
         return
     run = classifier.run
     result: dict[str, Any] = run.read("result")
-    if baselines:
-        from wafergpt.apps.comparison import compare
+    try:
+        if baselines:
+            from wafergpt.apps.comparison import compare
 
-        result["comparison"] = compare(classifier)
-    emit(result, as_json, _text(run, result), lambda width: _screen(run, result, width))
+            compare(classifier)
+    finally:
+        # Whatever stopped a baseline, what there is by now is printed.
+        if baselines:
+            result["comparison"] = run.read("comparison") or []
+        emit(result, as_json, _text(run, result), lambda width: _screen(run, result, width))
 
 
 def _begun(recipe: Recipe, start: str, runs: Path) -> Recipe:
@@ -103,27 +113,26 @@ def _begun(recipe: Recipe, start: str, runs: Path) -> Recipe:
 
 
 def _text(run: Run, result: dict[str, Any]) -> str:
+    rows = result.get("comparison", [])
     compared = [
         f"{row['name']}: " + ", ".join(f"{name} {row[key]:.4f}" for name, key in SCORES.items())
-        for row in result.get("comparison", [])
+        for row in rows
+        if "failed" not in row
     ]
-    return "\n".join([*_scores(result), *compared, _next(run)])
+    return "\n".join([*_scores(result), *compared, *failures(rows), _next(run)])
 
 
 def _screen(run: Run, result: dict[str, Any], width: int) -> Iterable[RenderableType]:
     from wafergpt.cli.tables import Column, table
-    from wafergpt.progress import duration
 
     yield from _scores(result)
     if rows := result.get("comparison"):
         columns = [Column("", least=10), *(Column(name, right=True) for name in SCORES)]
-        cells = [
-            (row["name"], *(f"{row[key]:.4f}" for key in SCORES.values()), duration(row["seconds"]))
-            for row in rows
-        ]
+        columns.append(Column("time", right=True, rank=1))
         yield ""
-        yield table([*columns, Column("time", right=True, rank=1)], cells, width)
+        yield table(columns, cells(rows, SCORES.values()), width)
         yield ""
+        yield from failures(rows)
     yield _next(run)
 
 

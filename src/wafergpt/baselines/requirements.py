@@ -1,0 +1,25 @@
+"""What the baselines need, told before anything is trained."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from wafergpt.config import Recipe
+from wafergpt.errors import InputError
+
+NEEDS_SKLEARN = "the TF-IDF baseline needs scikit-learn: pip install 'wafergpt[demo]'"
+
+
+def require_comparable(recipe: Recipe) -> None:
+    """Check that baselines can be trained for a recipe's task.
+
+    Raises:
+        InputError: if the task is a regression, or scikit-learn is not installed.
+    """
+    if recipe.task is not None and recipe.task.loss == "squared_error":
+        raise InputError(
+            "the baselines tell classes apart; this task predicts numbers "
+            "(task.loss=squared_error): leave out the baselines"
+        )
+    if find_spec("sklearn") is None:
+        raise InputError(NEEDS_SKLEARN)

@@ -1,0 +1,136 @@
+"""A classifier beside its baselines: what one of them does must not cost the others' results."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wafergpt.apps import comparison
+from wafergpt.apps.comparison import compare
+from wafergpt.baselines.bilstm import train_bilstm
+from wafergpt.config import recipe_from
+from wafergpt.errors import InputError, Interrupted
+from wafergpt.evaluate.classification import Judgement
+from wafergpt.run import Run
+from wafergpt.tasks.classify import TextClassifier
+from wafergpt.tasks.finetune import Tables
+
+KINDS = ["gpt", "tfidf", "bilstm"]
+
+
+def write(path: Path, texts: list[str]) -> Path:
+    rows = [{"text": text, "label": str(number % 2)} for number, text in enumerate(texts)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    return path
+
+
+def judged(path: Path, test: Path | None = None, **task: Any) -> TextClassifier:
+    """Return a classifier of which only its recipe and its run's result are there."""
+    task |= {"train": path, "validation": path, "test": test, "labels": ("0", "1")}
+    recipe = recipe_from({"name": "clf", "task": task})
+    recipe = recipe.replace(data={"fingerprint": Tables.read(recipe).fingerprint()})
+    run = Run.create(recipe, path.parent / "runs")
+    scores = Judgement(0.9, 0.8, 0.3, ("0", "1"), (), [[1, 0], [0, 1]]).to_dict()
+    run.write("result", {"metrics": scores, "test": scores if test else None, "seconds": 7.0})
+    return TextClassifier(run, recipe, None, None)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def classifier(tmp_path: Path) -> TextClassifier:
+    words = ["a bad film", "a good film"]
+    return judged(write(tmp_path / "rows.jsonl", [f"{words[n % 2]} {n}" for n in range(20)]))
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        comparison, "train_bilstm", lambda *a, **k: train_bilstm(*a, **k | {"epochs": 1})
+    )
+
+
+def test_each_model_has_a_row(
+    classifier: TextClassifier, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = compare(classifier)
+    assert [row["kind"] for row in rows] == KINDS
+    assert rows[0] == {
+        "name": "GPT", "kind": "gpt", "seconds": 7.0, "accuracy": 0.9, "macro_f1": 0.8,
+        "loss": 0.3, "test": classifier.run.read("result")["metrics"],
+    }  # fmt: skip
+    assert all("macro_f1" in row for row in rows)
+    assert classifier.run.read("comparison") == rows
+    assert "warning" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("failing", ["tfidf", "bilstm"])
+def test_a_baseline_that_fails_costs_no_other_result(
+    classifier: TextClassifier,
+    failing: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(comparison, f"train_{failing}", fail)
+    rows = {row["kind"]: row for row in compare(classifier)}
+    assert list(rows) == KINDS
+    assert rows[failing]["failed"] == "MemoryError: no room"
+    assert [kind for kind in KINDS if "accuracy" in rows[kind]] == [
+        k for k in KINDS if k != failing
+    ]
+    assert classifier.run.read("comparison") == list(rows.values())
+    assert "warning: no result of the baseline" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("change", ["other", "gone"])
+def test_rows_that_changed_meanwhile_are_not_compared_on(
+    classifier: TextClassifier, change: str
+) -> None:
+    assert classifier.recipe.task is not None
+    path = classifier.recipe.task.train
+    assert path is not None
+    write(path, ["a film", "another film"] * 10) if change == "other" else path.unlink()
+    ours, *baselines = compare(classifier)
+    assert ours["accuracy"] == 0.9
+    why = "not those that the GPT" if change == "other" else str(path)
+    assert [why in row["failed"] for row in baselines] == [True, True]
+
+
+def test_ctrl_c_keeps_what_was_judged_before(
+    classifier: TextClassifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(comparison, "train_bilstm", interrupted)
+    with pytest.raises(Interrupted, match="interrupted in the baseline: bidirectional LSTM"):
+        compare(classifier)
+    assert [row["kind"] for row in classifier.run.read("comparison")] == ["gpt", "tfidf"]
+
+
+def test_many_texts_of_which_nothing_is_known_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = write(tmp_path / "train.jsonl", ["a good film", "a bad film"] * 10)
+    test = write(tmp_path / "test.jsonl", ["a good film", "ein schlechtes Werk"] * 10)
+    rows = compare(judged(train, test))
+    assert [row.get("unread") for row in rows] == [None, 10, 10]
+    said = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert said == [
+        f"warning: {name} knows no word of 10 of 20 judged texts, and can only guess there"
+        for name in ("TF-IDF + logistic regression", "bidirectional LSTM")
+    ]
+
+
+def test_what_cannot_be_compared_is_refused_at_once(
+    classifier: TextClassifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    with pytest.raises(InputError, match=r"pip install 'wafergpt\[demo\]'"):
+        compare(classifier)
+    assert classifier.run.read("comparison") is None
