@@ -2,13 +2,26 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-cerebras lint gpu bench
+DOCUMENTED := $(addprefix src/wafergpt/,api.py inference runs engines tasks train/run.py)
+
+# Two at a time, one thread each: most of a test's time is a Python that starts and imports torch.
+TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+.PHONY: demo check test coverage test-cerebras lint gpu bench
 
 demo: $(VENV)/.demo
 	$(BIN)/wafergpt demo
 
+# Before each commit.
+check: lint
+	$(TESTS) -m "not cerebras and not gpu and not slow"
+
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "not cerebras"
+	$(TESTS) -m "not cerebras"
+
+# What the quick tests run of src, the processes that they start left aside.
+coverage: $(VENV)/.dev
+	$(TESTS) -m "not cerebras and not gpu and not slow" --cov=wafergpt --cov-report=term:skip-covered --cov-fail-under=92
 
 # Makes the environment of Cerebras' SDK where it is not there yet (6 GB).
 test-cerebras: $(VENV)/.dev
@@ -20,6 +33,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/pydoclint $(DOCUMENTED)
 
 gpu: $(VENV)/.dev
 	$(BIN)/python -m pytest -m gpu

@@ -17,14 +17,14 @@ import time
 from pathlib import Path
 
 from wafergpt import files
+from wafergpt.api import finetune, pretrain
 from wafergpt.baselines.bilstm import train_bilstm
 from wafergpt.baselines.tfidf import train_tfidf
 from wafergpt.config import load_recipe
 from wafergpt.data.holdout import hold_out_of_each_class
+from wafergpt.data.labelled_rows import Table
 from wafergpt.data.prepare import prepare
-from wafergpt.data.tables import Table
-from wafergpt.tasks.finetune import VALIDATION_SHARE, finetune
-from wafergpt.train.pretrain import pretrain
+from wafergpt.tasks.text_task import VALIDATION_SHARE
 
 DATA = Path(os.environ.get("WAFERGPT_DATA", "../shared/data")) / "imdb"
 LABELS = ("negative", "positive")

@@ -27,9 +27,9 @@ import numpy as np
 
 from wafergpt.config import Recipe, recipe_from
 from wafergpt.data.prepare import prepare
-from wafergpt.report.charts import ACCENT, INK, MUTED, SECOND, Chart, short
-from wafergpt.report.document import Document
-from wafergpt.report.markup import table
+from wafergpt.reports.charts import ACCENT, INK, MUTED, SECOND, Chart, short
+from wafergpt.reports.document import Document
+from wafergpt.reports.markup import table
 
 DATA = Path(os.environ.get("WAFERGPT_DATA", "../shared/data")) / "wikipedia_en"
 SEEDS = (0, 1, 2)
@@ -80,8 +80,8 @@ def recipe(point: Point, base: int, steps: int, corpus: Path) -> Recipe:
 
 def run(point: Point, base: int, steps: int, out: Path) -> float:
     """Train one point and return its validation loss; infinity if it diverged."""
+    from wafergpt.api import pretrain
     from wafergpt.errors import RunFailed
-    from wafergpt.train.pretrain import pretrain
 
     asked = recipe(point, base, steps, out / "corpus")
     folder = out / "runs" / asked.name

@@ -27,14 +27,17 @@ from unittest import mock
 
 import psutil
 
-from wafergpt import files
+from wafergpt import config, files
+from wafergpt.checkpoint import format as stored
+from wafergpt.checkpoint import store
+from wafergpt.checkpoint.format import weights_sha256
 from wafergpt.config import load_recipe
 from wafergpt.data.prepare import prepare
+from wafergpt.distributed.sharding import fill
+from wafergpt.engines.optimizers import Optimizer
 from wafergpt.errors import RunFailed
 from wafergpt.model.gpt import GPT
-from wafergpt.run import Run
-from wafergpt.train import checkpoint, stored
-from wafergpt.train.optimizers import Optimizer
+from wafergpt.runs.run import Run
 from wafergpt.train.state import TrainState
 
 STEPS = 1200
@@ -184,18 +187,56 @@ def damage(folder: Path, other: Path, rng: random.Random) -> str:
     return f"{kind} {path.name}"
 
 
-def fresh_state(run: Run) -> TrainState:
+class Trained(TrainState):
+    """A state with the network and the optimizer that it is of, without an engine."""
+
+    def __init__(self, network: GPT, settings: config.Optimizer) -> None:
+        super().__init__()
+        self.network = network
+        self.optimizer = Optimizer(network.named_parameters(), settings)
+
+    def host(self) -> store.HostState:
+        """Return weights and moments."""
+        return store.HostState.of(self.network.state_dict(), self.optimizer.state_tensors())
+
+    def save(self, run: Run, keep: int, keep_every: int = 0) -> Path:
+        """Write a checkpoint."""
+        return store.save(self.host(), self.scalars(), run, keep, keep_every)
+
+    def load(self, stored: store.StoredState) -> None:
+        """Take over a checkpoint."""
+        fill(self.network, stored.weights.by_rows.items())
+        self.optimizer.load_state_tensors(stored.moments.by_rows)
+        self.take_scalars(stored.scalars)
+
+    def read(self, folder: Path) -> None:
+        """Take over one checkpoint.
+
+        Raises:
+            DamagedCheckpointError: if it is not what was written, or does not fit.
+        """
+        store.load(folder, self.load)
+
+    def resume(self, run: Run) -> Path:
+        """Take over the newest good checkpoint."""
+        return store.resume(run, self.load)
+
+    def weights_sha256(self) -> str:
+        """Return a hash of the weights."""
+        return weights_sha256(self.network.state_dict())
+
+
+def fresh_state(run: Run) -> Trained:
     """Return the state that a run of this recipe begins with."""
     recipe = run.recipe
-    gpt = GPT(recipe.model).initialize(recipe.seed)
-    return TrainState(gpt, Optimizer(gpt.named_parameters(), recipe.optimizer))
+    return Trained(GPT(recipe.model).initialize(recipe.seed), recipe.optimizer)
 
 
 def damage_many(run: Run, count: int, seed: int) -> int:
     """Damage a run's newest checkpoint ``count`` times; return how many were loaded wrongly."""
-    *_, before, newest = checkpoint.every(run)
+    *_, before, newest = store.every(run)
     state = fresh_state(run)
-    checkpoint.load(state, before)
+    state.read(before)
     expected = state.weights_sha256(), state.scalars()
     wrong = 0
     for number in range(count):
@@ -204,10 +245,10 @@ def damage_many(run: Run, count: int, seed: int) -> int:
             shutil.copytree(run.path, copy.path)
             target = copy.checkpoints / newest.name
             done = damage(target, copy.checkpoints / before.name, random.Random(f"{seed}/{number}"))
-            if not checkpoint.damage(target) and _same(target, newest):
+            if not store.damage(target) and _same(target, newest):
                 continue  # a bit in a blank of the manifest: what it says is the same
             state = fresh_state(run)
-            checkpoint.resume(state, copy)
+            state.resume(copy)
             if (state.weights_sha256(), state.scalars()) != expected:
                 wrong += 1
                 print(f"wrongly loaded after: {done}", file=sys.stderr)
@@ -254,20 +295,20 @@ def fill_the_disk(run: Run) -> tuple[int, int]:
             copy = Run(Path(folder) / "run")
             shutil.copytree(run.path, copy.path)
             state = fresh_state(run)
-            newest = checkpoint.resume(state, copy)
+            newest = state.resume(copy)
             state.step += 20
             failed = False
             with full_disk_at(write) as done:
                 try:
-                    checkpoint.save(state, copy, keep=1)
+                    state.save(copy, keep=1)
                 except OSError:
                     failed = True
             if not failed and done[0] <= write:
                 return write, lost
             again = fresh_state(run)
             try:
-                found = checkpoint.resume(again, copy)
-                lost += again.step < int(newest.name[5:]) or bool(checkpoint.damage(found))
+                found = again.resume(copy)
+                lost += again.step < int(newest.name[5:]) or bool(store.damage(found))
             except RunFailed:
                 lost += 1
             write += 1
@@ -278,15 +319,15 @@ def fill_the_disk(run: Run) -> tuple[int, int]:
 
 def cost(root: Path, background: bool) -> float:
     """Return the share of a run's time that ten saves, the default, take from its training."""
-    from wafergpt.train.pretrain import pretrain
-    from wafergpt.train.saver import Saver
+    from wafergpt.api import pretrain
+    from wafergpt.checkpoint.writer import Saver
 
     spent = [0.0]
     save = Saver.save
 
-    def timed(self: Saver, state: TrainState) -> None:
+    def timed(self: Saver, *state: Any) -> None:
         start = time.perf_counter()
-        save(self, state)
+        save(self, *state)
         spent[0] += time.perf_counter() - start
 
     settings = [

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from wafergpt.config import Model, Recipe, load_recipe
+from wafergpt.config import Model, load_recipe
 from wafergpt.devices.detect import processor_name
 
 SHAPES = {
@@ -46,22 +46,22 @@ class RandomTokens:
 
 
 def ours(model: Model, batch_size: int, device: str) -> Callable[[], object]:
-    """Return one step of wafergpt's own training loop, metrics included."""
-    from wafergpt.data.batches import LanguageBatches
-    from wafergpt.model.gpt import GPT
-    from wafergpt.train.pretrain import language_flops, language_objective
-    from wafergpt.train.settings import resolve_system
-    from wafergpt.train.trainer import Trainer
+    """Return one update of wafergpt's own engine."""
+    from wafergpt.data.language_batches import LanguageBatches
+    from wafergpt.distributed.collectives import SINGLE
+    from wafergpt.engines.base import Decision
+    from wafergpt.engines.torch import TorchEngine
+    from wafergpt.tasks.base import EvaluationSet, Splits, task_of
 
-    recipe: Recipe = load_recipe(
-        None, [f"train.batch_size={batch_size}", "train.steps=1000", f"system.device={device}"]
-    ).replace(model=model)
-    recipe, machine = resolve_system(recipe)
-    gpt = GPT(model).initialize(0)
+    settings = [f"train.batch_size={batch_size}", "train.steps=100000", "system.compile=on"]
+    recipe = load_recipe(None, [*settings, f"system.device={device}"]).replace(model=model)
+    recipe, machine = TorchEngine.settle(recipe, SINGLE)
     batches = LanguageBatches(RandomTokens(model.vocab_size), model.seq_len, "", seed=0)
-    trainer = Trainer(recipe, machine, gpt, gpt.blocks, batches, language_objective, language_flops)
-    trainer.compile()
-    return lambda: trainer.loop.step(1000)
+    splits = Splits(batches, EvaluationSet(batches, None), None, 0)
+    engine = TorchEngine(recipe, machine, task_of(recipe), splits, SINGLE, None)
+    engine.choose_compilation(1000, 1.0, lambda: False)
+    updates = engine.updates(0, 0, 100000, (), lambda _: Decision.APPLY, lambda: None)
+    return lambda: next(updates)
 
 
 def theirs(model: Model, batch_size: int, device: str, compiled: bool) -> Callable[[], object]:

@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from wafergpt.progress import show
+
 DATA = Path(os.environ.get("WAFERGPT_DATA", Path(__file__).parents[1] / ".." / "shared" / "data"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def messages() -> None:
+    """Show what is said, as the command line does."""
+    show()
 
 
 @pytest.fixture(scope="session")

@@ -28,7 +28,7 @@ def check(words: list[str]) -> dict[str, Any]:
     verb, *arguments = torchrun.training_script_args
     assert verb == "pretrain"
     parsed = command.make_context("pretrain", list(arguments)).params
-    assert parsed["go_on"]
+    assert parsed["auto_resume"]
     recipe = load_recipe(*split_arguments(parsed["arguments"]))
     assert recipe.system.shard == 8
     recipe.system.require_groups(16)

@@ -13,7 +13,7 @@ from wafergpt import files, locks, progress
 from wafergpt.config import load_recipe
 from wafergpt.errors import InputError
 from wafergpt.locks import Lock
-from wafergpt.run import Run
+from wafergpt.runs.run import Run
 
 WITHOUT = [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP]
 

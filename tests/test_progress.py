@@ -177,6 +177,7 @@ def test_it_follows_the_width(terminal: Callable[..., Terminal]) -> None:
 
 
 def test_what_is_inside_is_a_note(terminal: Callable[..., Terminal]) -> None:
+    before = threading.active_count()
     screen = terminal(80)
     with progress(NAME, 400, "steps") as bar:
         bar.advance(57, "loss 1.970")
@@ -193,7 +194,7 @@ def test_what_is_inside_is_a_note(terminal: Callable[..., Terminal]) -> None:
         assert "baseline" not in line
         time.sleep(0.06)
         assert "baseline" not in screen.wait_for("its training")
-    assert threading.active_count() == 1
+    assert threading.active_count() == before
 
 
 def test_other_lines_come_above(terminal: Callable[..., Terminal]) -> None:
@@ -300,7 +301,7 @@ def test_piped_it_is_a_line_now_and_then(
     )
 
 
-def test_followers_are_silent(
+def test_worker_ranks_are_silent(
     monkeypatch: pytest.MonkeyPatch, terminal: Callable[..., Terminal]
 ) -> None:
     screen = terminal(80)
@@ -368,7 +369,7 @@ def test_another_job_of_the_shell_has_the_terminal(
 
 def test_while_it_evaluates_a_bar_says_so(terminal: Callable[..., Terminal]) -> None:
     from wafergpt import config
-    from wafergpt.train.callbacks.evaluation import Evaluation
+    from wafergpt.train.callbacks import Evaluation
 
     screen = terminal(80)
 
@@ -379,7 +380,9 @@ def test_while_it_evaluates_a_bar_says_so(terminal: Callable[..., Terminal]) -> 
     state = SimpleNamespace(step=57, best=None, best_step=0, callbacks={})
     with progress(NAME, 400, "steps") as bar:
         bar.advance(57)
-        Evaluation(judge, config.Evaluate(every=57), 400).after_step(cast(Any, state), {})
+        Evaluation(judge, config.Evaluate(every=57), {"loss": "min"}, 400).after_step(
+            cast(Any, state), {}
+        )
 
 
 def test_a_stderr_that_was_closed_before_keeps_stdout_clean() -> None:

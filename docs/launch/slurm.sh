@@ -25,7 +25,7 @@ head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 srun torchrun \
   --nnodes="$SLURM_NNODES" --nproc-per-node=8 --max-restarts=3 \
   --rdzv-backend=c10d --rdzv-id="$SLURM_JOB_ID" --rdzv-endpoint="$head:29500" \
-  --no-python wafergpt pretrain cerebras-gpt/1.3b --go-on \
+  --no-python wafergpt pretrain cerebras-gpt/1.3b --auto-resume \
   --runs "$runs" name="$name" data.corpus="$corpus" system.shard=8 &
 step=$!
 # The first one ends when the signal comes.

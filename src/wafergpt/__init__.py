@@ -1,6 +1,6 @@
 """Train GPT language models the Cerebras-GPT way, and put them to work.
 
-The Python face. Each name is imported when it is first used, so ``import wafergpt`` costs nothing.
+Each name is imported when it is first used, so ``import wafergpt`` costs nothing.
 """
 
 from __future__ import annotations
@@ -11,36 +11,52 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from wafergpt.cerebras.driver import finetune as finetune
-    from wafergpt.cerebras.driver import pretrain as pretrain
+    from wafergpt.api import average as average
+    from wafergpt.api import export as export
+    from wafergpt.api import finetune as finetune
+    from wafergpt.api import generate as generate
+    from wafergpt.api import import_model as import_model
+    from wafergpt.api import plan as plan
+    from wafergpt.api import predict as predict
+    from wafergpt.api import prepare as prepare
+    from wafergpt.api import pretrain as pretrain
+    from wafergpt.api import report as report
+    from wafergpt.config import Recipe as Recipe
     from wafergpt.config import load_recipe as load_recipe
-    from wafergpt.data.prepare import prepare as prepare
-    from wafergpt.devices.planning import plan as plan
-    from wafergpt.interop.export import export as export
-    from wafergpt.interop.huggingface import import_folder as import_model  # noqa: F401
-    from wafergpt.run import Run as Run
-    from wafergpt.tasks.classify import TextClassifier as TextClassifier
-    from wafergpt.tasks.writing import Writer as Writer
-    from wafergpt.train.averaging import average as average
+    from wafergpt.decoding.generator import Sampling as Sampling
+    from wafergpt.errors import InputError as InputError
+    from wafergpt.errors import Interrupted as Interrupted
+    from wafergpt.errors import RunFailed as RunFailed
+    from wafergpt.inference.predictor import Predictor as Predictor
+    from wafergpt.inference.writer import Writer as Writer
+    from wafergpt.runs.run import Run as Run
 
 _HOMES = {
-    "Run": "wafergpt.run",
-    "TextClassifier": "wafergpt.tasks.classify",
-    "Writer": "wafergpt.tasks.writing",
-    "average": "wafergpt.train.averaging",
-    "export": "wafergpt.interop.export",
-    "finetune": "wafergpt.cerebras.driver",
-    "import_model": "wafergpt.interop.huggingface:import_folder",
+    "InputError": "wafergpt.errors",
+    "Interrupted": "wafergpt.errors",
+    "Predictor": "wafergpt.inference.predictor",
+    "Recipe": "wafergpt.config",
+    "Run": "wafergpt.runs.run",
+    "RunFailed": "wafergpt.errors",
+    "Sampling": "wafergpt.decoding.generator",
+    "Writer": "wafergpt.inference.writer",
     "load_recipe": "wafergpt.config",
-    "plan": "wafergpt.devices.planning",
-    "prepare": "wafergpt.data.prepare",
-    "pretrain": "wafergpt.cerebras.driver",
-}
-__all__ = [*_HOMES, "__version__"]
+    **dict.fromkeys(
+        (
+            "average", "export", "finetune", "generate", "import_model", "plan", "predict",
+            "prepare", "pretrain", "report",
+        ),
+        "wafergpt.api",
+    ),
+}  # fmt: skip
+__all__ = ["__version__", *sorted(_HOMES)]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'wafergpt' has no attribute '{name}'")
-    module, _, inner = _HOMES[name].partition(":")
-    return getattr(importlib.import_module(module), inner or name)
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

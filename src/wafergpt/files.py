@@ -1,6 +1,6 @@
-"""Writing so that a reader sees the old file or the new one, never a part of either.
+"""Atomic writes: a reader sees the old file or the new one, never a part of either.
 
-And reading what may come from anyone.
+And reading of files that are not trusted.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from wafergpt.errors import InputError
 from wafergpt.progress import say_once
 
 JSON_BYTES = 64 << 20
-"""A larger file is no JSON of ours; once read it takes some twenty times as much memory."""
+"""A larger file is not one of ours; once parsed, it takes about twenty times as much memory."""
 
 
 NO_SYNC = {
     errno.EINVAL, errno.EACCES, errno.EPERM, errno.EBADF, errno.ENOSYS, errno.ENOTSUP,
     errno.EOPNOTSUPP, errno.EISDIR,
 }  # fmt: skip
-"""Errors of a file system that cannot flush a file or a folder."""
+"""Errors of file systems that cannot flush a file or a folder."""
 
 SHOWN = 60
-"""Characters of a wrong name or value that an error repeats."""
+"""Characters of a wrong name or value that an error shows."""
 
 
 def short(value: object) -> str:
-    """Write a value as Python would, in few characters however large it is."""
+    """Return the repr of a value, shortened if it is long."""
     form = reprlib.Repr()
     form.maxstring = form.maxother = form.maxlong = SHOWN
     form.maxlevel = 2
@@ -43,7 +43,7 @@ def short(value: object) -> str:
 
 
 def is_file(path: Path) -> bool:
-    """Say whether there is a regular file; under a name that no file can have, there is none."""
+    """Return whether there is a regular file; False for a name that no file can have."""
     try:
         return path.is_file()
     except OSError:
@@ -51,7 +51,7 @@ def is_file(path: Path) -> bool:
 
 
 def exists(path: Path) -> bool:
-    """Say whether there is anything; under a name that no file can have, there is not."""
+    """Return whether a path exists; False for a name that no file can have."""
     try:
         return path.exists()
     except (OSError, ValueError):
@@ -59,27 +59,31 @@ def exists(path: Path) -> bool:
 
 
 def from_home(path: str | Path) -> Path:
-    """Return a path with its ``~`` replaced, where there is such a home."""
+    """Return a path with its ``~`` replaced, if that home folder is known."""
     try:
         return Path(path).expanduser()
     except (RuntimeError, ValueError):
         return Path(path)
 
 
-def read_json(path: Path, most_bytes: int = JSON_BYTES, fault: str = "is not JSON") -> Any:
-    """Read a JSON file that may come from anyone, and may be anything.
+def read_json(path: Path, max_bytes: int = JSON_BYTES, fault: str = "is not JSON") -> Any:
+    """Read a JSON file that is not trusted.
+
+    Args:
+        path: the file.
+        max_bytes: the size limit.
+        fault: what to call a file that cannot be parsed.
 
     Raises:
-        InputError: if it is no regular file, is larger than ``most_bytes``, or cannot be read;
-            ``fault`` says what is then wrong with it.
+        InputError: if it is not a regular file, is larger than ``max_bytes``, or cannot be parsed.
     """
-    # Only a regular file has an end: a pipe would be waited for.
+    # Only a regular file has an end: reading a pipe could block.
     if not is_file(path):
         raise InputError(f"no such file: {path}")
     with path.open("rb") as file:
-        data = file.read(most_bytes + 1)
-    if len(data) > most_bytes:
-        raise InputError(f"{path} is too large (limit {most_bytes >> 20} MiB)")
+        data = file.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise InputError(f"{path} is too large (limit {max_bytes >> 20} MiB)")
     try:
         return json.loads(data.decode())
     except (ValueError, RecursionError) as error:
@@ -88,7 +92,7 @@ def read_json(path: Path, most_bytes: int = JSON_BYTES, fault: str = "is not JSO
 
 
 def sync(path: Path) -> None:
-    """Flush a file or folder to the disk; where that cannot be done, say so once and go on."""
+    """Flush a file or folder to the disk; if the file system cannot, warn once and continue."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -101,22 +105,26 @@ def sync(path: Path) -> None:
         mount = mount_of(path)
         say_once(
             ("sync", mount),
-            f"warning: the file system at {mount} cannot flush what is written to the disk "
-            f"({error.strerror}): a loss of power may cost the last of it",
+            f"warning: the file system at {mount} cannot flush writes to the disk "
+            f"({error.strerror}): a loss of power may lose the latest ones",
         )
 
 
 def mount_of(path: Path) -> Path:
-    """Return the folder at which the file system of a path is mounted."""
+    """Return the mount point of the file system of a path."""
     path = path.absolute()
     return next(folder for folder in (path, *path.parents) if os.path.ismount(folder))
 
 
 def require_writable(folder: Path, option: str) -> None:
-    """Check that a folder can be written, or made.
+    """Check that a folder can be written, or created.
+
+    Args:
+        folder: the folder, which may not exist yet.
+        option: the option that chooses another folder.
 
     Raises:
-        InputError: if it cannot; ``option`` is what names another one.
+        InputError: if it cannot.
     """
     there = folder.absolute()
     while not there.exists() and there != there.parent:
@@ -131,15 +139,15 @@ def require_writable(folder: Path, option: str) -> None:
 
 
 def beside(path: Path) -> Path:
-    """Return a hidden, unused path next to ``path``."""
+    """Return an unused hidden path next to ``path``."""
     return path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path to write; on success it is flushed and renamed over ``path``.
+    """Yield a temporary path to write to; on success, flush it and rename it to ``path``.
 
-    On any exception the temporary file is removed and ``path`` stays as it was.
+    On any exception the temporary file is removed and ``path`` is unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = beside(path)
@@ -154,10 +162,14 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def appearing(folder: Path, temporary: Path | None = None) -> Iterator[Path]:
-    """Yield a temporary folder to fill; on success it is flushed and renamed to ``folder``.
+    """Yield a temporary folder to fill; on success, flush it and rename it to ``folder``.
 
-    An existing ``folder`` is replaced. On any exception the temporary folder is removed. It may
-    have been made before, beside ``folder``, where others fill it too.
+    An existing ``folder`` is replaced. On any exception the temporary folder is removed.
+
+    Args:
+        folder: the folder to make.
+        temporary: a folder beside it that already exists, for several processes to fill; if
+            omitted, one is made.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary or beside(folder)
@@ -172,7 +184,7 @@ def appearing(folder: Path, temporary: Path | None = None) -> Iterator[Path]:
             try:
                 folder.rename(old)
             except OSError as error:
-                # An image's folder, on an overlay, has no other name.
+                # On an overlay, a folder of the image cannot be renamed.
                 if error.errno != errno.EXDEV:
                     raise
                 shutil.copytree(folder, old, symlinks=True)
@@ -203,6 +215,6 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file as hex, read in bounded memory."""
+    """Return the SHA-256 of a file as hex, in bounded memory."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

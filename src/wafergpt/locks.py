@@ -1,4 +1,4 @@
-"""Locks on files, which a process that dies lets go of; and what happens where there are none."""
+"""File locks, which the system releases when a process dies, and a fallback without them."""
 
 from __future__ import annotations
 
@@ -12,29 +12,32 @@ from wafergpt.files import mount_of
 from wafergpt.progress import say_once
 
 TAKEN = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES}
-"""Errors of a lock that another process holds."""
+"""Errors of locking when another process holds the lock."""
 
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.EBADF}
-"""Errors of a file system that has no locks: some NFS, FUSE and container mounts."""
+"""Errors of locking on a file system without locks: some NFS, FUSE and container mounts."""
 
 
 class Lock:
-    """An exclusive lock on a file, which goes with the file whatever its folder is called.
+    """An exclusive lock on a file, which stays with the file if its folder is renamed.
 
-    On a file system without locks it is always free, which is said once.
+    On a file system without locks it is always free, and a warning is logged once.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.works = True
-        """Whether it keeps others out; known once it was acquired."""
+        """Whether the lock excludes other processes; known once it was acquired."""
         self._descriptor: int | None = None
 
     def acquire(self, wait: bool = False) -> bool:
-        """Take the lock, waiting for it if asked to; return whether this process has it now.
+        """Acquire the lock; return whether this process has it now.
+
+        Args:
+            wait: wait until the lock is free.
 
         Raises:
-            OSError: if the file cannot be opened or made.
+            OSError: if the file cannot be opened or created.
         """
         import fcntl
 
@@ -53,7 +56,7 @@ class Lock:
             say_once(
                 ("locks", mount),
                 f"warning: the file system at {mount} has no locks ({error.strerror}): "
-                "make sure that no two processes train in one run there",
+                "make sure that no two processes train the same run there",
             )
         except BaseException:
             os.close(descriptor)
@@ -62,7 +65,7 @@ class Lock:
         return True
 
     def release(self) -> None:
-        """Let go of the lock; the file stays."""
+        """Release the lock; the file stays."""
         import fcntl
 
         descriptor, self._descriptor = self._descriptor, None
@@ -78,7 +81,7 @@ class Lock:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Wait for a lock, and hold it."""
+    """Wait for a lock and hold it."""
     lock = Lock(path)
     lock.acquire(wait=True)
     try:
@@ -88,8 +91,8 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def _opened(path: Path) -> int:
-    """Open a lock file for writing, which NFS wants, or as another user's for reading."""
-    # Neither a link nor a pipe can stand in its place.
+    """Open a lock file for writing, as NFS requires, or another user's for reading."""
+    # Do not follow a link or block on a pipe of that name.
     flags = os.O_NOFOLLOW | os.O_NONBLOCK
     try:
         return os.open(path, flags | os.O_RDWR | os.O_CREAT, 0o666)

@@ -1,11 +1,14 @@
-"""Progress for people: a live line on a terminal, a plain line now and then when piped.
+"""Progress for people: a live line on a terminal, occasional plain lines in a pipe.
 
-Everything goes to stderr; stdout belongs to results. A thread draws: who reports only counts. One
-line is live at a time; what is begun inside something else shows as a note of it.
+Messages go through ``logging`` under the name ``wafergpt``: the command line shows them on stderr
+(``show``), and a program that calls this package may silence or redirect them. If messages are
+silenced, nothing is drawn either. A thread draws; the worker only counts. One line is live at a
+time; a nested activity is shown as a note of the outer one.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import threading
@@ -17,34 +20,36 @@ from typing import Any, Protocol, TextIO
 
 from wafergpt.screen import Line, Screen, write
 
+logger = logging.getLogger("wafergpt")
+
 REFRESH_SECONDS = 0.25
 PLAIN_LINE_SECONDS = 10.0
-"""Between the plain lines of a bar."""
+"""Seconds between the plain lines of a bar."""
 
 LONG_SECONDS = 2.0
-"""What takes less needs no plain line, and leaves no bar behind."""
+"""Seconds; a shorter activity needs no plain line, and leaves no bar behind."""
 
 PLAIN_SIGN_SECONDS = 30.0
-"""Between the plain lines of what has no number."""
+"""Seconds between the plain lines of an activity without a count."""
 
 NOTE_SECONDS = 1.0
-"""What takes less is no note of something else."""
+"""Seconds; a shorter activity is not shown as a note of another."""
 
 FAILURES = (OSError, ValueError, RuntimeError)
-"""Of writing for people, which end no work: a terminal, pipe or stream that was closed, a full
-disk, a signal in the middle of a line."""
+"""Errors of writing messages, which must not stop the work: a closed terminal, pipe or stream, a
+full disk, a signal in the middle of a line."""
 
 _said: set[object] = set()
 
 
 class Bar(Protocol):
-    """What a worker reports to."""
+    """The progress bar that a worker reports to."""
 
     def advance(self, amount: float = 1, note: str = "") -> None:
-        """Add ``amount`` units of finished work; ``note`` says how it goes (loss, rate).
+        """Add ``amount`` units of finished work, with a ``note`` such as loss and rate.
 
-        A note's numbers are separated by " · ", the most important first; an empty one keeps the
-        last one in sight.
+        A note's numbers are separated by " · ", the most important first; an empty note keeps the
+        previous one.
         """
 
     def say(self, line: str) -> None:
@@ -52,31 +57,45 @@ class Bar(Protocol):
 
 
 def place() -> tuple[int, int]:
-    """Return (rank, number of processes) of this training, as torchrun and our launcher say it."""
+    """Return (rank, number of processes) of this training, as set by torchrun or our launcher."""
     try:
         rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     except (KeyError, ValueError):
-        # Left over from something else; a training says so.
+        # Left over from another program; a training reports it.
         return 0, 1
     return (rank, size) if 0 <= rank < size else (0, 1)
 
 
-def follows() -> bool:
-    """Say whether this process is one of several of a training, and not the first."""
+def is_worker() -> bool:
+    """Return whether this process is a worker rank: one of several, and not rank 0."""
     return place()[0] > 0
 
 
 def say(line: str) -> None:
-    """Print one line for people; of several processes of one training, only the first speaks.
+    """Log one line, a warning as such; of several processes, only rank 0 logs."""
+    if not is_worker():
+        warns = line.lower().startswith("warning")
+        logger.log(logging.WARNING if warns else logging.INFO, "%s", line)
 
-    A stderr that nobody reads any more stops nothing.
-    """
-    if sys.stderr is not None and not follows():
-        write(sys.stderr, f"{line}\n")
+
+def show() -> None:
+    """Show messages on stderr, above the live line, as the command line does."""
+    if not any(isinstance(handler, _Terminal) for handler in logger.handlers):
+        logger.addHandler(_Terminal())
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+
+
+class _Terminal(logging.Handler):
+    """Writes to stderr; a closed one does not stop the work."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if sys.stderr is not None:
+            write(sys.stderr, f"{self.format(record)}\n")
 
 
 def say_once(about: object, line: str) -> None:
-    """Print one line for people, if this process has not printed one about the same thing."""
+    """Log one line, unless this process has already logged one about the same thing."""
     if about not in _said:
         _said.add(about)
         say(line)
@@ -84,23 +103,23 @@ def say_once(about: object, line: str) -> None:
 
 @contextmanager
 def progress(what: str, total: float | None, unit: str, done: float = 0) -> Iterator[Bar]:
-    """Show how ``what`` advances towards ``total`` units, of which ``done`` lie behind already."""
+    """Show how ``what`` advances towards ``total`` units, of which ``done`` are already done."""
     with _shown(_Activity(what, unit, total, done)) as activity:
         yield activity
 
 
 @contextmanager
 def working(what: str) -> Iterator[None]:
-    """Show that ``what``, whose end is not known, is under way, and since when.
+    """Show that ``what``, of unknown length, is in progress, and for how long.
 
-    On a terminal for as long as it lasts; piped, one line once it has become long, then seldom.
+    On a terminal it is shown while it lasts; in a pipe, as a line if it takes long, then rarely.
     """
     with _shown(_Activity(what)):
         yield
 
 
 class _Activity:
-    """Something under way: a bar if it has a unit."""
+    """Something in progress: a bar if it has a unit."""
 
     def __init__(
         self, what: str, unit: str = "", total: float | None = None, done: float = 0
@@ -121,22 +140,22 @@ class _Activity:
         say(line)
 
     def age(self) -> float:
-        """Return the seconds since it began."""
+        """Return the seconds since it started."""
         return time.monotonic() - self._start
 
     def count(self) -> str:
-        """Say how much is done."""
+        """Return how much is done."""
         known = self._total or self.done
         digits = 0 if known >= 100 or float(known).is_integer() else 1
         of = f"/{self._total:,.{digits}f}" if self._total else ""
         return f"{self.done:,.{digits}f}{of} {self.unit}"
 
     def short(self) -> str:
-        """Say it as the note of something else."""
+        """Return it as the note of another activity."""
         return f"{self.what} {self.count() if self.unit else _seconds(self.age())}"
 
     def line(self, inner: _Activity | None) -> Line:
-        """Say everything, with what is under way inside it."""
+        """Return the live line, with the activity inside it."""
         if not self.unit:
             return Line(self.what, (), _seconds(self.age()))
         note = [inner.short()] if inner is not None else []
@@ -147,12 +166,12 @@ class _Activity:
         return Line(self.what, numbers, self._time(rate), self._share())
 
     def end(self) -> Line:
-        """Say how it ended."""
+        """Return the line that stays at the end."""
         numbers = [self.count(), *self._notes, _rate(self._mean_rate(), self.unit)]
         return Line(self.what, numbers, f"in {duration(self.age())}", self._share())
 
     def plain(self, inner: _Activity | None) -> str:
-        """Say everything in a line of its own."""
+        """Return everything as a plain line."""
         self.next_line = time.monotonic() + (
             PLAIN_LINE_SECONDS if self.unit else PLAIN_SIGN_SECONDS
         )
@@ -172,9 +191,9 @@ class _Activity:
         return _seconds(self.age())
 
     def _rate(self) -> float:
-        """Return units a second over the later half of the time, where a slow start is forgotten.
+        """Return units per second over the later half of the time, which ignores a slow start.
 
-        If nothing was done in it, over the whole time.
+        If nothing was done in that half, use the whole time.
         """
         now, seen = time.monotonic(), self._seen
         if now - seen[-1][0] > (now - self._start) / 32:
@@ -199,7 +218,7 @@ def _seconds(seconds: float) -> str:
 
 
 class _Session:
-    """What is under way, and the thread that shows it, from the first begun to the last ended."""
+    """The activities in progress, and the thread that shows them while there are any."""
 
     def __init__(self) -> None:
         self.activities: list[_Activity] = []
@@ -210,7 +229,7 @@ class _Session:
         self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
 
     def begin(self) -> None:
-        """Show at once: what comes next may keep every other thread waiting, as imports do."""
+        """Show at once: what follows may block every other thread, as imports do."""
         if self._screen is not None:
             for name, stream in self._streams.items():
                 if stream is not None and stream.isatty():
@@ -219,7 +238,7 @@ class _Session:
         self._thread.start()
 
     def leave(self, activity: _Activity) -> None:
-        """Show an activity no more; only a bar that took long leaves something."""
+        """Stop showing an activity; only a bar that took long leaves a line."""
         self.activities.remove(activity)
         if self._screen is not None:
             within_bar = any(one.unit for one in self.activities)
@@ -238,7 +257,7 @@ class _Session:
         self._thread.join()
 
     def clear(self) -> None:
-        """Take the live line away, so that something else can be written."""
+        """Clear the live line, so that something else can be written."""
         if self._screen is not None:
             self._screen.clear()
 
@@ -250,7 +269,7 @@ class _Session:
 
     def _show(self) -> None:
         """Draw the live line again, or print a plain one if it is time."""
-        # What was only just begun may be over at once.
+        # An activity that has just started may end at once.
         first, *rest = self.activities
         shown = [first, *(one for one in rest if one.unit or one.age() >= NOTE_SECONDS)]
         main = next((one for one in shown if one.unit), shown[-1])
@@ -262,7 +281,7 @@ class _Session:
 
 
 class _Above:
-    """A stream of the terminal while a line is live: what is written to it comes above that."""
+    """A stream of the terminal while a line is live: writes to it appear above that line."""
 
     def __init__(self, stream: TextIO, session: _Session) -> None:
         self._stream, self._session = stream, session
@@ -280,7 +299,7 @@ class _Above:
 
 
 _lock = threading.RLock()
-"""Held while the terminal is written to, also by a signal's handler in the midst of it."""
+"""Held while the terminal is written to; reentrant, for a signal handler in between."""
 
 _session: _Session | None = None
 
@@ -288,7 +307,7 @@ _session: _Session | None = None
 @contextmanager
 def _shown(activity: _Activity) -> Iterator[_Activity]:
     global _session
-    if sys.stderr is None or follows():
+    if sys.stderr is None or is_worker() or not logger.isEnabledFor(logging.INFO):
         yield activity
         return
     with _lock:
@@ -310,7 +329,7 @@ def _shown(activity: _Activity) -> Iterator[_Activity]:
 
 
 def duration(seconds: float) -> str:
-    """Write seconds as people read them: ``8.1s``, ``2m05s``, ``3h20m``, ``4.5 days``, years."""
+    """Format seconds: ``8.1s``, ``2m05s``, ``3h20m``, ``4.5 days``, years."""
     if seconds < 60:
         return f"{seconds:.1f}s" if seconds < 10 else f"{seconds:.0f}s"
     minutes, rest = divmod(round(seconds), 60)

@@ -1,4 +1,4 @@
-"""One live line at the bottom of a terminal: what fits, in characters that can be shown there."""
+"""One live line at the bottom of a terminal, fitted to its width and its character set."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import TextIO
 
 USUAL_WIDTH = 80
-"""Columns of a terminal that does not say how many it has."""
+"""Columns of a terminal that does not report its width."""
 
-LEAST_NAME, SHORT_NAME = 3, 8
+MIN_NAME, SHORT_NAME = 3, 8
 SHORT_BAR, LONG_BAR = 8, 40
 """Cells."""
 
 NUMBERS_BEFORE_BAR = 2
-"""So many numbers are worth more than the drawn bar."""
+"""This many numbers are more important than the drawn bar."""
 
 _BOLD, _CYAN, _DIM, _PLAIN = "\x1b[1m", "\x1b[36m", "\x1b[2m", "\x1b[0m"
 _ERASE = "\r\x1b[K"
@@ -42,13 +42,13 @@ ASCII = Glyphs("|/-\\", "#", "-", "..", ", ")
 
 @dataclass(frozen=True)
 class Line:
-    """What a live line says.
+    """The content of a live line.
 
     Attributes:
-        name: of what is under way; the first to be shortened.
-        numbers: the most important first; the last ones go where there is no room.
-        time: left, or gone; always shown.
-        share: of the work that is done, 0 to 1; None if its end is not known.
+        name: of the activity; the first to be shortened.
+        numbers: the most important first; the last ones are dropped if there is no room.
+        time: left, or elapsed; always shown.
+        share: of the work that is done, 0 to 1; None if the total is not known.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Line:
 
 
 class Screen:
-    """The last line of a terminal, drawn again and again in place."""
+    """The last line of a terminal, redrawn in place."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -69,18 +69,18 @@ class Screen:
 
     @classmethod
     def of(cls, stream: TextIO | None) -> Screen | None:
-        """Return the screen behind a stream; None where a line cannot be drawn again in place."""
+        """Return the screen behind a stream; None if a line cannot be redrawn in place."""
         try:
             live = stream is not None and stream.isatty()
         except ValueError:  # it is closed
             return None
-        # The terminals of build servers keep every line that was ever drawn.
+        # The logs of build servers keep every line that is drawn.
         kept = os.environ.get("CI", "").lower() not in ("", "0", "false")
         dumb = os.environ.get("TERM") in ("dumb", "unknown")
         return cls(stream) if live and stream is not None and not (kept or dumb) else None
 
     def draw(self, line: Line) -> None:
-        """Draw a line in place of the one before."""
+        """Draw a line in place of the previous one."""
         width = self._width()
         if width > 0 and self._in_front():
             spinner = self._glyphs.spinner[self._turn % len(self._glyphs.spinner)]
@@ -95,7 +95,7 @@ class Screen:
             self._drawn = False
 
     def clear(self) -> None:
-        """Take the line away, so that something else can be written."""
+        """Clear the line, so that something else can be written."""
         if self._drawn:
             self._write(_ERASE)
             self._drawn = False
@@ -106,11 +106,11 @@ class Screen:
             f"{style}{piece}{_PLAIN}" if style and self._colour else piece
             for style, piece in pieces
         )
-        # A terminal may think a letter wider than we do: it must not go on in the next row.
+        # The terminal may draw a letter wider than computed: it must not wrap into the next row.
         return _NO_WRAP + text + _WRAP
 
     def _width(self) -> int:
-        """Return the columns to use: one is left free, for a full row may wrap."""
+        """Return the columns to use: one is left free, because a full row may wrap."""
         try:
             columns = os.get_terminal_size(self._stream.fileno()).columns
         except (OSError, ValueError, AttributeError):
@@ -121,20 +121,20 @@ class Screen:
         return (columns or USUAL_WIDTH) - 1
 
     def _in_front(self) -> bool:
-        """Say whether the terminal is ours to draw on, and not lent to another job of the shell."""
+        """Return whether this process is in the terminal's foreground group, and may draw."""
         try:
             return os.tcgetpgrp(self._stream.fileno()) == os.getpgrp()
         except (OSError, ValueError, AttributeError):
-            return True  # it is not the terminal that rules our jobs
+            return True  # it is not our controlling terminal
 
     def _write(self, text: str) -> None:
         write(self._stream, text)
 
 
 def write(stream: TextIO, text: str) -> None:
-    """Write what people may read, at once; what the stream's encoding lacks is replaced.
+    """Write a message at once; characters that the stream's encoding lacks are replaced.
 
-    Nothing is raised for it: a reader who has left must not stop the work.
+    Errors are not raised: a closed reader must not stop the work.
     """
     encoding = _encoding(stream)
     try:
@@ -144,7 +144,7 @@ def write(stream: TextIO, text: str) -> None:
         pass  # it is closed
     except OSError as error:
         if error.errno in (errno.EPIPE, errno.EIO):
-            # Python would try once more at its end, and exit with 120.
+            # Python would flush again at exit, fail, and exit with 120.
             with (
                 suppress(OSError, ValueError, AttributeError),
                 Path(os.devnull).open("w") as nothing,
@@ -171,7 +171,7 @@ def _glyphs(encoding: str) -> Glyphs:
 def fit(line: Line, width: int, glyphs: Glyphs, spinner: str) -> list[tuple[str, str]]:
     """Return the pieces of a line of at most ``width`` cells, each with its style.
 
-    The time is always there. What room remains goes, in this order, to a short name, the first
+    The time is always shown. The remaining room goes, in this order, to a short name, the first
     numbers, a short bar, the other numbers, the whole name, and a longer bar.
     """
     from rich.cells import cell_len
@@ -179,7 +179,7 @@ def fit(line: Line, width: int, glyphs: Glyphs, spinner: str) -> list[tuple[str,
     time, name = printable(line.time), printable(line.name)
     head = f"{spinner} " if spinner else ""
     room = width - cell_len(f"{head} {time}")
-    if room < LEAST_NAME:
+    if room < MIN_NAME:
         return [("", shortened(time, width, glyphs.ellipsis))]
     short = min(cell_len(name), SHORT_NAME, room)
     room -= short
@@ -206,7 +206,7 @@ def fit(line: Line, width: int, glyphs: Glyphs, spinner: str) -> list[tuple[str,
 
 
 def shortened(text: str, width: int, ellipsis: str) -> str:
-    """Return a text of at most ``width`` cells, an ellipsis in place of what was cut off."""
+    """Return a text of at most ``width`` cells, with an ellipsis if it was cut."""
     from rich.cells import cell_len, set_cell_size
 
     if cell_len(text) <= width:
@@ -217,5 +217,5 @@ def shortened(text: str, width: int, ellipsis: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Return a text as one line, without what could steer a terminal."""
+    """Return a text as one line, without terminal control characters."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)

@@ -14,10 +14,11 @@ from wafergpt.apps.comparison import compare
 from wafergpt.baselines.bilstm import train_bilstm
 from wafergpt.config import recipe_from
 from wafergpt.errors import InputError, Interrupted
-from wafergpt.evaluate.classification import Judgement
-from wafergpt.run import Run
-from wafergpt.tasks.classify import TextClassifier
-from wafergpt.tasks.finetune import Tables
+from wafergpt.evaluation.metrics import ClassificationMetrics
+from wafergpt.inference.predictor import Predictor
+from wafergpt.runs.run import Run
+from wafergpt.tasks.base import task_of
+from wafergpt.tasks.classify import Classify
 
 KINDS = ["gpt", "tfidf", "bilstm"]
 
@@ -28,21 +29,24 @@ def write(path: Path, texts: list[str]) -> Path:
     return path
 
 
-def judged(path: Path, test: Path | None = None, **task: Any) -> TextClassifier:
+def evaluated(path: Path, test: Path | None = None, **task: Any) -> Predictor:
     """Return a classifier of which only its recipe and its run's result are there."""
     task |= {"train": path, "validation": path, "test": test, "labels": ("0", "1")}
     recipe = recipe_from({"name": "clf", "task": task})
-    recipe = recipe.replace(data={"fingerprint": Tables.read(recipe).fingerprint()})
+    task_read = task_of(recipe)
+    assert isinstance(task_read, Classify)
+    recipe = recipe.replace(data={"fingerprint": task_read.tables.fingerprint()})
     run = Run.create(recipe, path.parent / "runs")
-    scores = Judgement(0.9, 0.8, 0.3, ("0", "1"), (), [[1, 0], [0, 1]]).to_dict()
+    scores = ClassificationMetrics(0.9, 0.8, 0.3, ("0", "1"), (), [[1, 0], [0, 1]]).to_dict()
     run.write("result", {"metrics": scores, "test": scores if test else None, "seconds": 7.0})
-    return TextClassifier(run, recipe, None, None)  # type: ignore[arg-type]
+    nothing: Any = None
+    return Predictor(run, task_of(recipe), nothing, nothing, nothing)
 
 
 @pytest.fixture
-def classifier(tmp_path: Path) -> TextClassifier:
+def classifier(tmp_path: Path) -> Predictor:
     words = ["a bad film", "a good film"]
-    return judged(write(tmp_path / "rows.jsonl", [f"{words[n % 2]} {n}" for n in range(20)]))
+    return evaluated(write(tmp_path / "rows.jsonl", [f"{words[n % 2]} {n}" for n in range(20)]))
 
 
 @pytest.fixture(autouse=True)
@@ -52,9 +56,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def test_each_model_has_a_row(
-    classifier: TextClassifier, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_each_model_has_a_row(classifier: Predictor, capsys: pytest.CaptureFixture[str]) -> None:
     rows = compare(classifier)
     assert [row["kind"] for row in rows] == KINDS
     assert rows[0] == {
@@ -68,7 +70,7 @@ def test_each_model_has_a_row(
 
 @pytest.mark.parametrize("failing", ["tfidf", "bilstm"])
 def test_a_baseline_that_fails_costs_no_other_result(
-    classifier: TextClassifier,
+    classifier: Predictor,
     failing: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -89,7 +91,7 @@ def test_a_baseline_that_fails_costs_no_other_result(
 
 @pytest.mark.parametrize("change", ["other", "gone"])
 def test_rows_that_changed_meanwhile_are_not_compared_on(
-    classifier: TextClassifier, change: str
+    classifier: Predictor, change: str
 ) -> None:
     assert classifier.recipe.task is not None
     path = classifier.recipe.task.train
@@ -102,7 +104,7 @@ def test_rows_that_changed_meanwhile_are_not_compared_on(
 
 
 def test_ctrl_c_keeps_what_was_judged_before(
-    classifier: TextClassifier, monkeypatch: pytest.MonkeyPatch
+    classifier: Predictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
@@ -118,17 +120,17 @@ def test_many_texts_of_which_nothing_is_known_are_said(
 ) -> None:
     train = write(tmp_path / "train.jsonl", ["a good film", "a bad film"] * 10)
     test = write(tmp_path / "test.jsonl", ["a good film", "ein schlechtes Werk"] * 10)
-    rows = compare(judged(train, test))
+    rows = compare(evaluated(train, test))
     assert [row.get("unread") for row in rows] == [None, 10, 10]
     said = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
     assert said == [
-        f"warning: {name} knows no word of 10 of 20 judged texts, and can only guess there"
+        f"warning: {name} knows no word of 10 of 20 texts, and can only guess there"
         for name in ("TF-IDF + logistic regression", "bidirectional LSTM")
     ]
 
 
 def test_what_cannot_be_compared_is_refused_at_once(
-    classifier: TextClassifier, monkeypatch: pytest.MonkeyPatch
+    classifier: Predictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "sklearn", None)
     with pytest.raises(InputError, match=r"pip install 'wafergpt\[demo\]'"):

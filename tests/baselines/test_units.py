@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from typing import Literal
 
 import pytest
 from sklearn.feature_extraction.text import CountVectorizer
@@ -66,7 +67,7 @@ def test_english_is_split_into_a_to_z_even_with_a_foreign_name_in_it() -> None:
 
 @pytest.mark.parametrize("name", [n for n in SPACED if "english" not in n])
 @pytest.mark.parametrize("form", ["NFC", "NFD"])
-def test_words_are_whole_in_every_alphabet(name: str, form: str) -> None:
+def test_words_are_whole_in_every_alphabet(name: str, form: Literal["NFC", "NFD"]) -> None:
     text = unicodedata.normalize(form, SPACED[name].lower())
     words = [word.strip(",") for word in text.split()]
     assert Units.of([text]).split(text) == words

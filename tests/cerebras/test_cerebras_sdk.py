@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from benchmarks import soak
-from tests.parallel.processes import COMMAND, begin, end, losses, wait_for_step
-from wafergpt.cerebras import driver, environment
-from wafergpt.run import Run
-from wafergpt.train import checkpoint
-from wafergpt.train.stored import MOMENTS, WEIGHTS, Stored
+from tests.distributed.processes import COMMAND, begin, end, losses, wait_for_step
+from wafergpt.cerebras import cluster, environment
+from wafergpt.checkpoint import store
+from wafergpt.checkpoint.format import MOMENTS, WEIGHTS, Stored
+from wafergpt.runs.run import Run
 
 pytestmark = [
     pytest.mark.cerebras,
@@ -48,7 +48,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def back_to(run: Run, step: int) -> None:
     """Leave a run as if it had been killed after one of its checkpoints."""
-    for folder in checkpoint.every(run):
+    for folder in store.every(run):
         if int(folder.name[5:]) > step:
             shutil.rmtree(folder)
 
@@ -62,7 +62,7 @@ def back_to(run: Run, step: int) -> None:
     ],
     ids=["sp", "mup", "adam"],
 )
-def test_fifty_steps_there_are_those_here_and_each_goes_on_with_the_others(
+def test_fifty_steps_there_are_those_here_and_each_resumes_the_other(
     corpus: Path, tmp_path: Path, overrides: list[str]
 ) -> None:
     recipe = [f"data.corpus={corpus}", *RECIPE, *overrides]
@@ -77,7 +77,7 @@ def test_fifty_steps_there_are_those_here_and_each_goes_on_with_the_others(
         here.metrics()[-1]["val_loss"], rel=1e-4
     )
     assert (there.path / "cerebras" / "state.h5").is_file()
-    assert checkpoint.damage(checkpoint.every(there)[-1]) is None
+    assert store.damage(store.every(there)[-1]) is None
     for name, other in (("here", THERE), ("there", HERE)):
         back_to(Run.find(name, tmp_path), 20)
         errors = end(begin(tmp_path, "--resume", name, *other))
@@ -85,13 +85,13 @@ def test_fifty_steps_there_are_those_here_and_each_goes_on_with_the_others(
         assert losses(tmp_path, name) == pytest.approx(expected, rel=1e-4), name
 
 
-def test_a_signal_stops_it_and_it_goes_on(corpus: Path, tmp_path: Path) -> None:
+def test_a_signal_stops_it_and_it_resumes(corpus: Path, tmp_path: Path) -> None:
     recipe = [f"data.corpus={corpus}", *RECIPE, *THERE, "name=run"]
     end(begin(tmp_path, *recipe, "name=straight"))
     process = begin(tmp_path, *recipe)
     wait_for_step(tmp_path, "run", 5)
     process.send_signal(signal.SIGTERM)
-    assert "saved up to step" in end(process, code=130)
+    assert "everything is saved" in end(process, code=130)
     assert len(losses(tmp_path, "run")) < 50
     end(begin(tmp_path, "--resume", "run"))
     assert losses(tmp_path, "run") == losses(tmp_path, "straight")
@@ -119,11 +119,13 @@ def test_fine_tuning_there_learns_what_it_learns_here(tmp_path: Path, loss: str)
         results[name] = json.loads(done.stdout.splitlines()[-1])
     assert losses(tmp_path, "there") == pytest.approx(losses(tmp_path, "here"), rel=1e-4)
     for key in ("val_loss", "val_accuracy", "val_macro_f1"):
-        judged = [
+        val_losses = [
             [row.get(key) for row in Run.find(name, tmp_path).metrics() if "val_loss" in row]
             for name in ("here", "there")
         ]
-        assert judged[1] == (judged[0] if None in judged[0] else pytest.approx(judged[0], rel=1e-3))
+        assert val_losses[1] == (
+            val_losses[0] if None in val_losses[0] else pytest.approx(val_losses[0], rel=1e-3)
+        )
     assert results["there"]["test"]["loss"] == pytest.approx(
         results["here"]["test"]["loss"], rel=1e-3
     )
@@ -233,7 +235,7 @@ def test_no_embedding_norm_or_head_is_ever_sparse(tmp_path: Path, algorithm: str
 
 
 @pytest.mark.parametrize("algorithm", ["static", "gmp", "set", "rigl"])
-def test_a_sparse_run_trains_and_goes_on_with_its_masks(
+def test_a_sparse_run_trains_and_resumes_with_its_masks(
     corpus: Path, tmp_path: Path, algorithm: str
 ) -> None:
     sparse = [f"sparsity.algorithm={algorithm}", "sparsity.every=5", "sparsity.sparsity=0.6"]
@@ -241,8 +243,8 @@ def test_a_sparse_run_trains_and_goes_on_with_its_masks(
     end(begin(tmp_path, *recipe, "name=run"))
     run = Run.find("run", tmp_path)
     straight = losses(tmp_path, "run")
-    masks = Stored(checkpoint.every(run)[-1], MOMENTS)
-    for name, tensor in Stored(checkpoint.every(run)[-1], WEIGHTS).items():
+    masks = Stored(store.every(run)[-1], MOMENTS)
+    for name, tensor in Stored(store.every(run)[-1], WEIGHTS).items():
         if ".blocks." in f".{name}" and tensor.ndim == 2:
             mask = masks[f"{name}/mask"].bool()
             assert float(mask.float().mean()) == pytest.approx(0.4, abs=0.02), name
@@ -268,15 +270,15 @@ def test_its_own_time_limit_and_sigusr1_save(corpus: Path, tmp_path: Path) -> No
     wait_for_step(tmp_path, "run", 5)
     process.send_signal(signal.SIGUSR1)
     run = Run.find("run", tmp_path)
-    while len(checkpoint.every(run)) < 2:
+    while len(store.every(run)) < 2:
         time.sleep(0.05)
         assert process.poll() is None
     errors = end(process, code=130)
     assert "time limit is near" in errors
-    assert run.metrics()[-1]["step"] <= int(checkpoint.every(run)[-1].name[5:])
+    assert run.metrics()[-1]["step"] <= int(store.every(run)[-1].name[5:])
 
 
-def test_patience_stops_it_and_more_of_it_goes_on(corpus: Path, tmp_path: Path) -> None:
+def test_patience_stops_it_and_more_patience_resumes_it(corpus: Path, tmp_path: Path) -> None:
     recipe = [f"data.corpus={corpus}", *RECIPE, *THERE, "optimizer.lr=1", "schedule.warmup=0"]
     recipe += ["optimizer.clip=0", "evaluate.every=2", "evaluate.patience=2", "name=run"]
     end(begin(tmp_path, *recipe))
@@ -288,7 +290,7 @@ def test_patience_stops_it_and_more_of_it_goes_on(corpus: Path, tmp_path: Path) 
 
 
 def test_without_a_cluster_a_run_says_what_is_missing(corpus: Path, tmp_path: Path) -> None:
-    if driver.CLUSTER.exists():
+    if cluster.CLUSTER.exists():
         pytest.skip("there is a cluster here")
     process = begin(tmp_path, f"data.corpus={corpus}", *RECIPE, "system.device=cerebras", "name=r")
     assert "no Cerebras cluster is configured here" in end(process, code=2)
@@ -299,7 +301,7 @@ def test_without_a_cluster_a_run_says_what_is_missing(corpus: Path, tmp_path: Pa
     assert "system.cerebras.management" in done.stderr
 
 
-def test_doctor_tells_of_it() -> None:
+def test_doctor_reports_it() -> None:
     done = subprocess.run(
         [sys.executable, "-c", "from wafergpt.cli import main; main()", "doctor", "--json"],
         capture_output=True, text=True, timeout=200,

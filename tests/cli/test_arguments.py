@@ -47,7 +47,7 @@ def test_a_path_with_an_equals_sign_is_a_path(typed: str, names: list[str]) -> N
 @pytest.mark.parametrize(
     ("typed", "message"),
     [
-        ("task.train = x.csv", "no space may stand beside '=': write task.train=x.csv"),
+        ("task.train = x.csv", "no space is allowed beside '=': write task.train=x.csv"),
         ("task.train =x.csv", "write task.train=x.csv"),
         ("task.train= rows.csv", "write task.train=rows.csv"),
         ("data.corpus= corpus", "write data.corpus=corpus"),
@@ -62,11 +62,11 @@ def test_what_looks_like_an_override(typed: str, message: str) -> None:
     assert message in refused.value.format_message()
 
 
-def test_two_values_for_one_key_are_told(capfd: pytest.CaptureFixture[str]) -> None:
+def test_two_values_for_one_key_are_reported(capfd: pytest.CaptureFixture[str]) -> None:
     typed = ["train.steps=1", "seed=1", "train.steps=2", "seed=1"]
     assert names_and_overrides(typed) == ([], typed)
     assert capfd.readouterr().err == (
-        "train.steps is given twice: 'train.steps=2' counts, not 'train.steps=1'\n"
+        "train.steps is given twice: 'train.steps=2' is used, not 'train.steps=1'\n"
     )
 
 

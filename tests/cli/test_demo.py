@@ -11,7 +11,7 @@ from wafergpt.apps import demo
 from wafergpt.cli.demo import command
 from wafergpt.config import recipe_from
 from wafergpt.errors import Interrupted
-from wafergpt.run import Run
+from wafergpt.runs.run import Run
 
 
 @pytest.mark.parametrize(

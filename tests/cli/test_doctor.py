@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from wafergpt.cli.doctor import command
-from wafergpt.devices import report
+from wafergpt.devices import doctor as report
 from wafergpt.devices.compiler import trial
 from wafergpt.devices.probe import probe
 

@@ -14,13 +14,13 @@ import yaml
 from click.testing import CliRunner
 from rich.console import Console
 
+from wafergpt import api
 from wafergpt.apps import comparison
-from wafergpt.cerebras import driver
 from wafergpt.cli import finetune, pretrain
 from wafergpt.cli.tables import show
 from wafergpt.config import recipe_from
 from wafergpt.errors import InputError, Interrupted
-from wafergpt.run import Run
+from wafergpt.runs.run import Run
 
 ROW = {"kind": "gpt", "accuracy": 0.9, "macro_f1": 0.8765, "loss": 0.3, "seconds": 125.0}
 RESULT: dict[str, Any] = {
@@ -93,12 +93,15 @@ def test_a_baseline_without_a_result_says_why(run: Run) -> None:
 
 @pytest.mark.parametrize(
     ("override", "installed", "why"),
-    [("task.loss=squared_error", True, "tell classes apart"), ("seed=1", False, "scikit-learn")],
+    [
+        ("task.loss=squared_error", True, "the baselines are classifiers"),
+        ("seed=1", False, "scikit-learn"),
+    ],
 )
 def test_baselines_that_cannot_work_are_refused_before_training(
     override: str, installed: bool, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(driver, "finetune", lambda *a, **k: pytest.fail("it trains"))
+    monkeypatch.setattr(api, "finetune", lambda *a, **k: pytest.fail("it trains"))
     if not installed:
         monkeypatch.setitem(sys.modules, "sklearn", None)
     with pytest.raises(InputError, match=why):
@@ -116,7 +119,7 @@ def test_an_interrupted_baseline_costs_no_result(
         raise Interrupted("interrupted in the baseline")
 
     run.write("result", {key: RESULT[key] for key in ("metrics", "test")})
-    monkeypatch.setattr(driver, "finetune", lambda *a, **k: SimpleNamespace(run=run))
+    monkeypatch.setattr(api, "finetune", lambda *a, **k: SimpleNamespace(run=run))
     monkeypatch.setattr(comparison, "compare", interrupted)
     more = ["--json"] if as_json else []
     done = CliRunner().invoke(finetune.command, ["scratch", "--baselines", *more])

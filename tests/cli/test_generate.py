@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from wafergpt.cli.generate import command
-from wafergpt.run import Run
-from wafergpt.tasks.writing import Writer
+from wafergpt.inference.writer import Writer
+from wafergpt.runs.run import Run
 
 
 class Stream:
@@ -36,7 +36,7 @@ def generate(
         gpt=SimpleNamespace(config=SimpleNamespace(seq_len=8)),
     )
     monkeypatch.setattr(Run, "find", lambda *a: None)
-    monkeypatch.setattr(Writer, "load", lambda run: writer)
+    monkeypatch.setattr(Writer, "load", lambda run, device: writer)
     return CliRunner().invoke(command, ["r", *arguments], catch_exceptions=False)
 
 
@@ -44,7 +44,7 @@ def test_a_cut_text_ends_with_a_sign_on_stderr(monkeypatch: pytest.MonkeyPatch) 
     asked = ("--prompt", "Once", "--max-tokens", "2")
     done = generate(monkeypatch, [" upon", " a"], True, *asked)
     assert done.stdout == "Once upon a\n"
-    assert done.stderr == "… cut at 2 tokens: --max-tokens 4 goes on\n"
+    assert done.stderr == "… cut at 2 tokens: --max-tokens 4 generates more\n"
     done = generate(monkeypatch, [" upon"], True, *asked, "--json")
     assert json.loads(done.stdout)["cut"] is True
     done = generate(monkeypatch, [" upon", " a"], False, *asked)

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from wafergpt.cli import VERBS, _explain, _run, main
+from wafergpt.cli import VERBS, _run, main
+from wafergpt.cli.exit_codes import explain
 from wafergpt.errors import InputError
 
 
@@ -63,7 +64,7 @@ def test_help_is_quick() -> None:
         (["help", "predict"], "Usage: wafergpt predict"),
     ],
 )
-def test_who_says_nothing_gets_the_help(
+def test_without_arguments_the_help_is_printed(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     words: list[str],
@@ -82,24 +83,24 @@ def test_who_says_nothing_gets_the_help(
 MISTAKES = [
     (["prepair"], "no verb 'prepair'; did you mean 'prepare'?"),
     (["prepare", "nowhere.txt", "--out", "c"], "nothing to read at 'nowhere.txt'"),
-    (["prepare", "empty.txt", "--out", "c"], "empty.txt holds no text"),
-    (["prepare", "blank.txt", "--out", "c"], "blank.txt holds no text"),
+    (["prepare", "empty.txt", "--out", "c"], "empty.txt contains no text"),
+    (["prepare", "blank.txt", "--out", "c"], "blank.txt contains no text"),
     (["prepare", "latin.txt", "--out", "c"], "latin.txt, line 1: not UTF-8"),
     (["prepare", "a.jsonl", "--out", "c", "--text", "body"], "no column 'body'"),
-    (["prepare", "a.jsonl", "--out", "c", "--vocab-size", "99999"], "too little for a vocabulary"),
+    (["prepare", "a.jsonl", "--out", "c", "--vocab-size", "99999"], "too short for a vocabulary"),
     (["prepare", "a.jsonl"], "Missing option '--out'"),
     (["pretrain", "model.n_layer=2"], "did you mean 'model.n_layers'?"),
     (["pretrain", "dmeo"], "did you mean 'demo'?"),
     (["pretrain", "demo", "imdb"], "one recipe at a time"),
     (["pretrain"], "add data.corpus=FOLDER"),
-    (["pretrain", "data.corpus=."], "no corpus"),
+    (["pretrain", "data.corpus=."], "not a corpus"),
     (["pretrain", "model.n_heads=3", "data.corpus=c"], "does not divide"),
     (["pretrain", "--resume", "gone"], "no run 'gone'"),
     (["generate", "gone"], "no run 'gone'"),
     (["finetune", "scratch"], "add task.train=FILE"),
     (["finetune"], "start from a RUN or from 'scratch'"),
-    (["pretrain", "demo", "--resume", "x"], "leave out 'demo'"),
-    (["pretrain", "evaluate.metric=accuracy", "data.corpus=tiny"], "is of a classifier"),
+    (["pretrain", "demo", "--resume", "x"], "omit 'demo'"),
+    (["pretrain", "evaluate.metric=accuracy", "data.corpus=tiny"], "of a language model"),
     (["predict", "gone", "--text", "a"], "no run 'gone'"),
     (["predict", "gone"], "give either --text"),
     (["report", "gone"], "no run 'gone'"),
@@ -112,7 +113,10 @@ MISTAKES = [
     (["average", "gone", "--last", "2", "--name", "r"], "no run 'gone'"),
     (["average", "gone", "--name", "r"], "give either --last K or --ema SHARE"),
     (["plan", "optimizer.lr=-1"], "optimizer.lr=-1 is impossible"),
-    (["pretrain", "system.device=cuda", "data.corpus=tiny"], "system.device=cuda cannot be used"),
+    (
+        ["pretrain", "system.device=cuda", "data.corpus=tiny", "model.seq_len=8"],
+        "system.device=cuda cannot be used",
+    ),
 ]
 
 
@@ -198,15 +202,15 @@ def test_a_reader_that_leaves_gets_no_traceback(folder: Path) -> None:
 def test_a_folder_that_is_gone_and_too_little_memory_are_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert _explain(MemoryError()) == 1
+    assert explain(MemoryError()) == 1
     assert "not enough memory" in capsys.readouterr().err
-    assert _explain(OSError(errno.EROFS, "Read-only file system", "runs/x")) == 2
+    assert explain(OSError(errno.EROFS, "Read-only file system", "runs/x")) == 2
     assert capsys.readouterr().err == "error: Read-only file system: runs/x\n"
     # Of tempfile: it names no file.
-    assert _explain(FileNotFoundError(errno.ENOENT, "No usable temporary directory")) == 2
+    assert explain(FileNotFoundError(errno.ENOENT, "No usable temporary directory")) == 2
     assert capsys.readouterr().err == "error: No usable temporary directory\n"
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
-    with pytest.raises(InputError, match="the current folder is gone"):
+    with pytest.raises(InputError, match="the current folder no longer exists"):
         _run(["runs"])

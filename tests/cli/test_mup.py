@@ -41,7 +41,7 @@ def test_check_draws_a_page_of_its_own(tmp_path: Path) -> None:
     assert "http-equiv" in page
 
 
-def test_what_does_not_hold_is_said_and_exits_with_1(tmp_path: Path) -> None:
+def test_what_does_not_hold_is_reported_and_exits_with_1(tmp_path: Path) -> None:
     values = check(tmp_path / "check.html", "optimizer.lr=30", code=1)
     assert not values["passed"]
     assert "does not hold" in (tmp_path / "check.html").read_text()
@@ -52,7 +52,10 @@ def test_what_does_not_hold_is_said_and_exits_with_1(tmp_path: Path) -> None:
     [
         (["check", "cerebras-gpt/111m"], "add model.parametrization=mup"),
         (["check", "--widths", "64"], "a slope needs two widths"),
-        (["transfer", "cerebras-gpt/111m", "--width", "64", "--out", "x"], "under µP alone"),
+        (
+            ["transfer", "cerebras-gpt/111m", "--width", "64", "--out", "x"],
+            "only under µP: add",
+        ),
     ],
 )
 def test_mistakes_are_named(arguments: list[str], message: str, tmp_path: Path) -> None:

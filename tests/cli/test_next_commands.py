@@ -12,7 +12,7 @@ from wafergpt.cli.next_commands import NEUTRAL, at_work, opening, pretraining
 from wafergpt.cli.pretrain import _text
 from wafergpt.config import load_recipe, recipe_from
 from wafergpt.data.prepare import prepare
-from wafergpt.run import Run, command_line
+from wafergpt.runs.run import Run, command_line
 
 CHINESE = "第一个故事讲的是一只小猫在花园里遇见了一只小狗。"
 

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from wafergpt.cli.plan import command
 from wafergpt.devices import probe
 from wafergpt.errors import InputError
-from wafergpt.scaling.machine import Machine
+from wafergpt.planning.hardware import Machine
 
 CONTRACT = {
     "parameters", "tokens", "flops", "seconds", "memory_bytes", "fits", "model", "batch_tokens",

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from wafergpt.cli.report import command
 from wafergpt.config import recipe_from
 from wafergpt.errors import InputError
-from wafergpt.run import Run
+from wafergpt.runs.run import Run
 
 
 @pytest.fixture

@@ -14,11 +14,11 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from wafergpt.checkpoint import store
 from wafergpt.cli.runs import command
 from wafergpt.config import recipe_from
 from wafergpt.errors import InputError
-from wafergpt.run import Run
-from wafergpt.train import checkpoint
+from wafergpt.runs.run import Run
 
 
 @pytest.fixture
@@ -34,14 +34,14 @@ def invoke(*arguments: str) -> str:
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_no_runs_says_what_to_type(folder: Path, there: bool) -> None:
+def test_no_runs_shows_what_to_type(folder: Path, there: bool) -> None:
     if there:
         folder.mkdir()
     assert invoke() == "no runs in runs/ yet; to make the first: wafergpt demo\n"
     assert json.loads(invoke("--json")) == {"folder": "runs", "runs": []}
 
 
-def test_no_runs_elsewhere_says_where_to_make_them(folder: Path) -> None:
+def test_no_runs_elsewhere_shows_where_to_make_them(folder: Path) -> None:
     (folder.parent / "my runs").mkdir()
     assert invoke("my runs").endswith("wafergpt demo --runs 'my runs'\n")
 
@@ -108,7 +108,7 @@ def test_verify_names_the_file_that_was_changed(folder: Path) -> None:
     with pytest.raises(InputError, match="no checkpoint yet"):
         CliRunner().invoke(command, ["verify", "r"], catch_exceptions=False)
     for step in (3, 5):
-        checkpoint.save_weights({"w": torch.ones(3)}, run, step)
+        store.save_weights({"w": torch.ones(3)}, run, step)
     assert invoke("verify", "r").count("as it was written") == 2
     weights = run.checkpoints / "step-00000005" / "model.safetensors"
     data = bytearray(weights.read_bytes())
@@ -122,8 +122,8 @@ def test_verify_names_the_file_that_was_changed(folder: Path) -> None:
     assert str(weights.relative_to(folder)) in result["checkpoints"][1]["error"]
 
 
-def test_verify_wants_one_run(folder: Path) -> None:
-    for words, message in ((["verify"], "which run"), (["a", "b"], "too many")):
+def test_verify_requires_one_run(folder: Path) -> None:
+    for words, message in ((["verify"], "which run"), (["a", "b"], "one argument too many")):
         done = CliRunner().invoke(command, words)
         assert done.exit_code == 2
         assert message in done.output

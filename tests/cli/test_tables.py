@@ -56,7 +56,7 @@ def test_runs(width: int) -> None:
     assert rows[-1].strip() or rows[-2].strip()
 
 
-def test_a_column_without_values_is_left_out() -> None:
+def test_a_column_without_values_is_omitted() -> None:
     rows = shown(
         lambda cells: runs._screen([{**RUN, "accuracy": None, "accuracy_of": None}], cells), 120
     )
@@ -92,8 +92,8 @@ def test_labels_differ_on_any_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [row.split()[1] for row in rows[2:]] == [r"\u597d", r"\u574f"]
 
 
-def test_a_regression_shows_its_number() -> None:
-    rows = shown(lambda cells: [predict._table(["a", "b"], [{"score": -0.25}, None], cells)], 60)
+def test_a_regression_shows_its_value() -> None:
+    rows = shown(lambda cells: [predict._table(["a", "b"], [{"value": -0.25}, None], cells)], 60)
     assert rows[2].split() == ["a", "-0.25"]
     assert rows[3].split() == ["b"]
 
@@ -110,7 +110,7 @@ def test_plan_and_doctor_fold(width: int) -> None:
 
 
 def test_the_highest_rank_goes_first_and_the_rest_folds() -> None:
-    columns = [Column("a", least=4), Column("b", rank=1), Column("c", rank=2), Column("d")]
+    columns = [Column("a", min_width=4), Column("b", rank=1), Column("c", rank=2), Column("d")]
     wanted = {0: 10, 1: 5, 2: 5, 3: 5}
     assert fitted(columns, wanted, 31) == wanted
     assert fitted(columns, wanted, 30) == {0: 9, 1: 5, 2: 5, 3: 5}
@@ -135,7 +135,7 @@ def test_a_bar(share: float, drawn: int) -> None:
 def test_an_ascii_terminal_gets_ascii_of_the_same_width(monkeypatch: pytest.MonkeyPatch) -> None:
     out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", out)
-    columns = [Column("text", least=8), Column("label"), Column("")]
+    columns = [Column("text", min_width=8), Column("label"), Column("")]
     row = ("ab 一 é" * 9, "好", bar(0.7))
     show(lambda width: [table(columns, [row], width)], Console(width=40))
     out.flush()

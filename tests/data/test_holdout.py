@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wafergpt.data.holdout import classes_kept, hold_out, hold_out_of_each_class
-from wafergpt.data.tables import Table
+from wafergpt.data.labelled_rows import Table
 from wafergpt.errors import InputError
 
 

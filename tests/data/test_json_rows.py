@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wafergpt.data import json_rows
-from wafergpt.data.reading import column, rows
-from wafergpt.data.tables import read_table, read_texts
+from wafergpt.data.file_formats import column, rows
+from wafergpt.data.labelled_rows import read_table, read_texts
 from wafergpt.errors import InputError
 
 
@@ -83,7 +83,7 @@ BAD = {
     '{"text": "a"}\n["b"]\n': "line 2: not a JSON object",
     "[1]": "line 1: not a JSON object",
     "[" * 100_000: "line 1: not JSON: too deep",
-    '{"a": {"text": "b"}}': "no column 'text' (there are 'a')",
+    '{"a": {"text": "b"}}': "no column 'text' (columns: 'a')",
 }
 
 

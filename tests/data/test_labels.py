@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from wafergpt.data.labelled_rows import Table, read_table
 from wafergpt.data.labels import doubts, settle_classes, settle_numbers
-from wafergpt.data.tables import Table, read_table
 from wafergpt.errors import InputError
 
 
@@ -95,7 +95,7 @@ def test_doubts(tmp_path: Path) -> None:
     )
     (line,) = doubts([Table([""] * 202, [str(n / 7) for n in range(101)] * 2)])
     assert "101 different labels in 202 rows" in line
-    assert "task.loss=squared_error" in line
+    assert "task.name=regress" in line
 
 
 @pytest.mark.parametrize(
@@ -134,11 +134,11 @@ def test_numbers_of_json_say_nothing_of_a_csv(tmp_path: Path) -> None:
     ("labels", "message"),
     [
         (["1", "1,234"], "line 3: the label '1,234' may be 1234 or 1.234: write one of these"),
-        (["1.5", "1,5"], "line 3: the label '1,5' has its decimals behind a comma"),
-        (["1", "12%"], "line 3: the label '12%' is no number"),
-        (["1", "nan"], "line 3: the label 'nan' is no number"),
-        (["1", "5\u00b2"], "is no number"),
-        (["1,2,3"], "is no number"),
+        (["1.5", "1,5"], "line 3: the label '1,5' has a decimal comma"),
+        (["1", "12%"], "line 3: the label '12%' is not a number"),
+        (["1", "nan"], "line 3: the label 'nan' is not a number"),
+        (["1", "5\u00b2"], "is not a number"),
+        (["1,2,3"], "is not a number"),
     ],
 )
 def test_numbers_that_are_none(tmp_path: Path, labels: list[str], message: str) -> None:

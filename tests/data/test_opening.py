@@ -5,15 +5,16 @@ import gzip
 import lzma
 import re
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wafergpt.data.documents import documents
+from wafergpt.data.labelled_rows import read_lines, read_table, read_texts
 from wafergpt.data.opening import NotTextError, lines
-from wafergpt.data.sources import documents
-from wafergpt.data.tables import read_lines, read_table, read_texts
 from wafergpt.errors import InputError
 
 
@@ -59,12 +60,17 @@ def test_line_ends_of_old_macs_and_of_more_than_one_system(tmp_path: Path) -> No
     assert read_lines(b"one\rtwo\r\nthree", "stdin") == ["one", "two", "three"]
 
 
-PACK = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress, ".bz2": bz2.compress}
+PACK: dict[str, Callable[[bytes], bytes]] = {
+    "": bytes,
+    ".gz": gzip.compress,
+    ".xz": lzma.compress,
+    ".bz2": bz2.compress,
+}
 
 
 @pytest.mark.parametrize("named", PACK)
 @pytest.mark.parametrize("packed", PACK)
-def test_archives_are_told_by_their_content(tmp_path: Path, named: str, packed: str) -> None:
+def test_archives_are_detected_by_their_content(tmp_path: Path, named: str, packed: str) -> None:
     path = write(tmp_path / f"a.csv{named}", PACK[packed](TABLE.encode()))
     assert read_table(path).labels == ["x", "y"]
 
@@ -87,7 +93,7 @@ def test_replacing_is_proposed_only_where_it_can_be_asked_for(tmp_path: Path) ->
         with pytest.raises(NotTextError) as caught:
             read(path)
         assert "--errors" not in str(caught.value)
-    with pytest.raises(InputError, match=r"line 2: not UTF-8 .* or read on with --errors replace"):
+    with pytest.raises(InputError, match=r"line 2: not UTF-8 .* or add --errors replace"):
         list(documents([path]))
     assert [d.text for d in documents([path], errors="replace")] == ["caf\ufffd"]
 
@@ -103,7 +109,7 @@ def test_nuls_are_no_text(tmp_path: Path) -> None:
     path = write(tmp_path / "a.txt", b"fine\nb\0d\n")
     said = refused(path)
     assert "a.txt, line 2: a NUL byte" in said
-    subprocess.run(said.partition("leave them out: ")[2], shell=True, check=True, cwd=tmp_path)
+    subprocess.run(said.partition("remove them: ")[2], shell=True, check=True, cwd=tmp_path)
     assert (tmp_path / "a.utf-8.txt").read_bytes() == b"fine\nbd\n"
     assert [line for _, line in lines(path, "replace")] == ["fine\n", "b\ufffdd\n"]
     json = write(tmp_path / "a.jsonl", b'[{"text":\n"a\0"}]')
@@ -117,7 +123,7 @@ def test_the_place_of_what_is_wrong_is_found_far_into_a_file(tmp_path: Path) -> 
         assert "line 40001: not UTF-8 (byte 0xff)" in refused(write(tmp_path / "a", text + b"\xff"))
     cut = TABLE.encode("utf-16")[:-1]
     said = refused(write(tmp_path / "a.csv", cut))
-    assert "line 4: not UTF-16 (byte 0x0a): a damaged file" in said
+    assert "line 4: not UTF-16 (byte 0x0a): the file is damaged or cut short" in said
 
 
 FOREIGN = {
@@ -130,7 +136,7 @@ FOREIGN = {
     "a.txt.zst": (b"\x28\xb5\x2f\xfd\0", "zstd -d"),
     "a.xls": (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Office file"),
     "a.tar.gz": (gzip.compress(b"a.txt".ljust(257, b"\0") + b"ustar\0"), "tar xf"),
-    "a.png": (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "line 1: no text (byte 0x89)"),
+    "a.png": (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "line 1: not text (byte 0x89)"),
 }
 
 

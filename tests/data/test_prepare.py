@@ -16,7 +16,7 @@ import pytest
 from wafergpt import files
 from wafergpt.data import prepare as module
 from wafergpt.data.corpus import Corpus, Tokens
-from wafergpt.data.indexed import IndexedTokens, IndexedWriter
+from wafergpt.data.megatron_indexed import IndexedTokens, IndexedWriter
 from wafergpt.data.prepare import prepare
 from wafergpt.errors import InputError
 
@@ -128,14 +128,14 @@ def test_a_finished_corpus_is_left_alone_and_other_input_is_refused(
         prepare(shorter, out, vocab_size=600)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "precious.txt").write_text("x")
-    with pytest.raises(InputError, match="exists and is no corpus"):
+    with pytest.raises(InputError, match="exists and is not a corpus"):
         prepare(articles, tmp_path / "full")
 
 
 def test_too_large_a_vocabulary_leaves_the_way_free(tmp_path: Path) -> None:
     source = tmp_path / "a.jsonl"
     source.write_text("".join(json.dumps({"text": f"text number {n}"}) + "\n" for n in range(30)))
-    with pytest.raises(InputError, match="too little for a vocabulary of 5,000"):
+    with pytest.raises(InputError, match="too short for a vocabulary of 5,000"):
         prepare(source, tmp_path / "c", vocab_size=5000)
     assert prepare(source, tmp_path / "c", vocab_size=270).vocab_size == 270
 
@@ -157,14 +157,14 @@ def test_even_a_tiny_corpus_has_validation_text(tmp_path: Path) -> None:
     assert len(corpus.tokens("val")) > 0
     assert len(corpus.tokens("train")) > 0
     source.write_text('{"text": "one"}\n')
-    with pytest.raises(InputError, match="one document is too little"):
+    with pytest.raises(InputError, match="one document is too few"):
         prepare(source, tmp_path / "d", vocab_size=257)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"vocab_size": 300, "tokenizer": "x"}, "leave out --vocab-size"),
+        ({"vocab_size": 300, "tokenizer": "x"}, "omit --vocab-size"),
         ({"vocab_size": 10}, "at least 257"),
         ({"val_fraction": 1.5}, "between 0 and 1"),
         ({"tokenizer": "nowhere"}, "no tokenizer at nowhere"),
@@ -191,7 +191,7 @@ def test_a_changed_corpus_is_noticed(articles: Path, tmp_path: Path) -> None:
     facts = json.loads((out / "corpus.json").read_text())
     facts["files"]["../../etc/passwd"] = {"bytes": 1, "sha256": ""}
     (out / "corpus.json").write_text(json.dumps(facts))
-    with pytest.raises(InputError, match="has lost the file"):
+    with pytest.raises(InputError, match=r": the file '\.\./\.\./etc/passwd' is missing"):
         Corpus.open(out)
 
 
@@ -246,7 +246,7 @@ def test_memory_stays_bounded(tmp_path: Path) -> None:
     assert peak[30_000] - peak[300] < 100_000
 
 
-def test_sigterm_says_how_to_go_on(articles: Path, tmp_path: Path) -> None:
+def test_sigterm_names_the_command_that_resumes(articles: Path, tmp_path: Path) -> None:
     many = tmp_path / "many.jsonl"
     many.write_text(articles.read_text() * 6)
     command = [
@@ -269,6 +269,6 @@ def test_sigterm_says_how_to_go_on(articles: Path, tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         message = process.stderr.read()
     assert process.returncode == 130
-    assert "the same command goes on" in message
+    assert "run the same command to resume" in message
     assert "Traceback" not in message
     assert module.prepare(many, tmp_path / "c").facts["documents"] == 1800

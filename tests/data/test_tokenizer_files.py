@@ -144,7 +144,9 @@ def test_ids_equal_auto_tokenizer(
         assert ours.end_of_text not in given, text
         if make is not unigram or not {"</s>", "<s>"} & {*text.split(), text[1:5], text[2:6]}:
             assert given == expected, text
-    assert ours.encode("a<city>b").count(ours._whole.token_to_id("<city>")) == 1
+    city = ours._whole.token_to_id("<city>")
+    assert city is not None
+    assert ours.encode("a<city>b").count(city) == 1
     assert ours.encode_batch(TEXTS) == [ours.encode(text) for text in TEXTS]
 
 
@@ -214,10 +216,12 @@ def test_tokens_added_in_the_files_beside(tmp_path: Path) -> None:
         "301": {"content": "<y>", "special": True},
     }  # fmt: skip
     settings = {**PLAIN, "added_tokens_decoder": listed}
-    for number, beside in enumerate(
-        ({"tokenizer_config": settings}, {"added_tokens": {"<y>": 301, "<x>": 300},
-                                          "tokenizer_config": {**PLAIN, "pad_token": "<y>"}})
-    ):  # fmt: skip
+    older = {**PLAIN, "pad_token": "<y>"}
+    both: tuple[dict[str, Any], ...] = (
+        {"tokenizer_config": settings},
+        {"added_tokens": {"<y>": 301, "<x>": 300}, "tokenizer_config": older},
+    )
+    for number, beside in enumerate(both):
         folder = folder_of(tmp_path / f"t{number}", byte_level(), **beside)
         ours = Tokenizer.load(folder)
         texts = ["a <x>b", "a<x> <y>", "<y><x>"]
@@ -266,7 +270,7 @@ def lower_case_alike() -> Backend:
 
 GPT2S = {"tokenizer_class": "GPT2Tokenizer"}
 REFUSED: dict[str, tuple[Callable[[], Backend], dict[str, Any], str]] = {
-    "dropout": (lambda: with_model(dropout=0.1), PLAIN, "other tokens each time (dropout=0.1)"),
+    "dropout": (lambda: with_model(dropout=0.1), PLAIN, "different tokens each time (dropout=0.1)"),
     "another normalizer than its class": (
         lowercase_added, GPT2S, "has another normalizer than the tokenizer.json"
     ),
@@ -283,9 +287,9 @@ REFUSED: dict[str, tuple[Callable[[], Backend], dict[str, Any], str]] = {
     ),
     "a program": (with_added, {"auto_map": {"AutoTokenizer": ["a.B", None]}}, "auto_map"),
     "an end in the text": (
-        word_piece_by_spaces, {**PLAIN, "eos_token": "[SEP]"}, "that is written in a text"
+        word_piece_by_spaces, {**PLAIN, "eos_token": "[SEP]"}, "written in a text as the special"
     ),
-    "alike": (lower_case_alike, PLAIN, "are the same text to its normalizer"),
+    "alike": (lower_case_alike, PLAIN, "the same text, so it is unclear which"),
     "no end": (word_piece, PLAIN, "name it as eos_token in a tokenizer_config.json"),
     "a damaged list": (
         with_added, {**PLAIN, "added_tokens_decoder": {"x": 7}}, "special tokens are damaged"

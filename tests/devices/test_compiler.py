@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.train.test_starting import SETTINGS, corpus
+from tests.train.test_resume import SETTINGS, corpus
 from wafergpt import progress
+from wafergpt.api import pretrain
 from wafergpt.devices import compiler
 from wafergpt.devices.compiler import CACHE, Compiler, is_of_compiler, reason, require_cache
+from wafergpt.engines import compilation
 from wafergpt.errors import InputError
-from wafergpt.run import Run
-from wafergpt.train import trainer
-from wafergpt.train.pretrain import pretrain
+from wafergpt.runs.run import Run
 
 # Torch's own code uses what torch has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -43,14 +43,16 @@ def test_what_cannot_be_compiled_runs_as_it_is(capsys: pytest.CaptureFixture[str
     y = work(x)
     assert torch.equal(y, (x * 1.25).cos().sum())
     y.backward()
+    assert x.grad is not None
     assert torch.allclose(x.grad, -1.25 * (x * 1.25).sin())
+    assert backend.failure is not None
     assert "No working C++ compiler" in backend.failure
     work(torch.ones(3, 4))
     assert capsys.readouterr().err.count("torch.compile failed") == 1
 
 
 @pytest.mark.usefixtures("broken")
-def test_a_training_goes_on_without_or_says_so_before_there_is_a_run(
+def test_a_training_runs_without_it_or_is_refused_before_there_is_a_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = corpus(tmp_path / "one", 1).path
@@ -60,7 +62,7 @@ def test_a_training_goes_on_without_or_says_so_before_there_is_a_run(
         pretrain(None, [*settings, "system.compile=on", "name=compiled"], root=tmp_path)
     assert not (tmp_path / "compiled").exists()
     assert not capsys.readouterr().err
-    monkeypatch.setattr(trainer, "compile_pays", lambda seconds, device: True)
+    monkeypatch.setattr(compilation, "compile_pays", lambda seconds, device: True)
     run = pretrain(None, [*settings, "system.compile=auto", "name=either"], root=tmp_path)
     assert "warning: torch.compile does not work here" in capsys.readouterr().err
     assert run.recipe.system.compile == "off"
@@ -82,7 +84,7 @@ def test_a_run_is_resumed_where_there_is_no_compiler(tmp_path: Path) -> None:
     assert Run(run.path).read("result")["step"] == 4
 
 
-def test_a_reason_is_the_line_that_tells_most() -> None:
+def test_a_reason_is_the_most_informative_line() -> None:
     text = "C++ compile error\n\nCommand:\ng++ -O3\n\nOutput:\nx:1: fatal error: Python.h: no\n1 |"
     assert reason(RuntimeError(text)) == "x:1: fatal error: Python.h: no"
     assert reason(ValueError()) == "ValueError"

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from wafergpt.devices import detect, probe, report
-from wafergpt.devices.planning import plan
-from wafergpt.devices.report import examine
+from wafergpt.api import plan
+from wafergpt.devices import detect, probe
+from wafergpt.devices import doctor as report
+from wafergpt.devices.doctor import examine
 from wafergpt.errors import InputError
+from wafergpt.planning.hardware import Machine
 
 
 @pytest.fixture
@@ -27,8 +29,13 @@ def test_a_machine_is_measured_once(cache: Path, monkeypatch: pytest.MonkeyPatch
     assert 1 <= first.cores <= 4096
     assert 0 < first.memory_available <= first.memory_bytes
     (record,) = cache.iterdir()
-    measured = []
-    monkeypatch.setattr(probe, "measure", lambda *a: measured.append(a) or first)
+    measured: list[object] = []
+
+    def measure(*asked: object) -> Machine:
+        measured.append(asked)
+        return first
+
+    monkeypatch.setattr(probe, "measure", measure)
     again = probe.probe("cpu")
     assert not measured
     assert again.matmul_flops_fp32 == first.matmul_flops_fp32
@@ -47,7 +54,7 @@ def test_what_a_busy_machine_shows_is_not_remembered(
     monkeypatch.setattr(probe, "busy_percent", lambda: 80.0)
     assert probe.probe("cpu", seconds=0.2).matmul_flops_fp32 > 0
     assert not cache.exists()
-    assert "others use 80% of the cores" in capsys.readouterr().err
+    assert "other programs use 80% of the cores" in capsys.readouterr().err
 
 
 def test_nor_is_it_when_a_neighbour_comes_in_between(
@@ -73,7 +80,7 @@ def test_a_cache_that_cannot_be_written_is_no_failure(
     monkeypatch.setattr(probe, "busy_percent", lambda: 0.0)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert probe.probe("cpu", seconds=0.2).device == "cpu"
-    assert "could not be kept" in capsys.readouterr().err
+    assert "could not be saved" in capsys.readouterr().err
 
 
 def test_devices_that_are_not_here() -> None:
@@ -86,14 +93,14 @@ def test_devices_that_are_not_here() -> None:
         detect.resolve_device("cuda")
 
 
-def test_a_compiler_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiler_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.delenv("CXX", raising=False)
     assert detect.compiler_path() is None
     assert not detect.compiler_available("cpu")
     assert "install g++" in str(detect.compiler_missing("cpu"))
     monkeypatch.setenv("CXX", "ccache g++")
-    assert "CXX=ccache g++ is no program" in str(detect.compiler_missing("cpu"))
+    assert "CXX=ccache g++ is not a program" in str(detect.compiler_missing("cpu"))
     monkeypatch.setenv("CXX", "/bin/sh")
     assert detect.compiler_path() == "/bin/sh"
     monkeypatch.setattr(sysconfig, "get_path", lambda name: "/nowhere")
@@ -101,7 +108,7 @@ def test_a_compiler_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="clang++ is Apple's")
-def test_a_compiler_that_torch_does_not_look_for_is_none(
+def test_a_compiler_that_torch_does_not_try_is_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "clang++").write_text("#!/bin/sh\n")

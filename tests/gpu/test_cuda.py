@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from benchmarks import soak
-from tests.parallel.processes import RECIPE, begin, end, losses
+from tests.distributed.processes import RECIPE, begin, end, losses
+from wafergpt.api import pretrain
 from wafergpt.config import Model
 from wafergpt.data.prepare import prepare
 from wafergpt.model.gpt import GPT
-from wafergpt.train.loss import next_token_loss
-from wafergpt.train.pretrain import pretrain
+from wafergpt.model.loss import next_token_loss
 
 pytestmark = [
     pytest.mark.gpu,

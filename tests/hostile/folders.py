@@ -9,17 +9,15 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from benchmarks.soak import Trained
 from wafergpt import config, files
+from wafergpt.checkpoint.format import MOMENTS, SHARDS, WEIGHTS, Stored
 from wafergpt.config import Model, recipe_from
 from wafergpt.data.prepare import prepare
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.interop.gpt2 import hugging_face_names, is_transposed
 from wafergpt.model.gpt import GPT
-from wafergpt.run import Run
-from wafergpt.train import checkpoint
-from wafergpt.train.optimizers import Optimizer
-from wafergpt.train.state import TrainState
-from wafergpt.train.stored import MOMENTS, SHARDS, WEIGHTS
+from wafergpt.runs.run import Run
 
 SHAPE = Model(n_layers=1, d_model=8, n_heads=2, seq_len=12, vocab_size=270)
 HF_CONFIG: dict[str, Any] = {
@@ -37,9 +35,10 @@ RECIPE: dict[str, Any] = {
 PARTS = "-00000-of-00001.safetensors"
 
 
-def state(seed: int = 0) -> TrainState:
+def state(seed: int = 0) -> Trained:
     gpt = GPT(SHAPE).initialize(seed)
-    state = TrainState(gpt, Optimizer(gpt.named_parameters(), config.Optimizer()), step=2)
+    state = Trained(gpt, config.Optimizer())
+    state.step = 2
     for parameter in gpt.parameters():
         parameter.grad = torch.ones_like(parameter)
     state.optimizer.step(1e-3)
@@ -48,7 +47,7 @@ def state(seed: int = 0) -> TrainState:
 
 def make_run(root: Path) -> Run:
     run = Run.create(recipe_from({**RECIPE, "start": str(root / "first")}), root)
-    checkpoint.save(state(), run, keep=2)
+    state().save(run, keep=2)
     for step in range(1, 61):
         run.log({"step": step, "tokens": 48 * step, "seconds": step / 2, "loss": 9 / step,
                  "val_loss": 2.0, "val_accuracy": 0.5, "grad_norm": 1.0, "mfu": 0.1,
@@ -84,7 +83,7 @@ def in_parts(folder: Path) -> None:
     index: dict[str, Any] = {}
     for kind in (WEIGHTS, MOMENTS):
         whole = folder / f"{kind}.safetensors"
-        tensors = checkpoint.Stored(folder, kind)
+        tensors = Stored(folder, kind)
         index[kind] = {
             name: {
                 "shape": list(tensor.shape),

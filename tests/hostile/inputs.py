@@ -66,7 +66,7 @@ def judged(load: Callable[[], T], most: int = 1500) -> tuple[T | None, str]:
 def fuzzed(examples: int) -> Callable[[T], T]:
     """Return the settings of a test that only writes and reads small files."""
     checks = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
-    return settings(  # type: ignore[return-value]
+    return settings(
         max_examples=examples,
         deadline=None,
         suppress_health_check=checks,

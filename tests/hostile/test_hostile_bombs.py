@@ -20,11 +20,11 @@ resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 resource.setrlimit(resource.RLIMIT_CPU, (20, 20))
 from pathlib import Path
 from wafergpt.config import load_recipe
-from wafergpt.data.tables import read_table, read_texts
+from wafergpt.data.labelled_rows import read_table, read_texts
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
 from wafergpt.files import read_json
-from wafergpt.run import Run
+from wafergpt.runs.run import Run
 path = Path(sys.argv[2])
 try:
     print("loaded", eval(sys.argv[1]))

@@ -15,7 +15,10 @@ from wafergpt.cli import main
 
 
 def written(name: str, data: bytes) -> Callable[[Path], None]:
-    return lambda home: (home / name).write_bytes(data) and None
+    def write(home: Path) -> None:
+        (home / name).write_bytes(data)
+
+    return write
 
 
 def long_base(home: Path) -> None:
@@ -107,7 +110,7 @@ def test_one_line_and_a_code(
     errors = [line for line in said.err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1, said.err
     assert message in errors[0]
-    assert "fault of wafergpt" not in errors[0]
+    assert "bug in wafergpt" not in errors[0]
     assert "Traceback" not in said.err
     assert said.out == ""
     assert not (home / "executed").exists()

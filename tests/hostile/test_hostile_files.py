@@ -16,21 +16,22 @@ import torch
 
 from tests.hostile import folders
 from tests.hostile.inputs import NO_FILE, NO_OBJECT, NOT_JSON, bounded, judged, pickled
+from wafergpt.checkpoint import store
+from wafergpt.checkpoint.format import SHARDS, WEIGHTS, Stored
 from wafergpt.config import Recipe, load_recipe
 from wafergpt.data.corpus import Corpus
+from wafergpt.data.documents import find_files
+from wafergpt.data.labelled_rows import label_names, read_table, read_texts
 from wafergpt.data.prepare import prepare
-from wafergpt.data.sources import find_files
-from wafergpt.data.tables import label_names, read_table, read_texts
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.devices import probe
-from wafergpt.interop.huggingface import import_folder, read_network
-from wafergpt.report import list_runs, write_report
-from wafergpt.run import Run
-from wafergpt.scaling.plan import read_corpus
-from wafergpt.tasks.writing import Writer
-from wafergpt.train import checkpoint
-from wafergpt.train.stored import SHARDS, WEIGHTS, Stored
-from wafergpt.tune.transfer import _study
+from wafergpt.inference.writer import Writer
+from wafergpt.interop.hf_import import import_folder, read_network
+from wafergpt.planning.hardware import Machine
+from wafergpt.planning.plan import read_corpus
+from wafergpt.reports import list_runs, write_report
+from wafergpt.runs.run import Run
+from wafergpt.tuning.transfer import _study
 
 
 def _corpus(root: Path) -> Path:
@@ -42,7 +43,7 @@ def _hugging_face(root: Path, index: bool = False) -> Path:
 
 
 def _checkpoint(root: Path, parts: bool = False) -> Path:
-    folder = checkpoint.every(folders.make_run(root))[-1]
+    folder = store.every(folders.make_run(root))[-1]
     if parts:
         folders.in_parts(folder)
     return folder
@@ -56,6 +57,11 @@ def _report(folder: Path) -> Path:
     (run,) = (run for run in list_runs(folder.parent) if run["name"] == folder.name)
     assert run["state"] == "damaged"
     return write_report(Run(folder), folder / "page.html")
+
+
+def _rewound(folder: Path) -> Path:
+    Run(folder).rewind(1)
+    return _report(folder)
 
 
 LOADERS: dict[str, tuple[Callable[[Path], Path], str, Callable[[Path], Any]]] = {
@@ -75,7 +81,7 @@ LOADERS: dict[str, tuple[Callable[[Path], Path], str, Callable[[Path], Any]]] = 
     ),
     "result": (_run, "result.json", _report),
     "plan": (_run, "plan.json", _report),
-    "metrics": (_run, "metrics.jsonl", lambda f: Run(f).rewind(1) or _report(f)),
+    "metrics": (_run, "metrics.jsonl", _rewound),
 }  # fmt: skip
 
 
@@ -144,9 +150,9 @@ def test_a_checkpoint_that_vouches_for_nonsense(tmp_path: Path, name: str) -> No
         (folder / name).write_bytes(data)
         if name != "manifest.json":
             folders.agree(folder)
-        assert judged(lambda: checkpoint.load(folders.state(), folder))[1], what
+        assert judged(lambda: folders.state().read(folder))[1], what
         if name not in ("state.json", "optimizer.safetensors"):
-            assert judged(lambda: checkpoint.weights(Run(folder.parents[1])))[1], what
+            assert judged(lambda: store.weights(Run(folder.parents[1])))[1], what
     assert not marker.exists()
 
 
@@ -244,7 +250,7 @@ GOOD_MACHINE: dict[str, Any] = {
     "matmul_flops_bf16": 0.0, "training_flops": {"fp32": {"128": 1e10}}, "bandwidth": 1e10,
     "softmax_rate": 1e8,
 }  # fmt: skip
-NO_MACHINE = [
+NO_MACHINE: list[dict[str, Any]] = [
     {"bandwidth": float("nan")}, {"bandwidth": 10**400}, {"softmax_rate": float("inf")},
     {"softmax_rate": "fast"}, {"matmul_flops_fp32": None}, {"matmul_flops_bf16": -1},
     {"training_flops": {"fp32": {"128": float("nan"), "256": 1.0}}}, {"training_flops": 7},
@@ -261,7 +267,12 @@ def test_a_record_of_no_machine_is_measured_again(
     good = probe.probe("cpu")
     assert good.training_flops == {"fp32": {128: 1e10}}
     measured: list[object] = []
-    monkeypatch.setattr(probe, "measure", lambda *a: measured.append(a) or good)
+
+    def measure(*asked: object) -> Machine:
+        measured.append(asked)
+        return good
+
+    monkeypatch.setattr(probe, "measure", measure)
     monkeypatch.setattr(probe, "busy_percent", lambda: 0.0)
     bad = [json.dumps({**GOOD_MACHINE, **change}).encode() for change in NO_MACHINE]
     for data in (*bad, *NOT_JSON.values(), *NO_OBJECT.values()):
@@ -331,7 +342,7 @@ def test_labels_that_are_none(tmp_path: Path) -> None:
     path.write_text("text,label\na," + "9" * 999 + "\nb,1\n")
     assert label_names(read_table(path)) == ("1", "9" * 999)
     path.write_text("text,label\na," + "9" * 5000 + "\n")
-    assert "5,000 characters: no label" in judged(lambda: read_table(path))[1]
+    assert "5,000 characters: not a label" in judged(lambda: read_table(path))[1]
 
 
 def test_cards_that_lead_astray(tmp_path: Path) -> None:
@@ -433,7 +444,7 @@ def test_tensors_that_are_none(tmp_path: Path, data: bytes) -> None:
     (step / "model.safetensors").write_bytes(data)
     folders.agree(step)
     # A checkpoint's own names may be as long as its files are.
-    assert judged(lambda: checkpoint.load(folders.state(), step), most=1 << 21)[1]
+    assert judged(lambda: folders.state().read(step), most=1 << 21)[1]
     found: dict[str, torch.Tensor] | None = judged(lambda: dict(Stored(step, WEIGHTS)))[0]
     assert found is None or "embedding.weight" not in found
 

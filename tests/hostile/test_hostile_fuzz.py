@@ -18,19 +18,25 @@ from hypothesis import strategies as st
 
 from tests.hostile import folders
 from tests.hostile.inputs import changed, fuzzed, judged, mutated, spoilt, written
-from wafergpt.config import Recipe, load_recipe
+from wafergpt.checkpoint import store
+from wafergpt.checkpoint.format import MOMENTS, SHARDS, WEIGHTS, Stored
+from wafergpt.config import Recipe, load_recipe, recipe_from
 from wafergpt.data.corpus import Corpus
+from wafergpt.data.labelled_rows import (
+    encode_labels,
+    encode_scores,
+    label_names,
+    read_table,
+    read_texts,
+)
 from wafergpt.data.labels import settle_classes, settle_numbers
-from wafergpt.data.tables import encode_labels, encode_scores, label_names, read_table, read_texts
 from wafergpt.data.tokenizer import Tokenizer
-from wafergpt.interop.huggingface import Imported, read_network
+from wafergpt.interop.hf_import import Imported, read_network
 from wafergpt.model.gpt import GPT
-from wafergpt.report import document, list_runs, write_report
-from wafergpt.run import Run
-from wafergpt.scaling.machine import Machine
-from wafergpt.scaling.plan import plan, read_corpus
-from wafergpt.train import checkpoint
-from wafergpt.train.stored import MOMENTS, SHARDS, WEIGHTS, Stored
+from wafergpt.planning.hardware import Machine
+from wafergpt.planning.plan import plan, read_corpus
+from wafergpt.reports import document, list_runs, write_report
+from wafergpt.runs.run import Run
 
 MACHINE = Machine(
     device="cpu", name="test", cores=2, memory_bytes=16 << 30, memory_available=12 << 30,
@@ -40,7 +46,7 @@ MACHINE = Machine(
 
 
 def is_sane(recipe: Recipe) -> bool:
-    assert Recipe.model_validate(yaml.safe_load(recipe.to_yaml())) == recipe
+    assert recipe_from(yaml.safe_load(recipe.to_yaml())) == recipe
     assert recipe.model.d_ffn >= 1
     assert recipe.model.base_d_ffn >= 1
     if recipe.data.corpus is None:
@@ -239,7 +245,7 @@ def all_rows(run: Run) -> bytes:
 
 @pytest.fixture(scope="module", params=["whole", "in parts"])
 def step(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = checkpoint.every(folders.make_run(tmp_path_factory.mktemp("fuzz")))[-1]
+    folder = store.every(folders.make_run(tmp_path_factory.mktemp("fuzz")))[-1]
     if request.param == "in parts":
         folders.in_parts(folder)
     return folder
@@ -255,9 +261,9 @@ def test_checkpoints_that_vouch_for_themselves(step: Path, data: st.DataObject) 
         folders.agree(step)
     try:
         state = folders.state(9)
-        judged(lambda: checkpoint.verify(step), most=1 << 15)
-        judged(lambda: checkpoint.load(state, step), most=1 << 15)
-        found = judged(lambda: dict(checkpoint.weights(Run(step.parents[1]))), most=1 << 15)[0]
+        judged(lambda: store.verify(step), most=1 << 15)
+        judged(lambda: state.read(step), most=1 << 15)
+        found = judged(lambda: dict(store.weights(Run(step.parents[1]))), most=1 << 15)[0]
         for kind in (WEIGHTS, MOMENTS):
             judged(lambda kind=kind: dict(Stored(step, kind)), most=1 << 15)  # type: ignore[misc]
     finally:

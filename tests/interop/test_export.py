@@ -12,16 +12,17 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from wafergpt.checkpoint.imported_run import run_with
 from wafergpt.cli.export import command
 from wafergpt.config import Model, recipe_from
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError, RunFailed
-from wafergpt.interop import gpt2, source
+from wafergpt.interop import export_source, gpt2
 from wafergpt.interop.export import export
 from wafergpt.model.gpt import GPT
 from wafergpt.model.heads import Classifier
-from wafergpt.run import Run
-from wafergpt.train.given import run_with
+from wafergpt.runs.run import Run
+from wafergpt.tasks.text_task import TextTaskSettings
 
 MUP = Model(
     n_layers=2, d_model=48, n_heads=4, seq_len=24, vocab_size=270, parametrization="mup",
@@ -46,6 +47,7 @@ def make_run(root: Path, task: dict[str, Any] | None = None, **shape: Any) -> Ru
     recipe = recipe_from(values)
     state = gpt.state_dict()
     if recipe.task is not None:
+        assert isinstance(recipe.task, TextTaskSettings)
         state = Classifier(gpt, 2, recipe.task.pooling).state_dict()
     return run_with(state, recipe, root, Tokenizer.train(TEXTS, 270), {})
 
@@ -83,14 +85,14 @@ def test_a_wrong_export_never_appears(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: Any
 ) -> None:
     run = make_run(tmp_path / "runs")
-    monkeypatch.setattr(source, "fold", wrong)
+    monkeypatch.setattr(export_source, "fold", wrong)
     with pytest.raises(RunFailed, match="computes other logits than the run"):
         export(run, tmp_path / "hf")
     assert [p.name for p in tmp_path.iterdir()] == ["runs"]
 
 
 def test_nan_is_a_difference(tmp_path: Path) -> None:
-    opened = source.Source.open(make_run(tmp_path))
+    opened = export_source.Source.open(make_run(tmp_path))
     assert opened.difference(opened.network) == 0
     assert opened.difference(lambda t, n: opened.network(t, n) * float("nan")) == float("inf")
 
@@ -123,7 +125,7 @@ def test_a_classifier_without_tokenizer_is_refused(tmp_path: Path) -> None:
         export(run, tmp_path / "hf")
 
 
-def test_a_middle_cut_is_said(tmp_path: Path) -> None:
+def test_a_middle_cut_is_warned_of(tmp_path: Path) -> None:
     run = make_run(tmp_path, {"labels": ("a", "b"), "cut": "middle"})
     assert "task.cut=middle" in export(run, tmp_path / "hf")["warnings"][0]
 

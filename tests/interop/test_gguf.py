@@ -13,16 +13,16 @@ from typing import Any
 import pytest
 import torch
 
+from wafergpt.checkpoint.imported_run import run_with
 from wafergpt.config import Model, recipe_from
 from wafergpt.data.tokenizer import Tokenizer
+from wafergpt.decoding.generator import Sampling
 from wafergpt.errors import InputError
-from wafergpt.generate.text import Sampling
+from wafergpt.inference.writer import Writer
 from wafergpt.interop.export import export
 from wafergpt.model.gpt import GPT
 from wafergpt.model.heads import Classifier
-from wafergpt.run import Run
-from wafergpt.tasks.writing import Writer
-from wafergpt.train.given import run_with
+from wafergpt.runs.run import Run
 
 gguf = pytest.importorskip("gguf", reason="GGUF needs the package gguf")
 
@@ -168,7 +168,7 @@ def test_added_tokens_are_found_by_llama_cpp(tmp_path: Path) -> None:
 
 def test_what_gguf_cannot_hold_is_refused_by_name(tmp_path: Path) -> None:
     run = make_run(tmp_path, lowercase=True)
-    with pytest.raises(InputError, match=r"before it reads them \(Lowercase\)"):
+    with pytest.raises(InputError, match=r"normalizes texts \(Lowercase\)"):
         export(run, tmp_path / "m.gguf", "gguf")
     content = Tokenizer.train(TEXTS, 300).definition
     content["added_tokens"].append(
@@ -184,7 +184,7 @@ def test_what_gguf_cannot_hold_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not a byte-level BPE that splits words as GPT-2"):
         export(run, tmp_path / "m.gguf", "gguf")
     run.tokenizer.unlink()
-    with pytest.raises(InputError, match="no tokenizer, which a GGUF file must hold"):
+    with pytest.raises(InputError, match="no tokenizer, which a GGUF file requires"):
         export(run, tmp_path / "m.gguf", "gguf")
     assert not (tmp_path / "m.gguf").exists()
 

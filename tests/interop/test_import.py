@@ -17,16 +17,16 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import save_file
 
+from wafergpt.api import pretrain
+from wafergpt.checkpoint import store
 from wafergpt.cli.generate import command as generate
 from wafergpt.cli.import_ import command
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
 from wafergpt.interop.export import export
 from wafergpt.interop.gpt2 import hugging_face_names, is_transposed
-from wafergpt.interop.huggingface import import_folder
+from wafergpt.interop.hf_import import import_folder
 from wafergpt.model.gpt import GPT
-from wafergpt.train import checkpoint
-from wafergpt.train.pretrain import pretrain
 
 CONFIG: dict[str, Any] = {
     "model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "n_layer": 1, "n_embd": 8,
@@ -65,7 +65,10 @@ def configured(**changes: Any) -> Change:
 
 
 def written(name: str, content: bytes) -> Change:
-    return lambda folder: (folder / name).write_bytes(content) and None
+    def change(folder: Path) -> None:
+        (folder / name).write_bytes(content)
+
+    return change
 
 
 def with_tensors(**changes: torch.Tensor | None) -> Change:
@@ -134,14 +137,14 @@ KEYS = header("{" + "".join(EMPTY.format(n) for n in range(10**5)).removeprefix(
 
 ZERO = torch.zeros
 HOSTILE: dict[str, tuple[Change, str]] = {
-    "n_embd 10**12": (configured(n_embd=10**12), "n_embd=1000000000000 is not a size"),
+    "n_embd 10**12": (configured(n_embd=10**12), "n_embd=1000000000000 is not a valid size"),
     "n_embd too wide": (configured(n_embd=1 << 20), "less than or equal to 131072"),
-    "n_embd negative": (configured(n_embd=-8), "n_embd=-8 is not a size"),
-    "n_embd float": (configured(n_embd=8.0), "n_embd=8.0 is not a size"),
-    "n_embd string": (configured(n_embd="8"), "n_embd='8' is not a size"),
-    "n_embd true": (configured(n_embd=True), "n_embd=True is not a size"),
-    "n_embd null": (configured(n_embd=None), "n_embd=None is not a size"),
-    "n_inner 0": (configured(n_inner=0), "n_inner=0 is not a size"),
+    "n_embd negative": (configured(n_embd=-8), "n_embd=-8 is not a valid size"),
+    "n_embd float": (configured(n_embd=8.0), "n_embd=8.0 is not a valid size"),
+    "n_embd string": (configured(n_embd="8"), "n_embd='8' is not a valid size"),
+    "n_embd true": (configured(n_embd=True), "n_embd=True is not a valid size"),
+    "n_embd null": (configured(n_embd=None), "n_embd=None is not a valid size"),
+    "n_inner 0": (configured(n_inner=0), "n_inner=0 is not a valid size"),
     "n_layer 10**5": (configured(n_layer=10**5), "less than or equal to 1024"),
     "n_head": (configured(n_head=3), "does not divide"),
     "another model": (configured(model_type="llama"), "model_type='llama' cannot be imported"),
@@ -178,15 +181,17 @@ HOSTILE: dict[str, tuple[Change, str]] = {
     "no config": (lambda folder: (folder / "config.json").unlink(), "no config.json"),
     "weights a link": (linked("model.safetensors"), "leads out of the folder"),
     "weights a pipe": (fifo("model.safetensors"), "no model.safetensors"),
-    "weights truncated": (truncated, "is not a whole safetensors file"),
-    "weights empty": (written("model.safetensors", b""), "is not a whole safetensors file"),
-    "header 2**63": (written("model.safetensors", struct.pack("<Q", 1 << 63) + b"{}"), "whole"),
-    "header not JSON": (written("model.safetensors", header("nonsense")), "whole"),
-    "out of range": (written("model.safetensors", OUT_OF_RANGE), "whole safetensors file"),
-    "overlap": (written("model.safetensors", OVERLAP), "whole safetensors file"),
+    "weights truncated": (truncated, "is not a valid safetensors file"),
+    "weights empty": (written("model.safetensors", b""), "is not a valid safetensors file"),
+    "header 2**63": (
+        written("model.safetensors", struct.pack("<Q", 1 << 63) + b"{}"), "valid safetensors file"
+    ),
+    "header not JSON": (written("model.safetensors", header("nonsense")), "valid safetensors file"),
+    "out of range": (written("model.safetensors", OUT_OF_RANGE), "valid safetensors file"),
+    "overlap": (written("model.safetensors", OVERLAP), "valid safetensors file"),
     "10**5 keys": (written("model.safetensors", KEYS), "has no place in the network"),
     "pickle renamed": (
-        written("model.safetensors", pickle.dumps({"a": os.getpid})), "whole safetensors file"
+        written("model.safetensors", pickle.dumps({"a": os.getpid})), "valid safetensors file"
     ),
     "pickle only": (pickled("pytorch_model.bin"), "save_pretrained('converted')"),
     "pickle shards": (pickled("pytorch_model-00001-of-00002.bin"), "pickled weights"),
@@ -199,18 +204,18 @@ HOSTILE: dict[str, tuple[Change, str]] = {
     ),
     "integers": (with_tensors(wpe__weight=ZERO(12, 8, dtype=torch.int8)), "'wpe.weight' is I8"),
     "doubles": (with_tensors(wpe__weight=ZERO(12, 8).double()), "'wpe.weight' is F64"),
-    "NaN": (with_tensors(ln_f__bias=ZERO(8) / 0), "'ln_f.bias' holds NaN or infinity"),
+    "NaN": (with_tensors(ln_f__bias=ZERO(8) / 0), "'ln_f.bias' contains NaN or infinity"),
     "twice": (
         with_tensors(**{"transformer.wpe.weight": ZERO(12, 8)}), "with and without 'transformer.'"
     ),
-    "two heads": (with_tensors(lm_head__weight=ZERO(270, 8)), "which one is meant?"),
+    "two heads": (with_tensors(lm_head__weight=ZERO(270, 8)), "not equal to wte.weight: set it"),
     "untied without head": (configured(tie_word_embeddings=False), "'lm_head.weight' is missing"),
     "shard ..": (sharded("../outside.safetensors"), "leads out of the folder"),
     "shard absolute": (sharded("{outside}"), "leads out of the folder"),
-    "shard empty name": (sharded(".safetensors/"), "no .safetensors file"),
+    "shard empty name": (sharded(".safetensors/"), "not a .safetensors file"),
     "shard missing": (sharded("gone.safetensors"), "gone.safetensors is missing"),
     "map list": (sharded(content=["a"]), "has no weight_map"),
-    "map of numbers": (sharded(content={"wte.weight": 7}), "is in 7, which is no"),
+    "map of numbers": (sharded(content={"wte.weight": 7}), "is in 7, which is not"),
     "tokenizer": (written("tokenizer.json", b"{}"), "tokenizer.json"),
 }  # fmt: skip
 
@@ -230,7 +235,7 @@ def test_one_line_and_nothing_left_behind(folder: Path, change: Change, message:
 def test_the_good_folder_is_good(folder: Path) -> None:
     """Else every refusal above could be for another reason."""
     run = import_folder(folder, "r", folder.parent)
-    state = checkpoint.weights(run)
+    state = store.weights(run)
     assert torch.equal(state["embedding.weight"], tensors()["wte.weight"])
     assert torch.equal(state["blocks.0.ffn.up.weight"], tensors()["h.0.mlp.c_fc.weight"].T)
     assert run.read("result")["parameters"] == sum(t.numel() for t in tensors().values())
@@ -255,7 +260,7 @@ def test_a_setting_that_is_known_to_be_harmless_passes(folder: Path) -> None:
         ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx", "cannot"),
         ({"rotary_dim": 4}, "rotary_dim", "rotary_dim=4 cannot be imported"),
         ({"quantization_config": {"bits": 4}}, "quantization_config", "cannot be imported"),
-        ({"n_embd": 8}, "n_embd", "--ignore 'n_embd': the network is built by this setting"),
+        ({"n_embd": 8}, "n_embd", "--ignore 'n_embd': this setting defines the network"),
         ({"my_own": 4}, "my_ownn", "has no such setting; did you mean 'my_own'?"),
     ],
 )
@@ -271,7 +276,7 @@ def test_what_changes_the_network_is_not_ignored(
 @pytest.mark.parametrize("name", ["tokenizer.model", "spiece.model", "vocab.txt"])
 def test_other_kinds_of_tokenizers_are_named(folder: Path, name: str) -> None:
     (folder / name).write_bytes(b"x")
-    with pytest.raises(InputError, match=f"{name} is no tokenizer that is read here: make"):
+    with pytest.raises(InputError, match=f"{name} is not a supported tokenizer: convert"):
         import_folder(folder, "r", folder.parent / "runs")
 
 
@@ -328,7 +333,7 @@ def test_shards_with_an_index(folder: Path) -> None:
     path = folder / "model.safetensors.index.json"
     path.write_text(json.dumps(index))
     run = import_folder(folder, "r", folder.parent)
-    assert torch.equal(checkpoint.weights(run)["embedding.weight"], values["wte.weight"])
+    assert torch.equal(store.weights(run)["embedding.weight"], values["wte.weight"])
     path.write_text(json.dumps({"weight_map": {**index["weight_map"], "gone": "a.safetensors"}}))
     with pytest.raises(
         InputError, match=r"'gone' is in model\.safetensors\.index\.json, but in no"
@@ -336,7 +341,7 @@ def test_shards_with_an_index(folder: Path) -> None:
         import_folder(folder, "s", folder.parent)
     index["weight_map"][names[0]] = "b.safetensors"
     path.write_text(json.dumps(index))
-    with pytest.raises(InputError, match="is not where"):
+    with pytest.raises(InputError, match="is not in the file of"):
         import_folder(folder, "s", folder.parent)
 
 
@@ -349,7 +354,7 @@ def test_masks_prefix_and_a_copied_head(folder: Path) -> None:
     save_file(values, folder / "model.safetensors")
     run = import_folder(folder, "r", folder.parent)
     assert run.recipe.model.tied
-    assert "lm_head.weight" not in checkpoint.weights(run)
+    assert "lm_head.weight" not in store.weights(run)
 
 
 def test_the_links_of_the_hub_cache_are_followed(folder: Path) -> None:
@@ -363,7 +368,7 @@ def test_the_links_of_the_hub_cache_are_followed(folder: Path) -> None:
     assert import_folder(snapshot, "r", folder.parent).recipe.model.d_model == 8
 
 
-def test_without_a_tokenizer_the_run_says_so(folder: Path) -> None:
+def test_without_a_tokenizer_the_run_is_refused_on_texts(folder: Path) -> None:
     run = import_folder(folder, "r", folder.parent / "runs")
     assert not run.tokenizer.exists()
     done = CliRunner().invoke(generate, [str(run.path), "--prompt", "a"])
@@ -392,7 +397,7 @@ def test_a_tokenizer_larger_than_the_model_is_refused(folder: Path) -> None:
 
 
 def test_an_imported_run_is_fine_tuned_but_not_resumed(folder: Path, tmp_path: Path) -> None:
-    from wafergpt.tasks.finetune import finetune
+    from wafergpt.api import finetune
 
     # Fewer tokens than rows of the embedding, as in models padded to a round number.
     Tokenizer.train(["It's a film that I loved. It's dull!"], 265).save(folder / "tokenizer.json")
@@ -403,6 +408,8 @@ def test_an_imported_run_is_fine_tuned_but_not_resumed(folder: Path, tmp_path: P
                 "system.threads=1", "system.device=cpu"]  # fmt: skip
     judge = finetune(run, None, settings, data=tmp_path / "rows.jsonl", root=tmp_path)
     assert judge.recipe.model.vocab_size == 270
-    assert judge.predict(["good 1"])[0]["label"] in ("good", "bad")
+    (answer,) = judge.predict(["good 1"])
+    assert answer is not None
+    assert answer["label"] in ("good", "bad")
     with pytest.raises(InputError, match="was imported, not trained here"):
         pretrain(resume=run.path)

@@ -10,16 +10,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from wafergpt.config import Model, Task, recipe_from
+from wafergpt.checkpoint.imported_run import run_with
+from wafergpt.checkpoint.store import weights
+from wafergpt.config import Model, recipe_from
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.data.tokenizer_files import END_OF_TEXT as END
 from wafergpt.interop.export import export
-from wafergpt.interop.huggingface import import_folder, read_network
+from wafergpt.interop.hf_import import import_folder, read_network
 from wafergpt.model.gpt import GPT
 from wafergpt.model.heads import Classifier
-from wafergpt.run import Run
-from wafergpt.train.checkpoint import weights
-from wafergpt.train.given import run_with
+from wafergpt.runs.run import Run
+from wafergpt.tasks.classify import ClassifySettings
+from wafergpt.tasks.regress import RegressSettings
+from wafergpt.tasks.text_task import TextTaskSettings
 
 transformers = pytest.importorskip("transformers", reason="the parity tests need transformers")
 
@@ -61,13 +64,15 @@ def make_run(root: Path, shape: dict[str, Any], task: dict[str, Any] | None = No
     gpt = GPT(model).initialize(0)
     values: dict[str, Any] = {"name": "run", "model": model.model_dump()}
     network: torch.nn.Module = gpt
+    outputs = 0
     if task is not None:
         outputs = 1 if task.get("loss", "cross_entropy") != "cross_entropy" else 3
         labels = ("bad", "so-so", "good") if outputs == 3 else ("bad", "good")
         task = {"labels": () if task.get("loss") == "squared_error" else labels, **task}
-        values["task"] = Task(**task).model_dump()
-        network = Classifier(gpt, outputs, values["task"]["pooling"])
+        values["task"] = task
     recipe = recipe_from(values)
+    if isinstance(recipe.task, TextTaskSettings):
+        network = Classifier(gpt, outputs, recipe.task.pooling)
     state = noisy(network).state_dict()
     return run_with(state, recipe, root, tokenizer() if task else None, {})
 
@@ -76,19 +81,22 @@ def ours(run: Run, tokens: torch.Tensor, lengths: torch.Tensor | None = None) ->
     recipe, state = run.recipe, weights(run)
     gpt = GPT(recipe.model).eval()
     with torch.no_grad():
-        if recipe.task is None:
+        if not isinstance(recipe.task, TextTaskSettings):
             gpt.load_state_dict(state)
             return gpt.logits(gpt(tokens))
-        classifier = Classifier(gpt, len(state["score.weight"]), recipe.task.pooling).eval()
+        classifier = Classifier(gpt, len(state["head.weight"]), recipe.task.pooling).eval()
         classifier.load_state_dict(state)
         assert lengths is not None
-        return classifier(tokens, lengths)
+        scores: torch.Tensor = classifier(tokens, lengths)
+        return scores
 
 
 def theirs(folder: Path, tokens: torch.Tensor) -> torch.Tensor:
     kind = json.loads((folder / "config.json").read_text())["architectures"][0]
     with torch.no_grad():
-        return getattr(transformers, kind).from_pretrained(folder).eval()(tokens).logits
+        network = getattr(transformers, kind).from_pretrained(folder).eval()
+        logits: torch.Tensor = network(tokens).logits
+        return logits
 
 
 def close(given: torch.Tensor, expected: torch.Tensor) -> bool:
@@ -160,14 +168,18 @@ def test_a_classifier_has_the_same_logits_on_padded_rows(
     assert close(theirs(tmp_path / "hf", tokens), expected)
     back = import_folder(tmp_path / "hf", "back", tmp_path)
     assert close(ours(back, tokens, lengths), expected)
-    assert back.recipe.task is not None
-    assert run.recipe.task is not None
-    assert back.recipe.task.labels == run.recipe.task.labels
+    if task.get("loss") == "squared_error":
+        assert isinstance(run.recipe.task, RegressSettings)
+        assert isinstance(back.recipe.task, RegressSettings)
+    else:
+        assert isinstance(run.recipe.task, ClassifySettings)
+        assert isinstance(back.recipe.task, ClassifySettings)
+        assert back.recipe.task.labels == run.recipe.task.labels
     export(back, tmp_path / "again")
     first, second = (load_file(tmp_path / f / "model.safetensors") for f in ("hf", "again"))
     assert all(torch.equal(first[name], second[name]) for name in first)
     model = transformers.GPT2ForSequenceClassification.from_pretrained(tmp_path / "hf")
-    if task.get("loss") != "squared_error":
+    if isinstance(run.recipe.task, ClassifySettings):
         assert tuple(model.config.id2label.values()) == run.recipe.task.labels
 
 
@@ -190,7 +202,8 @@ def saved(folder: Path, kind: str = "GPT2LMHeadModel", **settings: Any) -> Any:
     }  # fmt: skip
     torch.manual_seed(0)
     model = getattr(transformers, kind)(transformers.GPT2Config(**values))
-    noisy(model).save_pretrained(folder, max_shard_size=settings.get("shard", "5GB"))
+    noisy(model)
+    model.save_pretrained(folder, max_shard_size=settings.get("shard", "5GB"))
     return model
 
 
@@ -259,7 +272,7 @@ def test_a_classifier_of_theirs(tmp_path: Path) -> None:
         label2id={v: k for k, v in names.items()}, pad_token_id=0,
     )  # fmt: skip
     run = import_folder(tmp_path / "hf", "run", tmp_path)
-    assert run.recipe.task is not None
+    assert isinstance(run.recipe.task, ClassifySettings)
     assert run.recipe.task.labels == ("no", "yes", "perhaps")
     tokens = torch.randint(1, 101, (2, 16))
     tokens[1, 5:] = 0

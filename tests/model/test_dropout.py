@@ -22,7 +22,7 @@ def test_share_and_scale(p: float, dtype: torch.dtype) -> None:
     assert torch.allclose(dropped[dropped != 0].float(), torch.tensor(1 / (1 - p)), rtol=4e-3)
 
 
-def test_neighbours_fall_independently() -> None:
+def test_neighbours_are_dropped_independently() -> None:
     torch.manual_seed(0)
     dropped = Dropout(0.5)(torch.ones(4, 50_000)) == 0
     for apart in (1, 2, 3, 4):
@@ -49,7 +49,7 @@ def test_seed_decides() -> None:
     assert not torch.equal(draws[0], draws[2])
 
 
-def test_nothing_falls_in_evaluation_or_without_probability() -> None:
+def test_nothing_is_dropped_in_evaluation_or_without_probability() -> None:
     x = torch.randn(100)
     assert torch.equal(Dropout(0.5).eval()(x), x)
     assert torch.equal(Dropout(0.0)(x), x)

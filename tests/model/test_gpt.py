@@ -93,7 +93,7 @@ def test_classifier_equals_hugging_face_on_padded_rows() -> None:
     classifier = Classifier(gpt, 5).eval()
     theirs = hugging_face(gpt, "GPT2ForSequenceClassification", num_labels=5, pad_token_id=100)
     with torch.no_grad():
-        theirs.score.weight.copy_(classifier.score.weight)
+        theirs.score.weight.copy_(classifier.head.weight)
         tokens = torch.randint(0, 100, (4, 20))
         lengths = torch.tensor([20, 7, 1, 13])
         tokens[torch.arange(20) >= lengths[:, None]] = 100

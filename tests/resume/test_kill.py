@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 
 from wafergpt.data.prepare import prepare
-from wafergpt.run import Run
+from wafergpt.runs.run import Run
 
 STEPS = 40
+pytestmark = pytest.mark.slow
+
 RECIPE = [
     "name=run", "seed=5", f"train.steps={STEPS}", "train.batch_size=8", "train.micro_batch_size=4",
     "model.n_layers=2", "model.d_model=32", "model.n_heads=2", "model.seq_len=32",
@@ -29,11 +31,12 @@ DRIVER = """
 import signal, sys, time
 from pathlib import Path
 from wafergpt.errors import Interrupted
-from wafergpt.run import Run
-from wafergpt.train import stored, validation
-from wafergpt.train.callbacks import evaluation
-from wafergpt.train.pretrain import pretrain
+from wafergpt.runs.run import Run
+from wafergpt.checkpoint import format as stored
+from wafergpt.api import pretrain
+from wafergpt.progress import show
 
+show()
 # It may be ignored here, where nohup has started the tests.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
@@ -49,8 +52,8 @@ def announced(name, function):
 Run.log = announced("step", Run.log)
 stored.save_file = announced("saving", stored.save_file)
 root, resume, *recipe = sys.argv[1:]
-import wafergpt.train.pretrain as module
-module.mean_loss = announced("judging", module.mean_loss)
+from wafergpt.engines.torch import TorchEngine
+TorchEngine.outputs = announced("evaluating", TorchEngine.outputs)
 try:
     pretrain(None, recipe, resume=resume or None, root=Path(root))
 except Interrupted as stop:
@@ -98,7 +101,7 @@ def stop_at(process: subprocess.Popen[str], word: str, count: int, number: int) 
 
 
 def outcome(run: Run) -> tuple[list[tuple[float, ...]], str, str]:
-    rows = [
+    rows: list[tuple[float, ...]] = [
         (row["step"], row["loss"], row["lr"], row["grad_norm"], row.get("val_loss", 0.0))
         for row in run.metrics()
     ]
@@ -140,7 +143,7 @@ MOMENTS = [
     ("saving", 1, signal.SIGTERM),
     ("step", 1, signal.SIGINT),
     ("saving", 4, signal.SIGINT),
-    ("judging", 2, signal.SIGHUP),
+    ("evaluating", 2, signal.SIGHUP),
 ]
 
 
@@ -154,14 +157,14 @@ def test_a_signal_saves_exits_130_and_resumes_to_the_same_bits(
     process = start(tmp_path, corpus, resume=True)
     _, errors = process.communicate()
     assert process.returncode == 0, errors
-    assert "going on from" in errors
+    assert "resuming from" in errors
     assert outcome(Run.find("run", tmp_path)) == undisturbed
 
 
-def test_sigusr1_saves_and_the_run_goes_on(
+def test_sigusr1_saves_and_the_run_continues(
     corpus: Path, undisturbed: object, tmp_path: Path
 ) -> None:
     process = start(tmp_path, corpus)
     assert stop_at(process, "step", 2, signal.SIGUSR1) == 0
-    # keep=2 has dropped the checkpoint since, but not what was said of it.
+    # keep=2 has dropped the checkpoint since, but not its messages.
     assert outcome(Run.find("run", tmp_path)) == undisturbed

@@ -9,8 +9,8 @@ import pytest
 
 from benchmarks import soak
 from wafergpt import files
-from wafergpt.run import Run
-from wafergpt.train import checkpoint
+from wafergpt.checkpoint import store
+from wafergpt.runs.run import Run
 
 
 @pytest.fixture(scope="module", params=list(soak.KINDS))
@@ -43,13 +43,13 @@ def test_a_full_disk_at_any_write_loses_nothing(killed: tuple[Run, soak.Kills]) 
 
 
 @pytest.mark.slow
-def test_the_soak_would_notice(
+def test_the_soak_detects_a_difference(
     killed: tuple[Run, soak.Kills], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With sizes in place of hashes, flipped bits get through."""
     run, _ = killed
     monkeypatch.setattr(files, "sha256", lambda path: "0" * 64)
-    for folder in checkpoint.every(run):
+    for folder in store.every(run):
         sizes = {n: e | {"sha256": "0" * 64} for n, e in _entries(folder).items()}
         (folder / "manifest.json").write_text(json.dumps(sizes))
     assert soak.damage_many(run, count=60, seed=1) > 0

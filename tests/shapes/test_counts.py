@@ -16,6 +16,7 @@ from wafergpt.shapes.counts import (
     published_flops,
     training_flops,
 )
+from wafergpt.tasks.text_task import TextTaskSettings
 
 # Name, layers, width, heads, published parameters, tokens and FLOPs: arXiv:2304.03208, tables 1, 2.
 FAMILY = [
@@ -75,14 +76,14 @@ def test_flops_are_those_that_torch_counts(name: str, model: Model) -> None:
 def test_flops_of_a_classifier_are_those_that_torch_counts(name: str) -> None:
     """Two rows of 96 tokens, with what pads them; the embedding of 16,384 is only looked up."""
     base, task = load_recipe(name.removesuffix("-classify")).model, load_recipe(name).task
-    assert task is not None
+    assert isinstance(task, TextTaskSettings)
     shape = base.model_copy(update={"vocab_size": 16384})
     with torch.device("meta"):
         network = Classifier(GPT(shape), 77, task.pooling)
         tokens, lengths = torch.zeros(2, 96, dtype=torch.long), torch.zeros(2, dtype=torch.long)
         with FlopCounterMode(display=False) as counter:
             network(tokens, lengths).sum().backward()
-    counted = 2 * training_flops(shape, 96, 0, network.score.weight.numel())
+    counted = 2 * training_flops(shape, 96, 0, network.head.weight.numel())
     assert counted == pytest.approx(counter.get_total_flops(), rel=1e-6)
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from wafergpt.config import load_recipe, shipped_recipes
+from wafergpt.engines.schedules import lr_factor
 from wafergpt.model.gpt import GPT
-from wafergpt.train.schedules import lr_factor
 
 # Parameters, tokens, batch, steps, peak learning rate, warm-up, decay, epsilon of Adam.
 PUBLISHED = {

@@ -10,6 +10,7 @@ import torch
 
 from wafergpt import config
 from wafergpt.config import Model, load_recipe
+from wafergpt.engines.optimizers import Optimizer
 from wafergpt.errors import InputError
 from wafergpt.model.gpt import GPT
 from wafergpt.model.heads import Classifier
@@ -21,7 +22,6 @@ from wafergpt.shapes.parametrization import (
     role_of,
     rules,
 )
-from wafergpt.train.optimizers import Optimizer
 
 SMALL: dict[str, Any] = {"n_layers": 2, "n_heads": 4, "seq_len": 16, "vocab_size": 50}
 

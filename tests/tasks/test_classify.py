@@ -12,23 +12,27 @@ import pytest
 from click.testing import CliRunner
 
 from tests.hostile import folders
+from wafergpt.checkpoint.imported_run import run_with
 from wafergpt.cli.predict import command
 from wafergpt.config import recipe_from
+from wafergpt.distributed.sharding import fill
 from wafergpt.errors import InputError
-from wafergpt.tasks.classify import TextClassifier, fresh_classifier
-from wafergpt.train.given import run_with
+from wafergpt.inference.predictor import Predictor
+from wafergpt.tasks.base import task_of
 
 
 @pytest.fixture(scope="module")
-def classifier(tmp_path_factory: pytest.TempPathFactory) -> TextClassifier:
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
     recipe = recipe_from({**folders.RECIPE, "name": "clf"})
-    assert recipe.task is not None
-    weights = fresh_classifier(recipe.model, recipe.task, 0).state_dict()
+    task = task_of(recipe)
+    network = task.network()
+    fill(network, task.initial_weights(network, None))
+    weights = network.state_dict()
     root = tmp_path_factory.mktemp("runs")
-    return TextClassifier.load(run_with(weights, recipe, root, folders.tokenizer(), {}))
+    return Predictor.load(run_with(weights, recipe, root, folders.tokenizer(), {}))
 
 
-def test_one_text_gives_one_answer(classifier: TextClassifier) -> None:
+def test_one_text_gives_one_answer(classifier: Predictor) -> None:
     (answer,) = classifier.predict(["good"])
     assert answer is not None
     assert answer["label"] in ("a", "b")
@@ -50,15 +54,14 @@ def test_one_text_gives_one_answer(classifier: TextClassifier) -> None:
         lambda: pytest.importorskip("pandas").array(["one", None, None, "two"], dtype="string"),
     ],
 )
-def test_answers_stand_where_the_texts_do(
-    classifier: TextClassifier, given: Callable[[], Any]
-) -> None:
+def test_answers_stand_where_the_texts_do(classifier: Predictor, given: Callable[[], Any]) -> None:
     first, last = classifier.predict(["one", "two"])
     assert classifier.predict(given()) == [first, None, None, last]
 
 
-def test_nothing_to_answer(classifier: TextClassifier) -> None:
-    for empty in ([], iter([]), np.array([], dtype=str)):
+def test_nothing_to_answer(classifier: Predictor) -> None:
+    nothing: list[Any] = [[], iter([]), np.array([], dtype=str)]
+    for empty in nothing:
         assert classifier.predict(empty) == []
     assert classifier.predict([None, ""]) == [None, None]
 
@@ -75,26 +78,26 @@ def test_nothing_to_answer(classifier: TextClassifier) -> None:
         ([True], r"texts\[0\] is a truth value"),
         ([{"text": "a"}], r"texts\[0\] is a value of type dict"),
         (["a", "\ud800"], r"texts\[1\] holds a lone surrogate"),
-        (b"a", "wants texts, not bytes"),
-        ({"text": ["a"]}, "wants texts, not dict"),
+        (b"a", "takes texts, not bytes"),
+        ({"text": ["a"]}, "takes texts, not dict"),
         (None, "not a value of type NoneType"),
         (5, r"not a number \(5\)"),
         (np.array("a"), "not a value of type ndarray"),
         (Path("a"), "not a value of type PosixPath"),
     ],
 )
-def test_what_is_no_text_is_named(classifier: TextClassifier, given: Any, message: str) -> None:
+def test_what_is_no_text_is_named(classifier: Predictor, given: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         classifier.predict(given)
 
 
-def test_a_whole_table_is_no_text(classifier: TextClassifier) -> None:
+def test_a_whole_table_is_no_text(classifier: Predictor) -> None:
     pandas = pytest.importorskip("pandas")
     with pytest.raises(InputError, match=r"not DataFrame: give it .* a column"):
         classifier.predict(pandas.DataFrame({"text": ["a"]}))
 
 
-def test_a_line_for_each_row_of_a_file(classifier: TextClassifier, tmp_path: Path) -> None:
+def test_a_line_for_each_row_of_a_file(classifier: Predictor, tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("text\none\n\n \ntwo\n")
     run = classifier.run

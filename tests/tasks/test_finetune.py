@@ -12,18 +12,21 @@ import pytest
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from wafergpt.api import finetune, pretrain
 from wafergpt.apps.comparison import compare
 from wafergpt.config import Recipe, load_recipe, recipe_from
 from wafergpt.data.holdout import hold_out
-from wafergpt.data.labelled import LabelledBatches
+from wafergpt.data.labelled_batches import LabelledBatches
+from wafergpt.data.labelled_rows import read_table
 from wafergpt.data.prepare import prepare
-from wafergpt.data.tables import read_table
 from wafergpt.errors import InputError
-from wafergpt.run import Run
-from wafergpt.tasks.classify import TextClassifier, fresh_classifier
-from wafergpt.tasks.finetune import VALIDATION_SHARE, Tables, _flops, _objective, finetune
-from wafergpt.tasks.writing import Writer
-from wafergpt.train.pretrain import pretrain
+from wafergpt.inference.predictor import Predictor
+from wafergpt.inference.writer import Writer
+from wafergpt.model.heads import Classifier
+from wafergpt.runs.run import Run
+from wafergpt.tasks.base import task_of
+from wafergpt.tasks.classify import ClassifySettings
+from wafergpt.tasks.text_task import VALIDATION_SHARE, Tables, TextTask
 
 SMALL = [
     "model.n_layers=1", "model.d_model=32", "model.n_heads=2", "model.seq_len=24",
@@ -65,6 +68,12 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
+def tables_of(recipe: Recipe) -> Tables:
+    task = task_of(recipe)
+    assert isinstance(task, TextTask)
+    return task.tables
+
+
 def settings(home: Path, *more: str) -> list[str]:
     return [*SMALL, f"task.train={home / 'train.jsonl'}", "train.epochs=4", *more]
 
@@ -80,12 +89,12 @@ def test_from_a_pretrained_run_to_answers(home: Path) -> None:
         assert "predicted_loss" not in done
     assert result["init"] == "pre"
     recipe = classifier.run.recipe
-    assert recipe.task is not None
+    assert isinstance(recipe.task, ClassifySettings)
     assert recipe.task.labels == ("bad", "good")
     assert recipe.model.dropout == 0.1
     assert recipe.model.vocab_size == 280
     texts = [text for text, _ in sentences(50, 1)]
-    again = TextClassifier.load(Run.find("clf", home)).predict(texts)
+    again = Predictor.load(Run.find("clf", home)).predict(texts)
     assert again == classifier.predict(texts)
     alone = [classifier.predict([text])[0] for text in texts]
     pairs = [(a, b) for a, b in zip(alone, again, strict=True) if a and b]
@@ -100,17 +109,22 @@ def test_from_a_pretrained_run_to_answers(home: Path) -> None:
 def test_flops_count_padding_and_not_the_embedding() -> None:
     """Against torch's counter, with attention as plain products."""
     shape = {"n_layers": 2, "d_model": 32, "n_heads": 2, "seq_len": 64, "vocab_size": 5000}
-    task = {"labels": list("abc"), "pooling": "mean_max_last", "word_dropout": 0.1}
+    task = {
+        "labels": list("abc"),
+        "pooling": "mean_max_last",
+        "word_dropout": 0.1,
+        "end_of_text": 0,
+    }
     recipe = recipe_from({"model": shape, "task": task})
-    assert recipe.task is not None
-    network = fresh_classifier(recipe.model, recipe.task, seed=0).train()
+    classify = task_of(recipe)
+    network = classify.network().train()
     texts = [np.arange(n) for n in (3, 40, 17, 64, 9)]
     batches = LabelledBatches(texts, np.array([0, 1, 2, 0, 1]), 2, seed=0)
     for first in range(0, 6, 2):
         batch = batches.batch(first, 2)
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-            _objective(0, recipe, network, batch).backward()  # type: ignore[no-untyped-call]
-        assert _flops(network.score.weight.numel(), recipe, batch) == counter.get_total_flops()
+            classify.loss(network, batch).backward()
+        assert classify.flops(batch) == counter.get_total_flops()
 
 
 def test_the_baselines_stand_beside_it(home: Path) -> None:
@@ -118,7 +132,7 @@ def test_the_baselines_stand_beside_it(home: Path) -> None:
     rows = compare(classifier)
     assert [row["kind"] for row in rows] == ["gpt", "tfidf", "bilstm"]
     supports = {row["test"]["per_class"][0]["support"] for row in rows}
-    assert len(supports) == 1, "they were judged on different rows"
+    assert len(supports) == 1, "they were evaluated on different rows"
     assert rows[1]["accuracy"] >= 0.95
     assert classifier.run.read("comparison") == rows
     assert rows[0]["seconds"] > classifier.run.read("result")["seconds"]
@@ -148,13 +162,13 @@ def test_regression_predicts_numbers(home: Path) -> None:
     classifier = finetune("pre", None, overrides, root=home)
     assert classifier.run.read("result")["metrics"]["r2"] > 0.8
     texts = ["the film was verygood", "it was verybad"]
-    values = [output["score"] for output in classifier.predict(texts) if output]
+    values = [output["value"] for output in classifier.predict(texts) if output]
     assert values == pytest.approx([1.5, -0.5], abs=0.5)
-    with pytest.raises(InputError, match="tell classes apart"):
+    with pytest.raises(InputError, match="the baselines are classifiers"):
         compare(classifier)
 
 
-def test_early_stopping_gives_back_the_best(home: Path) -> None:
+def test_early_stopping_returns_the_best(home: Path) -> None:
     noise = [
         (text, label)
         for (text, _), (_, label) in zip(sentences(300, 5), sentences(300, 6), strict=True)
@@ -213,10 +227,10 @@ def of_rows(path: Path, *more: str) -> Recipe:
     return load_recipe(None, ["task.name=classify", f"task.train={path}", *more])
 
 
-def test_rows_of_every_class_are_held_out_and_what_is_left_is_said(tmp_path: Path) -> None:
+def test_rows_of_every_class_are_held_out_and_the_rest_is_reported(tmp_path: Path) -> None:
     rows = [*sentences(300, 11), ("a lonely one", "odd-39"), (" ", "bad")]
     path = write(tmp_path / "a.jsonl", rows)
-    tables = Tables.read(of_rows(path))
+    tables = tables_of(of_rows(path))
     for label in ("bad", "good"):
         whole = sum(y == label for t, y in rows if t.strip())
         # Some sentences stand there twice.
@@ -225,25 +239,25 @@ def test_rows_of_every_class_are_held_out_and_what_is_left_is_said(tmp_path: Pat
     assert "1 of 302 rows have no text" in left_out
     assert kept.endswith("'odd-39' (1 row)")
     write(path, rows[::-1])
-    assert set(Tables.read(of_rows(path)).validation.texts) == set(tables.validation.texts)
+    assert set(tables_of(of_rows(path)).validation.texts) == set(tables.validation.texts)
 
 
-def test_a_run_keeps_the_rows_that_it_began_with(tmp_path: Path) -> None:
+def test_a_run_keeps_its_rows(tmp_path: Path) -> None:
     """An older run split its rows by a hash alone, and its labels stayed as they were written."""
     path = tmp_path / "a.jsonl"
     rows = [(text, 1 if label == "good" else 1.0) for text, label in sentences(200, 12)]
     path.write_text("".join(json.dumps({"text": t, "label": y}) + "\n" for t, y in rows))
     recipe = of_rows(path)
     with pytest.raises(InputError, match="nothing to tell apart"):
-        Tables.read(recipe)
+        tables_of(recipe)
     before = Tables(*hold_out(read_table(path), VALIDATION_SHARE), None)
     assert set(before.train.labels) == {"1", "1.0"}
-    begun = recipe.replace(data={"fingerprint": before.fingerprint()})
-    assert Tables.read(begun) == before
+    resumed = recipe.replace(data={"fingerprint": before.fingerprint()})
+    assert tables_of(resumed) == before
     write(path, sentences(200, 12))
-    now = Tables.read(recipe)
+    now = tables_of(recipe)
     again = recipe.replace(data={"fingerprint": now.fingerprint()})
-    assert Tables.read(again) == now != Tables(*hold_out(read_table(path), VALIDATION_SHARE), None)
+    assert tables_of(again) == now != Tables(*hold_out(read_table(path), VALIDATION_SHARE), None)
 
 
 def test_spellings_are_settled_by_the_recipe(tmp_path: Path) -> None:
@@ -251,17 +265,17 @@ def test_spellings_are_settled_by_the_recipe(tmp_path: Path) -> None:
     train = write(tmp_path / "a.jsonl", [(text, label.title()) for text, label in rows])
     test = f"task.test={write(tmp_path / 'b.jsonl', rows)}"
     with pytest.raises(InputError, match=r"'(bad|good)' \(.*; none in training\).*labels=merge"):
-        Tables.read(of_rows(train, test))
-    tables = Tables.read(of_rows(train, test, "task.similar_labels=merge"))
+        tables_of(of_rows(train, test))
+    tables = tables_of(of_rows(train, test, "task.similar_labels=merge"))
     assert tables.test is not None
     assert tables.test.labels == [label.title() for _, label in rows]
     with pytest.raises(InputError, match=r"the test rows have the label '(bad|good)'"):
-        Tables.read(of_rows(train, test, "task.similar_labels=keep"))
+        tables_of(of_rows(train, test, "task.similar_labels=keep"))
 
 
 def test_numbers_with_decimal_commas(tmp_path: Path) -> None:
     train = write(tmp_path / "a.jsonl", [(f"text {n}", f"1,{n}") for n in range(100)])
-    tables = Tables.read(of_rows(train, "task.loss=squared_error"))
+    tables = tables_of(of_rows(train, "task.loss=squared_error"))
     assert {float(label) for label in tables.train.labels} < {float(f"1.{n}") for n in range(100)}
     assert "are read as 1.0" in tables.notes[0]
 
@@ -272,14 +286,14 @@ def test_a_changed_corpus_or_changed_rows_end_a_resume(home: Path, tmp_path: Pat
     pretrain(None, overrides, root=tmp_path)
     shutil.rmtree(tmp_path / "corpus")
     prepare(write(tmp_path / "b.jsonl", sentences(300, 8)), tmp_path / "corpus", vocab_size=270)
-    with pytest.raises(InputError, match="is not the corpus that this run began with"):
+    with pytest.raises(InputError, match="is not the corpus that this run started with"):
         pretrain(resume="lm", overrides=["train.steps=4"], root=tmp_path)
     rows = write(tmp_path / "rows.jsonl", sentences(100, 9))
     overrides = [*SMALL, f"task.train={rows}", "train.epochs=1", "name=c", "model.vocab_size=280"]
     finetune("scratch", None, overrides, root=tmp_path)
     write(rows, sentences(100, 10))
     with pytest.raises(InputError, match="the labelled rows are not those"):
-        finetune("", resume="c", overrides=["train.steps=9"], root=tmp_path)
+        finetune(resume="c", overrides=["train.steps=9"], root=tmp_path)
 
 
 def test_a_language_model_writes_and_a_classifier_does_not(home: Path) -> None:
@@ -287,7 +301,7 @@ def test_a_language_model_writes_and_a_classifier_does_not(home: Path) -> None:
     assert writer.write("the film") == writer.write("the film") != ""
     assert "## step" in (home / "pre" / "samples.md").read_text()
     with pytest.raises(InputError, match="wafergpt finetune gives it a task"):
-        TextClassifier.load(Run.find("pre", home))
+        Predictor.load(Run.find("pre", home))
 
 
 def test_it_fine_tunes_from_the_weights_it_was_given(home: Path) -> None:
@@ -295,6 +309,7 @@ def test_it_fine_tunes_from_the_weights_it_was_given(home: Path) -> None:
     overrides = settings(home, "name=still", "train.epochs=null", "train.steps=1")
     overrides = [o for o in overrides if not o.startswith("optimizer.lr")] + ["optimizer.lr=1e-12"]
     network = finetune("pre", None, overrides, root=home).network
+    assert isinstance(network, Classifier)
     pretrained = Writer.load(Run.find("pre", home)).gpt.state_dict()
     for name, weight in network.gpt.state_dict().items():
         assert np.allclose(weight, pretrained[name], atol=1e-6), name
@@ -308,28 +323,32 @@ def test_a_fine_tuning_that_was_moved(home: Path, tmp_path: Path) -> None:
     wanted = [*SMALL, f"task.train={rows}", "train.steps=2", "name=clf"]
     finetune("pre", None, wanted, root=old / "runs")
     old.rename(new)
-    # Found by itself, with the run that it began with.
+    # Found by itself, with the run that it started from.
     run = finetune("", None, ["train.steps=3"], resume="clf", root=new / "runs").run
     assert (run.recipe.start, run.read("result")["step"]) == (new / "runs/pre", 3)
     here = [s.replace(str(old), str(new)) for s in wanted]
-    finetune("pre", None, [*here, "train.steps=4"], go_on=True, root=new / "runs")
+    finetune("pre", None, [*here, "train.steps=4"], auto_resume=True, root=new / "runs")
     assert run.read("result")["step"] == 4
 
-    # The rows elsewhere, told and not told; other rows.
+    # The rows moved, with their path given and not given; other rows.
     (new / "train.jsonl").rename(tmp_path / "rows.jsonl")
     with pytest.raises(InputError, match=r"is not there any more: add task\.train=PATH"):
         finetune("", resume="clf", root=new / "runs")
     there = [f"task.train={tmp_path / 'rows.jsonl'}", "train.steps=5"]
     finetune("", None, there, resume="clf", root=new / "runs")
     other = write(tmp_path / "other.jsonl", sentences(60, 5))
-    with pytest.raises(InputError, match=r"are not those that this run began with: .*other\.jsonl"):
+    with pytest.raises(
+        InputError, match=r"are not those that this run started with: .*other\.jsonl"
+    ):
         finetune("", None, [f"task.train={other}"], resume="clf", root=new / "runs")
 
     # Predicting needs nothing but the run's folder.
     alone = shutil.move(new / "runs/clf", tmp_path / "alone")
     shutil.rmtree(new)
     (tmp_path / "rows.jsonl").unlink()
-    assert TextClassifier.load(Run.find(alone)).predict(["verygood"])[0]["label"] in ("bad", "good")
+    (answer,) = Predictor.load(Run.find(alone)).predict(["verygood"])
+    assert answer is not None
+    assert answer["label"] in ("bad", "good")
 
 
 @pytest.mark.parametrize("result", [None, "{", "[]", '{"seconds": "long"}'])

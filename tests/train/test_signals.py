@@ -5,15 +5,17 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.train.test_loop import loop_of
+from tests.train.trainers import trainer_of
 from wafergpt.errors import Interrupted
 from wafergpt.train.signals import Signals, StopRequested
-from wafergpt.train.state import Row, TrainState
+from wafergpt.train.state import Row
+from wafergpt.train.trainer import Trainer
 
 
 def test_a_second_signal_stops_at_once_and_the_old_handlers_come_back(
@@ -44,45 +46,56 @@ def test_a_signal_after_the_time_limit_is_the_first_one() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def test_sigusr1_saves_after_the_step_and_goes_on() -> None:
-    loop = loop_of()
+def watched(trainer: Trainer, hook: Callable[[int], None]) -> list[int]:
+    """Call ``hook`` with each step that is over; return the steps at which the trainer saves."""
     saved: list[int] = []
-    loop.save = lambda state: saved.append(state.step)
+    after, save = trainer._after_step, trainer._save
 
-    class Ask:
-        def after_step(self, state: TrainState, row: Row) -> None:
-            if state.step in {2, 5}:
-                os.kill(os.getpid(), signal.SIGUSR1)
+    def hooked(row: Row) -> None:
+        after(row)
+        hook(trainer.state.step)
 
-    loop.callbacks = [Ask()]
-    with loop.signals:
-        loop.run()
-    assert saved == [2, 5]
-    assert loop.state.step == 6
+    def saving(wait: bool = False) -> None:
+        saved.append(trainer.state.step)
+        save(wait)
+
+    trainer._after_step = hooked  # type: ignore[method-assign]
+    trainer._save = saving  # type: ignore[method-assign]
+    return saved
+
+
+def test_sigusr1_saves_after_the_step_and_continues(tmp_path: Path) -> None:
+    trainer = trainer_of(tmp_path, "evaluate.every=99", "checkpoint.every=99")
+
+    def ask(step: int) -> None:
+        if step in {2, 5}:
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    saved = watched(trainer, ask)
+    with trainer.signals:
+        trainer.train()
+    assert saved == [0, 2, 5, 6]
 
 
 def test_the_time_limit_leaves_time_for_the_longest_thing_twice(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     born = psutil.Process().create_time()
     now = [born + 10.0]
+    settings = ("train.steps=100", "evaluate.every=999", "checkpoint.every=999")
+    trainer = trainer_of(tmp_path, *settings, "checkpoint.time_limit=100")
+    trainer._saver.longest = lambda: 2.0  # type: ignore[method-assign]
+
+    def clock(step: int) -> None:
+        # Every tenth step there is an evaluation.
+        now[0] += 9.0 if step % 10 == 0 else 1.0
+
+    saved = watched(trainer, clock)
     monkeypatch.setattr(time, "time", lambda: now[0])
-    loop = loop_of("train.steps=100")
-    saved: list[int] = []
-    loop.save = lambda state: saved.append(state.step)
-
-    class Clock:
-        def after_step(self, state: TrainState, row: Row) -> None:
-            # Every tenth step there is a look at validation data.
-            now[0] += 9.0 if state.step % 10 == 0 else 1.0
-
-    loop.callbacks = [Clock()]
-    loop.signals.limit(100.0, lambda: 2.0)
-    with pytest.raises(Interrupted, match="stopped at step"):
-        loop.run()
+    with pytest.raises(Interrupted, match="stopped at step 40; everything is saved"):
+        trainer.train()
     # 40 steps have taken 36 + 4·9 = 72 s when less than 2·(9 + 2) s are left of 100 - 10.
-    assert loop.state.step == 40
-    assert saved == [40]
+    assert saved == [0, 40]
 
 
 @pytest.fixture
@@ -94,7 +107,7 @@ def hangup() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("hangup")
-def test_a_terminal_that_closes_asks_for_a_stop_and_never_for_haste(
+def test_a_closed_terminal_asks_for_a_stop_and_never_for_an_abort(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     class Closed:
@@ -102,6 +115,9 @@ def test_a_terminal_that_closes_asks_for_a_stop_and_never_for_haste(
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 
         def flush(self) -> None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        def fileno(self) -> int:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     now = [100.0]
@@ -118,7 +134,7 @@ def test_a_terminal_that_closes_asks_for_a_stop_and_never_for_haste(
 
 
 @pytest.mark.usefixtures("hangup")
-def test_what_nohup_started_goes_on_when_the_terminal_closes() -> None:
+def test_under_nohup_a_run_continues_when_the_terminal_closes() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with Signals() as signals:
         os.kill(os.getpid(), signal.SIGHUP)
@@ -127,7 +143,7 @@ def test_what_nohup_started_goes_on_when_the_terminal_closes() -> None:
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
-def test_the_time_in_which_it_was_suspended_is_no_step(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_suspended_time_does_not_count_as_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     born = psutil.Process().create_time()
     now = [born + 10.0]
     monkeypatch.setattr(time, "time", lambda: now[0])
@@ -142,24 +158,3 @@ def test_the_time_in_which_it_was_suspended_is_no_step(monkeypatch: pytest.Monke
         now[0] += 588.0
         with pytest.raises(StopRequested):
             signals.poll()
-
-
-def test_a_stop_is_heard_between_two_batches_of_a_classifiers_validation() -> None:
-    import numpy as np
-
-    from wafergpt.config import load_recipe
-    from wafergpt.tasks.classify import JUDGE_BATCH, fresh_classifier, scores
-
-    shape = ["model.n_layers=1", "model.d_model=8", "model.n_heads=1", "model.seq_len=4"]
-    recipe = load_recipe(None, [*shape, "model.vocab_size=300"])
-    recipe = recipe.replace(task={"labels": ("a", "b")}, system={"precision": "fp32"})
-    assert recipe.task is not None
-    network = fresh_classifier(recipe.model, recipe.task, 0)
-    texts = [np.array([1, 2])] * (JUDGE_BATCH + 1)
-    calls = []
-    assert len(scores(network, texts, recipe, poll=lambda: calls.append(0))) == len(texts)
-    assert len(calls) >= 3
-    with Signals() as signals:
-        os.kill(os.getpid(), signal.SIGTERM)
-        with pytest.raises(StopRequested):
-            scores(network, texts, recipe, poll=signals.poll)

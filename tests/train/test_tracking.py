@@ -1,33 +1,38 @@
 from __future__ import annotations
 
+import json
 import os
+import struct
 import subprocess
 import sys
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from wafergpt.config import load_recipe
 from wafergpt.errors import InputError
-from wafergpt.run import Run
-from wafergpt.train.callbacks.tracking import trackers
+from wafergpt.runs.run import Run
+from wafergpt.train.tracking import trackers
 
 SCRIPT = """
 import sys
 from pathlib import Path
 from wafergpt.config import load_recipe
-from wafergpt.run import Run
-from wafergpt.train.callbacks.tracking import trackers
+from wafergpt.runs.run import Run
+from wafergpt.train.tracking import trackers
 recipe = load_recipe(None, ["name=tracked", "tracking.tensorboard=true", "tracking.wandb=true"])
 run = Run.create(recipe, Path(sys.argv[1]))
-followers = trackers(recipe, run)
-assert len(followers) == 2
+opened = trackers(recipe, run)
+assert len(opened) == 2
 for step in (1, 2, 3):
-    for follower in followers:
-        follower.log({"step": step, "loss": 3.0 / step, "lr": 0.5})
-        follower.log({"step": step, "left_out": "the loss is nan"})
-for follower in followers:
-    follower.close()
+    for tracker in opened:
+        tracker.log({"step": step, "loss": 3.0 / step, "lr": 0.5})
+        tracker.log({"step": step, "skipped": "the loss is nan"})
+for tracker in opened:
+    tracker.close()
 """
 
 
@@ -56,11 +61,39 @@ def test_tensorboard_has_every_number(run: Run) -> None:
     assert losses == [(1, 3.0), (2, 1.5), (3, 1.0)]
 
 
-def test_wandb_has_an_offline_run_with_the_recipe(run: Run) -> None:
-    (record,) = run.path.glob("wandb/offline-run-*/*.wandb")
-    content = record.read_bytes()
-    for word in (b"loss", b"tracked", b"n_layers"):
-        assert word in content
+def wandb_records(run: Run) -> Iterator[Any]:
+    """Yield what an offline run has stored: a log of LevelDB's, whose entries are protobufs."""
+    # Its attributes are made while it is imported.
+    protocol: Any = import_module("wandb.proto.wandb_internal_pb2")
+    (path,) = run.path.glob("wandb/offline-run-*/*.wandb")
+    content, place = path.read_bytes(), 7
+    # Longer logs come in blocks, and their entries in pieces.
+    assert content.startswith(b":W&B")
+    assert len(content) < 1 << 15
+    while place < len(content):
+        _, length, kind = struct.unpack_from("<IHB", content, place)
+        place += 7 + length
+        assert kind == 1
+        yield protocol.Record.FromString(content[place - length : place])
+
+
+def values(items: Any) -> dict[str, Any]:
+    return {item.key or item.nested_key[0]: json.loads(item.value_json) for item in items}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_wandb_has_every_row_and_the_recipe_offline(run: Run) -> None:
+    records = list(wandb_records(run))
+    (begun,) = (record.run for record in records if record.HasField("run"))
+    assert (begun.run_id, begun.display_name) == ("tracked", "tracked")
+    assert values(begun.config.update)["model"] == run.recipe.model.model_dump(mode="json")
+    rows = [values(record.history.item) for record in records if record.HasField("history")]
+    assert [(row["_step"], row["loss"], row["lr"]) for row in rows] == [
+        (1, 3.0, 0.5),
+        (2, 1.5, 0.5),
+        (3, 1.0, 0.5),
+    ]
+    assert {row["skipped"] for row in rows} == {"the loss is nan"}
 
 
 def test_a_missing_tracker_says_what_to_install(

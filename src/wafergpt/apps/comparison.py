@@ -11,23 +11,22 @@ from wafergpt.baselines.requirements import require_comparable
 from wafergpt.baselines.result import BaselineResult
 from wafergpt.baselines.tfidf import train_tfidf
 from wafergpt.config import Recipe
-from wafergpt.data.tables import Table
+from wafergpt.data.labelled_rows import Table
 from wafergpt.errors import InputError, Interrupted
+from wafergpt.inference.predictor import Predictor
 from wafergpt.progress import say, working
-from wafergpt.run import Run
-from wafergpt.tasks.classify import TextClassifier
-from wafergpt.tasks.finetune import Tables
+from wafergpt.runs.run import Run
+from wafergpt.tasks.classify import Classify
+from wafergpt.tasks.text_task import Tables
 
 MANY_UNREAD = 0.1
-"""Of the judged rows: so many guesses are worth a warning."""
+"""Share of the evaluated rows: so many guesses are worth a warning."""
 
 
-def compare(
-    classifier: TextClassifier, bilstm_seconds: float | None = None
-) -> list[dict[str, Any]]:
+def compare(classifier: Predictor, bilstm_seconds: float | None = None) -> list[dict[str, Any]]:
     """Train both baselines on the classifier's rows and return one row of results each.
 
-    All are judged on the test rows, or on the validation rows where there are none. The run's
+    All are evaluated on the test rows, or on the validation rows if there are none. The run's
     ``comparison.json`` gets each row as soon as there is one. A baseline that fails has a row with
     ``name``, ``kind`` and ``failed``, the reason, in place of scores.
 
@@ -39,21 +38,21 @@ def compare(
         InputError: if the task is a regression, or scikit-learn is not installed.
         Interrupted: by Ctrl-C; the rows so far are in ``comparison.json``.
     """
-    recipe, run = classifier.recipe, classifier.run
+    recipe, run, task = classifier.recipe, classifier.run, classifier.task
     require_comparable(recipe)
-    assert recipe.task is not None
-    labels = recipe.task.labels
+    assert isinstance(task, Classify)
+    labels = task.settings.labels
     rows = [_ours(run, recipe)]
-    tables = functools.cache(lambda: _same_rows(recipe))
+    tables = functools.cache(lambda: _same_rows(task))
 
     def tfidf() -> BaselineResult:
-        return train_tfidf(tables().train, _judged(tables()), labels=labels, seed=recipe.seed)
+        return train_tfidf(tables().train, _evaluated(tables()), labels=labels, seed=recipe.seed)
 
     def bilstm() -> BaselineResult:
         return train_bilstm(
             tables().train,
             tables().validation,
-            _judged(tables()),
+            _evaluated(tables()),
             labels=labels,
             seconds=bilstm_seconds,
             seed=recipe.seed,
@@ -84,19 +83,19 @@ def _ours(run: Run, recipe: Recipe) -> dict[str, Any]:
     return {"name": "GPT", "kind": "gpt", "seconds": seconds, "test": judged, **scores}
 
 
-def _same_rows(recipe: Recipe) -> Tables:
+def _same_rows(task: Classify) -> Tables:
     """Read the rows that the run was trained on again.
 
     Raises:
         InputError: if they are gone, or are others now.
     """
-    tables = Tables.read(recipe)
-    if tables.fingerprint() != recipe.data.fingerprint:
+    tables = task.tables
+    if tables.fingerprint() != task.recipe.data.fingerprint:
         raise InputError("the labelled rows are not those that the GPT was trained on")
     return tables
 
 
-def _judged(tables: Tables) -> Table:
+def _evaluated(tables: Tables) -> Table:
     return tables.test or tables.validation
 
 
@@ -111,8 +110,8 @@ def _row(name: str, kind: str, train: Callable[[], BaselineResult]) -> dict[str,
     rows = sum(score.support for score in result.test.per_class)
     if result.unread > MANY_UNREAD * rows:
         say(
-            f"warning: {result.name} knows no word of {result.unread:,} of {rows:,} judged texts, "
-            "and can only guess there"
+            f"warning: {result.name} knows no word of {result.unread:,} of {rows:,} texts, and can "
+            "only guess there"
         )
     return result.to_row()
 

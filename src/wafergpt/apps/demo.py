@@ -14,19 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from wafergpt import files
+from wafergpt.api import finetune, pretrain
 from wafergpt.apps.comparison import compare
 from wafergpt.baselines.requirements import require_comparable
 from wafergpt.config import load_recipe
 from wafergpt.data.holdout import hold_out, hold_out_of_each_class
+from wafergpt.data.labelled_rows import Table, label_names, read_table
 from wafergpt.data.labels import settle_classes
 from wafergpt.data.prepare import prepare
-from wafergpt.data.tables import Table, label_names, read_table
 from wafergpt.errors import InputError, Interrupted
 from wafergpt.progress import duration, say
-from wafergpt.report.page import write_report
-from wafergpt.run import RUNS, Run
-from wafergpt.tasks.finetune import finetune
-from wafergpt.train.pretrain import pretrain
+from wafergpt.reports.page import write_report
+from wafergpt.runs.run import RUNS, Run
 
 TEST_SHARE, VALIDATION_SHARE = 0.12, 0.08
 VOCABULARY = 16384

@@ -19,16 +19,16 @@ from numpy.typing import NDArray
 
 from wafergpt.baselines.result import BaselineResult
 from wafergpt.baselines.units import Units
-from wafergpt.data.labelled import LabelledBatches
-from wafergpt.data.tables import Table, encode_labels, label_names
-from wafergpt.evaluate.classification import Judgement, judge
+from wafergpt.data.labelled_batches import LabelledBatches
+from wafergpt.data.labelled_rows import Table, encode_labels, label_names
+from wafergpt.evaluation.metrics import ClassificationMetrics, classification_metrics
 from wafergpt.progress import Bar, progress, working
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 WORDS, LENGTH, WIDTH, EPOCHS, BATCH, LEARNING_RATE = 10_000, 256, 64, 10, 64, 1e-3
-LOOKS_PER_EPOCH = 4
+EVALUATIONS_PER_EPOCH = 4
 """Validations in an epoch when there is a time limit: the best one may lie within it."""
 
 PADDING, UNKNOWN = 0, 1
@@ -62,13 +62,13 @@ def train_bilstm(
     seconds: float | None = None,
     seed: int = 0,
 ) -> BaselineResult:
-    """Train the BiLSTM and judge the weights with the best validation accuracy.
+    """Train the BiLSTM and evaluate the weights with the best validation accuracy.
 
     Args:
         train: rows to learn from.
         validation: rows to choose by.
-        test: rows to judge on, once.
-        labels: in order; taken from the training rows if left out.
+        test: rows to evaluate on, once.
+        labels: in order; taken from the training rows if omitted.
         epochs: passes over the training rows.
         seconds: stop after so long, validation included.
         seed: of weights and order.
@@ -77,47 +77,52 @@ def train_bilstm(
 
     start = time.perf_counter()
     labels = labels or label_names(train)
-    units = Units.of(train.texts)
-    words = Words(train.texts, units)
-    parts = {
-        name: ([words.encode(text) for text in table.texts], encode_labels(table, labels, name))
-        for name, table in (("train", train), ("validation", validation), ("test", test))
-    }
+    words = Words(train.texts, units := Units.of(train.texts))
+    parts = _encoded(words, labels, train=train, validation=validation, test=test)
     torch.manual_seed(seed)
     network = _network(len(words), len(labels))
     optimizer = torch.optim.Adam(network.parameters(), LEARNING_RATE, fused=True)
     batches = LabelledBatches(*parts["train"], BATCH, seed)
     steps_per_epoch = -(-len(train.texts) // BATCH)
-    look_every = -(-steps_per_epoch // LOOKS_PER_EPOCH) if seconds else steps_per_epoch
+    evaluate_every = -(-steps_per_epoch // EVALUATIONS_PER_EPOCH) if seconds else steps_per_epoch
     history: list[dict[str, float]] = []
-    best, best_weights = -1.0, copy.deepcopy(network.state_dict())
     losses: list[float] = []
+    best, best_weights = -1.0, copy.deepcopy(network.state_dict())
     with progress("BiLSTM", epochs * steps_per_epoch, "steps") as bar:
         for step in range(1, epochs * steps_per_epoch + 1):
             late = seconds is not None and time.perf_counter() - start >= seconds
             if not late:
                 losses.append(_step(network, optimizer, batches, step - 1, steps_per_epoch))
                 bar.advance(1, f"loss {losses[-1]:.3f}")
-            if late or step % look_every == 0 or step == epochs * steps_per_epoch:
+            if late or step % evaluate_every == 0 or step == epochs * steps_per_epoch:
+                epoch = step / steps_per_epoch
                 with working("evaluating"):
-                    row = _look(
-                        network, parts["validation"], labels, losses, step / steps_per_epoch
-                    )
+                    row = _evaluate(network, parts["validation"], labels, losses, epoch)
                 row["seconds"] = time.perf_counter() - start
                 history.append(row)
-                _tell(bar, row)
+                _show(bar, row)
                 losses = []
                 if row["val_accuracy"] > best:
                     best, best_weights = row["val_accuracy"], copy.deepcopy(network.state_dict())
             if late:
                 break
     trained = time.perf_counter() - start
-    last = _judge(network, parts["test"], labels)
+    last = _metrics(network, parts["test"], labels)
     network.load_state_dict(best_weights)
-    chosen = _judge(network, parts["test"], labels)
+    chosen = _metrics(network, parts["test"], labels)
     unread = sum(bool((text == UNKNOWN).all()) for text in parts["test"][0])
-    name = f"bidirectional LSTM{units.suffix}"
-    return BaselineResult(name, "bilstm", chosen, trained, history, last, unread)
+    return BaselineResult(
+        f"bidirectional LSTM{units.suffix}", "bilstm", chosen, trained, history, last, unread
+    )
+
+
+def _encoded(
+    words: Words, labels: Sequence[str], **tables: Table
+) -> dict[str, tuple[list[NDArray[np.int64]], NDArray[np.int64]]]:
+    return {
+        name: ([words.encode(text) for text in table.texts], encode_labels(table, labels, name))
+        for name, table in tables.items()
+    }
 
 
 def _network(n_words: int, n_labels: int) -> nn.Module:
@@ -174,11 +179,11 @@ def _front_padded(batches: LabelledBatches, first: int, n: int) -> tuple[Tensor,
     import torch
 
     batch = batches.batch(first, n)
-    assert batch.lengths is not None
-    width = batch.tokens.shape[1]
-    place = torch.arange(width) - (width - batch.lengths[:, None])
-    words = torch.where(place >= 0, batch.tokens.gather(1, place.clamp(min=0)), PADDING)
-    return words, batch.targets
+    tokens = batch["tokens"]
+    width = tokens.shape[1]
+    place = torch.arange(width) - (width - batch["lengths"][:, None])
+    words = torch.where(place >= 0, tokens.gather(1, place.clamp(min=0)), PADDING)
+    return words, batch["targets"]
 
 
 def _step(
@@ -192,16 +197,16 @@ def _step(
     words, targets = _front_padded(batches, epoch * batches.samples_per_epoch + place * BATCH, n)
     loss = F.cross_entropy(network(words), targets)
     optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     optimizer.step()
     return loss.item()
 
 
-def _judge(
+def _metrics(
     network: nn.Module,
     part: tuple[list[NDArray[np.int64]], NDArray[np.int64]],
     labels: Sequence[str],
-) -> Judgement:
+) -> ClassificationMetrics:
     import torch
 
     texts, targets = part
@@ -213,24 +218,24 @@ def _judge(
             for first in range(0, len(texts), BATCH)
         ]
     order = batches.indices(0, len(texts))
-    return judge(torch.cat(probabilities).double().numpy(), targets[order], labels)
+    return classification_metrics(torch.cat(probabilities).double().numpy(), targets[order], labels)
 
 
-def _look(
+def _evaluate(
     network: nn.Module,
     part: tuple[list[NDArray[np.int64]], NDArray[np.int64]],
     labels: Sequence[str],
     losses: list[float],
     epoch: float,
 ) -> dict[str, float]:
-    scores = _judge(network, part, labels)
+    scores = _metrics(network, part, labels)
     loss = float(np.mean(losses)) if losses else float("nan")
     return {
         "epoch": epoch, "loss": loss, "val_loss": scores.loss, "val_accuracy": scores.accuracy
     }  # fmt: skip
 
 
-def _tell(bar: Bar, row: dict[str, float]) -> None:
+def _show(bar: Bar, row: dict[str, float]) -> None:
     bar.say(
         f"epoch {row['epoch']:.2f}: loss {row['loss']:.4f}, "
         f"validation loss {row['val_loss']:.4f}, accuracy {row['val_accuracy']:.4f}"

@@ -1,4 +1,4 @@
-"""What the baselines need, told before anything is trained."""
+"""What the baselines need, checked before anything is trained."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def require_comparable(recipe: Recipe) -> None:
     Raises:
         InputError: if the task is a regression, or scikit-learn is not installed.
     """
-    if recipe.task is not None and recipe.task.loss == "squared_error":
+    if recipe.task is not None and recipe.task.name != "classify":
         raise InputError(
-            "the baselines tell classes apart; this task predicts numbers "
-            "(task.loss=squared_error): leave out the baselines"
+            f"the baselines are classifiers, and task.name={recipe.task.name} is another task: "
+            "omit the baselines"
         )
     if find_spec("sklearn") is None:
         raise InputError(NEEDS_SKLEARN)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from wafergpt.evaluate.classification import Judgement
+from wafergpt.evaluation.metrics import ClassificationMetrics
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,10 @@ class BaselineResult:
 
     name: str
     kind: str
-    test: Judgement
+    test: ClassificationMetrics
     seconds: float
     history: list[dict[str, float]] = field(default_factory=list)
-    last: Judgement | None = None
+    last: ClassificationMetrics | None = None
     unread: int = 0
 
     def to_row(self) -> dict[str, Any]:

@@ -14,9 +14,9 @@ import numpy as np
 from wafergpt.baselines.requirements import NEEDS_SKLEARN
 from wafergpt.baselines.result import BaselineResult
 from wafergpt.baselines.units import Units, word_pattern
-from wafergpt.data.tables import Table, encode_labels, label_names
+from wafergpt.data.labelled_rows import Table, encode_labels, label_names
 from wafergpt.errors import InputError
-from wafergpt.evaluate.classification import judge
+from wafergpt.evaluation.metrics import classification_metrics
 
 
 def train_tfidf(
@@ -57,7 +57,8 @@ def train_tfidf(
     judged = vectorizer.transform(test.texts)
     # A label without a training row has no column.
     probabilities[:, regression.classes_] = regression.predict_proba(judged)
-    scores = judge(probabilities, encode_labels(test, labels, "test"), labels)
+    test_targets = encode_labels(test, labels, "test")
+    scores = classification_metrics(probabilities, test_targets, labels)
     return BaselineResult(
         f"TF-IDF{units.suffix} + logistic regression",
         "tfidf",

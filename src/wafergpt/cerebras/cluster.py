@@ -1,15 +1,23 @@
-"""A recipe's cluster settings in the SDK's own names, and what a recipe may not ask of it."""
+"""A recipe's cluster settings in the SDK's own names, and what the SDK does not support."""
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 from wafergpt.config import Cerebras, Recipe
 from wafergpt.errors import InputError
+from wafergpt.tasks.base import task_of
 
 ROWS = "rows.safetensors"
-"""In a run's folder ``cerebras``: labelled rows as the worker reads them."""
+"""In the engine's folder: the labelled rows for the worker."""
+
+RECIPE, WEIGHTS_FILE, MOMENTS_FILE = "recipe.yaml", "weights.safetensors", "moments.safetensors"
+"""Also there: what the worker starts from, and what it returns."""
+
+CLUSTER = Path("/opt/cerebras/config_v2")
+"""The SDK's default cluster configuration."""
 
 
 def cluster_arguments(settings: Cerebras) -> dict[str, Any]:
@@ -35,9 +43,9 @@ def micro_batch_size(settings: Cerebras) -> Any:
 
 
 def sparsity_arguments(recipe: Recipe) -> dict[str, Any]:
-    """Return what the SDK's ``sparse.configure`` takes.
+    """Return the arguments of the SDK's ``sparse.configure``.
 
-    Parameters are chosen by name: the SDK's own filter lets embeddings of some names slip through.
+    Parameters are chosen by name: the SDK's own filter misses embeddings of some names.
     """
     settings, steps = recipe.sparsity, recipe.train.steps
     arguments: dict[str, Any] = {
@@ -47,7 +55,7 @@ def sparsity_arguments(recipe: Recipe) -> dict[str, Any]:
         "sparsity": settings.sparsity,
     }
     if settings.algorithm == "gmp":
-        # A hundredth of the way is left at the end.
+        # At the end a hundredth of the distance remains.
         rate = math.log(0.01) / (steps or 1)
         final = settings.sparsity
         arguments["sparsity"] = {"type": "exp", "init": 0.0, "gamma": rate, "final": final}
@@ -59,10 +67,10 @@ def sparsity_arguments(recipe: Recipe) -> dict[str, Any]:
 
 
 def require_supported(recipe: Recipe) -> None:
-    """Refuse what does not lower to Cerebras IR, or has no meaning there.
+    """Refuse recipes that do not lower to Cerebras IR, or have settings without meaning there.
 
     Raises:
-        InputError: naming it, and what to use instead.
+        InputError: with the setting, and what to use instead.
     """
     train, system = recipe.train, recipe.system
     refused = [
@@ -78,8 +86,9 @@ def require_supported(recipe: Recipe) -> None:
          "system.cerebras.systems"),
         (recipe.guard.spike, "guard.spike", "0"),
         (recipe.evaluate.prompts, "evaluate.prompts", "wafergpt generate, afterwards"),
-        (recipe.task and recipe.task.word_dropout, "task.word_dropout", "0"),
-        (recipe.task and recipe.task.class_weights != "none", "task.class_weights", "none"),
+        (getattr(recipe.task, "word_dropout", 0), "task.word_dropout", "0"),
+        (getattr(recipe.task, "class_weights", "none") != "none", "task.class_weights", "none"),
+        (not task_of(recipe).lowers, "this task", "system.device=cpu or cuda"),
     ]  # fmt: skip
     if train.batch_size < system.cerebras.systems:
         raise InputError(
@@ -89,3 +98,18 @@ def require_supported(recipe: Recipe) -> None:
     for found, name, instead in refused:
         if found:
             raise InputError(f"{name} is not for system.device=cerebras: use {instead}")
+
+
+def require_cluster(recipe: Recipe) -> None:
+    """Require that the recipe or this machine names a cluster.
+
+    Raises:
+        InputError: if neither does.
+    """
+    if recipe.system.cerebras.management or CLUSTER.exists():
+        return
+    raise InputError(
+        f"no Cerebras cluster is configured here ({CLUSTER}): set "
+        "system.cerebras.management=NAME:PORT, or train by the same program on this CPU with "
+        "system.cerebras.mode=cpu; wafergpt plan RECIPE --lower needs neither"
+    )

@@ -1,4 +1,4 @@
-"""The environment of its own that the vendor's SDK lives in: making, checking, reporting it."""
+"""The separate environment of the vendor's SDK: making, checking, reporting it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 import zipfile
 from importlib import metadata
 from pathlib import Path
@@ -19,12 +18,12 @@ from wafergpt import files
 from wafergpt.devices.probe import cache_folder
 from wafergpt.errors import InputError, RunFailed
 from wafergpt.locks import locked
-from wafergpt.progress import duration, say, working
+from wafergpt.progress import say, working
 
 SDK = "cerebras_pytorch==2.10.0"
 
 PYTHON = "3.11"
-"""What the SDK is built for."""
+"""The version that the SDK is built for."""
 
 LIGHT = (
     "pydantic>=2.6,<3",
@@ -32,13 +31,13 @@ LIGHT = (
     "safetensors>=0.4.3",
     "tokenizers>=0.20",
 )
-"""What our package needs there, beside what the SDK brings."""
+"""What this package needs there besides the SDK's own requirements."""
 
 BYTES = 6_000_000_000
-"""Of the whole environment, as measured (5.7 GB), and some room."""
+"""Size of the whole environment: 5.7 GB as measured, and a margin."""
 
 RECORD = "wafergpt.json"
-"""Written when all is there and has made a step."""
+"""Written once everything is installed and has made a training step."""
 
 
 def home() -> Path:
@@ -48,7 +47,7 @@ def home() -> Path:
 
 
 def state() -> dict[str, Any] | None:
-    """Return what is installed: ``path, sdk, torch, package``; None if nothing works yet."""
+    """Return what is installed (``path, sdk, torch, package``), or None."""
     try:
         record = files.read_json(home() / RECORD)
     except (InputError, OSError):
@@ -58,7 +57,7 @@ def state() -> dict[str, Any] | None:
 
 
 def python() -> Path:
-    """Return the environment's Python, with this package in it as it is now.
+    """Return the environment's Python, after updating this package in it.
 
     Raises:
         InputError: if it is not installed.
@@ -77,7 +76,7 @@ def python() -> Path:
 
 
 def interpreter() -> Path:
-    """Return where the environment's Python is, or will be."""
+    """Return the path of the environment's Python, which may not exist yet."""
     return home() / "bin" / "python"
 
 
@@ -89,12 +88,12 @@ def environment() -> dict[str, str]:
     return {**kept, "PATH": path}
 
 
-def install() -> dict[str, Any]:
-    """Make the environment, or go on making it; prove it by a step of training.
+def make() -> None:
+    """Make the environment, or continue an interrupted attempt.
 
     Raises:
-        InputError: if there is no Python that the SDK runs on, or too little room.
-        RunFailed: if a part of it fails.
+        InputError: if there is no Python for the SDK, or too little disk space.
+        RunFailed: if a step fails.
     """
     folder = home()
     folder.mkdir(parents=True, exist_ok=True)
@@ -102,30 +101,29 @@ def install() -> dict[str, Any]:
     there = _has_pip()
     say(
         f"Cerebras' SDK {SDK} goes into {folder}: {BYTES / 1e9:.0f} GB, some five minutes; "
-        "interrupted, the same command goes on"
+        "if interrupted, run the same command again"
     )
     if free < BYTES and not there:
         raise InputError(
             f"{free / 1e9:.1f} GB are free in {folder}, {BYTES / 1e9:.0f} are needed: make room, "
             "or name another folder in WAFERGPT_CEREBRAS"
         )
-    start = time.monotonic()
     if not there:
         _run([_base_python(), "-m", "venv", str(folder)], "making the environment")
     _pip(f"installing {SDK}", SDK)
     _pip("installing what wafergpt needs there", *LIGHT)
     _install_package()
-    from wafergpt.cerebras.driver import verify
 
-    with working("making five steps of training"):
-        found = {"path": str(folder), **verify(), "package": fingerprint()}
-    files.write_json(folder / RECORD, found)
-    say(f"done in {duration(time.monotonic() - start)}: system.device=cerebras works now")
+
+def record(facts: dict[str, Any]) -> dict[str, Any]:
+    """Record that everything is installed and has made steps; return the record."""
+    found = {"path": str(home()), **facts, "package": fingerprint()}
+    files.write_json(home() / RECORD, found)
     return found
 
 
 def _has_pip() -> bool:
-    """Say whether the environment was made to its end."""
+    """Return whether the environment was made completely."""
     command = [str(interpreter()), "-m", "pip", "--version"]
     return interpreter().exists() and not subprocess.run(command, capture_output=True).returncode
 
@@ -135,7 +133,7 @@ def _base_python() -> str:
         return sys.executable
     found = shutil.which(f"python{PYTHON}")
     if found is None:
-        raise InputError(f"Cerebras' SDK needs Python {PYTHON}: install it, so that it is found")
+        raise InputError(f"Cerebras' SDK needs Python {PYTHON}: install it, and put it on PATH")
     return found
 
 
@@ -152,7 +150,7 @@ def _run(command: list[str], what: str) -> None:
         raise RunFailed(f"{what} failed: {lines[-1]}")
 
 
-# --- this package, there -------------------------------------------------------------------------
+# --- this package in the environment -------------------------------------------------------------
 
 
 def fingerprint() -> str:
@@ -182,7 +180,7 @@ def _install_package() -> None:
 def write_wheel(folder: Path) -> Path:
     """Write a wheel of this package as it is now, and return its path.
 
-    Made here, for the package may be installed from anywhere, and there may be no network.
+    The package may be installed from anywhere, and there may be no network.
     """
     version = wafergpt.__version__
     info = f"wafergpt-{version}.dist-info"

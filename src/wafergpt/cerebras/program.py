@@ -1,4 +1,4 @@
-"""A recipe's training step as the SDK takes it. Runs in the SDK's environment."""
+"""A recipe's training step for the SDK. Runs in the SDK's environment."""
 
 from __future__ import annotations
 
@@ -12,15 +12,13 @@ import cerebras.pytorch as cstorch
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from wafergpt.cerebras.cluster import cluster_arguments, micro_batch_size, sparsity_arguments
-from wafergpt.cerebras.slices import Inputs
+from wafergpt.cerebras.dataloader import Inputs
 from wafergpt.config import Recipe
-from wafergpt.model.gpt import GPT
+from wafergpt.data.batches import Batch
 from wafergpt.shapes.parametrization import Rule, rules
-from wafergpt.tasks.classify import build_classifier
-from wafergpt.train.loss import classification_loss
+from wafergpt.tasks.base import Task, task_of
 
 NO_CLIP = 1e30
 
@@ -48,33 +46,20 @@ def backend_of(recipe: Recipe, artifacts: Path) -> Any:
 class MeanLoss(nn.Module):
     """A network with its loss, so that the SDK compiles both as one."""
 
-    def __init__(self, network: nn.Module, recipe: Recipe) -> None:
+    def __init__(self, task: Task) -> None:
         super().__init__()
-        self.network = network
-        self._task = recipe.task
+        self.network = task.network()
+        self._loss = task.traced_loss
 
     def forward(self, inputs: Inputs) -> Tensor:
         """Return the mean loss of a batch."""
-        tokens, targets = inputs["tokens"], inputs["targets"]
-        if self._task is None:
-            assert isinstance(self.network, GPT)
-            logits = self.network.logits(self.network(tokens)).float()
-            return F.cross_entropy(logits.flatten(0, 1), targets.flatten().long())
-        scores = self.network(tokens, inputs["lengths"]).float()
-        if not targets.is_floating_point():
-            targets = targets.long()
-        # As in wafergpt.tasks.finetune: what is judged is not smoothed.
-        smoothing = self._task.label_smoothing if self.training else 0.0
-        return classification_loss(scores, targets, self._task.loss, smoothing) / len(targets)
-
-
-def network_of(recipe: Recipe) -> nn.Module:
-    """Build the recipe's network, without weights worth having."""
-    return GPT(recipe.model) if recipe.task is None else build_classifier(recipe.model, recipe.task)
+        targets = inputs["targets"]
+        loss: Tensor = self._loss(self.network, Batch(inputs, targets.numel()))
+        return loss / targets.numel()
 
 
 class Schedule(cstorch.optim.lr_scheduler.LRScheduler):  # type: ignore[misc]
-    """Our learning rate as a function of the SDK's step counter, for each group of parameters."""
+    """The learning rate of each parameter group as a function of the SDK's step counter."""
 
     def __init__(self, optimizer: Any, recipe: Recipe, done: int) -> None:
         self._recipe = recipe
@@ -86,7 +71,7 @@ class Schedule(cstorch.optim.lr_scheduler.LRScheduler):  # type: ignore[misc]
         return [value * group["factor"] for group in self.optimizer.param_groups]
 
     def _get_closed_form(self) -> Tensor:
-        # As in wafergpt.train.schedules, of a step that only the device knows.
+        # As in wafergpt.engines.schedules, for a step that only the device knows.
         recipe, schedule = self._recipe, self._recipe.schedule
         steps = recipe.train.steps
         assert steps is not None
@@ -110,17 +95,15 @@ class Program:
     """One training in the SDK's terms.
 
     Args:
-        recipe: with everything settled.
-        artifacts: folder for what the SDK writes.
-        done: steps that lie behind.
-        weights: by our names; left out, they are whatever the SDK makes of them.
-        moments: by the names that ``Optimizer.state_tensors`` gives, and ``…/mask`` of what is
-            sparse.
+        recipe: resolved.
+        artifacts: folder for the SDK's files.
+        done: number of steps done.
+        weights: by our names; if omitted, the SDK initializes them.
+        moments: by the names of ``Optimizer.state_tensors``, and ``…/mask`` of sparse weights.
 
     Attributes:
         network: with our parameter names.
-        step: maps a batch to its loss, its gradient norm and the learning rate, and moves the
-            weights.
+        step: updates the weights by a batch; returns its loss, gradient norm and learning rates.
     """
 
     def __init__(
@@ -134,7 +117,7 @@ class Program:
         self.recipe = recipe
         self._backend = backend_of(recipe, artifacts)
         with self._backend.device:
-            self._loss = MeanLoss(network_of(recipe), recipe)
+            self._loss = MeanLoss(task_of(recipe))
         self.network = self._loss.network
         compiled = cstorch.compile(self._loss, self._backend)
         if weights:
@@ -157,7 +140,7 @@ class Program:
 
     @property
     def order(self) -> list[str]:
-        """The names of the parameters in the order of the optimizer's numbers."""
+        """The names of the parameters in the order of the optimizer's indices."""
         return [name for _, names in self._groups for name in names]
 
     def _optimizer(self) -> Any:
@@ -188,7 +171,7 @@ class Program:
             if name.endswith("/mask")
         }
         if masks:
-            # By the names from the root on: otherwise the SDK draws the masks anew.
+            # By full names from the root: otherwise the SDK draws new masks.
             self._loss.load_state_dict({**self._loss.state_dict(), **masks})
             states = sparsity.state_dict()
             for state in states:
@@ -248,7 +231,7 @@ class Program:
         cstorch.save(state, str(path))
 
     def read(self, path: Path, updates: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Return weights and moments, by our names, of a file that ``save`` wrote."""
+        """Return weights and moments, by our names, from a file of ``save``."""
         state = cstorch.load(str(path))
         weights = _on_host(state["model"])
         masks = [name for name in weights if name.endswith("_mask")]
@@ -257,13 +240,13 @@ class Program:
             own = _on_host(state["optimizer"]["state"][index])
             moments[f"{name}/exp_avg"] = own["exp_avg"]
             moments[f"{name}/exp_avg_sq"] = own["exp_avg_sq"]
-            # Powers of beta fall below the smallest number; the count does not.
+            # Powers of beta underflow; the count does not.
             moments[f"{name}/step"] = torch.tensor(float(updates))
         return weights, moments
 
 
 def _power(beta: float, n: int) -> Tensor:
-    """Return a power of beta with the rounding of the SDK, which multiplies once a step."""
+    """Return a power of beta, rounded as by the SDK, which multiplies once per step."""
     value, factor = np.float32(beta), np.float32(beta)
     for _ in range(n - 1):
         if not value:

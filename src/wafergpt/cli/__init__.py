@@ -1,8 +1,7 @@
-"""The command line: one small file a verb, imported only when that verb is used."""
+"""The command line: one small file per verb, imported only when that verb is used."""
 
 from __future__ import annotations
 
-import errno
 import importlib
 import json
 import keyword
@@ -14,48 +13,40 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wafergpt import __version__
+from wafergpt.cli.exit_codes import explain
 from wafergpt.cli.streams import shows, steady_streams
 from wafergpt.devices.limits import limit_threads
-from wafergpt.errors import InputError, Interrupted, RunFailed, TeamLost, nearest
-from wafergpt.parallel.launch import LAUNCHED, LOST
-from wafergpt.progress import follows, place
+from wafergpt.errors import InputError, Interrupted, nearest
+from wafergpt.progress import place
+from wafergpt.progress import show as show_messages
 
 if TYPE_CHECKING:
     from wafergpt.cli.tables import Screen
 
 VERBS = {
     "prepare": "Turn raw text into a corpus of tokens.",
-    "plan": "Say what a recipe will cost before it runs.",
+    "plan": "Estimate what a recipe costs before it runs.",
     "mup": "Check µP, and tune small to train large.",
     "pretrain": "Train a language model on a corpus.",
-    "finetune": "Teach a model a task from labelled rows.",
-    "predict": "Put a fine-tuned model to work on texts.",
-    "generate": "Let a language model write on.",
-    "import": "Make a run of a Hugging Face folder.",
-    "export": "Give a run to transformers or llama.cpp.",
+    "finetune": "Fine-tune a model for a task on labelled rows.",
+    "predict": "Predict with a fine-tuned model.",
+    "generate": "Generate text with a language model.",
+    "import": "Make a run from a Hugging Face folder.",
+    "export": "Export a run to transformers or llama.cpp.",
     "checkpoints": "List a run's checkpoints, or compare two.",
-    "average": "Make a run of the mean of a run's checkpoints.",
+    "average": "Make a run from the mean of a run's checkpoints.",
     "runs": "List the runs of a folder.",
     "report": "Write a run's page: curves, samples, confusion matrix.",
-    "doctor": "Say what is here, what works, and what to install.",
-    "demo": "The whole road on film reviews in five minutes.",
+    "doctor": "Show what is installed, what works, and what is missing.",
+    "demo": "Run the whole pipeline on film reviews in five minutes.",
 }
 
 
-LONGEST_LINE = 4000
-"""Characters of an error."""
-
-_NO_SUCH_FILE = {
-    errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES,
-    errno.EPERM, errno.EROFS,
-}  # fmt: skip
-
-
 class Group(click.Group):
-    """Verbs that print their help when none of them is named."""
+    """Verbs that print their help when none is given."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Print the help, and end, if nothing was said."""
+        """Print the help and exit if there are no arguments."""
         if not args and not ctx.resilient_parsing:
             click.echo(ctx.get_help())
             ctx.exit()
@@ -63,17 +54,17 @@ class Group(click.Group):
 
 
 class Verbs(Group):
-    """Verbs whose modules are imported when they are called, not before."""
+    """Verbs whose modules are imported only when they are called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the verbs in the order of the work."""
+        """Return the verbs in the order of a project."""
         return list(VERBS)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         """Import the module of one verb."""
         if name not in VERBS:
             raise click.UsageError(f"no verb '{name}'{nearest(name, VERBS)}")
-        # No module can be called by a word of Python's own.
+        # A module cannot have the name of a Python keyword.
         module = f"{name}_" if keyword.iskeyword(name) else name
         command = importlib.import_module(f"wafergpt.cli.{module}").command
         assert isinstance(command, click.Command)
@@ -94,16 +85,30 @@ class Verbs(Group):
 @click.version_option(__version__, prog_name="wafergpt")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def cli(debug: bool) -> None:
-    """Train GPT language models the Cerebras-GPT way, and put them to work."""
+    """Train, fine-tune and use GPT language models with the Cerebras-GPT method."""
 
 
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object as the last line of stdout."
 )
 
+device_option = click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda", "mps"]),
+    default="auto",
+    help="Where to compute.  [default: where it was trained, if available]",
+)
+
 
 def emit(result: dict[str, Any], as_json: bool, text: str, screen: Screen | None = None) -> None:
-    """Print a verb's result: one JSON object, or on a terminal ``screen``, or else ``text``."""
+    """Print a verb's result.
+
+    Args:
+        result: printed as one JSON object if ``as_json``.
+        as_json: whether ``--json`` was given.
+        text: printed otherwise.
+        screen: printed instead of ``text`` on a terminal.
+    """
     if as_json:
         print(json_line(result))
     elif screen is not None and sys.stdout.isatty():
@@ -115,8 +120,8 @@ def emit(result: dict[str, Any], as_json: bool, text: str, screen: Screen | None
 
 
 def json_line(value: dict[str, Any] | None) -> str:
-    """Return JSON that stdout can show."""
-    # NaN is no JSON: a loss that is not finite is null.
+    """Return JSON in characters that stdout can encode."""
+    # NaN is not JSON: a loss that is not finite is null.
     finite = _finite(value)
     text = json.dumps(finite, ensure_ascii=False, default=str)
     return text if shows(text) else json.dumps(finite, default=str)
@@ -133,22 +138,23 @@ def _finite(value: Any) -> Any:
 
 
 def main() -> None:
-    """Run the command and turn each kind of failure into one line and its exit code."""
+    """Run the command; turn each kind of failure into one line and an exit code."""
     limit_threads()
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     if arguments[:1] == ["help"]:
         arguments = [*arguments[1:], "--help"]
     with steady_streams():
+        show_messages()
         try:
             code = _run(arguments)
         except Exception as error:
             if debug:
                 raise
-            code = _explain(error)
+            code = explain(error)
         if place()[1] > 1:
-            # gloo's threads may hold tensors still, and abort the interpreter that takes itself
-            # apart (pytorch/pytorch#179291); all is written, and nothing is left to do.
+            # gloo's threads may still hold tensors and abort the interpreter's shutdown
+            # (pytorch/pytorch#179291); everything is written by now.
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
@@ -157,9 +163,9 @@ def main() -> None:
 
 def _run(arguments: list[str]) -> int:
     if not _has_folder():
-        raise InputError("the current folder is gone: go to one that is there (cd ~)")
+        raise InputError("the current folder no longer exists: change to another one (cd ~)")
     try:
-        # Without its standalone mode click returns the code of an Exit, and what a verb returns.
+        # Without standalone mode click returns an Exit's code, or the verb's return value.
         code = cli.main(arguments, prog_name="wafergpt", standalone_mode=False)
         sys.stdout.flush()
     except (KeyboardInterrupt, click.Abort):
@@ -167,54 +173,18 @@ def _run(arguments: list[str]) -> int:
         return 130
     except Interrupted as stop:
         print(stop, file=sys.stderr)
-        # torchrun would start again what was asked to stop.
+        # torchrun would restart a process that was asked to stop.
         return 0 if "TORCHELASTIC_RUN_ID" in os.environ else 130
     except BrokenPipeError:
-        # The reader of our stdout left.
+        # The reader of stdout has closed it.
         return 1
     return code if isinstance(code, int) else 0
 
 
 def _has_folder() -> bool:
-    """Say whether the current folder is there, without which some libraries end the process."""
+    """Return whether the current folder exists; without it some libraries end the process."""
     try:
         Path.cwd()
     except FileNotFoundError:
         return False
     return True
-
-
-def _explain(error: Exception) -> int:
-    if isinstance(error, click.UsageError):
-        text, code = error.format_message(), 2
-        if error.ctx is not None:
-            text += f" (see '{error.ctx.command_path} --help')"
-    elif isinstance(error, InputError):
-        text, code = str(error), 2
-    elif isinstance(error, OSError) and error.errno in _NO_SUCH_FILE:
-        named = f": {error.filename}" if error.filename is not None else ""
-        text, code = f"{error.strerror}{named}", 2
-    elif isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}:
-        text, code = "the disk is full; everything saved before this is intact", 1
-    elif isinstance(error, MemoryError):
-        text, code = "there is not enough memory, or a limit of it (ulimit -v) is too low", 1
-    elif isinstance(error, TeamLost) and LAUNCHED in os.environ:
-        text, code = str(error), LOST
-    elif isinstance(error, RunFailed | OSError):
-        text, code = str(error), 1
-    else:
-        text = f"{type(error).__name__}: {error} (a fault of wafergpt; --debug shows where)"
-        code = 1
-    text = _printable(text)
-    if not follows():
-        print(f"error: {text}", file=sys.stderr)
-    elif not isinstance(error, InputError | TeamLost):
-        # What is wrong with the input, the leader says for all.
-        print(f"process {place()[0]}: {text}", file=sys.stderr)
-    return code
-
-
-def _printable(text: str) -> str:
-    """Return a text as one line of bounded length, without what a file could do to a terminal."""
-    line = " ".join(text[:LONGEST_LINE].split())
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)

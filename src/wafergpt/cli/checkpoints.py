@@ -17,7 +17,7 @@ from wafergpt.progress import working
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from wafergpt.run import Run
+    from wafergpt.runs.run import Run
 
 COLUMNS = (
     Column("step", right=True),
@@ -34,16 +34,16 @@ COLUMNS = (
     "--compare",
     nargs=2,
     metavar="A B",
-    help="How far B's weights are from A's; each is a step, 'best' or 'latest'.",
+    help="Distance of B's weights from A's; each is a step, 'best' or 'latest'.",
 )
 @runs_option
 @json_option
 def command(run: str, compare: tuple[str, str] | None, runs: Path, as_json: bool) -> None:
     """List a run's checkpoints, or compare two."""
-    from wafergpt.run import Run
+    from wafergpt.runs.run import Run
 
     with working("loading torch"):
-        from wafergpt.train import averaging
+        from wafergpt.checkpoint import averaging
 
     found = Run.find(run, runs)
     if compare:
@@ -59,7 +59,7 @@ def command(run: str, compare: tuple[str, str] | None, runs: Path, as_json: bool
 
 
 def _cells(row: Mapping[str, Any]) -> tuple[str | Cell, ...]:
-    from wafergpt.report import values
+    from wafergpt.reports import formatting as values
 
     marks = " ".join(mark for mark in ("best", "latest") if row[mark])
     size = f"{row['bytes'] / 1e6:,.1f} MB"
@@ -77,16 +77,16 @@ def _screen(
 
 
 def _comparison(result: Mapping[str, Any]) -> str:
-    from wafergpt.report import values
+    from wafergpt.reports import formatting
     from wafergpt.shapes.parametrization import MEANING
 
     first, second = result["first"], result["second"]
     lines = [
         f"step {first['step']:,} → {second['step']:,}, validation loss "
-        f"{values.loss(first['val_loss'])} → {values.loss(second['val_loss'])}",
-        "distance of the weights, of their norm before:",
+        f"{formatting.loss(first['val_loss'])} → {formatting.loss(second['val_loss'])}",
+        "distance of the weights, relative to their norm before:",
     ]
     for role, distance in result["distance"].items():
-        shown = values.MISSING if distance is None else f"{distance:.4f}"
+        shown = formatting.MISSING if distance is None else f"{distance:.4f}"
         lines.append(f"  {shown:>8}  {MEANING[role]}")
     return "\n".join(lines)

@@ -13,10 +13,10 @@ from wafergpt.cli.recipe import runs_option
 from wafergpt.cli.tables import Column, plain, table
 from wafergpt.errors import Interrupted
 from wafergpt.progress import working
-from wafergpt.run import Run, command_line
+from wafergpt.runs.run import Run, command_line
 
 COLUMNS = (
-    Column("", least=10),
+    Column("", min_width=10),
     Column("accuracy", right=True),
     Column("loss", right=True),
     Column("time", right=True),
@@ -31,7 +31,7 @@ KINDS = ("gpt", "tfidf", "bilstm")
 @runs_option
 @json_option
 def command(data: Path | None, text: str, label: str, runs: Path, as_json: bool) -> None:
-    """The whole road on film reviews in five minutes."""
+    """Run the whole pipeline on film reviews in five minutes."""
     with working("loading torch"):
         from wafergpt.apps.demo import demo
     from wafergpt.cli.next_commands import at_work

@@ -17,16 +17,17 @@ if TYPE_CHECKING:
 @click.option(
     "--install-cerebras",
     is_flag=True,
-    help="Make the environment that Cerebras' SDK needs (6 GB, some five minutes), or go on.",
+    help="Install Cerebras' SDK into its own environment (6 GB, about 5 minutes), or resume that.",
 )
 @json_option
 def command(fresh: bool, install_cerebras: bool, as_json: bool) -> None:
-    """Say what is here, what works, and what to install."""
+    """Show what is installed, what works, and what is missing."""
     from wafergpt.cerebras import environment
-    from wafergpt.devices.report import examine
+    from wafergpt.cerebras.install import install
+    from wafergpt.devices.doctor import examine
 
     if install_cerebras:
-        environment.install()
+        install()
 
     facts = {**examine(fresh), "cerebras": environment.state()}
     text = _text(facts)
@@ -46,11 +47,11 @@ def _compiler_line(facts: dict[str, Any]) -> str:
         return f"ok       torch.compile: {facts['compiler']}"
     if facts["compiler_missing"]:
         return f"missing  torch.compile needs {facts['compiler_missing']}"
-    return f"broken   torch.compile: {facts['compiler_broken']}; trainings go on without it"
+    return f"broken   torch.compile: {facts['compiler_broken']}; training runs without it"
 
 
 def _text(facts: dict[str, Any]) -> str:
-    from wafergpt.devices.report import EXTRAS
+    from wafergpt.devices.doctor import EXTRAS
 
     gib = 1 << 30
     faster = facts["matmul_flops_bf16"] / facts["matmul_flops_fp32"]

@@ -20,7 +20,7 @@ from wafergpt.progress import say, working
     type=click.Choice(["hf", "gguf"]),
     default="hf",
     show_default=True,
-    help="A Hugging Face folder, or one file for llama.cpp.",
+    help="A Hugging Face folder (hf), or one file for llama.cpp (gguf).",
 )
 @click.option(
     "--out", type=HomePath(path_type=Path), required=True, help="The folder or file to make."
@@ -28,10 +28,10 @@ from wafergpt.progress import say, working
 @runs_option
 @json_option
 def command(run: str, format_: str, out: Path, runs: Path, as_json: bool) -> None:
-    """Give a run to other programs.
+    """Export a run to transformers or llama.cpp.
 
-    A run under µP is folded into plain GPT-2. What was written is read back and its logits compared
-    with the run's; it appears only when they are equal.
+    A run under µP is folded into plain GPT-2. The export is read back and its logits compared with
+    the run's; it appears only if they are equal.
     """
     with working("loading torch"):
         from wafergpt.interop.export import export

@@ -12,7 +12,7 @@ from wafergpt.cli import emit, json_option
 from wafergpt.cli.compared import cells, failures
 from wafergpt.cli.recipe import (
     RecipeCommand,
-    go_on_option,
+    auto_resume_option,
     launched,
     names_and_overrides,
     nproc_option,
@@ -23,8 +23,7 @@ from wafergpt.cli.recipe import (
     split_arguments,
 )
 from wafergpt.config import Recipe
-from wafergpt.progress import working
-from wafergpt.run import Run
+from wafergpt.runs.run import Run
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -39,11 +38,11 @@ SCORES = {"accuracy": "accuracy", "macro-F1": "macro_f1", "loss": "loss"}
     epilog="Example: wafergpt finetune reviews task.train=train.csv task.label=sentiment name=clf",
 )
 @click.argument("arguments", nargs=-1, metavar="RUN|scratch [RECIPE] [KEY=VALUE]...")
-@click.option("--resume", metavar="RUN", help="Go on with an interrupted fine-tuning.")
+@click.option("--resume", metavar="RUN", help="Resume an interrupted fine-tuning, bit for bit.")
 @click.option(
-    "--baselines", is_flag=True, help="Train what the GPT must beat on the same rows, and compare."
+    "--baselines", is_flag=True, help="Also train baselines on the same rows, and compare."
 )
-@go_on_option
+@auto_resume_option
 @nproc_option
 @restarts_option
 @show_option
@@ -53,14 +52,14 @@ def command(
     arguments: tuple[str, ...],
     resume: str | None,
     baselines: bool,
-    go_on: bool,
+    auto_resume: bool,
     nproc: int | None,
     restarts: int,
     show: bool,
     runs: Path,
     as_json: bool,
 ) -> None:
-    """Teach a language model a task from labelled rows.
+    """Fine-tune a language model for a task on labelled rows.
 
     RUN is a pretrained run; 'scratch' starts from fresh weights.
     """
@@ -69,23 +68,22 @@ def command(
     name, _ = split_arguments(rest, runs)
     if show:
         recipe = planned(name, overrides, resume, runs)
-        recipe = recipe if resume else _begun(recipe, start, runs)
+        recipe = recipe if resume else _recipe_at_start(recipe, start, runs)
         click.echo(recipe.to_yaml(), nl=False)
         return
     if bool(start) == bool(resume):
-        raise click.UsageError("start from a RUN or from 'scratch', or go on with --resume RUN")
-    if resume and go_on:
-        raise click.UsageError("--resume names the run to go on with: leave out --go-on")
+        raise click.UsageError("start from a RUN or from 'scratch', or use --resume RUN")
+    if resume and auto_resume:
+        raise click.UsageError("--resume names the run to resume: omit --auto-resume")
     if baselines:
         from wafergpt.baselines.requirements import require_comparable
 
         require_comparable(planned(name, overrides, resume, runs))
-    follows = launched(nproc, restarts, lambda: planned(name, overrides, resume, runs))
-    with working("loading torch"):
-        from wafergpt.cerebras.driver import finetune
+    is_worker = launched(nproc, restarts, lambda: planned(name, overrides, resume, runs))
+    from wafergpt.api import finetune
 
-    classifier = finetune(start, name, overrides, resume=resume, go_on=go_on, root=runs)
-    if follows:
+    classifier = finetune(start, name, overrides, resume=resume, auto_resume=auto_resume, root=runs)
+    if is_worker:
         return
     run = classifier.run
     result: dict[str, Any] = run.read("result")
@@ -101,13 +99,13 @@ def command(
         emit(result, as_json, _text(run, result), lambda width: _screen(run, result, width))
 
 
-def _begun(recipe: Recipe, start: str, runs: Path) -> Recipe:
-    """Return the recipe of a fine-tuning as it would begin."""
-    from wafergpt.tasks.beginning import with_task
+def _recipe_at_start(recipe: Recipe, start: str, runs: Path) -> Recipe:
+    """Return the recipe that a fine-tuning would start with."""
+    from wafergpt.train.finetuning import with_task
 
     if start in ("", "scratch"):
         return with_task(recipe, None)
-    from wafergpt.train.starting import language_model
+    from wafergpt.train.resume import language_model
 
     return with_task(recipe, language_model(start, runs))
 
@@ -127,7 +125,7 @@ def _screen(run: Run, result: dict[str, Any], width: int) -> Iterable[Renderable
 
     yield from _scores(result)
     if rows := result.get("comparison"):
-        columns = [Column("", least=10), *(Column(name, right=True) for name in SCORES)]
+        columns = [Column("", min_width=10), *(Column(name, right=True) for name in SCORES)]
         columns.append(Column("time", right=True, rank=1))
         yield ""
         yield table(columns, cells(rows, SCORES.values()), width)

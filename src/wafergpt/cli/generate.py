@@ -8,37 +8,38 @@ from typing import TYPE_CHECKING
 
 import click
 
-from wafergpt.cli import emit, json_option
+from wafergpt.cli import device_option, emit, json_option
 from wafergpt.cli.recipe import runs_option
 from wafergpt.progress import say, working
 
 if TYPE_CHECKING:
-    from wafergpt.tasks.writing import Writer
+    from wafergpt.inference.writer import Writer
 
 
 @click.command(
     "generate", epilog="Example: wafergpt generate reviews --prompt 'This film' --seed 7"
 )
 @click.argument("run")
-@click.option("--prompt", default="", help="The text to go on from.")
+@click.option("--prompt", default="", help="The text to continue.")
 @click.option("--max-tokens", type=click.IntRange(1), default=128, show_default=True)
 @click.option(
     "--temperature",
     type=click.FloatRange(0, 100),
     default=0.8,
     show_default=True,
-    help="0 always takes the most likely token.",
+    help="Sampling temperature; 0 always takes the most likely token.",
 )
-@click.option("--top-k", type=click.IntRange(0), default=0, help="Choose among the k likeliest.")
+@click.option("--top-k", type=click.IntRange(0), default=0, help="Choose among k tokens; 0: all.")
 @click.option(
     "--top-p",
     type=click.FloatRange(0, 1),
     default=0.95,
     show_default=True,
-    help="Choose among the likeliest that reach this probability together.",
+    help="Choose among the likeliest tokens that together reach this probability.",
 )
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True)
-@click.option("--stop", multiple=True, help="End before this text; may be given again.")
+@click.option("--stop", multiple=True, help="Stop before this text; repeatable.")
+@device_option
 @runs_option
 @json_option
 def command(
@@ -50,17 +51,18 @@ def command(
     top_p: float,
     seed: int,
     stop: tuple[str, ...],
+    device: str,
     runs: Path,
     as_json: bool,
 ) -> None:
-    """Let a language model write on from a prompt, as it writes."""
-    from wafergpt.run import Run
+    """Continue a prompt with a language model, and print the text as it is generated."""
+    from wafergpt.runs.run import Run
 
     with working("loading torch"):
-        from wafergpt.generate.text import Sampling
-        from wafergpt.tasks.writing import Writer
+        from wafergpt.decoding.generator import Sampling
+        from wafergpt.inference.writer import Writer
 
-    writer = Writer.load(Run.find(run, runs))
+    writer = Writer.load(Run.find(run, runs), device)
     stops = tuple(s for s in stop if s)
     settings = Sampling(max_tokens, temperature, top_k, top_p, seed, stops)
     _warn_of_a_long_prompt(writer, prompt)
@@ -83,13 +85,13 @@ def command(
     }
     emit(result, as_json, "")
     if stream.cut:
-        say(f"… cut at {max_tokens:,} tokens: --max-tokens {2 * max_tokens} goes on")
+        say(f"… cut at {max_tokens:,} tokens: --max-tokens {2 * max_tokens} generates more")
 
 
 def _warn_of_a_long_prompt(writer: Writer, prompt: str) -> None:
     tokens, context = len(writer.tokenizer.encode(prompt)), writer.gpt.config.seq_len
     if tokens > context:
         say(
-            f"warning: the prompt has {tokens:,} tokens and the model's context {context:,}: what "
-            "stands before is not read"
+            f"warning: the prompt has {tokens:,} tokens and the model's context {context:,}: only "
+            "the last ones are read"
         )

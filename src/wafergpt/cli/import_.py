@@ -9,37 +9,35 @@ import click
 from wafergpt.cli import emit, json_option
 from wafergpt.cli.paths import HomePath
 from wafergpt.cli.recipe import runs_option
-from wafergpt.progress import working
 
 
 @click.command("import", epilog="Example: wafergpt import Cerebras-GPT-111M --name cerebras-111m")
 @click.argument("folder", type=HomePath(path_type=Path))
-@click.option("--name", required=True, help="Of the run to make.")
+@click.option("--name", required=True, help="Name of the new run.")
 @click.option(
     "--ignore",
     multiple=True,
     metavar="KEY",
-    help="Pass over an unknown setting of config.json; may be given again.",
+    help="Ignore an unknown setting of config.json; repeatable.",
 )
 @runs_option
 @json_option
 def command(folder: Path, name: str, ignore: tuple[str, ...], runs: Path, as_json: bool) -> None:
-    """Make a run of a Hugging Face folder of a GPT-2.
+    """Make a run from a Hugging Face folder of a GPT-2.
 
     FOLDER holds config.json, safetensors and, if there is one, the tokenizer. Nothing is unpickled.
     """
-    with working("loading torch"):
-        from wafergpt.interop.huggingface import import_folder
+    from wafergpt.api import import_model
     from wafergpt.cli.next_commands import at_work
 
-    run = import_folder(folder, name, runs, ignore)
+    run = import_model(folder, name, runs, ignore)
     recipe, result = run.recipe, run.read("result")
     text = f"{run.path}: {result['parameters']:,} parameters"
     if run.tokenizer.is_file():
         text += f"\nnext: {at_work(run)}"
     else:
         text += (
-            "; no tokenizer came with it, so it can be exported, but not read or write texts: for "
-            "that, put tokenizer.json beside config.json and import the folder again"
+            "; without a tokenizer it can be exported, but not used on texts: for that, put "
+            "tokenizer.json beside config.json and import the folder again"
         )
     emit(result | {"model": recipe.model.model_dump(mode="json")}, as_json, text)

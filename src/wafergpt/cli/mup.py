@@ -1,4 +1,4 @@
-"""``wafergpt mup``: is it µP, and what settings does a small model find for a large one?"""
+"""``wafergpt mup``: check µP, and tune a narrow model for a wide one."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def command() -> None:
 @command.command(
     "check",
     cls=RecipeCommand,
-    short_help="Show that no layer depends on the width.",
+    short_help="Check that no layer's change depends on the width.",
     epilog="Example: wafergpt mup check --out check.html",
 )
 @recipe_arguments
@@ -44,7 +44,7 @@ def command() -> None:
     type=HomePath(path_type=Path, dir_okay=False),
     default=Path("mup-check.html"),
     show_default=True,
-    help="Where the drawing goes.",
+    help="The page to write.",
 )
 @json_option
 def check(
@@ -55,21 +55,23 @@ def check(
     out: Path,
     as_json: bool,
 ) -> None:
-    """Train small networks at several widths and draw how far each layer moves.
+    """Train small networks at several widths and plot how much each layer's output changes.
 
-    Under µP no line rises or falls; the same under the standard parametrization is drawn beside.
-    Exit code 1 if a line of µP does.
+    Under µP the change does not depend on the width; the standard parametrization is plotted for
+    comparison. The exit code is 1 if µP does not hold.
     """
     from wafergpt.config import load_recipe
-    from wafergpt.report.mup import write_check
+    from wafergpt.reports.mup import write_check
 
     with working("loading torch"):
-        from wafergpt.tune.coordinate_check import coordinate_check
+        from wafergpt.tuning.coordinate_check import coordinate_check
 
     name, overrides = split_arguments(arguments)
     recipe = load_recipe(name or "mup-check", overrides)
     if recipe.model.parametrization != "mup":
-        raise InputError("this checks µP: add model.parametrization=mup, or name a µP recipe")
+        raise InputError(
+            "only µP can be checked: add model.parametrization=mup, or name a µP recipe"
+        )
     if len(set(widths)) < 2:
         raise InputError("a slope needs two widths: --widths 64,128")
     plain = recipe.replace(model={"parametrization": "sp"})
@@ -86,7 +88,7 @@ def check(
 
 
 def _text(result: dict[str, Any], out: Path) -> str:
-    from wafergpt.tune.coordinate_check import INITIAL, may_fall
+    from wafergpt.tuning.coordinate_check import INITIAL, may_fall
 
     mup, plain = result["mup"], result["sp"]
     slopes = {kind: {**one["slopes"], INITIAL: one["initial_logits_slope"]}
@@ -99,8 +101,8 @@ def _text(result: dict[str, Any], out: Path) -> str:
         lines.append(f"{name:>34}  {slope:+6.2f}  {slopes['sp'][name]:+6.2f}{mark}")
     lines.append(f"{result['verdict']}, at d_model {mup['widths'][0]} to {mup['widths'][-1]}")
     if not mup["passed"]:
-        lines.append("a learning rate far from saturation, and more --seeds, show it more clearly")
-    return "\n".join([*lines, f"drawn in {out}"])
+        lines.append("another learning rate, or more --seeds, may show it more clearly")
+    return "\n".join([*lines, f"plotted in {out}"])
 
 
 @command.command(
@@ -112,18 +114,20 @@ def _text(result: dict[str, Any], out: Path) -> str:
 @recipe_arguments
 @click.option("--width", type=click.IntRange(1), required=True, help="d_model of the proxy.")
 @click.option("--trials", type=click.IntRange(1), default=12, show_default=True)
-@click.option("--steps", type=click.IntRange(1), help="Of each trial; else 20 tokens a parameter.")
+@click.option(
+    "--steps", type=click.IntRange(1), help="Of each trial; default 20 tokens per parameter."
+)
 @click.option(
     "--tune",
     default="lr",
     show_default=True,
-    help="Settings, with commas: lr, init_std, embedding_scale, output_scale.",
+    help="Settings, comma-separated: lr, init_std, embedding_scale, output_scale.",
 )
 @click.option(
     "--out",
     type=HomePath(path_type=Path, dir_okay=False),
     required=True,
-    help="Where the tuned recipe of the target goes.",
+    help="The tuned recipe to write.",
 )
 @runs_option
 @json_option
@@ -137,16 +141,17 @@ def transfer(
     runs: Path,
     as_json: bool,
 ) -> None:
-    """Tune a narrow proxy of RECIPE, and write RECIPE with what was found.
+    """Tune a narrow proxy of RECIPE, and write RECIPE with the best settings.
 
-    The recipe needs a corpus (data.corpus=FOLDER) and µP. Stopped, the same command goes on.
+    The recipe needs a corpus (data.corpus=FOLDER) and µP. If stopped, run the same command to
+    resume.
     """
     from wafergpt import files
     from wafergpt.config import load_recipe
-    from wafergpt.run import command_line
+    from wafergpt.runs.run import command_line
 
     with working("loading torch"):
-        from wafergpt.tune.transfer import transfer as run_transfer
+        from wafergpt.tuning.transfer import transfer as run_transfer
 
     name, overrides = split_arguments(arguments)
     if name and Path(name).exists() and out.exists() and out.samefile(name):

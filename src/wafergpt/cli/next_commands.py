@@ -1,4 +1,4 @@
-"""What to type next: commands that work when pasted."""
+"""The next commands to run, ready to paste."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from pathlib import Path
 from wafergpt.cli.streams import shows
 from wafergpt.config import Recipe
 from wafergpt.errors import InputError, RunFailed
-from wafergpt.run import Run, command_line
+from wafergpt.runs.run import Run, command_line
 
 NEUTRAL = "The"
-"""A prompt, where no text is at hand."""
+"""The prompt if no text is available."""
 
 LOOKED_AT = 64
 """Tokens of a corpus' validation text that a prompt is taken from."""
 
 LONGEST, LONGEST_WORD = 24, 12
-"""Characters of a prompt; a longer first word is no word, but a text without spaces."""
+"""Characters of a prompt; a longer first word means a text without spaces."""
 
 UNSPACED = 6
 """Characters of a prompt in such a text."""
 
 
 def at_work(run: Run) -> str:
-    """Return the command that puts a run to work: on a text, or on a prompt from its corpus."""
+    """Return the command that uses a run: on a text, or on a prompt from its corpus."""
     recipe = run.recipe
     if recipe.task is not None:
         return run.command("predict", "--text", "a text of yours")
@@ -31,7 +31,7 @@ def at_work(run: Run) -> str:
 
 
 def pretraining(corpus: Path, tokens: int) -> str:
-    """Return the command that trains on a corpus of so many tokens, however few."""
+    """Return the command that trains on a corpus, with settings for its number of tokens."""
     recipe = Recipe()
     length, batch = recipe.model.seq_len, recipe.train.batch_size
     words = [f"data.corpus={corpus}", "train.steps=500"]
@@ -57,12 +57,12 @@ def _prompt(recipe: Recipe) -> str:
         prompt = opening(corpus.tokenizer.decode([token for token in ids if token != end]))
         return prompt if shows(prompt) else NEUTRAL
     except (InputError, RunFailed, OSError):
-        # The corpus may be gone: it is needed no more.
+        # The corpus may have been removed: it is no longer needed.
         return NEUTRAL
 
 
 def opening(text: str) -> str:
-    """Return the first words of a text, or of one without spaces its first letters, in one line."""
+    """Return the first words of a text in one line, or its first letters if it has no spaces."""
     text = text.rstrip("\N{REPLACEMENT CHARACTER}")
     printable = "".join(c if c.isprintable() else " " for c in text)
     # Quotes within quotes are hard to read in a shell.

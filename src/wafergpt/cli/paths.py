@@ -10,8 +10,8 @@ from wafergpt import files
 
 
 class HomePath(click.Path):
-    """A path whose ``~`` is the home folder: no shell sees to it in ``--out=~/x``."""
+    """A path whose ``~`` is the home folder, which no shell expands in ``--out=~/x``."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the path, of the type that was asked for."""
+        """Return the path, in the requested type."""
         return super().convert(str(files.from_home(value)), param, ctx)

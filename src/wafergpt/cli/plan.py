@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 DOES_NOT_FIT = "DOES NOT FIT"
 
-MOST_KINDS = 20
-"""Kinds of operators that are listed."""
+MAX_KINDS = 20
+"""The number of operator kinds that are listed."""
 
 
 @click.command(
@@ -33,9 +33,7 @@ MOST_KINDS = 20
     is_flag=True,
     help="Print initial weights, learning rates and multipliers by role; nothing else.",
 )
-@click.option(
-    "--lower", "lowers", is_flag=True, help="Lower one training step to Cerebras IR, and say how."
-)
+@click.option("--lower", "lowers", is_flag=True, help="Lower one training step to Cerebras IR.")
 @show_option
 @json_option
 def command(
@@ -47,16 +45,16 @@ def command(
     show: bool,
     as_json: bool,
 ) -> None:
-    """Say what a recipe will cost before it runs.
+    """Estimate what a recipe costs before it runs.
 
-    With --budget, shape, tokens, batch and learning rate are chosen for that time; with --show
-    too, the recipe is printed, ready to be saved and trained.
+    With --budget, shape, tokens, batch and learning rate are chosen for that time; add --show to
+    print the recipe, ready to be saved and trained.
     """
-    from wafergpt.devices.planning import plan
+    from wafergpt.api import plan
 
     name, overrides = split_arguments(arguments)
     if table and (show or budget):
-        raise click.UsageError("--parametrization prints a recipe's table: leave the others out")
+        raise click.UsageError("--parametrization prints a recipe's table: omit the other options")
     if table:
         from wafergpt.config import load_recipe
         from wafergpt.shapes.parametrization import parametrization
@@ -72,8 +70,8 @@ def command(
         return
     if lowers:
         if budget or show:
-            raise click.UsageError("--lower is about a recipe as it stands: leave the others out")
-        from wafergpt.cerebras.driver import lower
+            raise click.UsageError("--lower takes a recipe alone: omit the other options")
+        from wafergpt.cerebras.lowering import lower
 
         lowering = lower(name, overrides)
         emit({"lowering": lowering}, as_json, _lowered(lowering))
@@ -107,8 +105,8 @@ def _lowered(lowering: dict[str, Any]) -> str:
         [
             f"one training step lowers to Cerebras IR: {lowering['ir_bytes']:,} bytes, "
             f"{lowering['operators']:,} operators, in {lowering['seconds']:.0f}s",
-            *kinds[:MOST_KINDS],
-            "it says nothing of kernels, memory or speed, for which a cluster's compiler is needed",
+            *kinds[:MAX_KINDS],
+            "kernels, memory and speed are known only after a cluster's compiler has run",
         ]
     )
 
@@ -140,7 +138,7 @@ def _screen(rows: Sequence[tuple[str, str]]) -> Table:
 
 
 def _rows(facts: dict[str, Any], notes: tuple[str, ...]) -> list[tuple[str, str]]:
-    """Return what a plan says: names, and values for people."""
+    """Return the rows of a plan: names, and values for people."""
     from wafergpt.progress import duration
 
     model = facts["model"]
@@ -155,7 +153,7 @@ def _rows(facts: dict[str, Any], notes: tuple[str, ...]) -> list[tuple[str, str]
     rows = {
         "shape": shape,
         "parameters": f"{facts['parameters']:,}",
-        "tokens": f"{facts['tokens']:,} ({ratio:.3g} a parameter)",
+        "tokens": f"{facts['tokens']:,} ({ratio:.3g} per parameter)",
         "steps": _steps(facts),
         "compute": f"{facts['flops']:.3g} FLOPs, forward and backward",
         "time": f"{duration(facts['seconds'])} at {rate}",

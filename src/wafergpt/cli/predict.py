@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from wafergpt.cli import emit, json_line, json_option
+from wafergpt.cli import device_option, emit, json_line, json_option
 from wafergpt.cli.paths import HomePath
 from wafergpt.cli.recipe import runs_option
 from wafergpt.cli.streams import shows
@@ -25,20 +25,21 @@ if TYPE_CHECKING:
 )
 @click.argument("run")
 @click.argument("stdin", required=False, metavar="[-]")
-@click.option("--text", "texts", multiple=True, help="A text; may be given again.")
+@click.option("--text", "texts", multiple=True, help="A text; repeatable.")
 @click.option(
     "--file",
     "file",
     type=HomePath(path_type=Path),
-    help="txt (a line a text), csv, tsv or jsonl.",
+    help="txt (one text per line), csv, tsv or jsonl.",
 )
 @click.option(
     "--format",
     "file_format",
     type=click.Choice(["txt", "jsonl", "csv", "tsv"]),
-    help="What --file is.  [default: as its name says, else its content]",
+    help="Type of --file.  [default: by name, else by content]",
 )
 @click.option("--column", default=None, help="The text column of --file  [default: the recipe's]")
+@device_option
 @runs_option
 @json_option
 def command(
@@ -48,34 +49,35 @@ def command(
     file: Path | None,
     file_format: Literal["txt", "jsonl", "csv", "tsv"] | None,
     column: str | None,
+    device: str,
     runs: Path,
     as_json: bool,
 ) -> None:
-    """Put a fine-tuned model to work on texts.
+    """Predict with a fine-tuned model.
 
-    With '-' it reads lines from stdin. On a terminal the answer is a table; in a pipe each text
-    gives one JSON line, a blank text null, and with --json all go into one object.
+    With '-' it reads lines from stdin. On a terminal the result is a table; in a pipe it is one
+    JSON line per text, null for a blank one. With --json all results are in one object.
     """
     if stdin not in (None, "-"):
-        raise InputError(f"'{stdin}' is no option; give --text, --file, or - for stdin")
+        raise InputError(f"'{stdin}' is not an option; give --text, --file, or - for stdin")
     if (bool(texts) + (file is not None) + (stdin == "-")) != 1:
         raise InputError("give either --text, or --file, or - for stdin")
-    from wafergpt.run import Run
+    from wafergpt.runs.run import Run
 
     with working("loading torch"):
-        from wafergpt.tasks.classify import TextClassifier
+        from wafergpt.inference.predictor import Predictor
 
     found = Run.find(run, runs)
-    from wafergpt.data.tables import read_lines, read_texts
+    from wafergpt.data.labelled_rows import read_lines, read_texts
 
     if stdin == "-":
         texts = tuple(read_lines(sys.stdin.buffer.read(), "stdin"))
     elif file is not None:
         task = found.recipe.task
         with working(f"reading {file}"):
-            name = column or (task.text if task else "text")
+            name = column or str(getattr(task, "text", "text"))
             texts = tuple(read_texts(file, name, file_format))
-    outputs = TextClassifier.load(found).predict(texts)
+    outputs = Predictor.load(found, device).predict(texts)
     if blank := outputs.count(None):
         say(f"{blank:,} of {len(outputs):,} texts {'is' if blank == 1 else 'are'} blank: null")
     lines = "\n".join(map(json_line, outputs))
@@ -83,14 +85,14 @@ def command(
 
 
 def _table(texts: Sequence[str], outputs: Sequence[dict[str, Any] | None], width: int) -> Table:
-    """Return texts beside their labels and probabilities, or a regression's numbers."""
+    """Return texts beside their labels and probabilities, or a regression's values."""
     from wafergpt.cli.tables import Column, bar, table
 
-    text = Column("text", least=16)
+    text = Column("text", min_width=16)
     if any(output and "label" not in output for output in outputs):
-        rows = [(t, f"{o['score']:.4g}" if o else "") for t, o in zip(texts, outputs, strict=True)]
+        rows = [(t, f"{o['value']:.4g}" if o else "") for t, o in zip(texts, outputs, strict=True)]
         return table([text, Column("value", right=True)], rows, width)
-    columns = [text, Column("label", least=12), Column("probability", right=True, rank=1)]
+    columns = [text, Column("label", min_width=12), Column("probability", right=True, rank=1)]
     return table(
         [*columns, Column("", rank=2)],
         [
@@ -102,5 +104,5 @@ def _table(texts: Sequence[str], outputs: Sequence[dict[str, Any] | None], width
 
 
 def _label(name: str) -> str:
-    """Return a label that differs from the others even where its letters cannot be shown."""
+    """Return a label that stays distinct even if its letters cannot be shown."""
     return name if shows(name) else ascii(name)[1:-1]

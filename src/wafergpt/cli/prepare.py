@@ -11,8 +11,8 @@ import click
 
 from wafergpt.cli import emit, json_option
 from wafergpt.cli.paths import HomePath
+from wafergpt.distributed.launcher import HANGUP, hangs_up
 from wafergpt.errors import Interrupted
-from wafergpt.parallel.launch import HANGUP, hangs_up
 from wafergpt.progress import duration
 
 KEYS = ("documents", "bytes", "tokens_train", "tokens_val", "vocab_size", "fingerprint")
@@ -23,21 +23,23 @@ KEYS = ("documents", "bytes", "tokens_train", "tokens_val", "vocab_size", "finge
     epilog="Example: wafergpt prepare 'reviews/*.jsonl' --out corpora/reviews --vocab-size 8192",
 )
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
-@click.option("--out", required=True, type=HomePath(path_type=Path), help="The folder to make.")
+@click.option(
+    "--out", required=True, type=HomePath(path_type=Path), help="The corpus folder to create."
+)
 @click.option("--vocab-size", type=int, help="Of the tokenizer to train.  [default: 8192]")
-@click.option("--lowercase", is_flag=True, help="Train a tokenizer that reads lower case only.")
+@click.option("--lowercase", is_flag=True, help="Train a tokenizer that lower-cases all text.")
 @click.option(
     "--tokenizer", type=HomePath(), help="tokenizer.json, or GPT-2's encoder.json + vocab.bpe."
 )
-@click.option("--text", default="text", show_default=True, help="The column that holds the text.")
+@click.option("--text", default="text", show_default=True, help="The text column.")
 @click.option(
     "--format",
     "file_format",
     type=click.Choice(["txt", "jsonl", "csv", "tsv"]),
-    help="What the files are.  [default: as their names say, else their content]",
+    help="Type of the files.  [default: by name, else by content]",
 )
 @click.option("--errors", type=click.Choice(["strict", "replace"]), default="strict",
-              show_default=True, help="What to do with bytes that are no text.")  # fmt: skip
+              show_default=True, help="What to do with bytes that are not text.")  # fmt: skip
 @click.option("--val-fraction", type=float, help="Share of documents held out.  [default: ~4 MiB]")
 @click.option("--workers", type=click.IntRange(0), default=0, help="Threads.  [default: all cores]")
 @json_option
@@ -57,11 +59,11 @@ def command(
     """Turn raw text into a corpus of tokens.
 
     SOURCE is a file (txt, jsonl, json, csv, tsv, also .gz, .xz or .bz2), a folder, or a quoted
-    glob. Of a folder, files with other endings are left out unless --format says what they are.
-    Interrupted, the same command goes on.
+    glob. In a folder, files with other endings are skipped unless --format is given. If
+    interrupted, run the same command to resume.
     """
+    from wafergpt.api import prepare
     from wafergpt.cli.next_commands import pretraining
-    from wafergpt.data.prepare import prepare
 
     start = time.perf_counter()
     try:
@@ -73,13 +75,13 @@ def command(
             workers=workers,
         )  # fmt: skip
     except KeyboardInterrupt:
-        raise Interrupted(f"interrupted; the same command goes on with {out}") from None
+        raise Interrupted(f"interrupted; run the same command to resume {out}") from None
     seconds = time.perf_counter() - start
     result = {"corpus": str(out), **{key: corpus.facts[key] for key in KEYS}, "seconds": seconds}
     lines = [
         f"{out}: {result['documents']:,} documents, {result['bytes'] / 1e6:,.1f} MB",
-        f"  {result['tokens_train']:,} tokens to train on, {result['tokens_val']:,} to validate "
-        f"with, vocabulary {result['vocab_size']:,}",
+        f"  {result['tokens_train']:,} training tokens, {result['tokens_val']:,} validation tokens,"
+        f" vocabulary {result['vocab_size']:,}",
         f"  fingerprint {result['fingerprint'][:16]}…, in {duration(seconds)}",
         f"next: {pretraining(out, result['tokens_train'])}",
     ]

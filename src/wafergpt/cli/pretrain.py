@@ -11,7 +11,7 @@ import click
 from wafergpt.cli import emit, json_option
 from wafergpt.cli.recipe import (
     RecipeCommand,
-    go_on_option,
+    auto_resume_option,
     launched,
     nproc_option,
     planned,
@@ -21,7 +21,6 @@ from wafergpt.cli.recipe import (
     show_option,
     split_arguments,
 )
-from wafergpt.progress import working
 
 
 @click.command(
@@ -30,9 +29,9 @@ from wafergpt.progress import working
     epilog="Example: wafergpt pretrain data.corpus=corpora/reviews train.steps=500",
 )
 @recipe_arguments
-@click.option("--from", "start", metavar="RUN", help="Begin with the weights of a run.")
-@click.option("--resume", metavar="RUN", help="Go on with an interrupted run, bit for bit.")
-@go_on_option
+@click.option("--from", "start", metavar="RUN", help="Initialize from the weights of a run.")
+@click.option("--resume", metavar="RUN", help="Resume an interrupted run, bit for bit.")
+@auto_resume_option
 @nproc_option
 @restarts_option
 @show_option
@@ -42,7 +41,7 @@ def command(
     arguments: tuple[str, ...],
     start: str | None,
     resume: str | None,
-    go_on: bool,
+    auto_resume: bool,
     nproc: int | None,
     restarts: int,
     show: bool,
@@ -51,38 +50,37 @@ def command(
 ) -> None:
     """Train a language model on a corpus.
 
-    RECIPE is a YAML file or the name of a shipped recipe; key=value overrides its keys. --from goes
-    on with a model that was trained here or imported, on another corpus or by other settings.
+    RECIPE is a YAML file or the name of a shipped recipe; key=value overrides its keys. --from
+    continues from a trained or imported model, on another corpus or with other settings.
     """
     name, overrides = split_arguments(arguments, runs)
     if show:
         recipe = planned(name, overrides, resume, runs)
         if start:
-            from wafergpt.train.starting import language_model, on_top_of
+            from wafergpt.train.resume import language_model, on_top_of
 
             recipe = on_top_of(recipe, language_model(start, runs))
         click.echo(recipe.to_yaml(), nl=False)
         return
     if resume and name:
-        raise click.UsageError(f"--resume goes on with the run's own recipe: leave out '{name}'")
-    if resume and go_on:
-        raise click.UsageError("--resume names the run to go on with: leave out --go-on")
+        raise click.UsageError(f"--resume uses the run's own recipe: omit '{name}'")
+    if resume and auto_resume:
+        raise click.UsageError("--resume names the run to resume: omit --auto-resume")
     if resume and start:
-        raise click.UsageError("--resume has its weights: leave out --from")
-    follows = launched(nproc, restarts, lambda: planned(name, overrides, resume, runs))
-    with working("loading torch"):
-        from wafergpt.cerebras.driver import pretrain
+        raise click.UsageError("--resume uses the run's own weights: omit --from")
+    is_worker = launched(nproc, restarts, lambda: planned(name, overrides, resume, runs))
+    from wafergpt.api import pretrain
     from wafergpt.cli.next_commands import at_work
 
-    run = pretrain(name, overrides, start=start, resume=resume, go_on=go_on, root=runs)
-    if follows:
+    run = pretrain(name, overrides, start=start, resume=resume, auto_resume=auto_resume, root=runs)
+    if is_worker:
         return
     result = run.read("result")
     emit(result, as_json, f"{run.path}: {_text(result)}\nnext: {at_work(run)}")
 
 
 def _text(result: Mapping[str, Any]) -> str:
-    """Say how good the best checkpoint is, and the last where that is another one."""
+    """Return the loss of the best checkpoint, and of the last one if it differs."""
     step, last, best = result["step"], result["val_loss"], result["best_val_loss"]
     if best is None:
         return f"{step:,} steps, never validated"

@@ -1,4 +1,4 @@
-"""What the verbs that take a recipe share."""
+"""Shared parts of the verbs that take a recipe."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ import click
 
 from wafergpt import files
 from wafergpt.cli.paths import HomePath
-from wafergpt.config import KEYS, Recipe, load_recipe
-from wafergpt.progress import follows, place, say
-from wafergpt.run import RUNS, Run
+from wafergpt.config import Recipe, known_keys, load_recipe
+from wafergpt.progress import is_worker, place, say
+from wafergpt.runs.run import RUNS, Run
 
 recipe_arguments = click.argument("arguments", nargs=-1, metavar="[RECIPE] [KEY=VALUE]...")
 
-show_option = click.option("--show", is_flag=True, help="Print the recipe in full, and do nothing.")
+show_option = click.option("--show", is_flag=True, help="Print the full recipe and exit.")
 
 runs_option = click.option(
     "--runs",
     type=HomePath(path_type=Path, file_okay=False),
     default=RUNS,
     show_default=True,
-    help="The folder that holds runs.",
+    help="The folder of runs.",
 )
 
 nproc_option = click.option(
@@ -38,36 +38,38 @@ restarts_option = click.option(
     "--restarts",
     type=click.IntRange(0),
     default=0,
-    help="Of --nproc: start all again so many times when one is killed or hangs.",
+    help="With --nproc: restart all up to this many times if one is killed or hangs.",
 )
 
-go_on_option = click.option(
+auto_resume_option = click.option(
+    "--auto-resume",
     "--go-on",
+    "auto_resume",
     is_flag=True,
-    help="Go on with the run that the same recipe began under this name, if it did; else begin.",
+    help="Resume the run that the same recipe started under this name; start it if there is none.",
 )
 
 
 def launched(nproc: int | None, restarts: int, planned: Callable[[], Recipe]) -> bool:
-    """Start the verb again as several processes, and exit with their code, if several are wanted.
+    """Start the verb as several processes and exit with their code, if several are requested.
 
     Args:
-        nproc: what was asked for on the command line.
+        nproc: the option of the command line.
         restarts: how often all are started again when one is lost.
-        planned: reads the recipe, which may ask for it too.
+        planned: reads the recipe, which may set ``system.nproc`` too.
 
     Returns:
-        Whether this process follows another one, which speaks for all.
+        Whether this process is a worker rank; rank 0 prints the result.
     """
     if hasattr(signal, "SIGUSR1"):
-        # There is nothing to save yet, and its default is to kill.
+        # There is nothing to save yet, and the default action would kill the process.
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     if place()[1] > 1:
-        return follows()
+        return is_worker()
     recipe = planned()
     wanted = nproc or recipe.system.nproc
     if wanted > 1:
-        from wafergpt.parallel.launch import launch
+        from wafergpt.distributed.launcher import launch
 
         recipe.train.require_enough_for(wanted)
         sys.exit(launch(wanted, sys.argv[1:], restarts))
@@ -77,7 +79,7 @@ def launched(nproc: int | None, restarts: int, planned: Callable[[], Recipe]) ->
 
 
 def planned(name: str | None, overrides: Sequence[str], resume: str | None, runs: Path) -> Recipe:
-    """Read the recipe that a training will go by, before what is detected."""
+    """Read the recipe of a training, before anything is detected."""
     if resume is None:
         return load_recipe(name, overrides)
     recipe = Run.find(resume, runs).recipe
@@ -89,12 +91,12 @@ class RecipeCommand(click.Command):
     """A verb that takes a recipe's keys, which have no dashes."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse the command line; of an option that is a key of the recipe, say how to write it."""
+        """Parse the command line; for an option that is a recipe key, show how to write it."""
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
             word = error.option_name.lstrip("-").replace("-", "_")
-            found = [key for key in KEYS if word in (key, key.rpartition(".")[2])]
+            found = [key for key in known_keys() if word in (key, key.rpartition(".")[2])]
             if word in found:
                 found = [word]
             if len(found) != 1:
@@ -110,7 +112,7 @@ def split_arguments(arguments: Sequence[str], runs: Path = RUNS) -> tuple[str | 
     """Split ``[RECIPE] [KEY=VALUE]…`` into the recipe's name and the overrides.
 
     Raises:
-        UsageError: if there are two names, or an argument looks like an override and is none.
+        UsageError: if there are two names, or an argument is almost an override.
     """
     names, overrides = names_and_overrides(arguments, runs)
     if len(names) > 1:
@@ -121,10 +123,10 @@ def split_arguments(arguments: Sequence[str], runs: Path = RUNS) -> tuple[str | 
 
 
 def names_and_overrides(arguments: Sequence[str], runs: Path = RUNS) -> tuple[list[str], list[str]]:
-    """Tell recipes and runs from overrides; a path may have a ``=`` in it.
+    """Separate recipes and runs from overrides; a path may contain a ``=``.
 
     Raises:
-        UsageError: if an argument looks like an override and is none.
+        UsageError: if an argument is almost an override.
     """
     names: list[str] = []
     overrides: list[str] = []
@@ -136,7 +138,7 @@ def names_and_overrides(arguments: Sequence[str], runs: Path = RUNS) -> tuple[li
             _require_joined(before, argument, following)
             key = argument.partition("=")[0].strip()
             if given.get(key, argument) != argument:
-                say(f"{key} is given twice: '{argument}' counts, not '{given[key]}'")
+                say(f"{key} is given twice: '{argument}' is used, not '{given[key]}'")
             given[key] = argument
             overrides.append(argument)
         else:
@@ -151,7 +153,7 @@ def _is_override(argument: str, runs: Path) -> bool:
         return False
     if key.strip().partition(".")[0] in Recipe.model_fields:
         return True
-    # No key has a slash; and what is there is meant.
+    # No key has a slash, and an existing path is a path.
     return not (re.search(r"[/\\~]", key) or _is_there(argument, runs))
 
 
@@ -160,9 +162,9 @@ def _is_there(name: str, runs: Path) -> bool:
 
 
 def _require_joined(before: str, argument: str, following: Sequence[str]) -> None:
-    """Refuse ``key = value`` and its like, which a shell makes several arguments of."""
+    """Refuse ``key = value`` and the like, which a shell splits into several arguments."""
     key, _, text = argument.partition("=")
-    wanted = KEYS.get(key)
+    wanted = known_keys().get(key)
     if not key:
         raise _separate(before, text or "".join(following[:1]))
     if wanted and not text and following and "=" not in following[0]:
@@ -174,16 +176,16 @@ def _require_joined(before: str, argument: str, following: Sequence[str]) -> Non
 
 
 def _require_no_key(name: str, following: Sequence[str], runs: Path) -> None:
-    """Refuse ``key`` and ``key:value`` where a recipe's or a run's name is wanted."""
+    """Refuse ``key`` and ``key:value`` in place of a recipe's or a run's name."""
     key, _, text = name.partition(":")
-    if key not in KEYS or _is_there(name, runs):
+    if key not in known_keys() or _is_there(name, runs):
         return
     if following and following[0].startswith("="):
         raise _separate(name, following[0][1:] or "".join(following[1:]))
     raise click.UsageError(
-        f"'{name}' is no recipe: keys are written KEY=VALUE, as {key}={text or 'VALUE'}"
+        f"'{name}' is not a recipe: keys are written KEY=VALUE, as {key}={text or 'VALUE'}"
     )
 
 
 def _separate(key: str, value: str) -> click.UsageError:
-    return click.UsageError(f"no space may stand beside '=': write {key}={value or 'VALUE'}")
+    return click.UsageError(f"no space is allowed beside '=': write {key}={value or 'VALUE'}")

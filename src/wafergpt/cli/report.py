@@ -16,23 +16,23 @@ from wafergpt.cli.recipe import runs_option
 @click.option(
     "--out",
     type=HomePath(dir_okay=False, path_type=Path),
-    help="The file to write; left out, report.html in the run's folder.",
+    help="The file to write.  [default: report.html in the run's folder]",
 )
 @click.option(
-    "--self-contained", is_flag=True, help="Put the script that draws into the page (5 MB)."
+    "--self-contained", is_flag=True, help="Include the plotly script in the page (5 MB)."
 )
 @runs_option
 @json_option
 def command(run: str, out: Path | None, self_contained: bool, runs: Path, as_json: bool) -> None:
     """Write a run's page: curves, samples, confusion matrix.
 
-    RUN is a name below --runs or a path, finished or not. The page needs no network; its charts are
-    drawn by a script that lies once beside all runs. With --self-contained it is in the page: one
-    file to send.
+    RUN is a name below --runs or a path, finished or not. The page is small and needs no network:
+    all pages share one plotly script in the folder of runs. With --self-contained the script is in
+    the page: one file to send.
     """
-    from wafergpt.report import write_report
-    from wafergpt.report.values import size
-    from wafergpt.run import Run
+    from wafergpt.reports import write_report
+    from wafergpt.reports.formatting import size
+    from wafergpt.runs.run import Run
 
     found = Run.find(run, runs)
     page = write_report(found, out, self_contained)

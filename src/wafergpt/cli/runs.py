@@ -1,4 +1,4 @@
-"""``wafergpt runs``: what was trained here, and whether it is still what was written."""
+"""``wafergpt runs``: list runs, and verify their checkpoints."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from wafergpt.cli.recipe import runs_option
 from wafergpt.cli.tables import Cell, Column
 from wafergpt.errors import InputError
 from wafergpt.progress import duration, working
-from wafergpt.run import RUNS, Run, command_line
+from wafergpt.runs.run import RUNS, Run, command_line
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -31,21 +31,22 @@ COLOURS = {"finished": "green", "unfinished": "yellow", "damaged": "red"}
 def command(words: tuple[str, ...], runs: Path, as_json: bool) -> int:
     """List runs, the newest first, or verify one.
 
-    Without a word, the runs of runs/; with FOLDER, of that one. 'verify RUN' compares every file of
-    the run's checkpoints with the hashes it was written with, and exits with 1 if one differs.
+    Without arguments, it lists the runs in runs/; with FOLDER, those in FOLDER. 'verify RUN'
+    compares every file of the run's checkpoints with its recorded hash; the exit code is 1 if one
+    differs.
     """
     if words[:1] == ("verify",):
         if len(words) != 2:
             raise click.UsageError("verify which run? wafergpt runs verify RUN")
         return _verify(words[1], runs, as_json)
     if len(words) > 1:
-        raise click.UsageError(f"'{words[1]}' is one word too many: give one folder of runs")
+        raise click.UsageError(f"'{words[1]}' is one argument too many: give one folder of runs")
     _list(Path(words[0]) if words else runs, as_json)
     return 0
 
 
 def _list(folder: Path, as_json: bool) -> None:
-    from wafergpt.report import list_runs
+    from wafergpt.reports import list_runs
 
     if not folder.is_dir() and folder != RUNS:
         raise InputError(f"no folder {folder}: give the folder that holds the runs")
@@ -62,13 +63,13 @@ def _list(folder: Path, as_json: bool) -> None:
 
 def _verify(name: str, root: Path, as_json: bool) -> int:
     with working("loading torch"):
-        from wafergpt.train import checkpoint
+        from wafergpt.checkpoint import store
 
     run = Run.find(name, root)
-    folders = [run.checkpoint] if run.checkpoint else checkpoint.every(run)
+    folders = [run.checkpoint] if run.checkpoint else store.every(run)
     if not folders:
         raise InputError(f"{run.path} has no checkpoint yet")
-    rows = [{"checkpoint": str(f), "error": checkpoint.damage(f)} for f in folders]
+    rows = [{"checkpoint": str(f), "error": store.damage(f)} for f in folders]
     damaged = sum(row["error"] is not None for row in rows)
     lines = [f"{row['checkpoint']}: {row['error'] or 'as it was written'}" for row in rows]
     result = {"run": str(run.path), "checkpoints": rows, "damaged": damaged}
@@ -77,9 +78,9 @@ def _verify(name: str, root: Path, as_json: bool) -> int:
 
 
 def _columns() -> list[Column]:
-    """Return the columns, which lose the highest rank first where there is no room."""
+    """Return the columns; those of the highest rank are dropped first if there is no room."""
     return [
-        Column("run", least=24, folds=True),
+        Column("run", min_width=24, folds=True),
         Column("kind", rank=6),
         Column("parameters", right=True, rank=7),
         Column("step", right=True, rank=5),
@@ -94,7 +95,7 @@ def _columns() -> list[Column]:
 
 
 def _cells(run: Mapping[str, Any]) -> tuple[str | Cell, ...]:
-    from wafergpt.report import values
+    from wafergpt.reports import formatting as values
 
     accuracy = values.percent(run["accuracy"])
     if run["accuracy_of"]:

@@ -1,4 +1,4 @@
-"""Standard streams that never stop the work: letters they cannot show, a full disk, no reader."""
+"""Standard streams that never stop the work: unknown characters, a full disk, no reader."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PLAIN = {
     "±": "+-", "√": "sqrt", "‖": "|", "“": '"', "”": '"', "‘": "'", "’": "'", "σ": "sigma",
     "µ": "u", "β": "beta", "█": "#", "░": ".", "─": "-", "━": "-", "•": "*",
 }  # fmt: skip
-"""What stands for a letter of ours that a terminal or a pipe cannot show."""
+"""Replacements of our characters that a terminal or a pipe cannot encode."""
 
 
 def _plainer(error: UnicodeError) -> tuple[str, int]:
@@ -43,7 +43,7 @@ codecs.register_error("wafergpt.plainer", _plainer)
 
 
 def shows(text: str) -> bool:
-    """Say whether stdout's encoding has every letter of a text."""
+    """Return whether stdout's encoding has every character of a text."""
     try:
         text.encode(_encoding(sys.stdout))
     except UnicodeEncodeError:
@@ -52,13 +52,13 @@ def shows(text: str) -> bool:
 
 
 def legible(text: str, stream: TextIO | None = None) -> str:
-    """Return a text with what a stream's encoding lacks (stdout's, by default) replaced."""
+    """Return a text with characters replaced that a stream (stdout by default) cannot encode."""
     encoding = _encoding(stream or sys.stdout)
     try:
         text.encode(encoding)
     except UnicodeEncodeError:
         if "\x1b" in text:
-            # A line that is drawn over and over must not get longer than the terminal is wide.
+            # A redrawn line must not become wider than the terminal.
             text = text.replace("…", ".")
         return text.encode(encoding, "wafergpt.plainer").decode(encoding)
     return text
@@ -69,7 +69,7 @@ def _encoding(stream: TextIO | None) -> str:
 
 
 class _Stream:
-    """A text stream that replaces what it cannot show; the rest is left to the stream behind it."""
+    """A text stream that replaces characters it cannot encode, around another stream."""
 
     failures: tuple[type[Exception], ...] = (OSError,)
 
@@ -78,15 +78,15 @@ class _Stream:
 
     def __getattr__(self, name: str) -> Any:
         if name == "buffer":
-            # Click would write UTF-8 there, whatever the encoding, and past all care taken here.
+            # Click would write UTF-8 there, whatever the encoding, bypassing this class.
             raise AttributeError(name)
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Write a text, whatever letters it has; return its length."""
-        # Click tells text from binary streams by writing nothing to them, and hears no failure.
+        """Write a text, whatever its characters; return its length."""
+        # Click writes an empty string to test for a text stream, and ignores any failure.
         if not isinstance(text, str):
-            raise TypeError("this is a stream of text")
+            raise TypeError("this is a text stream")
         try:
             if text:
                 self._stream.write(legible(text, self._stream))
@@ -100,14 +100,14 @@ class _Stream:
             self.write(line)
 
     def flush(self) -> None:
-        """Hand on what was written."""
+        """Flush the stream."""
         try:
             self._stream.flush()
         except self.failures as error:
             self._broken(error)
 
     def _broken(self, error: Exception) -> None:
-        """Let the interpreter, too, find a stream at its end that it can flush."""
+        """Replace the stream by one that the interpreter can flush at exit."""
         try:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self._stream.fileno())
@@ -117,13 +117,13 @@ class _Stream:
 
 
 class _Messages(_Stream):
-    """Stderr: what it cannot take is dropped, for no training ends because nobody listens."""
+    """Stderr: a message that cannot be written is dropped, and does not end a training."""
 
     failures = FAILURES
 
 
 class _Results(_Stream):
-    """Stdout: a result that nobody gets is a failure, but not of the work."""
+    """Stdout: a result that cannot be written is a failure, but not of the work."""
 
     def _broken(self, error: Exception) -> None:
         super()._broken(error)
@@ -132,17 +132,17 @@ class _Results(_Stream):
             raise error
         raise RunFailed(
             f"the output cannot be written to stdout: {error.strerror}; "
-            "what was saved in files before is intact"
+            "files that were saved before are intact"
         ) from None
 
 
 @contextmanager
 def steady_streams() -> Iterator[None]:
-    """Give the command streams that replace what they cannot show, and never end the work.
+    """Replace the standard streams by ones that never stop the work.
 
     Raises:
-        RunFailed: out of a write to stdout, if it fails.
-        BrokenPipeError: out of a write to stdout, if its reader left.
+        RunFailed: from a write to stdout that fails.
+        BrokenPipeError: from a write to stdout whose reader has closed it.
     """
     _open_closed_descriptors()
     before = sys.stdin, sys.stdout, sys.stderr
@@ -150,7 +150,7 @@ def steady_streams() -> Iterator[None]:
     sys.stdout = cast(TextIO, _Results(before[1] or _nowhere()))
     sys.stderr = cast(TextIO, _Messages(before[2] or _nowhere()))
     if _encoding(sys.stdin).lower() in {"ascii", "us-ascii", "ansi_x3.4-1968"}:
-        # Whatever is ASCII is UTF-8 too, and whatever is not would be an error.
+        # ASCII is a subset of UTF-8, and other bytes would be an error.
         cast(io.TextIOWrapper, sys.stdin).reconfigure(encoding="utf-8")
     try:
         yield
@@ -163,9 +163,9 @@ def _nowhere() -> TextIO:
 
 
 def _open_closed_descriptors() -> None:
-    """Take the places of closed standard streams, so that no file of ours gets their numbers.
+    """Open closed standard streams, so that no other file gets their descriptors.
 
-    A checkpoint that is opened as number 2 would receive what libraries write to stderr.
+    A checkpoint with descriptor 2 would receive what libraries write to stderr.
     """
     for number in range(3):
         try:

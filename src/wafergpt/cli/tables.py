@@ -1,4 +1,4 @@
-"""Results for people: tables that fit the terminal, and the same as plain text for a pipe."""
+"""Results for people: tables that fit the terminal, or plain text in a pipe."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     Screen = Callable[[int], Iterable[RenderableType]]
-    """Returns what to show on a terminal that is so many cells wide."""
+    """Returns what to show on a terminal of the given width in cells."""
 
 ASCII_RULE = "    \n    \n -- \n" + "    \n" * 5
-"""A rule below the head, where there are no letters to draw it."""
+"""A rule below the head for terminals without box-drawing characters."""
 
 GAP = 2
 BAR = 10
@@ -29,16 +29,16 @@ class Column:
     """A column of a table.
 
     Attributes:
-        right: numbers stand at the right.
-        rank: where there is no room, the column of the highest rank goes first; 0 stays.
-        least: cells that it can be narrowed to; None keeps it whole.
-        folds: what is narrowed goes on in the next line; else it is cut, with a sign of it.
+        right: align to the right, for numbers.
+        rank: if there is no room, the column of the highest rank is dropped first; 0 stays.
+        min_width: cells that it can be narrowed to; None keeps its width.
+        folds: wrap a narrowed text to the next line; otherwise cut it with an ellipsis.
     """
 
     name: str
     right: bool = False
     rank: int = 0
-    least: int | None = None
+    min_width: int | None = None
     folds: bool = False
 
 
@@ -72,7 +72,7 @@ def plain(columns: Sequence[Column], rows: Iterable[Row]) -> str:
 def table(columns: Sequence[Column], rows: Iterable[Row], width: int) -> Table:
     """Return a table for a terminal of ``width`` cells.
 
-    Columns without a value are left out; where there is no room, the least important go first.
+    Columns without a value are omitted; if there is no room, the least important are dropped first.
     """
     from rich import box
     from rich.cells import cell_len, set_cell_size
@@ -122,36 +122,36 @@ def fitted(columns: Sequence[Column], wanted: dict[int, int], room: int) -> dict
 
     Args:
         columns: all.
-        wanted: the natural width of those that could be shown.
-        room: cells of the terminal.
+        wanted: the natural width of those that have a value.
+        room: the width of the terminal in cells.
     """
     kept = dict(wanted)
 
-    def least(i: int) -> int:
-        narrowest = columns[i].least
+    def min_width(i: int) -> int:
+        narrowest = columns[i].min_width
         return kept[i] if narrowest is None else min(kept[i], narrowest)
 
-    while sum(map(least, kept)) + GAP * (len(kept) - 1) > room:
+    while sum(map(min_width, kept)) + GAP * (len(kept) - 1) > room:
         droppable = [i for i in kept if columns[i].rank]
         if not droppable:
             break
         del kept[max(droppable, key=lambda i: columns[i].rank)]
     over = sum(kept.values()) + GAP * (len(kept) - 1) - room
     while over > 0:
-        # On a terminal too narrow for all that stays, what stays folds.
-        flexible = [i for i in kept if kept[i] > least(i)] or [i for i in kept if kept[i] > 1]
+        # On a terminal too narrow for the remaining columns, they wrap.
+        flexible = [i for i in kept if kept[i] > min_width(i)] or [i for i in kept if kept[i] > 1]
         if not flexible:
             break
         widest = max(flexible, key=kept.__getitem__)
         others = [kept[i] for i in flexible if i != widest and kept[i] < kept[widest]]
-        cut = min(over, max(1, kept[widest] - max([least(widest), *others, 1])))
+        cut = min(over, max(1, kept[widest] - max([min_width(widest), *others, 1])))
         kept[widest] -= cut
         over -= cut
     return kept
 
 
 def details(rows: Iterable[tuple[Cell, str | Cell]]) -> Table:
-    """Return names beside what they are, each folded between words where it is long."""
+    """Return a table of names and values, wrapped between words."""
     from rich.table import Table
 
     grid = Table.grid(padding=(0, GAP, 0, 0))
@@ -163,14 +163,14 @@ def details(rows: Iterable[tuple[Cell, str | Cell]]) -> Table:
 
 
 def bar(share: float) -> Cell:
-    """Draw a probability; its colour says how sure it is."""
+    """Draw a probability as a bar, coloured by confidence."""
     filled = round(BAR * min(max(share, 0.0), 1.0))
     style = "green" if share >= 0.8 else "yellow" if share >= 0.5 else "red"
     return Cell("█" * filled + "░" * (BAR - filled), style)
 
 
 def show(screen: Screen, console: Console | None = None) -> None:
-    """Print what a screen holds on the terminal."""
+    """Print a screen on the terminal."""
     from rich.console import Console
 
     console = console or Console(highlight=False, markup=False, emoji=False)
@@ -189,6 +189,6 @@ def _styled(cell: str | Cell) -> Text:
 
 
 def _text(cell: str | Cell) -> str:
-    """Return a cell in one line, without what could steer a terminal."""
+    """Return a cell in one line, without terminal control characters."""
     text = " ".join((cell.text if isinstance(cell, Cell) else cell).split())
     return legible("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text))

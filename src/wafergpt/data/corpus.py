@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wafergpt import files
-from wafergpt.data.indexed import IndexedTokens
+from wafergpt.data.megatron_indexed import IndexedTokens
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError, RunFailed
 
@@ -24,9 +24,9 @@ class Tokens:
     """The tokens of several shards as one stream.
 
     Args:
-        shards: in their order.
-        vocab_size: above every token.
-        name: what to call it in an error.
+        shards: the shards, in order.
+        vocab_size: an upper bound that every token id must be below.
+        name: the name to use in errors.
     """
 
     def __init__(
@@ -40,11 +40,11 @@ class Tokens:
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def take(self, start: int, length: int) -> NDArray[np.integer]:
-        """Return ``length`` tokens from ``start`` on, across shards.
+        """Return ``length`` tokens starting at ``start``, across shards.
 
         Raises:
-            IndexError: if there are not so many.
-            RunFailed: if one is beyond the vocabulary: the files are not what was written.
+            IndexError: if there are fewer tokens.
+            RunFailed: if a token is beyond the vocabulary: the files were changed or damaged.
         """
         if start < 0 or start + length > len(self):
             raise IndexError(f"tokens {start}…{start + length} of {len(self)}")
@@ -56,7 +56,7 @@ class Tokens:
             pieces.append(piece)
             start, length, shard = start + len(piece), length - len(piece), shard + 1
         taken = np.concatenate(pieces) if len(pieces) > 1 else np.asarray(pieces[0])
-        # Hashes are not compared at each start; a network would answer with another row, or none.
+        # Hashes are not compared at each start, so an id beyond the embedding is caught here.
         if taken.size and not 0 <= int(taken.min()) <= int(taken.max()) < self._vocab_size:
             raise RunFailed(
                 f"{self._name} holds tokens beyond its vocabulary of {self._vocab_size:,}: "
@@ -82,14 +82,16 @@ class Corpus:
         """Open a corpus, comparing the size of every file with what was written.
 
         Raises:
-            InputError: if it is none, is not finished, or has changed.
+            InputError: if it is not a corpus, is not finished, or has changed.
         """
         path = Path(path)
         card = path / "corpus.json"
         if not card.is_file():
             unfinished = (path / "prepare.json").is_file()
             hint = (
-                "not finished: run the same wafergpt prepare again" if unfinished else "no corpus"
+                "not finished: run the same wafergpt prepare again"
+                if unfinished
+                else "not a corpus"
             )
             raise InputError(f"{path} is {hint}")
         try:
@@ -101,9 +103,9 @@ class Corpus:
         except (ValueError, KeyError, TypeError, AttributeError):
             raise InputError(f"{card} is damaged: prepare the corpus again") from None
         for name, size in sizes.items():
-            # A name is taken from a file that may come from anyone.
+            # The name comes from a file that is not trusted.
             if Path(name).name != name or not files.is_file(path / name):
-                raise InputError(f"{path} has lost the file '{name}': prepare the corpus again")
+                raise InputError(f"{path}: the file '{name}' is missing: prepare the corpus again")
             if (path / name).stat().st_size != size:
                 raise InputError(f"{path / name} has changed since it was prepared")
         if not sound:
@@ -117,7 +119,7 @@ class Corpus:
 
     @property
     def vocab_size(self) -> int:
-        """How many tokens the tokenizer knows."""
+        """The number of tokens in the tokenizer's vocabulary."""
         return int(self.facts["vocab_size"])
 
     @property
@@ -142,7 +144,7 @@ class Corpus:
         """Read every file and compare its hash.
 
         Raises:
-            InputError: naming the first file that is not what was written.
+            InputError: naming the first file that has changed.
         """
         for name, facts in self.facts["files"].items():
             if files.sha256(self.path / name) != facts["sha256"]:

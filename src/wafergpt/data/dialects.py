@@ -1,9 +1,9 @@
-r"""Tables as csv and tsv files: how one is written is told from the whole of it.
+r"""Tables as csv and tsv files: the dialect is detected from the whole file.
 
-Nobody says in a csv or tsv file what separates its columns and whether a quote at the start of a
-field encloses it, or is a character like others. What is tried, in this order, is a table if every
-row has the columns of the header, and every quote that opens is closed before a delimiter or a
-line end:
+A csv or tsv file does not say what separates its columns, nor whether a quote at the start of a
+field encloses it or is an ordinary character. The dialects below are tried in this order. A file is
+a table in a dialect if every row has the columns of the header, and every opening quote is closed
+before a delimiter or a line end:
 
 1. quotes enclose fields, and stand twice inside them (RFC 4180: spreadsheets, Python, pandas);
 2. as the first, with ``\"`` inside fields (MySQL, pandas with an escapechar);
@@ -30,21 +30,19 @@ DELIMITERS = ",;\t"
 
 HEAD_LINES = 50
 HEAD_CHARACTERS = 1 << 20
-"""What is read of a file to tell the delimiter."""
+"""Characters of a file that are read to detect the delimiter."""
 
 LONG_ROW = 20
-"""Lines of one row that are worth a word."""
+"""A row of more lines than this is mentioned in the notes."""
 
 _SEPARATOR = re.compile(r'"?sep=([,;:|^~\t])"?[\r\n]*')
 """The first line that tells Excel what separates the columns."""
 
-
-_TOO_LARGE = "field limit"
-"""Words of Python's csv."""
+_TOO_LARGE = "field limit"  # in an error message of Python's csv
 
 
 class Fault(Exception):
-    """A line that is no row of a table."""
+    """A line that is not a row of the table."""
 
     def __init__(self, line: int, reason: str) -> None:
         super().__init__(reason)
@@ -52,7 +50,7 @@ class Fault(Exception):
 
 
 class AmbiguousFault(Fault):
-    """A table that reads in two ways, neither of which is more likely."""
+    """A table that can be read in two ways, neither of which is more likely."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ class Dialect:
     escapes: bool = False
 
     def read(self, lines: Iterator[str]) -> Iterator[list[str]]:
-        """Yield the fields of each row; csv.Error on a quote that is not closed as it should be."""
+        """Yield the fields of each row; raise csv.Error on a quote that is not closed properly."""
         csv.field_size_limit(opening.LINE_CHARACTERS)
         return csv.reader(
             lines,
@@ -86,7 +84,7 @@ class Dialect:
 
 @dataclass(frozen=True)
 class Row:
-    """The fields of a row, and the lines from which on and up to which it goes."""
+    """The fields of a row, and its first and last line."""
 
     first: int
     last: int
@@ -98,7 +96,7 @@ class Table:
 
     Args:
         lines: of the file.
-        dialect: in which they are written.
+        dialect: the dialect to read them in.
 
     Attributes:
         line: the text of the last line that was read.
@@ -110,10 +108,10 @@ class Table:
         self.line = ""
 
     def __iter__(self) -> Iterator[Row]:
-        """Yield the header and all rows, of as many columns; a blank line has no values.
+        """Yield the header and all rows, each with the same columns; a blank line has no values.
 
         Raises:
-            Fault: on what is no row.
+            Fault: on a line that is not a row.
         """
         rows = self._dialect.read(self._fed())
         columns = 0
@@ -149,7 +147,7 @@ class Table:
             yield line
 
     def _require_empty(self, values: list[str], columns: int) -> None:
-        """Let a row pass that has more delimiters than the header, and nothing between them."""
+        """Accept a row with more delimiters than the header if nothing stands between them."""
         if not "".join(values[columns:]).strip() and len(values) > columns:
             return
         there = f"{len(values)} columns" if len(values) != 1 else "1 column"
@@ -157,13 +155,13 @@ class Table:
         if self._last > self._first:
             reason += f" (a quoted field goes on from here to line {self._last})"
         elif len(values) > columns and self._dialect.quotes:
-            reason += " (texts with a delimiter in them want quotes around them)"
+            reason += " (a text with a delimiter in it must be quoted)"
         raise Fault(self._first, reason)
 
 
 @dataclass(frozen=True)
-class Told:
-    """How a table is written, and what people should know of it."""
+class Format:
+    """The dialect of a table, and notes for people."""
 
     dialect: Dialect
     notes: tuple[str, ...] = ()
@@ -171,7 +169,7 @@ class Told:
 
 @dataclass
 class _Survey:
-    """What one reading of a file in one dialect finds."""
+    """The result of reading a file once in one dialect."""
 
     fault: Fault | None = None
     trusted: int = 0
@@ -179,7 +177,7 @@ class _Survey:
     quoted: bool = False
     """Whether the header's first name stands in quotes."""
     bare: bool = False
-    """Whether there are quotes inside fields that stand in none: nobody who quotes writes so."""
+    """Whether there are quotes inside unquoted fields, which a writer that quotes never makes."""
     spaced: bool = False
     """Whether quoted fields begin with spaces."""
     columns: int = 0
@@ -188,20 +186,22 @@ class _Survey:
     """Lines of the longest row, and where it begins."""
 
 
-def tell(open_lines: Callable[[], Lines], preferred: str, most: float = math.inf) -> Told:
-    """Tell how a table is written from the whole of it.
+def detect(
+    open_lines: Callable[[], Lines], preferred: str, max_characters: float = math.inf
+) -> Format:
+    """Detect the dialect of a table from the whole file.
 
     Args:
         open_lines: opens the file and yields its lines; called again for each reading.
         preferred: the delimiter that the file's name stands for; empty if it stands for none.
-        most: characters that are read, for what unpacks to more than any table.
+        max_characters: how many are read, a limit for files that unpack to too much.
 
     Raises:
-        Fault: if it is no table in any dialect, or two different ones.
+        Fault: if it is not a table in any dialect, or is two different ones.
     """
     faults: list[tuple[int, Fault]] = []
     for delimiter in _delimiters(_head(open_lines()), preferred):
-        read = partial(_survey, open_lines, most)
+        read = partial(_survey, open_lines, max_characters)
         ways = [
             Dialect(delimiter),
             Dialect(delimiter, escapes=True),
@@ -213,12 +213,12 @@ def tell(open_lines: Callable[[], Lines], preferred: str, most: float = math.inf
             found = read(dialect)
             if found.fault is None:
                 chosen, ambiguous = _settle(dialect, found, read, open_lines)
-                return Told(chosen, _notes(chosen, found, preferred, ambiguous))
+                return Format(chosen, _notes(chosen, found, preferred, ambiguous))
             if found.columns == 1 and _TOO_LARGE in found.fault.reason:
                 # Any lines are a table of one column.
                 raise found.fault
             faults.append((found.trusted, _explained(found.fault, dialect, open_lines)))
-    # The one that got furthest is most likely meant.
+    # The dialect that read furthest is the most likely one.
     raise max(faults, key=lambda fault: fault[0])[1]
 
 
@@ -228,7 +228,7 @@ def _settle(
     read: Callable[[Dialect], _Survey],
     open_lines: Callable[[], Lines],
 ) -> tuple[Dialect, bool]:
-    """Return the dialect of a table that quotes can be read into, and whether another would do.
+    """Return the dialect of a table with quotes, and whether another one fits too.
 
     Raises:
         AmbiguousFault: if neither is more likely.
@@ -255,9 +255,9 @@ def _settle(
     )
 
 
-def _survey(open_lines: Callable[[], Lines], most: float, dialect: Dialect) -> _Survey:
+def _survey(open_lines: Callable[[], Lines], max_characters: float, dialect: Dialect) -> _Survey:
     found = _Survey()
-    enough = _Enough(open_lines(), most)
+    enough = _Enough(open_lines(), max_characters)
     table = Table(iter(enough), dialect)
     whole, spaced = _patterns(dialect.delimiter, dialect.escapes)
     try:
@@ -281,14 +281,14 @@ def _survey(open_lines: Callable[[], Lines], most: float, dialect: Dialect) -> _
 
 
 class _Enough:
-    """Lines up to where a dialect is told well enough."""
+    """Lines up to the point where the dialect is clear."""
 
-    def __init__(self, lines: Lines, most: float) -> None:
-        self._lines, self._most = lines, most
+    def __init__(self, lines: Lines, max_characters: float) -> None:
+        self._lines, self._max_characters = lines, max_characters
         self.reached = False
 
     def __iter__(self) -> Lines:
-        left = self._most
+        left = self._max_characters
         for number, line in self._lines:
             yield number, line
             left -= len(line)
@@ -308,7 +308,7 @@ def _head(lines: Lines) -> list[tuple[int, str]]:
 
 
 def _delimiters(head: list[tuple[int, str]], preferred: str) -> list[str]:
-    """Return the delimiters that cut the first two rows into as many columns, at least two."""
+    """Return the delimiters that cut the first two rows into equally many columns, at least two."""
     if head and (given := _SEPARATOR.fullmatch(head[0][1])):
         return [given[1]]
     order = sorted(DELIMITERS, key=lambda delimiter: delimiter != preferred)
@@ -326,20 +326,20 @@ def _delimiters(head: list[tuple[int, str]], preferred: str) -> list[str]:
 
 
 def _explained(fault: Fault, dialect: Dialect, open_lines: Callable[[], Lines]) -> Fault:
-    """Say where the quote opens that is closed nowhere, or where it should not be."""
+    """Name the place of the opening quote that is never closed, or closed in the wrong place."""
     if "expected after" not in fault.reason and "end of data" not in fault.reason:
         return fault
     opens, closes, rest = _open_quote(open_lines(), fault.line, dialect)
     if closes is None:
-        reason = "a quote opens a field here, and nothing closes it"
+        reason = "a quote opens a field here and is never closed"
     else:
         where = "here" if closes == opens else f"in line {closes}"
         reason = f"a quote opens a field here and closes it {where}, but {rest[:20]!r} follows"
-    return Fault(opens, f"{reason}; quotes inside a quoted field are written twice")
+    return Fault(opens, f"{reason}; write quotes inside a quoted field twice")
 
 
 def _open_quote(lines: Lines, first: int, dialect: Dialect) -> tuple[int, int | None, str]:
-    """Return where the quote opens and closes that breaks the row at a line, and what follows."""
+    """Return where the quote that breaks a row opens and closes, and the text after it."""
     spaces, delimiter = " *" if dialect.spaces else "", re.escape(dialect.delimiter)
     unquoted = re.compile(rf'{spaces}(?:(")|[^{delimiter}]*+)')
     quoted = re.compile(r'(?:[^"\\]|\\.|"")*+' if dialect.escapes else r'(?:[^"]|"")*+', re.DOTALL)
@@ -371,10 +371,7 @@ def _open_quote(lines: Lines, first: int, dialect: Dialect) -> tuple[int, int | 
 
 @lru_cache
 def _patterns(delimiter: str, escapes: bool) -> tuple[re.Pattern[str], re.Pattern[str]]:
-    """Return what a line matches whose fields have quotes around them, or none.
-
-    In the second pattern spaces may stand before them.
-    """
+    """Return two patterns of lines of quoted and plain fields; one allows spaces before quotes."""
     patterns = []
     delimiter = re.escape(delimiter)
     inner = r'[^"\\]|\\.' if escapes else r'[^"]|""'

@@ -1,4 +1,4 @@
-"""Rows that are held out: chosen by a hash of their text, so that no text is on both sides."""
+"""Held-out rows, chosen by a hash of their text so that no text is on both sides."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from wafergpt.data.tables import Table
+from wafergpt.data.labelled_rows import Table
 from wafergpt.errors import InputError
 from wafergpt.files import short
 
@@ -14,7 +14,7 @@ from wafergpt.files import short
 def hold_out(table: Table, share: float, seed: int = 0) -> tuple[Table, Table]:
     """Split a table into (kept, held) by a hash of each text.
 
-    The same text always falls on the same side, wherever it stands and however often.
+    The same text always falls on the same side, whatever its place and however often it occurs.
 
     Raises:
         InputError: if one side would be empty.
@@ -30,14 +30,14 @@ def hold_out(table: Table, share: float, seed: int = 0) -> tuple[Table, Table]:
 
 
 def hold_out_of_each_class(table: Table, share: float) -> tuple[Table, Table, list[str]]:
-    """Split a table into (kept, held) so that each class has its share in both, and say what not.
+    """Split a table into (kept, held), stratified by class; name the classes with no held row.
 
-    Of a class those texts are held whose hashes are smallest: the order of the rows decides
-    nothing, and all rows of a text are on one side. Shares are of different texts, rounded so that
+    The texts of a class with the smallest hashes are held out: the order of the rows does not
+    matter, and all rows of a text are on one side. Shares are of distinct texts, rounded so that
     they add up; every label keeps a row.
 
     Returns:
-        Kept, held, and the names of the classes of which no row is held, the smallest first.
+        Kept, held, and the names of the classes without a held row, the smallest first.
 
     Raises:
         InputError: if no class has two different texts.
@@ -45,14 +45,14 @@ def hold_out_of_each_class(table: Table, share: float) -> tuple[Table, Table, li
     rows: dict[str, list[int]] = {}
     for row, text in enumerate(table.texts):
         rows.setdefault(text, []).append(row)
-    # A text with several labels counts for one of them.
+    # A text with several labels counts for only one of them.
     classes: dict[str, list[str]] = {}
     for text, places in rows.items():
         classes.setdefault(min(table.labels[row] for row in places), []).append(text)
     left = Counter(label for places in rows.values() for label in {table.labels[i] for i in places})
     hashes = {text: _hash(text, 0) for text in rows}
     for texts in classes.values():
-        # A text that stands in more rows than are to be held comes last.
+        # A text in more rows than are to be held out comes last.
         most = max(1.0, share * sum(len(rows[text]) for text in texts))
         texts.sort(key=lambda text: (len(rows[text]) > most, hashes[text], text))
     held: set[int] = set()
@@ -73,7 +73,7 @@ def hold_out_of_each_class(table: Table, share: float) -> tuple[Table, Table, li
 
 
 def classes_kept(names: Sequence[str], table: Table) -> str:
-    """Say which classes have no validation row, in one line."""
+    """Return one line that names the classes without a validation row."""
     counts = Counter(table.labels)
     shown = ", ".join(f"{short(n)} ({counts[n]:,} row{'s' * (counts[n] > 1)})" for n in names[:5])
     more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
@@ -87,7 +87,7 @@ def classes_kept(names: Sequence[str], table: Table) -> str:
 def _shares(
     classes: Mapping[str, Sequence[str]], share: float, hashes: Mapping[str, int]
 ) -> dict[str, int]:
-    """Return how many texts of each class are held; the largest remainders are rounded up."""
+    """Return how many texts of each class to hold out; the largest remainders are rounded up."""
     sizes = {label: len(texts) for label, texts in classes.items() if len(texts) > 1}
     wanted = {label: int(share * n) for label, n in sizes.items()}
     more = max(1, round(share * sum(sizes.values()))) - sum(wanted.values())
@@ -107,5 +107,5 @@ def _too_few(table: Table, share: float) -> InputError:
     texts = len(set(table.texts))
     return InputError(
         f"{len(table.texts):,} rows ({texts:,} different texts, {len(set(table.labels)):,} labels) "
-        f"are too few to hold out {share:.0%} of them: name a validation file, or bring more rows"
+        f"are too few to hold out {share:.0%} of them: name a validation file, or add more rows"
     )

@@ -1,4 +1,4 @@
-"""Rows as JSON: an object a line, objects over several lines, or one list of objects."""
+"""Rows as JSON: an object per line, objects over several lines, or one list of objects."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from wafergpt.errors import InputError
 
 CHUNK = 1 << 20
 MARGIN = 16
-"""Characters before the end within which an error may be one of the cut: ``tru``, ``\\u12``."""
+"""An error this close to the end may come from the cut itself: ``tru``, ``\\u12``."""
 
 TWICE = object()
-"""Stands for the value of a name that stands twice in its row."""
+"""The value of a name that occurs twice in its row."""
 
 _GAP = re.compile(r"[\s,]*")
 
@@ -27,7 +27,7 @@ def json_rows(path: Path, errors: Errors) -> Iterator[tuple[int, dict[str, Any]]
     """Yield the line number and the object of each row, in bounded memory.
 
     Raises:
-        InputError: on what is not JSON, or no object.
+        InputError: on what is not JSON, or not an object.
     """
     if _begins_with_row(path, errors):
         yield from _a_line_each(path, errors)
@@ -36,7 +36,7 @@ def json_rows(path: Path, errors: Errors) -> Iterator[tuple[int, dict[str, Any]]
 
 
 def json_object(line: str) -> dict[str, Any] | None:
-    """Return the JSON object that a line is, with or without a comma behind it, or None."""
+    """Return the JSON object on a line, with or without a trailing comma, or None."""
     try:
         row = _DECODER.decode(line.strip().removesuffix(","))
     except (ValueError, RecursionError):
@@ -45,7 +45,7 @@ def json_object(line: str) -> dict[str, Any] | None:
 
 
 def begins_list(line: str) -> bool:
-    """Say whether a text begins with a JSON list of objects."""
+    """Return whether a text starts with a JSON list of objects."""
     return re.match(r"\s*\[\s*(\{|$)", line) is not None
 
 
@@ -76,11 +76,11 @@ def _a_line_each(path: Path, errors: Errors) -> Iterator[tuple[int, dict[str, An
 
 
 def _one_after_another(path: Path, errors: Errors) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the objects of a list, or those that stand one after another, however broken up."""
+    """Yield the objects of a list, or of a sequence, however they are split into lines."""
     text, place, number = "", 0, 1
     listed: bool | None = None
     ended = False
-    # Between the tokens of JSON a line end is white space.
+    # A line end between the tokens of JSON is white space.
     with open_text(path, errors, newline=None) as file:
 
         def read(characters: int) -> str:
@@ -122,7 +122,7 @@ def _one_after_another(path: Path, errors: Errors) -> Iterator[tuple[int, dict[s
 
 
 def _cut(error: Exception, text: str) -> bool:
-    """Say whether the text may be wrong only in that it ends too early."""
+    """Return whether the only fault may be that the text ends too early."""
     if not isinstance(error, json.JSONDecodeError):
         return False
     return len(text) - error.pos < MARGIN or error.msg.startswith("Unterminated string")

@@ -1,4 +1,4 @@
-"""Labels as people spell them: which spellings are one class, and which numbers are meant."""
+"""Spellings of labels: which are one class, and which number each stands for."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Literal
 
-from wafergpt.data.tables import OTHER_LABELS, Table, many_labels
+from wafergpt.data.labelled_rows import OTHER_LABELS, Table, many_labels
 from wafergpt.errors import InputError
 from wafergpt.files import short
 
@@ -21,19 +21,19 @@ Similar = Literal["refuse", "merge", "keep"]
 NUMBER = re.compile(r"[+-]?\d{1,40}(\.\d{0,40})?(e[+-]?\d{1,3})?", re.ASCII | re.IGNORECASE)
 BOOLEANS = {"true": Decimal(1), "false": Decimal(0)}
 MISSING = {"nan", "null", "na", "n/a", "#n/a", "<na>"}
-"""What programs write where there is no value. ``none`` is not here: classes are called so."""
+"""Written by programs for a missing value. ``none`` is not here: it can be the name of a class."""
 
 
 MANY, MANY_ROWS = 100, 5
-"""More labels than this on fewer rows each are doubted."""
+"""More labels than this, on few rows each, give a warning."""
 
 
 def settle_classes(tables: Sequence[Table], similar: Similar = "refuse") -> list[Table]:
     """Return tables in which every class has one spelling, the training rows' most frequent.
 
-    Certainly one class are JSON's 1 and 1.0, the spellings of true and of false, and characters
-    that Unicode calls equivalent. Labels that differ only in case, width, spaces, separators,
-    invisible characters, or in how a number or a truth value is written, may be one class.
+    JSON's 1 and 1.0, the spellings of true and of false, and characters that Unicode calls
+    equivalent are always one class. Labels that differ only in case, width, spaces, separators,
+    invisible characters, or the spelling of a number or truth value may be one class.
 
     Args:
         tables: the training rows first.
@@ -42,7 +42,7 @@ def settle_classes(tables: Sequence[Table], similar: Similar = "refuse") -> list
     Raises:
         InputError: if there are such labels and they are refused.
     """
-    # Where one file has numbers, "1.0" is a number in the others too.
+    # If one file has numbers, "1.0" is a number in the others too.
     numeric = any(table.numeric for table in tables)
     tables = _joined(tables, lambda label: _certain(label, numeric))
     if similar == "keep":
@@ -56,13 +56,15 @@ def settle_classes(tables: Sequence[Table], similar: Similar = "refuse") -> list
 
 
 def doubts(tables: Sequence[Table]) -> list[str]:
-    """Return warnings of labels that may be none, and of labels that may be no classes."""
+    """Return warnings about labels that may be missing values, or may not be classes."""
     counts = _counts(tables)
     n_labels, n_rows = len(set(tables[0].labels)), len(tables[0].labels)
     many = n_labels > MANY and n_rows < MANY_ROWS * n_labels
-    return [f"warning: {many_labels(tables[0])}: if they are no classes, {OTHER_LABELS}"] * many + [
+    return [
+        f"warning: {many_labels(tables[0])}: if they are not classes, {OTHER_LABELS}"
+    ] * many + [
         f"warning: the label {short(label)} ({_counted(label, tables)}) counts as a class; if it "
-        "means that there is none, remove the rows"
+        "means a missing label, remove the rows"
         for label in counts
         if label.casefold() in MISSING
     ]
@@ -79,7 +81,7 @@ def _counted(label: str, tables: Sequence[Table]) -> str:
 
 
 def _grouped(tables: Sequence[Table], key: Callable[[str], Hashable]) -> list[list[str]]:
-    """Group spellings; the most frequent one of the training rows stands first."""
+    """Group spellings; the most frequent one of the training rows comes first."""
     training = Counter(tables[0].labels)
     groups: dict[Hashable, list[str]] = {}
     for label in _counts(tables):
@@ -120,24 +122,24 @@ def _question(groups: Sequence[Sequence[str]], tables: Sequence[Table]) -> str:
         unseen = "" if label in known else "; none in training"
         parts.append(f"{short(label)} ({_counted(label, tables)}{unseen})")
     more = f" (and {len(groups) - 1:,} more such labels)" if len(groups) > 1 else ""
-    keep = "; task.similar_labels=keep tells them apart" if known.issuperset(group) else ""
+    keep = "; task.similar_labels=keep keeps them apart" if known.issuperset(group) else ""
     return (
-        f"labels that differ only in how they are written: {', '.join(parts)}{more}. If they are "
-        f"one class, write them alike or add task.similar_labels=merge{keep}"
+        f"labels that differ only in spelling: {', '.join(parts)}{more}. If they are one class, "
+        f"write them the same way or add task.similar_labels=merge{keep}"
     )
 
 
 def settle_numbers(tables: Sequence[Table]) -> tuple[list[Table], list[str]]:
-    """Return tables whose labels are numbers as Python writes them, and a note for people on each.
+    """Return tables whose labels are numbers as Python writes them, and notes for people.
 
-    A table writes decimals behind points, and perhaps commas between thousands, or the other way
-    round. Which, is told from all labels of the table, else from the other tables.
+    A table has a decimal point, and perhaps commas between thousands, or the other way round. This
+    is detected from all labels of the table, or else from the other tables.
 
     Raises:
-        InputError: on a label that is no finite number, or may be either of two.
+        InputError: on a label that is not a finite number, or is ambiguous.
     """
     fits = [_decimal_marks(table) for table in tables]
-    # JSON's numbers say nothing about how another file writes them.
+    # JSON's numbers do not show how another file writes them.
     decided = {
         marks
         for table, marks in zip(tables, fits, strict=True)
@@ -163,23 +165,23 @@ def settle_numbers(tables: Sequence[Table]) -> tuple[list[Table], list[str]]:
 
 
 def _decimal_marks(table: Table) -> str:
-    """Return the marks, of point and comma, behind which all labels can have their decimals."""
+    """Return which of point and comma can be the decimal mark of all labels."""
     marks = "." if table.numeric else ".,"
     names = set(table.labels)
     found = [mark for mark in marks if all(_value(name, mark) is not None for name in names)]
     if not found:
-        # What is no number in any style is named rather than what does not fit the rest.
+        # A label that is not a number in any style is named first.
         row = _first(table, lambda x: all(_value(x, mark) is None for mark in marks))
         if row is None:
             row = _first(table, lambda x: _value(x, ".") is None)
             assert row is not None
             raise InputError(
-                f"{table.place(row)}: the label {short(table.labels[row])} has its decimals behind "
-                "a comma, and others behind a point: write all alike"
+                f"{table.place(row)}: the label {short(table.labels[row])} has a decimal comma, "
+                "and others have a decimal point: use one of them"
             )
         raise InputError(
-            f"{table.place(row)}: the label {short(table.labels[row])} is no number, as "
-            "task.loss=squared_error wants them"
+            f"{table.place(row)}: the label {short(table.labels[row])} is not a number, which "
+            "task.name=regress requires"
         )
     return "".join(found)
 
@@ -189,9 +191,9 @@ def _first(table: Table, test: Callable[[str], bool]) -> int | None:
 
 
 def _value(label: str, mark: str) -> float | None:
-    """Return the number that a label is if ``mark`` is before its decimals."""
+    """Return the number that a label stands for if ``mark`` is the decimal mark."""
     label = label.replace("\N{MINUS SIGN}", "-")
-    # Thousands as spaces and apostrophes part them are certain.
+    # Spaces and apostrophes can only separate thousands.
     label = re.sub(r"(?<=\d)[\s'’](?=\d{3}(?!\d))", "", label)
     other = "," if mark == "." else "."
     if other in label:

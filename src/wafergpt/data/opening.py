@@ -1,6 +1,6 @@
-"""Text files opened: unpacked, decoded and cut into lines, or refused in one line.
+"""Open text files: unpack, decode and cut them into lines, or refuse them with one message.
 
-Compression and encoding are told from the content, not from the name.
+Compression and encoding are detected from the content, not from the name.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from wafergpt.errors import InputError
 Errors = Literal["strict", "replace"]
 
 LINE_CHARACTERS = 64 << 20
-"""The longest line that is read; what is longer is no line of text."""
+"""The longest line that is read; a longer one is not text."""
 
 HEAD = 4096
-"""Bytes from which compression and encoding are told."""
+"""Bytes from which compression and encoding are detected."""
 
 COMPRESSED = {".gz", ".xz", ".bz2"}
 
 UTF16_SHARE = 0.3
-"""Of the characters of UTF-16 without a byte order mark, those below U+0100 are this many."""
+"""In UTF-16 without a byte order mark, at least this share of characters is below U+0100."""
 
 
 class NotTextError(InputError):
-    """Bytes that are no characters; a reader that may replace them can go on."""
+    """Bytes that cannot be decoded; a reader that may replace them can continue."""
 
 
 class _Packing(NamedTuple):
@@ -59,12 +59,12 @@ _FOREIGN = [
     (b"PAR1", _PARQUET),
     (b"ARROW1", "an Arrow file: save it as csv or jsonl"),
     (b"%PDF", "a PDF: pdftotext '{name}' makes a .txt of it"),
-    (b"\x28\xb5\x2f\xfd", "packed by Zstandard: zstd -d '{name}' unpacks it"),
+    (b"\x28\xb5\x2f\xfd", "compressed by Zstandard: zstd -d '{name}' unpacks it"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive: 7z x '{name}' unpacks it"),
     (b"Rar!", "a RAR archive: unpack it"),
     (b"SQLite format 3\0", "an SQLite database: save the table as csv"),
     (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", _OLD_OFFICE),
-    (b"\x93NUMPY", "an array of NumPy's: save its texts as csv or jsonl"),
+    (b"\x93NUMPY", "a NumPy array: save its texts as csv or jsonl"),
 ]
 _ZIP = "a zip archive: unzip '{name}' unpacks it"
 _ZIPPED = {
@@ -86,16 +86,15 @@ def lines(
 ) -> Iterator[tuple[int, str]]:
     r"""Yield the number (from 1) and text of each line, its end included, in bounded memory.
 
-    A line ends at ``\n``, ``\r\n`` or ``\r``, and at ``\r\r\n``, which is ``\r\n`` written as text
-    once too often; and nowhere else.
+    A line ends only at ``\n``, ``\r\n``, ``\r``, or ``\r\r\n``, which is ``\r\n`` converted twice.
 
     Args:
         path: the file.
-        errors: ``replace`` reads what is no character as U+FFFD instead of refusing it.
-        data: bytes that are read instead of the file, which ``path`` then only names.
+        errors: ``replace`` reads invalid bytes as U+FFFD instead of refusing them.
+        data: bytes to read instead of the file; ``path`` is then only a name for errors.
 
     Raises:
-        NotTextError: on bytes that are no characters.
+        NotTextError: on bytes that cannot be decoded.
         InputError: on a broken archive, an endless line, or a file of another format.
     """
     with open_text(path, errors, data) as file:
@@ -112,10 +111,10 @@ def lines(
 
 
 def without_nul(text: str, path: Path, number: int, errors: Errors) -> str:
-    """Return a text as it is, or with its NULs replaced.
+    """Return a text unchanged, or with its NULs replaced.
 
     Raises:
-        NotTextError: if it has any, and they are not to be replaced.
+        NotTextError: if it has any and ``errors`` is not ``replace``.
     """
     if "\0" not in text:
         return text
@@ -124,8 +123,8 @@ def without_nul(text: str, path: Path, number: int, errors: Errors) -> str:
     number += len(re.findall("\r\n?|\n", text[: text.index("\0")]))
     name = shlex.quote(str(path))
     raise NotTextError(
-        f"{path}, line {number}: a NUL byte, which no text has; if the rest is text, leave them "
-        f"out: tr -d '\\000' < {name} > {shlex.quote(_beside(path))}"
+        f"{path}, line {number}: a NUL byte, which is not text; if the rest is text, remove them: "
+        f"tr -d '\\000' < {name} > {shlex.quote(_beside(path))}"
     )
 
 
@@ -138,7 +137,7 @@ def open_text(
 ) -> Iterator[io.TextIOWrapper]:
     r"""Open a file as ``lines`` does; with ``newline=None`` every line end becomes ``\n``.
 
-    What goes wrong while the block reads is raised as an InputError too.
+    Errors while the block reads are raised as InputError too.
     """
     encoding = "utf-8"
     try:
@@ -149,10 +148,10 @@ def open_text(
     except UnicodeDecodeError:
         raise NotTextError(_undecodable(path, data, encoding)) from None
     except (lzma.LZMAError, zlib.error, EOFError, MemoryError) as error:
-        # An .xz may ask for a dictionary of gigabytes.
+        # An .xz may require a dictionary of gigabytes.
         raise InputError(f"{path}: a broken archive: {error}") from None
     except OSError as error:
-        # What gzip and bz2 raise of broken archives has no number of the system's.
+        # The errors of gzip and bz2 for broken archives have no errno.
         if error.errno is not None:
             raise
         raise InputError(f"{path}: a broken archive: {error}") from None
@@ -199,7 +198,7 @@ def _encoding(file: io.BufferedReader, path: Path) -> tuple[int, str]:
 
 
 def _without_mark(head: bytes) -> str:
-    """Tell UTF-16 by its zeros: every other byte has many, and those between have none."""
+    """Detect UTF-16 by its zeros: many among every other byte, none among the rest."""
     even, odd = head[::2].count(0), head[1::2].count(0)
     enough = max(1, UTF16_SHARE * (len(head) // 2))
     for encoding, zeros, others in (("utf-16-le", odd, even), ("utf-16-be", even, odd)):
@@ -209,7 +208,7 @@ def _without_mark(head: bytes) -> str:
 
 
 def _undecodable(path: Path, data: bytes | None, encoding: str) -> str:
-    """Say where the first bytes are that are no characters, and what to do."""
+    """Return a message with the place of the first bytes that cannot be decoded, and advice."""
     with _open(path, data) as raw:
         packing = _packing(raw)
         with _unpacked(raw) as file:
@@ -217,11 +216,11 @@ def _undecodable(path: Path, data: bytes | None, encoding: str) -> str:
             number, byte = _first_bad(file, encoding)
     if binary or (path.suffix.lower() in COMPRESSED and packing is None and data is None):
         archive = ", nor the archive that its name says" if packing is None and not binary else ""
-        return f"{path}, line {number}: no text (byte 0x{byte:02x}){archive}"
+        return f"{path}, line {number}: not text (byte 0x{byte:02x}){archive}"
     place = f"{path}, line {number}: not {encoding.removesuffix('-le').removesuffix('-be').upper()}"
     place += f" (byte 0x{byte:02x})"
     if encoding != "utf-8":
-        return f"{place}: a damaged file, or one that ends too early"
+        return f"{place}: the file is damaged or cut short"
     source, name = shlex.quote(str(path)), shlex.quote(_beside(path))
     convert = "iconv -f WINDOWS-1252 -t UTF-8"
     convert = f"{packing.command} {source} | {convert}" if packing else f"{convert} {source}"
@@ -233,7 +232,7 @@ def _undecodable(path: Path, data: bytes | None, encoding: str) -> str:
 
 
 def _first_bad(file: io.BufferedReader, encoding: str) -> tuple[int, int]:
-    """Return the line, and the byte, at which decoding fails."""
+    """Return the line and the byte at which decoding fails."""
     decoder = codecs.getincrementaldecoder(encoding)()
     number, ended = 1, ""
     while True:
@@ -254,6 +253,6 @@ def _ends(text: str) -> int:
 
 
 def _beside(path: Path) -> str:
-    """Return a name for the mended copy of a file."""
+    """Return a name for the repaired copy of a file."""
     plain = path.with_suffix("") if path.suffix.lower() in COMPRESSED else path
     return f"{plain.stem}.utf-8{plain.suffix}"

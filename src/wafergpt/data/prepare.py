@@ -1,76 +1,44 @@
-"""From raw text to a corpus: survey, tokenizer, blocks of tokens, and at last ``corpus.json``.
+"""From raw text to a corpus: survey, tokenizer, blocks of tokens, and finally ``corpus.json``.
 
-Every step is a function of the documents alone, so that the result is the same bytes however many
-cores work on it and however often it is interrupted: a finished block is kept, an unfinished one
-is done again.
+Every step is a function of the documents alone, so the result has the same bytes for any number of
+cores and any number of interruptions: a finished block is kept, an unfinished one is made again.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from wafergpt import files
+from wafergpt.data.batch_encoding import encoded_batches, one_ahead
 from wafergpt.data.corpus import FORMAT, Corpus, fingerprint_of
-from wafergpt.data.indexed import IndexedWriter, dtype_code
+from wafergpt.data.documents import documents, find_files
+from wafergpt.data.file_formats import FileFormat, counted
+from wafergpt.data.megatron_indexed import IndexedWriter, dtype_code
 from wafergpt.data.opening import Errors
-from wafergpt.data.reading import FileFormat, counted
-from wafergpt.data.sources import documents, find_files
-from wafergpt.data.tokenizer import SMALLEST, Tokenizer, is_huge
+from wafergpt.data.split import Split, Survey, document_hash
+from wafergpt.data.tokenizer import SMALLEST, Tokenizer
 from wafergpt.data.tokenizer_files import DEFINITION, SETTINGS
 from wafergpt.errors import InputError
 from wafergpt.progress import Bar, progress, say, working
 
 DEFAULT_VOCABULARY = 8192
 BLOCK_BYTES = 64 << 20
-"""Text of one block: what an interruption can cost."""
+"""Bytes of text in one block, the most that an interruption can lose."""
 
 BATCH_BYTES = 4 << 20
-"""Text that is encoded at once, on all cores."""
+"""Bytes of text that are encoded at once, on all cores."""
 
 TRAINING_BYTES = 128 << 20
-"""Text that a tokenizer is trained on."""
-
-VALIDATION_BYTES = 4 << 20
-"""Validation text that is worth having; a larger corpus gives at least 0.5% of itself."""
+"""Bytes of text that a tokenizer is trained on."""
 
 LISTED = 20
-"""Files whose documents are counted one by one; of more, all together."""
-
-
-@dataclass(frozen=True)
-class Survey:
-    """What a first reading of all documents finds."""
-
-    documents: int
-    bytes: int
-    smallest_hash: int
-    sha256: str
-
-
-@dataclass(frozen=True)
-class Split:
-    """Which documents are for validation: those whose hash is small."""
-
-    limit: int
-
-    @classmethod
-    def of(cls, survey: Survey, fraction: float | None) -> Split:
-        """Choose the limit; at least the document with the smallest hash is below it."""
-        if fraction is None:
-            fraction = min(0.1, max(0.005, VALIDATION_BYTES / survey.bytes))
-        return cls(max(int(fraction * 2**64), survey.smallest_hash + 1))
-
-    def validates(self, data: bytes) -> bool:
-        """Say whether a document is for validation."""
-        return _document_hash(data) < self.limit
+"""Up to this many files are counted one by one; more are counted together."""
 
 
 def prepare(
@@ -86,45 +54,36 @@ def prepare(
     val_fraction: float | None = None,
     workers: int = 0,
 ) -> Corpus:
-    """Prepare a corpus; run again after an interruption, it goes on.
+    """Prepare a corpus, or continue one that was interrupted.
 
     Args:
         sources: files (txt, jsonl, json, csv, tsv, each also .gz, .xz or .bz2), folders and globs.
         out: the corpus folder to make.
-        vocab_size: of the tokenizer to train, 8192 if left out.
-        lowercase: train one that reads everything in lower case.
-        tokenizer: one to load instead of training one.
+        vocab_size: of the tokenizer to train; 8192 if omitted.
+        lowercase: train a tokenizer that lower-cases every text.
+        tokenizer: a tokenizer to load instead of training one.
         text: the column of jsonl, csv and tsv that holds the text.
-        file_format: what the files are, whatever their names say.
+        file_format: overrides the kinds that the files' names stand for.
         errors: ``replace`` reads invalid UTF-8 as U+FFFD instead of refusing it.
         val_fraction: share of the documents held out for validation, chosen by a hash of their
-            bytes; left out, about 4 MiB of text, 0.5% at least and 10% at most.
-        workers: threads that encode; 0 is one for each core. It takes effect once a process.
+            bytes; if omitted, about 4 MiB of text, at least 0.5% and at most 10%.
+        workers: threads that encode; 0 is one per core. It takes effect once per process.
 
     Raises:
-        InputError: on unreadable sources, impossible settings, or an ``out`` that holds another
-            corpus.
+        InputError: on unreadable sources, impossible settings, or an ``out`` with another corpus.
     """
     out = Path(out)
-    if tokenizer is not None and (lowercase or vocab_size is not None):
-        raise InputError(
-            "a loaded tokenizer has its own vocabulary and case: "
-            "leave out --vocab-size and --lowercase"
-        )
-    if vocab_size is not None and vocab_size < SMALLEST:
-        raise InputError(f"a vocabulary of {vocab_size} is too small: at least {SMALLEST}")
-    if val_fraction is not None and not 0 < val_fraction < 1:
-        raise InputError(f"a validation fraction of {val_fraction} is impossible: between 0 and 1")
+    _require_possible(vocab_size, lowercase, tokenizer is not None, val_fraction)
     files.require_writable(out.parent, "--out")
     if workers:
         os.environ["RAYON_NUM_THREADS"] = str(workers)
-    with working("looking for files"):
+    with working("finding files"):
         found = find_files([sources] if isinstance(sources, str | Path) else sources, file_format)
     loaded = None if tokenizer is None else Tokenizer.load(tokenizer)
     reader = _Reader(found, text, errors, file_format)
     survey = _survey(reader)
     if survey.documents < 2:
-        raise InputError("one document is too little: it cannot be trained on and validated with")
+        raise InputError("one document is too few: training and validation need one each")
     plan = {
         "format": FORMAT,
         "survey": asdict(survey),
@@ -141,6 +100,19 @@ def prepare(
     blocks = _encode(out, chosen, reader, split, survey)
     _finish(out, chosen, survey, blocks)
     return Corpus.open(out)
+
+
+def _require_possible(
+    vocab_size: int | None, lowercase: bool, loads: bool, val_fraction: float | None
+) -> None:
+    if loads and (lowercase or vocab_size is not None):
+        raise InputError(
+            "a loaded tokenizer has its own vocabulary and case: omit --vocab-size and --lowercase"
+        )
+    if vocab_size is not None and vocab_size < SMALLEST:
+        raise InputError(f"a vocabulary of {vocab_size} is too small: at least {SMALLEST}")
+    if val_fraction is not None and not 0 < val_fraction < 1:
+        raise InputError(f"a validation fraction of {val_fraction} is impossible: between 0 and 1")
 
 
 @dataclass(frozen=True)
@@ -162,10 +134,6 @@ class _Reader:
         return counted(path, count, "documents", self.file_format, (self.text,), self.errors)
 
 
-def _document_hash(data: bytes) -> int:
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")
-
-
 def _survey(reader: _Reader) -> Survey:
     count, size, smallest, digest = 0, 0, 1 << 64, hashlib.sha256()
     with progress("reading", None, "MB") as bar:
@@ -173,7 +141,7 @@ def _survey(reader: _Reader) -> Survey:
             before = count
             for document in reader.of(path):
                 data = document.encode()
-                value = _document_hash(data)
+                value = document_hash(data)
                 digest.update(value.to_bytes(8, "big"))
                 count, size, smallest = count + 1, size + len(data), min(smallest, value)
                 bar.advance(len(data) / 1e6)
@@ -185,7 +153,7 @@ def _survey(reader: _Reader) -> Survey:
 
 
 def _claim(out: Path, plan: dict[str, Any]) -> bool:
-    """Write down what ``out`` is for; return whether it is finished already.
+    """Write the plan of ``out``; return whether it is already finished.
 
     Raises:
         InputError: if it holds something else.
@@ -200,12 +168,12 @@ def _claim(out: Path, plan: dict[str, Any]) -> bool:
             survey = before.get("survey") if isinstance(before, dict) else plan["survey"]
             changed = "the settings" if survey == plan["survey"] else "the text"
             raise InputError(
-                f"{out} was begun with other input ({changed} changed): choose another --out, "
+                f"{out} was started with other input ({changed} changed): choose another --out, "
                 "or remove it"
             )
         return (out / "corpus.json").is_file()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out} exists and is no corpus: choose another --out")
+        raise InputError(f"{out} exists and is not a corpus: choose another --out")
     files.write_json(card, plan)
     return False
 
@@ -228,7 +196,7 @@ def _tokenizer(
                 with working(f"training a tokenizer of {vocab_size:,} tokens"):
                     loaded = Tokenizer.train(texts, vocab_size, lowercase)
             except InputError:
-                # Nothing of a corpus that cannot be made stays in the way of the next try.
+                # A failed start must not block the next attempt.
                 (out / "prepare.json").unlink()
                 raise
         loaded.save(path)
@@ -236,10 +204,10 @@ def _tokenizer(
 
 
 def _training_texts(reader: _Reader, split: Split, survey: Survey) -> Iterator[str]:
-    """Yield training documents, thinned evenly where they are more than a tokenizer needs."""
+    """Yield training documents, subsampled evenly if they are more than a tokenizer needs."""
     share = min(1.0, TRAINING_BYTES / survey.bytes)
     for text in reader:
-        value = _document_hash(text.encode())
+        value = document_hash(text.encode())
         if value >= split.limit and (value * 0x9E3779B97F4A7C15) % 2**64 < share * 2**64:
             yield text
 
@@ -247,9 +215,9 @@ def _training_texts(reader: _Reader, split: Split, survey: Survey) -> Iterator[s
 def _encode(
     out: Path, tokenizer: Tokenizer, reader: _Reader, split: Split, survey: Survey
 ) -> list[dict[str, Any]]:
-    """Write every block that is not there yet; return the cards of all of them."""
+    """Write every missing block; return the cards of all blocks."""
     cards: list[dict[str, Any]] = []
-    with progress("encoding", survey.bytes / 1e6, "MB") as bar, _one_ahead() as encoder:
+    with progress("encoding", survey.bytes / 1e6, "MB") as bar, one_ahead() as encoder:
         for number, batches in enumerate(_blocks(iter(reader))):
             card = out / f"block-{number:05d}.json"
             if card.is_file():
@@ -263,16 +231,6 @@ def _encode(
     return cards
 
 
-@contextmanager
-def _one_ahead() -> Iterator[ThreadPoolExecutor]:
-    """Yield a thread to encode in; what was not begun at an interruption is never begun."""
-    encoder = ThreadPoolExecutor(1)
-    try:
-        yield encoder
-    finally:
-        encoder.shutdown(cancel_futures=True)
-
-
 def _read_card(path: Path) -> dict[str, Any]:
     card = files.read_json(path)
     try:
@@ -281,7 +239,7 @@ def _read_card(path: Path) -> dict[str, Any]:
         for name, entry in card["files"].items():
             card["files"][name] = {"bytes": int(entry["bytes"]), "sha256": str(entry["sha256"])}
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
-        raise InputError(f"{path} is damaged: remove it, and its block is made again") from None
+        raise InputError(f"{path} is damaged: remove it to make its block again") from None
     return dict(card)
 
 
@@ -331,7 +289,7 @@ def _write_block(
     hidden = {part: out / f".{name}" for part, name in names.items()}
     writers = {p: IndexedWriter(prefix, tokenizer.vocab_size) for p, prefix in hidden.items()}
 
-    for batch, encoded in _encoded(batches, tokenizer, encoder):
+    for batch, encoded in encoded_batches(batches, tokenizer, encoder):
         for text, ids in zip(batch, encoded, strict=True):
             data = text.encode()
             part = "val" if split.validates(data) else "train"
@@ -350,34 +308,12 @@ def _write_block(
     return facts
 
 
-def _encoded(
-    batches: Iterator[list[str]], tokenizer: Tokenizer, encoder: ThreadPoolExecutor
-) -> Iterator[tuple[list[str], list[list[int]]]]:
-    """Yield each batch with its token ids.
-
-    Two batches ahead: reading and writing happen while the encoder works. A huge text is encoded
-    from this thread, which alone hears Ctrl-C.
-    """
-    waiting: deque[tuple[list[str], Future[list[list[int]]]]] = deque()
-    for batch in batches:
-        huge = any(map(is_huge, batch))
-        if not huge:
-            waiting.append((batch, encoder.submit(tokenizer.encode_batch, batch)))
-        while len(waiting) > (0 if huge else 2):
-            first, future = waiting.popleft()
-            yield first, future.result()
-        if huge:
-            yield batch, tokenizer.encode_batch(batch)
-    for first, future in waiting:
-        yield first, future.result()
-
-
 def _entry(path: Path) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "sha256": files.sha256(path)}
 
 
 def _finish(out: Path, tokenizer: Tokenizer, survey: Survey, blocks: list[dict[str, Any]]) -> None:
-    # The latter is there if the tokenizer does not say by itself which token ends a text.
+    # The latter exists if the tokenizer.json does not define which token ends a text.
     names = [name for name in (DEFINITION, SETTINGS) if files.is_file(out / name)]
     entries = {name: _entry(out / name) for name in names}
     for block in blocks:

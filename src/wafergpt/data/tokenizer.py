@@ -1,4 +1,4 @@
-"""Text to tokens and back: byte-level BPE of our own, and others' tokenizers as they are."""
+"""Text to tokens and back: our own byte-level BPE, and other tokenizers unchanged."""
 
 from __future__ import annotations
 
@@ -23,35 +23,35 @@ SMALLEST = 257
 """The bytes and the end of text."""
 
 TRAINED_HERE = 1 << 19
-"""Characters that a tokenizer is trained on within two seconds, so that Ctrl-C can wait."""
+"""Characters that a tokenizer is trained on within two seconds, a delay of Ctrl-C that is fine."""
 
 AT_ONCE = 4 << 20
-"""Characters of short texts that are encoded by one call, which does not hear Ctrl-C."""
+"""Characters of short texts that are encoded by one call, which Ctrl-C cannot interrupt."""
 
 HUGE, HUGE_UNSPLIT = 2 << 20, 1 << 19
-"""Characters of a text that takes about two seconds: an ordinary one, and one long word."""
+"""Characters that take about two seconds: of an ordinary text, and of one long word."""
 
 STRANGE = "\u0378\U0010fffd\ufffd\x00"
-"""What a vocabulary without bytes does not know."""
+"""A text that a vocabulary without bytes cannot represent."""
 
 
 class Tokenizer:
-    """A ``tokenizers`` tokenizer for which every text is only text.
+    """A ``tokenizers`` tokenizer that never reads special tokens from a text.
 
     The ids are those of ``transformers.AutoTokenizer`` with ``add_special_tokens=False`` and
-    ``split_special_tokens=True``: nothing is put before or after a text, and a special token
-    written out in it, ``<|endoftext|>`` say, is encoded like any other letters; the token itself is
-    only ever put by whoever ends a document. Other tokens that were added after the training are
+    ``split_special_tokens=True``: nothing is added before or after a text, and a special token
+    written in it, such as ``<|endoftext|>``, is encoded as ordinary characters; only the caller
+    that ends a document adds the token itself. Other tokens that were added after the training are
     found in a text.
 
     Args:
         definition: the content of a ``tokenizer.json``.
-        where: what to call it in an error.
-        end: the token that ends a text; left out, the first of ``ENDS`` that is there.
+        where: the name to use in errors.
+        end: the token that ends a text; if omitted, the first of ``ENDS`` in the vocabulary.
 
     Raises:
-        InputError: if it is no tokenizer, has no token for the end of a text, or would read that
-            token, or another special one, out of a text.
+        InputError: if it is not a tokenizer, has no token for the end of a text, or would read that
+            token, or another special one, from a text.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Tokenizer:
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise InputError(f"{where} is not a tokenizer.json with a vocabulary") from None
         if dropout:
-            raise InputError(f"{where} reads a text as other tokens each time (dropout={dropout})")
+            raise InputError(f"{where} gives a text different tokens each time (dropout={dropout})")
         self._definition, self._end = definition, end
         self._whole = build(definition, where)
         ids = set(self._whole.get_vocab(with_added_tokens=True).values())
@@ -88,17 +88,17 @@ class Tokenizer:
     def train(cls, texts: Iterable[str], vocab_size: int, lowercase: bool = False) -> Tokenizer:
         """Train a byte-level BPE (Sennrich et al., 2016; GPT-2's splitting) on texts.
 
-        More than a little text is trained on in a process of its own, so that Ctrl-C is heard.
+        Training on more than a little text runs in a process of its own, so that Ctrl-C works.
 
         Args:
-            texts: to count pairs in.
-            vocab_size: the tokens to end with.
-            lowercase: read every text in lower case, from now on: fewer tokens mean the same, but
-                what is decoded has no capitals.
+            texts: the training texts.
+            vocab_size: the size of the vocabulary.
+            lowercase: lower-case every text, in later encoding too: words need fewer tokens, but
+                decoded texts have no capitals.
 
         Raises:
-            InputError: if the vocabulary is smaller than the bytes, or larger than the texts give.
-            RunFailed: if that process died.
+            InputError: if the vocabulary is smaller than the bytes, or larger than the texts allow.
+            RunFailed: if the training process died.
         """
         if vocab_size < SMALLEST:
             raise InputError(f"a vocabulary of {vocab_size} is too small: at least {SMALLEST}")
@@ -113,7 +113,7 @@ class Tokenizer:
         made = cls(work(chain(first, pieces), vocab_size, lowercase))
         if made.vocab_size < vocab_size:
             raise InputError(
-                f"the text is too little for a vocabulary of {vocab_size:,}: "
+                f"the text is too short for a vocabulary of {vocab_size:,}: "
                 f"it gives at most {made.vocab_size:,} tokens"
             )
         return made
@@ -122,25 +122,25 @@ class Tokenizer:
     def load(cls, path: str | Path) -> Tokenizer:
         """Read a ``tokenizer.json``, or GPT-2's ``encoder.json`` and ``vocab.bpe``.
 
-        Hugging Face's names of the latter, ``vocab.json`` and ``merges.txt``, will do too. What
-        stands beside them (``tokenizer_config.json``, ``special_tokens_map.json``,
-        ``added_tokens.json``, ``generation_config.json``, ``config.json``) says which tokens were
+        Hugging Face's names of the latter, ``vocab.json`` and ``merges.txt``, are accepted too. The
+        files beside them (``tokenizer_config.json``, ``special_tokens_map.json``,
+        ``added_tokens.json``, ``generation_config.json``, ``config.json``) define which tokens were
         added, and which one ends a text.
 
         Args:
             path: one of those files (also .gz), or the folder they are in.
 
         Raises:
-            InputError: if there is none, or it cannot be read as ``AutoTokenizer`` does.
+            InputError: if there is none, or its ids may differ from those of ``AutoTokenizer``.
         """
         found = find(Path(path))
         return cls(found.definition, found.where, found.end)
 
     def require_at_most(self, vocab_size: int, where: Path) -> Tokenizer:
-        """Return itself, if a network of ``vocab_size`` tokens knows each of its own.
+        """Return the tokenizer if its tokens fit into a network of ``vocab_size`` tokens.
 
         Raises:
-            InputError: if not; ``where`` says of which folder.
+            InputError: if not; ``where`` is the folder that is named.
         """
         if self.vocab_size > vocab_size:
             raise InputError(
@@ -156,7 +156,7 @@ class Tokenizer:
         return content
 
     def token(self, index: int) -> str | None:
-        """Return how the vocabulary writes a token, or None if there is no such id."""
+        """Return a token as written in the vocabulary, or None if there is no such id."""
         name: str | None = self._whole.id_to_token(index)
         return name
 
@@ -164,15 +164,15 @@ class Tokenizer:
         """Return the token ids of a text.
 
         Raises:
-            InputError: if the text holds half a character, or the tokenizer's patterns give up.
+            InputError: if the text has a lone surrogate, or the tokenizer's patterns give up.
         """
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the token ids of texts, encoded on all cores.
 
-        A call that would take more than two seconds is cut into several; of a single huge text, it
-        is made by a process of its own. Either can be interrupted, from the main thread.
+        A call that would take more than two seconds is split into several; a single huge text is
+        encoded in a process of its own. Both can be interrupted from the main thread.
 
         Raises:
             InputError: as ``encode``.
@@ -188,7 +188,7 @@ class Tokenizer:
         return ids
 
     def encode_here(self, text: str) -> list[int]:
-        """Return the token ids of a text by one call, however long it takes.
+        """Return the token ids of a text in one call, however long it takes.
 
         Raises:
             InputError: as ``encode``.
@@ -198,12 +198,12 @@ class Tokenizer:
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of token ids; bytes that are no character become U+FFFD."""
+        """Return the text of token ids; invalid bytes become U+FFFD."""
         text: str = self._whole.decode(list(ids), skip_special_tokens=False)
         return text
 
     def save(self, path: Path) -> None:
-        """Write a ``tokenizer.json``, and beside it which token ends a text if it does not say."""
+        """Write a ``tokenizer.json``, and beside it the token that ends a text if it lacks that."""
         files.write_text(path, self._definition)
         if self._end is not None:
             save_end(path, self._end)
@@ -214,7 +214,7 @@ class Tokenizer:
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int, lowercase: bool) -> str:
-    """Return the ``tokenizer.json`` of a byte-level BPE; it may have fewer tokens than asked."""
+    """Return the ``tokenizer.json`` of a byte-level BPE, which may have fewer tokens than asked."""
     from tokenizers import Tokenizer as Backend
     from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
@@ -235,12 +235,12 @@ def train_bpe(texts: Iterable[str], vocab_size: int, lowercase: bool) -> str:
 
 
 def is_huge(text: str) -> bool:
-    """Say whether a text takes a tokenizer more than about two seconds."""
+    """Return whether a tokenizer needs more than about two seconds for a text."""
     return len(text) > HUGE or (len(text) > HUGE_UNSPLIT and unsplit.is_unsplit(text))
 
 
 def _groups(texts: Sequence[str]) -> Iterator[list[str]]:
-    """Yield texts for one call each: many short ones, or a huge one."""
+    """Yield the texts of each call: many short ones, or one huge one."""
     group: list[str] = []
     size = 0
     for text in texts:
@@ -258,7 +258,7 @@ def _groups(texts: Sequence[str]) -> Iterator[list[str]]:
 
 
 def _require_one_reading(whole: tokenizers.Tokenizer, where: str) -> None:
-    """Refuse added tokens that become the same text: by chance the one or the other is found.
+    """Refuse added tokens that are normalized to the same text: either may be found.
 
     Raises:
         InputError: naming them.
@@ -271,18 +271,18 @@ def _require_one_reading(whole: tokenizers.Tokenizer, where: str) -> None:
             other = seen.setdefault(text, token.content)
             if other != token.content:
                 raise InputError(
-                    f"{where}: the added tokens {short(other)} and {short(token.content)} are the "
-                    "same text to its normalizer, and one of them is found by chance"
+                    f"{where}: its normalizer makes the added tokens {short(other)} and "
+                    f"{short(token.content)} the same text, so it is unclear which one is found"
                 )
 
 
 def _encoder(content: dict[str, Any], end: str, where: str) -> tokenizers.Tokenizer:
-    """Build what encodes texts and never gives a special token.
+    """Build an encoder that never returns a special token.
 
     Raises:
-        InputError: if it would.
+        InputError: if it would return one.
     """
-    # A text does not become shorter or longer than it is.
+    # Neither truncate nor pad a text.
     content = {**content, "truncation": None, "padding": None}
     added = content.get("added_tokens") or []
     special = {token["content"] for token in added if token.get("special")}
@@ -291,7 +291,7 @@ def _encoder(content: dict[str, Any], end: str, where: str) -> tokenizers.Tokeni
     read = _read_out(encoder, special)
     vocab = content["model"]["vocab"]
     if read and isinstance(vocab, list):
-        # A Unigram finds its pieces by their letters: one without any is never found.
+        # A Unigram finds its pieces by their letters; an empty one is never found.
         pieces = [["", piece[1]] if piece[0] in read else piece for piece in vocab]
         content["added_tokens"] = [token for token in added if token["content"] not in read]
         content["model"] = {**content["model"], "vocab": pieces}
@@ -299,8 +299,8 @@ def _encoder(content: dict[str, Any], end: str, where: str) -> tokenizers.Tokeni
         read = _read_out(encoder, special)
     if read:
         raise InputError(
-            f"{where} reads {short(min(read))} that is written in a text as the special token "
-            "itself, so a text could say where it ends"
+            f"{where} reads {short(min(read))} written in a text as the special token itself, so a "
+            "text could contain its own end"
         )
     return encoder
 
@@ -314,7 +314,7 @@ def _without_special(content: dict[str, Any], end: str, where: str) -> tokenizer
 
 
 def _unknown(model: dict[str, Any]) -> str | None:
-    """Return the token for what a vocabulary does not know: a text may well give it."""
+    """Return the token for unknown text, which a text may give legitimately."""
     index, vocab = model.get("unk_id"), model["vocab"]
     if isinstance(index, int) and isinstance(vocab, list):
         name: str = vocab[index][0]
@@ -323,7 +323,7 @@ def _unknown(model: dict[str, Any]) -> str | None:
 
 
 def _read_out(encoder: tokenizers.Tokenizer, special: set[str]) -> set[str]:
-    """Return the special tokens that are read out of a text."""
+    """Return the special tokens that are read from a text."""
     probes = [STRANGE, *special, *(f"a {name} a" for name in special)]
     with _reading():
         found = encoder.encode_batch_fast(probes, add_special_tokens=False)
@@ -335,10 +335,10 @@ def _reading() -> Iterator[None]:
     try:
         yield
     except TypeError:
-        raise InputError("a text holds a lone surrogate, which is no character") from None
+        raise InputError("a text contains a lone surrogate, which is not a character") from None
     except BaseException as error:
-        # A Rust panic, of a pattern that takes too many steps say, is no Exception. What a signal
-        # raises meanwhile goes on.
+        # A Rust panic, such as of a pattern that takes too many steps, is not an Exception. What a
+        # signal raises in between passes through.
         if type(error) is not Exception and type(error).__name__ != "PanicException":
             raise
         reason = " ".join(str(error).split())[:200]

@@ -1,8 +1,8 @@
-"""Tokenizers on the disk: ours, GPT-2's, and others' with what stands beside their tokenizer.json.
+"""Tokenizers on disk: ours, GPT-2's, and others with the files beside their tokenizer.json.
 
-Hugging Face's folders say in several files which tokens were added after the training, and which
-one ends a text. What is read here gives the ids of ``transformers.AutoTokenizer``; what may not is
-refused by name.
+Hugging Face's folders define in several files which tokens were added after the training, and which
+one ends a text. A tokenizer that is read here gives the ids of ``transformers.AutoTokenizer``; one
+that may not is refused by name.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 END_OF_TEXT = "<|endoftext|>"
 ENDS = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>")
-"""What tokenizers of the field call the end of a document, the first that is there."""
+"""Common names of the token that ends a document; the first in the vocabulary is used."""
 
 DEFINITION, SETTINGS = "tokenizer.json", "tokenizer_config.json"
 
 GPT2_NAMES = (("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt"))
-"""GPT-2's vocabulary and merges, as OpenAI and as Hugging Face call the files."""
+"""File names of GPT-2's vocabulary and merges, OpenAI's and Hugging Face's."""
 
 GPT2_FILES = tuple(name for names in GPT2_NAMES for name in names)
 
@@ -37,15 +37,15 @@ BESIDE = (
     SETTINGS, "special_tokens_map.json", "added_tokens.json", "generation_config.json",
     "config.json",
 )  # fmt: skip
-"""Files that may stand beside a tokenizer and say something of it."""
+"""Files beside a tokenizer that may configure it."""
 
 FILE_BYTES = 64 << 20
-"""A larger file is no tokenizer: one of 256 thousand tokens has 33 MB."""
+"""A larger file is not a tokenizer: one of 256 thousand tokens has 33 MB."""
 
 SETTINGS_BYTES = 16 << 20
 
 AS_IT_IS = ("PreTrainedTokenizerFast", "PreTrainedTokenizer", "TokenizersBackend")
-"""Classes of transformers that read by tokenizer.json alone; others have steps of their own."""
+"""Classes of transformers that use tokenizer.json alone; others add steps of their own."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ class Found:
 
     Attributes:
         definition: the content of a ``tokenizer.json``.
-        end: the token that ends a text, if it is said and is not the one that is taken otherwise.
-        where: what to call it in an error.
+        end: the token that ends a text, if it is configured and is not the default.
+        where: the name to use in errors.
     """
 
     definition: str
@@ -64,10 +64,10 @@ class Found:
 
 
 def find(path: Path) -> Found:
-    """Read a ``tokenizer.json``, or GPT-2's files, and what stands beside them.
+    """Read a ``tokenizer.json``, or GPT-2's files, and the files beside them.
 
     Raises:
-        InputError: if there is none, or it cannot be read as ``AutoTokenizer`` does.
+        InputError: if there is none, or its ids may differ from those of ``AutoTokenizer``.
     """
     folder = path if path.is_dir() else path.parent
     whole = folder / DEFINITION if path.is_dir() else path
@@ -85,10 +85,10 @@ def find(path: Path) -> Found:
 
 
 def build(definition: str, where: str) -> tokenizers.Tokenizer:
-    """Build what encodes and decodes.
+    """Build the object that encodes and decodes.
 
     Raises:
-        InputError: if it is no tokenizer.
+        InputError: if the definition is not a tokenizer.
     """
     from tokenizers import Tokenizer as Backend
 
@@ -96,19 +96,19 @@ def build(definition: str, where: str) -> tokenizers.Tokenizer:
         return Backend.from_str(definition)
     except (KeyboardInterrupt, SystemExit):
         raise
-    # A Rust panic is no Exception.
+    # A Rust panic is not an Exception.
     except BaseException as error:
         reason = str(error).splitlines()[0][:200]
         raise InputError(f"{where} is not a tokenizer: {reason}") from None
 
 
 def default_end(backend: tokenizers.Tokenizer) -> str | None:
-    """Return the end of a text where none is configured."""
+    """Return the end of a text if none is configured."""
     return next((end for end in ENDS if backend.token_to_id(end) is not None), None)
 
 
 def save_end(path: Path, end: str) -> None:
-    """Write beside a ``tokenizer.json`` which token ends a text."""
+    """Write beside a ``tokenizer.json`` the token that ends a text."""
     settings = {"tokenizer_class": AS_IT_IS[0], "eos_token": end}
     files.write_json(path.with_name(SETTINGS), settings)
 
@@ -126,7 +126,7 @@ def _as_configured(definition: str, folder: Path, where: Path) -> Found:
         _add(backend, settings, beside["added_tokens.json"], {*named.values(), *extra})
         ends = [named.get("eos_token"), *_ends_by_id(backend, beside)]
         end = next((e for e in ends if e is not None), None) or default_end(backend)
-        # What a BERT's tokenizer ends its texts with.
+        # The token that ends the texts of a BERT's tokenizer.
         end = end or named.get("sep_token")
         if end is not None and backend.token_to_id(end) is None:
             backend.add_special_tokens([end])
@@ -151,7 +151,7 @@ def _special_tokens(
     settings: Mapping[str, Any], mapped: Mapping[str, Any]
 ) -> tuple[dict[str, str], list[str]]:
     """Return the special tokens that have a name (``eos_token`` …), and the others."""
-    # As transformers has it: the list of added tokens makes the older file needless.
+    # As in transformers, the list of added tokens replaces the older file.
     said = dict(settings) if "added_tokens_decoder" in settings else {**settings, **mapped}
     named = {
         key: _content(value)
@@ -168,7 +168,7 @@ def _special_tokens(
 def _content(token: Any) -> str:
     content = token["content"] if isinstance(token, dict) else token
     if not isinstance(content, str):
-        raise TypeError(f"{short(token)} is no token")
+        raise TypeError(f"{short(token)} is not a token")
     return content
 
 
@@ -178,7 +178,7 @@ def _add(
     older: Mapping[str, Any],
     special: set[str],
 ) -> None:
-    """Add the tokens that stand beside the tokenizer, in the order that transformers takes."""
+    """Add the tokens from the files beside the tokenizer, in the order of transformers."""
     from tokenizers import AddedToken
 
     there = {repr(token) for token in backend.get_added_tokens_decoder().values()}
@@ -211,7 +211,7 @@ def _ends_by_id(
     for name in ("generation_config.json", "config.json"):
         said = beside[name].get("eos_token_id")
         for index in said if isinstance(said, list) else [said]:
-            # Configurations keep GPT-2's 50256 where it is no token, or a word.
+            # Configurations may keep GPT-2's 50256 where that id is no token, or a word.
             if type(index) is int and 0 <= index < 1 << 32:
                 token = backend.id_to_token(index)
                 yield token if index in added or token in ENDS else None
@@ -220,9 +220,9 @@ def _ends_by_id(
 def _require_its_own_steps(
     content: Mapping[str, Any], beside: Mapping[str, Mapping[str, Any]], folder: Path
 ) -> None:
-    """Refuse a class of transformers that has other steps than the tokenizer.json.
+    """Refuse a class of transformers whose steps differ from the tokenizer.json.
 
-    Some of its versions read by the one, some by the other.
+    Some versions of transformers use the class, some the file.
 
     Raises:
         InputError: naming the class and the step.
@@ -230,7 +230,7 @@ def _require_its_own_steps(
     settings, model = beside[SETTINGS], beside["config.json"]
     where = folder / SETTINGS
     if settings.get("auto_map"):
-        raise InputError(f"{where}: auto_map: the tokenizer is a program, which is not run here")
+        raise InputError(f"{where}: auto_map: the tokenizer is a program, which is never run")
     said = settings.get("tokenizer_class") or model.get("tokenizer_class")
     kind = str(said or ("GPT2Tokenizer" if model.get("model_type") == "gpt2" else AS_IT_IS[0]))
     if kind in AS_IT_IS:
@@ -242,8 +242,8 @@ def _require_its_own_steps(
     steps = _steps(kind, settings)
     if steps is None:
         raise InputError(
-            f"{folder}: the class {short(kind)} of transformers has steps of its own, and may read "
-            f"texts otherwise than the tokenizer.json: {way_out}"
+            f"{folder}: the class {short(kind)} of transformers has steps of its own, and may give "
+            f"other tokens than the tokenizer.json: {way_out}"
         )
     for step, expected in steps.items():
         given = content.get(step)
@@ -266,7 +266,7 @@ def _require_its_own_steps(
 
 
 def _steps(kind: str, settings: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
-    """Return what a class takes whatever the tokenizer.json says, if it is known."""
+    """Return the steps of a known class, which override the tokenizer.json."""
     if kind == "GPT2Tokenizer":
         prefix = bool(settings.get("add_prefix_space", False))
         return {
@@ -324,7 +324,7 @@ def _gpt2_definition(encoder: str, merges: str, folder: Path) -> str:
         raise
     except BaseException as error:
         reason = str(error).splitlines()[0][:200]
-        raise InputError(f"{folder}: vocabulary and merges do not fit: {reason}") from None
+        raise InputError(f"{folder}: vocabulary and merges do not match: {reason}") from None
     backend = Backend(model)
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix)
     backend.decoder = decoders.ByteLevel()

@@ -1,4 +1,4 @@
-"""Long stretches of text that no tokenizer splits: a word of a million letters, say.
+"""Long stretches of text that no tokenizer splits, such as a word of a million letters.
 
 Training a BPE takes time in the square of its longest word.
 """
@@ -11,19 +11,19 @@ from collections.abc import Iterable, Iterator
 from wafergpt.progress import say
 
 LONGEST = 4096
-"""Characters that are taken for a word, a number, a line of dashes or an indentation."""
+"""The longest plausible word, number, line of dashes or indentation, in characters."""
 
 PIECE = 256
-"""Characters of what a longer stretch is cut into."""
+"""Characters of each piece of a longer stretch."""
 
 _ALIKE = re.compile(r"[^\W\d_]+|\d+|\s+|(?:[^\w\s]|_)+")
-"""What GPT-2's splitting keeps together: letters, digits, spaces, or other characters."""
+"""Runs that GPT-2's splitting keeps together: letters, digits, spaces, or other characters."""
 
 
 def is_unsplit(text: str) -> bool:
-    """Say whether a text may hold a stretch of more than ``LONGEST`` characters; it is quick."""
+    """Return quickly whether a text may have a stretch of more than ``LONGEST`` characters."""
     half = LONGEST // 2
-    # A longer stretch fills the space between two of these places.
+    # A longer stretch covers two of these places.
     for place in range(0, len(text) - half, half):
         match = _ALIKE.match(text, place)
         if match is not None and match.end() - place >= half:
@@ -32,7 +32,7 @@ def is_unsplit(text: str) -> bool:
 
 
 def cut(texts: Iterable[str]) -> Iterator[str]:
-    """Yield texts for a tokenizer to be trained on, and say at the end if any had to be cut."""
+    """Yield texts to train a tokenizer on, and log at the end if any had to be cut."""
     number, longest = 0, 0
     for text in texts:
         start = 0

@@ -1,6 +1,6 @@
 """Calls of the tokenizers library that may take minutes, in a process that can be killed.
 
-Inside such a call nothing hears Ctrl-C, and a thread in it keeps the interpreter from its end.
+Such a call cannot be interrupted by Ctrl-C, and a thread in it keeps the interpreter from exiting.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _BOOT = (
     "from wafergpt.data.worker import main; main()"
 )
 _END = (1 << 64) - 1
-"""In place of a text's length: there are no more."""
+"""Sent in place of a text's length: there are no more texts."""
 
 _DONE = b"="
-"""Before every answer: an empty one is not taken for that of a process that died."""
+"""Sent before every answer, to distinguish an empty one from that of a process that died."""
 
 BAD_INPUT = 2
 
@@ -63,7 +63,7 @@ def _call(request: dict[str, Any], texts: Iterable[str]) -> bytes:
     assert process.stderr is not None
     answer = said = b""
     try:
-        # Of one that died, its code says more.
+        # If the process died, its exit code is reported below.
         with suppress(BrokenPipeError):
             for text in chain([json.dumps(request)], texts):
                 _send(process.stdin, text)
@@ -81,7 +81,7 @@ def _call(request: dict[str, Any], texts: Iterable[str]) -> bytes:
     if code == BAD_INPUT:
         raise InputError(reason)
     if code or not answer.startswith(_DONE):
-        raise RunFailed(f"the process that works for the tokenizer ended with {code}: {reason}")
+        raise RunFailed(f"the tokenizer's worker process ended with {code}: {reason}")
     return answer[len(_DONE) :]
 
 
@@ -89,16 +89,16 @@ def _send(pipe: IO[bytes], text: str) -> None:
     try:
         data = text.encode()
     except UnicodeEncodeError:
-        raise InputError("a text holds a lone surrogate, which is no character") from None
+        raise InputError("a text contains a lone surrogate, which is not a character") from None
     pipe.write(struct.pack("<Q", len(data)))
     pipe.write(data)
 
 
 def main() -> None:
-    """Do what stdin asks for; the result goes to stdout."""
+    """Process the request on stdin; write the result to stdout."""
     from wafergpt.data.tokenizer import Tokenizer, train_bpe
 
-    # A terminal sends Ctrl-C to all; it is for the parent to act on.
+    # A terminal sends Ctrl-C to all processes; only the parent acts on it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     texts = _received(sys.stdin.buffer)
     request = json.loads(next(texts))
@@ -121,7 +121,7 @@ def main() -> None:
 def _received(pipe: IO[bytes]) -> Iterator[str]:
     while (length := struct.unpack("<Q", _exactly(pipe, 8))[0]) != _END:
         yield _exactly(pipe, length).decode()
-    # Nothing more comes, but for the end of a parent that was killed.
+    # Nothing more arrives, except the end of the pipe if the parent was killed.
     threading.Thread(target=lambda: os.read(pipe.fileno(), 1) or os._exit(1), daemon=True).start()
 
 

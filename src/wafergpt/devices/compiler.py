@@ -1,4 +1,4 @@
-"""Torch's compiler, which may be there and not work."""
+"""Torch's compiler, which may be installed and not work."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
     from torch.fx import GraphModule
 
 LONGEST_REASON = 200
-"""Characters of what a compiler complains of."""
+"""Characters of a compiler's error that are shown."""
 
 
 CACHE = "TORCHINDUCTOR_CACHE_DIR"
 
 
 class Compiler:
-    """A backend of torch.compile: its default one, and for what that cannot compile, plain code.
+    """A backend of torch.compile: the default one, with eager code for what it cannot compile.
 
-    Each process of a training does so for itself, so that none waits for another that has failed.
+    Each process of a training does so by itself, so that none waits for another that has failed.
 
     Attributes:
-        failure: what has failed first, None if nothing has.
-        loud: whether a failure is said at once.
+        failure: the first failure, None if there was none.
+        loud: whether a failure is logged at once.
     """
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class Compiler:
         self.loud = False
 
     def __call__(self, graph: GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
-        """Return what computes a graph."""
+        """Return a function that computes a graph."""
         from torch._dynamo import lookup_backend
 
         try:
@@ -49,7 +49,7 @@ class Compiler:
                 say_once(
                     "compiler",
                     f"warning: torch.compile failed ({reason(error)}); "
-                    "what it could not compile runs without it",
+                    "the parts that it could not compile run without it",
                 )
             return graph.forward
 
@@ -58,9 +58,9 @@ _own_cache: list[TemporaryDirectory[str]] = []
 
 
 def require_cache() -> None:
-    """See that torch's compiler can write to the folder that was named to it.
+    """Make sure that torch's compiler has a cache folder that it can write to.
 
-    It makes that folder as soon as it is imported, which any optimizer does, compiled or not.
+    It creates that folder on import, which any optimizer triggers, compiled or not.
     """
     folder = os.environ.get(CACHE)
     if folder is None:
@@ -77,24 +77,24 @@ def require_cache() -> None:
 
 
 def reason(error: BaseException) -> str:
-    """Return the line of an error that tells most: a compiler's own, or else the first."""
+    """Return the most informative line of an error: the compiler's own, or else the first."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     told = [line for line in lines if "error:" in line.lower()] or lines
     return next(iter(told), type(error).__name__)[:LONGEST_REASON]
 
 
 def is_of_compiler(error: BaseException) -> bool:
-    """Say whether an error is one of torch.compile."""
+    """Return whether an error comes from torch.compile."""
     kinds = type(error).__mro__
     return any(kind.__module__.startswith(("torch._dynamo", "torch._inductor")) for kind in kinds)
 
 
 def trial(device: str) -> str | None:
-    """Compile something small and new; return why that fails, or None. It takes seconds."""
+    """Compile something small and new; return why it fails, or None. It takes seconds."""
     import torch
 
     compiler = Compiler()
-    # No cache knows this number.
+    # A new number, so that no cache has the code.
     factor = random.Random().random()
     try:
         work = torch.compile(lambda x: (x * factor).sin().sum(), backend=compiler)

@@ -1,4 +1,4 @@
-"""What is here: device, precision, compiler, memory. Torch is imported only where it must be."""
+"""Detect device, precision, compiler and memory. Torch is imported only if necessary."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from pathlib import Path
 from wafergpt.devices import limits
 from wafergpt.devices.limits import cores as cores
 from wafergpt.errors import InputError
-from wafergpt.scaling.machine import Machine
-from wafergpt.scaling.speed import best_precision
-from wafergpt.scaling.speed import compile_pays as compile_pays
+from wafergpt.planning.hardware import Machine
+from wafergpt.planning.speed import best_precision
+from wafergpt.planning.speed import compile_pays as compile_pays
 
 ACCELERATOR_NODES = ("/dev/nvidia0", "/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
-"""What Linux shows for an NVIDIA or AMD GPU, or for one behind WSL."""
+"""Device files on Linux of an NVIDIA or AMD GPU, or of one under WSL."""
 
 TYPICAL_WIDTH = 256
-"""d_model to choose a precision for, where the shape is not known."""
+"""d_model to choose a precision for, if the shape is not known."""
 
 
 def torch_version() -> str | None:
@@ -33,7 +33,7 @@ def torch_version() -> str | None:
 
 
 def resolve_device(name: str) -> str:
-    """Turn ``auto`` into the best device here, and check that a named one is here.
+    """Resolve ``auto`` to the best available device, and check that a named one is available.
 
     Raises:
         InputError: if the named device is not usable.
@@ -49,7 +49,7 @@ def resolve_device(name: str) -> str:
         reason = {
             "cuda": "torch finds no NVIDIA GPU",
             "mps": "torch finds no Apple GPU",
-        }.get(name, "it is not known")
+        }.get(name, "it is unknown")
         raise InputError(
             f"system.device={name} cannot be used: {reason}; use system.device=cpu, "
             "and see 'wafergpt doctor'"
@@ -68,10 +68,16 @@ def _may_have_accelerator() -> bool:
 def resolve_precision(
     name: str, device: str, machine: Machine, d_model: int = TYPICAL_WIDTH
 ) -> str:
-    """Turn ``auto`` into ``bf16`` where the probe measured it clearly faster, else ``fp32``.
+    """Resolve ``auto`` to ``bf16`` if the probe measured it clearly faster, else ``fp32``.
+
+    Args:
+        name: ``auto``, ``fp32`` or ``bf16``.
+        device: the resolved device.
+        machine: its measurements.
+        d_model: the width of the network, which decides how much bf16 gains.
 
     Raises:
-        InputError: if bf16 is asked of a device that cannot compute it.
+        InputError: if the device does not support the requested bf16.
     """
     if name == "auto":
         return best_precision(machine, d_model)
@@ -81,19 +87,19 @@ def resolve_precision(
 
 
 def compiler_available(device: str = "cpu") -> bool:
-    """Say whether torch.compile seems to have what it needs to make code for the device."""
+    """Return whether torch.compile seems to have what it needs for the device."""
     return compiler_missing(device) is None
 
 
 def compiler_missing(device: str = "cpu") -> str | None:
-    """Say what torch.compile needs to make code for the device and is not there, or None.
+    """Return what torch.compile needs for the device and does not find, or None.
 
-    On a CPU a C++ compiler and Python's headers; on a GPU Triton and a C compiler.
+    On a CPU it needs a C++ compiler and Python's headers; on a GPU, Triton and a C compiler.
     """
     if device == "cpu":
         if compiler_path() is None:
             named = os.environ.get("CXX")
-            install = f"CXX={named} is no program" if named else "install g++, or set CXX"
+            install = f"CXX={named} is not a program" if named else "install g++, or set CXX"
             return f"a C++ compiler: {install}"
         headers = Path(sysconfig.get_path("include"))
         if not (headers / "Python.h").is_file():
@@ -110,7 +116,7 @@ def compiler_missing(device: str = "cpu") -> str | None:
 
 def compiler_path() -> str | None:
     """Return the C++ compiler that torch.compile would use, or None."""
-    # Torch looks for no other one.
+    # Torch tries no other one.
     return shutil.which(os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++"))
 
 
@@ -126,7 +132,7 @@ def processor_name() -> str:
 
 
 def memory_total(device: str = "cpu") -> int:
-    """Return the bytes of memory of the device; of a container, its limit."""
+    """Return the bytes of memory of the device, or the container's limit."""
     return _memory(device)[1]
 
 

@@ -1,4 +1,4 @@
-"""What this process may use of a machine: cores and memory, by affinity and by control groups."""
+"""Limits of this process: cores and memory, by affinity and by control groups."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ THREADS = "OMP_NUM_THREADS"
 
 
 def cores() -> int:
-    """Return the CPU cores that this process may use: by affinity and by container quota."""
+    """Return the CPU cores that this process may use, by affinity and by container quota."""
     count = _by_affinity()
     for folder in _groups("cpu"):
         # Version 2 has one file, version 1 two.
@@ -22,7 +22,7 @@ def cores() -> int:
         try:
             quota, period = map(int, numbers)
         except ValueError:
-            continue  # no limit ("max"), or none of this group's
+            continue  # no limit ("max"), or no such file in this group
         if quota > 0 and period > 0:
             count = min(count, max(1, quota // period))
     return count
@@ -37,7 +37,7 @@ def _by_affinity() -> int:
 def memory(free: int, total: int) -> tuple[int, int]:
     """Return (free, total) bytes of a machine as its control groups limit them.
 
-    What only caches files counts as free: the kernel drops it when memory is asked for.
+    The file cache counts as free: the kernel drops it when memory is needed.
     """
     for folder in _groups("memory"):
         for names in (
@@ -56,9 +56,9 @@ def memory(free: int, total: int) -> tuple[int, int]:
 
 
 def limit_threads() -> None:
-    """Have libraries start no more threads than there is a quota of cores for.
+    """Limit the threads of libraries to the quota of cores.
 
-    They look at the affinity alone: with 64 of them on one core all wait for each other.
+    Libraries use only the affinity: 64 threads on one core all wait for each other.
     """
     if THREADS not in os.environ and cores() < _by_affinity():
         os.environ[THREADS] = str(cores())
@@ -75,7 +75,7 @@ def _groups(controller: str) -> Iterator[Path]:
         if controllers and controller not in controllers.split(","):
             continue
         root = CGROUPS / controller if controllers else CGROUPS
-        # In a container the path may be the host's, of which only the root is to be seen.
+        # In a container the path may be the host's, of which only the root is visible.
         folder = root / path.lstrip("/")
         yield from (f for f in (folder, *folder.parents) if f == root or root in f.parents)
 

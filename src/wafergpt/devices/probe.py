@@ -1,4 +1,4 @@
-"""A few seconds of measuring, paid once: how fast this machine multiplies, trains and copies."""
+"""Measure once, in a few seconds, how fast this machine multiplies, trains and copies."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from typing import Any
 from wafergpt import files
 from wafergpt.devices import detect
 from wafergpt.devices.allocator import keep_freed_memory
+from wafergpt.planning.hardware import Machine as Machine
 from wafergpt.progress import say, working
-from wafergpt.scaling.machine import Machine as Machine
 
 VERSION = 3
-"""Of what is measured: a change makes old records be measured again."""
+"""Version of the measurements; old records are measured again."""
 
 WIDTHS = (128, 256, 512, 1024)
 """Values of d_model at which training is measured."""
@@ -31,25 +31,25 @@ WIDTHS = (128, 256, 512, 1024)
 SEQ_LEN = 256
 
 BUSY_PERCENT = 25.0
-"""Of all cores, used by others: what is measured beside that is not remembered."""
+"""Percent of all cores in use by others; above it a measurement is not saved."""
 
 PATIENCE = 4
-"""Widths are skipped when a slow machine has taken this many times the seconds asked for."""
+"""Widths are skipped if a slow machine has taken this many times the requested seconds."""
 
 
 def probe(device: str = "auto", seconds: float = 2.5, fresh: bool = False) -> Machine:
-    """Return what is known of this machine, measuring it if that was not done before.
+    """Return the measurements of this machine, measuring it if there is no record.
 
-    The record lies in the user's cache folder, one for each device, CPU, number of cores and
+    The record is in the user's cache folder, one for each device, CPU, number of cores and
     version of torch. Reading it does not import torch on a CPU.
 
     Args:
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
-        seconds: about how long to measure.
+        seconds: the approximate time to measure.
         fresh: measure again.
 
     Raises:
-        InputError: if the device is not here.
+        InputError: if the device is not available.
     """
     device = detect.resolve_device(device)
     path = _record(device)
@@ -58,15 +58,15 @@ def probe(device: str = "auto", seconds: float = 2.5, fresh: bool = False) -> Ma
         with working(f"measuring this machine ({device}), once"):
             others = busy_percent()
             machine = measure(device, seconds, free_threads(others))
-            # A neighbour may have come in between.
+            # Another program may have started in between.
             others = max(others, busy_percent())
         if others > BUSY_PERCENT:
-            say(f"others use {others:.0f}% of the cores: this will be measured again next time")
+            say(f"other programs use {others:.0f}% of the cores: this is measured again next time")
             return machine
         try:
             files.write_json(path, {"version": VERSION, **asdict(machine)})
         except OSError as error:
-            say(f"the measurement could not be kept: {error}")
+            say(f"the measurement could not be saved: {error}")
     return replace(
         machine,
         memory_bytes=detect.memory_total(device),
@@ -76,16 +76,16 @@ def probe(device: str = "auto", seconds: float = 2.5, fresh: bool = False) -> Ma
 
 
 def busy_percent() -> float:
-    """Return the share of all cores in use just now, in percent."""
+    """Return the share of all cores in use now, in percent."""
     import psutil
 
     return float(psutil.cpu_percent(interval=0.3))
 
 
 def free_threads(others: float) -> int:
-    """Return how many threads find a core of their own beside others' use, in percent of all.
+    """Return how many threads have a free core, if others use a given percentage of all cores.
 
-    One thread too many waits for a core at each barrier, and all the rest wait with it.
+    One thread too many waits for a core at each barrier, and all others wait for it.
     """
     cores = detect.cores()
     return cores if others <= BUSY_PERCENT else max(1, int(cores * (1 - others / 100) + 0.5))
@@ -96,7 +96,7 @@ def cache_folder() -> Path:
     try:
         home = Path.home()
     except RuntimeError:
-        # Neither HOME nor a name: a container's user.
+        # A container's user may have neither HOME nor a name.
         home = Path(gettempdir()) / f"wafergpt-{os.getuid()}"
     if os.environ.get("XDG_CACHE_HOME"):
         root = Path(os.environ["XDG_CACHE_HOME"])
@@ -118,7 +118,7 @@ def _record(device: str) -> Path:
 
 
 def _read(path: Path) -> Machine | None:
-    """Return a record; None if there is none, or it is of an older kind or damaged."""
+    """Return a record; None if it is missing, of an older version, or damaged."""
     try:
         values = files.read_json(path)
         if values.pop("version") != VERSION:
@@ -143,11 +143,11 @@ def _device_name(device: str) -> str:
 
 
 def measure(device: str, seconds: float = 2.5, threads: int = 0) -> Machine:
-    """Measure the device with so many threads, or with all cores, in about ``seconds``."""
+    """Measure the device in about ``seconds``, with ``threads`` threads, or all cores if 0."""
     import torch
 
     before = torch.get_num_threads()
-    # The measurement must not change what the caller draws next.
+    # The measurement must not change the caller's random numbers.
     random_state = torch.get_rng_state()
     keep_freed_memory()
     try:
@@ -162,8 +162,8 @@ def _measure(device: str, seconds: float, threads: int) -> Machine:
 
     slot = seconds / (2 * len(WIDTHS) + 4)
     deadline = time.perf_counter() + PATIENCE * seconds
-    # Without hardware for it bf16 is emulated, and larger products of it would take minutes.
-    # One thread tells, whoever else is on the machine.
+    # Without hardware support bf16 is emulated, and larger products would take minutes. One thread
+    # is enough to detect that, whatever else runs on the machine.
     torch.set_num_threads(1)
     small = {name: _matmul(device, name, slot / 4, size=512) for name in ("fp32", "bf16")}
     precisions = ["fp32", "bf16"] if small["bf16"] > small["fp32"] / 2 else ["fp32"]
@@ -201,7 +201,7 @@ def _training(
 def _block(device: str, precisions: Sequence[str], width: int, slot: float) -> dict[str, float]:
     """Return FLOP/s of one block's forward and backward pass in each precision.
 
-    They take turns, so that a neighbour on the machine slows down both.
+    They take turns, so that other programs slow down both.
     """
     import torch
 
@@ -260,15 +260,15 @@ def _softmax(device: str, slot: float) -> float:
 
     def step() -> None:
         logits.grad = None
-        # Logits come in bf16 and are judged in fp32.
+        # Logits are in bf16, the loss in fp32.
         loss = F.cross_entropy(logits.bfloat16().float(), targets)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
 
     return rows * vocab_size / statistics.median(_times(step, device, slot))
 
 
 def _times(work: Callable[[], Any], device: str, slot: float) -> list[float]:
-    """Return the seconds of each call, at least three and until ``slot`` seconds have gone."""
+    """Return the seconds of each call, at least three, for about ``slot`` seconds."""
     return _times_in_turn([work], device, slot)[0]
 
 

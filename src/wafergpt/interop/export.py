@@ -1,4 +1,4 @@
-"""A run given to other programs; nothing appears before its logits were compared."""
+"""Export of a run; nothing appears before its logits were compared."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from wafergpt.errors import InputError
-from wafergpt.interop.source import Source
+from wafergpt.interop.export_source import Source
 from wafergpt.progress import working
-from wafergpt.run import RUNS, Run
+from wafergpt.runs.run import RUNS, Run
 
 Format = Literal["hf", "gguf"]
 
@@ -21,21 +21,21 @@ def export(
 ) -> dict[str, Any]:
     """Write a run as a Hugging Face folder or a GGUF file.
 
-    A run under µP is folded into plain GPT-2. What was written is read back and compared with the
-    run on random tokens.
+    A run under µP is folded into plain GPT-2. The export is read back and compared with the run on
+    random tokens.
 
     Args:
         run: a run, its name or path, or one of its checkpoints.
-        out: the folder (hf) or file (gguf) to make.
+        out: the folder (hf) or file (gguf) to create.
         format: ``hf`` or ``gguf``.
-        root: the folder that holds runs.
+        root: the folder of runs.
 
     Returns:
         ``path``, ``format``, ``max_relative_logit_difference``, ``compared_with`` and ``warnings``.
 
     Raises:
         InputError: if ``out`` exists, or the format cannot express the run.
-        RunFailed: if the logits that came back are other ones.
+        RunFailed: if the logits of the export differ.
     """
     out = Path(out)
     if out.exists() or out.is_symlink():
@@ -43,7 +43,7 @@ def export(
     found = run if isinstance(run, Run) else Run.find(run, root)
     source = Source.open(found)
     if format == "gguf":
-        from wafergpt.interop.gguf_file import write_gguf
+        from wafergpt.interop.gguf_export import write_gguf
 
         with working(f"writing {out}"):
             checked = write_gguf(source, out)

@@ -1,4 +1,4 @@
-"""GPT-2 as other programs know it: their names of our tensors, and µP folded into plain weights."""
+"""GPT-2 for other programs: their names of our tensors, and µP folded into plain weights."""
 
 from __future__ import annotations
 
@@ -37,20 +37,20 @@ def hugging_face_names(n_layers: int) -> dict[str, str]:
 
 
 def is_transposed(name: str) -> bool:
-    """Say whether Hugging Face keeps a tensor, by our name, as ``[in, out]``: its Conv1D."""
+    """Return whether Hugging Face stores a tensor, by our name, as ``[in, out]`` (Conv1D)."""
     return name.startswith("blocks.") and name.endswith(".weight") and "norm" not in name
 
 
 def fold(model: Model, weights: Mapping[str, Tensor]) -> tuple[Model, dict[str, Tensor]]:
-    """Put every multiplier into the weights, so that a plain GPT-2 gives the same logits.
+    """Fold every multiplier into the weights, so that a plain GPT-2 gives the same logits.
 
-    Both embeddings take the embedding multiplier; the keys take what the attention multiplier is
-    more than 1/√d_head, in weight and bias; the head takes the logits multiplier. A tied head that
-    would have to be scaled unlike its embedding becomes one of its own.
+    Both embeddings take the embedding multiplier; the keys take the ratio of the attention
+    multiplier to 1/√d_head, in weight and bias; the head takes the logits multiplier. A tied head
+    that needs another scale than its embedding is untied.
 
     Args:
         model: the shape, under any parametrization.
-        weights: of a GPT by our names; left as they are.
+        weights: of a GPT by our names; not modified.
 
     Returns:
         The plain shape, and its weights.

@@ -7,18 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wafergpt.config import Model, Recipe, Task, recipe_from
+from wafergpt.config import Model, Recipe, TaskSettings, recipe_from
 from wafergpt.errors import InputError, nearest
 from wafergpt.files import short
+from wafergpt.tasks.classify import ClassifySettings
 
 CAUSAL, CLASSIFIER = "GPT2LMHeadModel", "GPT2ForSequenceClassification"
 ARCHITECTURES = (CAUSAL, CLASSIFIER, "GPT2Model")
 
 ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh"}
-"""``gelu`` is the one with erf; both others are its approximation by tanh."""
+"""``gelu`` uses erf; the other two are its tanh approximation."""
 
 EPSILON = 1e-5
-"""Of every norm of ours."""
+"""The epsilon of all our norms."""
 
 _SHAPE = {
     "n_layer": ("n_layers", 12),
@@ -27,7 +28,7 @@ _SHAPE = {
     "n_positions": ("seq_len", 1024),
     "vocab_size": ("vocab_size", 50257),
 }
-"""Their key, our key, and what they take where the key is left out."""
+"""Their key, our key, and their default if the key is missing."""
 
 _ONLY: Mapping[str, tuple[Any, ...]] = {
     "model_type": ("gpt2",),
@@ -40,7 +41,7 @@ _ONLY: Mapping[str, tuple[Any, ...]] = {
     "quantization_config": (None,),
     "tie_word_embeddings": (True, False),
 }
-"""Settings that change what the network computes, and the values that ours computes."""
+"""Settings that change what the network computes, and the values that ours supports."""
 
 _OTHER_NETWORKS = {
     # Positions.
@@ -57,10 +58,10 @@ _OTHER_NETWORKS = {
     "mup_width_scale", "mup_embeddings_scale", "mup_output_alpha", "width_scale",
     "embeddings_scale", "output_logits_scale", "logit_scale", "embedding_multiplier",
     "final_logit_softcapping",
-    # A network of its own.
+    # Another network.
     "auto_map",
 }  # fmt: skip
-"""Settings of other networks with a GPT-2's name, which no one may ask to ignore."""
+"""Settings of other networks with a GPT-2's name, which cannot be ignored."""
 
 _READ = {
     *_SHAPE, *_ONLY, "n_inner", "activation_function", "architectures", "id2label", "label2id",
@@ -68,11 +69,11 @@ _READ = {
 }  # fmt: skip
 
 _HARMLESS = {
-    # Of training, or of a head that is not read.
+    # Of training, or of a head that is not imported.
     "attn_pdrop", "summary_type", "summary_use_proj", "summary_activation",
     "summary_proj_to_labels", "summary_first_dropout", "finetuning_task", "task_specific_params",
     "gradient_checkpointing", "classifier_dropout", "n_special", "predict_special_tokens",
-    # The same numbers by another way; n_ctx is n_positions' old name, which nothing reads.
+    # The same numbers computed in another way; n_ctx is n_positions' old name, which is unused.
     "n_ctx", "reorder_and_upcast_attn", "use_cache", "chunk_size_feed_forward",
     "_attn_implementation", "_attn_implementation_autoset", "attn_implementation", "is_decoder",
     "use_bfloat16", "tie_encoder_decoder", "cross_attention_hidden_size", "tf_legacy_loss",
@@ -93,13 +94,13 @@ _HARMLESS = {
 
 @dataclass(frozen=True)
 class Described:
-    """What a ``config.json`` says.
+    """The content of a ``config.json``.
 
     Attributes:
-        model: the shape; ``tied`` as the configuration has it.
+        model: the shape; ``tied`` is as configured.
         classifies: whether the folder's network is ``GPT2ForSequenceClassification``.
         labels: in the order of the outputs, if they are named.
-        problem_type: what a classifier's outputs mean, if it is said.
+        problem_type: the meaning of a classifier's outputs, if configured.
     """
 
     model: Model
@@ -114,10 +115,10 @@ def describe(config: Mapping[str, Any], where: Path, ignore: Collection[str] = (
     Args:
         config: the content of ``where``.
         where: the file.
-        ignore: settings that are not known, and are to be passed over.
+        ignore: unknown settings to ignore.
 
     Raises:
-        InputError: naming the first setting that our network does not compute, or does not know.
+        InputError: naming the first setting that is unknown, or that our network does not support.
     """
     if "model_type" not in config:
         raise InputError(f"{where} names no model_type: only 'gpt2' is read")
@@ -135,7 +136,7 @@ def describe(config: Mapping[str, Any], where: Path, ignore: Collection[str] = (
     known = _READ | _HARMLESS | _OTHER_NETWORKS
     for key in ignore:
         if key in _READ:
-            raise InputError(f"--ignore {short(key)}: the network is built by this setting")
+            raise InputError(f"--ignore {short(key)}: this setting defines the network")
         if key not in config:
             raise InputError(
                 f"--ignore {short(key)}: {where} has no such setting"
@@ -173,7 +174,7 @@ def _model(config: Mapping[str, Any], where: Path) -> Model:
             + ", ".join(ACTIVATIONS)
         )
     residual, embedded = config.get("resid_pdrop", 0.1), config.get("embd_pdrop", 0.1)
-    # Ours is one number for both; where they differ, the training to come has to say it.
+    # Ours is one number for both; if they differ, the next training must set it.
     same = residual == embedded and type(residual) in (int, float) and 0 <= residual < 1
     spread = config.get("initializer_range", 0.02)
     values = {
@@ -190,7 +191,7 @@ def _model(config: Mapping[str, Any], where: Path) -> Model:
 def _whole(config: Mapping[str, Any], key: str, default: int, where: Path) -> int:
     value = config.get(key, default)
     if type(value) is not int or not 1 <= value <= 1 << 24:
-        raise InputError(f"{where}: {key}={short(value)} is not a size that a GPT-2 can have")
+        raise InputError(f"{where}: {key}={short(value)} is not a valid size of a GPT-2")
     return value
 
 
@@ -245,9 +246,9 @@ def write(
     return config | {"pad_token_id": end_of_text} | _outputs(recipe.task, n_outputs)
 
 
-def _outputs(task: Task, n_outputs: int) -> dict[str, Any]:
-    regression = task.loss == "squared_error"
-    labels = ("LABEL_0",) if regression else task.labels
+def _outputs(task: TaskSettings, n_outputs: int) -> dict[str, Any]:
+    regression = not isinstance(task, ClassifySettings)
+    labels = task.labels if isinstance(task, ClassifySettings) else ("LABEL_0",)
     assert len(labels) == n_outputs
     return {
         "id2label": {str(index): label for index, label in enumerate(labels)},

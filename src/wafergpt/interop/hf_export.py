@@ -16,10 +16,7 @@ from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.data.tokenizer_files import DEFINITION, SETTINGS
 from wafergpt.errors import InputError, RunFailed
 from wafergpt.interop import hf_config
-from wafergpt.interop.folder import WEIGHTS
-from wafergpt.interop.gpt2 import hugging_face_names, is_transposed
-from wafergpt.interop.huggingface import CONFIG, read_network
-from wafergpt.interop.source import (
+from wafergpt.interop.export_source import (
     TOLERANCE,
     Checked,
     Network,
@@ -27,20 +24,24 @@ from wafergpt.interop.source import (
     classifier_network,
     language_model,
 )
+from wafergpt.interop.gpt2 import hugging_face_names, is_transposed
+from wafergpt.interop.hf_import import CONFIG, read_network
+from wafergpt.interop.safetensors_reader import WEIGHTS
 from wafergpt.model.gpt import GPT
 from wafergpt.model.heads import Classifier
 from wafergpt.progress import working
+from wafergpt.tasks.text_task import TextTaskSettings
 
 SAMPLE = "It's 7 o'clock: naïve «façades», 你好!\n\n\tIndented  text.  "
-"""What both tokenizers must read alike."""
+"""A text that both tokenizers must encode to the same tokens."""
 
 
 def write_folder(source: Source, out: Path) -> Checked:
-    """Write a run as a Hugging Face folder, which appears once its logits were compared.
+    """Write a run as a Hugging Face folder, which appears after its logits were compared.
 
     Raises:
-        InputError: if the run is a classifier that ``GPT2ForSequenceClassification`` is not.
-        RunFailed: if the logits that came back are other ones.
+        InputError: if ``GPT2ForSequenceClassification`` cannot express the classifier.
+        RunFailed: if the logits of the export differ.
     """
     warnings = _require_expressible(source)
     n_outputs = None if source.score is None else len(source.score)
@@ -48,13 +49,13 @@ def write_folder(source: Source, out: Path) -> Checked:
     with files.appearing(out) as folder:
         _write_json(folder / CONFIG, config)
         save_file(_tensors(source), folder / WEIGHTS, metadata={"format": "pt"})
-        # safetensors writes for the owner alone, and an export is to be handed on.
+        # safetensors writes files for the owner only, and an export is to be shared.
         (folder / WEIGHTS).chmod((folder / CONFIG).stat().st_mode)
         if source.tokenizer is not None:
             _write_json(folder / DEFINITION, _tokenizer_definition(source.tokenizer))
             _write_json(folder / SETTINGS, _tokenizer_config(source))
         checked = _compare(source, folder, warnings)
-        # NaN would have come back as infinity.
+        # A NaN is reported as infinity.
         if checked.difference > TOLERANCE:
             raise RunFailed(
                 f"{out} was not written: {checked.by} computes other logits than the run "
@@ -67,6 +68,8 @@ def _require_expressible(source: Source) -> tuple[str, ...]:
     task = source.recipe.task
     if task is None:
         return ()
+    if not isinstance(task, TextTaskSettings):
+        raise InputError(f"{source.run.path}: task.name={task.name} has no form in transformers")
     if task.pooling != "last":
         raise InputError(
             f"{source.run.path}: task.pooling={task.pooling} is not what "
@@ -78,7 +81,7 @@ def _require_expressible(source: Source) -> tuple[str, ...]:
         )
     if task.cut == "middle":
         return (
-            "task.cut=middle has no counterpart: there, texts that are too long lose their end",
+            "task.cut=middle has no counterpart in transformers, which cuts long texts at the end",
         )
     return ()
 
@@ -100,7 +103,7 @@ def _tokenizer_definition(tokenizer: Tokenizer) -> dict[str, Any]:
     definition = tokenizer.definition
     after = definition.get("post_processor")
     if after is not None and after["type"] != "ByteLevel":
-        # It would put tokens around a text, and the network never saw any.
+        # It would add tokens around a text, which the network was not trained on.
         definition["post_processor"] = None
     return definition
 
@@ -108,6 +111,7 @@ def _tokenizer_definition(tokenizer: Tokenizer) -> dict[str, Any]:
 def _tokenizer_config(source: Source) -> dict[str, Any]:
     tokenizer, task = source.tokenizer, source.recipe.task
     assert tokenizer is not None
+    assert task is None or isinstance(task, TextTaskSettings)
     end = tokenizer.token(tokenizer.end_of_text)
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -154,14 +158,14 @@ def _through_our_import(folder: Path) -> Network:
     if read.task is None:
         gpt.load_state_dict(read.weights)
         return language_model(gpt)
-    classifier = Classifier(gpt, len(read.weights["score.weight"]))
+    classifier = Classifier(gpt, len(read.weights["head.weight"]))
     classifier.load_state_dict(read.weights)
     return classifier_network(classifier)
 
 
 @contextmanager
 def _quiet(transformers: Any) -> Iterator[None]:
-    """Keep its bars and remarks out of our output."""
+    """Suppress its progress bars and messages."""
     logging = transformers.utils.logging
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

@@ -20,7 +20,7 @@ class LayerCache:
         self.length = 0
 
     def extend(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Append ``[batch, heads, length, d_head]`` and return all that is held so far."""
+        """Append ``[batch, heads, length, d_head]`` and return all keys and values so far."""
         end = self.length + keys.shape[2]
         self._keys[:, :, self.length : end] = keys
         self._values[:, :, self.length : end] = values
@@ -43,10 +43,10 @@ class Cache:
 
     @property
     def length(self) -> int:
-        """How many tokens have been read."""
+        """Number of tokens read."""
         return self.layers[0].length
 
     def clear(self) -> None:
-        """Forget everything; the buffers stay."""
+        """Forget all tokens; the buffers stay."""
         for layer in self.layers:
             layer.length = 0

@@ -1,9 +1,9 @@
 """Causal attention in bf16 on CPUs, two to three times as fast as torch's fused kernel there.
 
-Torch (2.13) converts bf16 tiles to fp32 inside its CPU kernel and visits the masked half of the
-scores too. Here a block of queries meets only the keys it may see, for as many heads at a time as
-stay in the cache, in bf16 products and one softmax. The backward pass computes the probabilities
-again, as FlashAttention does (arXiv:2205.14135), so that nothing quadratic is kept.
+Torch (2.13) converts bf16 tiles to fp32 inside its CPU kernel and also visits the masked half of
+the scores. Here a block of queries meets only the keys it may see, for as many heads at a time as
+fit into the cache, in bf16 products and one softmax. The backward pass recomputes the
+probabilities, as FlashAttention does (arXiv:2205.14135), so that nothing quadratic is kept.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CACHED = 1 << 20
 """Scores at a time: 2 MB in bf16."""
 
 
-# The schemas are spelt out for the older torch of Cerebras' SDK, which cannot read annotations.
+# The schemas are explicit for the older torch of Cerebras' SDK, which cannot read annotations.
 @torch.library.custom_op(
     "wafergpt::causal_attention",
     mutates_args=(),
@@ -61,7 +61,7 @@ def _backward(
     shape = query.shape
     gradient, query, key, value = (t.flatten(0, 1) for t in (gradient, query, key, value))
     d_query = torch.empty_like(query)
-    # Every tile adds to these: in bf16 the sum would lose what a long text's last tiles add.
+    # Every tile adds to these: in bf16 the sum would lose a long text's last tiles.
     d_key, d_value = (torch.zeros_like(key, dtype=torch.float32) for _ in range(2))
     for heads, rows, seen, mask in _tiles(query):
         weights = _weights(query[heads, rows], key[heads, seen], mask, scale)
@@ -79,7 +79,7 @@ def _backward(
 
 
 def _tiles(query: Tensor) -> Iterator[tuple[slice, slice, slice, Tensor]]:
-    """Yield heads, the queries' rows, the keys' rows, and what is added to their scores."""
+    """Yield heads, the queries' rows, the keys' rows, and the mask added to their scores."""
     heads, length, _ = query.shape
     hidden = torch.full((BLOCK, BLOCK), float("-inf"), dtype=query.dtype).triu_(1)
     for start in range(0, length, BLOCK):

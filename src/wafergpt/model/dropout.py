@@ -1,4 +1,4 @@
-"""Dropout whose random bits are cheap on the CPU."""
+"""Dropout with cheap random bits on the CPU."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ LEVELS = 1 << 16
 
 
 class Dropout(nn.Dropout):
-    """``nn.Dropout`` that draws 16 bits an element on the CPU, in a third of the time.
+    """``nn.Dropout`` that draws 16 bits per element on the CPU, in a third of the time.
 
-    Torch draws one 64-bit number an element there, one after the other, which makes dropout a fifth
-    of a small network's step. The probability is rounded to a multiple of 2⁻¹⁶.
+    Torch draws one 64-bit number per element there, one after the other, which makes dropout a
+    fifth of a small network's step. The probability is rounded to a multiple of 2⁻¹⁶.
     """
 
     def forward(self, x: Tensor) -> Tensor:

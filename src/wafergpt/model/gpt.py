@@ -1,7 +1,7 @@
 """A GPT-2 decoder: learned positions, pre-norm blocks, biases, a head that is tied by default.
 
-Decoder only, because the method is GPT: one network that is trained to predict the next token, and
-then reads for every task. It does not know where it runs, nor whether it is compiled or sharded.
+One network is trained to predict the next token, and then reads the text for every task. It does
+not know where it runs, nor whether it is compiled or sharded.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class Attention(nn.Module):
         """Map ``[batch, length, d_model]`` to the same shape.
 
         Args:
-            x: the normed stream.
-            mask: ``[batch, 1, length, keys]``, true where a query may look; None is causal.
+            x: the normed residual stream.
+            mask: ``[batch, 1, length, keys]``, true where a query sees a key; None is causal.
             cache: keys and values of the tokens before these, extended in place.
         """
         batch, length, d_model = x.shape
@@ -42,7 +42,7 @@ class Attention(nn.Module):
         query, key, value = packed.permute(2, 0, 3, 1, 4)
         if cache is not None:
             key, value = cache.extend(key, value)
-        # A single query sees every key; only a longer stretch needs the causal mask.
+        # A single query sees every key; only several need the causal mask.
         causal = mask is None and length > 1
         if causal and query.dtype == torch.bfloat16 and query.device.type == "cpu":
             mixed = causal_attention(query, key, value, self.scale)
@@ -90,7 +90,7 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """The network from tokens to hidden states; ``logits`` goes on to the vocabulary.
+    """The network from tokens to hidden states; ``logits`` maps these to the vocabulary.
 
     Dropout acts on the embedding and on each residual branch, not inside the attention, where it
     would rule out the fused kernels.
@@ -127,10 +127,10 @@ class GPT(nn.Module):
             tokens: token ids.
             documents: ``[batch, length]``, the number of each token's document, not decreasing;
                 attention and positions then stay inside a document.
-            cache: what earlier calls have read; these tokens go on from there.
+            cache: of the tokens that earlier calls have read, which these continue.
 
         Raises:
-            ValueError: if the tokens, with those in the cache, are more than ``seq_len``.
+            ValueError: if these tokens and those in the cache are more than ``seq_len``.
         """
         length = tokens.shape[1]
         start = 0 if cache is None else cache.length
@@ -155,7 +155,7 @@ class GPT(nn.Module):
         return result
 
     def scaled(self, hidden: Tensor) -> Tensor:
-        """Return what the head reads: hidden states times the parametrization's multiplier."""
+        """Return the head's input: hidden states times the parametrization's multiplier."""
         return hidden if self._logits_multiplier == 1 else hidden * self._logits_multiplier
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -164,7 +164,7 @@ class GPT(nn.Module):
 
     @torch.no_grad()
     def initialize(self, seed: int) -> GPT:
-        """Take fresh weights over and return self."""
+        """Initialize the weights, and return self."""
         for (_, parameter), (_, values) in zip(
             self.named_parameters(), self.fresh_weights(seed), strict=True
         ):
@@ -174,8 +174,8 @@ class GPT(nn.Module):
     def fresh_weights(self, seed: int) -> Iterator[tuple[str, Tensor]]:
         """Draw weights as Cerebras-GPT does (arXiv:2304.03208, Appendix A), one after the other.
 
-        Truncated normals, cut at two standard deviations, which the parametrization gives; on the
-        CPU, so that every device starts from the same weights.
+        They are normals truncated at two standard deviations, which the parametrization sets, drawn
+        on the CPU, so that every device starts from the same weights.
         """
         generator = torch.Generator().manual_seed(seed)
         rows = parametrization(self.config).rows

@@ -15,10 +15,10 @@ Pooling = Literal["last", "mean", "max", "mean_max_last"]
 
 
 class Classifier(nn.Module):
-    """A GPT that gives each text one row of scores.
+    """A GPT with a head that maps each text to one row of scores.
 
     With ``pooling="last"`` it is Hugging Face's ``GPT2ForSequenceClassification``: the hidden state
-    of the last token that is no padding, through a linear layer without bias.
+    of the last token that is not padding, through a linear layer without bias.
     """
 
     def __init__(self, gpt: GPT, n_outputs: int, pooling: Pooling = "last") -> None:
@@ -27,22 +27,22 @@ class Classifier(nn.Module):
         self.pooling = pooling
         width = gpt.config.d_model * (3 if pooling == "mean_max_last" else 1)
         self.dropout = Dropout(gpt.config.dropout)
-        self.score = nn.Linear(width, n_outputs, bias=False)
+        self.head = nn.Linear(width, n_outputs, bias=False)
         self._multiplier = parametrization(gpt.config).task_multiplier
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """Map texts to scores ``[batch, n_outputs]``.
 
         Args:
-            tokens: ``[batch, length]``, padded on the right; what stands there is never seen, for
-                every position looks to its left only.
+            tokens: ``[batch, length]``, padded on the right; padding is never seen, because
+                attention is causal.
             lengths: ``[batch]``, how many tokens of each row are text.
         """
-        scores: Tensor = self.score(self.dropout(self.pool(self.gpt(tokens), lengths)))
+        scores: Tensor = self.head(self.dropout(self.pool(self.gpt(tokens), lengths)))
         return scores * self._multiplier
 
     def pool(self, hidden: Tensor, lengths: Tensor) -> Tensor:
-        """Reduce hidden states ``[batch, length, d_model]`` to one row a text."""
+        """Reduce hidden states ``[batch, length, d_model]`` to one row per text."""
         steps = torch.arange(hidden.shape[1], device=hidden.device)
         # An index of two tensors would not lower to Cerebras IR.
         last = hidden.masked_fill((steps != lengths[:, None] - 1)[..., None], 0.0).sum(1)

@@ -1,4 +1,4 @@
-"""Parameters and FLOPs of a shape, counted from its numbers alone."""
+"""Parameters and FLOPs of a shape, computed from its numbers alone."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def parameters(model: Model) -> int:
 
 
 def non_embedding_parameters(model: Model) -> int:
-    """Return the weights of the blocks and the last norm: all but token and position tables."""
+    """Return the number of weights of the blocks and the last norm, without the embeddings."""
     d_model, d_ffn = model.d_model, model.d_ffn
     attention = 4 * d_model * d_model + 4 * d_model
     feed_forward = 2 * d_model * d_ffn + d_ffn + d_model
@@ -32,18 +32,17 @@ def training_flops(
 ) -> float:
     """Return the FLOPs of one sequence's forward and backward pass: two for each multiplication.
 
-    What torch.utils.flop_counter counts, which is the usual count of model FLOPs (arXiv:2204.02311,
-    appendix B): products of matrices only, each once forward and twice backward. So an embedding
-    that is looked up counts nothing, and what is computed a second time for the backward pass
-    (activation checkpointing, attention's probabilities) is not counted again. Attention's scores
-    count as the whole square, padding as the tokens that it is computed like; causal kernels leave
-    out up to half of that square.
+    As torch.utils.flop_counter and the usual model FLOPs count them (arXiv:2204.02311, appendix
+    B): matrix products only, each once forward and twice backward. So an embedding lookup
+    counts nothing, and recomputation for the backward pass (activation checkpointing, attention's
+    probabilities) is not counted again. Attention's scores count as the whole square, padding like
+    tokens; causal kernels skip up to half of that square.
 
     Args:
         model: the shape.
         length: of the sequence, padding included; 0 stands for ``seq_len``.
-        rows: of the head that each token is multiplied with: left out, the whole vocabulary; 0
-            without a head; of a sampled softmax, those that were drawn.
+        rows: of the head that each token is multiplied with: if omitted, the whole vocabulary; 0
+            without a head; for a sampled softmax, those that were drawn.
         score_weights: of a classifier's own head, which reads each sequence once.
     """
     d_model, length = model.d_model, length or model.seq_len
@@ -54,9 +53,9 @@ def training_flops(
 
 
 def published_flops(model: Model) -> float:
-    """Return the training FLOPs of a token in the count of Cerebras-GPT (arXiv:2304.03208).
+    """Return the training FLOPs of a token by the count of Cerebras-GPT (arXiv:2304.03208).
 
-    The paper prints totals, not its formula. This one gives all seven to the two digits printed:
+    The paper prints totals, not its formula. This one matches all seven to the two digits printed:
     six for each weight of the blocks, attention scores and mixing at 24·L·s·d (twice the plain
     count of both products), and five passes of 2·V·d for embedding and head together. The paper's
     law holds for this count only.

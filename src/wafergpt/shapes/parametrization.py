@@ -3,9 +3,9 @@
 Under the standard parametrization (``sp``) only the depth matters; under the maximal update
 parametrization (``mup``; Yang et al., arXiv:2203.03466) they follow the width too, so that settings
 tuned on a narrow network hold on a wide one. ``mup`` is Cerebras-GPT's (arXiv:2304.03208, appendix
-G): at the base width both agree but for the attention, whose scores are divided by d_head.
+G): at the base width both agree, except that attention scores are divided by d_head.
 
-Nothing is attached to tensors: a parameter's role is read from its name, and a role's numbers from
+Nothing is attached to tensors: a parameter's role comes from its name, and a role's numbers from
 the shape. So they are the same for a network that is compiled or sharded.
 """
 
@@ -47,18 +47,17 @@ _NAMES: Mapping[str, Role] = {
     "ffn.out.weight": "ffn_out",
     "ffn.up.bias": "ffn_vector",
     "lm_head.weight": "head",
-    "score.weight": "task_head",
 }
 
 
 @dataclass(frozen=True)
 class Row:
-    """What one role is given.
+    """The numbers of one role.
 
     Attributes:
-        init_std: of a normal, cut at two standard deviations but for a task's head; 0 for biases
-            (norms start at 1).
-        decays: whether weight decay acts on it. It is multiplied by the role's learning rate.
+        init_std: of a normal, truncated at two standard deviations except for a task's head; 0 for
+            biases (norms start at 1).
+        decays: whether weight decay, which is multiplied by the role's learning rate, acts on it.
         lr: the factor of the recipe's learning rate, by optimizer.
     """
 
@@ -69,7 +68,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Rule:
-    """How an optimizer moves one parameter.
+    """How an optimizer updates one parameter.
 
     Attributes:
         factor: of the recipe's learning rate.
@@ -88,7 +87,7 @@ class Parametrization:
         rows: by role.
         embedding_multiplier: of the sum of both embeddings.
         attention_multiplier: of query·key.
-        logits_multiplier: of the logits, or of what the head reads.
+        logits_multiplier: of the logits, or of the head's input.
         task_multiplier: of a task head's scores.
     """
 
@@ -118,13 +117,15 @@ def role_of(name: str) -> Role:
     """Return the role of a parameter by its name, whatever wraps its module.
 
     Raises:
-        ValueError: if the name is none of a GPT's.
+        ValueError: if no GPT has a parameter of this name.
     """
     for ending, role in _NAMES.items():
         if f".{name}".endswith(f".{ending}"):
             return role
     if re.search(r"(norm\.weight|\.bias)$", name):
         return "vector"
+    if re.search(r"(^|\.)head\..*weight$", name):
+        return "task_head"
     raise ValueError(f"no role is known for the parameter '{name}'")
 
 
@@ -161,7 +162,7 @@ def parametrization(model: Model) -> Parametrization:
 
 
 def rules(model: Model, optimizer: str, names: Iterable[str]) -> dict[str, Rule]:
-    """Return how an optimizer moves each named parameter.
+    """Return how an optimizer updates each named parameter.
 
     Raises:
         InputError: if the optimizer has no column under ``mup``.
@@ -177,13 +178,13 @@ def rules(model: Model, optimizer: str, names: Iterable[str]) -> dict[str, Rule]
 
 
 def _learning_rates(wide: float, ffn_wide: float) -> dict[str, Mapping[Role, float]]:
-    """Return the factors of every role, by optimizer, at so many times the base widths.
+    """Return the factors of every role by optimizer, for multiples of the base widths.
 
     AdamW and Adam: arXiv:2203.03466, table 8 (a hidden matrix by 1/fan_in). SGD: the same table
     (vectors and embeddings by fan_out, heads by fan_in, a hidden matrix by fan_out/fan_in; momentum
     changes nothing). Muon moves hidden matrices by updates of a set spectral norm, which has to be
     √(fan_out/fan_in) (Yang et al., arXiv:2310.17813); torch's, scaled to AdamW's size, has one of
-    √max(fan_out, fan_in), which is divided out. The rest moves as under AdamW.
+    √max(fan_out, fan_in), which is divided out. The rest is as under AdamW.
     """
     ones: dict[Role, float] = dict.fromkeys(ROLES, 1.0)
     narrow, root = 1 / wide, wide**-0.5

@@ -1,213 +1,137 @@
-"""A fine-tuned classifier at work, and how it is judged."""
+"""Classification: one label per text."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, overload
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
+from pydantic import Field
 
-from wafergpt.config import Model, Recipe, Task
-from wafergpt.data.labelled import LabelledBatches, cut_tokens
-from wafergpt.data.tables import described, is_missing
-from wafergpt.data.tokenizer import Tokenizer
+from wafergpt.data.holdout import classes_kept, hold_out_of_each_class
+from wafergpt.data.labelled_rows import Table, encode_labels, label_names
+from wafergpt.data.labels import doubts, settle_classes
 from wafergpt.errors import InputError
-from wafergpt.model.gpt import GPT
-from wafergpt.model.heads import Classifier
-from wafergpt.progress import progress, working
-from wafergpt.run import Run
-from wafergpt.shapes.parametrization import parametrization
-from wafergpt.train import checkpoint
-from wafergpt.train.loop import autocast
+from wafergpt.evaluation.metrics import classification_metrics
+from wafergpt.tasks.base import Direction, Outputs
+from wafergpt.tasks.text_task import (
+    VALIDATION_SHARE,
+    Tables,
+    Targets,
+    TextTask,
+    TextTaskSettings,
+)
 
-JUDGE_BATCH = 64
-"""Texts of one forward pass when nothing has to be kept for a backward one."""
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
-
-def build_classifier(model: Model, task: Task) -> Classifier:
-    """Return the network of a resolved task."""
-    n_outputs = 1 if task.loss in {"binary", "squared_error"} else len(task.labels)
-    return Classifier(GPT(model), n_outputs, task.pooling)
+    from wafergpt.data.batches import Batch
 
 
-def fresh_classifier(model: Model, task: Task, seed: int) -> Classifier:
-    """Return the network of a resolved task with fresh weights."""
-    classifier = build_classifier(model, task)
-    classifier.gpt.initialize(seed)
-    with torch.no_grad():
-        generator = torch.Generator().manual_seed(seed)
-        std = parametrization(model).rows["task_head"].init_std
-        classifier.score.weight.normal_(0.0, std, generator=generator)
-    return classifier
+class ClassifySettings(TextTaskSettings):
+    """The section ``task`` of a classification."""
+
+    name: Literal["classify"] = "classify"
+    labels: tuple[str, ...] = ()
+    """In the order of the model's outputs; set by the run."""
+    similar_labels: Literal["refuse", "merge", "keep"] = "refuse"
+    """Labels that differ only in spelling, such as Positive and positive: refuse them, merge them
+    into one class, or keep them apart."""
+    loss: Literal["cross_entropy", "binary"] = "cross_entropy"
+    """``binary`` has one output, the log-odds of the second of two labels."""
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    class_weights: Literal["none", "balanced"] = "none"
 
 
-def encode_texts(
-    texts: Sequence[str], tokenizer: Tokenizer, recipe: Recipe
-) -> tuple[list[NDArray[np.int64]], int]:
-    """Encode texts for a recipe's task; return their tokens and how many texts were cut.
+class Classify(TextTask):
+    """Predicts one of the labels of the training rows for each text."""
 
-    An empty text is the end-of-text token alone.
-    """
-    assert recipe.task is not None
-    limit = recipe.task.max_tokens or recipe.model.seq_len
-    encoded = [list(ids) or [tokenizer.end_of_text] for ids in tokenizer.encode_batch(texts)]
-    cut = sum(len(ids) > limit for ids in encoded)
-    return [cut_tokens(ids, limit, recipe.task.cut) for ids in encoded], cut
+    Settings = ClassifySettings
+    metrics: ClassVar[Mapping[str, Direction]] = {
+        "loss": "min",
+        "accuracy": "max",
+        "macro_f1": "max",
+    }
 
+    @property
+    def settings(self) -> ClassifySettings:
+        """The recipe's section ``task``."""
+        assert isinstance(self.recipe.task, ClassifySettings)
+        return self.recipe.task
 
-@torch.no_grad()
-def scores(
-    classifier: Classifier,
-    texts: Sequence[NDArray[np.int64]],
-    recipe: Recipe,
-    what: str = "evaluating",
-    poll: Callable[[], object] = lambda: None,
-) -> NDArray[np.float64]:
-    """Return ``[n_texts, n_labels]`` probabilities, or ``[n_texts, 1]`` numbers of a regression.
+    @property
+    def n_outputs(self) -> int:
+        """One for each label; of two labels one, if the loss is binary."""
+        return 1 if self.settings.loss == "binary" else len(self.settings.labels)
 
-    ``what`` is what the bar calls it; ``poll`` is called before each batch, and may raise.
-    """
-    found = []
-    poll()
-    with progress(what, len(texts), "texts") as bar:
-        for values in _batched_scores(classifier, texts, recipe):
-            found.append(values)
-            bar.advance(len(values))
-            poll()
-    return np.concatenate(found)[np.argsort(_by_length(texts), kind="stable")]
+    def settle(self, tables: dict[str, Table]) -> tuple[dict[str, Table], list[str]]:
+        """Merge the spellings of each label, and check that training has every label."""
+        settled = settle_classes(list(tables.values()), self.settings.similar_labels)
+        named = dict(zip(tables, settled, strict=True))
+        labels = label_names(named["train"])
+        for name, table in named.items():
+            encode_labels(table, labels, name)
+        return named, doubts(settled)
 
+    def hold_out(self, train: Table) -> tuple[Table, Table, list[str]]:
+        """Hold out a share of each class."""
+        kept, held, without = hold_out_of_each_class(train, VALIDATION_SHARE)
+        return kept, held, [classes_kept(without, kept)] if without else []
 
-def _by_length(texts: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
-    nothing = np.zeros(len(texts), dtype=np.int64)
-    return LabelledBatches(texts, nothing, JUDGE_BATCH, None).indices(0, len(texts))
+    def from_rows(self, tables: Tables) -> dict[str, Any]:
+        """Return the labels of the training rows."""
+        labels = label_names(tables.train)
+        if self.settings.loss == "binary" and len(labels) != 2:
+            raise InputError(f"task.loss=binary needs two labels, not {len(labels)}: {labels}")
+        return {"labels": labels}
 
+    def targets(self, table: Table, where: str) -> Targets:
+        """Return the class of each row."""
+        return encode_labels(table, self.settings.labels, where)
 
-def _batched_scores(
-    classifier: Classifier, texts: Sequence[NDArray[np.int64]], recipe: Recipe
-) -> Iterator[NDArray[np.float64]]:
-    assert recipe.task is not None
-    device = classifier.score.weight.device
-    batches = LabelledBatches(texts, np.zeros(len(texts), dtype=np.int64), JUDGE_BATCH, None)
-    classifier.eval()
-    for first in range(0, len(texts), JUDGE_BATCH):
-        batch = batches.batch(first, min(JUDGE_BATCH, len(texts) - first)).to(device)
-        with autocast(recipe, device):
-            values = classifier(batch.tokens, batch.lengths).double()
-        if recipe.task.loss == "binary":
-            positive = values.sigmoid()
-            values = torch.cat([1 - positive, positive], 1)
-        elif recipe.task.loss == "cross_entropy":
-            values = values.softmax(1)
-        yield values.cpu().numpy()
+    def class_weights(self, targets: Targets) -> NDArray[np.float64] | None:
+        """Return weights that make every class count alike, if the recipe asks for them."""
+        if self.settings.class_weights == "none":
+            return None
+        counts = np.bincount(targets.astype(np.int64), minlength=len(self.settings.labels))
+        return np.asarray(len(targets) / (len(counts) * counts))
 
+    def loss(self, network: nn.Module, batch: Batch) -> Tensor:
+        """Return the summed cross-entropy, smoothed only while training."""
+        from wafergpt.model.loss import classification_loss
 
-@dataclass(frozen=True)
-class TextClassifier:
-    """A fine-tuned run, ready to use.
+        smoothing = self.settings.label_smoothing if network.training else 0.0
+        scores, targets = self.scores(network, batch), batch["targets"]
+        return classification_loss(
+            scores, targets.long(), self.settings.loss, smoothing, batch.get("weights")
+        )
 
-    Attributes:
-        run: where it comes from.
-        recipe: of the run.
-        network: with the best checkpoint's weights.
-        tokenizer: that it reads with.
-    """
+    def compute_metrics(self, outputs: Outputs, references: Any) -> dict[str, Any]:
+        """Return loss, accuracy, macro-F1, the scores of each label, and the confusion matrix."""
+        labels = self.settings.labels
+        return classification_metrics(
+            outputs["probabilities"], references.astype(np.int64), labels
+        ).to_dict()
 
-    run: Run
-    recipe: Recipe
-    network: Classifier
-    tokenizer: Tokenizer
-
-    @classmethod
-    def load(cls, run: Run) -> TextClassifier:
-        """Open a fine-tuned run.
-
-        Raises:
-            InputError: if the run is a language model without a task.
-        """
-        recipe = run.recipe
-        if recipe.task is None:
-            raise InputError(f"{run.path} is a language model: wafergpt finetune gives it a task")
-        build = partial(build_classifier, recipe.model, recipe.task)
-        network = checkpoint.restored(build, checkpoint.weights(run))
-        tokenizer = Tokenizer.load(run.tokenizer)
-        tokenizer = tokenizer.require_at_most(recipe.model.vocab_size, run.path)
-        return cls(run, recipe, network, tokenizer)
-
-    @overload
-    def predict(  # type: ignore[overload-overlap]
-        self, texts: str
-    ) -> dict[str, Any] | None: ...
-
-    @overload
-    def predict(self, texts: Iterable[str | None]) -> list[dict[str, Any] | None]: ...
-
-    def predict(
-        self, texts: str | Iterable[str | None]
-    ) -> dict[str, Any] | list[dict[str, Any] | None] | None:
-        """Return for each text its ``label``, the label's ``score`` and all ``scores``.
-
-        A regression gives ``{"score": number}``. Several texts, of a list, an array, a column of a
-        table or an iterator, give a list in their order; one string gives one answer. Where there
-        is no text (blank, None, NaN) the answer is None.
-
-        Raises:
-            InputError: on what is no text, with its place.
-        """
-        if isinstance(texts, str):
-            return self.predict([texts])[0]
-        given = _strings(texts)
-        answers: list[dict[str, Any] | None] = [None] * len(given)
-        there = [place for place, text in enumerate(given) if text.strip()]
-        for place, answer in zip(there, self._answers([given[i] for i in there]), strict=True):
-            answers[place] = answer
-        return answers
-
-    def _answers(self, texts: Sequence[str]) -> list[dict[str, Any]]:
-        assert self.recipe.task is not None
-        if not texts:
-            return []
-        with working("encoding the texts"):
-            encoded, _ = encode_texts(texts, self.tokenizer, self.recipe)
-        values = scores(self.network, encoded, self.recipe, "predicting")
-        if self.recipe.task.loss == "squared_error":
-            return [{"score": float(value)} for value in values[:, 0]]
-        labels = self.recipe.task.labels
+    def decode(self, outputs: Outputs, inputs: Sequence[Any]) -> list[dict[str, Any]]:
+        """Return ``label``, its probability ``score``, and the ``scores`` of all labels."""
+        labels = self.settings.labels
         return [
             {
                 "label": labels[int(row.argmax())],
                 "score": float(row.max()),
                 "scores": dict(zip(labels, row.tolist(), strict=True)),
             }
-            for row in values
+            for row in outputs["probabilities"]
         ]
 
+    def outputs(self, network: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
+        """Return ``probabilities [batch, n_labels]``."""
+        import torch
 
-def _strings(texts: Iterable[str | None]) -> list[str]:
-    """Return texts as a list; where there is none it is blank."""
-    # What iterates over its columns or bytes is not meant so.
-    if isinstance(texts, Mapping | bytes) or hasattr(texts, "columns"):
-        raise InputError(
-            f"predict() wants texts, not {type(texts).__name__}: give it a string, or a list or a "
-            "column of strings"
-        )
-    try:
-        values = list(texts)
-    except TypeError:
-        raise InputError(f"predict() wants a string or several, not {described(texts)}") from None
-    return [_string(value, place) for place, value in enumerate(values)]
-
-
-def _string(value: object, place: int) -> str:
-    if is_missing(value):
-        return ""
-    if not isinstance(value, str):
-        raise InputError(f"texts[{place}] is {described(value)}; texts are wanted")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise InputError(f"texts[{place}] holds a lone surrogate, which is no character") from None
-    return str(value)
+        scores = self.scores(network, batch).double()
+        if self.settings.loss == "binary":
+            positive = scores.sigmoid()
+            return {"probabilities": torch.cat([1 - positive, positive], 1)}
+        return {"probabilities": scores.softmax(1)}

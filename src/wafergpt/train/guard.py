@@ -1,86 +1,76 @@
-"""Updates that must not happen: numbers that are none, and losses that leap."""
+"""Which updates are skipped: non-finite losses or gradients, and loss spikes."""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable
+from dataclasses import dataclass
 
 from wafergpt import config
+from wafergpt.engines.base import Decision, UpdateResult
 from wafergpt.errors import RunFailed
 from wafergpt.progress import say
 from wafergpt.train.state import TrainState
 
 WINDOW = 64
-"""Losses that say what is usual."""
+"""Number of losses that a spike is compared with."""
 
-LEAST = 16
-"""Losses before anything can be unusual."""
+MIN_LOSSES = 16
+"""Number of losses before a spike can be detected."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Why an update is not applied, and what to do instead."""
+
+    reason: str
+    decision: Decision = Decision.SKIP
 
 
 class Guard:
-    """Decides which updates a run leaves out, and keeps the account in its state.
+    """Decides which updates a run skips, and lists them in its state.
 
     Args:
         settings: of the recipe.
         state: of the run.
-        restore: takes the state back to its last good checkpoint.
     """
 
-    def __init__(
-        self, settings: config.Guard, state: TrainState, restore: Callable[[], object]
-    ) -> None:
-        self._settings, self._state, self._restore = settings, state, restore
+    def __init__(self, settings: config.Guard, state: TrainState) -> None:
+        self._settings, self._state = settings, state
 
-    def fault(self, loss: float) -> str | None:
-        """Say why an update with this loss must not happen, or return None."""
+    def fault(self, update: UpdateResult) -> Fault | None:
+        """Return why an update must not be applied, or None."""
+        loss = update.loss
         if not math.isfinite(loss):
-            return f"the loss is {loss}"
+            return Fault(f"the loss is {loss}")
         recent = self._state.recent
-        if not self._settings.spike or len(recent) < LEAST:
-            return None
-        mean, spread = statistics.fmean(recent), statistics.stdev(recent)
-        if loss > mean + self._settings.spike * spread:
-            return f"the loss leaps to {loss:.4f} from {mean:.4f} ± {spread:.4f}"
+        if self._settings.spike and len(recent) >= MIN_LOSSES:
+            mean, spread = statistics.fmean(recent), statistics.stdev(recent)
+            if loss > mean + self._settings.spike * spread:
+                reason = f"the loss spikes to {loss:.4f} from {mean:.4f} ± {spread:.4f}"
+                back = self._settings.action == "rollback"
+                return Fault(reason, Decision.ROLLBACK if back else Decision.SKIP)
+        if not math.isfinite(update.grad_norm):
+            return Fault(f"the gradient is {update.grad_norm}")
         return None
 
-    def passed(self, loss: float) -> None:
-        """Remember the loss of an update that happened."""
+    def applied(self, loss: float) -> None:
+        """Remember the loss of an applied update."""
         if self._settings.spike:
             self._state.recent = [*self._state.recent, loss][-WINDOW:]
 
-    def left_out(self, reason: str, samples: int) -> None:
-        """Write down that the update over the next ``samples`` is left out.
+    def skipped(self, fault: Fault, end: int) -> None:
+        """Record that the samples from the cursor to ``end`` are skipped.
 
         Raises:
-            RunFailed: if the run has left out more than it may.
+            RunFailed: if the run has skipped more updates than it may.
         """
         state, limit = self._state, self._settings.limit
         where = f"at step {state.step + 1}"
         if len(state.skipped) >= limit:
             raise RunFailed(
-                f"{reason} {where}, after {limit} updates left out: the run diverged; "
+                f"{fault.reason} {where}, after {limit} skipped updates: the run diverged; "
                 "try a lower optimizer.lr or a longer schedule.warmup"
             )
-        say(f"{reason} {where}: this update is left out ({len(state.skipped) + 1} of {limit})")
-        state.skipped = [*state.skipped, [state.samples, state.samples + samples, reason]]
-
-    def rolls_back(self, reason: str, samples: int) -> bool:
-        """Go back to the last checkpoint and on behind the bad data, if the recipe says so.
-
-        The data between the checkpoint and the leap is passed over too, as for PaLM
-        (arXiv:2204.02311, section 5.1).
-
-        Raises:
-            RunFailed: if the run has left out more than it may.
-        """
-        if self._settings.action != "rollback" or not reason.startswith("the loss leaps"):
-            return False
-        self.left_out(reason, samples)
-        skipped, end = self._state.skipped, self._state.samples + samples
-        self._restore()
-        first = self._state.samples
-        self._state.samples, self._state.recent = end, []
-        self._state.skipped = [*skipped[:-1], [first, end, reason]]
-        say(f"back to step {self._state.step}, and on behind sample {end:,}")
-        return True
+        say(f"{fault.reason} {where}: this update is skipped ({len(state.skipped) + 1} of {limit})")
+        state.skipped = [*state.skipped, [state.samples, end, fault.reason]]

@@ -1,4 +1,4 @@
-"""Signals and the time limit, turned into something that the loop looks at where it can save."""
+"""Signals and the time limit as requests that the loop polls where it can save."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
-from wafergpt.parallel.launch import HANGUP, SAME_WISH_SECONDS, hangs_up
+from wafergpt.distributed.launcher import HANGUP, SAME_SIGNAL_SECONDS, hangs_up
 from wafergpt.progress import say
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
-GOING_ON = tuple(getattr(signal, name) for name in ("SIGCONT",) if hasattr(signal, name))
+CONTINUED = tuple(getattr(signal, name) for name in ("SIGCONT",) if hasattr(signal, name))
 ASKING = tuple(getattr(signal, name) for name in ("SIGUSR1",) if hasattr(signal, name))
 
 
 class StopRequested(Exception):
-    """A signal came, or the time is up, while something long was under way."""
+    """A signal came, or the time limit is near, during a long operation."""
 
 
 class Signals:
     """While entered, SIGINT, SIGTERM and SIGHUP ask for a stop, and SIGUSR1 for a checkpoint.
 
-    A second SIGINT or SIGTERM stops at once, unless it comes with the first. Where SIGHUP is
-    ignored, as nohup has it, it stays so.
+    A second SIGINT or SIGTERM stops at once, unless it comes with the first. An ignored SIGHUP, as
+    under nohup, stays ignored.
     """
 
     def __init__(self) -> None:
@@ -44,8 +44,8 @@ class Signals:
                 self._previous[number] = signal.signal(number, self._handle)
             if HANGUP is not None and hangs_up():
                 self._previous[HANGUP] = signal.signal(HANGUP, self._handle)
-            for number in GOING_ON:
-                self._previous[number] = signal.signal(number, self._go_on)
+            for number in CONTINUED:
+                self._previous[number] = signal.signal(number, self._continued)
         return self
 
     def __exit__(
@@ -61,27 +61,27 @@ class Signals:
         name = signal.Signals(number).name
         if number in ASKING:
             self._save = True
-            say(f"{name}: saving after this step, then going on")
+            say(f"{name}: saving after this step, then continuing")
             return
         now = time.monotonic()
         if self._signalled is not None:
-            # Nobody has lost patience who closes a terminal.
-            if number != HANGUP and now > self._signalled + SAME_WISH_SECONDS:
+            # A closed terminal is not a second Ctrl-C.
+            if number != HANGUP and now > self._signalled + SAME_SIGNAL_SECONDS:
                 raise KeyboardInterrupt
             return
         self.requested, self._signalled = True, now
         say(f"{name}: saving, then stopping (again: stop at once)")
 
-    def _go_on(self, number: int, frame: FrameType | None) -> None:
-        # The time in which it was suspended is no step's.
+    def _continued(self, number: int, frame: FrameType | None) -> None:
+        # Suspended time does not count as a step.
         self._last_poll = time.time()
 
     def limit(self, seconds: float, saving: Callable[[], float]) -> None:
-        """Ask for a stop when this process has lived for so many seconds, in time to save.
+        """Request a stop before this process has run for so many seconds, in time to save.
 
         Args:
-            seconds: since the process began.
-            saving: tells how many seconds a save has taken at most.
+            seconds: since the process started.
+            saving: returns the longest save so far, in seconds.
         """
         import psutil
 
@@ -90,10 +90,10 @@ class Signals:
         self._saving = saving
 
     def poll(self) -> None:
-        """Raise ``StopRequested`` if a stop was asked for, or the time would run out before long.
+        """Raise ``StopRequested`` if a stop was requested, or the time limit is near.
 
-        What took longest between two polls so far, a step or a batch of validation, and the longest
-        save, are taken to come twice more.
+        It is near when less is left than twice the longest time between two polls so far (a step
+        or a batch of validation) and twice the longest save.
         """
         if self._deadline is not None:
             now = time.time()
@@ -105,7 +105,11 @@ class Signals:
         if self.requested:
             raise StopRequested
 
+    def stop_asked(self) -> bool:
+        """Return whether a stop was requested."""
+        return self.requested
+
     def save_asked(self) -> bool:
-        """Return whether a checkpoint was asked for since the last call."""
+        """Return whether a checkpoint was requested since the last call."""
         asked, self._save = self._save, False
         return asked

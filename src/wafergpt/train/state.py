@@ -1,19 +1,13 @@
-"""All that changes during a run; a checkpoint is this and only this."""
+"""The mutable state of a run besides weights and moments; a checkpoint holds all of it."""
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
 from wafergpt.files import short
-from wafergpt.parallel.sharding import Part
-from wafergpt.train.optimizers import Optimizer
 
 Row = dict[str, Any]
 
@@ -23,7 +17,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "pending": (dict, type(None)), "finished": (bool,), "skipped": (list,), "recent": (list,),
     "callbacks": (dict,),
 }  # fmt: skip
-"""Of the scalars in a checkpoint."""
+"""Types of the scalars in a checkpoint."""
 
 
 @dataclass
@@ -31,8 +25,6 @@ class TrainState:
     """The mutable state of a run.
 
     Attributes:
-        model: the network, with its weights.
-        optimizer: the optimizer, with its moments.
         step: updates done.
         samples: the cursor: samples consumed.
         tokens: tokens read, padding included.
@@ -41,13 +33,11 @@ class TrainState:
         best: the best validation score so far, and ``best_step`` where it was.
         pending: the row of a step whose callbacks an interruption cut short, to run on resume.
         finished: set when the run is over before its last step.
-        skipped: updates left out: first sample, sample after the last, reason.
-        recent: the last losses, where the recipe watches for leaps.
-        callbacks: what callbacks keep, as JSON.
+        skipped: skipped updates: first sample, sample after the last, reason.
+        recent: the last losses, if the recipe guards against spikes.
+        callbacks: the callbacks' own state, as JSON.
     """
 
-    model: nn.Module
-    optimizer: Optimizer
     step: int = 0
     samples: int = 0
     tokens: int = 0
@@ -61,23 +51,21 @@ class TrainState:
     recent: list[float] = field(default_factory=list)
     callbacks: dict[str, Any] = field(default_factory=dict)
 
-    SCALARS = tuple(_KINDS)
-
     def scalars(self) -> dict[str, Any]:
-        """Return everything but the tensors, as JSON."""
-        return {name: getattr(self, name) for name in self.SCALARS}
+        """Return everything as JSON."""
+        return {name: getattr(self, name) for name in _KINDS}
 
     def take_scalars(self, values: Mapping[str, Any]) -> None:
-        """Take over what ``scalars`` gave, and was read from a file.
+        """Load the values of ``scalars`` that were read from a file.
 
         Raises:
             ValueError: if a value is not what could have been written.
         """
-        for name in self.SCALARS:
+        for name, kinds in _KINDS.items():
             if name not in values:
                 continue
             value = values[name]
-            possible = type(value) in _KINDS[name]
+            possible = type(value) in kinds
             if type(value) is int:
                 possible = possible and 0 <= value < 1 << 63
             elif type(value) is float:
@@ -85,23 +73,3 @@ class TrainState:
             if not possible:
                 raise ValueError(f"{name}={short(value)} was never written")
             setattr(self, name, value)
-
-    def weights_sha256(self) -> str:
-        """Return a hash of all weights."""
-        return weights_sha256(self.model.state_dict())
-
-
-def weights_checksum(weights: Mapping[str, Tensor]) -> int:
-    """Return the sum of all bits of the weights that this process holds, as whole numbers."""
-    sums = [Part.of(t).values.view(torch.int32).sum(dtype=torch.int64) for t in weights.values()]
-    return int(torch.stack(sums).sum()) if sums else 0
-
-
-def weights_sha256(weights: Mapping[str, Tensor]) -> str:
-    """Return a hash of weights: names, types, shapes and bytes, in the order of names."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(weights.items()):
-        tensor = tensor.detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()

@@ -1,400 +1,328 @@
-"""One training, whatever it teaches: speed settled, loop run, result written."""
+"""One training in one run: the loop, what happens after each step, and its result."""
 
 from __future__ import annotations
 
 import math
 import resource
 import shutil
-import signal
 import statistics
 import sys
-import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack, closing
-from functools import partial
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
 
+from wafergpt.checkpoint import store
+from wafergpt.checkpoint.format import WEIGHTS, Stored, weights_sha256
+from wafergpt.checkpoint.writer import Saver
 from wafergpt.config import Recipe
-from wafergpt.data.batches import Batches
-from wafergpt.devices.compiler import Compiler, is_of_compiler, reason
-from wafergpt.devices.detect import compile_pays, compiler_available
-from wafergpt.errors import InputError, Interrupted, RunFailed
-from wafergpt.parallel.launch import FORWARDED
-from wafergpt.parallel.sharding import Rows, fill, spread
-from wafergpt.parallel.team import ALONE, Order, Team
+from wafergpt.data.tokenizer import Tokenizer
+from wafergpt.distributed.collectives import SINGLE, ProcessGroup
+from wafergpt.engines.base import Decision, Engine, UpdateResult
+from wafergpt.errors import Interrupted
+from wafergpt.planning.hardware import Machine
+from wafergpt.planning.memory import disk_bytes
 from wafergpt.progress import duration, progress, say, working
-from wafergpt.run import Run, command_line
-from wafergpt.scaling.machine import Machine
-from wafergpt.scaling.memory import disk_bytes
-from wafergpt.scaling.schedule import schedule_warning
-from wafergpt.shapes.parametrization import rules
-from wafergpt.train import checkpoint
-from wafergpt.train.callbacks.evaluation import Evaluation, out_of_patience
-from wafergpt.train.callbacks.recording import Recording
-from wafergpt.train.callbacks.samples import Samples
-from wafergpt.train.callbacks.saving import Saving
-from wafergpt.train.callbacks.tracking import trackers
-from wafergpt.train.following import give_state, obey, require_same_copies
-from wafergpt.train.loop import Callback, FlopCount, Loop, Objective
-from wafergpt.train.optimizers import Optimizer
-from wafergpt.train.saver import PartSaver, Saver
-from wafergpt.train.signals import Signals
-from wafergpt.train.state import TrainState, weights_sha256
-from wafergpt.train.stored import WEIGHTS, Stored
-
-MOST_BATCHES, LEAST_BATCHES = 50, 4
-"""Validation batches of a look, where the recipe names no number."""
-
-DEFAULT_LOOKS = 10
-"""Validations, and checkpoints, of a run that names no interval."""
+from wafergpt.runs.run import Run, command_line
+from wafergpt.tasks.base import Splits, Task
+from wafergpt.train.callbacks import (
+    Callback,
+    Evaluation,
+    Recording,
+    Samples,
+    Saving,
+    out_of_patience,
+)
+from wafergpt.train.guard import Fault, Guard
+from wafergpt.train.signals import Signals, StopRequested
+from wafergpt.train.state import Row, TrainState
+from wafergpt.train.tracking import trackers
 
 
+@dataclass
 class Trainer:
-    """Trains one network by one recipe.
+    """Trains inside a run, to the horizon of its resolved recipe.
 
-    Args:
-        recipe: with device, precision and threads settled.
-        machine: what was measured of this machine.
-        network: the whole network; if it is to be spread, it may be without memory (meta).
-        blocks: its repeated part, which is compiled once for all where that pays.
-        batches: the training samples.
-        objective: the summed loss of a batch.
-        flops: counts a batch's, for the metrics.
-        team: the processes that share the work.
-        weights: that the network begins with, if it does not have them yet.
+    Attributes:
+        recipe: with every ``auto`` resolved.
+        run: that everything is written to.
+        task: what is learned.
+        engine: makes the updates.
+        splits: the data.
+        tokenizer: that the task reads with.
+        machine: as measured.
+        signals: requests for a stop or a save.
+        group: the processes that share the work.
+        state: what changes, besides weights and moments.
     """
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        machine: Machine,
-        network: nn.Module,
-        blocks: nn.ModuleList,
-        batches: Batches,
-        objective: Objective,
-        flops: FlopCount,
-        team: Team = ALONE,
-        weights: Iterable[tuple[str, Rows]] | None = None,
-    ) -> None:
-        self.recipe = recipe
-        self.machine = machine
-        self.team = team
-        self.device = torch.device(recipe.system.host)
-        self.signals = Signals()
-        self._compiler = Compiler()
-        self._blocks = blocks
-        if recipe.system.activation_checkpointing:
-            _checkpoint_activations(blocks)
-        self.spread = recipe.system.shards > 1
-        if self.spread:
-            spread(network, blocks, team, recipe.system.shards, self.device.type)
-        if any(parameter.is_meta for parameter in network.parameters()):
-            network.to_empty(device=self.device)
-        else:
-            network.to(self.device)
-        if weights is not None:
-            fill(network, weights)
-        names = [name for name, _ in network.named_parameters()]
-        by_name = rules(recipe.model, recipe.optimizer.name, names)
-        optimizer = Optimizer(network.named_parameters(), recipe.optimizer, by_name)
-        state = TrainState(network, optimizer)
-        # Processes on one machine share its cores, but each has a GPU of its own.
-        devices = team.size if self.device.type == "cuda" else team.size / team.on_this_machine
-        self.loop = Loop(
-            recipe, state, batches, objective, (), self._save, self.device,
-            flops, self._restore, devices * machine.peak_flops, self.signals, team, self.spread,
-        )  # fmt: skip
-        self._run: Run | None = None
-        self._saver: Saver | None = None
+    recipe: Recipe
+    run: Run
+    task: Task
+    engine: Engine
+    splits: Splits
+    tokenizer: Tokenizer
+    machine: Machine
+    signals: Signals
+    group: ProcessGroup = SINGLE
+    state: TrainState = field(default_factory=TrainState)
 
-    @property
-    def state(self) -> TrainState:
-        """What the training changes."""
-        return self.loop.state
-
-    def settle(self) -> None:
-        """Settle the horizon, the intervals and whether to compile, and write them down.
-
-        Raises:
-            InputError: if compiling was asked for and does not work.
-        """
-        train = self.recipe.train
-        if not train.seconds:
-            # Known before anything is timed.
-            self._warn_of_the_schedule(self._steps(0.0))
-        wanted = self.recipe.system.compile
-        eager = 0.0
-        if train.seconds or (wanted == "auto" and compiler_available(self.device.type)):
-            with working("timing steps"):
-                eager = self._step_seconds()
-        steps = self._steps(eager)
-        if train.seconds:
-            self._warn_of_the_schedule(steps)
-        ahead = train.seconds or train.samples(steps) / train.batch_size * eager
-        compiled = wanted == "on"
-        if wanted == "auto" and eager and compile_pays(ahead, self.device.type):
-            compiled = self._compiled_is_faster(eager)
-        elif compiled:
-            self._require_compiler()
-        self._compiler.loud = True
-        self._replace(system={"compile": "on" if compiled else "off"})
-        evaluate = self.recipe.evaluate
-        every = evaluate.every or math.ceil(steps / DEFAULT_LOOKS)
-        # A forward pass is a third of a step: a look costs a fifteenth of what lies before it.
-        batches = evaluate.batches or min(MOST_BATCHES, max(LEAST_BATCHES, every // 5))
-        self._replace(
-            train={"steps": steps, "tokens": None, "epochs": None, "seconds": None},
-            checkpoint={"every": self.recipe.checkpoint.every or math.ceil(steps / DEFAULT_LOOKS)},
-            evaluate={"every": every, "batches": batches},
+    def __post_init__(self) -> None:
+        checkpoint, system = self.recipe.checkpoint, self.recipe.system
+        self._sharded = system.shards > 1
+        self._saver = Saver(
+            self.run, checkpoint, self.group if self._sharded else SINGLE, system.timeout
         )
+        self._guard = Guard(self.recipe.guard, self.state)
+        self._fault: Fault | None = None
+        self._callbacks: list[Callback] = []
+        self._saving = self._stopping = False
+        self._saved_step = 0
+        # Processes on one machine share its cores, but each has a GPU of its own.
+        gpus = system.device == "cuda"
+        devices = self.group.size if gpus else self.group.size / self.group.on_this_machine
+        self._peak_flops = devices * self.machine.peak_flops
 
-    def _warn_of_the_schedule(self, steps: int) -> None:
-        if warning := schedule_warning(self.recipe, steps):
-            say(f"WARNING: {warning}")
-
-    def _replace(self, **sections: Mapping[str, Any]) -> None:
-        self.recipe = self.loop.recipe = self.recipe.replace(**sections)
-
-    def _steps(self, step_seconds: float) -> int:
-        train = self.recipe.train
-        if train.steps:
-            return train.steps
-        samples = train.epochs or 0.0
-        if train.seconds:
-            samples = train.seconds / step_seconds * train.batch_size
-        elif train.tokens:
-            samples = train.tokens / self.recipe.model.seq_len
-        else:
-            samples *= self.loop.batches.samples_per_epoch
-        return train.steps_for(samples)
-
-    def _step_seconds(self, rounds: int = 16, most_seconds: float = 6.0) -> float:
-        """Time real steps, spread over the data, without moving a weight."""
-        size = self.recipe.train.batch_size
-        epoch = self.loop.batches.samples_per_epoch
-        times: list[float] = []
-        while len(times) <= rounds and sum(times[1:]) < most_seconds:
-            if times and self.signals.requested:
-                break
-            first = len(times) * epoch // (rounds + 1)
-            start = time.perf_counter()
-            self.loop.gradients(first, size)
-            self.loop.discard()
-            times.append(time.perf_counter() - start)
-        # The first steps pay for allocations, and for kernels of each new length.
-        return statistics.fmean(times[-max(1, len(times) // 2) :])
-
-    def _compiled_is_faster(self, eager: float) -> bool:
-        with working("compiling, and timing steps"):
-            compiled, failure = self._try_compiled()
-        if failure:
-            say(f"warning: torch.compile does not work here ({failure}): training without it")
-        elif compiled < eager:
-            say(f"compiled steps take {compiled:.3f}s instead of {eager:.3f}s")
-            return True
-        else:
-            say(f"compiled steps take {compiled:.3f}s, plain ones {eager:.3f}s: not compiling")
-        self.compile(on=False)
-        return False
-
-    def _require_compiler(self) -> None:
-        """Compile, and make a step while there is no run yet."""
-        _, failure = self._try_compiled(rounds=0)
-        if failure:
-            raise InputError(
-                f"system.compile=on: torch.compile does not work here ({failure}); "
-                "system.compile=off trains without it"
-            )
-
-    def _try_compiled(self, rounds: int = 16) -> tuple[float, str | None]:
-        """Compile, and return the seconds of a step, or what failed."""
-        self.compile()
-        try:
-            return self._step_seconds(rounds), self._compiler.failure
-        except Exception as error:
-            # Of several processes the others wait for what this one has not computed.
-            if self.team.size > 1 or not is_of_compiler(error):
-                raise
-            self.loop.discard()
-            return math.inf, reason(error)
-
-    def compile(self, on: bool = True) -> None:
-        """Have everyone compile the blocks, each time they meet a new shape, or do so no more."""
-        self.team.order(Order.COMPILE, on)
-        self._compile(on)
-
-    def _compile(self, on: bool) -> None:
-        self._replace(system={"compile": "on" if on else "off"})
-        for block in self._blocks:
-            if on:
-                block.compile(dynamic=None, backend=self._compiler)
-            else:
-                # nn.Module has a compile() but nothing that takes it back.
-                block._compiled_call_impl = None
-
-    def follow(self) -> Run:
-        """Do what the leader orders, until the end; return the run that came of it."""
-        for number in FORWARDED:
-            # Whoever sends them to all means the leader.
-            signal.signal(number, signal.SIG_IGN)
-        with closing(PartSaver(self.recipe.checkpoint, self.team)) as saver:
-            obey(self.loop, saver, self._compile)
-        return Run(Path(self.team.told()))
-
-    def train(
-        self,
-        run: Run,
-        judge: Callable[[], Mapping[str, float]],
-        write_on: Callable[[str], str] | None = None,
-        resumed: bool = False,
-    ) -> None:
-        """Train to the horizon inside ``run``, going on from its checkpoints if ``resumed``.
+    def train(self, resumed: bool = False) -> None:
+        """Train, from the run's last good checkpoint if ``resumed``, and write the result.
 
         Raises:
             InputError: if another process trains in this run.
+            Interrupted: after saving, if a signal or the time limit requested a stop.
+            RunFailed: if more updates are skipped than the recipe allows.
         """
         try:
-            writers = self.team if self.spread else ALONE
-            saver = Saver(run, self.recipe.checkpoint, writers, self.recipe.system.timeout)
-            with run.held(), saver:
-                self._run, self._saver = run, saver
-                self._train(run, judge, write_on, resumed)
+            with self.run.held(), self._saver:
+                self._begin(resumed)
+                with self._watched():
+                    self._loop()
             with working("writing the result"):
-                run.write("result", self.result())
-        except Interrupted:
-            self._end()
-            raise
-        # Only now is all on the disk that the others may read.
-        self._end()
-        say(f"{run.path}: {self.state.step:,} steps in {duration(self.state.seconds)}")
+                self.run.write("result", self.result())
+        except Interrupted as stop:
+            self.engine.close(str(self.run.path))
+            verb = "finetune" if self.recipe.task else "pretrain"
+            line = command_line(verb, "--resume", self.run.path)
+            raise Interrupted(f"{stop}; next: {line}") from None
+        # The workers return once the run is complete on the disk.
+        self.engine.close(str(self.run.path))
+        if self.state.finished and self.state.step < self._steps:
+            say(f"stopped early at step {self.state.step:,}: no better score")
+        say(f"{self.run.path}: {self.state.step:,} steps in {duration(self.state.seconds)}")
 
-    def _end(self) -> None:
-        assert self._run is not None
-        self.team.order(Order.END)
-        self.team.told(str(self._run.path))
+    @property
+    def _steps(self) -> int:
+        assert self.recipe.train.steps is not None, "the horizon is resolved before"
+        return self.recipe.train.steps
 
-    def _train(
-        self,
-        run: Run,
-        judge: Callable[[], Mapping[str, float]],
-        write_on: Callable[[str], str] | None,
-        resumed: bool,
-    ) -> None:
-        steps = self.recipe.train.steps
-        assert steps is not None, "settle() comes first"
+    def _begin(self, resumed: bool) -> None:
+        self.engine.work_in(self.run.path / self.recipe.system.device)
         if resumed:
-            folder = checkpoint.resume(self.state, run)
-            run.rewind(self.state.step)
-            # A run that stopped early goes on only if its patience has grown.
+            folder = self._load_newest()
+            # A run that stopped early continues only if its patience has grown.
             self.state.finished = out_of_patience(self.state, self.recipe.evaluate)
-            say(f"going on from {folder}")
-            if self.state.step < steps and not self.state.finished:
-                # What it says is of a shorter horizon.
-                (run.path / "result.json").unlink(missing_ok=True)
-            give_state(self.loop, folder)
+            say(f"resuming from {folder}")
+            if self.state.step < self._steps and not self.state.finished:
+                # That result is of a shorter horizon.
+                (self.run.path / "result.json").unlink(missing_ok=True)
         else:
-            _warn_of_the_disk(run, self.recipe)
-            give_state(self.loop, None)
-            # From here on, whatever happens, there is something to resume.
-            self._save(self.state, wait=True)
-        run.save_recipe(self.recipe)
-        callbacks: list[Callback] = [Evaluation(judge, self.recipe.evaluate, steps)]
-        if write_on is not None and self.recipe.evaluate.prompts:
-            callbacks.append(Samples(run, write_on, self.recipe.evaluate.prompts))
+            _warn_about_disk(self.run, self.recipe)
+            self.engine.load(None)
+            # From here on there is a checkpoint to resume from.
+            self._save(wait=True)
+        self.run.save_recipe(self.recipe)
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Open the callbacks, and close them at the end."""
+        recipe, steps = self.recipe, self._steps
+        self._callbacks = [Evaluation(self._evaluate, recipe.evaluate, self.task.metrics, steps)]
+        if recipe.evaluate.prompts:
+            self._callbacks.append(Samples(self.run, self._sample, recipe.evaluate.prompts))
         with ExitStack() as stack:
-            followers = trackers(self.recipe, run)
-            for follower in followers:
-                stack.callback(follower.close)
-            bar = stack.enter_context(progress(run.name, steps, "steps", self.state.step))
-            bar.advance(0, "compiling" if self.recipe.system.compile == "on" else "")
-            callbacks.append(Recording(run, bar, memory_bytes(self.device), followers))
-            callbacks.append(Saving(self.recipe.checkpoint.every, steps, self._save))
-            self.loop.callbacks = callbacks
-            if self.recipe.checkpoint.time_limit:
-                assert self._saver is not None
-                self.signals.limit(self.recipe.checkpoint.time_limit, self._saver.longest)
+            opened = trackers(recipe, self.run)
+            for tracker in opened:
+                stack.callback(tracker.close)
+            bar = stack.enter_context(progress(self.run.name, steps, "steps", self.state.step))
+            bar.advance(0, "compiling" if recipe.system.compile == "on" else "")
+            memory = memory_bytes(torch.device(recipe.system.host))
+            self._callbacks.append(Recording(self.run, bar, memory, opened))
+            self._callbacks.append(Saving(recipe.checkpoint.every, steps, self._save))
+            if recipe.checkpoint.time_limit:
+                self.signals.limit(recipe.checkpoint.time_limit, self._saver.longest)
+            yield
+
+    def _loop(self) -> None:
+        state = self.state
+        try:
+            if state.pending is not None:
+                self._after_step(state.pending)
+            # A second round comes only after a rollback, which moves the cursor.
+            while state.step < self._steps and not (state.finished or self._stopping):
+                self._update()
+        except StopRequested:
+            # Raised by the evaluation of a finished step.
+            self._stopping = True
+            self._save()
+        if self._stopping and (state.step < self._steps or state.pending is not None):
+            all_saved = self._saved_step == state.step
+            kept = "everything is saved" if all_saved else f"saved up to step {self._saved_step}"
+            raise Interrupted(f"stopped at step {state.step}; {kept}")
+
+    def _update(self) -> None:
+        """Make updates until the horizon, a stop, or a rollback."""
+        state = self.state
+        updates = self.engine.updates(
+            state.step, state.samples, self._steps, self._sync(), self._decide, self._poll
+        )
+        with closing(updates):
+            for update in updates:
+                if update.decision is Decision.ROLLBACK:
+                    self._roll_back(update)
+                    return
+                self._after_step(self._taken(update))
+                self._poll()
+                if update.state_ready and (self._saving or self._stopping):
+                    self._save()
+                    self._saving = False
+                if state.finished or (self._stopping and update.state_ready):
+                    return
+
+    def _poll(self) -> None:
+        """Pass requests of signals and the time limit on to the engine."""
+        if self.signals.save_asked():
+            self._saving = True
+            self.engine.request("save")
+        if not self._stopping:
             try:
-                self._run_loop()
-            except Interrupted as stop:
-                verb = "finetune" if self.recipe.task else "pretrain"
-                line = command_line(verb, "--resume", run.path)
-                raise Interrupted(f"{stop}; next: {line}") from None
-            except RuntimeError as error:
-                if not is_of_compiler(error):
-                    raise
-                raise RunFailed(
-                    f"torch.compile failed after step {self.state.step} ({reason(error)}): "
-                    f"--resume {run.path} system.compile=off goes on without it"
-                ) from error
-        if self.state.finished and self.state.step < steps:
-            say(f"stopped early at step {self.state.step:,}: no better score any more")
+                self.signals.poll()
+            except StopRequested:
+                self._stopping = True
+                self.engine.request("stop")
 
-    def _run_loop(self) -> None:
-        self.loop.run()
+    def _sync(self) -> frozenset[int]:
+        every = {self.recipe.evaluate.every, self.recipe.checkpoint.every}
+        return frozenset({self._steps}.union(*(range(n, self._steps, n) for n in every)))
 
-    def _save(self, state: TrainState, wait: bool = False) -> None:
-        assert self._saver is not None
+    def _decide(self, update: UpdateResult) -> Decision:
+        self._fault = self._guard.fault(update)
+        return Decision.APPLY if self._fault is None else self._fault.decision
+
+    def _taken(self, update: UpdateResult) -> Row:
+        """Advance the state by an update, and return its metrics."""
+        state, fault = self.state, self._fault
+        if fault is None:
+            self._guard.applied(update.loss)
+        else:
+            self._guard.skipped(fault, update.samples)
+        state.step, state.samples = update.step, update.samples
+        if not state.flops:
+            # The checkpoint is older than the count.
+            state.flops = update.flops / update.tokens * state.tokens
+        state.flops += update.flops
+        state.tokens += update.tokens
+        state.seconds += update.seconds
+        row: Row = {
+            "step": state.step,
+            "tokens": state.tokens,
+            "flops": state.flops,
+            "seconds": state.seconds,
+            "lr": update.lr,
+            "tokens_per_second": update.tokens / update.seconds,
+        }
+        for name, value in (("loss", update.loss), ("grad_norm", update.grad_norm)):
+            if math.isfinite(value):
+                row[name] = value
+        if fault is not None:
+            row["skipped"] = fault.reason
+        row["mfu"] = update.flops / update.seconds / self._peak_flops
+        return row
+
+    def _after_step(self, row: Row) -> None:
+        self.state.pending = row
+        for callback in self._callbacks:
+            callback.after_step(self.state, row)
+        self.state.pending = None
+
+    def _roll_back(self, update: UpdateResult) -> None:
+        """Load the last checkpoint, and continue after the bad data.
+
+        The data between the checkpoint and the spike is skipped too, as for PaLM (arXiv:2204.02311,
+        section 5.1).
+        """
+        assert self._fault is not None
+        self._guard.skipped(self._fault, update.samples)
+        state, skipped = self.state, self.state.skipped
+        self._saver.wait()
+        self._load_newest()
+        first, end = state.samples, update.samples
+        state.samples, state.recent = end, []
+        state.skipped = [*skipped[:-1], [first, end, self._fault.reason]]
+        say(f"back to step {state.step}, continuing from sample {end:,}")
+
+    def _load_newest(self) -> object:
+        def load(stored: store.StoredState) -> None:
+            self.engine.load(stored)
+            self.state.take_scalars(stored.scalars)
+
+        folder = store.resume(self.run, load)
+        self._saved_step = self.state.step
+        self.run.rewind(self.state.step)
+        return folder
+
+    def _save(self, wait: bool = False) -> None:
         with working("saving"):
-            require_same_copies(self.loop)
-            self._saver.save(state)
+            self._saver.save(self.state.scalars(), self.engine.state)
+            self._saved_step = self.state.step
             if wait:
                 self._saver.wait()
 
-    def _restore(self) -> None:
-        assert self._run is not None
-        assert self._saver is not None
-        self._saver.wait()
-        give_state(self.loop, checkpoint.resume(self.state, self._run))
-        self._run.rewind(self.state.step)
+    def _evaluate(self) -> Mapping[str, float]:
+        """Return the task's metrics on validation data, as ``val_…``."""
+        samples = self.task.evaluation_samples(self.splits.validation.batches)
+        outputs = self.engine.outputs(samples, self.task.evaluation_rows(), self.signals.poll)
+        metrics = self.task.compute_metrics(outputs, self.splits.validation.references)
+        return {f"val_{name}": metrics[name] for name in self.task.metrics}
+
+    def _sample(self, prompt: str) -> str:
+        return self.task.sample(self.engine.network, self.tokenizer, prompt)
 
     def result(self) -> dict[str, Any]:
-        """Return the run's result as the JSON contract has it."""
-        assert self._run is not None
+        """Return the run's result, the contents of result.json."""
         state = self.state
-        rows = self._run.metrics()
-        judged = [row for row in rows if "val_loss" in row]
+        rows = self.run.metrics()
+        evaluated = [row for row in rows if "val_loss" in row]
         mfu = [row["mfu"] for row in rows if "mfu" in row]
         memory = (row["memory_bytes"] for row in rows if "memory_bytes" in row)
         # The state knows it even if metrics.jsonl was lost.
         known = state.best if self.recipe.evaluate.metric == "loss" else None
         return {
-            "run": str(self._run.path),
+            "run": str(self.run.path),
             "step": state.step,
             "tokens": state.tokens,
             "loss": next((row["loss"] for row in reversed(rows) if "loss" in row), None),
-            "val_loss": judged[-1]["val_loss"] if judged else None,
-            "best_val_loss": min((row["val_loss"] for row in judged), default=known),
+            "val_loss": evaluated[-1]["val_loss"] if evaluated else None,
+            "best_val_loss": min((row["val_loss"] for row in evaluated), default=known),
             "best_step": state.best_step,
             "seconds": state.seconds,
             "tokens_per_second": state.tokens / state.seconds,
             "mfu": statistics.median(mfu) if mfu else None,
             "peak_memory_bytes": max(memory, default=None),
-            "parameters": sum(p.numel() for p in state.model.parameters()),
+            "parameters": sum(p.numel() for p in self.engine.network.parameters()),
             "stopped_early": state.finished,
-            "left_out": state.skipped,
+            "skipped_updates": state.skipped,
             "weights_sha256": self._weights_sha256(),
         }
 
     def _weights_sha256(self) -> str:
-        assert self._run is not None
-        if not self.spread:
-            return self.state.weights_sha256()
-        # No process has them whole, but the last checkpoint does.
-        return weights_sha256(Stored(checkpoint.every(self._run)[-1], WEIGHTS))
+        if not self._sharded:
+            return weights_sha256(self.engine.network.state_dict())
+        # No process has the whole weights, but the last checkpoint does.
+        return weights_sha256(Stored(store.every(self.run)[-1], WEIGHTS))
 
 
-def _checkpoint_activations(blocks: nn.ModuleList) -> None:
-    from torch.utils.checkpoint import checkpoint as recomputed
-
-    for block in blocks:
-        block.forward = partial(recomputed, block.forward, use_reentrant=False)
-
-
-def _warn_of_the_disk(run: Run, recipe: Recipe) -> None:
+def _warn_about_disk(run: Run, recipe: Recipe) -> None:
     needed, free = disk_bytes(recipe), shutil.disk_usage(run.path).free
     if needed > free:
         say(
@@ -404,7 +332,7 @@ def _warn_of_the_disk(run: Run, recipe: Recipe) -> None:
 
 
 def memory_bytes(device: torch.device) -> Callable[[], int]:
-    """Return what measures the peak memory so far: of the GPU, or of this process."""
+    """Return a function of the peak memory in bytes: of the GPU, or of this process."""
     if device.type == "cuda":
         return lambda: torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024

@@ -1,0 +1,336 @@
+"""The public functions.
+
+Each imports torch only when it is called. A run is given as a ``Run``, its name below ``root``, or
+its path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from wafergpt.config import Recipe, load_recipe
+from wafergpt.data.prepare import prepare as prepare
+from wafergpt.errors import InputError
+from wafergpt.progress import say, working
+from wafergpt.runs.run import RUNS, Run
+
+if TYPE_CHECKING:
+    from wafergpt.decoding.generator import Sampling
+    from wafergpt.inference.predictor import Predictor
+    from wafergpt.planning.plan import HasPath, Plan
+
+AnyRun = Run | str | Path
+
+SCRATCH = "scratch"
+"""In place of a run to start from: fresh weights."""
+
+
+def plan(
+    what: Recipe | HasPath | str | Path | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    budget: str | float | None = None,
+    fresh: bool = False,
+) -> Plan:
+    """Estimate what a training costs on this machine, or what a budget of time buys.
+
+    Args:
+        what: a corpus or its folder; or a recipe, a YAML file, or a shipped recipe's name.
+        overrides: ``section.key=value`` strings.
+        budget: time such as ``"30m"`` or ``"2h"``, or seconds: shape, tokens, batch and learning
+            rate are then chosen for it.
+        fresh: measure the machine again instead of using the cached measurements.
+
+    Returns:
+        The plan: time in seconds, memory in bytes, the resolved recipe and a predicted loss.
+
+    Raises:
+        InputError: if the recipe or budget is impossible, or the device is not available.
+    """
+    from wafergpt.devices.probe import probe
+    from wafergpt.planning.budget import recipe_for, seconds_of
+    from wafergpt.planning.plan import plan as plan_for
+
+    seconds = None if budget is None else seconds_of(budget)
+    recipe = _planned(what, overrides)
+    if recipe.system.device == "cerebras":
+        raise InputError(
+            "a Cerebras system cannot be measured from here: --lower shows one training step "
+            "as it is lowered, and without system.device=cerebras the plan is for this machine"
+        )
+    machine = probe(recipe.system.device, fresh=fresh)
+    if seconds is not None:
+        recipe = recipe_for(recipe, seconds, machine)
+    return plan_for(recipe, machine)
+
+
+def pretrain(
+    recipe: Recipe | str | Path | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    start: AnyRun | None = None,
+    resume: AnyRun | None = None,
+    auto_resume: bool = False,
+    root: Path = RUNS,
+) -> Run:
+    """Train a language model.
+
+    Args:
+        recipe: a recipe, a YAML file, or the name of a shipped recipe.
+        overrides: ``section.key=value`` strings.
+        start: a run to initialize from, trained here or imported; its shape is taken over.
+        resume: a run to resume, bit for bit; only its horizon and what does not touch the weights
+            may be overridden.
+        auto_resume: resume the run that this recipe started under its name, or start it.
+        root: the folder that holds runs.
+
+    Returns:
+        The trained run.
+
+    Raises:
+        InputError: if the recipe is impossible, the corpus missing or changed, or the run exists.
+        RunFailed: if the run diverges, or has no good checkpoint to resume from.
+        Interrupted: after saving, if a signal requested a stop.
+    """
+    from wafergpt.train.resume import language_model, may_change, on_top_of
+    from wafergpt.train.run import train
+
+    if resume is not None:
+        run = _to_resume(resume, root)
+        return train(may_change(run.recipe, overrides), run=run, root=root)
+    asked = _asked(recipe, overrides)
+    base = None
+    if start is not None:
+        base = language_model(start, root)
+        asked = on_top_of(asked, base)
+    return train(asked, start=base, auto_resume=auto_resume, root=root)
+
+
+def finetune(
+    start: AnyRun | None = None,
+    recipe: Recipe | str | Path | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    task: str | None = None,
+    data: str | Path | None = None,
+    resume: AnyRun | None = None,
+    auto_resume: bool = False,
+    root: Path = RUNS,
+) -> Predictor:
+    """Fine-tune a language model for a task.
+
+    Args:
+        start: a pretrained run, or ``"scratch"``; omitted only to resume.
+        recipe: a recipe, a YAML file, or the name of a shipped recipe.
+        overrides: ``section.key=value`` strings.
+        task: the task's name, if the recipe does not name it; ``classify`` if neither does.
+        data: the labelled rows to train on, if the recipe does not name them.
+        resume: a fine-tuning run to resume, bit for bit.
+        auto_resume: resume the run that this recipe started under its name, or start it.
+        root: the folder that holds runs.
+
+    Returns:
+        A predictor with the checkpoint that is best on validation data.
+
+    Raises:
+        InputError: if the recipe is impossible or the rows are unusable.
+        RunFailed: if the run diverges.
+        Interrupted: after saving, if a signal requested a stop.
+    """
+    from wafergpt.inference.predictor import Predictor
+    from wafergpt.train.finetuning import with_task
+    from wafergpt.train.resume import language_model, may_change
+    from wafergpt.train.run import train
+
+    if resume is not None:
+        run = _to_resume(resume, root)
+        return Predictor.load(train(may_change(run.recipe, overrides), run=run, root=root))
+    if start is None:
+        raise InputError("start from a run or from 'scratch', or name a run to resume")
+    base = None if str(start) == SCRATCH else language_model(start, root)
+    asked = with_task(_asked(recipe, overrides), base, task, data)
+    return Predictor.load(train(asked, start=base, auto_resume=auto_resume, root=root))
+
+
+def predict(
+    run: AnyRun, inputs: Sequence[Any], *, device: str = "auto", root: Path = RUNS
+) -> list[dict[str, Any] | None]:
+    """Predict with a fine-tuned run; ``Predictor.load`` keeps the network for further calls.
+
+    Args:
+        run: fine-tuned for a task.
+        inputs: texts, for most tasks.
+        device: ``cpu``, ``cuda`` or ``mps``; ``auto`` is the device it was trained on.
+        root: the folder that holds runs.
+
+    Returns:
+        The task's answer to each input, None where there is no text.
+
+    Raises:
+        InputError: if the run is a language model, or the device is not available.
+    """
+    from wafergpt.inference.predictor import Predictor
+
+    return Predictor.load(Run.find(run, root), device).predict(inputs)
+
+
+def generate(
+    run: AnyRun,
+    prompt: str = "",
+    sampling: Sampling | None = None,
+    *,
+    device: str = "auto",
+    root: Path = RUNS,
+) -> str:
+    """Continue a prompt; ``Writer.load`` keeps the network for further calls.
+
+    Args:
+        run: a language model.
+        prompt: the text to continue.
+        sampling: how to choose tokens, and when to stop.
+        device: ``cpu``, ``cuda`` or ``mps``; ``auto`` is the device it was trained on.
+        root: the folder that holds runs.
+
+    Returns:
+        The continuation, without the prompt.
+
+    Raises:
+        InputError: if the run has a task, or the device is not available.
+    """
+    from wafergpt.inference.writer import Writer
+
+    return Writer.load(Run.find(run, root), device).write(prompt, sampling)
+
+
+def import_model(
+    folder: str | Path, name: str, root: Path = RUNS, ignore: Collection[str] = ()
+) -> Run:
+    """Make a run from a Hugging Face folder of a GPT-2; nothing in it is unpickled.
+
+    Args:
+        folder: with config.json, safetensors and, if there is one, the tokenizer.
+        name: of the new run.
+        root: the folder that holds runs.
+        ignore: unknown settings of ``config.json`` that do not change the network.
+
+    Returns:
+        The new run.
+
+    Raises:
+        InputError: if the folder cannot be imported; the setting or the tensor is named.
+    """
+    with working("loading torch"):
+        from wafergpt.interop.hf_import import import_folder
+
+    return import_folder(folder, name, root, ignore)
+
+
+def export(
+    run: AnyRun, out: str | Path, to: Literal["hf", "gguf"] = "hf", root: Path = RUNS
+) -> dict[str, Any]:
+    """Export a run for transformers or llama.cpp, after comparing its logits.
+
+    Args:
+        run: whose best weights are exported.
+        out: the folder (``hf``) or file (``gguf``) to make.
+        to: the format.
+        root: the folder that holds runs.
+
+    Returns:
+        ``path``, ``format``, ``max_relative_logit_difference`` and what it was compared with.
+
+    Raises:
+        InputError: if the format cannot express the run, or ``out`` is taken.
+        RunFailed: if the exported model's logits differ.
+    """
+    from wafergpt.interop import export as exporting
+
+    return exporting.export(run, out, to, root)
+
+
+def average(
+    run: AnyRun, name: str, *, last: int | None = None, ema: float | None = None, root: Path = RUNS
+) -> Run:
+    """Make a run from the mean of a run's checkpoints.
+
+    The mean of a language model is evaluated on its corpus, if that still exists.
+
+    Args:
+        run: whose checkpoints.
+        name: of the new run.
+        last: take the plain mean of this many newest checkpoints (Izmailov et al., 2018).
+        ema: take the exponential mean of all checkpoints after step 0, oldest to newest: at each
+            one, the mean so far keeps this share.
+        root: the folder that holds runs.
+
+    Returns:
+        The new run.
+
+    Raises:
+        InputError: if the name is taken, or the run has too few checkpoints.
+        DamagedCheckpointError: if a checkpoint is not what was written.
+    """
+    from wafergpt.checkpoint import averaging
+    from wafergpt.inference.evaluation import validation_loss
+
+    made = averaging.average(Run.find(run, root), name, last=last, ema=ema, root=root)
+    recipe = made.recipe
+    if recipe.task is None and recipe.data.corpus is not None and recipe.data.corpus.is_dir():
+        try:
+            with working("evaluating"):
+                made.write("result", made.read("result") | {"val_loss": validation_loss(made)})
+        except InputError as error:
+            say(f"warning: {made.path} is not evaluated: {error}")
+    return made
+
+
+def report(
+    run: AnyRun, out: Path | None = None, *, self_contained: bool = False, root: Path = RUNS
+) -> Path:
+    """Write a run's report page: curves, samples, metrics.
+
+    Args:
+        run: finished or not.
+        out: the file to write; if omitted, ``report.html`` in the run's folder.
+        self_contained: put the plotting script into the page, instead of beside all runs.
+        root: the folder that holds runs.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        InputError: if there is no such run, or its files are damaged.
+    """
+    from wafergpt.reports import write_report
+
+    return write_report(Run.find(run, root), out, self_contained)
+
+
+# --- shared ---------------------------------------------------------------------------------------
+
+
+def _planned(what: Recipe | HasPath | str | Path | None, overrides: Sequence[str]) -> Recipe:
+    if not isinstance(what, Recipe | str | Path | None):
+        what = what.path
+    if isinstance(what, str | Path) and Path(what).is_dir():
+        recipe = load_recipe(None, overrides)
+        # Not as an override, which might be read as another path.
+        return recipe if recipe.data.corpus else recipe.replace(data={"corpus": Path(what)})
+    return _asked(what, overrides)
+
+
+def _asked(recipe: Recipe | str | Path | None, overrides: Sequence[str]) -> Recipe:
+    if not isinstance(recipe, Recipe):
+        return load_recipe(recipe, overrides)
+    changes = load_recipe(None, overrides).model_dump(exclude_unset=True)
+    return recipe.replace(**changes) if changes else recipe
+
+
+def _to_resume(run: AnyRun, root: Path) -> Run:
+    from wafergpt.checkpoint.imported_run import require_trained
+
+    found = Run.find(run, root)
+    require_trained(found)
+    return found

@@ -1,0 +1,337 @@
+"""Checkpoints that appear whole or not at all, and are loaded only if every hash agrees."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from wafergpt import files
+from wafergpt.checkpoint.format import (
+    MOMENTS,
+    WEIGHTS,
+    Stored,
+    UnreadableTensorsError,
+    entry,
+    file_names,
+    join_parts,
+    write_part,
+    write_whole,
+)
+from wafergpt.distributed.sharding import Part, fill
+from wafergpt.errors import InputError, RunFailed
+from wafergpt.progress import say, working
+from wafergpt.runs.run import Run
+
+STATE = "state.json"
+
+STEP = re.compile(r"step-\d{8,20}")
+
+
+class DamagedCheckpointError(RunFailed):
+    """A checkpoint is not what was written."""
+
+
+@dataclass(frozen=True)
+class Shared:
+    """A checkpoint that several processes write, each its part.
+
+    Attributes:
+        folder: the temporary one, made by the leader.
+        size: number of processes.
+        timeout: seconds in which all must have written.
+        given_up: set to stop waiting for them.
+    """
+
+    folder: Path
+    size: int
+    timeout: float
+    given_up: threading.Event
+
+
+@dataclass(frozen=True)
+class HostState:
+    """Weights and moments by name; of sharded ones, this process' part.
+
+    Attributes:
+        tensors: by kind (``WEIGHTS``, ``MOMENTS``) and name.
+    """
+
+    tensors: Mapping[str, Mapping[str, Part]]
+
+    @classmethod
+    def of(cls, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor]) -> HostState:
+        """Refer to tensors without copying them."""
+        return cls({WEIGHTS: _parts(weights), MOMENTS: _parts(moments)})
+
+    def copied(self) -> HostState:
+        """Copy it to the CPU, where training does not change it."""
+        return HostState({kind: _copied(parts) for kind, parts in self.tensors.items()})
+
+
+def _parts(tensors: Mapping[str, Tensor]) -> dict[str, Part]:
+    return {name: Part.of(tensor) for name, tensor in tensors.items()}
+
+
+def _copied(parts: Mapping[str, Part]) -> dict[str, Part]:
+    return {
+        name: replace(part, values=part.values.to("cpu", copy=True)) for name, part in parts.items()
+    }
+
+
+class StoredState:
+    """A checkpoint whose tensors are read on access.
+
+    Attributes:
+        folder: of the checkpoint.
+        weights: by name, read whole or by rows.
+        moments: of the optimizer, likewise.
+        scalars: the rest of the state.
+
+    Raises:
+        DamagedCheckpointError: if it is not what was written; with ``verified``, its hashes are
+            not compared again.
+    """
+
+    def __init__(self, folder: Path, verified: bool = False) -> None:
+        if not verified:
+            verify(folder)
+        self.folder = folder
+        try:
+            self.weights = Stored(folder, WEIGHTS)
+            self.moments = Stored(folder, MOMENTS)
+            self.scalars: dict[str, Any] = files.read_json(folder / STATE)
+        except (RuntimeError, ValueError) as error:
+            raise unfit(folder, error) from None
+
+
+def unfit(folder: Path, error: Exception) -> DamagedCheckpointError:
+    """Return the error of a checkpoint that cannot be loaded."""
+    reason = str(error).splitlines()[0]
+    return DamagedCheckpointError(f"{folder} does not fit this run: {reason}")
+
+
+def begin_shared(run: Run, step: int) -> Path:
+    """Make the temporary folder of a checkpoint that several processes write."""
+    temporary = files.beside(run.checkpoints / _name(step))
+    temporary.mkdir()
+    return temporary
+
+
+def save(
+    state: HostState,
+    scalars: Mapping[str, Any],
+    run: Run,
+    keep: int,
+    keep_every: int = 0,
+    shared: Shared | None = None,
+) -> Path:
+    """Write the state as a new checkpoint of ``run`` and drop old ones.
+
+    The newest ``keep``, the best one, and those at a multiple of ``keep_every`` steps stay.
+
+    Raises:
+        RunFailed: if another process does not write its part.
+    """
+    folder = _write(run, state, scalars, shared)
+    if scalars["best_step"] == scalars["step"] and scalars["best"] is not None:
+        files.write_text(run.checkpoints / "best", folder.name + "\n")
+    _retire(run, keep, keep_every)
+    return folder
+
+
+def save_weights(weights: Mapping[str, Tensor], run: Run, step: int = 0) -> Path:
+    """Write weights alone as a checkpoint, without moments or a cursor."""
+    return _write(run, HostState.of(weights, {}), {"step": step})
+
+
+def _write(
+    run: Run, state: HostState, scalars: Mapping[str, Any], shared: Shared | None = None
+) -> Path:
+    folder = run.checkpoints / _name(scalars["step"])
+    with files.appearing(folder, None if shared is None else shared.folder) as temporary:
+        if shared is None:
+            manifest = write_whole(state.tensors, temporary)
+        else:
+            write_part(state.tensors, temporary, 0, shared.size)
+            manifest = join_parts(temporary, shared.size, shared.timeout, shared.given_up)
+        (temporary / STATE).write_text(json.dumps(scalars), encoding="utf-8")
+        manifest[STATE] = entry(temporary / STATE)
+        (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    files.write_text(run.checkpoints / "latest", folder.name + "\n")
+    return folder
+
+
+def _name(step: object) -> str:
+    return f"step-{step:08d}" if isinstance(step, int) else ""
+
+
+def _retire(run: Run, keep: int, keep_every: int) -> None:
+    everything = every(run)
+    kept = {*everything[-keep:], best(run)}
+    for folder in everything:
+        milestone = keep_every and int(folder.name.removeprefix("step-")) % keep_every == 0
+        if folder not in kept and not milestone:
+            shutil.rmtree(folder)
+
+
+def every(run: Run) -> list[Path]:
+    """Return the run's checkpoints, oldest first."""
+    return sorted(
+        p for p in run.checkpoints.glob("step-*") if STEP.fullmatch(p.name) and p.is_dir()
+    )
+
+
+def best(run: Run) -> Path | None:
+    """Return the checkpoint with the best validation score, if one was evaluated."""
+    pointer = run.checkpoints / "best"
+    if not pointer.is_file():
+        return None
+    name = pointer.read_text(encoding="utf-8", errors="replace").strip()
+    folder = run.checkpoints / name if STEP.fullmatch(name) else None
+    return folder if folder is not None and folder.is_dir() else None
+
+
+def verify(folder: Path) -> None:
+    """Compare every file of a checkpoint with its manifest, and its step with its name.
+
+    Raises:
+        DamagedCheckpointError: naming the first file that differs.
+    """
+    try:
+        manifest = files.read_json(folder / "manifest.json")
+        entries = {name: manifest[name] for name in sorted({STATE, *file_names(folder)})}
+    except UnreadableTensorsError as error:
+        raise DamagedCheckpointError(str(error)) from None
+    except (OSError, ValueError, KeyError, TypeError):
+        raise DamagedCheckpointError(f"{folder}: its manifest cannot be read") from None
+    with working(f"checking {folder.name}"):
+        for name, known in entries.items():
+            if not _intact(folder / name, known):
+                raise DamagedCheckpointError(f"{folder / name} is not the file that was written")
+    try:
+        step = files.read_json(folder / STATE)["step"]
+    except (ValueError, KeyError, TypeError):
+        raise DamagedCheckpointError(f"{folder / STATE} cannot be read") from None
+    if folder.name != _name(step):
+        raise DamagedCheckpointError(f"{folder} holds step {step}: it was another checkpoint's")
+
+
+def _intact(path: Path, known: Mapping[str, object]) -> bool:
+    try:
+        return (
+            files.is_file(path)
+            and path.stat().st_size == known["bytes"]
+            and files.sha256(path) == known["sha256"]
+        )
+    except (OSError, KeyError, TypeError):
+        return False
+
+
+def damage(folder: Path) -> str | None:
+    """Return what is wrong with a checkpoint, or None."""
+    try:
+        verify(folder)
+    except DamagedCheckpointError as error:
+        return str(error)
+    return None
+
+
+def load(folder: Path, take: Callable[[StoredState], None]) -> None:
+    """Verify a checkpoint's hashes, and pass it to ``take``.
+
+    Raises:
+        DamagedCheckpointError: if it is not what was written, or does not fit.
+    """
+    stored = StoredState(folder)
+    try:
+        take(stored)
+    except DamagedCheckpointError:
+        raise
+    except (RuntimeError, ValueError) as error:
+        raise unfit(folder, error) from None
+
+
+def resume(run: Run, take: Callable[[StoredState], None]) -> Path:
+    """Load the newest checkpoint that is not damaged; warn of those that are.
+
+    Damaged ones are renamed, so that they do not count among the newest that are kept.
+
+    Raises:
+        RunFailed: if there is none: a run never restarts from zero silently.
+    """
+    for unfinished in run.checkpoints.glob(".step-*.tmp"):
+        shutil.rmtree(unfinished)
+    damaged: list[Path] = []
+    for folder in reversed(every(run)):
+        try:
+            with working(f"loading {folder.name}"):
+                load(folder, take)
+        except DamagedCheckpointError as error:
+            say(f"WARNING: damaged checkpoint refused: {error}")
+            damaged.append(folder)
+            continue
+        for other in damaged:
+            aside = other.with_name(f"damaged-{other.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            other.rename(aside)
+        return folder
+    raise RunFailed(f"{run.path} has no good checkpoint; start afresh under another name")
+
+
+def weights(run: Run) -> Stored:
+    """Return a run's weights: of the checkpoint asked for, else the best, else the last.
+
+    Raises:
+        InputError: if the run has no checkpoint yet.
+        DamagedCheckpointError: if the checkpoint is not what was written.
+    """
+    everything = every(run)
+    if not (run.checkpoint or everything):
+        raise InputError(f"{run.path} has no checkpoint yet")
+    folder = run.checkpoint or best(run) or everything[-1]
+    verify(folder)
+    return Stored(folder, WEIGHTS)
+
+
+N = TypeVar("N", bound=nn.Module)
+
+
+def restored(build: Callable[[], N], stored: Stored) -> N:
+    """Build a network and load its weights.
+
+    Raises:
+        DamagedCheckpointError: if they do not fit the network.
+    """
+    with torch.device("meta"):
+        network = build()
+    require_fit(network, stored)
+    with working("loading the weights"):
+        network.to_empty(device="cpu")
+        fill(network, stored.by_rows.items())
+    return network
+
+
+def require_fit(network: nn.Module, stored: Stored) -> None:
+    """Compare the names and shapes of stored weights with those of a network.
+
+    Raises:
+        DamagedCheckpointError: naming the first that differs.
+    """
+    own = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    there = {name: tensor.shape for name, tensor in stored.by_rows.items()}
+    for name in sorted(own.keys() | there.keys()):
+        if own.get(name) != there.get(name):
+            found = there.get(name, "not there")
+            raise DamagedCheckpointError(
+                f"{stored.folder} does not fit its run's recipe: {files.short(name)} is {found}, "
+                f"not {own.get(name, 'there')}"
+            )

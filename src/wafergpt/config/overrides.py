@@ -1,0 +1,144 @@
+"""``section.key=value`` on the command line; each value is read by the kind of its key.
+
+A text is taken as typed, a path is a path; only numbers, booleans and lists are YAML.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from wafergpt import files
+from wafergpt.config.keys import Key
+from wafergpt.config.yaml_values import parsed
+from wafergpt.errors import InputError
+
+UNSET = ("", "null", "none")
+"""Values that unset an optional key."""
+
+_QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’"}
+_VARIABLE = re.compile(r"\$\{?([A-Za-z_]\w*)")
+_ADDRESS = re.compile(r"[\"']?[A-Za-z][A-Za-z0-9+.-]*://")
+_WINDOWS = re.compile(r"[\"']?([A-Za-z]):\\([^\"']*)")
+
+
+def apply_override(values: dict[str, Any], override: str, keys: Mapping[str, Key]) -> None:
+    """Put ``section.key=value`` into ``values``.
+
+    Args:
+        values: sections of plain values.
+        override: as it was typed.
+        keys: the kind of each key.
+
+    Raises:
+        InputError: if it cannot be read.
+    """
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise InputError(f"'{override}' is not an override; write section.key=value")
+    # From a script with Windows line ends.
+    text = text.rstrip("\r")
+    if key != key.strip():
+        # "key = value", in quotes.
+        key, text = key.strip(), text.strip()
+    if key == "extends":
+        raise InputError(f"'{override}': a base recipe is given alone, as '{text}'")
+    value = _value(key, text, keys)
+    *sections, last = key.split(".")
+    target = values
+    for section in sections:
+        inner = target.get(section)
+        if inner is None:
+            inner = target[section] = {}
+        if not isinstance(inner, dict):
+            raise InputError(f"unknown key '{key}': '{section}' holds a value, not a section")
+        target = inner
+    target[last] = value
+
+
+def _value(key: str, text: str, keys: Mapping[str, Key]) -> Any:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{key}={text!a} is not UTF-8, and cannot be written") from None
+    wanted = keys.get(key)
+    if wanted is None and not any(name.startswith(f"{key}.") for name in keys):
+        # An unknown key is refused later, whatever its value.
+        return text
+    if wanted is None or wanted.kind == "other":
+        wanted = wanted or Key("other")
+        return None if wanted.optional and _unsets(text) else _yaml(key, text, keys)
+    if wanted.several:
+        if text.lstrip().startswith("["):
+            return _yaml(key, text, keys)
+        return [] if _unsets(text) else [_single(key, text, wanted)]
+    if wanted.optional and _unsets(text):
+        return None
+    if wanted.kind == "number":
+        return _yaml(key, text, keys)
+    if not text:
+        raise InputError(f"{key}= has no value: write {key}=VALUE")
+    return _single(key, text, wanted)
+
+
+def _unsets(text: str) -> bool:
+    return text.strip().lower() in UNSET
+
+
+def _yaml(key: str, text: str, keys: Mapping[str, Key]) -> Any:
+    try:
+        return parsed(text, keys, key)
+    except ValueError:
+        wanted = keys.get(key)
+        hint = '; a list is written ["…", "…"]' if wanted and wanted.several else ""
+        raise InputError(f"the value of '{key}' cannot be read: {text}{hint}") from None
+
+
+def _single(key: str, text: str, wanted: Key) -> str:
+    return _path(key, text) if wanted.kind == "path" else _unquoted(text)
+
+
+def _unquoted(text: str) -> str:
+    """Remove quotes that a shell has left around the whole text."""
+    if len(text) < 2 or _QUOTES.get(text[0]) != text[-1]:
+        return text
+    if text[0] == "“" or text[0] == "‘":
+        return text[1:-1]
+    try:
+        value = parsed(text)
+    except ValueError:
+        # For example two quoted words.
+        return text
+    return value if isinstance(value, str) else text
+
+
+def _path(key: str, text: str) -> str:
+    """Return the intended path: as typed, if it exists."""
+    if files.exists(files.from_home(text)):
+        return text
+    if _ADDRESS.match(text):
+        raise InputError(f"{key}={text} is an address, not a path on this machine: fetch it first")
+    windows = _WINDOWS.match(text)
+    if windows and os.name == "posix":
+        drive, rest = windows[1].lower(), windows[2].replace("\\", "/")
+        raise InputError(
+            f"{key}={text} is a path of Windows; here it may be {key}=/mnt/{drive}/{rest}"
+        )
+    path = _unquoted(text.strip())
+    for name in _VARIABLE.findall(path):
+        if name not in os.environ:
+            raise InputError(f"{key}={text}: it does not exist, and ${name} is not set")
+    path = str(files.from_home(os.path.expandvars(path)))
+    if files.exists(Path(path)) or not glob.has_magic(path):
+        return path
+    found = sorted(glob.glob(path))  # noqa: PTH207 - a Path globs below itself only
+    if len(found) > 1:
+        raise InputError(
+            f"{key}={text} matches {len(found)} files, {found[0]} and {found[1]} among them: "
+            "name one"
+        )
+    return found[0] if found else path

@@ -1,0 +1,380 @@
+"""The recipe: everything that defines a run, as typed sections."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
+
+from wafergpt.config.files import HORIZONS, current
+from wafergpt.config.messages import one_line
+from wafergpt.config.quantities import MAX_COUNT, MAX_SEQUENCES, AnyPath, token_count
+from wafergpt.config.registry import TASKS, imported
+from wafergpt.config.system import Cerebras as Cerebras
+from wafergpt.config.system import Section as Section
+from wafergpt.config.system import System as System
+from wafergpt.errors import InputError, nearest
+from wafergpt.files import SHOWN, short
+
+
+class Data(Section):
+    """The training data."""
+
+    corpus: AnyPath | None = None
+    fingerprint: str | None = None
+    """Of the corpus; set by the run, and checked on a resume."""
+    document_mask: bool = False
+    """Keep attention and positions inside each document."""
+
+
+class Model(Section):
+    """The shape of the network."""
+
+    n_layers: int = Field(4, ge=1, le=1024)
+    d_model: int = Field(256, ge=1, le=1 << 17)
+    n_heads: int = Field(4, ge=1, le=1024)
+    d_ffn: int = Field(0, ge=1, le=1 << 20)
+    """Width between the two feed-forward layers; 4 · d_model if omitted."""
+    seq_len: int = Field(256, ge=1, le=1 << 20)
+    vocab_size: int = Field(0, ge=0, le=1 << 24)
+    """The corpus' own if omitted."""
+    dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    activation: Literal["gelu", "gelu_tanh"] = "gelu"
+    tied: bool = True
+    """Whether the head is the token embedding; an untied one has its own weights."""
+    parametrization: Literal["sp", "mup"] = "sp"
+    """How initial weights and learning rates follow the width: see shapes/parametrization.py."""
+    base_d_model: int = Field(256, ge=1, le=1 << 17)
+    """Under mup, the width at which the recipe's numbers hold as they stand."""
+    base_d_ffn: int = Field(0, ge=1, le=1 << 20)
+    """4 · base_d_model if omitted."""
+    init_std: float = Field(0.02, gt=0.0, le=10.0)
+    embedding_scale: float = Field(1.0, gt=0.0, le=1e4)
+    """Multiplies the sum of token and position embedding."""
+    output_scale: float = Field(1.0, gt=0.0, le=1e4)
+    """Multiplies the logits."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _derive(cls, values: Any) -> Any:
+        for width, ffn in (("d_model", "d_ffn"), ("base_d_model", "base_d_ffn")):
+            if isinstance(values, dict) and not values.get(ffn):
+                d_model = values.get(width, cls.model_fields[width].default)
+                # An impossible d_model is refused by its own check.
+                with suppress(TypeError, ValueError, OverflowError):
+                    values = {**values, ffn: 4 * int(d_model)}
+        return values
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Model:
+        if self.d_model % self.n_heads:
+            raise ValueError(
+                f"n_heads={self.n_heads} does not divide d_model={self.d_model}: "
+                "each head needs the same whole width"
+            )
+        return self
+
+
+class Train(Section):
+    """The horizon and the batches, which are counted in sequences."""
+
+    steps: int | None = Field(None, ge=1, le=MAX_COUNT)
+    tokens: int | None = Field(None, ge=1, le=MAX_COUNT)
+    epochs: float | None = Field(None, gt=0, le=1e9)
+    seconds: float | None = Field(None, gt=0, le=1e12)
+    """A horizon in time: turned into steps by the measured speed of the first ones."""
+    batch_size: int = Field(16, ge=1, le=MAX_SEQUENCES)
+    micro_batch_size: int = Field(0, ge=0, le=MAX_SEQUENCES)
+    """Sequences of one forward pass; if omitted, the whole batch where it fits."""
+    sampled_softmax: int = Field(0, ge=0, le=1 << 24)
+    """Tokens beside a batch's own in a language model's training softmax; 0: all."""
+    first_steps: int = Field(0, ge=0, le=MAX_COUNT)
+    """Number of first steps that use ``first_batch_size`` instead. The schedule goes by the
+    sequences read: it counts in steps of ``batch_size``."""
+    first_batch_size: int = Field(0, ge=0, le=MAX_SEQUENCES)
+
+    @model_validator(mode="after")
+    def _one_horizon(self) -> Train:
+        given = [key for key in HORIZONS if getattr(self, key)]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} both set how long to train: give one")
+        if bool(self.first_steps) != bool(self.first_batch_size):
+            raise ValueError("first_steps and first_batch_size go together")
+        for size in (self.batch_size, self.first_batch_size):
+            if self.micro_batch_size and size % self.micro_batch_size:
+                raise ValueError(
+                    f"micro_batch_size={self.micro_batch_size} does not divide a batch of {size}"
+                )
+        return self
+
+    @property
+    def common_batch(self) -> int:
+        """The largest micro-batch that divides every batch."""
+        return math.gcd(self.batch_size, self.first_batch_size)
+
+    def require_enough_for(self, nproc: int) -> None:
+        """Require that each of so many processes gets a sequence of every batch.
+
+        Raises:
+            InputError: if one does not.
+        """
+        smallest = min(self.batch_size, self.first_batch_size or self.batch_size)
+        if smallest < nproc:
+            raise InputError(
+                f"a batch of {smallest} is less than a sequence for each of {nproc} processes: "
+                "raise train.batch_size"
+            )
+
+    def batch_at(self, step: int) -> int:
+        """Return the sequences of update ``step``, counted from 0."""
+        return self.first_batch_size if step < self.first_steps else self.batch_size
+
+    def samples(self, steps: int) -> int:
+        """Return the sequences that the first ``steps`` updates read."""
+        first = min(steps, self.first_steps)
+        return first * self.first_batch_size + (steps - first) * self.batch_size
+
+    def steps_for(self, samples: float) -> int:
+        """Return the number of updates, at least one, that read so many sequences."""
+        left = samples - self.samples(self.first_steps)
+        if left >= 0:
+            return max(1, self.first_steps + math.ceil(left / self.batch_size))
+        return max(1, math.ceil(samples / self.first_batch_size))
+
+
+class Optimizer(Section):
+    """The optimizer."""
+
+    name: Literal["adamw", "adam", "sgd", "muon"] = "adamw"
+    lr: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.1, ge=0)
+    """Decoupled from the gradient; matrices only, never biases and norms."""
+    l2: float = Field(0.0, ge=0)
+    """True L2: added to the gradient of matrices."""
+    momentum: float = Field(0.95, ge=0, lt=1)
+    """Of SGD and Muon."""
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.95, ge=0, lt=1)
+    eps_hat: bool = False
+    """Add eps before the bias correction of Adam, as Cerebras' SDK and TensorFlow do (the last
+    lines of section 2 of Kingma & Ba, arXiv:1412.6980)."""
+    eps: float = Field(1e-8, gt=0)
+    clip: float = Field(1.0, ge=0)
+    """Largest norm of the whole gradient; 0 for no limit."""
+
+
+class Schedule(Section):
+    """The learning rate schedule."""
+
+    name: Literal["linear", "cosine", "constant", "wsd"] = "cosine"
+    warmup: int | str = 0
+    """Steps of ``batch_size``, tokens as in "375M tokens", or a share of the run as in "5%"."""
+    final: float = Field(0.1, ge=0, le=1)
+    """The last learning rate as a fraction of the peak."""
+    decay: float = Field(0.2, gt=0, le=1)
+    """Of wsd: the share of all steps that the decay at the end takes."""
+
+    @field_validator("warmup", mode="before")
+    @classmethod
+    def _warmup_is_no_fraction(cls, value: Any) -> Any:
+        if isinstance(value, float) and not value.is_integer():
+            share = f": write {100 * value:g}% for a share of the run" if 0 < value < 1 else ""
+            raise ValueError(f"{value:g} is no number of steps{share}")
+        return value
+
+    @model_validator(mode="after")
+    def _warmup_reads(self) -> Schedule:
+        if self.warmup_steps(steps=100, tokens_per_step=1) < 0:
+            raise ValueError("warmup cannot be negative")
+        return self
+
+    @property
+    def warmup_share(self) -> float | None:
+        """The warm-up as a share of the run, if it is given as one."""
+        share = re.fullmatch(r"\s*(\d{1,3}(?:\.\d{1,20})?)\s*%\s*", str(self.warmup))
+        return None if share is None else float(share[1]) / 100
+
+    def warmup_steps(self, steps: int, tokens_per_step: int) -> int:
+        """Return the warm-up of a run of so many steps, in steps."""
+        if isinstance(self.warmup, int):
+            return self.warmup
+        share = self.warmup_share
+        if share is not None:
+            return round(share * steps)
+        return round(token_count(self.warmup) / tokens_per_step)
+
+
+class Checkpoint(Section):
+    """When checkpoints are saved, and how many are kept beside the best one."""
+
+    every: int = Field(0, ge=0)
+    """Steps; a tenth of the run if omitted."""
+    keep: int = Field(2, ge=1)
+    keep_every: int = Field(0, ge=0)
+    """Checkpoints at a multiple of this many steps are never deleted; 0: none."""
+    background: bool = True
+    """Write from a copy during training; it costs the state's size in memory."""
+    time_limit: float = Field(0.0, ge=0)
+    """Seconds that the process may run, as on a cluster's queue; it saves and stops before
+    then, with exit code 130. 0 for no limit."""
+
+
+class Guard(Section):
+    """Which updates are skipped."""
+
+    limit: int = Field(10, ge=0)
+    """Maximum skipped updates before the run counts as diverged. An update with a non-finite
+    loss or gradient is always skipped."""
+    spike: float = Field(0.0, ge=0)
+    """Skip an update whose loss is this many standard deviations above the last ones; 0: never."""
+    action: Literal["skip", "rollback"] = "skip"
+    """At a spike: skip the update, or load the last checkpoint and continue after the spike."""
+
+
+class Evaluate(Section):
+    """When the model is evaluated on validation data."""
+
+    every: int = Field(0, ge=0)
+    """Steps; a tenth of the run if omitted."""
+    batches: int = Field(0, ge=0)
+    """Validation batches of an evaluation; if omitted, few enough to cost little."""
+    patience: int = Field(0, ge=0)
+    """Stop after this many evaluations without a better score; 0 never stops early."""
+    metric: str = "loss"
+    """The metric that picks the best checkpoint: one of the task's ``metrics``."""
+    prompts: tuple[str, ...] = ()
+    """Texts that the model continues at each evaluation, into samples.md."""
+
+
+class TaskSettings(Section):
+    """The keys that every task has; the rest are its own (``Task.Settings``)."""
+
+    name: str
+    train: AnyPath | None = None
+    validation: AnyPath | None = None
+    """If omitted, a part of the training rows, chosen by a hash of their bytes."""
+    test: AnyPath | None = None
+    max_tokens: int = Field(0, ge=0)
+    """Of one row; longer ones are cut. The model's seq_len if omitted."""
+
+
+class Sparsity(Section):
+    """Which weights of the blocks are zero in training, by the algorithms of Cerebras' SDK.
+
+    Embeddings, norms, biases and heads stay dense.
+    """
+
+    algorithm: Literal["none", "static", "gmp", "set", "rigl"] = "none"
+    sparsity: float = Field(0.5, gt=0, lt=1)
+    """Share of zeros; gmp starts with none and approaches it at the end."""
+    drop_fraction: float = Field(0.3, gt=0, lt=1)
+    """Share of the remaining weights that set and rigl exchange at an update."""
+    every: int = Field(100, ge=1)
+    """Steps between updates of gmp, set and rigl."""
+
+
+class Tracking(Section):
+    """Where metrics go, beside metrics.jsonl."""
+
+    tensorboard: bool = False
+    wandb: bool = False
+
+
+DEFAULT_TASK = "classify"
+"""The task of a section ``task`` without a name."""
+
+
+class Recipe(Section):
+    """Everything that defines a run."""
+
+    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
+    seed: int = Field(0, ge=0, lt=1 << 63)
+    start: AnyPath | None = None
+    """The run whose weights it is initialized from; set by the run."""
+    data: Data = Data()
+    model: Model = Model.model_validate({})
+    train: Train = Train()
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
+    checkpoint: Checkpoint = Checkpoint()
+    guard: Guard = Guard()
+    evaluate: Evaluate = Evaluate()
+    system: System = System()
+    task: SerializeAsAny[TaskSettings] | None = None
+    """A language model if omitted."""
+    sparsity: Sparsity = Sparsity()
+    tracking: Tracking = Tracking()
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> Recipe:
+        if self.task and self.train.sampled_softmax:
+            raise ValueError("train.sampled_softmax is for language models: leave it out of a task")
+        if self.sparsity.algorithm != "none" and self.system.device != "cerebras":
+            raise ValueError("sparsity.algorithm is of Cerebras' SDK: system.device=cerebras")
+        if self.model.parametrization == "mup" and self.optimizer.l2:
+            raise ValueError("optimizer.l2 has no rule under mup: use optimizer.weight_decay")
+        return self
+
+    def replace(self, **sections: Mapping[str, Any] | Section | Path | str | int) -> Recipe:
+        """Return a checked copy with keys of the named sections replaced."""
+        values = self.model_dump()
+        for section, change in sections.items():
+            if isinstance(change, Mapping):
+                values[section] = {**(values[section] or {}), **change}
+            else:
+                values[section] = change.model_dump() if isinstance(change, Section) else change
+        return recipe_from(values)
+
+    def to_yaml(self) -> str:
+        """Write the recipe as YAML, every key present."""
+        values = self.model_dump(mode="json", exclude={"task"} if self.task is None else None)
+        return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def recipe_from(values: Mapping[str, Any], source: str | None = None) -> Recipe:
+    """Build a recipe from plain values, also those of older versions.
+
+    Raises:
+        InputError: if a value is wrong; the first such key is named.
+    """
+    values, above = current(values), ""
+    task = values.get("task")
+    try:
+        if isinstance(task, Mapping):
+            above = "task."
+            values["task"] = settings_of(task).model_validate(task)
+        above = ""
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        where = f"{source}: " if source else ""
+        keys = _keys_by_section(settings_of(task if isinstance(task, Mapping) else {}))
+        raise InputError(where + one_line(error, keys, above)) from None
+
+
+def _keys_by_section(task: type[TaskSettings]) -> dict[str, list[str]]:
+    keys: dict[str, list[str]] = {"": [*Recipe.model_fields, "extends"]}
+    for name, field in Recipe.model_fields.items():
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, Section):
+            keys[name] = list(section.model_fields)
+    return {**keys, "system.cerebras": list(Cerebras.model_fields), "task": list(task.model_fields)}
+
+
+def settings_of(task: Mapping[str, Any]) -> type[TaskSettings]:
+    """Return the type of a section ``task``; only the module of that task is imported.
+
+    Raises:
+        InputError: if there is no such task.
+    """
+    name = task.get("name", DEFAULT_TASK)
+    if not isinstance(name, str) or name not in TASKS:
+        hint = nearest(str(name)[:SHOWN], TASKS) or f" (there are {', '.join(TASKS)})"
+        raise InputError(f"task.name={short(name)} is no task{hint}")
+    settings: type[TaskSettings] = imported(TASKS[name]).Settings
+    return settings

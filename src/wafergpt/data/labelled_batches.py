@@ -1,0 +1,112 @@
+"""Labelled texts as batches of similar length."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from wafergpt.data.batches import Batch, Ints, permute
+
+Cut = Literal["end", "start", "middle"]
+
+POOL_BATCHES = 64
+"""Batches whose samples are sorted by length together: well shuffled, with little padding."""
+
+ROUND = 32
+"""Lengths are padded to a multiple of this, so that kernels see few shapes."""
+
+
+def cut_tokens(tokens: Sequence[int], limit: int, cut: Cut) -> NDArray[np.int64]:
+    """Cut a text to ``limit`` tokens at its end, its start, or in its middle."""
+    if len(tokens) > limit:
+        if cut == "end":
+            tokens = tokens[:limit]
+        elif cut == "start":
+            tokens = tokens[-limit:]
+        else:
+            head = limit // 2
+            tokens = [*tokens[:head], *tokens[len(tokens) - (limit - head) :]]
+    return np.asarray(tokens, dtype=np.int64)
+
+
+class LabelledBatches:
+    """Texts with one target each, in a new keyed order each epoch.
+
+    Args:
+        texts: tokens of each text, at least one.
+        targets: ``[n]`` classes, or numbers.
+        batch_size: the number of samples that are padded together.
+        seed: of the run; None sorts by length and shuffles nothing (validation).
+        class_weights: ``[n_labels]`` weight of each class; None weighs all equally.
+        length: the length to pad all to; None pads each batch to its longest.
+    """
+
+    def __init__(
+        self,
+        texts: Sequence[NDArray[np.int64]],
+        targets: NDArray[np.int64] | NDArray[np.float64],
+        batch_size: int,
+        seed: int | None,
+        class_weights: NDArray[np.float64] | None = None,
+        length: int | None = None,
+    ) -> None:
+        self.samples_per_epoch = len(texts)
+        self.texts, self.targets = texts, targets
+        self._batch_size, self._seed = batch_size, seed
+        self._length = length
+        self._lengths = np.array([len(text) for text in texts])
+        self._weights = None if class_weights is None else class_weights[targets.astype(np.int64)]
+        self._epoch = lru_cache(maxsize=2)(self._order)
+
+    def indices(self, first_sample: int, n: int) -> Ints:
+        """Return the indices of the texts of samples ``first_sample …``."""
+        samples = np.arange(first_sample, first_sample + n)
+        epochs, places = np.divmod(samples, self.samples_per_epoch)
+        return np.array(
+            [self._epoch(int(e))[p] for e, p in zip(epochs, places, strict=True)], dtype=np.int64
+        )
+
+    def batch(self, first_sample: int, n: int) -> Batch:
+        """Return samples as one batch.
+
+        ``tokens [n, longest]`` padded with 0, ``targets [n]``, ``lengths [n]``, and ``weights [n]``
+        if classes are weighted.
+        """
+        chosen = self.indices(first_sample, n)
+        lengths = self._lengths[chosen]
+        longest = -(-int(lengths.max()) // ROUND) * ROUND
+        width = self._length or min(longest, int(self._lengths.max()))
+        tokens = np.zeros((n, width), dtype=np.int64)
+        for row, index in enumerate(chosen):
+            tokens[row, : lengths[row]] = self.texts[index]
+        weights = None if self._weights is None else self._weights[chosen]
+        tensors = {
+            "tokens": torch.from_numpy(tokens),
+            "targets": torch.from_numpy(self.targets[chosen]),
+            "lengths": torch.from_numpy(lengths),
+        }
+        if weights is None:
+            return Batch(tensors, weight=n)
+        return Batch(
+            {**tensors, "weights": torch.from_numpy(weights).float()}, weight=float(weights.sum())
+        )
+
+    def _order(self, epoch: int) -> Ints:
+        n, size = self.samples_per_epoch, self._batch_size
+        if self._seed is None:
+            return np.argsort(self._lengths, kind="stable")
+        order = permute(np.arange(n), n, f"{self._seed}/{epoch}".encode())
+        batches: list[Ints] = []
+        for start in range(0, n, size * POOL_BATCHES):
+            pool = order[start : start + size * POOL_BATCHES]
+            pool = pool[np.argsort(self._lengths[pool], kind="stable")]
+            batches += [pool[i : i + size] for i in range(0, len(pool), size)]
+        # A short batch stays last, so that the others align with steps.
+        last = [batches.pop()] if len(batches[-1]) < size else []
+        shuffled = permute(np.arange(len(batches)), max(len(batches), 1), f"{epoch}".encode())
+        return np.concatenate([*(batches[i] for i in shuffled), *last])

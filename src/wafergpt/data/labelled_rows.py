@@ -1,0 +1,293 @@
+"""Labelled rows: read, split, and turned into targets."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from numbers import Number
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wafergpt.data.file_formats import (
+    EXPANSION,
+    HARMLESS,
+    FileFormat,
+    column,
+    counted,
+    require_file,
+    require_kind,
+    rows,
+    whole,
+)
+from wafergpt.data.opening import lines
+from wafergpt.errors import InputError, nearest
+from wafergpt.files import short
+from wafergpt.progress import say
+
+T = TypeVar("T")
+
+LABEL_CHARACTERS = 1000
+"""A longer label is a text, not the name of a class."""
+
+# Rows that take EXPANSION times the bytes of their file in memory come from a decompression bomb:
+# text shrinks to a tenth of its size, repetition to a thousandth. HARMLESS bytes are allowed.
+
+ROW_BYTES = 50
+"""Memory of the shortest text."""
+
+
+CLASSES = 1000
+"""More labels than this, on fewer than two rows each, are not classes."""
+
+
+OTHER_LABELS = (
+    "name the column of labels with task.label=COLUMN, or predict numbers with task.name=regress"
+)
+"""Advice for labels that are not classes."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Texts with a label each, in the order of the file.
+
+    Attributes:
+        texts: the texts, none blank.
+        labels: as written in the file; JSON's true is ``true``.
+        path: the file.
+        lines: the line of each row in the file.
+        numeric: whether some labels are JSON's numbers.
+        notes: notes for people about the rows, a line each.
+    """
+
+    texts: list[str]
+    labels: list[str]
+    path: Path | None = field(default=None, compare=False)
+    lines: Sequence[int] = field(default=(), compare=False)
+    numeric: bool = field(default=False, compare=False)
+    notes: tuple[str, ...] = field(default=(), compare=False)
+
+    def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Table:
+        """Return the table of the rows at these places."""
+        return replace(
+            self,
+            texts=[self.texts[i] for i in rows],
+            labels=[self.labels[i] for i in rows],
+            lines=[self.lines[i] for i in rows] if self.lines else (),
+        )
+
+    def place(self, row: int) -> str:
+        """Return the place of a row, for people."""
+        return f"{self.path}, line {self.lines[row]}" if self.lines else f"row {row + 1}"
+
+
+def read_table(path: str | Path, text: str = "text", label: str = "label") -> Table:
+    """Read the text and label columns of a jsonl, csv or tsv file, plain or compressed.
+
+    Labels are kept as they are written: ``1``, ``true`` and ``positive`` are all strings. Rows with
+    a blank text are skipped, and counted in the table's notes.
+
+    Args:
+        path: the file.
+        text: the column of texts.
+        label: the column of labels.
+
+    Raises:
+        InputError: if there is no such file or column, no row with a text, a row with a text and no
+            label, or a number in the text column.
+    """
+    path = Path(path)
+    texts: list[str] = []
+    labels: list[str] = []
+    numbers: list[int] = []
+    blank: list[int] = []
+    unlabelled: list[int] = []
+    numeric = False
+    names = (text, label)
+    for number, row in _held(path, rows(path, names=names), names):
+        words = _text(column(row, text, path, number), text, path, number)
+        value = column(row, label, path, number)
+        if not words.strip():
+            blank.append(number)
+        elif is_missing(value) or not str(value).strip():
+            unlabelled.append(number)
+        else:
+            texts.append(words)
+            labels.append(_label(value, label, path, number))
+            numbers.append(number)
+            numeric |= isinstance(value, int | float) and not isinstance(value, bool)
+    total = len(texts) + len(blank) + len(unlabelled)
+    if unlabelled:
+        raise InputError(
+            f"{path}, line {unlabelled[0]}: an empty label in column '{label}' (in "
+            f"{len(unlabelled):,} of {total:,} rows): label them, or remove them"
+        )
+    if blank and not texts:
+        raise InputError(
+            f"{path}, line {blank[0]}: no text in column '{text}', nor in any other row"
+        )
+    if not texts:
+        raise InputError(f"{path} has no rows")
+    notes: tuple[str, ...] = ()
+    if blank:
+        notes = (
+            f"{path}: {len(blank):,} of {total:,} rows have no text in column '{text}' and are "
+            f"skipped (first: line {blank[0]})",
+        )
+    say(counted(path, total, names=names))
+    return Table(texts, labels, path, numbers, numeric, notes)
+
+
+def read_texts(
+    path: str | Path, text: str = "text", file_format: FileFormat | None = None
+) -> list[str]:
+    """Read the text column of a file, or the lines of a .txt; a missing text is blank.
+
+    Blank lines between the rows of a csv or tsv file count as rows without a text, so that results
+    stay aligned with the file.
+
+    Args:
+        path: the file.
+        text: the column of texts; a .txt has none.
+        file_format: overrides the kind that the file's name stands for.
+
+    Raises:
+        InputError: if there is no such file or column, no row, or a number in the text column.
+    """
+    path = Path(path)
+    if require_kind(path, file_format, (text,)) == "txt":
+        texts = [line.rstrip("\r\n") for _, line in _held(path, lines(path))]
+    else:
+        numbered = rows(path, blank_lines=True, file_format=file_format, names=(text,))
+        held = _held(path, numbered, (text,))
+        texts = [_text(column(row, text, path, n), text, path, n) for n, row in held]
+    if not texts:
+        raise InputError(f"{path} has no rows")
+    say(counted(path, len(texts), file_format=file_format, names=(text,)))
+    return texts
+
+
+def read_lines(data: bytes, name: str) -> list[str]:
+    """Return the lines of bytes, such as those of stdin, without their ends.
+
+    Raises:
+        InputError: on bytes that are not text.
+    """
+    texts = [line.rstrip("\r\n") for _, line in lines(Path(name), data=data)]
+    say(f"{name}: {len(texts):,} row{'s' * (len(texts) != 1)}")
+    return texts
+
+
+def is_missing(value: object) -> bool:
+    """Return whether a value is missing: None, NaN, or pandas' NA."""
+    if value is None or type(value).__name__ == "NAType":
+        return True
+    return isinstance(value, float) and math.isnan(value)
+
+
+def described(value: object) -> str:
+    """Describe a value that is not text."""
+    if isinstance(value, bool):
+        return f"a truth value ({value})"
+    if isinstance(value, Number):
+        return f"a number ({short(value)})"
+    return f"a value of type {type(value).__name__} ({short(value)})"
+
+
+def _held(
+    path: Path, numbered: Iterator[tuple[int, T]], columns: Sequence[str] = ()
+) -> Iterator[tuple[int, T]]:
+    """Yield rows, and refuse those that would take far more memory than their file."""
+    require_file(path)
+    size, most = 0, max(HARMLESS, EXPANSION * path.stat().st_size)
+    for number, row in numbered:
+        values = [row.get(name) for name in columns] if isinstance(row, dict) else [row]
+        size += sum(ROW_BYTES + len(value) for value in values if isinstance(value, str))
+        if size > most:
+            raise InputError(
+                f"{path}, line {number}: its rows take {EXPANSION} times the memory that the file "
+                "takes on disk, unlike any text; if it is text, unpack it first"
+            )
+        yield number, row
+
+
+def _text(value: object, name: str, path: Path, number: int) -> str:
+    """Return the text of a cell, empty for an empty cell."""
+    if is_missing(value):
+        return ""
+    if not isinstance(value, str):
+        raise InputError(
+            f"{path}, line {number}: column '{name}' holds {described(value)}, not a text"
+        )
+    return whole(value, path, number)
+
+
+def _label(value: object, name: str, path: Path, number: int) -> str:
+    if isinstance(value, list | dict):
+        raise InputError(f"{path}, line {number}: column '{name}' is not a single label")
+    label = (str(value).lower() if isinstance(value, bool) else str(value)).strip()
+    if len(label) > LABEL_CHARACTERS:
+        raise InputError(
+            f"{path}, line {number}: column '{name}' has {len(label):,} characters: not a label"
+        )
+    return whole(label, path, number)
+
+
+def label_names(table: Table) -> tuple[str, ...]:
+    """Return the labels of a table, sorted as numbers if all are whole, else as text.
+
+    Raises:
+        InputError: if there is only one class, or so many labels that they cannot be classes.
+    """
+    names = set(table.labels)
+    if len(names) < 2:
+        raise InputError(f"all rows have the label {short(table.labels[0])}: nothing to tell apart")
+    if len(names) > CLASSES and len(table.labels) < 2 * len(names):
+        raise InputError(f"{many_labels(table)}, cannot be classes: {OTHER_LABELS}")
+    numbered = all(re.fullmatch(r"-?\d{1,18}", name) for name in names)
+    return tuple(sorted(names, key=(lambda n: (int(n), n)) if numbered else None))
+
+
+def many_labels(table: Table) -> str:
+    """Return how many labels there are, with examples."""
+    return (
+        f"{len(set(table.labels)):,} different labels in {len(table.labels):,} rows, such as "
+        f"{short(table.labels[0])}"
+    )
+
+
+def encode_labels(table: Table, labels: Sequence[str], where: str) -> NDArray[np.int64]:
+    """Return the class ``[n]`` of each row.
+
+    Raises:
+        InputError: on a label that no training row has; ``where`` names the set of rows.
+    """
+    classes = {label: index for index, label in enumerate(labels)}
+    for row, label in enumerate(table.labels):
+        if label not in classes:
+            raise InputError(
+                f"the {where} rows have the label {short(label)}, which no training row has"
+                f" ({table.place(row)}){nearest(label, labels)}"
+            )
+    return np.array([classes[label] for label in table.labels], dtype=np.int64)
+
+
+def encode_scores(table: Table, where: str) -> NDArray[np.float64]:
+    """Return the label ``[n]`` of each row as a number.
+
+    Raises:
+        InputError: on a label that is not a finite number.
+    """
+    scores = np.empty(len(table.labels))
+    for row, label in enumerate(table.labels):
+        try:
+            scores[row] = float(label)
+        except ValueError:
+            scores[row] = math.nan
+        if not math.isfinite(scores[row]):
+            raise InputError(f"the {where} rows have the label {short(label)}, not a number")
+    return scores

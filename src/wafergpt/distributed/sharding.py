@@ -1,0 +1,180 @@
+"""Weights, gradients and moments sharded over all processes, or over groups of them (FSDP2).
+
+Torch's ``fully_shard`` splits every tensor along its first dimension, as ``torch.chunk`` does, and
+all-gathers each block when it runs. This module reads and writes those parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from types import EllipsisType
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from wafergpt import files
+from wafergpt.distributed.collectives import ProcessGroup
+
+
+def shard(
+    network: nn.Module, blocks: nn.ModuleList, group: ProcessGroup, shards: int, device: str
+) -> None:
+    """Shard a network over groups of ``shards`` processes; several groups hold copies (HSDP).
+
+    The backward pass then sums gradients over all processes.
+    """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    copies = group.size // shards
+    sizes, names = (
+        ((copies, shards), ("copies", "shard")) if copies > 1 else ((shards,), ("shard",))
+    )
+    mesh = init_device_mesh(device, sizes, mesh_dim_names=names)
+    for module in (*blocks, network):
+        sharded = fully_shard(module, mesh=mesh)
+        # The loop's loss is a share of the batch's mean: gradients are summed, not averaged.
+        sharded.set_gradient_divide_factor(1.0)
+        sharded.set_force_sum_reduction_for_comms(True)
+
+
+@torch.no_grad()
+def fill(network: nn.Module, values: Iterable[tuple[str, Rows]]) -> None:
+    """Copy values into the weights, one after the other; of sharded weights, this process' part.
+
+    Raises:
+        ValueError: if names or shapes differ.
+    """
+    own = network.state_dict()
+    for name, value in values:
+        if name not in own:
+            raise ValueError(f"there is no {files.short(name)}")
+        part = Part.of(own.pop(name))
+        try:
+            part.values.copy_(part.cut(value))
+        except ValueError as error:
+            raise ValueError(f"{name} is {error}") from None
+    if own:
+        raise ValueError(f"{min(own)} has no value")
+
+
+def sums_in(network: nn.Module, this_pass: bool) -> None:
+    """Set whether the next backward pass sums gradients over processes, where FSDP does it."""
+    from torch.distributed.fsdp import FSDPModule
+
+    if isinstance(network, FSDPModule):
+        network.set_requires_gradient_sync(this_pass)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Return the whole tensor; for a sharded one, every process must call this."""
+    gather: Any = getattr(tensor, "full_tensor", None)
+    result: Tensor = tensor if gather is None else gather()
+    return result
+
+
+class Rows(Protocol):
+    """A tensor in memory, or one in files that is read by rows."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the whole tensor."""
+
+    def __getitem__(self, rows: slice | EllipsisType) -> Tensor:
+        """Return some rows, or all."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A process' part of a tensor.
+
+    Attributes:
+        values: ``[rows, …]``, a view of the tensor's memory.
+        start: its first row in the whole tensor.
+        shape: of the whole tensor.
+        first_copy: whether no process of an earlier group holds the same rows.
+    """
+
+    values: Tensor
+    start: int
+    shape: tuple[int, ...]
+    first_copy: bool
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> Part:
+        """Return this process' part of a tensor; all of it if it is not sharded."""
+        tensor = tensor.detach()
+        mesh: Any = getattr(tensor, "device_mesh", None)
+        if mesh is None:
+            return cls(tensor, 0, tuple(tensor.shape), True)
+        local: Tensor = tensor.to_local()  # type: ignore[attr-defined]
+        rows, processes = tensor.shape[0], mesh.size(mesh.ndim - 1)
+        start = min(mesh.get_local_rank(mesh.ndim - 1) * -(-rows // processes), rows)
+        copy = mesh.get_local_rank(0) if mesh.ndim > 1 else 0
+        return cls(local, start, tuple(tensor.shape), copy == 0)
+
+    def cut(self, values: Rows) -> Tensor:
+        """Return this process' rows of a whole tensor.
+
+        Raises:
+            ValueError: if the whole has another shape.
+        """
+        if tuple(values.shape) != self.shape:
+            raise ValueError(f"{tuple(values.shape)} there, not {self.shape}")
+        return values[self.start : self.start + len(self.values)] if self.shape else values[...]
+
+
+def like(tensor: Tensor, values: Tensor) -> Tensor:
+    """Return this process' part ``values`` as a tensor sharded like ``tensor``."""
+    if not hasattr(tensor, "device_mesh"):
+        return values
+    from torch.distributed.tensor import DTensor
+
+    return DTensor.from_local(
+        values,
+        tensor.device_mesh,
+        tensor.placements,  # type: ignore[attr-defined]
+        run_check=False,
+        shape=tensor.shape,
+        stride=tensor.stride(),
+    )
+
+
+class ShardedMuon(torch.optim.Optimizer):
+    """Torch's Muon for sharded matrices: the gradient of each is all-gathered for its update.
+
+    Momentum stays sharded. Every process computes the whole update and keeps its rows.
+    """
+
+    def __init__(
+        self, groups: Iterable[dict[str, Any]], lr: float, momentum: float, adjust_lr_fn: str
+    ) -> None:
+        defaults = {"lr": lr, "momentum": momentum, "adjust_lr_fn": adjust_lr_fn}
+        super().__init__(groups, {"weight_decay": 0.0, **defaults})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Move the weights."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._move(parameter, group)
+
+    def _move(self, parameter: Tensor, group: dict[str, Any]) -> None:
+        assert parameter.grad is not None
+        momentum, state = group["momentum"], self.state[parameter]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(parameter.grad)
+        average = state["momentum_buffer"].lerp_(parameter.grad, 1 - momentum)
+        # One update of torch's Muon turns a matrix of zeros into that update.
+        change = nn.Parameter(torch.zeros(parameter.shape, device=parameter.device))
+        change.grad = whole(parameter.grad.lerp(average, momentum))
+        once: torch.optim.Optimizer = torch.optim.Muon(
+            [change], lr=group["lr"], weight_decay=0.0, momentum=0.0, nesterov=False,
+            adjust_lr_fn=group["adjust_lr_fn"],
+        )  # fmt: skip
+        once.step()
+        part = Part.of(parameter)
+        part.values.mul_(1 - group["lr"] * group["weight_decay"]).add_(part.cut(change.detach()))

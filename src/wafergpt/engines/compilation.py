@@ -1,0 +1,60 @@
+"""Whether a training compiles: as asked, or as timed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+from wafergpt.devices.detect import compile_pays, compiler_available
+from wafergpt.errors import InputError
+from wafergpt.progress import say, working
+
+
+def chosen(
+    wanted: Literal["auto", "on", "off"],
+    device: str,
+    updates: float,
+    eager_seconds: float,
+    attempt: Callable[[int], tuple[float, str | None]],
+    switch: Callable[[bool], None],
+) -> bool:
+    """Compile, if it is wanted or pays; return whether updates are compiled now.
+
+    Args:
+        wanted: ``system.compile``.
+        device: torch's name of the device's type.
+        updates: that are to be made.
+        eager_seconds: of one without a compiler; unused if ``wanted`` is not ``auto``.
+        attempt: compiles, and returns the seconds of an update, or what failed; it is given the
+            number of updates to time beside the first one.
+        switch: compiles, or stops doing so.
+
+    Returns:
+        True if the next updates are compiled.
+
+    Raises:
+        InputError: if it is wanted and does not work here.
+    """
+    if wanted == "on":
+        # One update, while there is no run yet.
+        _, failure = attempt(0)
+        if failure:
+            raise InputError(
+                f"system.compile=on: torch.compile does not work here ({failure}); "
+                "system.compile=off trains without it"
+            )
+        return True
+    pays = compile_pays(updates * eager_seconds, device) and compiler_available(device)
+    if wanted == "off" or not pays:
+        return False
+    with working("compiling, and timing updates"):
+        compiled, failure = attempt(16)
+    if failure:
+        say(f"warning: torch.compile does not work here ({failure}): training without it")
+    elif compiled < eager_seconds:
+        say(f"compiled updates take {compiled:.3f}s instead of {eager_seconds:.3f}s")
+        return True
+    else:
+        say(f"compiled updates take {compiled:.3f}s, eager {eager_seconds:.3f}s: not compiling")
+    switch(False)
+    return False

@@ -1,0 +1,173 @@
+"""The optimizers behind one interface: clip, decay, step, and a state of named tensors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from wafergpt import config
+from wafergpt.devices.compiler import require_cache
+from wafergpt.distributed.sharding import Part, Rows, ShardedMuon, like, whole
+from wafergpt.errors import InputError
+from wafergpt.shapes.parametrization import Rule
+
+
+def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
+    """Return whether a parameter is a matrix inside the blocks, which Muon is for."""
+    return parameter.ndim == 2 and ".blocks." in f".{name}"
+
+
+class Optimizer:
+    """One recipe's optimizer over named parameters.
+
+    Matrices decay, biases and norms never do. ``muon`` (Jordan et al., 2024; torch's own) moves
+    the matrices inside the blocks, its updates scaled to AdamW's size (arXiv:2502.16982) so that
+    one learning rate serves both, and AdamW moves the rest.
+
+    Args:
+        named: the parameters by name.
+        settings: of the recipe.
+        rules: by name; if omitted, all have the same learning rate, and matrices decay.
+
+    Raises:
+        InputError: if the recipe requires decoupled decay and the optimizer has none.
+    """
+
+    def __init__(
+        self,
+        named: Iterable[tuple[str, nn.Parameter]],
+        settings: config.Optimizer,
+        rules: Mapping[str, Rule] | None = None,
+    ) -> None:
+        self._named = dict(named)
+        self._settings = settings
+        self._rules = rules or {n: Rule(1.0, p.ndim >= 2) for n, p in self._named.items()}
+        self._matrices = [p for p in self._named.values() if p.ndim >= 2]
+        if settings.name in {"adam", "sgd"} and settings.weight_decay:
+            raise InputError(
+                f"{settings.name} has no decoupled weight decay: "
+                "set optimizer.weight_decay=0 (and optimizer.l2 for true L2), or use adamw"
+            )
+        require_cache()
+        self._parts = [part for part in self._build() if part.param_groups]
+
+    def _build(self) -> list[torch.optim.Optimizer]:
+        settings = self._settings
+        sharded = any(hasattr(p, "device_mesh") for p in self._named.values())
+        if settings.name == "sgd":
+            groups = self._groups(self._named)
+            # Torch has no fused SGD for sharded tensors.
+            return [torch.optim.SGD(groups, settings.lr, settings.momentum, fused=not sharded)]
+        muon = settings.name == "muon"
+        hidden = [n for n, p in self._named.items() if muon and is_hidden_matrix(n, p)]
+        rest = [n for n in self._named if n not in hidden]
+        adam = torch.optim.Adam if settings.name == "adam" else torch.optim.AdamW
+        betas = (settings.beta1, settings.beta2)
+        parts: list[torch.optim.Optimizer] = [
+            adam(self._groups(rest), settings.lr, betas, settings.eps, fused=True)
+        ]
+        if hidden:
+            parts.append(
+                (ShardedMuon if sharded else torch.optim.Muon)(
+                    self._groups(hidden),
+                    lr=settings.lr,
+                    momentum=settings.momentum,
+                    adjust_lr_fn="match_rms_adamw",
+                )
+            )
+        return parts
+
+    def _groups(self, names: Iterable[str]) -> list[dict[str, Any]]:
+        """Group parameters that share decay and factor of the learning rate."""
+        groups: dict[Rule, list[nn.Parameter]] = {}
+        for name in names:
+            groups.setdefault(self._rules[name], []).append(self._named[name])
+        decay = self._settings.weight_decay
+        return [
+            {
+                "params": parameters,
+                "weight_decay": decay if rule.decays else 0.0,
+                "factor": rule.factor,
+            }
+            for rule, parameters in groups.items()
+        ]
+
+    def grad_norm(self) -> Tensor:
+        """Return the norm of the whole gradient, a scalar on its device."""
+        gradients = [p.grad for p in self._named.values() if p.grad is not None]
+        return whole(torch.nn.utils.get_total_norm(gradients))
+
+    def step(self, lr: float, norm: float | None = None) -> None:
+        """Clip, add L2, move the weights, clear the gradients.
+
+        Args:
+            lr: the learning rate, before the factors of roles.
+            norm: of the gradient; computed if omitted.
+        """
+        if self._settings.clip:
+            norm = float(self.grad_norm()) if norm is None else norm
+            gradients = [p.grad for p in self._named.values() if p.grad is not None]
+            factor = (self._settings.clip / (torch.tensor(norm) + 1e-6)).clamp(max=1.0)
+            torch._foreach_mul_(gradients, float(factor))
+        if self._settings.l2:
+            for matrix in self._matrices:
+                if matrix.grad is not None:
+                    matrix.grad.add_(matrix.detach(), alpha=self._settings.l2)
+        for part in self._parts:
+            correction = self._eps_correction(part)
+            for group in part.param_groups:
+                group["lr"] = lr * group["factor"]
+                if correction:
+                    group["eps"] = self._settings.eps / correction
+            part.step()
+        self.clear()
+
+    def _eps_correction(self, part: torch.optim.Optimizer) -> float | None:
+        """Return √(1 − β₂ᵗ), which divides torch's eps to add it before the bias correction."""
+        if not self._settings.eps_hat or not isinstance(part, torch.optim.Adam):
+            return None
+        # All parameters have the same count.
+        first = next(iter(part.state.values()), None)
+        done = 0.0 if first is None else float(first["step"])
+        return math.sqrt(1.0 - self._settings.beta2 ** (done + 1))
+
+    def clear(self) -> None:
+        """Drop all gradients."""
+        for parameter in self._named.values():
+            parameter.grad = None
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """Return the whole state as tensors named ``parameter/key``."""
+        return {
+            f"{name}/{key}": value
+            for name, parameter in self._named.items()
+            for part in self._parts
+            for key, value in part.state.get(parameter, {}).items()
+            if isinstance(value, Tensor)
+        }
+
+    def load_state_tensors(self, tensors: Mapping[str, Rows]) -> None:
+        """Load a state of ``state_tensors``; sharded parameters take their part.
+
+        Args:
+            tensors: the whole state by ``parameter/key``.
+
+        Raises:
+            ValueError: if a tensor fits no parameter.
+        """
+        for part in self._parts:
+            part.state.clear()
+        owners = {p: part for part in self._parts for g in part.param_groups for p in g["params"]}
+        for full_name, tensor in tensors.items():
+            name, _, key = full_name.rpartition("/")
+            parameter = self._named.get(name)
+            if parameter is None or (tensor.shape and tuple(tensor.shape) != parameter.shape):
+                raise ValueError(f"the optimizer state '{full_name}' fits no parameter")
+            values = Part.of(parameter).cut(tensor) if tensor.shape else tensor[...]
+            values = values.to(parameter.device, copy=True)
+            moment = like(parameter, values) if tensor.shape else values
+            owners[parameter].state[parameter][key] = moment

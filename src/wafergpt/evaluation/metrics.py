@@ -1,0 +1,111 @@
+"""How good a classifier is on rows whose answers are known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """One label's scores; a quotient without cases is 0."""
+
+    label: str
+    precision: float
+    recall: float
+    f1: float
+    support: int
+
+
+@dataclass(frozen=True)
+class ClassificationMetrics:
+    """A classifier's scores.
+
+    Attributes:
+        accuracy: share of right answers.
+        macro_f1: mean F1 over the labels that occur or are predicted.
+        loss: mean negative log probability of the right answer, in nats.
+        labels: in the order of the columns.
+        per_class: scores of each label.
+        confusion: counts; rows are the truth, columns the prediction.
+    """
+
+    accuracy: float
+    macro_f1: float
+    loss: float
+    labels: tuple[str, ...]
+    per_class: tuple[ClassScore, ...]
+    confusion: list[list[int]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        lists = {"labels": list(self.labels), "per_class": [asdict(c) for c in self.per_class]}
+        return {**asdict(self), **lists}
+
+
+def classification_metrics(
+    probabilities: NDArray[np.floating], targets: NDArray[np.int64], labels: Sequence[str]
+) -> ClassificationMetrics:
+    """Compute a classifier's metrics from its predictions.
+
+    Args:
+        probabilities: ``[n, n_labels]``; a probability below 1e-12 counts as that in the loss.
+        targets: ``[n]`` right classes.
+        labels: names of the classes.
+
+    Raises:
+        ValueError: if there are no rows, or shapes do not fit.
+    """
+    n, k = probabilities.shape
+    if not n or targets.shape != (n,) or k != len(labels):
+        raise ValueError(f"{targets.shape} targets and {len(labels)} labels do not fit {n}×{k}")
+    predicted = probabilities.argmax(1)
+    confusion = np.zeros((k, k), dtype=np.int64)
+    np.add.at(confusion, (targets, predicted), 1)
+    hits, truth, guesses = np.diag(confusion), confusion.sum(1), confusion.sum(0)
+    precision = hits / np.maximum(guesses, 1)
+    recall = hits / np.maximum(truth, 1)
+    f1 = 2 * hits / np.maximum(truth + guesses, 1)
+    right = probabilities[np.arange(n), targets].astype(np.float64)
+    return ClassificationMetrics(
+        accuracy=float(hits.sum() / n),
+        macro_f1=float(f1[(truth + guesses) > 0].mean()),
+        loss=float(-np.log(np.maximum(right, 1e-12)).mean()),
+        labels=tuple(labels),
+        per_class=tuple(
+            ClassScore(label, float(p), float(r), float(f), int(s))
+            for label, p, r, f, s in zip(labels, precision, recall, f1, truth, strict=True)
+        ),
+        confusion=confusion.tolist(),
+    )
+
+
+@dataclass(frozen=True)
+class RegressionMetrics:
+    """A regression's scores: mean squared and absolute error, and R² (1 is perfect)."""
+
+    loss: float
+    mean_absolute_error: float
+    r2: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return asdict(self)
+
+
+def regression_metrics(
+    predictions: NDArray[np.floating], targets: NDArray[np.floating]
+) -> RegressionMetrics:
+    """Compute the metrics of predicted numbers ``[n]``.
+
+    R² of targets that are all alike is 0, and 1 where the predictions are exact.
+    """
+    errors = predictions - targets
+    squared = float((errors**2).sum())
+    spread = float(((targets - targets.mean()) ** 2).sum())
+    r2 = 1 - squared / spread if spread else float(squared == 0)
+    return RegressionMetrics(squared / len(errors), float(np.abs(errors).mean()), r2)

@@ -1,0 +1,130 @@
+"""A fine-tuned run, ready to predict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, overload
+
+import torch
+from torch import nn
+
+from wafergpt.checkpoint import store
+from wafergpt.config import Recipe
+from wafergpt.data.labelled_rows import described
+from wafergpt.data.tokenizer import Tokenizer
+from wafergpt.engines.outputs import evaluate
+from wafergpt.errors import InputError
+from wafergpt.inference.devices import inference_device
+from wafergpt.progress import progress
+from wafergpt.runs.run import Run
+from wafergpt.tasks.base import Task, task_of
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A task's network with the best checkpoint's weights.
+
+    Attributes:
+        run: that it was loaded from.
+        task: that it was fine-tuned for.
+        network: on ``device``.
+        tokenizer: of the run.
+        device: of the network.
+    """
+
+    run: Run
+    task: Task
+    network: nn.Module
+    tokenizer: Tokenizer
+    device: torch.device
+
+    @classmethod
+    def load(cls, run: Run, device: str = "auto") -> Predictor:
+        """Open a fine-tuned run.
+
+        Args:
+            run: fine-tuned for a task.
+            device: ``auto`` is the recipe's, if available, else the best one.
+
+        Returns:
+            The predictor.
+
+        Raises:
+            InputError: if the run is a language model, or the device is not available.
+        """
+        recipe = run.recipe
+        if recipe.task is None:
+            raise InputError(f"{run.path} is a language model: wafergpt finetune gives it a task")
+        task = task_of(recipe)
+        place = torch.device(inference_device(recipe, device))
+        network = store.restored(task.network, store.weights(run)).to(place)
+        tokenizer = Tokenizer.load(run.tokenizer)
+        tokenizer = tokenizer.require_at_most(recipe.model.vocab_size, run.path)
+        return cls(run, task, network, tokenizer, place)
+
+    @property
+    def recipe(self) -> Recipe:
+        """The run's resolved recipe."""
+        return self.task.recipe
+
+    @overload
+    def predict(self, inputs: str) -> dict[str, Any] | None: ...
+
+    @overload
+    def predict(self, inputs: Iterable[Any]) -> list[dict[str, Any] | None]: ...
+
+    def predict(
+        self, inputs: str | Iterable[Any]
+    ) -> dict[str, Any] | list[dict[str, Any] | None] | None:
+        """Predict one text or several.
+
+        Args:
+            inputs: a string, or a list, array, column or iterator of inputs.
+
+        Returns:
+            The task's answer (see ``Task.decode``) for a string, else a list of one per input;
+            None where there is no text (blank, None, NaN).
+
+        Raises:
+            InputError: if an input is not one of the task; its index is named.
+        """
+        if isinstance(inputs, str):
+            return self.predict([inputs])[0]
+        given = self._given(inputs)
+        there = [place for place, value in enumerate(given) if value is not None]
+        answers: list[dict[str, Any] | None] = [None] * len(given)
+        for place, answer in zip(there, self._answers([given[i] for i in there]), strict=True):
+            answers[place] = answer
+        return answers
+
+    def _given(self, inputs: Iterable[Any]) -> list[Any]:
+        # These iterate over keys, columns or bytes, not over texts.
+        if isinstance(inputs, Mapping | bytes) or hasattr(inputs, "columns"):
+            raise InputError(
+                f"predict() takes texts, not {type(inputs).__name__}: give it a string, or a list "
+                "or a column of strings"
+            )
+        try:
+            values = list(inputs)
+        except TypeError:
+            raise InputError(
+                f"predict() takes a string or several, not {described(inputs)}"
+            ) from None
+        given = []
+        for place, value in enumerate(values):
+            try:
+                given.append(self.task.require_input(value))
+            except InputError as error:
+                raise InputError(f"texts[{place}] {error}") from None
+        return given
+
+    def _answers(self, inputs: Sequence[Any]) -> list[dict[str, Any]]:
+        if not inputs:
+            return []
+        encoded = self.task.encode(inputs, self.tokenizer)
+        with progress("predicting", len(inputs), "texts") as bar:
+            outputs = evaluate(
+                self.task, self.network, encoded, self.recipe, self.device, bar.advance
+            )
+        return self.task.decode(outputs, inputs)

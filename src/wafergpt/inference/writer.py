@@ -1,0 +1,58 @@
+"""A pretrained run, ready to generate text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+from wafergpt.checkpoint import store
+from wafergpt.data.tokenizer import Tokenizer
+from wafergpt.decoding.generator import Sampling, TextStream
+from wafergpt.errors import InputError
+from wafergpt.inference.devices import inference_device
+from wafergpt.model.gpt import GPT
+from wafergpt.runs.run import Run
+
+
+@dataclass(frozen=True)
+class Writer:
+    """A language model with its tokenizer.
+
+    Attributes:
+        gpt: the network, on its device.
+        tokenizer: of the run.
+    """
+
+    gpt: GPT
+    tokenizer: Tokenizer
+
+    @classmethod
+    def load(cls, run: Run, device: str = "auto") -> Writer:
+        """Open a pretrained run.
+
+        Args:
+            run: a language model.
+            device: ``auto`` is the recipe's, if available, else the best one.
+
+        Returns:
+            The writer.
+
+        Raises:
+            InputError: if the run has a task, or the device is not available.
+        """
+        recipe = run.recipe
+        if recipe.task is not None:
+            line = run.command("predict", "--text", "a text of yours")
+            raise InputError(f"{run.path} is fine-tuned for a task: {line}")
+        place = inference_device(recipe, device)
+        gpt = store.restored(partial(GPT, recipe.model), store.weights(run)).to(place)
+        tokenizer = Tokenizer.load(run.tokenizer)
+        return cls(gpt.eval(), tokenizer.require_at_most(recipe.model.vocab_size, run.path))
+
+    def stream(self, prompt: str, settings: Sampling) -> TextStream:
+        """Yield the continuation of ``prompt`` piece by piece."""
+        return TextStream(self.gpt, self.tokenizer, prompt, settings)
+
+    def write(self, prompt: str, settings: Sampling | None = None) -> str:
+        """Return the continuation of ``prompt``."""
+        return "".join(self.stream(prompt, settings or Sampling()))

@@ -1,0 +1,171 @@
+"""Losses, each a sum over its terms: the engine divides by the weight of the global batch."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from wafergpt.planning.memory import head_chunk_rows
+
+
+def next_token_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """Return the summed cross-entropy of the next tokens without ever holding all logits.
+
+    The gradient of each chunk is computed together with its logits, so that nothing of vocabulary
+    size outlives its chunk except the gradient of the head itself.
+
+    Args:
+        hidden: ``[batch, length, d_model]`` states after the last norm.
+        weight: ``[vocab_size, d_model]`` of the head.
+        targets: ``[batch, length]`` next tokens; -100 is not counted.
+    """
+    return _summed(hidden, weight, targets, None)
+
+
+def sampled_softmax_loss(hidden: Tensor, weight: Tensor, targets: Tensor, sample: int) -> Tensor:
+    """Return an estimate of ``next_token_loss`` from a part of the vocabulary.
+
+    The batch's own targets enter every softmax as they are. The rest of the vocabulary is
+    represented by ``sample`` tokens, drawn uniformly by torch's global generator and weighted by
+    the number that each represents: given the batch, every sum over the vocabulary is unbiased.
+    After Jean et al. (arXiv:1412.2007), who correct by a proposal's probabilities instead.
+
+    Args:
+        hidden: ``[batch, length, d_model]`` states after the last norm.
+        weight: ``[vocab_size, d_model]`` of the head.
+        targets: ``[batch, length]`` next tokens; -100 is not counted.
+        sample: tokens besides the targets; all of them give the exact loss.
+    """
+    vocab_size = len(weight)
+    own = _own_tokens(targets, vocab_size)
+    rest = (~own).nonzero()[:, 0]
+    drawn = rest[torch.randperm(len(rest))[:sample].to(rest.device)]
+    tokens = torch.cat((own.nonzero()[:, 0], drawn))
+    place = torch.full((vocab_size,), -100, device=weight.device)
+    place[tokens] = torch.arange(len(tokens), device=weight.device)
+    shift = torch.zeros(len(tokens), device=weight.device)
+    shift[len(tokens) - len(drawn) :] = math.log(max(len(rest), 1) / max(len(drawn), 1))
+    ignored = targets == -100
+    places = place[targets.masked_fill(ignored, 0)].masked_fill(ignored, -100)
+    return _summed(hidden, weight.index_select(0, tokens), places, shift)
+
+
+def sampled_rows(targets: Tensor, vocab_size: int, sample: int) -> int:
+    """Return how many rows of the head ``sampled_softmax_loss`` multiplies with."""
+    return min(int(_own_tokens(targets, vocab_size).sum()) + sample, vocab_size)
+
+
+def _own_tokens(targets: Tensor, vocab_size: int) -> Tensor:
+    own = torch.zeros(vocab_size, dtype=torch.bool, device=targets.device)
+    own[targets[targets >= 0]] = True
+    return own
+
+
+def _summed(hidden: Tensor, weight: Tensor, targets: Tensor, shift: Tensor | None) -> Tensor:
+    loss: Tensor = _ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
+        hidden.flatten(0, -2), weight, targets.flatten(), shift
+    )
+    return loss
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, shift: Tensor | None
+    ) -> Tensor:
+        device = hidden.device.type
+        dtype = hidden.dtype
+        if torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
+        differentiable = hidden.requires_grad or weight.requires_grad
+        head = weight.detach().to(dtype)
+        # Added to the logits; zeros where there is no shift.
+        shift = head.new_zeros(()) if shift is None else shift.to(dtype)
+        ignored = targets == -100
+        # A state of zeros adds nothing to the head's gradient.
+        states = hidden.detach().to(dtype).masked_fill(ignored[:, None], 0.0)
+        targets = targets.masked_fill(ignored, 0)
+        losses = hidden.new_empty(len(states), dtype=torch.float32)
+        grad_hidden = torch.empty_like(states) if differentiable else None
+        grad_weight = torch.zeros_like(weight) if differentiable else None
+        size = head_chunk_rows(weight.numel())
+        # Autocast would turn the softmax to fp32.
+        with torch.autocast(device, enabled=False):
+            for start in range(0, len(states), size):
+                rows = slice(start, start + size)
+                logits = torch.addmm(shift, states[rows], head.T)
+                losses[rows], gradient = softmax_gradient(logits, targets[rows])
+                if grad_hidden is not None and grad_weight is not None:
+                    torch.mm(gradient, head, out=grad_hidden[rows])
+                    grad_weight += gradient.T @ states[rows]
+        if grad_hidden is not None:
+            grad_hidden.masked_fill_(ignored[:, None], 0.0)
+        ctx.save_for_backward(grad_hidden, grad_weight)
+        ctx.hidden_dtype = hidden.dtype
+        return losses.masked_fill_(ignored, 0.0).sum()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        grad_hidden, grad_weight = ctx.saved_tensors
+        (scale,) = grads
+        return (grad_hidden * scale).to(ctx.hidden_dtype), grad_weight.mul_(scale), None, None
+
+
+RARE = 1e-30
+"""Probabilities below this may have lost digits to underflow."""
+
+
+def softmax_gradient(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Return each row's cross-entropy in fp32, and its gradient in the logits' own type.
+
+    One softmax computes both, in the logits' type, without a conversion to fp32 and back. For a
+    target near 1 the loss comes from the other probabilities, and for one near 0 from the logits,
+    so that rounding does not lose it.
+
+    Args:
+        logits: ``[rows, vocab_size]``.
+        targets: ``[rows]``.
+    """
+    # Indexed, because torch's scatter_ copies the whole tensor first.
+    target = torch.arange(len(targets), device=targets.device), targets
+    gradient = logits.softmax(1)
+    probability = gradient[target].float()
+    gradient[target] = 0.0
+    others = gradient.sum(1)
+    gradient[target] = -others
+    losses = torch.where(probability < 0.5, -probability.log(), -torch.log1p(-others.float()))
+    rare = probability < RARE
+    if rare.any():
+        losses[rare] = F.cross_entropy(logits[rare].float(), targets[rare], reduction="none")
+    return losses, gradient
+
+
+def classification_loss(
+    scores: Tensor,
+    targets: Tensor,
+    kind: str = "cross_entropy",
+    label_smoothing: float = 0.0,
+    weights: Tensor | None = None,
+) -> Tensor:
+    """Return the summed loss of one answer per row.
+
+    Args:
+        scores: ``[batch, n_labels]``; ``[batch, 1]`` for ``binary`` and ``squared_error``.
+        targets: ``[batch]`` classes, or numbers for ``squared_error``.
+        kind: ``cross_entropy``, ``binary`` (of class 1 against class 0) or ``squared_error``.
+        label_smoothing: share of the target that is distributed over all classes.
+        weights: ``[batch]`` weight of each row.
+    """
+    scores = scores.float()
+    if kind == "squared_error":
+        losses = (scores[:, 0] - targets) ** 2
+    elif kind == "binary":
+        wanted = targets.float() * (1 - label_smoothing) + label_smoothing / 2
+        losses = F.binary_cross_entropy_with_logits(scores[:, 0], wanted, reduction="none")
+    else:
+        losses = F.cross_entropy(scores, targets, reduction="none", label_smoothing=label_smoothing)
+    return (losses if weights is None else losses * weights).sum()

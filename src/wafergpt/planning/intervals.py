@@ -1,0 +1,43 @@
+"""How many updates a training makes, and how often it evaluates and saves: for plans and runs."""
+
+from __future__ import annotations
+
+import math
+
+from wafergpt.config import Recipe
+
+DEFAULT_EVALUATIONS = 10
+"""Evaluations and checkpoints of a run that names no interval."""
+
+MAX_BATCHES, MIN_BATCHES = 50, 4
+"""Validation micro-batches of an evaluation, where the recipe names no number."""
+
+
+def horizon(recipe: Recipe, samples_per_epoch: int, update_seconds: float = 0.0) -> int:
+    """Return the updates of a training.
+
+    Args:
+        recipe: with one of ``train.steps``, ``tokens``, ``epochs`` and ``seconds``.
+        samples_per_epoch: of the training data.
+        update_seconds: of one update, where the recipe counts in seconds.
+    """
+    train = recipe.train
+    if train.steps:
+        return train.steps
+    if train.seconds:
+        return train.steps_for(train.seconds / update_seconds * train.batch_size)
+    if train.tokens:
+        return train.steps_for(train.tokens / recipe.model.seq_len)
+    return train.steps_for((train.epochs or 0.0) * samples_per_epoch)
+
+
+def with_intervals(recipe: Recipe, steps: int) -> Recipe:
+    """Return the recipe with its horizon in steps and every interval set."""
+    every = recipe.evaluate.every or math.ceil(steps / DEFAULT_EVALUATIONS)
+    # A forward pass is a third of an update: an evaluation costs a fifteenth of what is before it.
+    batches = recipe.evaluate.batches or min(MAX_BATCHES, max(MIN_BATCHES, every // 5))
+    return recipe.replace(
+        train={"steps": steps, "tokens": None, "epochs": None, "seconds": None},
+        checkpoint={"every": recipe.checkpoint.every or math.ceil(steps / DEFAULT_EVALUATIONS)},
+        evaluate={"every": every, "batches": batches},
+    )

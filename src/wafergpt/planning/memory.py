@@ -1,0 +1,180 @@
+"""How much memory a training takes, and how much disk its checkpoints."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from wafergpt.config import Model, Optimizer, Recipe, System
+from wafergpt.shapes.counts import non_embedding_parameters, parameters
+
+FP32 = 4
+
+HEADROOM = 0.9
+"""Share of the free memory that a plan may fill; the rest is for fragmentation and others."""
+
+RUNTIME_BYTES = {"cpu": 350 << 20, "cuda": 600 << 20, "mps": 600 << 20}
+"""Python, torch and its kernels, before any model (measured on CPU; a CUDA context's size)."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Peak bytes of a process that trains, by what fills them.
+
+    Attributes:
+        weights: those that this process holds.
+        copies: of weights in less precision, until the backward pass has used them.
+        gradients: of the weights.
+        optimizer: its state.
+        gathered: with sharded weights, those of one block and of the ends, and their gradients.
+        activations: what the backward pass needs.
+        logits: of a chunk, with the gradient of the head.
+        saving: the copy that a checkpoint is written from, if it is in the same memory.
+        runtime: of Python and torch.
+    """
+
+    weights: int
+    copies: int
+    gradients: int
+    optimizer: int
+    gathered: int
+    activations: int
+    logits: int
+    saving: int
+    runtime: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return sum(self.__dict__.values())
+
+    def to_dict(self) -> dict[str, int]:
+        """Return the parts and their total."""
+        return {**self.__dict__, "total": self.total}
+
+
+def training_memory(
+    model: Model,
+    micro_batch_size: int,
+    optimizer: Optimizer,
+    system: System,
+    *,
+    head: bool = True,
+    background: bool = True,
+) -> Memory:
+    """Estimate the peak bytes of training with sequences of ``seq_len`` tokens, in one process.
+
+    Weights and gradients are fp32; bf16 adds a copy of the weights of the blocks, which the
+    backward pass also needs. What a block keeps for its backward pass follows Korthikanti et al.
+    (arXiv:2205.05198), for a fused attention that never stores its scores.
+
+    Args:
+        model: the shape.
+        micro_batch_size: sequences of one pass.
+        optimizer: of the recipe.
+        system: with device and precision resolved.
+        head: whether next tokens are predicted.
+        background: whether checkpoints are written during training.
+    """
+    n, shards = parameters(model), system.shards
+    block = (non_embedding_parameters(model) - 2 * model.d_model) // model.n_layers
+    ends = n - model.n_layers * block
+    kept_blocks = 1 if system.activation_checkpointing else model.n_layers
+    copies = 2 * (ends + kept_blocks * block) if system.precision == "bf16" else 0
+    tokens = micro_batch_size * model.seq_len
+    copy = checkpoint_bytes(model, optimizer)
+    return Memory(
+        weights=FP32 * n // shards,
+        copies=copies,
+        gradients=FP32 * n // shards,
+        optimizer=optimizer_bytes(model, optimizer) // shards,
+        # The next block is gathered while one computes.
+        gathered=2 * FP32 * (2 * block + ends) if shards > 1 else 0,
+        activations=tokens * _activation_bytes_per_token(model, system),
+        logits=_logits_bytes(model, tokens, system.precision) if head else 0,
+        saving=copy // shards if background and system.device != "cuda" else 0,
+        runtime=RUNTIME_BYTES[system.device],
+    )
+
+
+def optimizer_bytes(model: Model, optimizer: Optimizer) -> int:
+    """Return the bytes of the optimizer's state, as kept in memory and in checkpoints."""
+    n = parameters(model)
+    if optimizer.name == "sgd":
+        return FP32 * n if optimizer.momentum else 0
+    if optimizer.name == "muon":
+        # One momentum for the matrices of the blocks; AdamW's two for the rest.
+        matrices = 2 * model.n_layers * model.d_model * (2 * model.d_model + model.d_ffn)
+        return FP32 * (2 * n - matrices)
+    return 2 * FP32 * n
+
+
+def checkpoint_bytes(model: Model, optimizer: Optimizer) -> int:
+    """Return the bytes of one checkpoint: fp32 weights and the optimizer's state."""
+    return FP32 * parameters(model) + optimizer_bytes(model, optimizer)
+
+
+def disk_bytes(recipe: Recipe) -> int:
+    """Return the maximum bytes of all checkpoints that a run holds at once.
+
+    These are those kept, the milestones, the best one, and one being written.
+    """
+    kept, every = recipe.checkpoint.keep, recipe.checkpoint.keep_every
+    milestones = (recipe.train.steps or 0) // every if every else 0
+    return checkpoint_bytes(recipe.model, recipe.optimizer) * (kept + milestones + 2)
+
+
+def micro_batch_that_fits(
+    model: Model,
+    batch_size: int,
+    optimizer: Optimizer,
+    system: System,
+    memory_available: int,
+    background: bool = True,
+) -> int:
+    """Return the largest divisor of ``batch_size`` that trains in the memory; 1 if none does."""
+    for micro in range(batch_size, 1, -1):
+        if batch_size % micro:
+            continue
+        need = training_memory(model, micro, optimizer, system, background=background).total
+        if need <= HEADROOM * memory_available:
+            return micro
+    return 1
+
+
+def _activation_bytes_per_token(model: Model, system: System) -> int:
+    compute = 2 if system.precision == "bf16" else FP32
+    d_model = model.d_model
+    # The stream before each of the two norms, in fp32 as the residual is.
+    stream = 2 * FP32 * d_model
+    # Normed inputs of both halves, packed q, k and v, attention's output.
+    matrices = compute * (2 + 3 + 1) * d_model
+    # Before and after the GELU.
+    feed_forward = compute * 2 * model.d_ffn
+    dropout = compute * 2 * d_model if model.dropout else 0
+    block = stream + matrices + feed_forward + dropout + FP32 * model.n_heads
+    # Embeddings, the last norm, and the gradients that flow through one block at a time.
+    ends = 6 * FP32 * d_model + 2 * compute * model.d_ffn
+    if system.activation_checkpointing:
+        # The input of each block, and one block's own.
+        return model.n_layers * FP32 * d_model + block + ends
+    return model.n_layers * block + ends
+
+
+def head_chunk_rows(head_elements: int) -> int:
+    """Return the tokens per chunk of logits in the loss, for a head of so many weights.
+
+    Small chunks stay in the cache; but each adds to the whole gradient of the head, and where that
+    does not fit the cache, fewer and larger chunks are faster.
+    """
+    return 256 if head_elements <= 1 << 22 else 1024
+
+
+def _logits_bytes(model: Model, tokens: int, precision: str) -> int:
+    compute = 2 if precision == "bf16" else FP32
+    vocab_size = model.vocab_size
+    rows = min(tokens, head_chunk_rows(vocab_size * model.d_model))
+    # The logits, and the softmax that becomes their gradient.
+    chunk = rows * vocab_size * 2 * compute
+    # A chunk's part of the head's gradient, and their sum.
+    head_gradient = (FP32 + compute) * vocab_size * model.d_model
+    return chunk + head_gradient + tokens * model.d_model * compute

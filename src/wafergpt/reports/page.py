@@ -1,0 +1,178 @@
+"""The page of a run: one HTML file that fetches nothing from a network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from wafergpt import files
+from wafergpt.progress import duration, say, working
+from wafergpt.reports import formatting as values
+from wafergpt.reports import texts as words
+from wafergpt.reports.classification_metrics import Row, comparison_chart, confusion_chart, ranked
+from wafergpt.reports.curves import curves
+from wafergpt.reports.document import Document
+from wafergpt.reports.markup import escape, folded, table
+from wafergpt.reports.samples import read_samples, samples_html
+from wafergpt.reports.sections import Chapter, chapters
+from wafergpt.runs.run import Run
+
+MAX_OPEN_CLASSES = 20
+"""A table of more classes is folded."""
+
+
+def write_report(run: Run, out: Path | None = None, self_contained: bool = False) -> Path:
+    """Write the page of ``run``, finished or not; it is deterministic.
+
+    The script that draws its charts is shared by all pages: it is in the folder of runs, or beside
+    ``out``.
+
+    Args:
+        run: the run; if its result names a pretraining run, that one comes first.
+        out: the file to write; if omitted, ``report.html`` in the run's folder.
+        self_contained: include the script in the page.
+
+    Returns:
+        The file written.
+
+    Raises:
+        InputError: if plotly is not installed, or a file of the run is damaged.
+    """
+    path = out or run.path / "report.html"
+    with working("writing the report"):
+        page = _drawn(run)
+        places = () if self_contained else _script_places(page, out, run)
+        files.write_text(path, page.html(f"{run.name} · wafergpt", places))
+    return path
+
+
+def _drawn(run: Run) -> _Page:
+    page = _Page()
+    shown, note = chapters(run)
+    rows = ranked(run.read("comparison"))
+    page.header(shown[-1], rows, [chapter.title for chapter in shown])
+    if rows:
+        page.comparison(rows)
+    for chapter in shown:
+        page.chapter(chapter, note if chapter is shown[-1] else "")
+    return page
+
+
+def _script_places(page: _Page, out: Path | None, run: Run) -> tuple[str, ...]:
+    """Write the page's script to the first place it is searched for; return all those places."""
+    if not page.draws:
+        return ()
+    folder = out.parent if out else run.path.absolute().parent
+    try:
+        name = page.write_script(folder)
+    except OSError as error:
+        say(f"{folder} cannot be written ({error.strerror}): the script is put into the page")
+        return ()
+    # The page may have been moved: the script may be beside it or above it.
+    beside, above = name, f"../{name}"
+    return (beside, above) if out else (above, beside)
+
+
+class _Page(Document):
+    """The page of a run, part by part."""
+
+    def header(self, chapter: Chapter, rows: list[Row], titles: list[str]) -> None:
+        state = chapter.origin or ("finished" if chapter.result else "not finished")
+        mark = "state" if chapter.result else "state open"
+        shown = "".join(
+            f'<div><dt>{escape(name)}</dt><dd class="value">{escape(value)}</dd>'
+            f'<dd class="note">{escape(note)}</dd></div>'
+            for name, value, note in words.tiles(chapter)
+        )
+        places = ["Comparison"] if rows else []
+        links = "".join(f'<a href="#{title.lower()}">{title}</a>' for title in [*places, *titles])
+        self.add(
+            f'<header><p class="eyebrow"><span>wafergpt</span>'
+            f'<b dir="auto">{escape(chapter.run.name)}</b>'
+            f'<span class="{mark}">{state}</span></p>'
+            f'<h1 class="verdict">{escape(words.verdict(chapter, rows))}</h1>'
+            + (f'<dl class="tiles">{shown}</dl>' if shown else "")
+            + (f'<nav aria-label="Chapters">{links}</nav>' if len(titles) + len(places) > 1 else "")
+            + "</header>"
+        )
+
+    def comparison(self, rows: list[Row]) -> None:
+        chart = comparison_chart(rows)
+        cells = []
+        for row in rows:
+            seconds = values.number(row, "seconds")
+            cells.append(
+                (
+                    str(row.get("name")),
+                    values.percent(values.number(row, "accuracy")),
+                    values.loss(values.number(row, "loss")),
+                    values.MISSING if seconds is None else duration(seconds),
+                )
+            )
+        best = table(("Model", "Accuracy", "Loss", "Time"), cells, marked=0)
+        self.add(
+            '<section id="comparison"><h2>Comparison</h2>'
+            '<p class="lead">All evaluated on the same held-out rows.</p><div class="charts">'
+            + (self.chart(chart, "") if chart else "")
+            + f'<div class="card wide"><h3>The same in numbers</h3>{best}</div></div></section>'
+        )
+
+    def chapter(self, chapter: Chapter, note: str) -> None:
+        drawn = "".join(self.chart(chart, chapter.key) for chart in curves(chapter))
+        parts = [
+            f'<section id="{chapter.title.lower()}"><h2>{chapter.title}</h2>'
+            f'<p class="lead">{escape(words.settings(chapter))}</p>'
+        ]
+        if note:
+            parts.append(f'<p class="aside">{escape(note)}</p>')
+        if drawn:
+            parts.append(f'<div class="charts">{drawn}</div>')
+        facts = [*self._test_metrics(chapter), _planned(chapter), _samples(chapter)]
+        left, *right = [fact for fact in facts if fact] or [""]
+        columns = "".join(f"<div>{cards}</div>" for cards in (left, "".join(right)) if cards)
+        if columns:
+            parts.append(f'<div class="facts">{columns}</div>')
+        parts.append(f"{_recipe(chapter)}</section>")
+        self.add("".join(parts))
+
+    def _test_metrics(self, chapter: Chapter) -> list[str]:
+        test = chapter.test
+        chart = confusion_chart(test)
+        shown = [self.chart(chart, chapter.key)] if chart else []
+        if not test.per_class:
+            return shown
+        cells = []
+        for row in test.per_class:
+            shares = [values.number(row, key) for key in ("precision", "recall", "f1")]
+            support = values.count(values.number(row, "support"))
+            cells.append((str(row.get("label")), *map(values.percent, shares), support))
+        inner = table(("Label", "Precision", "Recall", "F1", "Rows"), cells)
+        if len(cells) > MAX_OPEN_CLASSES:
+            inner = folded(f"{len(cells)} labels", inner)
+        return [*shown, f'<div class="card"><h3>Label by label</h3>{inner}</div>']
+
+
+def _planned(chapter: Chapter) -> str:
+    rows = words.planned(chapter)
+    if not chapter.plan or not rows:
+        return ""
+    measured = "Measured" if chapter.result else "So far"
+    inner = table(("", "Planned", measured, "Difference"), rows)
+    law = values.number(chapter.plan, "predicted_loss")
+    source = chapter.plan.get("predicted_loss_of")
+    said = words.NO_LAW if law is None else ""
+    if law is not None and source:
+        said = f"The planned loss is that on {source}."
+    aside = f'<p class="aside">{escape(said)}</p>' if said else ""
+    return f'<div class="card"><h3>Planned and measured</h3>{inner}{aside}</div>'
+
+
+def _samples(chapter: Chapter) -> str:
+    evaluations = read_samples(chapter.run.path / "samples.md")
+    if not evaluations:
+        return ""
+    return f'<div class="card"><h3>What it writes</h3>{samples_html(evaluations)}</div>'
+
+
+def _recipe(chapter: Chapter) -> str:
+    text = (chapter.run.path / "recipe.yaml").read_text(encoding="utf-8")
+    return f'<div class="card recipe">{folded("Recipe", f"<pre>{escape(text)}</pre>")}</div>'

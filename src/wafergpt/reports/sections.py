@@ -1,0 +1,144 @@
+"""One run as a chapter of the page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wafergpt import files
+from wafergpt.config import Recipe
+from wafergpt.errors import InputError
+from wafergpt.reports.formatting import (
+    column,
+    first,
+    number,
+    read_object,
+    read_rows,
+    sequence,
+    share,
+)
+from wafergpt.runs.moved import now_at
+from wafergpt.runs.run import Run
+
+
+@dataclass(frozen=True)
+class ClassifierMetrics:
+    """A classifier's metrics on held-out rows.
+
+    Attributes:
+        labels: the classes, as many as ``confusion`` has rows and columns.
+        confusion: counts; rows are true, columns predicted. Empty if unknown.
+        per_class: label, precision, recall, f1 and support of each class.
+    """
+
+    accuracy: float | None
+    macro_f1: float | None
+    loss: float | None
+    labels: tuple[str, ...]
+    confusion: tuple[tuple[int, ...], ...]
+    per_class: tuple[Mapping[str, Any], ...]
+
+    @classmethod
+    def of(cls, test: object) -> ClassifierMetrics:
+        """Read the ``test`` part of a result; missing parts stay empty."""
+        labels = tuple(str(label) for label in sequence(test, "labels"))
+        rows = [row for row in sequence(test, "confusion") if isinstance(row, list)]
+        square = len(rows) == len(labels) and all(len(row) == len(labels) for row in rows)
+        counted = all(type(n) is int and 0 <= n < 1 << 53 for row in rows for n in row)
+        return cls(
+            accuracy=share(test, "accuracy"),
+            macro_f1=share(test, "macro_f1"),
+            loss=number(test, "loss"),
+            labels=labels,
+            confusion=tuple(map(tuple, rows)) if square and counted else (),
+            per_class=tuple(c for c in sequence(test, "per_class") if isinstance(c, Mapping)),
+        )
+
+    @property
+    def rows(self) -> int:
+        """The number of rows that were evaluated; 0 if unknown."""
+        return sum(map(sum, self.confusion))
+
+    @property
+    def majority(self) -> float | None:
+        """The accuracy of always predicting the most frequent label."""
+        return max(map(sum, self.confusion)) / self.rows if self.rows else None
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """A run with everything it recorded.
+
+    Attributes:
+        key: the prefix of its charts' ids.
+        result: empty while the run is unfinished.
+    """
+
+    key: str
+    title: str
+    run: Run
+    recipe: Recipe
+    rows: list[dict[str, Any]]
+    plan: Mapping[str, Any]
+    result: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, run: Run) -> Chapter:
+        """Read a run.
+
+        Raises:
+            InputError: if one of its files is damaged.
+        """
+        recipe = run.recipe
+        return cls(
+            key="finetuning" if recipe.task else "pretraining",
+            title="Fine-tuning" if recipe.task else "Pretraining",
+            run=run,
+            recipe=recipe,
+            rows=read_rows(run),
+            plan=read_object(run, "plan"),
+            result=read_object(run, "result"),
+        )
+
+    @property
+    def origin(self) -> str:
+        """Return ``imported`` or ``averaged`` if the run did not train its weights, else ""."""
+        return next((name for name in ("imported", "averaged") if name in self.result), "")
+
+    @property
+    def test(self) -> ClassifierMetrics:
+        """The metrics on the held-out rows."""
+        return ClassifierMetrics.of(self.result.get("test"))
+
+    def now(self, key: str) -> float | None:
+        """Return a number of the result, or the last one logged so far."""
+        logged = column(self.rows, key.replace("peak_memory", "memory"))
+        return first(key, self.result, {key: logged[-1] if logged else None})
+
+
+def chapters(run: Run) -> tuple[list[Chapter], str]:
+    """Return the run's chapter, after that of its pretraining run.
+
+    Returns:
+        The chapters, and a sentence about a pretraining run that could not be read, or "".
+
+    Raises:
+        InputError: if a file of ``run`` itself is damaged.
+    """
+    own = Chapter.of(run)
+    pretrained = own.result.get("pretrained")
+    if not isinstance(pretrained, str):
+        return [own], ""
+    try:
+        before = Chapter.of(_moved(Path(pretrained), run.path))
+    except InputError as error:
+        return [own], f"The pretraining run cannot be shown: {error}."
+    if before.key == own.key:
+        return [own], ""
+    return [before, own], ""
+
+
+def _moved(path: Path, folder: Path) -> Run:
+    return Run.find(now_at(path, folder, lambda p: files.is_file(p / "recipe.yaml")))

@@ -1,0 +1,215 @@
+"""A run summarized in a sentence and a few numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from wafergpt.progress import duration
+from wafergpt.reports import formatting as values
+from wafergpt.reports.formatting import number
+from wafergpt.reports.sections import Chapter, ClassifierMetrics
+
+Row = Mapping[str, Any]
+Tile = tuple[str, str, str]
+"""Name, value, and a note below it."""
+
+OPTIMIZERS = {"adamw": "AdamW", "adam": "Adam", "sgd": "SGD", "muon": "Muon"}
+NO_LAW = (
+    "No law was fitted for this corpus, so no loss was predicted: a law holds for one corpus, "
+    "tokenizer and parametrization, and a published one would mislead here."
+)
+
+
+def verdict(chapter: Chapter, ranked: Sequence[Row]) -> str:
+    """Summarize the run in a sentence, the winner of a comparison first."""
+    if not chapter.rows and not chapter.result:
+        return "Nothing has been measured yet: the run has a recipe and has made no step."
+    if not chapter.result:
+        return _unfinished(chapter)
+    if chapter.origin:
+        return _given(chapter)
+    ours = next((row for row in ranked if row.get("kind") == "gpt"), None)
+    if ours is not None and len(ranked) > 1:
+        return _against(ours, ranked)
+    test = chapter.test
+    if test.accuracy is not None:
+        words = f"The GPT labels {values.percent(test.accuracy)} of {_rows(test)} correctly"
+        if test.majority is not None:
+            words += f"; always predicting the most frequent label gets {test.majority:.1%}"
+        return f"{words}."
+    accuracy = number(chapter.result.get("metrics"), "accuracy")
+    if accuracy is not None:
+        right = values.percent(accuracy)
+        return f"The GPT labels {right} of the validation rows correctly; no test was held out."
+    return _language(chapter)
+
+
+def _given(chapter: Chapter) -> str:
+    source = Path(str(chapter.result[chapter.origin])).name
+    if chapter.origin == "imported":
+        return f"Imported from {source}; nothing was trained here."
+    steps = values.sequence(chapter.result, "steps")
+    shown = _joined([f"{step:,}" for step in steps if type(step) is int])
+    return f"The mean of {source}'s checkpoints at the steps {shown}."
+
+
+def _rows(test: ClassifierMetrics) -> str:
+    return f"{test.rows:,} held-out rows" if test.rows else "the held-out rows"
+
+
+def _against(ours: Row, ranked: Sequence[Row]) -> str:
+    share = float(ours["accuracy"])
+    rows = _rows(ClassifierMetrics.of(ours.get("test")))
+    gpt = f"labels {values.percent(share)} of {rows} correctly"
+    others = [row for row in ranked if row is not ours][:3]
+    top = float(ranked[0]["accuracy"])
+    if share == top:
+        tied = float(others[0]["accuracy"]) == top
+        gaps = _joined([_gap(share, row, str(row["name"])) for row in others])
+        return f"The GPT {'shares first place' if tied else 'wins'}: it {gpt}, {gaps}."
+    gaps = _joined(
+        [_gap(share, row, str(row["name"]) if i else "it") for i, row in enumerate(others)]
+    )
+    return f"{ranked[0]['name']} wins with {values.percent(top)}; the GPT {gpt}, {gaps}."
+
+
+def _gap(share: float, row: Row, name: str) -> str:
+    points = 100 * (share - float(row["accuracy"]))
+    if abs(points) < 0.05:
+        return f"level with {name}"
+    return f"{abs(points):.1f} points {'above' if points > 0 else 'below'} {name}"
+
+
+def _joined(parts: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(parts[:-1]), *parts[-1:])))
+
+
+def _unfinished(chapter: Chapter) -> str:
+    steps = chapter.recipe.train.steps
+    where = f"Not finished: at step {chapter.now('step'):,.0f}" + (
+        f" of {steps:,}" if steps else ""
+    )
+    for key, name, shown in (
+        ("val_accuracy", "last validation accuracy", values.percent),
+        ("val_loss", "last validation loss", values.loss),
+        ("loss", "training loss", values.loss),
+    ):
+        value = chapter.now(key)
+        if value is not None:
+            return f"{where}, the {name} was {shown(value)}."
+    return f"{where}."
+
+
+def _language(chapter: Chapter) -> str:
+    loss, best = chapter.now("val_loss"), number(chapter.result, "best_val_loss")
+    seconds = chapter.now("seconds")
+    after = f"After {values.count(chapter.now('tokens'))} tokens"
+    if seconds is not None:
+        after += f" in {duration(seconds)}"
+    if loss is None:
+        return f"{after} the training loss is {values.loss(chapter.now('loss'))}."
+    words = f"{after} the validation loss is {values.loss(loss)}"
+    bits = values.column(chapter.rows, "val_bits_per_byte")
+    if bits:
+        words += f", {bits[-1]:.3f} bits per byte"
+    if best is not None and best < loss - 0.0005:
+        return f"{words}; its lowest was {values.loss(best)}."
+    return f"{words}, the lowest of the run."
+
+
+def tiles(chapter: Chapter) -> list[Tile]:
+    """Return the four to six most important numbers, those that are known."""
+    test, now = chapter.test, chapter.now
+    bits = values.column(chapter.rows, "val_bits_per_byte")
+    loss, accuracy = now("val_loss"), number(chapter.result.get("metrics"), "accuracy")
+    seconds, speed = now("seconds"), now("tokens_per_second")
+    parameters = values.first("parameters", chapter.result, chapter.plan)
+    quality: list[Tile]
+    if test.accuracy is not None:
+        note = ""
+        if test.rows:
+            low, high = values.wilson(test.accuracy, test.rows)
+            note = f"95% CI {100 * low:.1f}–{100 * high:.1f}"
+        quality = [
+            ("Test accuracy", values.percent(test.accuracy), note),
+            ("Macro-F1", values.percent(test.macro_f1), ""),
+            ("Test loss", values.loss(test.loss), ""),
+        ]
+    else:
+        accuracy = now("val_accuracy") if accuracy is None else accuracy
+        quality = [
+            ("Validation accuracy", values.percent(accuracy), ""),
+            ("Validation loss", values.loss(loss), _perplexity(loss) if bits else ""),
+            ("Bits per byte", values.loss(bits[-1] if bits else None), ""),
+            ("Tokens", values.count(now("tokens")), ""),
+        ]
+    cost = [
+        ("Training time", values.MISSING if seconds is None else duration(seconds), ""),
+        ("Parameters", values.count(parameters), ""),
+        ("Throughput", values.count(speed), "tokens per second"),
+    ]
+    return [tile for tile in quality + cost if tile[1] != values.MISSING][:6]
+
+
+def _perplexity(loss: float | None) -> str:
+    return f"perplexity {math.exp(loss):,.1f}" if loss is not None and loss < 50 else ""
+
+
+def planned(chapter: Chapter) -> list[tuple[str, str, str, str]]:
+    """Return planned and measured values: name, planned, measured, difference."""
+    rows = []
+    for name, plan_key, key, shown in (
+        ("Training time", "seconds", "seconds", duration),
+        ("Tokens", "tokens", "tokens", values.count),
+        ("Memory", "memory_bytes", "peak_memory_bytes", values.size),
+        ("Validation loss", "predicted_loss", "val_loss", values.loss),
+    ):
+        before = number(chapter.plan, plan_key)
+        after = chapter.now(key)
+        if before is None and after is None:
+            continue
+        difference = values.MISSING
+        if chapter.result and before and after is not None:
+            off = after / before - 1
+            difference = "as planned" if abs(off) < 0.0005 else f"{off:+.1%}".replace("-", "−")
+        rows.append(
+            (
+                name,
+                values.MISSING if before is None else shown(before),
+                values.MISSING if after is None else shown(after),
+                difference,
+            )
+        )
+    return rows
+
+
+def settings(chapter: Chapter) -> str:
+    """Return the settings of a training in one line."""
+    recipe, parts = chapter.recipe, []
+    model, task = recipe.model, recipe.task
+    parts.append(f"{model.n_layers} layers × {model.d_model} wide, {model.n_heads} heads")
+    parts.append(f"context {model.seq_len:,}")
+    if model.parametrization == "mup":
+        parts.append(f"µP from width {model.base_d_model}")
+    if chapter.origin:
+        return " · ".join(parts)
+    parts.append(f"{OPTIMIZERS[recipe.optimizer.name]}, peak learning rate {recipe.optimizer.lr:g}")
+    first = f"{recipe.train.first_batch_size:,}, then " if recipe.train.first_steps else ""
+    parts.append(f"batches of {first}{recipe.train.batch_size:,} sequences")
+    if task:
+        start = chapter.result.get("init")
+        if isinstance(start, str):
+            parts.append("from scratch" if start == "scratch" else f"from {start}")
+        if isinstance(pooling := getattr(task, "pooling", None), str):
+            parts.append(f"{pooling.replace('_', '+')} pooling")
+    if recipe.system.device != "auto":
+        parts.append(f"{recipe.system.device}, {recipe.system.precision}")
+    if chapter.result.get("stopped_early") is True:
+        parts.append(
+            f"stopped early after {recipe.evaluate.patience} evaluations without a better "
+            f"{recipe.evaluate.metric.replace('_', '-')}"
+        )
+    return " · ".join(parts)

@@ -1,0 +1,293 @@
+"""The task interface: data, network, loss, metrics and answers.
+
+A task is one file with one class, and one line in ``wafergpt.config.registry.TASKS``;
+docs/extending.md shows a whole one. Torch is imported inside methods only, because reading a recipe
+imports the module of the task that it names.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wafergpt.config import Recipe, TaskSettings
+from wafergpt.config.registry import LANGUAGE_MODEL, TASKS, imported
+from wafergpt.data.tokenizer import Tokenizer
+from wafergpt.progress import working
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from wafergpt.checkpoint.format import Stored
+    from wafergpt.data.batches import Batch, Batches
+    from wafergpt.distributed.sharding import Rows
+    from wafergpt.model.gpt import GPT
+
+Outputs = Mapping[str, NDArray[Any]]
+"""The network's outputs for some samples: named arrays ``[samples, …]``."""
+
+Direction = Literal["min", "max"]
+"""Whether less or more of a metric is better."""
+
+SCRATCH_VOCABULARY = 8192
+"""Vocabulary of a tokenizer that is trained on a task's own texts."""
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """Samples whose answers are known.
+
+    Attributes:
+        batches: the samples.
+        references: the answers in the order of the rows, or what else ``compute_metrics`` needs.
+        rows: ``[n]``, the row of each sample; None where samples are in the order of rows.
+    """
+
+    batches: Batches
+    references: Any
+    rows: NDArray[np.int64] | None = None
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The data of a training, encoded.
+
+    Attributes:
+        train: training samples.
+        validation: samples that checkpoints are chosen by.
+        test: samples that the best checkpoint is evaluated on at the end, if any.
+        tokens: number of tokens in one pass over ``train``.
+    """
+
+    train: Batches
+    validation: EvaluationSet
+    test: EvaluationSet | None
+    tokens: int
+
+
+class Task(ABC):
+    """A training objective with its data, network and metrics.
+
+    Args:
+        recipe: of the training, resolved or not; ``prepare`` returns the resolved one.
+
+    Attributes:
+        Settings: the type of the recipe's section ``task``.
+        metrics: the metrics that a checkpoint can be chosen by (``evaluate.metric``), and whether
+            less or more of each is better.
+        lowers: whether Cerebras' SDK can compile network and loss.
+    """
+
+    Settings: ClassVar[type[TaskSettings]] = TaskSettings
+    metrics: ClassVar[Mapping[str, Direction]] = {"loss": "min"}
+    lowers: ClassVar[bool] = False
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+
+    @abstractmethod
+    def texts(self) -> Iterator[str]:
+        """Read the texts that a tokenizer is trained on where there is none yet.
+
+        Returns:
+            An iterator over the texts.
+
+        Raises:
+            InputError: if the recipe names no data, or it cannot be read.
+        """
+
+    def tokenizer(self, source: Tokenizer | None) -> Tokenizer:
+        """Return the tokenizer of the run to start from, or train one on the texts.
+
+        Args:
+            source: of the run to start from or to resume, if there is one.
+
+        Returns:
+            The tokenizer to encode the data with.
+
+        Raises:
+            InputError: if the data does not fit it.
+        """
+        if source is not None:
+            return source
+        texts, vocab_size = self.texts(), self.recipe.model.vocab_size or SCRATCH_VOCABULARY
+        with working(f"training a tokenizer of {vocab_size:,} tokens"):
+            return Tokenizer.train(texts, vocab_size)
+
+    @abstractmethod
+    def prepare(self, tokenizer: Tokenizer) -> tuple[Recipe, Splits]:
+        """Read and encode the data, and resolve the recipe with it.
+
+        Set in the recipe: vocabulary, the data's fingerprint, absolute paths, a horizon where it
+        has none, and the task's own keys that depend on the data, such as the labels.
+
+        Args:
+            tokenizer: to encode the data with.
+
+        Returns:
+            The resolved recipe, and the encoded data.
+
+        Raises:
+            InputError: if the data is unusable, or not what the run started with.
+        """
+
+    @abstractmethod
+    def network(self) -> nn.Module:
+        """Build the network of a resolved recipe, its weights not initialized.
+
+        Its GPT is the network itself or its attribute ``gpt``; the task's own parameters are named
+        ``head.…``, by which the parametrization knows them.
+        """
+
+    def initial_weights(
+        self, network: nn.Module, start: Stored | None
+    ) -> Iterator[tuple[str, Rows]]:
+        """Yield the initial weights, one after the other.
+
+        Args:
+            network: that they are for.
+            start: weights of a language model to initialize the GPT from; if None, they are drawn.
+                A head is always drawn, a normal for each matrix.
+
+        Yields:
+            Names in ``network``, and tensors or readers of their rows.
+
+        Raises:
+            DamagedCheckpointError: if ``start`` is of another shape.
+        """
+        import torch
+
+        from wafergpt.checkpoint.store import require_fit
+        from wafergpt.shapes.parametrization import parametrization
+
+        gpt = gpt_of(network)
+        prefix = "" if gpt is network else "gpt."
+        if start is not None:
+            require_fit(gpt, start)
+        drawn = gpt.fresh_weights(self.recipe.seed) if start is None else start.by_rows.items()
+        for name, values in drawn:
+            yield prefix + name, values
+        std = parametrization(self.recipe.model).rows["task_head"].init_std
+        generator = torch.Generator().manual_seed(self.recipe.seed)
+        for name, parameter in network.named_parameters():
+            if name.startswith("head."):
+                values = torch.full(parameter.shape, float(name.endswith("norm.weight")))
+                if parameter.ndim > 1:
+                    values.normal_(0.0, std, generator=generator)
+                yield name, values
+
+    @abstractmethod
+    def flops(self, batch: Batch) -> float:
+        """Return the FLOPs of a batch's forward and backward pass, as counted by torch."""
+
+    @abstractmethod
+    def loss(self, network: nn.Module, batch: Batch) -> Tensor:
+        """Return the summed loss of a batch, a scalar; ``batch.weight`` is its divisor."""
+
+    def traced_loss(self, network: nn.Module, batch: Batch) -> Tensor:
+        """Return the same loss by operators that Cerebras' SDK can lower."""
+        return self.loss(network, batch)
+
+    @abstractmethod
+    def outputs(self, network: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
+        """Return the tensors ``[batch, …]`` that metrics and answers are computed from."""
+
+    @abstractmethod
+    def compute_metrics(self, outputs: Outputs, references: Any) -> dict[str, Any]:
+        """Return the metrics of outputs as JSON, those of ``metrics`` among them."""
+
+    def decode(self, outputs: Outputs, inputs: Sequence[Any]) -> list[dict[str, Any]]:
+        """Turn outputs into answers, as ``predict`` prints them.
+
+        Args:
+            outputs: of the network, ``[inputs, …]``.
+            inputs: that they belong to.
+
+        Returns:
+            The answer to each input.
+
+        Raises:
+            NotImplementedError: if the task has no answers.
+        """
+        raise NotImplementedError
+
+    def require_input(self, value: object) -> Any:
+        """Check one input of ``predict``.
+
+        Args:
+            value: as the caller gave it.
+
+        Returns:
+            The input as ``encode`` takes it; None if there is nothing to answer.
+
+        Raises:
+            InputError: if it is not one, with a message that continues after its index.
+        """
+        return value
+
+    def encode(self, inputs: Sequence[Any], tokenizer: Tokenizer) -> EvaluationSet:
+        """Encode inputs as samples without references, for ``outputs``.
+
+        Args:
+            inputs: as ``require_input`` returned them.
+            tokenizer: of the run.
+
+        Returns:
+            The samples.
+
+        Raises:
+            NotImplementedError: if the task has no answers.
+        """
+        raise NotImplementedError
+
+    def sample(self, network: nn.Module, tokenizer: Tokenizer, prompt: str) -> str:
+        """Generate a sample text during training.
+
+        Args:
+            network: in training.
+            tokenizer: of the run.
+            prompt: the text to continue.
+
+        Returns:
+            The continuation, without the prompt.
+
+        Raises:
+            NotImplementedError: if the task generates no text.
+        """
+        raise NotImplementedError
+
+    def evaluation_samples(self, batches: Batches) -> int:
+        """Return how many samples an evaluation reads; by default all."""
+        return batches.samples_per_epoch
+
+    def evaluation_rows(self) -> int:
+        """Return the samples of one forward pass in an evaluation."""
+        return 64
+
+
+def task_of(recipe: Recipe) -> Task:
+    """Return the task that a recipe names; without a section ``task``, a language model."""
+    where = LANGUAGE_MODEL if recipe.task is None else TASKS[recipe.task.name]
+    task: Task = imported(where)(recipe)
+    return task
+
+
+def gpt_of(network: nn.Module) -> GPT:
+    """Return the GPT of a task's network."""
+    found: Any = getattr(network, "gpt", network)
+    gpt: GPT = found
+    return gpt
+
+
+def joined(parts: Sequence[Outputs], rows: NDArray[np.int64] | None) -> Outputs:
+    """Concatenate the outputs of batches, in the order of ``rows``."""
+    found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    if rows is None:
+        return found
+    order = np.argsort(rows, kind="stable")
+    return {name: values[order] for name, values in found.items()}

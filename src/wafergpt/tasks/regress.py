@@ -1,0 +1,67 @@
+"""Regression: one number per text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from wafergpt.data.labelled_rows import Table, encode_scores
+from wafergpt.data.labels import settle_numbers
+from wafergpt.evaluation.metrics import regression_metrics
+from wafergpt.tasks.base import Direction, Outputs
+from wafergpt.tasks.text_task import (
+    Targets,
+    TextTask,
+    TextTaskSettings,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from wafergpt.data.batches import Batch
+
+
+class RegressSettings(TextTaskSettings):
+    """The section ``task`` of a regression."""
+
+    name: Literal["regress"] = "regress"
+
+
+class Regress(TextTask):
+    """Predicts a number for each text, by the squared error."""
+
+    Settings = RegressSettings
+    metrics: ClassVar[Mapping[str, Direction]] = {
+        "loss": "min",
+        "mean_absolute_error": "min",
+        "r2": "max",
+    }
+    n_outputs = 1
+
+    def settle(self, tables: dict[str, Table]) -> tuple[dict[str, Table], list[str]]:
+        """Read numbers as spreadsheets write them."""
+        settled, notes = settle_numbers(list(tables.values()))
+        return dict(zip(tables, settled, strict=True)), notes
+
+    def targets(self, table: Table, where: str) -> Targets:
+        """Return the number of each row."""
+        return encode_scores(table, where)
+
+    def loss(self, network: nn.Module, batch: Batch) -> Tensor:
+        """Return the summed squared error."""
+        from wafergpt.model.loss import classification_loss
+
+        scores = self.scores(network, batch)
+        return classification_loss(scores, batch["targets"], "squared_error")
+
+    def outputs(self, network: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
+        """Return the ``value [batch]``."""
+        return {"value": self.scores(network, batch)[:, 0].double()}
+
+    def compute_metrics(self, outputs: Outputs, references: Any) -> dict[str, Any]:
+        """Return mean squared error (``loss``), mean absolute error and R²."""
+        return regression_metrics(outputs["value"], references).to_dict()
+
+    def decode(self, outputs: Outputs, inputs: Sequence[Any]) -> list[dict[str, Any]]:
+        """Return the ``value``."""
+        return [{"value": float(value)} for value in outputs["value"]]

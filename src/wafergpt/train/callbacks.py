@@ -1,0 +1,150 @@
+"""What happens after each step: evaluation, samples, recording, saving, in that order.
+
+Everything optional in a training is a callback, so that the loop stays short.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from wafergpt import config
+from wafergpt.progress import Bar, working
+from wafergpt.runs.run import Run
+from wafergpt.tasks.base import Direction
+from wafergpt.train.state import Row, TrainState
+
+
+class Callback(Protocol):
+    """Something optional that happens after a step."""
+
+    def after_step(self, state: TrainState, row: Row) -> None:
+        """Read the state, and add to the row of metrics."""
+
+
+WITHOUT_GAIN = "looks_without_gain"
+"""Key of the number of evaluations since the best one, in the state."""
+
+
+class Evaluation:
+    """Evaluates every so many steps and after the last one, and keeps the best score.
+
+    Args:
+        evaluate: returns metrics such as ``val_loss``; it may raise ``StopRequested``.
+        settings: with ``every`` resolved.
+        directions: by metric, whether less or more of it is better.
+        steps: of the whole run.
+    """
+
+    def __init__(
+        self,
+        evaluate: Callable[[], Mapping[str, float]],
+        settings: config.Evaluate,
+        directions: Mapping[str, Direction],
+        steps: int,
+    ) -> None:
+        self._evaluate, self._settings, self._steps = evaluate, settings, steps
+        self._lower_is_better = directions[settings.metric] == "min"
+
+    def after_step(self, state: TrainState, row: Row) -> None:
+        """Evaluate if a step of ``every`` or the last one is done."""
+        if state.step % self._settings.every and state.step < self._steps:
+            return
+        with working("evaluating"):
+            row.update(self._evaluate())
+        metric = self._settings.metric
+        score: float = row[f"val_{metric}"]
+        better = state.best is None or (
+            score < state.best if self._lower_is_better else score > state.best
+        )
+        if better:
+            state.best, state.best_step = score, state.step
+            state.callbacks[WITHOUT_GAIN] = 0
+            return
+        state.callbacks[WITHOUT_GAIN] = state.callbacks.get(WITHOUT_GAIN, 0) + 1
+        if out_of_patience(state, self._settings):
+            state.finished = True
+
+
+def out_of_patience(state: TrainState, settings: config.Evaluate) -> bool:
+    """Return whether a run has been evaluated without gain ``patience`` times."""
+    count: int = state.callbacks.get(WITHOUT_GAIN, 0)
+    return 0 < settings.patience <= count
+
+
+class Samples:
+    """Appends the model's continuations of prompts to samples.md after each evaluation."""
+
+    def __init__(self, run: Run, write_on: Callable[[str], str], prompts: Sequence[str]) -> None:
+        self._file = run.path / "samples.md"
+        self._write_on, self._prompts = write_on, prompts
+
+    def after_step(self, state: TrainState, row: Row) -> None:
+        """Write the samples of this step."""
+        if "val_loss" not in row:
+            return
+        lines = [f"## step {state.step} · validation loss {row['val_loss']:.3f}", ""]
+        for prompt in self._prompts:
+            with working("writing samples"):
+                text = f"**{prompt}**{self._write_on(prompt)}"
+            lines += [*(f"> {line}" for line in text.splitlines()), ""]
+        with self._file.open("a", encoding="utf-8") as file:
+            file.write("\n".join(lines) + "\n")
+
+
+class Tracker(Protocol):
+    """A destination of metrics beside metrics.jsonl."""
+
+    def log(self, row: Row) -> None:
+        """Log one row."""
+
+    def close(self) -> None:
+        """Flush what is buffered."""
+
+
+class Recording:
+    """Writes each step's row to metrics.jsonl and the trackers, and moves the bar."""
+
+    def __init__(
+        self,
+        run: Run,
+        bar: Bar,
+        memory_bytes: Callable[[], int],
+        trackers: Sequence[Tracker] = (),
+    ) -> None:
+        self._run, self._bar, self._memory, self._trackers = run, bar, memory_bytes, trackers
+
+    def after_step(self, state: TrainState, row: Row) -> None:
+        """Record the row."""
+        row["memory_bytes"] = self._memory()
+        self._run.log(row)
+        for tracker in self._trackers:
+            tracker.log(row)
+        if "val_loss" in row:
+            scores = [
+                f"{name.removeprefix('val_').replace('_', ' ')} {value:.4f}"
+                for name, value in row.items()
+                if name.startswith("val_")
+            ]
+            mark = " (best so far)" if state.best_step == state.step else ""
+            self._bar.say(f"step {state.step:,}: validation {', '.join(scores)}{mark}")
+        loss = f"loss {row['loss']:.3f}" if "loss" in row else "skipped"
+        self._bar.advance(1, f"{loss} · {row['tokens_per_second']:,.0f} tokens/s")
+
+
+class Saving:
+    """Saves every so many steps, at each best score, and when the run is over.
+
+    It is the last callback, so that a saved step is a recorded one.
+    """
+
+    def __init__(self, every: int, steps: int, save: Callable[[], object]) -> None:
+        self._every, self._steps, self._save = every, steps, save
+
+    def after_step(self, state: TrainState, row: Row) -> None:
+        """Save if this step is due, the best, or the last."""
+        over = state.step >= self._steps or state.finished
+        best = state.best is not None and state.best_step == state.step
+        if over or best or state.step % self._every == 0:
+            state.pending = None
+            self._save()

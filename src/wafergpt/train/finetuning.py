@@ -1,0 +1,40 @@
+"""The recipe of a new fine-tuning; imports torch only to read a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from wafergpt.config import Recipe
+from wafergpt.config.recipe import DEFAULT_TASK
+from wafergpt.errors import InputError
+from wafergpt.runs.run import Run
+
+
+def with_task(
+    recipe: Recipe, start: Run | None, task: str | None = None, data: str | Path | None = None
+) -> Recipe:
+    """Add the task, take the shape from the pretrained run, and name a run that has no name.
+
+    Args:
+        recipe: as asked for.
+        start: the run to start from; None for fresh weights.
+        task: the task's name, if the recipe does not name it.
+        data: the labelled rows to train on, if the recipe does not name them.
+
+    Raises:
+        InputError: if the recipe has another shape than the run, or another task or rows.
+    """
+    own = recipe.task
+    if own is not None and task not in (None, own.name):
+        raise InputError(f"task={task}, but the recipe's own is task.name={own.name}: give one")
+    if own is not None and data is not None and own.train not in (None, Path(data)):
+        raise InputError(f"data={data}, but the recipe has task.train={own.train}: give one")
+    name = task or (DEFAULT_TASK if own is None else own.name)
+    recipe = recipe.replace(task={"name": name, **({"train": data} if data else {})})
+    if start is not None:
+        from wafergpt.train.resume import on_top_of
+
+        recipe = on_top_of(recipe, start)
+    if recipe.name == Recipe().name:
+        recipe = recipe.replace(name=f"{start.name if start else 'scratch'}-{name}")
+    return recipe

@@ -1,0 +1,166 @@
+"""Starting from the weights of another run, or resuming an interrupted one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from wafergpt.checkpoint import store
+from wafergpt.config import Model, Recipe, load_recipe, recipe_from
+from wafergpt.config.files import HORIZONS, flat, merged
+from wafergpt.distributed.collectives import ProcessGroup
+from wafergpt.errors import InputError
+from wafergpt.progress import say
+from wafergpt.runs.moved import located
+from wafergpt.runs.run import Run
+
+MAY_CHANGE = (
+    "train.steps", "evaluate.", "checkpoint.", "tracking.", "system.nproc", "system.shard",
+    "system.threads", "system.timeout", "system.device", "system.compile", "system.cerebras.",
+)  # fmt: skip
+"""What a resumed run may override: it changes no weight before the old horizon, except for the
+rounding of sums over another number of processes or threads or in other code, and the dropout of
+processes."""
+
+MAY_MOVE = {False: ("data.corpus",), True: ("task.train", "task.validation", "task.test")}
+"""Without and with a task, the paths of the same data, which may have moved."""
+
+
+def may_change(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
+    """Return a run's recipe with overrides that keep a resume bit-exact.
+
+    Raises:
+        InputError: on an override of anything else.
+    """
+    moves = MAY_MOVE[recipe.task is not None]
+    for override in overrides:
+        if not override.startswith(MAY_CHANGE + moves):
+            raise InputError(
+                f"'{override}' cannot change on resume; only train.steps, evaluate.*, "
+                "checkpoint.*, tracking.*, system.device, compile, cerebras, nproc, shard, threads "
+                f"and timeout can, and the place of the same data ({', '.join(moves)})"
+            )
+    changes = load_recipe(None, overrides).model_dump(exclude_unset=True)
+    changed = recipe_from(merged(recipe.model_dump(), changes))
+    if recipe.train.steps is None or changed.train.steps is None:
+        raise InputError("a run has its horizon in steps: it cannot be resumed without train.steps")
+    if changed.train.steps != recipe.train.steps:
+        say(
+            f"the horizon changes from {recipe.train.steps:,} to {changed.train.steps:,} steps: "
+            "the learning rate follows the new one from here on"
+        )
+    return changed
+
+
+def language_model(start: Run | str | Path, root: Path) -> Run:
+    """Open the language model to start from.
+
+    Raises:
+        InputError: if there is none, it is fine-tuned for a task, or it has no weights.
+    """
+    run = Run.find(start, root)
+    if run.recipe.task is not None:
+        raise InputError(f"{run.path} has a task already: start from a language model")
+    if not (run.checkpoint or store.every(run)):
+        raise InputError(f"{run.path} has no checkpoint yet")
+    return run
+
+
+def on_top_of(recipe: Recipe, start: Run) -> Recipe:
+    """Take the shape from the run to start from; only its dropout may differ.
+
+    Raises:
+        InputError: if the recipe has another shape.
+    """
+    shape = start.recipe.model
+    for key in type(shape).model_fields.keys() - {"dropout", "d_ffn", "vocab_size"}:
+        default = getattr(Model.model_validate({}), key)
+        if getattr(recipe.model, key) not in (default, getattr(shape, key)):
+            raise InputError(
+                f"model.{key}={getattr(recipe.model, key)} cannot change: "
+                f"the weights of {start.path} have {key}={getattr(shape, key)}"
+            )
+    model = shape.model_copy(update={"dropout": recipe.model.dropout})
+    return recipe.replace(model=model, start=start.path.resolve())
+
+
+def asked_for(recipe: Recipe) -> dict[str, Any]:
+    """Return a recipe as asked for, to compare with a later one; its paths are absolute."""
+    values = recipe.model_dump(mode="json")
+    for section, keys in (("data", ("corpus",)), ("task", ("train", "validation", "test"))):
+        found = values[section] or {}
+        found |= {key: str(Path(found[key]).resolve()) for key in keys if found.get(key)}
+    return values
+
+
+def run_to_resume(recipe: Recipe, root: Path, group: ProcessGroup) -> tuple[Run, Recipe] | None:
+    """Return the run that the same recipe started under this name, if any, and its recipe.
+
+    The leader looks, and broadcasts the result. What may change on a resume may differ, and is
+    taken over. A run that was killed before its first checkpoint is empty, and is removed.
+
+    Raises:
+        InputError: if another recipe started it, or it is in use.
+    """
+    run = Run(root / recipe.name)
+    there = group.broadcast(None if group.is_worker else _differences(run, recipe))
+    if there is None:
+        return None
+    changed = _changed(run, there)
+    if not group.is_worker:
+        run.write("asked", asked_for(recipe))
+    return run, changed
+
+
+def _differences(run: Run, recipe: Recipe) -> list[str] | None:
+    """Return how a recipe differs from the run's, as overrides; None without a run."""
+    if not run.path.exists():
+        return None
+    asked = run.read("asked")
+    if not isinstance(asked, dict):
+        raise InputError(
+            f"{run.path} was not started by pretrain or finetune: choose another name=NAME"
+        )
+    # Keys that are newer than the run had their defaults.
+    before = located(recipe_from(asked), run.path)
+    if _same_weights(before.start, recipe.start):
+        before = before.model_copy(update={"start": recipe.start})
+    then, now = flat(asked_for(before)), flat(asked_for(recipe))
+    changes = [
+        f"{key}={json.dumps(value, ensure_ascii=False)}"
+        for key, value in now.items()
+        # A horizon that is not asked for is the run's.
+        if value != then.get(key) and not (value is None and key.removeprefix("train.") in HORIZONS)
+    ]
+    if store.every(run):
+        return changes
+    _changed(run, changes)
+    with run.held():
+        if store.every(run):
+            return changes
+        say(f"{run.path} was killed before its first checkpoint, and starts again")
+        shutil.rmtree(run.path)
+    return None
+
+
+def _same_weights(one: Path | None, other: Path | None) -> bool:
+    """Return whether two runs to start from have the same weights."""
+    if one is None or other is None:
+        return False
+    try:
+        hashes = [Run(path).read("result")["weights_sha256"] for path in (one, other)]
+    except (InputError, KeyError, TypeError):
+        return False
+    return hashes[0] is not None and hashes[0] == hashes[1]
+
+
+def _changed(run: Run, changes: Sequence[str]) -> Recipe:
+    try:
+        return may_change(run.recipe, changes)
+    except InputError as error:
+        raise InputError(
+            f"{run.path} was started by another recipe: {error}; or choose another name=NAME"
+        ) from None

@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wafergpt.config import Model, Optimizer, System, load_recipe
+from wafergpt.engines.optimizers import Optimizer as RunningOptimizer
+from wafergpt.errors import InputError
+from wafergpt.model.gpt import GPT
+from wafergpt.planning.budget import best_shape, recipe_for, seconds_of
+from wafergpt.planning.hardware import Machine
+from wafergpt.planning.laws import learning_rate
+from wafergpt.planning.memory import checkpoint_bytes, micro_batch_that_fits, training_memory
+from wafergpt.planning.plan import plan
+from wafergpt.planning.speed import best_precision, compile_pays, tokens_per_second
+from wafergpt.shapes.counts import parameters, training_flops
+
+RATES = {128: 5e10, 256: 8e10, 512: 1.2e11, 1024: 1.5e11}
+MACHINE = Machine(
+    device="cpu", name="test", cores=2, memory_bytes=16 << 30, memory_available=12 << 30,
+    torch="2.13", compiler=True, matmul_flops_fp32=1.5e11, matmul_flops_bf16=4e11,
+    training_flops={"fp32": RATES, "bf16": {w: 2 * r for w, r in RATES.items()}},
+    bandwidth=3e10, softmax_rate=2e8,
+)  # fmt: skip
+BF16 = System(precision="bf16", device="cpu")
+SMALL = ["model.n_layers=2", "model.d_model=64", "model.n_heads=2", "model.vocab_size=1000"]
+
+
+def test_the_horizon_is_20_tokens_a_parameter_unless_it_is_given() -> None:
+    found = plan(load_recipe(None, SMALL), MACHINE)
+    assert found.tokens == pytest.approx(20 * parameters(found.resolved.model), rel=1e-3)
+    steps = plan(load_recipe(None, [*SMALL, "train.steps=50"]), MACHINE)
+    assert (steps.steps, steps.tokens) == (50, 50 * 16 * 256)
+    seconds = plan(load_recipe(None, [*SMALL, "train.seconds=60"]), MACHINE)
+    assert seconds.seconds == pytest.approx(60, rel=0.5)
+
+
+def test_the_contract() -> None:
+    facts = plan(load_recipe(None, SMALL), MACHINE).to_dict()
+    assert not any(key.startswith("predicted_loss") for key in facts)
+    assert "no scaling law" in facts["why"]
+    sequences = facts["tokens"] // facts["model"]["seq_len"]
+    assert facts["flops"] == sequences * training_flops(Model.model_validate(facts["model"]))
+    assert facts["fits"] is True
+    assert set(facts) >= {"seconds", "memory_bytes", "model", "batch_tokens", "device"}
+    json.dumps(facts)
+
+
+def test_a_recipe_of_the_family_quotes_the_published_law() -> None:
+    facts = plan(load_recipe("cerebras-gpt/111m"), MACHINE).to_dict()
+    assert facts["predicted_loss"] == pytest.approx(2.6, abs=0.01)
+    assert facts["predicted_loss_low"] < facts["predicted_loss"] < facts["predicted_loss_high"]
+    assert "why" not in facts
+    cut = plan(load_recipe("cerebras-gpt/111m", ["train.steps=100"]), MACHINE)
+    assert "predicted_loss" not in cut.to_dict()
+    assert any("1,525 updates and the run has 100" in note for note in cut.notes)
+
+
+def test_flops_count_what_a_pass_multiplies() -> None:
+    settings = [*SMALL, "train.steps=10"]
+    whole, sampled, task = (
+        plan(load_recipe(None, [*settings, *more]), MACHINE)
+        for more in ((), ("train.sampled_softmax=10",), ("task.max_tokens=128",))
+    )
+    shape = whole.resolved.model
+    assert whole.flops == 160 * training_flops(shape)
+    assert 160 * training_flops(shape, rows=0) < sampled.flops <= whole.flops
+    assert task.flops == 160 * training_flops(shape, 128, 0)
+
+
+def test_a_warm_up_of_more_than_the_run_is_refused() -> None:
+    with pytest.raises(InputError, match="150% is more than the whole run"):
+        plan(load_recipe(None, [*SMALL, "schedule.warmup=150%"]), MACHINE)
+
+
+def test_a_plan_that_does_not_fit_has_a_note() -> None:
+    tiny = replace(MACHINE, memory_available=200 << 20)
+    assert not plan(load_recipe(None, SMALL), tiny).fits
+
+
+def test_the_corpus_decides_the_vocabulary(tmp_path: Path) -> None:
+    card = {"vocab_size": 777, "tokens_train": 10_000, "tokens_val": 500}
+    (tmp_path / "corpus.json").write_text(json.dumps(card))
+    recipe = load_recipe(None, [*SMALL[:3], f"data.corpus={tmp_path}", "train.epochs=2"])
+    found = plan(recipe, MACHINE)
+    assert found.resolved.model.vocab_size == 777
+    assert found.tokens == pytest.approx(2 * 10_000, rel=0.3)
+    (tmp_path / "corpus.json").write_text("{")
+    with pytest.raises(InputError):
+        plan(recipe, MACHINE)
+
+
+@given(seconds=st.floats(5, 1e6), vocab_size=st.sampled_from([300, 8192, 50257]))
+@settings(deadline=None, max_examples=30)
+def test_a_budget_is_kept_and_a_larger_one_never_buys_less(seconds: float, vocab_size: int) -> None:
+    recipe = load_recipe(None, [f"model.vocab_size={vocab_size}"])
+    found = plan(recipe_for(recipe, seconds, MACHINE), MACHINE)
+    assert found.seconds <= 1.15 * seconds or found.steps < 10
+    smaller = best_shape(seconds, MACHINE, vocab_size)
+    larger = best_shape(4 * seconds, MACHINE, vocab_size)
+    assert parameters(larger) >= parameters(smaller)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("30m", 1800), ("2h", 7200), ("1h30m", 5400), (45, 45)]
+)
+def test_budgets(text: str | float, seconds: float) -> None:
+    assert seconds_of(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "soon", "-3m", "0s", "30 minutes", "nan"])
+def test_impossible_budgets(text: str) -> None:
+    with pytest.raises(InputError, match="is not a budget of time"):
+        seconds_of(text)
+
+
+def test_learning_rates_fall_with_size() -> None:
+    widths = [(2, 128), (6, 256), (10, 768), (24, 2048), (40, 5120)]
+    rates = [
+        learning_rate(Model(n_layers=n, d_model=d, n_heads=1, d_ffn=4 * d, vocab_size=50257))
+        for n, d in widths
+    ]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[0] == pytest.approx(1.5e-3, rel=0.2)
+    assert rates[-1] == 1.2e-4
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd", "muon"])
+def test_checkpoint_bytes_are_those_of_the_tensors(name: str) -> None:
+    settings_ = Optimizer(name=name, weight_decay=0)
+    shape = Model(n_layers=2, d_model=32, n_heads=2, d_ffn=128, seq_len=16, vocab_size=99)
+    gpt = GPT(shape).initialize(0)
+    optimizer = RunningOptimizer(gpt.named_parameters(), settings_)
+    for parameter in gpt.parameters():
+        parameter.grad = parameter.detach().clone()
+    optimizer.step(1e-3)
+    tensors = [*gpt.state_dict().values(), *optimizer.state_tensors().values()]
+    actual = sum(t.numel() * t.element_size() for t in tensors)
+    assert checkpoint_bytes(shape, settings_) == pytest.approx(actual, rel=0.01)
+
+
+def test_a_checkpoint_written_beside_the_training_takes_its_copy() -> None:
+    shape = load_recipe("cerebras-gpt/111m", ["model.vocab_size=50257"]).model
+    beside, between = (
+        training_memory(shape, 1, Optimizer(), BF16, background=b).total for b in (True, False)
+    )
+    assert beside - between == checkpoint_bytes(shape, Optimizer())
+
+
+def test_memory_grows_with_the_batch_and_a_micro_batch_is_found() -> None:
+    shape = Model(n_layers=4, d_model=256, n_heads=4, d_ffn=1024, seq_len=256, vocab_size=8192)
+    sizes = [training_memory(shape, n, Optimizer(), BF16).total for n in (1, 8, 64)]
+    assert sizes == sorted(sizes)
+    fits = micro_batch_that_fits(shape, 64, Optimizer(), BF16, sizes[1] * 2)
+    assert 64 % fits == 0
+    assert 8 <= fits < 64
+    assert micro_batch_that_fits(shape, 64, Optimizer(), BF16, 1) == 1
+
+
+def test_sharding_and_activation_checkpointing_take_less_memory() -> None:
+    settings_ = ["system.precision=bf16", "train.micro_batch_size=4"]
+    found = {}
+    for extra in (
+        "system.nproc=1", "system.nproc=16", "system.nproc=16 system.shard=0",
+        "system.nproc=16 system.shard=8", "system.activation_checkpointing=true",
+    ):  # fmt: skip
+        recipe = load_recipe("cerebras-gpt/1.3b", [*settings_, *extra.split()])
+        found[extra] = plan(recipe, MACHINE).memory
+    alone, copies, sixteenth, eighth, recomputed = found.values()
+    assert copies == alone
+    for part in ("gradients", "optimizer"):
+        assert getattr(sixteenth, part) == pytest.approx(getattr(alone, part) / 16, rel=1e-6)
+        assert getattr(eighth, part) == pytest.approx(getattr(alone, part) / 8, rel=1e-6)
+    assert sixteenth.gathered > 0 == alone.gathered
+    assert sixteenth.total < eighth.total < 0.6 * alone.total
+    assert recomputed.activations < alone.activations / 5
+    assert recomputed.copies < alone.copies / 5
+
+
+def test_speed_follows_what_was_measured() -> None:
+    shape = Model(n_layers=6, d_model=256, n_heads=4, d_ffn=1024, seq_len=256, vocab_size=4096)
+    assert best_precision(MACHINE, 256) == "bf16"
+    slow = replace(MACHINE, training_flops={"fp32": RATES, "bf16": RATES})
+    assert best_precision(slow, 256) == "fp32"
+    plain = tokens_per_second(shape, MACHINE, "bf16", False, 4096)
+    assert tokens_per_second(shape, MACHINE, "bf16", True, 4096) > plain
+    assert plain > tokens_per_second(shape, MACHINE, "fp32", False, 4096)
+    sampled = tokens_per_second(
+        shape, MACHINE, "bf16", False, 4096, sampled_softmax=256, micro_batch_tokens=4096
+    )
+    assert sampled > plain
+    everything = tokens_per_second(
+        shape, MACHINE, "bf16", False, 4096, sampled_softmax=4096, micro_batch_tokens=4096
+    )
+    assert everything == plain
+    assert compile_pays(3600, "cpu")
+    assert not compile_pays(60, "cpu")
+    assert not compile_pays(3600, "cpu", "fp32")
+
+
+def test_a_budget_under_mup_keeps_its_learning_rate_and_one_batch() -> None:
+    recipe = load_recipe("cerebras-gpt/111m-mup", ["model.seq_len=256"])
+    bought = recipe_for(recipe, 3600, MACHINE)
+    assert bought.optimizer.lr == recipe.optimizer.lr
+    bought = recipe_for(load_recipe("cerebras-gpt/13b", ["model.seq_len=256"]), 3600, MACHINE)
+    assert (bought.train.first_steps, bought.train.first_batch_size) == (0, 0)
+
+
+def test_seconds_count_the_batches_that_are_read() -> None:
+    phases = ["train.first_steps=1000000", "train.first_batch_size=1", "train.batch_size=32"]
+    settings = ["model.vocab_size=1000", "train.seconds=600", "system.compile=off"]
+    small, large = (
+        plan(load_recipe(None, [*settings, *more]), MACHINE)
+        for more in (phases, ["train.batch_size=32"])
+    )
+    assert small.tokens == pytest.approx(large.tokens, rel=0.01)

@@ -1,0 +1,180 @@
+"""The confusion matrix, the comparison and the words about them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+
+from wafergpt.config import recipe_from
+from wafergpt.reports.classification_metrics import comparison_chart, confusion_chart, ranked
+from wafergpt.reports.formatting import wilson
+from wafergpt.reports.sections import Chapter, ClassifierMetrics
+from wafergpt.reports.texts import NO_LAW, planned, settings, tiles, verdict
+from wafergpt.runs.run import Run
+
+
+def chapter(task: bool = True, rows: Any = (), plan: Any = None, **result: Any) -> Chapter:
+    recipe = recipe_from({"task": {}} if task else {})
+    return Chapter("key", "Title", Run(Path("x")), recipe, list(rows), plan or {}, result)
+
+
+def row(name: str, kind: str, accuracy: float | None, **more: Any) -> dict[str, Any]:
+    return {"name": name, "kind": kind, "accuracy": accuracy, **more}
+
+
+GPT, LSTM, TFIDF = (
+    row("GPT", "gpt", 0.87),
+    row("BiLSTM", "bilstm", 0.84),
+    row("TF-IDF", "tfidf", 0.91),
+)
+
+
+@given(st.integers(0, 1000), st.integers(1, 1000))
+def test_intervals_are_those_of_scipy(right: int, more: int) -> None:
+    n = right + more
+    low, high = wilson(right / n, n)
+    expected = binomtest(right, n).proportion_ci(0.95, method="wilson")
+    # 1.96 for 1.959964.
+    assert low == pytest.approx(expected.low, abs=1e-4)
+    assert high == pytest.approx(expected.high, abs=1e-4)
+
+
+def test_confusion_shows_counts_and_shares_of_the_true_label() -> None:
+    test = ClassifierMetrics.of({"labels": ["neg", "pos"], "confusion": [[30, 10], [0, 60]]})
+    chart = confusion_chart(test)
+    assert chart is not None
+    assert chart.data[0]["z"] == [[0.75, 0.25], [0, 1]]
+    assert chart.data[0]["text"][0] == ["<b>30</b><br>75.0%", "<b>10</b><br>25.0%"]
+    assert chart.layout["yaxis"]["ticktext"] == ["neg", "pos"]
+    assert chart.layout["yaxis"]["autorange"] == "reversed"
+    assert chart.caption.startswith("90 of 100 held-out rows")
+
+
+def test_a_class_without_rows_does_not_divide_by_zero() -> None:
+    chart = confusion_chart(
+        ClassifierMetrics.of({"labels": ["a", "b"], "confusion": [[0, 0], [1, 3]]})
+    )
+    assert chart is not None
+    assert chart.data[0]["z"] == [[0, 0], [0.25, 0.75]]
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        None,
+        {},
+        {"labels": ["a", "b"], "confusion": [[1, 2]]},
+        {"labels": ["a"], "confusion": [[0]]},
+        {"labels": [str(i) for i in range(41)], "confusion": [[1] * 41] * 41},
+    ],
+)
+def test_no_confusion_chart_where_none_can_be_drawn(test: Any) -> None:
+    assert confusion_chart(ClassifierMetrics.of(test)) is None
+
+
+def test_the_best_is_on_top_and_the_gpt_has_the_accent() -> None:
+    chart = comparison_chart(ranked([GPT, row("broken", "gpt", None), LSTM, TFIDF]))
+    assert chart is not None
+    (bars,) = chart.data
+    assert bars["x"] == [0.91, 0.87, 0.84]
+    assert bars["marker"]["color"] == ["var(--quiet)", "var(--accent)", "var(--quiet)"]
+    assert chart.layout["xaxis"]["range"][0] == 0
+
+
+def test_no_comparison_without_rows() -> None:
+    assert comparison_chart(ranked(None)) is None
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        (
+            [GPT, LSTM, TFIDF],
+            "TF-IDF wins with 91.0%; the GPT labels 87.0% of the held-out rows correctly, "
+            "4.0 points below it and 3.0 points above BiLSTM.",
+        ),
+        (
+            [GPT, LSTM],
+            "The GPT wins: it labels 87.0% of the held-out rows correctly, "
+            "3.0 points above BiLSTM.",
+        ),
+        (
+            [row("TF-IDF", "tfidf", 0.87), GPT, LSTM],
+            "The GPT shares first place: it labels 87.0% of the held-out rows correctly, "
+            "level with TF-IDF and 3.0 points above BiLSTM.",
+        ),
+    ],
+)
+def test_the_verdict_names_the_winner(rows: list[dict[str, Any]], words: str) -> None:
+    assert verdict(chapter(step=5, test={"accuracy": 0.87}), ranked(rows)) == words
+
+
+def test_the_verdict_without_a_comparison() -> None:
+    test = {"accuracy": 0.9, "labels": ["a", "b"], "confusion": [[30, 10], [0, 60]]}
+    assert verdict(chapter(step=5, test=test), []) == (
+        "The GPT labels 90.0% of 100 held-out rows correctly; "
+        "always predicting the most frequent label gets 60.0%."
+    )
+    assert "no test was held out" in verdict(chapter(step=5, metrics={"accuracy": 0.9}), [])
+
+
+def test_the_verdict_on_a_language_model() -> None:
+    words = verdict(
+        chapter(
+            task=False,
+            rows=[{"step": 9, "val_bits_per_byte": 1.25}],
+            tokens=4_100_000,
+            seconds=65.0,
+            val_loss=3.9,
+            best_val_loss=3.8,
+        ),
+        [],
+    )
+    assert words == (
+        "After 4.10M tokens in 1m05s the validation loss is 3.900, 1.250 bits per byte; "
+        "its lowest was 3.800."
+    )
+
+
+def test_four_to_six_tiles_with_what_is_known() -> None:
+    test = {"accuracy": 0.9, "macro_f1": 0.89, "loss": 0.3}
+    shown = tiles(chapter(test=test, seconds=12.0, parameters=1e6, tokens_per_second=100.0))
+    assert [name for name, _, _ in shown] == [
+        "Test accuracy",
+        "Macro-F1",
+        "Test loss",
+        "Training time",
+        "Parameters",
+        "Throughput",
+    ]
+    assert tiles(chapter()) == []
+
+
+def test_planned_and_measured() -> None:
+    plan = {"seconds": 100.0, "tokens": 1000, "memory_bytes": 2e9, "predicted_loss": None}
+    done: dict[str, Any] = {
+        "seconds": 110.0,
+        "tokens": 1000,
+        "peak_memory_bytes": 1.5e9,
+        "val_loss": 3.5,
+    }
+    assert planned(chapter(plan=plan, **done)) == [
+        ("Training time", "1m40s", "1m50s", "+10.0%"),
+        ("Tokens", "1,000", "1,000", "as planned"),
+        ("Memory", "2.0 GB", "1.5 GB", "−25.0%"),
+        ("Validation loss", "–", "3.500", "–"),
+    ]
+    so_far = [{"step": 1, "seconds": 5.0, "memory_bytes": 1e9}]
+    assert planned(chapter(plan=plan, rows=so_far))[0] == ("Training time", "1m40s", "5.0s", "–")
+    assert "No law was fitted for this corpus" in NO_LAW
+
+
+def test_settings_say_where_it_started_and_why_it_stopped() -> None:
+    words = settings(chapter(init="scratch", stopped_early=True))
+    assert "from scratch" in words
+    assert "stopped early" in words

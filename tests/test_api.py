@@ -1,0 +1,61 @@
+"""The Python face: its names, what importing it costs, and who hears what it says."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import wafergpt as wg
+
+NAMES = [
+    "InputError", "Interrupted", "Predictor", "Recipe", "Run", "RunFailed", "Sampling", "Writer",
+    "__version__", "average", "export", "finetune", "generate", "import_model", "load_recipe",
+    "plan", "predict", "prepare", "pretrain", "report",
+]  # fmt: skip
+
+
+def test_the_names_are_these() -> None:
+    assert sorted(wg.__all__) == sorted(NAMES) == sorted(dir(wg))
+    for name in NAMES:
+        value = getattr(wg, name)
+        assert name == "__version__" or value.__doc__, name
+    assert not hasattr(wg, "pretrian")
+
+
+def test_every_verb_says_what_it_takes_and_raises() -> None:
+    for name in NAMES:
+        value = getattr(wg, name)
+        if callable(value) and getattr(value, "__module__", "") == "wafergpt.api":
+            assert "Args:" in value.__doc__, name
+            assert "Raises:" in value.__doc__, name
+
+
+def test_types_are_shipped() -> None:
+    assert (Path(wg.__file__).parent / "py.typed").is_file()
+
+
+QUIET = """
+import logging, sys
+import wafergpt
+from wafergpt.progress import progress, say, working
+assert not {"torch", "numpy", "yaml", "pydantic", "click", "rich"} & set(sys.modules), sys.modules
+say("nobody hears this")
+with working("quiet work"), progress("quiet", 2, "steps") as bar:
+    bar.advance()
+say("WARNING: a host program hears this")
+logging.basicConfig(level=logging.INFO, format="%(name)s %(levelname)s %(message)s")
+say("and now this")
+logging.getLogger("wafergpt").setLevel(logging.ERROR)
+say("WARNING: but not this")
+"""
+
+
+def test_a_program_that_calls_it_decides_what_is_heard() -> None:
+    done = subprocess.run([sys.executable, "-c", QUIET], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    assert done.stderr.splitlines() == [
+        "WARNING: a host program hears this",
+        "wafergpt INFO and now this",
+    ]

@@ -1,0 +1,64 @@
+"""What is written down of a step, and what is shown of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from wafergpt.config import load_recipe
+from wafergpt.runs.run import Run
+from wafergpt.train.callbacks import Recording
+from wafergpt.train.state import Row, TrainState
+
+
+class Shown:
+    """A bar, and a tracker, that remember."""
+
+    def __init__(self) -> None:
+        self.notes: list[tuple[float, str]] = []
+        self.lines: list[str] = []
+        self.rows: list[Row] = []
+
+    def advance(self, amount: float = 1, note: str = "") -> None:
+        self.notes.append((amount, note))
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+    def log(self, row: Row) -> None:
+        self.rows.append(dict(row))
+
+    def close(self) -> None:
+        raise AssertionError("whoever opened it closes it")
+
+
+def test_each_row_is_on_disk_with_the_trackers_and_on_the_bar(tmp_path: Path) -> None:
+    run = Run.create(load_recipe(None, ["name=r"]), tmp_path)
+    bar, trackers = Shown(), [Shown(), Shown()]
+    memory = iter([10, 20, 30, 40])
+    recording = Recording(run, bar, lambda: next(memory), trackers)
+    rows: list[Row] = [
+        {"step": 1, "loss": 2.34567, "grad_norm": 0.5, "tokens_per_second": 12345.6},
+        # As the loop leaves it: what is not finite is no number in it.
+        {"step": 2, "skipped": "the loss is nan", "tokens_per_second": 99.0},
+        {"step": 3, "loss": 1.0, "tokens_per_second": 5.0, "val_loss": 2.0, "val_macro_f1": 0.25},
+        {"step": 1400, "tokens_per_second": 5.0, "skipped": "the loss is inf", "val_loss": 2.5},
+    ]
+    state = TrainState(best=2.0, best_step=3)
+    for row in rows:
+        state.step = row["step"]
+        recording.after_step(state, dict(row))
+        # On the disk at once, for who follows the file or kills the process.
+        assert run.metrics()[-1]["step"] == state.step
+    expected = [{**row, "memory_bytes": 10 * n} for n, row in enumerate(rows, 1)]
+    assert run.metrics() == expected
+    assert [tracker.rows for tracker in trackers] == [expected, expected]
+    assert bar.notes == [
+        (1, "loss 2.346 · 12,346 tokens/s"),
+        (1, "skipped · 99 tokens/s"),
+        (1, "loss 1.000 · 5 tokens/s"),
+        (1, "skipped · 5 tokens/s"),
+    ]
+    assert bar.lines == [
+        "step 3: validation loss 2.0000, macro f1 0.2500 (best so far)",
+        "step 1,400: validation loss 2.5000",
+    ]
