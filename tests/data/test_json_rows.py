@@ -116,4 +116,4 @@ def test_names_that_stand_twice(tmp_path: Path) -> None:
     assert read_texts(path) == ["a"]
     (row,) = (row for _, row in rows(path))
     with pytest.raises(InputError, match="more than one column 'x'"):
-        column(row, "x", path, 1)
+        column(row, "x", path, 1, "--column COLUMN")

@@ -87,7 +87,7 @@ def train_bilstm(
     evaluate_every = -(-steps_per_epoch // EVALUATIONS_PER_EPOCH) if seconds else steps_per_epoch
     history: list[dict[str, float]] = []
     losses: list[float] = []
-    best, best_weights = -1.0, copy.deepcopy(network.state_dict())
+    best, best_weights = (-1.0, 0.0), copy.deepcopy(network.state_dict())
     with progress("BiLSTM", epochs * steps_per_epoch, "steps") as bar:
         for step in range(1, epochs * steps_per_epoch + 1):
             late = seconds is not None and time.perf_counter() - start >= seconds
@@ -102,8 +102,9 @@ def train_bilstm(
                 history.append(row)
                 _show(bar, row)
                 losses = []
-                if row["val_accuracy"] > best:
-                    best, best_weights = row["val_accuracy"], copy.deepcopy(network.state_dict())
+                # Of equal accuracies the lower loss, as the GPT's checkpoint is chosen by it.
+                if (score := (row["val_accuracy"], -row["val_loss"])) > best:
+                    best, best_weights = score, copy.deepcopy(network.state_dict())
             if late:
                 break
     trained = time.perf_counter() - start

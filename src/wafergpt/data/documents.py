@@ -147,7 +147,7 @@ def _of_file(
         yield from _text_documents(path, errors)
         return
     for number, row in rows(path, errors, file_format=file_format, names=(text,)):
-        value = column(row, text, path, number)
+        value = column(row, text, path, number, "--text COLUMN")
         if value is None:
             continue
         if not isinstance(value, str):

@@ -201,8 +201,8 @@ def whole(text: str, path: Path, number: int) -> str:
     return text
 
 
-def column(row: dict[str, Any], name: str, path: Path, number: int) -> Any:
-    """Return the named column of a row.
+def column(row: dict[str, Any], name: str, path: Path, number: int, option: str) -> Any:
+    """Return the named column of a row; ``option`` is how a user names another one.
 
     Raises:
         InputError: if there is none, with the existing names, or more than one.
@@ -210,7 +210,8 @@ def column(row: dict[str, Any], name: str, path: Path, number: int) -> Any:
     if name not in row:
         there = ", ".join(map(short, list(row)[:10]))
         raise InputError(
-            f"{path}, line {number}: no column '{name}'{_alike(name, row)} (columns: {there})"
+            f"{path}, line {number}: no column '{name}'{_alike(name, row)} (columns: {there}); "
+            f"{option} names another"
         )
     value = row[name]
     if value is TWICE:

@@ -109,8 +109,8 @@ def read_table(path: str | Path, text: str = "text", label: str = "label") -> Ta
     numeric = False
     names = (text, label)
     for number, row in _held(path, rows(path, names=names), names):
-        words = _text(column(row, text, path, number), text, path, number)
-        value = column(row, label, path, number)
+        words = _text(column(row, text, path, number, "task.text=COLUMN"), text, path, number)
+        value = column(row, label, path, number, "task.label=COLUMN")
         if not words.strip():
             blank.append(number)
         elif is_missing(value) or not str(value).strip():
@@ -164,7 +164,9 @@ def read_texts(
     else:
         numbered = rows(path, blank_lines=True, file_format=file_format, names=(text,))
         held = _held(path, numbered, (text,))
-        texts = [_text(column(row, text, path, n), text, path, n) for n, row in held]
+        texts = [
+            _text(column(row, text, path, n, "--column COLUMN"), text, path, n) for n, row in held
+        ]
     if not texts:
         raise InputError(f"{path} has no rows")
     say(counted(path, len(texts), file_format=file_format, names=(text,)))
