@@ -16,13 +16,13 @@ import statistics
 import time
 from pathlib import Path
 
-from wafergpt import files
+from wafergpt import atomic_files
 from wafergpt.api import finetune, pretrain
 from wafergpt.baselines.bilstm import train_bilstm
 from wafergpt.baselines.tfidf import train_tfidf
 from wafergpt.config import load_recipe
-from wafergpt.data.holdout import hold_out_of_each_class
 from wafergpt.data.labelled_rows import Table
+from wafergpt.data.labelled_split import hold_out_of_each_class
 from wafergpt.data.prepare import prepare
 from wafergpt.tasks.text_task import VALIDATION_SHARE
 
@@ -40,7 +40,7 @@ def read(split: str) -> Table:
 
 def write(path: Path, table: Table) -> Path:
     """Write rows as jsonl."""
-    with files.replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+    with atomic_files.replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         for text, label in zip(table.texts, table.labels, strict=True):
             file.write(json.dumps({"text": text, "label": label}) + "\n")
     return path

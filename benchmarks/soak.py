@@ -320,7 +320,7 @@ def fill_the_disk(run: Run) -> tuple[int, int]:
 def cost(root: Path, background: bool) -> float:
     """Return the share of a run's time that ten saves, the default, take from its training."""
     from wafergpt.api import pretrain
-    from wafergpt.checkpoint.writer import Saver
+    from wafergpt.checkpoint.background import Saver
 
     spent = [0.0]
     save = Saver.save

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from wafergpt import files, locks, progress
+from wafergpt import atomic_files, files, locks, progress
 from wafergpt.config import load_recipe
 from wafergpt.errors import InputError
 from wafergpt.locks import Lock
@@ -125,8 +125,8 @@ def test_where_nothing_can_be_flushed_it_is_said_once(
 
     monkeypatch.setattr(os, "fsync", fsync)
     for name in ("a", "b"):
-        files.write_text(tmp_path / name, name)
-        with files.appearing(tmp_path / "folder") as temporary:
+        atomic_files.write_text(tmp_path / name, name)
+        with atomic_files.appearing(tmp_path / "folder") as temporary:
             (temporary / name).write_text(name)
     assert (tmp_path / "folder" / "b").read_text() == "b"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "folder"]
@@ -144,7 +144,7 @@ def test_a_disk_that_fails_or_is_full_is_no_such_place(
 
     monkeypatch.setattr(os, "fsync", fsync)
     with pytest.raises(OSError, match=os.strerror(number)):
-        files.write_text(tmp_path / "a", "x")
+        atomic_files.write_text(tmp_path / "a", "x")
     assert not list(tmp_path.iterdir())
 
 
@@ -162,7 +162,7 @@ def test_a_folder_that_cannot_be_renamed_is_replaced_all_the_same(
         return original(self, target)
 
     monkeypatch.setattr(Path, "rename", rename)
-    with files.appearing(folder) as temporary:
+    with atomic_files.appearing(folder) as temporary:
         (temporary / "new").touch()
     assert [path.name for path in folder.iterdir()] == ["new"]
     assert list(tmp_path.iterdir()) == [folder]

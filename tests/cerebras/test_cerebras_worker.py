@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import soak
-from wafergpt import files
+from wafergpt import atomic_files
 from wafergpt.api import pretrain
 from wafergpt.cerebras import environment, worker_process
 from wafergpt.cerebras.worker_process import answer
@@ -50,7 +50,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(worker_process, "END_SECONDS", 0.5)
     monkeypatch.setattr(worker_process, "POLL_SECONDS", 0.02)
     sdk = environment.SDK.partition("==")[2]
-    files.write_json(home / environment.RECORD, {"sdk": sdk, "package": environment.fingerprint()})
+    atomic_files.write_json(
+        home / environment.RECORD, {"sdk": sdk, "package": environment.fingerprint()}
+    )
     return home
 
 

@@ -15,7 +15,7 @@ from benchmarks.soak import Trained
 from wafergpt import config
 from wafergpt.checkpoint import format as stored
 from wafergpt.checkpoint import store
-from wafergpt.checkpoint.writer import Saver
+from wafergpt.checkpoint.background import Saver
 from wafergpt.config import Model, load_recipe
 from wafergpt.errors import InputError, RunFailed
 from wafergpt.model.gpt import GPT

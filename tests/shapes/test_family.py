@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from wafergpt.config import load_recipe, shipped_recipes
+from wafergpt.config.warmup import warmup_steps
 from wafergpt.engines.schedules import lr_factor
 from wafergpt.model.gpt import GPT
 
@@ -74,7 +75,7 @@ def test_13b_changes_its_batch_as_published() -> None:
 def test_the_schedule_of_13b_follows_the_sequences() -> None:
     recipe = load_recipe("cerebras-gpt/13b")
     whole = 116_223.0
-    warmup = recipe.schedule.warmup_steps(round(whole), 1080 * 2048)
+    warmup = warmup_steps(recipe.schedule.warmup, round(whole), 1080 * 2048)
     before = lr_factor(recipe.schedule, 56_999 * 720 / 1080, whole, warmup)
     after = lr_factor(recipe.schedule, 57_000 * 720 / 1080, whole, warmup)
     assert 0 < before - after < 1e-4

@@ -15,9 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from wafergpt.api import finetune, pretrain
 from wafergpt.apps.comparison import compare
 from wafergpt.config import Recipe, load_recipe, recipe_from
-from wafergpt.data.holdout import hold_out
 from wafergpt.data.labelled_batches import LabelledBatches
 from wafergpt.data.labelled_rows import read_table
+from wafergpt.data.labelled_split import hold_out
 from wafergpt.data.prepare import prepare
 from wafergpt.errors import InputError
 from wafergpt.inference.predictor import Predictor

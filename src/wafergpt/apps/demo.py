@@ -13,13 +13,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from wafergpt import files
+from wafergpt import atomic_files
 from wafergpt.api import finetune, pretrain
 from wafergpt.apps.comparison import compare
 from wafergpt.baselines.requirements import require_comparable
 from wafergpt.config import load_recipe
-from wafergpt.data.holdout import hold_out, hold_out_of_each_class
 from wafergpt.data.labelled_rows import Table, label_names, read_table
+from wafergpt.data.labelled_split import hold_out, hold_out_of_each_class
 from wafergpt.data.labels import settle_classes
 from wafergpt.data.prepare import prepare
 from wafergpt.errors import InputError, Interrupted
@@ -142,6 +142,6 @@ def _csv_rows(path: Path) -> Iterator[dict[str, str]]:
 
 
 def _write_rows(path: Path, table: Table) -> None:
-    with files.replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+    with atomic_files.replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         for text, label in zip(table.texts, table.labels, strict=True):
             file.write(json.dumps({"text": text, "label": label}, ensure_ascii=False) + os.linesep)

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from wafergpt import files
+from wafergpt import atomic_files
 from wafergpt.cerebras import environment
 from wafergpt.cerebras.cluster import (
     MOMENTS_FILE,
@@ -128,7 +128,7 @@ class CerebrasEngine:
         place = {"folder": str(self._folder.resolve()), "step": step, "samples": samples}
         # All batches of a device have one shape.
         flops = self._task.flops(self._splits.train.batch(0, self._recipe.train.batch_size))
-        files.write_json(self._folder / "sync.json", sorted(n for n in sync if n > step))
+        atomic_files.write_json(self._folder / "sync.json", sorted(n for n in sync if n > step))
         with worker({"what": "train", **place}, self._folder / LOG) as self._worker:
             for event in self._worker.events(poll):
                 if "say" in event:
@@ -153,7 +153,7 @@ class CerebrasEngine:
         self._worker = None
 
     def _write_inputs(self, folder: Path) -> None:
-        files.write_text(folder / RECIPE, self._recipe.to_yaml())
+        atomic_files.write_text(folder / RECIPE, self._recipe.to_yaml())
         _write_tensors(folder / WEIGHTS_FILE, self.network.state_dict())
         _write_tensors(folder / MOMENTS_FILE, self._moments)
         batches = self._splits.train
@@ -226,5 +226,5 @@ def _settled(recipe: Recipe) -> tuple[Recipe, Machine]:
 
 
 def _write_tensors(path: Path, tensors: dict[str, Any]) -> None:
-    with files.replacing(path) as temporary:
+    with atomic_files.replacing(path) as temporary:
         save_file({name: value.contiguous() for name, value in tensors.items()}, temporary)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import wafergpt
-from wafergpt import files
+from wafergpt import atomic_files, files
 from wafergpt.devices.probe import cache_folder
 from wafergpt.errors import InputError, RunFailed
 from wafergpt.locks import locked
@@ -71,7 +71,7 @@ def python() -> Path:
     with locked(home() / ".wafergpt.lock"):
         if (state() or found).get("package") != fingerprint():
             _install_package()
-            files.write_json(home() / RECORD, {**found, "package": fingerprint()})
+            atomic_files.write_json(home() / RECORD, {**found, "package": fingerprint()})
     return interpreter()
 
 
@@ -118,7 +118,7 @@ def make() -> None:
 def record(facts: dict[str, Any]) -> dict[str, Any]:
     """Record that everything is installed and has made steps; return the record."""
     found = {"path": str(home()), **facts, "package": fingerprint()}
-    files.write_json(home() / RECORD, found)
+    atomic_files.write_json(home() / RECORD, found)
     return found
 
 
@@ -201,7 +201,7 @@ def write_wheel(folder: Path) -> Path:
     )
     record = "".join(f"{name},{_hash(data)},{len(data)}\n" for name, data in contents.items())
     contents[f"{info}/RECORD"] = f"{record}{info}/RECORD,,\n".encode()
-    with files.replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+    with atomic_files.replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for name, data in contents.items():
             archive.writestr(name, data)
     return path

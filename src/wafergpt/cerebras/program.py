@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from wafergpt.cerebras.cluster import cluster_arguments, micro_batch_size, sparsity_arguments
 from wafergpt.cerebras.dataloader import Inputs
 from wafergpt.config import Recipe
+from wafergpt.config.warmup import warmup_steps
 from wafergpt.data.batches import Batch
 from wafergpt.shapes.parametrization import Rule, rules
 from wafergpt.tasks.base import Task, task_of
@@ -75,7 +76,9 @@ class Schedule(cstorch.optim.lr_scheduler.LRScheduler):  # type: ignore[misc]
         recipe, schedule = self._recipe, self._recipe.schedule
         steps = recipe.train.steps
         assert steps is not None
-        warmup = schedule.warmup_steps(steps, recipe.train.batch_size * recipe.model.seq_len)
+        warmup = warmup_steps(
+            schedule.warmup, steps, recipe.train.batch_size * recipe.model.seq_len
+        )
         step = self.last_epoch.float()
         factor = torch.ones_like(step)
         if schedule.name != "constant":

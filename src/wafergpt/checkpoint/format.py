@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from wafergpt import files
+from wafergpt import atomic_files, files
 from wafergpt.distributed.sharding import Part
 from wafergpt.errors import RunFailed
 
@@ -94,7 +94,7 @@ def _write_part(
         }
         path = folder / f"{kind}-{rank:05d}-of-{size:05d}.safetensors"
         save_file({name: part.values.contiguous() for name, part in mine.items()}, path)
-        files.sync(path)
+        atomic_files.sync(path)
         manifest[path.name] = entry(path)
         shards[kind] = {
             name: {
@@ -109,9 +109,9 @@ def _write_part(
             }
             for name, part in mine.items()
         }
-    hidden = files.beside(folder / _list_name(rank))
+    hidden = atomic_files.beside(folder / _list_name(rank))
     hidden.write_text(json.dumps({"files": manifest, "shards": shards}), encoding="utf-8")
-    files.sync(hidden)
+    atomic_files.sync(hidden)
     # Last: as soon as the list is there, the folder may be renamed.
     hidden.replace(folder / _list_name(rank))
 

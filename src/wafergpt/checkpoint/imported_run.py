@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from wafergpt import files
+from wafergpt import atomic_files
 from wafergpt.checkpoint import store
 from wafergpt.checkpoint.format import weights_sha256
 from wafergpt.config import Recipe
@@ -75,7 +75,7 @@ def run_with(
         InputError: if a run of that name exists.
     """
     path = require_new(recipe.name, root)
-    with working(f"writing {path}"), files.appearing(path) as temporary:
+    with working(f"writing {path}"), atomic_files.appearing(path) as temporary:
         unfinished = Run(temporary)
         unfinished.checkpoints.mkdir()
         unfinished.save_recipe(recipe)

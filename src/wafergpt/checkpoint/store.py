@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from wafergpt import files
+from wafergpt import atomic_files, files
 from wafergpt.checkpoint.format import (
     MOMENTS,
     WEIGHTS,
@@ -121,7 +121,7 @@ def unfit(folder: Path, error: Exception) -> DamagedCheckpointError:
 
 def begin_shared(run: Run, step: int) -> Path:
     """Make the temporary folder of a checkpoint that several processes write."""
-    temporary = files.beside(run.checkpoints / _name(step))
+    temporary = atomic_files.beside(run.checkpoints / _name(step))
     temporary.mkdir()
     return temporary
 
@@ -143,7 +143,7 @@ def save(
     """
     folder = _write(run, state, scalars, shared)
     if scalars["best_step"] == scalars["step"] and scalars["best"] is not None:
-        files.write_text(run.checkpoints / "best", folder.name + "\n")
+        atomic_files.write_text(run.checkpoints / "best", folder.name + "\n")
     _retire(run, keep, keep_every)
     return folder
 
@@ -157,7 +157,7 @@ def _write(
     run: Run, state: HostState, scalars: Mapping[str, Any], shared: Shared | None = None
 ) -> Path:
     folder = run.checkpoints / _name(scalars["step"])
-    with files.appearing(folder, None if shared is None else shared.folder) as temporary:
+    with atomic_files.appearing(folder, None if shared is None else shared.folder) as temporary:
         if shared is None:
             manifest = write_whole(state.tensors, temporary)
         else:
@@ -166,7 +166,7 @@ def _write(
         (temporary / STATE).write_text(json.dumps(scalars), encoding="utf-8")
         manifest[STATE] = entry(temporary / STATE)
         (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-    files.write_text(run.checkpoints / "latest", folder.name + "\n")
+    atomic_files.write_text(run.checkpoints / "latest", folder.name + "\n")
     return folder
 
 

@@ -146,7 +146,7 @@ def transfer(
     The recipe needs a corpus (data.corpus=FOLDER) and µP. If stopped, run the same command to
     resume.
     """
-    from wafergpt import files
+    from wafergpt import atomic_files
     from wafergpt.config import load_recipe
     from wafergpt.runs.run import command_line
 
@@ -161,7 +161,7 @@ def transfer(
         load_recipe(name, overrides), width, trials=trials, steps=steps, settings=settings,
         root=runs,
     )  # fmt: skip
-    files.write_text(out, found.recipe.to_yaml())
+    atomic_files.write_text(out, found.recipe.to_yaml())
     best = ", ".join(f"{name} {value:.3g}" for name, value in found.best.items())
     text = (
         f"best of {found.trials} trials: {best} (validation loss {found.value:.4f})\n"

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator
 
-from wafergpt.files import from_home, short
+from wafergpt.files import from_home
 
 MAX_COUNT = 1 << 60
 """Maximum steps and tokens: beyond any training, and in a float's range."""
@@ -33,16 +32,3 @@ def _possible(path: Path) -> Path:
 
 
 AnyPath = Annotated[Path, AfterValidator(_possible)]
-
-
-def token_count(text: str) -> int:
-    """Read ``"375M tokens"`` (k, M, B or T; the word may be omitted).
-
-    Raises:
-        ValueError: if ``text`` is not of that form.
-    """
-    match = re.fullmatch(r"\s*(\d{1,20}(?:\.\d{1,20})?)\s*([kKMBT]?)\s*(?:tokens)?\s*", text)
-    if not match:
-        raise ValueError(f"{short(text)} is not a number of tokens such as '375M tokens'")
-    scale = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}[match[2]]
-    return round(float(match[1]) * scale)

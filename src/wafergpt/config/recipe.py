@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -14,11 +13,12 @@ from pydantic import Field, SerializeAsAny, ValidationError, field_validator, mo
 
 from wafergpt.config.files import HORIZONS, current
 from wafergpt.config.messages import one_line
-from wafergpt.config.quantities import MAX_COUNT, MAX_SEQUENCES, AnyPath, token_count
+from wafergpt.config.quantities import MAX_COUNT, MAX_SEQUENCES, AnyPath
 from wafergpt.config.registry import TASKS, imported
 from wafergpt.config.system import Cerebras as Cerebras
 from wafergpt.config.system import Section as Section
 from wafergpt.config.system import System as System
+from wafergpt.config.warmup import warmup_steps
 from wafergpt.errors import InputError, nearest
 from wafergpt.files import SHOWN, short
 
@@ -190,24 +190,8 @@ class Schedule(Section):
 
     @model_validator(mode="after")
     def _warmup_reads(self) -> Schedule:
-        if self.warmup_steps(steps=100, tokens_per_step=1) < 0:
-            raise ValueError("warmup cannot be negative")
+        warmup_steps(self.warmup, steps=100, tokens_per_step=1)
         return self
-
-    @property
-    def warmup_share(self) -> float | None:
-        """The warm-up as a share of the run, if it is given as one."""
-        share = re.fullmatch(r"\s*(\d{1,3}(?:\.\d{1,20})?)\s*%\s*", str(self.warmup))
-        return None if share is None else float(share[1]) / 100
-
-    def warmup_steps(self, steps: int, tokens_per_step: int) -> int:
-        """Return the warm-up of a run of so many steps, in steps."""
-        if isinstance(self.warmup, int):
-            return self.warmup
-        share = self.warmup_share
-        if share is not None:
-            return round(share * steps)
-        return round(token_count(self.warmup) / tokens_per_step)
 
 
 class Checkpoint(Section):

@@ -10,7 +10,7 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from wafergpt import files
+from wafergpt import atomic_files
 from wafergpt.errors import InputError
 
 MAGIC = b"MMIDIDX\0\0"
@@ -52,7 +52,7 @@ class IndexedWriter:
         """Flush the tokens and write the index."""
         self._file.flush()
         self._file.close()
-        files.sync(Path(self._file.name))
+        atomic_files.sync(Path(self._file.name))
         lengths = np.array(self._lengths, dtype="<i4")
         width = np.dtype(DTYPES[self._code]).itemsize
         pointers = np.zeros(len(lengths), dtype="<i8")
@@ -62,7 +62,7 @@ class IndexedWriter:
             file.write(HEADER.pack(MAGIC, VERSION, self._code, count, count + 1))
             for part in (lengths, pointers, np.arange(count + 1, dtype="<i8")):
                 file.write(part.tobytes())
-        files.sync(self._index_path)
+        atomic_files.sync(self._index_path)
 
     def __enter__(self) -> IndexedWriter:
         return self

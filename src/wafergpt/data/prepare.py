@@ -14,14 +14,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from wafergpt import files
+from wafergpt import atomic_files, files
 from wafergpt.data.batch_encoding import encoded_batches, one_ahead
 from wafergpt.data.corpus import FORMAT, Corpus, fingerprint_of
+from wafergpt.data.corpus_split import Split, Survey, document_hash
 from wafergpt.data.documents import documents, find_files
 from wafergpt.data.file_formats import FileFormat, counted
 from wafergpt.data.megatron_indexed import IndexedWriter, dtype_code
 from wafergpt.data.opening import Errors
-from wafergpt.data.split import Split, Survey, document_hash
 from wafergpt.data.tokenizer import SMALLEST, Tokenizer
 from wafergpt.data.tokenizer_files import DEFINITION, SETTINGS
 from wafergpt.errors import InputError
@@ -174,7 +174,7 @@ def _claim(out: Path, plan: dict[str, Any]) -> bool:
         return (out / "corpus.json").is_file()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} exists and is not a corpus: choose another --out")
-    files.write_json(card, plan)
+    atomic_files.write_json(card, plan)
     return False
 
 
@@ -226,7 +226,7 @@ def _encode(
                     bar.advance(_size(batch) / 1e6)
                 continue
             facts = _write_block(out, number, batches, tokenizer, split, encoder, bar)
-            files.write_json(card, facts)
+            atomic_files.write_json(card, facts)
             cards.append(facts)
     return cards
 
@@ -304,7 +304,7 @@ def _write_block(
             path = hidden[part].with_name(hidden[part].name + suffix)
             facts["files"][name + suffix] = _entry(path)
             path.replace(out / (name + suffix))
-    files.sync(out)
+    atomic_files.sync(out)
     return facts
 
 
@@ -333,6 +333,6 @@ def _finish(out: Path, tokenizer: Tokenizer, survey: Survey, blocks: list[dict[s
         "fingerprint": fingerprint_of(entries),
         "files": entries,
     }
-    files.write_json(out / "corpus.json", facts)
+    atomic_files.write_json(out / "corpus.json", facts)
     for card in out.glob("block-*.json"):
         card.unlink()

@@ -10,8 +10,8 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wafergpt import files
-from wafergpt.data import unsplit, worker
+from wafergpt import atomic_files
+from wafergpt.data import long_words, worker
 from wafergpt.data.tokenizer_files import END_OF_TEXT, ENDS, build, default_end, find, save_end
 from wafergpt.errors import InputError
 from wafergpt.files import short
@@ -102,7 +102,7 @@ class Tokenizer:
         """
         if vocab_size < SMALLEST:
             raise InputError(f"a vocabulary of {vocab_size} is too small: at least {SMALLEST}")
-        pieces = unsplit.cut(texts)
+        pieces = long_words.cut(texts)
         first, size = [], 0
         for piece in pieces:
             first.append(piece)
@@ -204,7 +204,7 @@ class Tokenizer:
 
     def save(self, path: Path) -> None:
         """Write a ``tokenizer.json``, and beside it the token that ends a text if it lacks that."""
-        files.write_text(path, self._definition)
+        atomic_files.write_text(path, self._definition)
         if self._end is not None:
             save_end(path, self._end)
 
@@ -236,7 +236,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int, lowercase: bool) -> str:
 
 def is_huge(text: str) -> bool:
     """Return whether a tokenizer needs more than about two seconds for a text."""
-    return len(text) > HUGE or (len(text) > HUGE_UNSPLIT and unsplit.is_unsplit(text))
+    return len(text) > HUGE or (len(text) > HUGE_UNSPLIT and long_words.is_unsplit(text))
 
 
 def _groups(texts: Sequence[str]) -> Iterator[list[str]]:

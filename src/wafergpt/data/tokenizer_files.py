@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wafergpt import files
+from wafergpt import atomic_files, files
 from wafergpt.errors import InputError
 from wafergpt.files import short
 
@@ -110,7 +110,7 @@ def default_end(backend: tokenizers.Tokenizer) -> str | None:
 def save_end(path: Path, end: str) -> None:
     """Write beside a ``tokenizer.json`` the token that ends a text."""
     settings = {"tokenizer_class": AS_IT_IS[0], "eos_token": end}
-    files.write_json(path.with_name(SETTINGS), settings)
+    atomic_files.write_json(path.with_name(SETTINGS), settings)
 
 
 def _as_configured(definition: str, folder: Path, where: Path) -> Found:

@@ -16,7 +16,7 @@ from pathlib import Path
 from tempfile import gettempdir
 from typing import Any
 
-from wafergpt import files
+from wafergpt import atomic_files, files
 from wafergpt.devices import detect
 from wafergpt.devices.allocator import keep_freed_memory
 from wafergpt.planning.hardware import Machine as Machine
@@ -64,7 +64,7 @@ def probe(device: str = "auto", seconds: float = 2.5, fresh: bool = False) -> Ma
             say(f"other programs use {others:.0f}% of the cores: this is measured again next time")
             return machine
         try:
-            files.write_json(path, {"version": VERSION, **asdict(machine)})
+            atomic_files.write_json(path, {"version": VERSION, **asdict(machine)})
         except OSError as error:
             say(f"the measurement could not be saved: {error}")
     return replace(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from wafergpt.config import Recipe, Schedule
-from wafergpt.planning.warmup import updates
+from wafergpt.planning.schedule_check import updates
 
 
 def learning_rate(recipe: Recipe, step: int, steps: int) -> float:

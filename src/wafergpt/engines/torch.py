@@ -20,9 +20,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from wafergpt.checkpoint.background import PartSaver
 from wafergpt.checkpoint.format import Stored, weights_checksum
 from wafergpt.checkpoint.store import HostState, StoredState
-from wafergpt.checkpoint.writer import PartSaver
 from wafergpt.config import Recipe
 from wafergpt.data.batches import Batch, Batches, parts
 from wafergpt.devices.compiler import Compiler, is_of_compiler, reason

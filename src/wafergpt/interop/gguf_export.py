@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wafergpt import files
+from wafergpt import atomic_files
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError, RunFailed
 from wafergpt.files import short
@@ -52,7 +52,7 @@ def write_gguf(source: Source, out: Path) -> Checked:
             f"{source.run.path} is a classifier, which llama.cpp does not support: use --format hf"
         )
     vocabulary = _vocabulary(source)
-    with files.replacing(out) as temporary:
+    with atomic_files.replacing(out) as temporary:
         writer = gguf.GGUFWriter(temporary, "gpt2")
         try:
             _describe(writer, source)

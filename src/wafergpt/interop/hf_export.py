@@ -11,7 +11,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from wafergpt import files
+from wafergpt import atomic_files
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.data.tokenizer_files import DEFINITION, SETTINGS
 from wafergpt.errors import InputError, RunFailed
@@ -46,7 +46,7 @@ def write_folder(source: Source, out: Path) -> Checked:
     warnings = _require_expressible(source)
     n_outputs = None if source.score is None else len(source.score)
     config = hf_config.write(source.model, source.end_of_text(), source.recipe, n_outputs)
-    with files.appearing(out) as folder:
+    with atomic_files.appearing(out) as folder:
         _write_json(folder / CONFIG, config)
         save_file(_tensors(source), folder / WEIGHTS, metadata={"format": "pt"})
         # safetensors writes files for the owner only, and an export is to be shared.

@@ -20,6 +20,7 @@ from wafergpt.planning.memory import (
     micro_batch_that_fits,
     training_memory,
 )
+from wafergpt.planning.schedule_check import require_possible_warmup, schedule_warning
 from wafergpt.planning.speed import (
     COMPILE_SECONDS,
     best_precision,
@@ -27,7 +28,6 @@ from wafergpt.planning.speed import (
     softmax_rows,
     tokens_per_second,
 )
-from wafergpt.planning.warmup import require_possible_warmup, schedule_warning
 from wafergpt.shapes.counts import parameters, training_flops
 
 TOKENS_PER_PARAMETER = 20.0

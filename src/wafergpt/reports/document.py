@@ -11,7 +11,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from wafergpt import files
+from wafergpt import atomic_files
 from wafergpt.errors import InputError
 from wafergpt.reports.charts import Chart
 from wafergpt.reports.markup import escape
@@ -63,7 +63,7 @@ class Document:
         """Write plotly into ``folder`` unless it exists there, and return the file's name."""
         path, script = folder / self._script_name, self._plotly.encode()
         if not path.is_file() or path.read_bytes() != script:
-            files.write_bytes(path, script)
+            atomic_files.write_bytes(path, script)
         return self._script_name
 
     def html(self, title: str, places: Sequence[str] = ()) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from wafergpt import files
+from wafergpt import atomic_files
 from wafergpt.config import Recipe
 from wafergpt.reports.charts import ACCENT, MUTED, SECOND, Chart, short
 from wafergpt.reports.document import Document
@@ -46,7 +46,7 @@ def write_check(found: Mapping[str, CoordinateCheck], recipe: Recipe, out: Path)
         + f'<div class="card wide"><h3>The same in numbers</h3>{_numbers(found)}</div>'
         "</div></section>"
     )
-    files.write_text(out, page.html("mup check · wafergpt"))
+    atomic_files.write_text(out, page.html("mup check · wafergpt"))
 
 
 def _changes(found: Mapping[str, CoordinateCheck]) -> list[Chart]:

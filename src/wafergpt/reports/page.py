@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from wafergpt import files
+from wafergpt import atomic_files
 from wafergpt.progress import duration, say, working
 from wafergpt.reports import formatting as values
 from wafergpt.reports import texts as words
@@ -41,7 +41,7 @@ def write_report(run: Run, out: Path | None = None, self_contained: bool = False
     with working("writing the report"):
         page = _drawn(run)
         places = () if self_contained else _script_places(page, out, run)
-        files.write_text(path, page.html(f"{run.name} · wafergpt", places))
+        atomic_files.write_text(path, page.html(f"{run.name} · wafergpt", places))
     return path
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wafergpt import files
+from wafergpt import atomic_files, files
 from wafergpt.config import Recipe, load_recipe
 from wafergpt.errors import InputError, nearest
 from wafergpt.locks import Lock
@@ -102,7 +102,7 @@ class Run:
         """
         cls.require_new(recipe.name, root)
         run = cls(root / recipe.name)
-        with files.appearing(run.path) as temporary:
+        with atomic_files.appearing(run.path) as temporary:
             unfinished = cls(temporary)
             unfinished.checkpoints.mkdir()
             unfinished.save_recipe(recipe)
@@ -194,7 +194,7 @@ class Run:
             if not lock.works:
                 self._require_no_holder()
             holder = self.path / HOLDER
-            files.write_text(holder, f"process {os.getpid()} on {socket.gethostname()}\n")
+            atomic_files.write_text(holder, f"process {os.getpid()} on {socket.gethostname()}\n")
             try:
                 yield
             finally:
@@ -243,7 +243,7 @@ class Run:
 
     def save_recipe(self, recipe: Recipe) -> None:
         """Write the resolved recipe."""
-        files.write_text(self.path / "recipe.yaml", recipe.to_yaml())
+        atomic_files.write_text(self.path / "recipe.yaml", recipe.to_yaml())
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Append one row to metrics.jsonl."""
@@ -274,7 +274,7 @@ class Run:
     def rewind(self, step: int) -> None:
         """Drop the metrics and samples after ``step``, which a resumed run writes again."""
         rows = [row for row in self.metrics() if row.get("step", math.inf) <= step]
-        files.write_text(
+        atomic_files.write_text(
             self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows)
         )
         samples = self.path / "samples.md"
@@ -283,7 +283,7 @@ class Run:
             text = samples.read_text(encoding="utf-8", errors="replace")
             chapters = re.findall(r"(?ms)^## step (\d{1,18})\b(.*?)(?=^## step |\Z)", text)
             kept = [f"## step {number}{rest}" for number, rest in chapters if int(number) <= step]
-            files.write_text(samples, "".join(kept))
+            atomic_files.write_text(samples, "".join(kept))
 
     def read(self, name: str) -> Any:
         """Read one of the run's JSON files.
@@ -302,7 +302,7 @@ class Run:
 
     def write(self, name: str, value: Any) -> None:
         """Write one of the run's JSON files."""
-        files.write_json(self.path / f"{name}.json", value)
+        atomic_files.write_json(self.path / f"{name}.json", value)
 
 
 def _at(path: Path) -> Run | None:

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from wafergpt.data.holdout import classes_kept, hold_out_of_each_class
 from wafergpt.data.labelled_rows import Table, encode_labels, label_names
+from wafergpt.data.labelled_split import classes_kept, hold_out_of_each_class
 from wafergpt.data.labels import doubts, settle_classes
 from wafergpt.errors import InputError
 from wafergpt.evaluation.metrics import classification_metrics

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from wafergpt.config import Recipe, TaskSettings
-from wafergpt.data.holdout import hold_out
 from wafergpt.data.labelled_rows import Table, described, is_missing, read_table
+from wafergpt.data.labelled_split import hold_out
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
 from wafergpt.progress import say, working

@@ -19,7 +19,7 @@ from wafergpt.errors import InputError, nearest
 from wafergpt.planning.hardware import Machine
 from wafergpt.planning.intervals import horizon, with_intervals
 from wafergpt.planning.plan import plan
-from wafergpt.planning.warmup import require_possible_warmup, schedule_warning
+from wafergpt.planning.schedule_check import require_possible_warmup, schedule_warning
 from wafergpt.progress import progress, say, working
 from wafergpt.runs.moved import require_sources
 from wafergpt.runs.run import RUNS, Run

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from wafergpt.checkpoint import store
+from wafergpt.checkpoint.background import Saver
 from wafergpt.checkpoint.format import WEIGHTS, Stored, weights_sha256
-from wafergpt.checkpoint.writer import Saver
 from wafergpt.config import Recipe
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.distributed.collectives import SINGLE, ProcessGroup

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wafergpt import files
+from wafergpt import atomic_files
 from wafergpt.config import Recipe
 from wafergpt.config.files import flat
+from wafergpt.config.warmup import warmup_steps
 from wafergpt.errors import InputError, Interrupted, RunFailed, nearest
 from wafergpt.planning.plan import TOKENS_PER_PARAMETER
 from wafergpt.progress import say
@@ -111,7 +112,7 @@ def _warmup_share(target: Recipe) -> float:
     else:
         tokens = 0
     steps = tokens // batch_tokens or SHARES
-    warmup = target.schedule.warmup_steps(steps, batch_tokens)
+    warmup = warmup_steps(target.schedule.warmup, steps, batch_tokens)
     relative = isinstance(target.schedule.warmup, str) and "%" in target.schedule.warmup
     if warmup and not tokens and not relative:
         raise InputError(
@@ -209,7 +210,7 @@ def _cut_torn_record(journal: Path) -> None:
     if journal.is_file():
         data = journal.read_bytes()
         if data and not data.endswith(b"\n"):
-            files.write_bytes(journal, data[: data.rfind(b"\n") + 1])
+            atomic_files.write_bytes(journal, data[: data.rfind(b"\n") + 1])
 
 
 def _state(name: str) -> optuna.trial.TrialState:

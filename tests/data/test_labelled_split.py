@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wafergpt.data.holdout import classes_kept, hold_out, hold_out_of_each_class
 from wafergpt.data.labelled_rows import Table
+from wafergpt.data.labelled_split import classes_kept, hold_out, hold_out_of_each_class
 from wafergpt.errors import InputError
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from wafergpt.config import load_recipe, shipped_recipes
 from wafergpt.engines.schedules import lr_factor
 from wafergpt.errors import InputError
-from wafergpt.planning.warmup import require_possible_warmup, schedule_warning, updates
+from wafergpt.planning.schedule_check import require_possible_warmup, schedule_warning, updates
 
 
 def warning(steps: int, *overrides: str, name: str | None = None) -> str:

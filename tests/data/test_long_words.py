@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wafergpt.data import unsplit
-from wafergpt.data.unsplit import LONGEST, PIECE, cut, is_unsplit
+from wafergpt.data import long_words
+from wafergpt.data.long_words import LONGEST, PIECE, cut, is_unsplit
 
 ALIKE = ["a", "é", "的", "7", " ", "\n", "=", "_", "\u0301"]
 
@@ -38,12 +38,12 @@ def test_ordinary_texts_without_spaces_stay_whole() -> None:
 )
 def test_what_is_cut_is_the_same_text(parts: list[tuple[str, int]], before: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(unsplit, "LONGEST", 12)
-        patch.setattr(unsplit, "PIECE", 4)
+        patch.setattr(long_words, "LONGEST", 12)
+        patch.setattr(long_words, "PIECE", 4)
         text = "x y" * before + "".join(letter * number for letter, number in parts)
         pieces = list(cut([text]))
         assert "".join(pieces) == text
         # The quick look misses none.
-        runs = [m.end() - m.start() for m in unsplit._ALIKE.finditer(text)]
+        runs = [m.end() - m.start() for m in long_words._ALIKE.finditer(text)]
         assert (max(runs, default=0) > 12) <= is_unsplit(text)
         assert (len(pieces) > 1) == (max(runs, default=0) > 12)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from wafergpt.config import Recipe, Schedule
+from wafergpt.config.warmup import warmup_share, warmup_steps
 from wafergpt.errors import InputError
 
 
@@ -13,7 +14,7 @@ def updates(recipe: Recipe, steps: int) -> tuple[float, int]:
     train = recipe.train
     whole = train.samples(steps) / train.batch_size
     batch_tokens = train.batch_size * recipe.model.seq_len
-    return whole, recipe.schedule.warmup_steps(round(whole), batch_tokens)
+    return whole, warmup_steps(recipe.schedule.warmup, round(whole), batch_tokens)
 
 
 def require_possible_warmup(schedule: Schedule) -> None:
@@ -22,7 +23,7 @@ def require_possible_warmup(schedule: Schedule) -> None:
     Raises:
         InputError: if its share is above 100%.
     """
-    share = schedule.warmup_share
+    share = warmup_share(schedule.warmup)
     if share is not None and share > 1:
         raise InputError(
             f"schedule.warmup={schedule.warmup} is more than the whole run: "

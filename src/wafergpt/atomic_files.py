@@ -1,0 +1,120 @@
+"""Atomic writes: a reader sees the old file or folder or the new one, never a part of either.
+
+What is written goes to a temporary name beside the final one, is flushed, and renamed.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from wafergpt.files import mount_of
+from wafergpt.progress import say_once
+
+NO_FLUSH = {
+    errno.EINVAL, errno.EACCES, errno.EPERM, errno.EBADF, errno.ENOSYS, errno.ENOTSUP,
+    errno.EOPNOTSUPP, errno.EISDIR,
+}  # fmt: skip
+"""Errors of file systems that cannot flush a file or a folder."""
+
+
+def sync(path: Path) -> None:
+    """Flush a file or folder to the disk; if the file system cannot, warn once and continue."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in NO_FLUSH:
+            raise
+        mount = mount_of(path)
+        say_once(
+            ("sync", mount),
+            f"warning: the file system at {mount} cannot flush writes to the disk "
+            f"({error.strerror}): a loss of power may lose the latest ones",
+        )
+
+
+def beside(path: Path) -> Path:
+    """Return an unused hidden path next to ``path``."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path to write to; on success, flush it and rename it to ``path``.
+
+    On any exception the temporary file is removed and ``path`` is unchanged.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = beside(path)
+    try:
+        yield temporary
+        sync(temporary)
+        temporary.replace(path)
+        sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def appearing(folder: Path, temporary: Path | None = None) -> Iterator[Path]:
+    """Yield a temporary folder to fill; on success, flush it and rename it to ``folder``.
+
+    An existing ``folder`` is replaced. On any exception the temporary folder is removed.
+
+    Args:
+        folder: the folder to make.
+        temporary: a folder beside it that already exists, for several processes to fill; if
+            omitted, one is made.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary or beside(folder)
+    temporary.mkdir(exist_ok=True)
+    try:
+        yield temporary
+        for file in temporary.iterdir():
+            sync(file)
+        sync(temporary)
+        if folder.exists():
+            old = beside(folder)
+            try:
+                folder.rename(old)
+            except OSError as error:
+                # On an overlay, a folder of the image cannot be renamed.
+                if error.errno != errno.EXDEV:
+                    raise
+                shutil.copytree(folder, old, symlinks=True)
+                shutil.rmtree(folder)
+            temporary.rename(folder)
+            shutil.rmtree(old)
+        else:
+            temporary.rename(folder)
+        sync(folder.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write ``data`` to ``path`` atomically."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` to ``path`` as UTF-8, atomically."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` to ``path`` as indented JSON, atomically; NaN is refused."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
