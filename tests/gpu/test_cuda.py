@@ -11,9 +11,11 @@ import torch
 
 from benchmarks import soak
 from tests.distributed.processes import RECIPE, begin, end, losses
-from wafergpt.api import pretrain
+from wafergpt.api import finetune, generate, predict, pretrain
+from wafergpt.apps.comparison import compare
 from wafergpt.config import Model
 from wafergpt.data.prepare import prepare
+from wafergpt.decoding.generator import Sampling
 from wafergpt.model.gpt import GPT
 from wafergpt.model.loss import next_token_loss
 
@@ -76,3 +78,46 @@ def test_more_processes_than_gpus_are_refused(tmp_path: Path) -> None:
     recipe = [f"data.corpus={soak.corpus(tmp_path)}", *RECIPE, "system.device=cuda"]
     errors = end(begin(tmp_path, "name=run", *recipe, "--nproc", processes), code=2)
     assert f"{processes} processes on this machine" in errors
+
+
+def test_a_trained_classifier_its_predictions_and_its_baseline_run_there(tmp_path: Path) -> None:
+    rng = random.Random(0)
+    rows = [{"text": f"{rng.choice('gb')} film {i}"} for i in range(200)]
+    lines = [json.dumps({**row, "label": row["text"][0]}) for row in rows]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    shape = [
+        "model.n_layers=1",
+        "model.d_model=32",
+        "model.n_heads=2",
+        "model.seq_len=32",
+        "model.vocab_size=300",
+    ]
+    classifier = finetune(
+        "scratch",
+        None,
+        [*shape, "train.epochs=3", "system.device=cuda", "optimizer.lr=3e-3", "name=clf"],
+        data=tmp_path / "rows.jsonl",
+        root=tmp_path,
+    )
+    assert next(classifier.network.parameters()).is_cuda
+    texts = [row["text"] for row in rows[:50]]
+    here = classifier.predict(texts)
+    there = predict("clf", texts, device="cpu", root=tmp_path)
+    for ours, theirs in zip(here, there, strict=True):
+        assert ours is not None
+        assert theirs is not None
+        assert ours["score"] == pytest.approx(theirs["score"], abs=2e-2)
+    bilstm = next(row for row in compare(classifier, 5.0) if row["kind"] == "bilstm")
+    assert "failed" not in bilstm
+
+
+def test_the_same_text_is_generated_as_on_the_cpu(tmp_path: Path) -> None:
+    corpus = soak.corpus(tmp_path)
+    recipe = [f"data.corpus={corpus}", *RECIPE, "evaluate.prompts=[]", "system.device=cuda"]
+    pretrain(None, [*recipe, "system.precision=fp32", "name=run"], root=tmp_path)
+    greedy = Sampling(temperature=0, max_tokens=16)
+    texts = [
+        generate("run", "a", device=device, sampling=greedy, root=tmp_path)
+        for device in ("cuda", "cpu")
+    ]
+    assert texts[0] == texts[1] != ""

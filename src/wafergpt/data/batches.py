@@ -43,6 +43,10 @@ class Batch(Mapping[str, Tensor]):
         moved = {name: value.to(device, non_blocking=True) for name, value in self.items()}
         return Batch(moved, self.weight)
 
+    def pinned(self) -> Batch:
+        """Return the batch in page-locked memory, which a GPU copies while it computes."""
+        return Batch({name: value.pin_memory() for name, value in self.items()}, self.weight)
+
 
 class Batches(Protocol):
     """An endless sequence of samples that is cut into batches."""

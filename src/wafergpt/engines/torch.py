@@ -25,6 +25,7 @@ from wafergpt.checkpoint.format import Stored, weights_checksum
 from wafergpt.checkpoint.store import HostState, StoredState
 from wafergpt.config import Recipe
 from wafergpt.data.batches import Batch, Batches, parts
+from wafergpt.data.prefetch import Prefetch
 from wafergpt.devices.compiler import Compiler, is_of_compiler, reason
 from wafergpt.devices.detect import resolve_device
 from wafergpt.distributed.collectives import ProcessGroup
@@ -82,6 +83,8 @@ class TorchEngine:
         self._program: nn.Module = replicated(program, self._device) if copies else program
         self._compiler = Compiler()
         self._norm = math.nan
+        # On a CPU, reading ahead would only take a core from the update.
+        self._ahead = Prefetch(self._read) if self._device.type == "cuda" else None
 
     def _place(self, start: Stored | None) -> None:
         system = self._recipe.system
@@ -212,7 +215,10 @@ class TorchEngine:
 
         Each process reads its share; in all, loss and gradient are those of the whole batch.
         """
-        passes = self._passes(self._splits.train, first, size, self._recipe.train.micro_batch_size)
+        if self._ahead is None:
+            passes = self._read(first, size)
+        else:
+            passes = self._ahead.take(first, size, self._recipe.train.batch_at(step + 1))
         weight, tokens, flops = self._group.sum(
             sum(batch.weight * share for batch, share in passes),
             sum(batch["tokens"].numel() * share for batch, share in passes),
@@ -233,6 +239,13 @@ class TorchEngine:
         own_loss, self._norm = torch.stack([total, norm]).tolist()
         (mean,) = self._group.sum(own_loss)
         return mean, self._norm, int(tokens), flops
+
+    def _read(self, first: int, size: int) -> list[tuple[Batch, float]]:
+        """Read this process' part of a global batch."""
+        passes = self._passes(self._splits.train, first, size, self._recipe.train.micro_batch_size)
+        if self._device.type != "cuda":
+            return passes
+        return [(batch.pinned(), share) for batch, share in passes]
 
     def _synced(self, last: bool) -> AbstractContextManager[None]:
         """Return the context of a pass; only the last pass sums gradients over processes."""
@@ -365,6 +378,8 @@ class TorchEngine:
 
     def close(self, run: str) -> None:
         """End the workers."""
+        if self._ahead is not None:
+            self._ahead.close()
         send(self._group, Command.END)
         self._group.broadcast(run)
 
