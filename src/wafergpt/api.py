@@ -31,30 +31,53 @@ def plan(
     what: Recipe | HasPath | str | Path | None = None,
     overrides: Sequence[str] = (),
     *,
+    start: AnyRun | None = None,
     budget: str | float | None = None,
+    quick: bool = False,
     fresh: bool = False,
+    root: Path = RUNS,
 ) -> Plan:
-    """Estimate what a training costs on this machine, or what a budget of time buys.
+    """Find out what a training costs on this machine, or what a budget of time buys.
+
+    The training is begun in a process of its own, a few real updates are timed, and it ends: that
+    takes seconds. What does not fit into the free memory is only estimated.
 
     Args:
         what: a corpus or its folder; or a recipe, a YAML file, or a shipped recipe's name.
         overrides: ``section.key=value`` strings.
+        start: the run to start from, of a fine-tuning or a continued pretraining.
         budget: time such as ``"30m"`` or ``"2h"``, or seconds: shape, tokens, batch and learning
             rate are then chosen for it.
+        quick: estimate from the machine's measurements alone, and run nothing.
         fresh: measure the machine again instead of using the cached measurements.
+        root: the folder that holds runs.
 
     Returns:
         The plan: time in seconds, memory in bytes, the resolved recipe and a predicted loss.
 
     Raises:
-        InputError: if the recipe or budget is impossible, or the device is not available.
+        InputError: if the recipe or budget is impossible, the data unusable, or the device is not
+            available.
+        RunFailed: if the measuring process fails.
     """
     from wafergpt.devices.probe import probe
     from wafergpt.planning.budget import recipe_for, seconds_of
-    from wafergpt.planning.plan import plan as plan_for
+    from wafergpt.train.finetuning import with_task
+    from wafergpt.train.measuring import plan_training
 
     seconds = None if budget is None else seconds_of(budget)
     recipe = _planned(what, overrides)
+    base = None
+    if start is not None and str(start) != SCRATCH:
+        from wafergpt.train.resume import language_model
+
+        base = language_model(start, root)
+    if recipe.task is not None:
+        recipe = with_task(recipe, base)
+    elif base is not None:
+        from wafergpt.train.resume import on_top_of
+
+        recipe = on_top_of(recipe, base)
     if recipe.system.device == "cerebras":
         raise InputError(
             "a Cerebras system cannot be measured from here: --lower shows one training step "
@@ -63,7 +86,7 @@ def plan(
     machine = probe(recipe.system.device, fresh=fresh)
     if seconds is not None:
         recipe = recipe_for(recipe, seconds, machine)
-    return plan_for(recipe, machine)
+    return plan_training(recipe, machine, base, quick)
 
 
 def pretrain(

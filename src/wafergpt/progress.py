@@ -80,10 +80,15 @@ def say(line: str) -> None:
 
 def show() -> None:
     """Show messages on stderr, above the live line, as the command line does."""
-    if not any(isinstance(handler, _Terminal) for handler in logger.handlers):
+    if not shown():
         logger.addHandler(_Terminal())
         logger.setLevel(logging.INFO)
         logger.propagate = False
+
+
+def shown() -> bool:
+    """Return whether this process shows its messages on stderr."""
+    return any(isinstance(handler, _Terminal) for handler in logger.handlers)
 
 
 class _Terminal(logging.Handler):

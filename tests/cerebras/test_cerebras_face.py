@@ -15,10 +15,10 @@ from wafergpt.cerebras import environment
 from wafergpt.cerebras.cluster import (
     cluster_arguments,
     micro_batch_size,
-    require_supported,
     sparsity_arguments,
 )
 from wafergpt.cerebras.dataloader import Steps, batches_of
+from wafergpt.cerebras.unsupported import require_supported
 from wafergpt.config import load_recipe
 from wafergpt.distributed.collectives import ProcessGroup
 from wafergpt.errors import InputError

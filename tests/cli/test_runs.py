@@ -57,11 +57,11 @@ def test_plain_text_is_aligned(folder: Path) -> None:
     Run.create(recipe_from({"name": "a-much-longer-name"}), folder)
     head, *lines = invoke().splitlines()
     assert " ".join(head.split()) == (
-        "run kind parameters step tokens train loss val loss at step accuracy time state"
+        "run kind parameters step tokens train loss val loss at step accuracy time planned state"
     )
     tiny = next(line for line in lines if line.startswith("tiny"))
     assert " ".join(tiny.split()) == (
-        "tiny pretrain – 1,200 5.00M 2.500 2.750 1,200 – 1m01s unfinished"
+        "tiny pretrain – 1,200 5.00M 2.500 2.750 1,200 – 1m01s – unfinished"
     )
     assert {line.index("unfinished") for line in lines} == {head.index("state")}
     assert tiny.index("2.750") + 5 == head.index("val loss") + 8

@@ -139,7 +139,7 @@ def test_an_evaluation_is_the_mean_over_its_samples() -> None:
     samples = task.evaluation_samples(validation.batches)
     assert samples == 12
     found = task.compute_metrics(
-        engine.outputs(samples, task.evaluation_rows(), lambda: None), validation.references
+        engine.outputs(range(samples), task.evaluation_rows(), lambda: None), validation.references
     )
     gpt = engine.network.eval()
     assert isinstance(gpt, GPT)
@@ -162,5 +162,5 @@ def test_a_stop_is_heard_between_two_passes_of_an_evaluation() -> None:
             raise StopAsked
 
     with pytest.raises(StopAsked):
-        engine.outputs(40, 4, poll)
+        engine.outputs(range(40), 4, poll)
     assert len(passes) == 3

@@ -33,8 +33,9 @@ from wafergpt.data.labels import settle_classes, settle_numbers
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.interop.hf_import import Imported, read_network
 from wafergpt.model.gpt import GPT
+from wafergpt.planning.estimate import estimate
 from wafergpt.planning.hardware import Machine
-from wafergpt.planning.plan import plan, read_corpus
+from wafergpt.planning.plan import read_corpus
 from wafergpt.reports import document, list_runs, write_report
 from wafergpt.runs.run import Run
 
@@ -50,7 +51,7 @@ def is_sane(recipe: Recipe) -> bool:
     assert recipe.model.d_ffn >= 1
     assert recipe.model.base_d_ffn >= 1
     if recipe.data.corpus is None:
-        price = judged(lambda: plan(recipe, MACHINE))[0]
+        price = judged(lambda: estimate(recipe, MACHINE))[0]
         assert price is None or math.isfinite(price.seconds)
     return True
 

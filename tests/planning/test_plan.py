@@ -13,10 +13,10 @@ from wafergpt.engines.optimizers import Optimizer as RunningOptimizer
 from wafergpt.errors import InputError
 from wafergpt.model.gpt import GPT
 from wafergpt.planning.budget import best_shape, recipe_for, seconds_of
+from wafergpt.planning.estimate import estimate
 from wafergpt.planning.hardware import Machine
 from wafergpt.planning.laws import learning_rate
 from wafergpt.planning.memory import checkpoint_bytes, micro_batch_that_fits, training_memory
-from wafergpt.planning.plan import plan
 from wafergpt.planning.speed import best_precision, compile_pays, tokens_per_second
 from wafergpt.shapes.counts import parameters, training_flops
 
@@ -32,16 +32,16 @@ SMALL = ["model.n_layers=2", "model.d_model=64", "model.n_heads=2", "model.vocab
 
 
 def test_the_horizon_is_20_tokens_a_parameter_unless_it_is_given() -> None:
-    found = plan(load_recipe(None, SMALL), MACHINE)
+    found = estimate(load_recipe(None, SMALL), MACHINE)
     assert found.tokens == pytest.approx(20 * parameters(found.resolved.model), rel=1e-3)
-    steps = plan(load_recipe(None, [*SMALL, "train.steps=50"]), MACHINE)
+    steps = estimate(load_recipe(None, [*SMALL, "train.steps=50"]), MACHINE)
     assert (steps.steps, steps.tokens) == (50, 50 * 16 * 256)
-    seconds = plan(load_recipe(None, [*SMALL, "train.seconds=60"]), MACHINE)
+    seconds = estimate(load_recipe(None, [*SMALL, "train.seconds=60"]), MACHINE)
     assert seconds.seconds == pytest.approx(60, rel=0.5)
 
 
 def test_the_contract() -> None:
-    facts = plan(load_recipe(None, SMALL), MACHINE).to_dict()
+    facts = estimate(load_recipe(None, SMALL), MACHINE).to_dict()
     assert not any(key.startswith("predicted_loss") for key in facts)
     assert "no scaling law" in facts["why"]
     sequences = facts["tokens"] // facts["model"]["seq_len"]
@@ -52,11 +52,11 @@ def test_the_contract() -> None:
 
 
 def test_a_recipe_of_the_family_quotes_the_published_law() -> None:
-    facts = plan(load_recipe("cerebras-gpt/111m"), MACHINE).to_dict()
+    facts = estimate(load_recipe("cerebras-gpt/111m"), MACHINE).to_dict()
     assert facts["predicted_loss"] == pytest.approx(2.6, abs=0.01)
     assert facts["predicted_loss_low"] < facts["predicted_loss"] < facts["predicted_loss_high"]
     assert "why" not in facts
-    cut = plan(load_recipe("cerebras-gpt/111m", ["train.steps=100"]), MACHINE)
+    cut = estimate(load_recipe("cerebras-gpt/111m", ["train.steps=100"]), MACHINE)
     assert "predicted_loss" not in cut.to_dict()
     assert any("1,525 updates and the run has 100" in note for note in cut.notes)
 
@@ -64,7 +64,7 @@ def test_a_recipe_of_the_family_quotes_the_published_law() -> None:
 def test_flops_count_what_a_pass_multiplies() -> None:
     settings = [*SMALL, "train.steps=10"]
     whole, sampled, task = (
-        plan(load_recipe(None, [*settings, *more]), MACHINE)
+        estimate(load_recipe(None, [*settings, *more]), MACHINE)
         for more in ((), ("train.sampled_softmax=10",), ("task.max_tokens=128",))
     )
     shape = whole.resolved.model
@@ -75,31 +75,31 @@ def test_flops_count_what_a_pass_multiplies() -> None:
 
 def test_a_warm_up_of_more_than_the_run_is_refused() -> None:
     with pytest.raises(InputError, match="150% is more than the whole run"):
-        plan(load_recipe(None, [*SMALL, "schedule.warmup=150%"]), MACHINE)
+        estimate(load_recipe(None, [*SMALL, "schedule.warmup=150%"]), MACHINE)
 
 
 def test_a_plan_that_does_not_fit_has_a_note() -> None:
     tiny = replace(MACHINE, memory_available=200 << 20)
-    assert not plan(load_recipe(None, SMALL), tiny).fits
+    assert not estimate(load_recipe(None, SMALL), tiny).fits
 
 
 def test_the_corpus_decides_the_vocabulary(tmp_path: Path) -> None:
     card = {"vocab_size": 777, "tokens_train": 10_000, "tokens_val": 500}
     (tmp_path / "corpus.json").write_text(json.dumps(card))
     recipe = load_recipe(None, [*SMALL[:3], f"data.corpus={tmp_path}", "train.epochs=2"])
-    found = plan(recipe, MACHINE)
+    found = estimate(recipe, MACHINE)
     assert found.resolved.model.vocab_size == 777
     assert found.tokens == pytest.approx(2 * 10_000, rel=0.3)
     (tmp_path / "corpus.json").write_text("{")
     with pytest.raises(InputError):
-        plan(recipe, MACHINE)
+        estimate(recipe, MACHINE)
 
 
 @given(seconds=st.floats(5, 1e6), vocab_size=st.sampled_from([300, 8192, 50257]))
 @settings(deadline=None, max_examples=30)
 def test_a_budget_is_kept_and_a_larger_one_never_buys_less(seconds: float, vocab_size: int) -> None:
     recipe = load_recipe(None, [f"model.vocab_size={vocab_size}"])
-    found = plan(recipe_for(recipe, seconds, MACHINE), MACHINE)
+    found = estimate(recipe_for(recipe, seconds, MACHINE), MACHINE)
     assert found.seconds <= 1.15 * seconds or found.steps < 10
     smaller = best_shape(seconds, MACHINE, vocab_size)
     larger = best_shape(4 * seconds, MACHINE, vocab_size)
@@ -170,7 +170,7 @@ def test_sharding_and_activation_checkpointing_take_less_memory() -> None:
         "system.nproc=16 system.shard=8", "system.activation_checkpointing=true",
     ):  # fmt: skip
         recipe = load_recipe("cerebras-gpt/1.3b", [*settings_, *extra.split()])
-        found[extra] = plan(recipe, MACHINE).memory
+        found[extra] = estimate(recipe, MACHINE).memory
     alone, copies, sixteenth, eighth, recomputed = found.values()
     assert copies == alone
     for part in ("gradients", "optimizer"):
@@ -215,7 +215,7 @@ def test_seconds_count_the_batches_that_are_read() -> None:
     phases = ["train.first_steps=1000000", "train.first_batch_size=1", "train.batch_size=32"]
     settings = ["model.vocab_size=1000", "train.seconds=600", "system.compile=off"]
     small, large = (
-        plan(load_recipe(None, [*settings, *more]), MACHINE)
+        estimate(load_recipe(None, [*settings, *more]), MACHINE)
         for more in (phases, ["train.batch_size=32"])
     )
     assert small.tokens == pytest.approx(large.tokens, rel=0.01)

@@ -42,6 +42,8 @@ def test_newest_first_with_what_is_known(tmp_path: Path) -> None:
         "loss": 2.4,
         "val_loss": 2.7,
         "seconds": 2.0,
+        "elapsed": None,
+        "planned_seconds": None,
         "best_step": 3,
         "best_val_loss": 2.7,
         "accuracy": None,

@@ -164,13 +164,15 @@ def test_planned_and_measured() -> None:
         "val_loss": 3.5,
     }
     assert planned(chapter(plan=plan, **done)) == [
-        ("Training time", "1m40s", "1m50s", "+10.0%"),
+        ("Time", "1m40s", "1m50s", "+10.0%"),
         ("Tokens", "1,000", "1,000", "as planned"),
         ("Memory", "2.0 GB", "1.5 GB", "−25.0%"),
         ("Validation loss", "–", "3.500", "–"),
     ]
+    timed = planned(chapter(plan=plan, **done, elapsed=120.0))
+    assert timed[0] == ("Time", "1m40s", "2m00s", "+20.0%")
     so_far = [{"step": 1, "seconds": 5.0, "memory_bytes": 1e9}]
-    assert planned(chapter(plan=plan, rows=so_far))[0] == ("Training time", "1m40s", "5.0s", "–")
+    assert planned(chapter(plan=plan, rows=so_far))[0] == ("Time", "1m40s", "5.0s", "–")
     assert "No law was fitted for this corpus" in NO_LAW
 
 

@@ -267,9 +267,9 @@ def test_where_the_script_cannot_be_written_it_is_in_the_page(
     def refuse(*_: object) -> None:
         raise PermissionError(13, os.strerror(13))
 
-    monkeypatch.setattr("wafergpt.reports.document.files.write_bytes", refuse)
+    monkeypatch.setattr("wafergpt.reports.document.atomic_files.write_bytes", refuse)
     monkeypatch.setattr(
-        "wafergpt.reports.page.files.write_text", lambda path, text: path.write_text(text)
+        "wafergpt.reports.page.atomic_files.write_text", lambda path, text: path.write_text(text)
     )
     page = Page(write_report(run))
     assert page.places == []

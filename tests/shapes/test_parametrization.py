@@ -14,14 +14,8 @@ from wafergpt.engines.optimizers import Optimizer
 from wafergpt.errors import InputError
 from wafergpt.model.gpt import GPT
 from wafergpt.model.heads import Classifier
-from wafergpt.shapes.parametrization import (
-    ROLES,
-    Role,
-    Rule,
-    parametrization,
-    role_of,
-    rules,
-)
+from wafergpt.shapes.parametrization import Rule, parametrization, rules
+from wafergpt.shapes.roles import ROLES, Role, role_of
 
 SMALL: dict[str, Any] = {"n_layers": 2, "n_heads": 4, "seq_len": 16, "vocab_size": 50}
 

@@ -19,6 +19,7 @@ from wafergpt.planning.intervals import with_intervals
 from wafergpt.runs.run import Run
 from wafergpt.tasks.base import EvaluationSet, Splits
 from wafergpt.tasks.language_model import LanguageModel
+from wafergpt.train.setup import Setup
 from wafergpt.train.signals import Signals
 from wafergpt.train.trainer import Trainer
 
@@ -59,10 +60,8 @@ def trainer_of(folder: Path, *overrides: str, kind: type[LanguageModel] = Langua
     engine = engine_of(*overrides, kind=kind)
     recipe = engine._recipe.replace(name=f"run{len(list(folder.glob('run*')))}")
     tokenizer: Any = None
-    return Trainer(
-        recipe, Run.create(recipe, folder), engine._task, engine, engine._splits, tokenizer,
-        MACHINE, Signals(),
-    )  # fmt: skip
+    setup = Setup(recipe, engine._task, tokenizer, engine._splits, MACHINE, engine)
+    return Trainer(setup, Run.create(recipe, folder), Signals())
 
 
 def updates(engine: TorchEngine, until: int = 6) -> Iterator[UpdateResult]:

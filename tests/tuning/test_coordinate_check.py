@@ -11,7 +11,8 @@ from wafergpt.config import Model, load_recipe
 from wafergpt.errors import RunFailed
 from wafergpt.model import gpt
 from wafergpt.shapes import parametrization as table
-from wafergpt.shapes.parametrization import Parametrization, Role
+from wafergpt.shapes.parametrization import Parametrization
+from wafergpt.shapes.roles import Role
 from wafergpt.tuning.coordinate_check import TOLERANCE, coordinate_check
 
 pytestmark = pytest.mark.slow

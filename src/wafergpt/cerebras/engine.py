@@ -24,8 +24,8 @@ from wafergpt.cerebras.cluster import (
     ROWS,
     WEIGHTS_FILE,
     require_cluster,
-    require_supported,
 )
+from wafergpt.cerebras.unsupported import require_supported
 from wafergpt.cerebras.worker_process import LOG, WorkerProcess, worker
 from wafergpt.checkpoint.format import Stored
 from wafergpt.checkpoint.store import HostState, StoredState
@@ -104,9 +104,9 @@ class CerebrasEngine:
 
     def choose_compilation(
         self, updates: float, eager_seconds: float, stop: Callable[[], bool]
-    ) -> bool:
-        """Return False: the SDK compiles by itself."""
-        return False
+    ) -> tuple[bool, float]:
+        """Compile nothing: the SDK does so by itself."""
+        return False, 0.0
 
     def updates(
         self,
@@ -175,15 +175,16 @@ class CerebrasEngine:
         self.network.load_state_dict(load_file(self._folder / WEIGHTS_FILE))
         self._moments = load_file(self._folder / MOMENTS_FILE)
 
-    def outputs(self, samples: int, rows: int, poll: Callable[[], None]) -> Outputs:
-        """Return the task's outputs of the first validation samples, computed on the host."""
+    def outputs(self, samples: range, rows: int, poll: Callable[[], None]) -> Outputs:
+        """Return the task's outputs of some validation samples, computed on the host."""
         found = []
-        for first, n in parts(0, samples, rows):
+        for first, n in parts(samples.start, len(samples), rows):
             poll()
             batch = self._splits.validation.batches.batch(first, n)
             outputs = outputs_of(self._task, self.network, batch, self._recipe, HOST)
             found.append({name: values.numpy() for name, values in outputs.items()})
-        return joined(found, self._splits.validation.rows)
+        order = self._splits.validation.rows
+        return joined(found, None if order is None else order[samples.start : samples.stop])
 
     def state(self) -> HostState:
         """Return the weights and moments that the worker sent last."""

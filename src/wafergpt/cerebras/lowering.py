@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from wafergpt.cerebras import environment
-from wafergpt.cerebras.cluster import require_cluster, require_supported
+from wafergpt.cerebras.cluster import require_cluster
+from wafergpt.cerebras.unsupported import require_supported
 from wafergpt.cerebras.worker_process import answer
 from wafergpt.config import load_recipe
-from wafergpt.planning.plan import GPT2_VOCAB_SIZE
+from wafergpt.planning.estimate import GPT2_VOCAB_SIZE
 
 
 def lower(name: str | Path | None, overrides: Sequence[str] = ()) -> dict[str, Any]:

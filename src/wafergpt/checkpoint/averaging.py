@@ -17,7 +17,7 @@ from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
 from wafergpt.progress import working
 from wafergpt.runs.run import RUNS, Run
-from wafergpt.shapes.parametrization import role_of
+from wafergpt.shapes.roles import role_of
 
 
 def average(

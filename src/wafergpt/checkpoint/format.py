@@ -225,7 +225,7 @@ class StoredTensor:
             result = torch.cat(pieces) if len(pieces) > 1 else pieces[0]
         except UnreadableTensorsError:
             raise
-        except (SafetensorError, RuntimeError, TypeError, OverflowError) as error:
+        except (SafetensorError, RuntimeError, TypeError, OverflowError, UnicodeError) as error:
             raise self._unreadable(str(error).splitlines()[0]) from None
         if result.shape != (end - first, *self.shape[1:]):
             raise self._unreadable("its parts are not the whole")

@@ -78,7 +78,7 @@ def _screen(
 
 def _comparison(result: Mapping[str, Any]) -> str:
     from wafergpt.reports import formatting
-    from wafergpt.shapes.parametrization import MEANING
+    from wafergpt.shapes.roles import MEANING
 
     first, second = result["first"], result["second"]
     lines = [

@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from wafergpt.cli import emit, json_option
-from wafergpt.cli.recipe import RecipeCommand, recipe_arguments, show_option, split_arguments
+from wafergpt.cli.recipe import (
+    RecipeCommand,
+    recipe_arguments,
+    runs_option,
+    show_option,
+    split_arguments,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 DOES_NOT_FIT = "DOES NOT FIT"
+
+PARTS = {
+    "startup": "start-up", "compiling": "compiling", "updates": "updates",
+    "evaluation": "evaluations", "saving": "saving", "final": "final evaluation",
+}  # fmt: skip
+
+LEAST_SHARE = 0.005
+"""A smaller part of the time is not shown."""
 
 MAX_KINDS = 20
 """The number of operator kinds that are listed."""
@@ -26,6 +41,8 @@ MAX_KINDS = 20
 )
 @recipe_arguments
 @click.option("--budget", metavar="TIME", help="Find the best model for 90s, 30m or 2h here.")
+@click.option("--from", "start", metavar="RUN", help="The run to start from.")
+@click.option("--quick", is_flag=True, help="Estimate; run nothing.")
 @click.option("--fresh", is_flag=True, help="Measure this machine again.")
 @click.option(
     "--parametrization",
@@ -34,25 +51,37 @@ MAX_KINDS = 20
     help="Print initial weights, learning rates and multipliers by role; nothing else.",
 )
 @click.option("--lower", "lowers", is_flag=True, help="Lower one training step to Cerebras IR.")
+@click.option("--measure", type=click.Path(path_type=Path), hidden=True)
 @show_option
+@runs_option
 @json_option
 def command(
     arguments: tuple[str, ...],
     budget: str | None,
+    start: str | None,
+    quick: bool,
     fresh: bool,
     table: bool,
     lowers: bool,
+    measure: Path | None,
     show: bool,
+    runs: Path,
     as_json: bool,
 ) -> None:
-    """Estimate what a recipe costs before it runs.
+    """Find out what a recipe costs before it runs.
 
-    With --budget, shape, tokens, batch and learning rate are chosen for that time; add --show to
-    print the recipe, ready to be saved and trained.
+    The training is begun in a process of its own, and some of its updates are timed. With
+    --budget, shape, tokens, batch and learning rate are chosen for that time; add --show to print
+    the recipe, ready to be saved and trained.
     """
+    if measure is not None:
+        from wafergpt.train.measuring import work
+
+        work(measure)
+        return
     from wafergpt.api import plan
 
-    name, overrides = split_arguments(arguments)
+    name, overrides = split_arguments(arguments, runs)
     if table and (show or budget):
         raise click.UsageError("--parametrization prints a recipe's table: omit the other options")
     if table:
@@ -76,7 +105,7 @@ def command(
         lowering = lower(name, overrides)
         emit({"lowering": lowering}, as_json, _lowered(lowering))
         return
-    found = plan(name, overrides, budget=budget, fresh=fresh)
+    found = plan(name, overrides, start=start, budget=budget, quick=quick, fresh=fresh, root=runs)
     if show:
         click.echo(found.recipe().to_yaml(), nl=False)
         return
@@ -86,7 +115,7 @@ def command(
 
 
 def _table(facts: dict[str, Any], lr: float) -> str:
-    from wafergpt.shapes.parametrization import MEANING
+    from wafergpt.shapes.roles import MEANING
 
     columns = list(next(iter(facts["rows"].values()))["lr_factors"])
     head = "".join(f"{f'lr {name}':>12}" for name in columns)
@@ -117,6 +146,19 @@ def _steps(facts: dict[str, Any]) -> str:
     return ", then ".join(f"{n:,} of {tokens:,} tokens" for n, tokens in parts if n)
 
 
+def _time(facts: dict[str, Any]) -> str:
+    from wafergpt.progress import duration
+
+    parts = [
+        f"{name} {duration(facts['time'][part])}"
+        for part, name in PARTS.items()
+        if facts["time"][part] >= LEAST_SHARE * facts["seconds"]
+    ]
+    if cold := facts["cold_compile_seconds"]:
+        parts.append(f"compiling with an empty cache {duration(cold)}")
+    return f"{duration(facts['seconds'])}: {', '.join(parts)}"
+
+
 def _loss(facts: dict[str, Any]) -> str:
     if "why" in facts:
         return str(facts["why"])
@@ -139,25 +181,26 @@ def _screen(rows: Sequence[tuple[str, str]]) -> Table:
 
 def _rows(facts: dict[str, Any], notes: tuple[str, ...]) -> list[tuple[str, str]]:
     """Return the rows of a plan: names, and values for people."""
-    from wafergpt.progress import duration
 
     model = facts["model"]
     fits = "fits" if facts["fits"] else DOES_NOT_FIT
-    ratio = facts["tokens_per_parameter"]
+    ratio, nproc = facts["tokens_per_parameter"], facts["processes"]
+    each = f" for each of {nproc} processes" if nproc > 1 else ""
     gib = 1 << 30
     shape = (
         f"{model['n_layers']} layers, d_model {model['d_model']}, {model['n_heads']} heads, "
         f"d_ffn {model['d_ffn']}, context {model['seq_len']}, vocabulary {model['vocab_size']:,}"
     )
-    rate = f"{facts['tokens_per_second']:,.0f} tokens/s on {facts['device']}"
+    how = "measured" if facts["measured"] else "estimated: nothing was run"
     rows = {
         "shape": shape,
         "parameters": f"{facts['parameters']:,}",
         "tokens": f"{facts['tokens']:,} ({ratio:.3g} per parameter)",
         "steps": _steps(facts),
         "compute": f"{facts['flops']:.3g} FLOPs, forward and backward",
-        "time": f"{duration(facts['seconds'])} at {rate}",
-        "memory": f"{facts['memory_bytes'] / gib:.2f} GiB: {fits}",
+        "time": _time(facts),
+        "speed": f"{facts['tokens_per_second']:,.0f} tokens/s on {facts['device']}, {how}",
+        "memory": f"{facts['memory_bytes'] / gib:.2f} GiB{each}: {fits}",
         "checkpoint": f"{facts['checkpoint_bytes'] / gib:.2f} GiB each, "
         f"{facts['disk_bytes'] / gib:.2f} GiB at most at once",
         "loss": _loss(facts),

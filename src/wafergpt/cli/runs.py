@@ -90,6 +90,7 @@ def _columns() -> list[Column]:
         Column("at step", right=True, rank=4),
         Column("accuracy", right=True, rank=2),
         Column("time", right=True, rank=3),
+        Column("planned", right=True, rank=10),
         Column("state"),
     ]
 
@@ -110,9 +111,16 @@ def _cells(run: Mapping[str, Any]) -> tuple[str | Cell, ...]:
         values.loss(run["best_val_loss"]),
         values.count(run["best_step"]),
         accuracy,
-        values.MISSING if run["seconds"] is None else duration(run["seconds"]),
+        _duration(run["seconds"] if run["elapsed"] is None else run["elapsed"]),
+        _duration(run["planned_seconds"]),
         Cell(run["state"], COLOURS.get(run["state"], "")),
     )
+
+
+def _duration(seconds: float | None) -> str:
+    from wafergpt.reports import formatting as values
+
+    return values.MISSING if seconds is None else duration(seconds)
 
 
 def _screen(runs: Sequence[Mapping[str, Any]], width: int) -> Iterator[RenderableType]:

@@ -58,6 +58,9 @@ class Batches(Protocol):
     def batch(self, first_sample: int, n: int) -> Batch:
         """Return samples ``first_sample … first_sample + n - 1``, the same at every call."""
 
+    def length(self, first_sample: int, n: int) -> int:
+        """Return the tokens of each row of that batch, padding included, without reading it."""
+
 
 def permute(index: Ints, size: int, key: bytes) -> Ints:
     """Map each index below ``size`` to its place in a shuffled order, in O(1) memory.

@@ -79,9 +79,7 @@ class LabelledBatches:
         """
         chosen = self.indices(first_sample, n)
         lengths = self._lengths[chosen]
-        longest = -(-int(lengths.max()) // ROUND) * ROUND
-        width = self._length or min(longest, int(self._lengths.max()))
-        tokens = np.zeros((n, width), dtype=np.int64)
+        tokens = np.zeros((n, self._padded(chosen)), dtype=np.int64)
         for row, index in enumerate(chosen):
             tokens[row, : lengths[row]] = self.texts[index]
         weights = None if self._weights is None else self._weights[chosen]
@@ -95,6 +93,14 @@ class LabelledBatches:
         return Batch(
             {**tensors, "weights": torch.from_numpy(weights).float()}, weight=float(weights.sum())
         )
+
+    def length(self, first_sample: int, n: int) -> int:
+        """Return the length that these samples are padded to as one batch."""
+        return self._padded(self.indices(first_sample, n))
+
+    def _padded(self, chosen: Ints) -> int:
+        longest = -(-int(self._lengths[chosen].max()) // ROUND) * ROUND
+        return self._length or min(longest, int(self._lengths.max()))
 
     def _order(self, epoch: int) -> Ints:
         n, size = self.samples_per_epoch, self._batch_size

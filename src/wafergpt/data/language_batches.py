@@ -71,6 +71,10 @@ class LanguageBatches:
         tensors = {"tokens": tokens, "targets": targets, "documents": documents}
         return Batch(tensors, weight=int((targets != -100).sum()))
 
+    def length(self, first_sample: int, n: int) -> int:
+        """Return ``seq_len``."""
+        return self._seq_len
+
     def _places(self, samples: Ints) -> Ints:
         epochs, places = np.divmod(samples, self.samples_per_epoch)
         if self._seed is None:

@@ -7,6 +7,9 @@ from torch import Tensor
 
 from wafergpt.errors import RunFailed
 
+REACHED = 1e-12
+"""A probability that any most likely token has."""
+
 
 def sample(
     logits: Tensor,
@@ -39,7 +42,7 @@ def sample(
         raise RunFailed("the model's logits are not finite: its weights are damaged, or diverged")
     limits = torch.finfo(logits.dtype)
     # Below it a number loses its digits, and on some devices is 0.
-    if temperature < limits.tiny:
+    if temperature < limits.tiny or top_k == 1 or top_p < REACHED:
         return logits.argmax(-1)
     # None is above 0, so that none becomes infinite.
     logits = (logits - largest) / min(temperature, limits.max)

@@ -89,6 +89,13 @@ def is_of_compiler(error: BaseException) -> bool:
     return any(kind.__module__.startswith(("torch._dynamo", "torch._inductor")) for kind in kinds)
 
 
+def cold_compiles() -> int:
+    """Return how many graphs this process has compiled that no cache had."""
+    from torch._dynamo.utils import counters
+
+    return int(counters["inductor"]["fxgraph_cache_miss"])
+
+
 def trial(device: str) -> str | None:
     """Compile something small and new; return why it fails, or None. It takes seconds."""
     import torch

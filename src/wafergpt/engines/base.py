@@ -129,7 +129,7 @@ class Engine(Protocol):
 
     def choose_compilation(
         self, updates: float, eager_seconds: float, stop: Callable[[], bool]
-    ) -> bool:
+    ) -> tuple[bool, float]:
         """Compile if the recipe requires it, or if it pays for so many updates.
 
         Args:
@@ -138,7 +138,7 @@ class Engine(Protocol):
             stop: called while updates are timed; if true, no more are timed.
 
         Returns:
-            Whether updates are compiled now.
+            Whether updates are compiled now, and the seconds of one where that was timed, else 0.
 
         Raises:
             InputError: if the recipe requires it and it does not work here.
@@ -184,11 +184,11 @@ class Engine(Protocol):
             ValueError: if it does not fit the network.
         """
 
-    def outputs(self, samples: int, rows: int, poll: Callable[[], None]) -> Outputs:
-        """Return the task's outputs of the first validation samples, in the order of the rows.
+    def outputs(self, samples: range, rows: int, poll: Callable[[], None]) -> Outputs:
+        """Return the task's outputs of some validation samples, in the order of the rows.
 
         Args:
-            samples: how many.
+            samples: which, one after the other.
             rows: samples of one forward pass on one replica.
             poll: called before each pass; it may raise.
 

@@ -17,7 +17,7 @@ def chosen(
     eager_seconds: float,
     attempt: Callable[[int], tuple[float, str | None]],
     switch: Callable[[bool], None],
-) -> bool:
+) -> tuple[bool, float]:
     """Compile, if it is wanted or pays; return whether updates are compiled now.
 
     Args:
@@ -30,7 +30,7 @@ def chosen(
         switch: compiles, or stops doing so.
 
     Returns:
-        True if the next updates are compiled.
+        Whether the next updates are compiled, and the seconds of one; 0 if that was not timed.
 
     Raises:
         InputError: if it is wanted and does not work here.
@@ -43,18 +43,18 @@ def chosen(
                 f"system.compile=on: torch.compile does not work here ({failure}); "
                 "system.compile=off trains without it"
             )
-        return True
+        return True, 0.0
     pays = compile_pays(updates * eager_seconds, device) and compiler_available(device)
     if wanted == "off" or not pays:
-        return False
+        return False, eager_seconds
     with working("compiling, and timing updates"):
         compiled, failure = attempt(16)
     if failure:
         say(f"warning: torch.compile does not work here ({failure}): training without it")
     elif compiled < eager_seconds:
         say(f"compiled updates take {compiled:.3f}s instead of {eager_seconds:.3f}s")
-        return True
+        return True, compiled
     else:
         say(f"compiled updates take {compiled:.3f}s, eager {eager_seconds:.3f}s: not compiling")
     switch(False)
-    return False
+    return False, eager_seconds

@@ -122,14 +122,14 @@ class TorchEngine:
 
     def choose_compilation(
         self, updates: float, eager_seconds: float, stop: Callable[[], bool]
-    ) -> bool:
+    ) -> tuple[bool, float]:
         """Compile if the recipe requires it or if it pays; see ``Engine``."""
-        compiled = compilation.chosen(
+        found = compilation.chosen(
             self._recipe.system.compile, self._device.type, updates, eager_seconds,
             partial(self._try_compiled, stop), self._compile,
         )  # fmt: skip
         self._compiler.loud = True
-        return compiled
+        return found
 
     def _try_compiled(self, stop: Callable[[], bool], rounds: int = 16) -> tuple[float, str | None]:
         """Compile, and return (seconds of an update, None), or (infinity, what failed)."""
@@ -269,14 +269,15 @@ class TorchEngine:
 
     # --- evaluation ------------------------------------------------------------------------------
 
-    def outputs(self, samples: int, rows: int, poll: Callable[[], None]) -> Outputs:
-        """Return the task's outputs of the first validation samples, computed by all processes."""
+    def outputs(self, samples: range, rows: int, poll: Callable[[], None]) -> Outputs:
+        """Return the task's outputs of some validation samples, computed by all processes."""
         found = []
-        for first, n in parts(0, samples, rows * self._group.size):
+        for first, n in parts(samples.start, len(samples), rows * self._group.size):
             poll()
             send(self._group, Command.OUTPUTS, first, n)
             found.append(self._outputs_here(first, n))
-        return joined(found, self._splits.validation.rows)
+        order = self._splits.validation.rows
+        return joined(found, None if order is None else order[samples.start : samples.stop])
 
     def _outputs_here(self, first: int, n: int) -> Outputs:
         batches = self._splits.validation.batches

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,38 +12,13 @@ from wafergpt.checkpoint import store
 from wafergpt.config import Model, Recipe
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.interop.gpt2 import fold
+from wafergpt.interop.logit_check import Network, logit_difference
 from wafergpt.model.gpt import GPT
 from wafergpt.model.heads import Classifier
-from wafergpt.progress import working
 from wafergpt.runs.run import Run
 from wafergpt.shapes.parametrization import parametrization
 from wafergpt.tasks.base import task_of
 from wafergpt.tasks.classify import ClassifySettings
-
-CHECK_ROWS, CHECK_TOKENS = 3, 256
-"""Shape of the random tokens on which an export is compared with the run."""
-
-Network = Callable[[Tensor, Tensor], Tensor]
-"""Maps tokens ``[batch, length]`` and lengths ``[batch]`` to logits."""
-
-
-TOLERANCE = 1e-5
-"""The largest accepted max |difference| / max |logit| in fp32."""
-
-
-@dataclass(frozen=True)
-class Checked:
-    """The result of comparing an export with its run.
-
-    Attributes:
-        difference: max |difference| / max |logit|.
-        by: the program that read the export.
-        warnings: the known differences.
-    """
-
-    difference: float
-    by: str
-    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -106,27 +80,10 @@ class Source:
         return None if self.tokenizer is None else self.tokenizer.end_of_text
 
     def difference(self, other: Network) -> float:
-        """Return max |other − this| / max |this| of the logits on random tokens.
-
-        The rows have several lengths and are padded with the end of text. NaN and logits of another
-        shape count as infinite.
-        """
-        generator = torch.Generator().manual_seed(0)
-        length = min(self.model.seq_len, CHECK_TOKENS)
-        shape = (CHECK_ROWS, length)
-        tokens = torch.randint(0, self.model.vocab_size, shape, generator=generator)
-        lengths = torch.tensor([length, max(1, length // 2), max(1, length - 1)])
-        end = self.end_of_text()
-        if end is not None:
-            # The end of text may occur only as padding.
-            tokens[tokens == end] = (end + 1) % self.model.vocab_size
-            tokens[torch.arange(length) >= lengths[:, None]] = end
-        with working("comparing the logits"), torch.no_grad():
-            expected, given = self.network(tokens, lengths), other(tokens, lengths)
-        if given.shape != expected.shape:
-            return float("inf")
-        value = float((given - expected).abs().max() / expected.abs().max().clamp(min=1e-30))
-        return value if value == value else float("inf")
+        """Return how far the logits of another network are from this one's; see there."""
+        return logit_difference(
+            self.network, other, self.model.vocab_size, self.model.seq_len, self.end_of_text()
+        )
 
 
 def language_model(gpt: GPT) -> Network:

@@ -12,8 +12,9 @@ from wafergpt import atomic_files
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError, RunFailed
 from wafergpt.files import short
-from wafergpt.interop.export_source import TOLERANCE, Checked, Network, Source, language_model
+from wafergpt.interop.export_source import Source, language_model
 from wafergpt.interop.hf_config import EPSILON
+from wafergpt.interop.logit_check import TOLERANCE, Checked, Network
 from wafergpt.model.gpt import GPT
 
 _OUTSIDE = {

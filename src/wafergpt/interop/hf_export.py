@@ -16,16 +16,10 @@ from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.data.tokenizer_files import DEFINITION, SETTINGS
 from wafergpt.errors import InputError, RunFailed
 from wafergpt.interop import hf_config
-from wafergpt.interop.export_source import (
-    TOLERANCE,
-    Checked,
-    Network,
-    Source,
-    classifier_network,
-    language_model,
-)
+from wafergpt.interop.export_source import Source, classifier_network, language_model
 from wafergpt.interop.gpt2 import hugging_face_names, is_transposed
 from wafergpt.interop.hf_import import CONFIG, read_network
+from wafergpt.interop.logit_check import TOLERANCE, Checked, Network
 from wafergpt.interop.safetensors_reader import WEIGHTS
 from wafergpt.model.gpt import GPT
 from wafergpt.model.heads import Classifier

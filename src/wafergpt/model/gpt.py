@@ -16,7 +16,8 @@ from wafergpt import config
 from wafergpt.model.cache import Cache, LayerCache
 from wafergpt.model.cpu_attention import causal_attention
 from wafergpt.model.dropout import Dropout
-from wafergpt.shapes.parametrization import parametrization, role_of
+from wafergpt.shapes.parametrization import parametrization
+from wafergpt.shapes.roles import role_of
 
 
 class Attention(nn.Module):

@@ -7,10 +7,11 @@ import re
 
 from wafergpt.config import Model, Optimizer, Recipe, System
 from wafergpt.errors import InputError
+from wafergpt.planning.estimate import GPT2_VOCAB_SIZE, estimate
 from wafergpt.planning.hardware import Machine
 from wafergpt.planning.laws import learning_rate
 from wafergpt.planning.memory import HEADROOM, training_memory
-from wafergpt.planning.plan import GPT2_VOCAB_SIZE, TOKENS_PER_PARAMETER, plan, read_corpus
+from wafergpt.planning.plan import TOKENS_PER_PARAMETER, read_corpus
 from wafergpt.planning.speed import (
     COMPILE_SECONDS,
     best_precision,
@@ -99,7 +100,7 @@ def recipe_for(recipe: Recipe, seconds: float, machine: Machine) -> Recipe:
     training = seconds
     for _ in range(3):
         result = _trained_for(recipe, training, machine)
-        price = plan(result, machine).seconds
+        price = estimate(result, machine).seconds
         if price <= seconds:
             break
         # Validation and compiling take a part; a margin is left for checkpoints.

@@ -6,6 +6,9 @@ import math
 
 from wafergpt.config import Recipe
 
+DEFAULT_EPOCHS = 3.0
+"""Passes over a task's rows where the recipe has no horizon."""
+
 DEFAULT_EVALUATIONS = 10
 """Evaluations and checkpoints of a run that names no interval."""
 

@@ -96,6 +96,26 @@ def training_memory(
     )
 
 
+def estimated_memory(recipe: Recipe) -> Memory:
+    """Estimate the peak bytes of training by a resolved recipe."""
+    return training_memory(
+        running_shape(recipe),
+        recipe.train.micro_batch_size,
+        recipe.optimizer,
+        recipe.system,
+        head=recipe.task is None,
+        background=recipe.checkpoint.background,
+    )
+
+
+def running_shape(recipe: Recipe) -> Model:
+    """Return the model at the maximum length that it is trained at."""
+    length = recipe.task.max_tokens if recipe.task else 0
+    if not 0 < length < recipe.model.seq_len:
+        return recipe.model
+    return recipe.model.model_copy(update={"seq_len": length})
+
+
 def optimizer_bytes(model: Model, optimizer: Optimizer) -> int:
     """Return the bytes of the optimizer's state, as kept in memory and in checkpoints."""
     n = parameters(model)

@@ -1,44 +1,25 @@
-"""What a recipe costs, estimated before it runs."""
+"""What a plan says: the cost of a run before it runs, measured or estimated."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from wafergpt import files
-from wafergpt.config import Model, Recipe
+from wafergpt.config import Recipe
 from wafergpt.errors import InputError
+from wafergpt.planning.duration import Duration
 from wafergpt.planning.hardware import Machine
-from wafergpt.planning.laws import Prediction, predicted
-from wafergpt.planning.memory import (
-    HEADROOM,
-    Memory,
-    checkpoint_bytes,
-    disk_bytes,
-    micro_batch_that_fits,
-    training_memory,
-)
-from wafergpt.planning.schedule_check import require_possible_warmup, schedule_warning
-from wafergpt.planning.speed import (
-    COMPILE_SECONDS,
-    best_precision,
-    compile_pays,
-    softmax_rows,
-    tokens_per_second,
-)
-from wafergpt.shapes.counts import parameters, training_flops
+from wafergpt.planning.laws import Prediction
+from wafergpt.planning.memory import HEADROOM, Memory, checkpoint_bytes, disk_bytes, running_shape
+from wafergpt.planning.schedule_check import schedule_warning
+from wafergpt.shapes.counts import parameters
 
 TOKENS_PER_PARAMETER = 20.0
 """Compute-optimal (Hoffmann et al., arXiv:2203.15556; used for all of Cerebras-GPT,
 arXiv:2304.03208)."""
 
-GPT2_VOCAB_SIZE = 50257
-EVALUATIONS = 10
-"""Evaluations of a run that names no interval."""
-EVALUATION_BATCHES = 50
-"""Validation batches of one evaluation, where the recipe names no number."""
 MAX_PASSES = 4.0
 """Passes over a corpus that are nearly as good as new text (Muennighoff et al.,
 arXiv:2305.16264)."""
@@ -67,25 +48,38 @@ class Plan:
 
     Attributes:
         asked: the recipe as asked for.
-        resolved: with vocabulary, horizon, precision, compile and micro-batch filled in.
-        tokens: read in training.
-        seconds: of training, validation, and compiling if on.
+        resolved: with vocabulary, horizon, intervals, precision, compile and micro-batch filled in.
+        tokens: read in training, padding included.
+        flops: of all forward and backward passes.
+        time: seconds from the start of the command, by what takes them.
         tokens_per_second: of training.
-        memory: peak, by what fills it.
-        machine: that the estimate is for.
+        memory_bytes: peak of one process.
+        machine: that the plan is for.
         prediction: of the loss, or why there is none.
+        measured: whether real updates were timed; else it is an estimate.
+        memory: the estimate of what fills the memory.
+        cold_compile_seconds: of compiling with an empty cache, if that was measured.
         notes: assumptions and warnings.
     """
 
     asked: Recipe
     resolved: Recipe
     tokens: int
-    seconds: float
+    flops: float
+    time: Duration
     tokens_per_second: float
-    memory: Memory
+    memory_bytes: int
     machine: Machine
     prediction: Prediction | str
+    measured: bool
+    memory: Memory
+    cold_compile_seconds: float | None = None
     notes: tuple[str, ...] = field(default=())
+
+    @property
+    def seconds(self) -> float:
+        """From the start of the command to the result."""
+        return self.time.total
 
     @property
     def steps(self) -> int:
@@ -94,18 +88,8 @@ class Plan:
 
     @property
     def fits(self) -> bool:
-        """Whether the peak leaves a tenth of the free memory free."""
-        return self.memory.total <= HEADROOM * self.machine.memory_available
-
-    @property
-    def flops(self) -> float:
-        """Of all forward and backward passes."""
-        recipe, shape = self.resolved, _running_shape(self.resolved)
-        micro_batch_tokens = recipe.train.micro_batch_size * shape.seq_len
-        rows = 0
-        if recipe.task is None:
-            rows = softmax_rows(shape, recipe.train.sampled_softmax, micro_batch_tokens)
-        return recipe.train.samples(self.steps) * training_flops(shape, rows=rows)
+        """Whether the peak of all processes leaves a tenth of the free memory free."""
+        return fits(self.memory_bytes, self.machine, self.resolved)
 
     @property
     def disk_bytes(self) -> int:
@@ -118,8 +102,9 @@ class Plan:
         Args:
             corpus: a prepared corpus or its folder; if omitted, the recipe's own.
         """
-        horizon = {"steps": None, "epochs": None, "seconds": None, "tokens": self.tokens}
-        recipe = self.asked.replace(train=horizon)
+        horizon: dict[str, Any] = {"steps": None, "epochs": None, "seconds": None}
+        own = {"tokens": self.tokens} if self.asked.task is None else {"steps": self.steps}
+        recipe = self.asked.replace(train={"tokens": None, **horizon, **own})
         if corpus is None:
             return recipe
         path = Path(corpus) if isinstance(corpus, str | Path) else corpus.path
@@ -131,6 +116,7 @@ class Plan:
     def to_dict(self) -> dict[str, Any]:
         """Return every number as JSON."""
         recipe, n = self.resolved, parameters(self.resolved.model)
+        length = running_shape(recipe).seq_len
         return {
             "name": recipe.name,
             "model": recipe.model.model_dump(),
@@ -138,14 +124,18 @@ class Plan:
             "tokens": self.tokens,
             "tokens_per_parameter": self.tokens / n,
             "steps": self.steps,
-            "batch_tokens": _batch_tokens(recipe),
+            "batch_tokens": recipe.train.batch_size * length,
             "first_steps": min(recipe.train.first_steps, self.steps),
-            "first_batch_tokens": recipe.train.first_batch_size * _running_shape(recipe).seq_len,
+            "first_batch_tokens": recipe.train.first_batch_size * length,
             "flops": self.flops,
             **_predicted(self.prediction),
+            "measured": self.measured,
             "seconds": self.seconds,
+            "time": self.time.to_dict(),
+            "cold_compile_seconds": self.cold_compile_seconds,
             "tokens_per_second": self.tokens_per_second,
-            "memory_bytes": self.memory.total,
+            "processes": recipe.system.nproc,
+            "memory_bytes": self.memory_bytes,
             "memory": self.memory.to_dict(),
             "memory_available": self.machine.memory_available,
             "fits": self.fits,
@@ -160,69 +150,41 @@ class Plan:
         }
 
 
-def plan(recipe: Recipe, machine: Machine, corpus_tokens: int | None = None) -> Plan:
-    """Estimate what a recipe costs on a machine.
+def fits(memory_bytes: int, machine: Machine, recipe: Recipe) -> bool:
+    """Return whether processes of so many bytes leave a tenth of the free memory free."""
+    # GPUs have a memory each.
+    together = 1 if machine.device == "cuda" else recipe.system.nproc
+    return together * memory_bytes <= HEADROOM * machine.memory_available
 
-    Without a horizon the run is compute-optimal, at 20 tokens for each parameter. Time comes from
-    the probe of the machine. A loss is predicted only where a law holds.
+
+def warnings(recipe: Recipe, tokens: int, epoch_tokens: int | None, memory_fits: bool) -> list[str]:
+    """Return what speaks against a run, one line each.
 
     Args:
-        recipe: as asked for.
-        machine: as measured.
-        corpus_tokens: tokens of the training text; if omitted, read from the recipe's corpus.
-
-    Raises:
-        InputError: if the corpus is not one, its vocabulary is another than the recipe's, the
-            horizon is in epochs and there is no corpus, or the warm-up fits into no run.
+        recipe: resolved, with its horizon in steps.
+        tokens: that it reads.
+        epoch_tokens: of one pass over the training data, if known.
+        memory_fits: whether it fits into the free memory.
     """
-    notes: list[str] = []
-    require_possible_warmup(recipe.schedule)
-    recipe.system.require_groups(recipe.system.nproc)
-    if recipe.system.nproc > 1:
-        notes.append(
-            f"memory is that of one of {recipe.system.nproc} processes, alone on a machine"
+    found = []
+    if warning := schedule_warning(recipe, recipe.train.steps or 0):
+        found.append(warning)
+    if recipe.task is None and epoch_tokens and tokens > MAX_PASSES * epoch_tokens:
+        found.append(
+            f"the corpus has {epoch_tokens:,} tokens and is read {tokens / epoch_tokens:.1f} "
+            "times: beyond 4 passes it is learned by heart (the validation loss rises), and new "
+            "text helps more than more steps"
         )
-    facts = None
-    if corpus_tokens is None and recipe.data.corpus is not None:
-        facts = read_corpus(recipe.data.corpus)
-        corpus_tokens = facts.tokens_train
-    resolved = _with_vocabulary(recipe, facts, notes)
-    resolved = _with_system(resolved, machine)
-    resolved, rate = _with_horizon(resolved, machine, corpus_tokens, notes)
-    if warning := schedule_warning(resolved, resolved.train.steps or 0):
-        notes.append(warning)
-    tokens = resolved.train.samples(resolved.train.steps or 0) * _running_shape(resolved).seq_len
-    if corpus_tokens and tokens > MAX_PASSES * corpus_tokens:
-        notes.append(
-            f"the corpus has {corpus_tokens:,} tokens and is read {tokens / corpus_tokens:.1f} "
-            "times: beyond 4 passes, new text helps more than more steps"
-        )
-    per_parameter = tokens / parameters(resolved.model)
-    if resolved.task is None and per_parameter < TOKENS_PER_PARAMETER / 2:
-        notes.append(
+    per_parameter = tokens / parameters(recipe.model)
+    if recipe.task is None and per_parameter < TOKENS_PER_PARAMETER / 2:
+        found.append(
             f"{per_parameter:.2g} tokens per parameter, where 20 are compute-optimal: a smaller "
             "shape or vocabulary would learn more in this time"
         )
-    val_tokens = (corpus_tokens or tokens) // 10 if facts is None else facts.tokens_val
-    seconds = tokens / rate + _validation_seconds(resolved, rate, val_tokens)
-    if resolved.system.compile == "on":
-        seconds += COMPILE_SECONDS[machine.device]
-    memory = _memory(resolved)
-    if memory.total > HEADROOM * machine.memory_available:
-        notes.append(_what_would_fit(resolved))
-    prediction = predicted(recipe, resolved, corpus_tokens)
-    return Plan(recipe, resolved, tokens, seconds, rate, memory, machine, prediction, tuple(notes))
-
-
-def _predicted(prediction: Prediction | str) -> dict[str, Any]:
-    if isinstance(prediction, str):
-        return {"why": prediction}
-    return {
-        "predicted_loss": prediction.loss,
-        "predicted_loss_low": prediction.low,
-        "predicted_loss_high": prediction.high,
-        "predicted_loss_of": prediction.of,
-    }
+    if not memory_fits:
+        smaller = "train.micro_batch_size" if recipe.train.micro_batch_size > 1 else "model.seq_len"
+        found.append(f"this does not fit into the free memory: try a smaller {smaller} or model")
+    return found
 
 
 def read_corpus(path: Path) -> CorpusFacts:
@@ -243,127 +205,12 @@ def read_corpus(path: Path) -> CorpusFacts:
         ) from None
 
 
-def _with_vocabulary(recipe: Recipe, facts: CorpusFacts | None, notes: list[str]) -> Recipe:
-    given = recipe.model.vocab_size
-    if facts is not None:
-        if given not in (0, facts.vocab_size):
-            raise InputError(
-                f"model.vocab_size={given}, but {recipe.data.corpus} was written with a "
-                f"vocabulary of {facts.vocab_size}: set model.vocab_size={facts.vocab_size}, or "
-                "prepare the text with that tokenizer (wafergpt prepare --tokenizer PATH)"
-            )
-        return recipe.replace(model={"vocab_size": facts.vocab_size})
-    if given:
-        return recipe
-    notes.append(f"no corpus and no model.vocab_size: GPT-2's {GPT2_VOCAB_SIZE:,} is assumed")
-    return recipe.replace(model={"vocab_size": GPT2_VOCAB_SIZE})
-
-
-def _with_system(recipe: Recipe, machine: Machine) -> Recipe:
-    asked = recipe.system.precision
-    precision = best_precision(machine, recipe.model.d_model) if asked == "auto" else asked
-    # Zeros save time on Cerebras systems only.
-    recipe = recipe.replace(
-        system={"precision": precision, "device": machine.device}, sparsity={"algorithm": "none"}
-    )
-    micro = recipe.train.micro_batch_size or micro_batch_that_fits(
-        _running_shape(recipe),
-        recipe.train.common_batch,
-        recipe.optimizer,
-        recipe.system,
-        machine.memory_available,
-        recipe.checkpoint.background,
-    )
-    return recipe.replace(train={"micro_batch_size": micro})
-
-
-def _with_horizon(
-    recipe: Recipe, machine: Machine, corpus_tokens: int | None, notes: list[str]
-) -> tuple[Recipe, float]:
-    """Resolve steps and compile, which depend on each other; return also tokens/s."""
-    train, seq_len = recipe.train, _running_shape(recipe).seq_len
-    eager, quick = (_speed(recipe, machine, compiled) for compiled in (False, True))
-    steps = None if train.seconds else _steps(recipe, corpus_tokens, notes)
-    eager_seconds = train.seconds or train.samples(steps or 0) * seq_len / eager
-    wanted = recipe.system.compile
-    compiled = wanted == "on" or (
-        wanted == "auto"
-        and machine.compiler
-        and compile_pays(eager_seconds, machine.device, recipe.system.precision)
-    )
-    rate = quick if compiled else eager
-    if steps is None:
-        steps = train.steps_for(eager_seconds * rate / seq_len)
-    settled = recipe.replace(
-        train={"steps": steps, "tokens": None, "epochs": None, "seconds": None},
-        system={"compile": "on" if compiled else "off"},
-    )
-    return settled, rate
-
-
-def _speed(recipe: Recipe, machine: Machine, compiled: bool) -> float:
-    return tokens_per_second(
-        _running_shape(recipe),
-        machine,
-        recipe.system.precision,
-        compiled,
-        _batch_tokens(recipe),
-        head=recipe.task is None,
-        sampled_softmax=recipe.train.sampled_softmax,
-        micro_batch_tokens=recipe.train.micro_batch_size * _running_shape(recipe).seq_len,
-        activation_checkpointing=recipe.system.activation_checkpointing,
-    )
-
-
-def _steps(recipe: Recipe, corpus_tokens: int | None, notes: list[str]) -> int:
-    train = recipe.train
-    if train.steps:
-        return train.steps
-    if train.tokens:
-        tokens = float(train.tokens)
-    elif train.epochs:
-        if corpus_tokens is None:
-            raise InputError("train.epochs counts passes over a corpus: add data.corpus=FOLDER")
-        tokens = train.epochs * corpus_tokens
-    else:
-        tokens = TOKENS_PER_PARAMETER * parameters(recipe.model)
-        notes.append("no horizon given: 20 tokens per parameter, as Chinchilla and Cerebras-GPT")
-    return train.steps_for(tokens / _running_shape(recipe).seq_len)
-
-
-def _running_shape(recipe: Recipe) -> Model:
-    """Return the model at the length that it is trained at."""
-    length = recipe.task.max_tokens if recipe.task else 0
-    if not 0 < length < recipe.model.seq_len:
-        return recipe.model
-    return recipe.model.model_copy(update={"seq_len": length})
-
-
-def _batch_tokens(recipe: Recipe) -> int:
-    return recipe.train.batch_size * _running_shape(recipe).seq_len
-
-
-def _validation_seconds(recipe: Recipe, rate: float, val_tokens: int) -> float:
-    """Return the seconds of all evaluations; a forward pass takes a third of an update."""
-    steps, evaluate = recipe.train.steps or 0, recipe.evaluate
-    count = math.ceil(steps / evaluate.every) if evaluate.every else min(steps, EVALUATIONS)
-    batch = recipe.train.micro_batch_size * _running_shape(recipe).seq_len
-    tokens = min(val_tokens, (evaluate.batches or EVALUATION_BATCHES) * batch)
-    return count * tokens / (3 * rate)
-
-
-def _memory(recipe: Recipe) -> Memory:
-    return training_memory(
-        _running_shape(recipe),
-        recipe.train.micro_batch_size,
-        recipe.optimizer,
-        recipe.system,
-        head=recipe.task is None,
-        background=recipe.checkpoint.background,
-    )
-
-
-def _what_would_fit(recipe: Recipe) -> str:
-    if recipe.train.micro_batch_size > 1:
-        return "this does not fit into the free memory: try a smaller train.micro_batch_size"
-    return "this does not fit into the free memory: try a smaller model or model.seq_len"
+def _predicted(prediction: Prediction | str) -> dict[str, Any]:
+    if isinstance(prediction, str):
+        return {"why": prediction}
+    return {
+        "predicted_loss": prediction.loss,
+        "predicted_loss_low": prediction.low,
+        "predicted_loss_high": prediction.high,
+        "predicted_loss_of": prediction.of,
+    }

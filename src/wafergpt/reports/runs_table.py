@@ -17,9 +17,9 @@ def list_runs(folder: Path) -> list[dict[str, Any]]:
     """Return one row for each run below ``folder``, the newest first.
 
     Each has name, path, kind, parameters, state (``finished``, ``unfinished``, ``imported``,
-    ``averaged`` or ``damaged``); of the last step step, tokens, loss, val_loss, seconds; and of the
-    best checkpoint best_step, best_val_loss, accuracy and accuracy_of (``test`` or ``val``).
-    Unknown values are None.
+    ``averaged`` or ``damaged``) and planned_seconds; of the last step step, tokens, loss, val_loss,
+    seconds (of the updates) and elapsed (of the command); and of the best checkpoint best_step,
+    best_val_loss, accuracy and accuracy_of (``test`` or ``val``). Unknown values are None.
     """
     recipes = sorted(folder.glob("*/recipe.yaml"))
     return [_row(Run(recipe.parent)) for recipe in sorted(recipes, key=_changed, reverse=True)]
@@ -32,17 +32,20 @@ def _changed(recipe: Path) -> float:
 
 def _row(run: Run) -> dict[str, Any]:
     row: dict[str, Any] = {"name": run.name, "path": str(run.path)}
-    last = ("step", "tokens", "loss", "val_loss", "seconds")
+    last = ("step", "tokens", "loss", "val_loss", "seconds", "elapsed")
     try:
         chapter = Chapter.of(run)
     except InputError as error:
         # One bad folder must not hide the others.
-        empty: dict[str, None] = dict.fromkeys(("kind", "parameters", *last, *BEST))
+        empty: dict[str, None] = dict.fromkeys(
+            ("kind", "parameters", *last, "planned_seconds", *BEST)
+        )
         return row | empty | {"state": "damaged", "error": str(error)}
     return row | {
         "kind": "finetune" if chapter.recipe.task else "pretrain",
         "parameters": first("parameters", chapter.result, chapter.plan),
         **{key: chapter.now(key) for key in last},
+        "planned_seconds": number(chapter.plan, "seconds"),
         **_best(chapter),
         "state": chapter.origin or ("finished" if chapter.result else "unfinished"),
     }

@@ -161,8 +161,10 @@ def _perplexity(loss: float | None) -> str:
 def planned(chapter: Chapter) -> list[tuple[str, str, str, str]]:
     """Return planned and measured values: name, planned, measured, difference."""
     rows = []
+    # Older runs recorded the time of their updates alone.
+    time_key = "seconds" if chapter.now("elapsed") is None else "elapsed"
     for name, plan_key, key, shown in (
-        ("Training time", "seconds", "seconds", duration),
+        ("Time", "seconds", time_key, duration),
         ("Tokens", "tokens", "tokens", values.count),
         ("Memory", "memory_bytes", "peak_memory_bytes", values.size),
         ("Validation loss", "predicted_loss", "val_loss", values.loss),

@@ -11,43 +11,14 @@ the shape. So they are the same for a network that is compiled or sharded.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 from wafergpt.config import Model
 from wafergpt.errors import InputError
-
-Role = Literal[
-    "embedding", "position", "qkv", "attention_out", "ffn_in", "ffn_out", "vector", "ffn_vector",
-    "head", "task_head",
-]  # fmt: skip
-ROLES: tuple[Role, ...] = get_args(Role)
-
-MEANING: Mapping[Role, str] = {
-    "embedding": "token embedding, and the head tied to it",
-    "position": "position embedding",
-    "qkv": "query, key and value",
-    "attention_out": "projection from attention into the residual stream",
-    "ffn_in": "first feed-forward matrix",
-    "ffn_out": "projection from the feed-forward layer into the residual stream",
-    "vector": "norms, and biases as wide as the stream",
-    "ffn_vector": "bias inside the feed-forward layer",
-    "head": "untied head",
-    "task_head": "head of a task",
-}
-
-_NAMES: Mapping[str, Role] = {
-    "embedding.weight": "embedding",
-    "position.weight": "position",
-    "attention.qkv.weight": "qkv",
-    "attention.out.weight": "attention_out",
-    "ffn.up.weight": "ffn_in",
-    "ffn.out.weight": "ffn_out",
-    "ffn.up.bias": "ffn_vector",
-    "lm_head.weight": "head",
-}
+from wafergpt.shapes.roles import ROLES, Role, role_of
+from wafergpt.shapes.weight_decay import decays
 
 
 @dataclass(frozen=True)
@@ -113,22 +84,6 @@ class Parametrization:
         }
 
 
-def role_of(name: str) -> Role:
-    """Return the role of a parameter by its name, whatever wraps its module.
-
-    Raises:
-        ValueError: if no GPT has a parameter of this name.
-    """
-    for ending, role in _NAMES.items():
-        if f".{name}".endswith(f".{ending}"):
-            return role
-    if re.search(r"(norm\.weight|\.bias)$", name):
-        return "vector"
-    if re.search(r"(^|\.)head\..*weight$", name):
-        return "task_head"
-    raise ValueError(f"no role is known for the parameter '{name}'")
-
-
 def parametrization(model: Model) -> Parametrization:
     """Return the table of a shape."""
     wide = model.d_model / model.base_d_model if model.parametrization == "mup" else 1.0
@@ -146,7 +101,7 @@ def parametrization(model: Model) -> Parametrization:
     rows = {
         role: Row(
             init.get(role, std),
-            decays=role not in ("vector", "ffn_vector"),
+            decays=decays(role),
             lr={name: column[role] for name, column in rates.items()},
         )
         for role in ROLES

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from wafergpt.config import Recipe, TaskSettings
 from wafergpt.config.registry import LANGUAGE_MODEL, TASKS, imported
 from wafergpt.data.tokenizer import Tokenizer
+from wafergpt.planning.estimate import SCRATCH_VOCABULARY
 from wafergpt.progress import working
 
 if TYPE_CHECKING:
@@ -33,9 +34,6 @@ Outputs = Mapping[str, NDArray[Any]]
 
 Direction = Literal["min", "max"]
 """Whether less or more of a metric is better."""
-
-SCRATCH_VOCABULARY = 8192
-"""Vocabulary of a tokenizer that is trained on a task's own texts."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from wafergpt.data.labelled_rows import Table, described, is_missing, read_table
 from wafergpt.data.labelled_split import hold_out
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
+from wafergpt.planning.intervals import DEFAULT_EPOCHS
 from wafergpt.progress import say, working
 from wafergpt.tasks.base import EvaluationSet, Splits, Task
 
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 
 VALIDATION_SHARE = 0.1
 """Share of the training rows that is held out where no validation file is named."""
-
-DEFAULT_EPOCHS = 3.0
 
 Targets = NDArray[np.int64] | NDArray[np.float64]
 

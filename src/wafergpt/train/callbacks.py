@@ -5,11 +5,12 @@ Everything optional in a training is a callback, so that the loop stays short.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from wafergpt import config
-from wafergpt.progress import Bar, working
+from wafergpt.progress import Bar, say, working
 from wafergpt.runs.run import Run
 from wafergpt.tasks.base import Direction
 from wafergpt.train.state import Row, TrainState
@@ -24,6 +25,12 @@ class Callback(Protocol):
 
 WITHOUT_GAIN = "looks_without_gain"
 """Key of the number of evaluations since the best one, in the state."""
+
+LOWEST, WARNED = "lowest_val_loss", "warned_of_overfitting"
+"""Keys of the lowest validation loss with its step, and of whether its rise was logged."""
+
+RISEN = 1.02
+"""A validation loss this many times the lowest has turned."""
 
 
 class Evaluation:
@@ -50,10 +57,15 @@ class Evaluation:
         """Evaluate if a step of ``every`` or the last one is done."""
         if state.step % self._settings.every and state.step < self._steps:
             return
+        start = time.monotonic()
         with working("evaluating"):
             row.update(self._evaluate())
+        row["evaluation_seconds"] = time.monotonic() - start
         metric = self._settings.metric
         score: float = row[f"val_{metric}"]
+        lowest = state.callbacks.setdefault(LOWEST, [row["val_loss"], state.step])
+        if row["val_loss"] < lowest[0]:
+            state.callbacks[LOWEST] = [row["val_loss"], state.step]
         better = state.best is None or (
             score < state.best if self._lower_is_better else score > state.best
         )
@@ -62,8 +74,22 @@ class Evaluation:
             state.callbacks[WITHOUT_GAIN] = 0
             return
         state.callbacks[WITHOUT_GAIN] = state.callbacks.get(WITHOUT_GAIN, 0) + 1
+        _warn_of_overfitting(state, row["val_loss"])
         if out_of_patience(state, self._settings):
             state.finished = True
+
+
+def _warn_of_overfitting(state: TrainState, loss: float) -> None:
+    """Log, once in a run, that the validation loss has turned."""
+    lowest, step = state.callbacks[LOWEST]
+    turned = state.callbacks[WITHOUT_GAIN] >= 2 and loss > RISEN * lowest
+    if turned and not state.callbacks.get(WARNED):
+        state.callbacks[WARNED] = True
+        say(
+            f"warning: the validation loss has risen from {lowest:.3f} at step {step:,} to "
+            f"{loss:.3f}: the training text is being learned by heart; more text, fewer steps or "
+            "model.dropout help, and evaluate.patience=3 stops in time (the best is kept)"
+        )
 
 
 def out_of_patience(state: TrainState, settings: config.Evaluate) -> bool:

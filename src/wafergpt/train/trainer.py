@@ -7,7 +7,8 @@ import resource
 import shutil
 import statistics
 import sys
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,15 +19,13 @@ from wafergpt.checkpoint import store
 from wafergpt.checkpoint.background import Saver
 from wafergpt.checkpoint.format import WEIGHTS, Stored, weights_sha256
 from wafergpt.config import Recipe
-from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.distributed.collectives import SINGLE, ProcessGroup
-from wafergpt.engines.base import Decision, Engine, UpdateResult
+from wafergpt.engines.base import Decision, UpdateResult
 from wafergpt.errors import Interrupted
-from wafergpt.planning.hardware import Machine
+from wafergpt.planning.duration import Duration
 from wafergpt.planning.memory import disk_bytes
 from wafergpt.progress import duration, progress, say, working
 from wafergpt.runs.run import Run, command_line
-from wafergpt.tasks.base import Splits, Task
 from wafergpt.train.callbacks import (
     Callback,
     Evaluation,
@@ -36,6 +35,7 @@ from wafergpt.train.callbacks import (
     out_of_patience,
 )
 from wafergpt.train.guard import Fault, Guard
+from wafergpt.train.setup import Setup
 from wafergpt.train.signals import Signals, StopRequested
 from wafergpt.train.state import Row, TrainState
 from wafergpt.train.tracking import trackers
@@ -43,33 +43,27 @@ from wafergpt.train.tracking import trackers
 
 @dataclass
 class Trainer:
-    """Trains inside a run, to the horizon of its resolved recipe.
+    """Trains inside a run, to the horizon of its settled recipe.
 
     Attributes:
-        recipe: with every ``auto`` resolved.
+        setup: settled.
         run: that everything is written to.
-        task: what is learned.
-        engine: makes the updates.
-        splits: the data.
-        tokenizer: that the task reads with.
-        machine: as measured.
         signals: requests for a stop or a save.
         group: the processes that share the work.
+        began: ``time.monotonic()`` at the start of the command.
         state: what changes, besides weights and moments.
     """
 
-    recipe: Recipe
+    setup: Setup
     run: Run
-    task: Task
-    engine: Engine
-    splits: Splits
-    tokenizer: Tokenizer
-    machine: Machine
     signals: Signals
     group: ProcessGroup = SINGLE
+    began: float = field(default_factory=time.monotonic)
     state: TrainState = field(default_factory=TrainState)
 
     def __post_init__(self) -> None:
+        self.recipe, self.engine = self.setup.recipe, self.setup.engine
+        self.task, self.splits = self.setup.task, self.setup.splits
         checkpoint, system = self.recipe.checkpoint, self.recipe.system
         self._sharded = system.shards > 1
         self._saver = Saver(
@@ -77,13 +71,15 @@ class Trainer:
         )
         self._guard = Guard(self.recipe.guard, self.state)
         self._fault: Fault | None = None
+        self._startup = time.monotonic() - self.began
         self._callbacks: list[Callback] = []
         self._saving = self._stopping = False
         self._saved_step = 0
+        self._elapsed_before = 0.0
         # Processes on one machine share its cores, but each has a GPU of its own.
         gpus = system.device == "cuda"
         devices = self.group.size if gpus else self.group.size / self.group.on_this_machine
-        self._peak_flops = devices * self.machine.peak_flops
+        self._peak_flops = devices * self.setup.machine.peak_flops
 
     def train(self, resumed: bool = False) -> None:
         """Train, from the run's last good checkpoint if ``resumed``, and write the result.
@@ -120,6 +116,8 @@ class Trainer:
         self.engine.work_in(self.run.path / self.recipe.system.device)
         if resumed:
             folder = self._load_newest()
+            before = self.run.metrics()
+            self._elapsed_before = before[-1].get("elapsed", self.state.seconds) if before else 0.0
             # A run that stopped early continues only if its patience has grown.
             self.state.finished = out_of_patience(self.state, self.recipe.evaluate)
             say(f"resuming from {folder}")
@@ -228,6 +226,7 @@ class Trainer:
             "tokens": state.tokens,
             "flops": state.flops,
             "seconds": state.seconds,
+            "elapsed": self._elapsed(),
             "lr": update.lr,
             "tokens_per_second": update.tokens / update.seconds,
         }
@@ -271,6 +270,10 @@ class Trainer:
         self.run.rewind(self.state.step)
         return folder
 
+    def _elapsed(self) -> float:
+        """Return the seconds since the start of the command, and those of earlier ones."""
+        return self._elapsed_before + time.monotonic() - self.began
+
     def _save(self, wait: bool = False) -> None:
         with working("saving"):
             self._saver.save(self.state.scalars(), self.engine.state)
@@ -281,12 +284,14 @@ class Trainer:
     def _evaluate(self) -> Mapping[str, float]:
         """Return the task's metrics on validation data, as ``val_…``."""
         samples = self.task.evaluation_samples(self.splits.validation.batches)
-        outputs = self.engine.outputs(samples, self.task.evaluation_rows(), self.signals.poll)
+        outputs = self.engine.outputs(
+            range(samples), self.task.evaluation_rows(), self.signals.poll
+        )
         metrics = self.task.compute_metrics(outputs, self.splits.validation.references)
         return {f"val_{name}": metrics[name] for name in self.task.metrics}
 
     def _sample(self, prompt: str) -> str:
-        return self.task.sample(self.engine.network, self.tokenizer, prompt)
+        return self.task.sample(self.engine.network, self.setup.tokenizer, prompt)
 
     def result(self) -> dict[str, Any]:
         """Return the run's result, the contents of result.json."""
@@ -306,6 +311,8 @@ class Trainer:
             "best_val_loss": min((row["val_loss"] for row in evaluated), default=known),
             "best_step": state.best_step,
             "seconds": state.seconds,
+            "elapsed": self._elapsed(),
+            "time": self._time(rows),
             "tokens_per_second": state.tokens / state.seconds,
             "mfu": statistics.median(mfu) if mfu else None,
             "peak_memory_bytes": max(memory, default=None),
@@ -314,6 +321,16 @@ class Trainer:
             "skipped_updates": state.skipped,
             "weights_sha256": self._weights_sha256(),
         }
+
+    def _time(self, rows: Sequence[Row]) -> dict[str, float] | None:
+        """Return the seconds by what took them; None of a run that was resumed."""
+        if self._elapsed_before:
+            return None
+        compiling = self.setup.compile_seconds
+        evaluation = sum(row.get("evaluation_seconds", 0.0) for row in rows)
+        startup, updates = self._startup - compiling, self.state.seconds
+        saving = max(0.0, self._elapsed() - self._startup - updates - evaluation)
+        return Duration(startup, compiling, updates, evaluation, saving).to_dict()
 
     def _weights_sha256(self) -> str:
         if not self._sharded:

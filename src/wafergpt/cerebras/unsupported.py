@@ -1,0 +1,41 @@
+"""Settings that a Cerebras system does not support, and what to use instead."""
+
+from __future__ import annotations
+
+from wafergpt.config import Recipe
+from wafergpt.errors import InputError
+from wafergpt.tasks.base import task_of
+
+
+def require_supported(recipe: Recipe) -> None:
+    """Refuse recipes that do not lower to Cerebras IR, or have settings without meaning there.
+
+    Raises:
+        InputError: with the setting, and what to use instead.
+    """
+    train, system = recipe.train, recipe.system
+    refused = [
+        (recipe.optimizer.name not in {"adamw", "adam"},
+         f"optimizer.name={recipe.optimizer.name}", "optimizer.name=adamw or adam"),
+        (train.sampled_softmax, "train.sampled_softmax", "the whole softmax: 0"),
+        (train.first_batch_size, "train.first_batch_size", "one batch size: 0"),
+        (train.seconds, "train.seconds", "train.steps or train.tokens"),
+        (recipe.data.document_mask, "data.document_mask", "false"),
+        (system.activation_checkpointing, "system.activation_checkpointing",
+         "false: the SDK's compiler fits activations itself"),
+        (system.nproc > 1 or system.shard != 1, "system.nproc or system.shard",
+         "system.cerebras.systems"),
+        (recipe.guard.spike, "guard.spike", "0"),
+        (recipe.evaluate.prompts, "evaluate.prompts", "wafergpt generate, afterwards"),
+        (getattr(recipe.task, "word_dropout", 0), "task.word_dropout", "0"),
+        (getattr(recipe.task, "class_weights", "none") != "none", "task.class_weights", "none"),
+        (not task_of(recipe).lowers, "this task", "system.device=cpu or cuda"),
+    ]  # fmt: skip
+    if train.batch_size < system.cerebras.systems:
+        raise InputError(
+            f"a batch of {train.batch_size} is less than a sequence for each of "
+            f"{system.cerebras.systems} systems: raise train.batch_size"
+        )
+    for found, name, instead in refused:
+        if found:
+            raise InputError(f"{name} is not for system.device=cerebras: use {instead}")

@@ -1,0 +1,10 @@
+"""Which parameters weight decay acts on, in every training."""
+
+from __future__ import annotations
+
+from wafergpt.shapes.roles import Role
+
+
+def decays(role: Role) -> bool:
+    """Return whether weight decay acts on a role: matrices and embeddings, no biases or norms."""
+    return role not in ("vector", "ffn_vector")

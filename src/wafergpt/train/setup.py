@@ -1,0 +1,139 @@
+"""From a recipe to an engine that is ready for the first update: for trainings and for plans."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from wafergpt.checkpoint import store
+from wafergpt.config import Recipe
+from wafergpt.data.tokenizer import Tokenizer
+from wafergpt.distributed.collectives import ProcessGroup
+from wafergpt.engines.base import Engine, engine_for
+from wafergpt.errors import InputError, nearest
+from wafergpt.planning.hardware import Machine
+from wafergpt.planning.intervals import horizon, with_intervals
+from wafergpt.planning.schedule_check import schedule_warning
+from wafergpt.progress import say, working
+from wafergpt.runs.run import Run
+from wafergpt.tasks.base import Splits, Task, task_of
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A training that is ready to begin.
+
+    Attributes:
+        recipe: with every ``auto`` settled; horizon and intervals too, once ``settled``.
+        task: what is learned.
+        tokenizer: that the task reads with.
+        splits: the encoded data.
+        machine: as measured.
+        engine: with the network in place.
+        update_seconds: of an update, as it will run; 0 if it was not timed.
+        compile_seconds: that compiling took.
+    """
+
+    recipe: Recipe
+    task: Task
+    tokenizer: Tokenizer
+    splits: Splits
+    machine: Machine
+    engine: Engine
+    update_seconds: float = 0.0
+    compile_seconds: float = 0.0
+
+
+def require_metric(task: Task) -> None:
+    """Check ``evaluate.metric``.
+
+    Raises:
+        InputError: if the task has no such metric.
+    """
+    metric = task.recipe.evaluate.metric
+    if metric not in task.metrics:
+        own = task.recipe.task
+        what = "a language model" if own is None else f"task.name={own.name}"
+        raise InputError(
+            f"evaluate.metric={metric} is no metric of {what}{nearest(metric, task.metrics)} "
+            f"(there are {', '.join(task.metrics)})"
+        )
+
+
+def set_up(recipe: Recipe, group: ProcessGroup, start: Run | None, run: Run | None = None) -> Setup:
+    """Read the data, settle what depends on the machine, and place the network.
+
+    Args:
+        recipe: as asked for; for a resume, the run's own.
+        group: the processes of this training.
+        start: a language model to initialize the weights from.
+        run: the run to resume.
+
+    Raises:
+        InputError: if the recipe is impossible or the data unusable.
+    """
+    make_engine = engine_for(recipe.system.device)
+    make_engine.require(recipe)
+    task = task_of(recipe)
+    tokenizer = task.tokenizer(_tokenizer_of(run or start))
+    recipe, splits = task.prepare(tokenizer)
+    recipe, machine = make_engine.settle(recipe, group)
+    _require_whole_weights(recipe, group)
+    task = task_of(recipe)
+    weights = None if start is None else store.weights(start)
+    with working("making the network"):
+        engine = make_engine(recipe, machine, task, splits, group, weights)
+    return Setup(recipe, task, tokenizer, splits, machine, engine)
+
+
+def settled(setup: Setup, stop: Callable[[], bool]) -> Setup:
+    """Settle the horizon, the intervals and whether to compile, on the leader.
+
+    Args:
+        setup: of ``set_up``.
+        stop: called between timed updates; if true, no more are timed.
+    """
+    recipe, train = setup.recipe, setup.recipe.train
+    epoch = setup.splits.train.samples_per_epoch
+    if not train.seconds:
+        # The horizon is known before anything is timed.
+        _warn_about_schedule(recipe, horizon(recipe, epoch))
+    seconds = 0.0
+    if train.seconds or recipe.system.compile == "auto":
+        with working("timing updates"):
+            seconds = setup.engine.seconds_per_update(stop)
+    steps = horizon(recipe, epoch, seconds)
+    if train.seconds:
+        _warn_about_schedule(recipe, steps)
+    updates = train.seconds / seconds if train.seconds else train.samples(steps) / train.batch_size
+    start = time.monotonic()
+    compiled, seconds = setup.engine.choose_compilation(updates, seconds, stop)
+    recipe = recipe.replace(system={"compile": "on" if compiled else "off"})
+    recipe = with_intervals(recipe, steps)
+    setup.task.recipe = recipe
+    compile_seconds = time.monotonic() - start if compiled else 0.0
+    return replace(setup, recipe=recipe, update_seconds=seconds, compile_seconds=compile_seconds)
+
+
+def _tokenizer_of(source: Run | None) -> Tokenizer | None:
+    if source is None or not source.tokenizer.is_file():
+        return None
+    return Tokenizer.load(source.tokenizer)
+
+
+def _require_whole_weights(recipe: Recipe, group: ProcessGroup) -> None:
+    if group.size == 1 or recipe.system.shard == 1:
+        return
+    if recipe.task is not None:
+        raise InputError("fine-tuning needs the whole weights in each process: system.shard=1")
+    if recipe.evaluate.prompts:
+        raise InputError(
+            "no process has the whole weights to sample from evaluate.prompts: "
+            "set evaluate.prompts=[] or system.shard=1"
+        )
+
+
+def _warn_about_schedule(recipe: Recipe, steps: int) -> None:
+    if warning := schedule_warning(recipe, steps):
+        say(f"WARNING: {warning}")

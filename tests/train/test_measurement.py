@@ -1,0 +1,190 @@
+"""A plan that is measured, beside the run that it is a plan of."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks import soak
+from tests.planning.test_plan import MACHINE
+from wafergpt.api import finetune, plan, pretrain
+from wafergpt.config import load_recipe
+from wafergpt.devices.load import OtherLoad
+from wafergpt.distributed.collectives import SINGLE, ProcessGroup
+from wafergpt.errors import InputError, RunFailed
+from wafergpt.planning.duration import Duration
+from wafergpt.planning.measurement import Measurement
+from wafergpt.runs.run import Run
+from wafergpt.train import measuring
+from wafergpt.train.measurement import _spread, expected, total_tokens
+from wafergpt.train.planned import compare_with_plan
+from wafergpt.train.setup import Setup, set_up, settled
+
+SMALL = [
+    "model.n_layers=1", "model.d_model=32", "model.n_heads=2", "model.seq_len=48",
+    "system.threads=1", "system.compile=off", "system.precision=fp32",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write texts of one to thirty words."""
+    rng, path = random.Random(0), tmp_path_factory.mktemp("rows") / "rows.jsonl"
+    words = ["good", "bad", "film", "plot", "scene", "music"]
+    texts = [" ".join(rng.choices(words, k=rng.randint(1, 30))) for _ in range(150)]
+    lines = [json.dumps({"text": f"{t} {i}", "label": t[0]}) for i, t in enumerate(texts)]
+    path.write_text("\n".join(lines))
+    return path
+
+
+def ready(rows: Path, *overrides: str) -> Setup:
+    task = [f"task.train={rows}", "task.name=classify", "model.vocab_size=300"]
+    recipe = load_recipe(None, [*SMALL, *task, *overrides])
+    return settled(set_up(recipe, SINGLE, None), lambda: False)
+
+
+@pytest.mark.parametrize("micro", [4, 16])
+def test_a_fine_tuning_reads_the_tokens_of_its_plan(rows: Path, tmp_path: Path, micro: int) -> None:
+    task = [f"task.train={rows}", "model.vocab_size=300", "train.epochs=2"]
+    settings = [*SMALL, *task, f"train.micro_batch_size={micro}", "name=clf"]
+    run = finetune("scratch", None, settings, task="classify", root=tmp_path).run
+    planned, result = run.read("plan"), run.read("result")
+    assert planned["tokens"] == result["tokens"]
+    assert planned["steps"] == result["step"]
+    assert planned["flops"] == pytest.approx(run.metrics()[-1]["flops"], rel=0.02)
+    assert sum(result["time"].values()) == pytest.approx(result["elapsed"], rel=0.01)
+
+
+def test_several_processes_read_other_padding(rows: Path) -> None:
+    setup = ready(rows, "train.epochs=1", "train.micro_batch_size=4")
+    one, two = (total_tokens(setup, ProcessGroup(0, size)) for size in (1, 2))
+    epoch = setup.splits.train
+    halves = sum(
+        4 * epoch.length(first + place, 4)
+        for first in range(0, 16 * (setup.recipe.train.steps or 0), 16)
+        for place in (0, 4, 8, 12)
+    )
+    assert one == two == halves
+
+
+def test_the_start_of_a_run_knows_most_of_its_time(rows: Path) -> None:
+    setup = replace(ready(rows, "train.epochs=2"), update_seconds=0.5, compile_seconds=2.0)
+    found = expected(setup, SINGLE, startup=5.0)
+    steps = setup.recipe.train.steps or 0
+    assert (found.time.startup, found.time.compiling) == (3.0, 2.0)
+    assert found.time.updates == pytest.approx(0.5 * steps, rel=0.1)
+    assert 0 < found.time.evaluation < found.time.updates
+    assert found.memory_bytes > 100 << 20
+    assert Measurement.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+
+
+def test_a_measured_plan_is_what_then_happens(tmp_path: Path) -> None:
+    corpus = soak.corpus(tmp_path)
+    recipe = load_recipe(None, [*SMALL, f"data.corpus={corpus}", "train.steps=40"])
+    found = plan(recipe)
+    assert found.measured
+    run = pretrain(recipe.replace(name="run"), root=tmp_path)
+    assert found.tokens == run.read("result")["tokens"]
+    assert found.flops == pytest.approx(run.metrics()[-1]["flops"], rel=1e-6)
+    assert found.resolved.evaluate.every == run.recipe.evaluate.every
+    parts = found.to_dict()["time"]
+    assert found.seconds == pytest.approx(sum(parts.values()))
+    assert min(parts[part] for part in ("startup", "updates", "evaluation", "saving")) > 0
+    assert not plan(recipe, quick=True).measured
+
+
+def test_what_the_measuring_process_refuses_is_refused_here(tmp_path: Path) -> None:
+    corpus = soak.corpus(tmp_path)
+    with pytest.raises(InputError, match="less than one batch of 100000"):
+        plan(None, [*SMALL, f"data.corpus={corpus}", "train.steps=4", "train.batch_size=100000"])
+
+
+@pytest.mark.parametrize(("code", "what"), [(-9, "lack of memory"), (137, "lack of memory")])
+def test_a_killed_process_leaves_an_estimate_that_does_not_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, what: str
+) -> None:
+    recipe = load_recipe(None, [*SMALL, f"data.corpus={soak.corpus(tmp_path)}", "train.steps=4"])
+    monkeypatch.setattr(subprocess, "run", ends_with(code))
+    found = measuring.plan_training(recipe, MACHINE, None, quick=False)
+    assert not found.measured
+    assert not found.fits
+    assert any(what in note for note in found.notes)
+
+
+def test_a_process_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = load_recipe(None, [*SMALL, f"data.corpus={soak.corpus(tmp_path)}", "train.steps=4"])
+    monkeypatch.setattr(subprocess, "run", ends_with(1))
+    with pytest.raises(RunFailed, match="--quick"):
+        measuring.plan_training(recipe, MACHINE, None, quick=False)
+
+
+def ends_with(code: int) -> Callable[..., subprocess.CompletedProcess[bytes]]:
+    return lambda *_, **__: subprocess.CompletedProcess([], code)
+
+
+@pytest.mark.parametrize("why", ["no data", "no memory"])
+def test_what_cannot_be_run_here_is_estimated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("a process was started"))
+    corpus = [] if why == "no data" else [f"data.corpus={soak.corpus(tmp_path)}"]
+    shape = [*SMALL, "train.steps=4", *([] if corpus else ["model.vocab_size=300"])]
+    machine = MACHINE if why == "no data" else replace(MACHINE, memory_available=1 << 20)
+    found = measuring.plan_training(load_recipe(None, [*shape, *corpus]), machine, None, False)
+    assert not found.measured
+    assert found.fits == (why == "no data")
+
+
+def test_a_quick_plan_of_a_task_goes_by_its_rows(rows: Path) -> None:
+    recipe = load_recipe(None, [*SMALL, f"task.train={rows}", "task.name=classify"])
+    found = measuring.plan_training(recipe, MACHINE, None, quick=True)
+    exact = total_tokens(ready(rows), SINGLE)
+    assert found.tokens == pytest.approx(exact, rel=0.6)
+    assert found.resolved.model.vocab_size == 8192
+    assert found.time.final > 0
+
+
+@given(st.integers(2, 64))
+def test_any_first_places_are_spread_evenly(n: int) -> None:
+    places = sorted(_spread(64)[:n])
+    gaps = [b - a for a, b in zip([*places, 1.0], [*places[1:], 1.0, 1.0], strict=True)][:-1]
+    assert places[0] == 0
+    assert max(gaps) <= 2 / n
+
+
+@pytest.mark.parametrize(
+    ("took", "others", "said"),
+    [
+        (110.0, 0.0, ""),
+        (150.0, 0.6, "planned 1m40s, took 2m30s (1.5 times): other programs used 60% of the cores"),
+        (150.0, 0.0, "updates took 2m20s, not 1m30s"),
+        (60.0, 0.6, "(0.6 times): updates took 50s, not 1m30s"),
+    ],
+)
+def test_a_run_far_from_its_plan_says_why(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, took: float, others: float, said: str
+) -> None:
+    run = Run.create(load_recipe(None, ["name=run"]), tmp_path)
+    run.write("plan", {"seconds": 100.0, "time": Duration(10.0, updates=90.0).to_dict()})
+    time = Duration(10.0, updates=took - 10).to_dict()
+    run.write("result", {"elapsed": took, "time": time, "stopped_early": False})
+    load: Any = type("Load", (), {"share": lambda self, processes: others})()
+    compare_with_plan(run, load, 1)
+    assert said in caplog.text
+    assert bool(caplog.text) == bool(said)
+
+
+def test_the_load_of_others_is_a_share() -> None:
+    load = OtherLoad()
+    sum(i * i for i in range(300_000))
+    assert 0 <= load.share() <= 1
+    assert load.share(processes=1000) == 0
