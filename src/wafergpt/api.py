@@ -46,8 +46,8 @@ def plan(
         what: a corpus or its folder; or a recipe, a YAML file, or a shipped recipe's name.
         overrides: ``section.key=value`` strings.
         start: the run to start from, of a fine-tuning or a continued pretraining.
-        budget: time such as ``"30m"`` or ``"2h"``, or seconds: shape, tokens, batch and learning
-            rate are then chosen for it.
+        budget: time such as ``"30m"`` or ``"2h"``, seconds, ``"50M tokens"`` or ``"1e15 FLOPs"``:
+            shape, tokens, batch and learning rate are then chosen for it.
         quick: estimate from the machine's measurements alone, and run nothing.
         fresh: measure the machine again instead of using the cached measurements.
         root: the folder that holds runs.
@@ -61,11 +61,11 @@ def plan(
         RunFailed: if the measuring process fails.
     """
     from wafergpt.devices.probe import probe
-    from wafergpt.planning.budget import recipe_for, seconds_of
+    from wafergpt.planning.budget import budget_of
     from wafergpt.train.finetuning import with_task
-    from wafergpt.train.measuring import plan_training
+    from wafergpt.train.measuring import plan_budget, plan_training
 
-    seconds = None if budget is None else seconds_of(budget)
+    wanted = None if budget is None else budget_of(budget)
     recipe = _planned(what, overrides)
     base = None
     if start is not None and str(start) != SCRATCH:
@@ -84,8 +84,8 @@ def plan(
             "as it is lowered, and without system.device=cerebras the plan is for this machine"
         )
     machine = probe(recipe.system.device, fresh=fresh)
-    if seconds is not None:
-        recipe = recipe_for(recipe, seconds, machine)
+    if wanted is not None:
+        return plan_budget(recipe, wanted, machine, base, quick)
     return plan_training(recipe, machine, base, quick)
 
 

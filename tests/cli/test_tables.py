@@ -102,8 +102,16 @@ def test_a_regression_shows_its_value() -> None:
 @pytest.mark.parametrize("width", WIDTHS)
 def test_plan_and_doctor_fold(width: int) -> None:
     lines = [("memory", "3.10 GiB: DOES NOT FIT"), ("note", "a long note " * 20)]
-    rows = shown(lambda cells: [plan._screen(lines)], width)
+    one = {
+        "n_layers": 2, "d_model": 128, "parameters": 1_478_144, "batch_size": 16,
+        "tokens": 5_206_016, "tokens_per_second": 49_595.0, "expected_loss": 10.0,
+    }  # fmt: skip
+    facts = {"candidates": [{**one, "d_model": 96, "expected_loss": 10.1}, one]}
+    rows = shown(lambda cells: plan._screen(facts, lines, cells), width)
     assert "".join(rows).count("note") == 21
+    assert rows[-2].split()[:3] == ["2", "×", "128"]
+    assert rows[-2].split()[-1] == "best"
+    assert rows[-1].split()[-1] == "+1.0%"
     text = "ok       torch 2.11\nmissing  plotly: pip install 'wafergpt[report]'"
     rows = shown(lambda cells: [doctor._screen(text)], width)
     assert rows[0].split() == ["ok", "torch", "2.11"]

@@ -8,15 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wafergpt.config import Model, Optimizer, System, load_recipe
+from wafergpt.config import Model, Optimizer, Recipe, System, load_recipe
 from wafergpt.engines.optimizers import Optimizer as RunningOptimizer
 from wafergpt.errors import InputError
 from wafergpt.model.gpt import GPT
-from wafergpt.planning.budget import best_shape, recipe_for, seconds_of
+from wafergpt.planning.budget import Budget, best, budget_of, candidates
 from wafergpt.planning.estimate import estimate
 from wafergpt.planning.hardware import Machine
-from wafergpt.planning.laws import learning_rate
+from wafergpt.planning.laws import expected_loss, learning_rate
 from wafergpt.planning.memory import checkpoint_bytes, micro_batch_that_fits, training_memory
+from wafergpt.planning.plan import Candidate
 from wafergpt.planning.speed import best_precision, compile_pays, tokens_per_second
 from wafergpt.shapes.counts import parameters, training_flops
 
@@ -95,28 +96,62 @@ def test_the_corpus_decides_the_vocabulary(tmp_path: Path) -> None:
         estimate(recipe, MACHINE)
 
 
-@given(seconds=st.floats(5, 1e6), vocab_size=st.sampled_from([300, 8192, 50257]))
+def chosen(recipe: Recipe, budget: str | float, machine: Machine = MACHINE) -> Candidate:
+    return best(candidates(recipe, budget_of(budget), machine))
+
+
+@given(seconds=st.floats(10, 1e6), vocab_size=st.sampled_from([300, 8192, 50257]))
 @settings(deadline=None, max_examples=30)
 def test_a_budget_is_kept_and_a_larger_one_never_buys_less(seconds: float, vocab_size: int) -> None:
     recipe = load_recipe(None, [f"model.vocab_size={vocab_size}"])
-    found = estimate(recipe_for(recipe, seconds, MACHINE), MACHINE)
-    assert found.seconds <= 1.15 * seconds or found.steps < 10
-    smaller = best_shape(seconds, MACHINE, vocab_size)
-    larger = best_shape(4 * seconds, MACHINE, vocab_size)
-    assert parameters(larger) >= parameters(smaller)
+    found = chosen(recipe, seconds)
+    assert found.tokens <= found.tokens_per_second * seconds or found.tokens <= 8 * 256
+    larger = chosen(recipe, 4 * seconds)
+    assert parameters(larger.recipe.model) >= parameters(found.recipe.model)
+    assert larger.loss < found.loss
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("90s", 90), ("30m", 1800), ("2h", 7200), ("1h30m", 5400), (45, 45)]
+    ("text", "kind", "amount"),
+    [
+        ("90s", "seconds", 90), ("30m", "seconds", 1800), ("2h", "seconds", 7200),
+        ("1h30m", "seconds", 5400), (45, "seconds", 45), ("50M tokens", "tokens", 5e7),
+        ("1e15 FLOPs", "flops", 1e15), ("2.5e15flops", "flops", 2.5e15),
+    ],
+)  # fmt: skip
+def test_budgets(text: str | float, kind: str, amount: float) -> None:
+    assert budget_of(text) == Budget(kind, amount)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "soon", "-3m", "0s", "30 minutes", "nan", "tokens", "0 tokens", "1e99 FLOPs²"]
 )
-def test_budgets(text: str | float, seconds: float) -> None:
-    assert seconds_of(text) == seconds
-
-
-@pytest.mark.parametrize("text", ["", "soon", "-3m", "0s", "30 minutes", "nan"])
 def test_impossible_budgets(text: str) -> None:
-    with pytest.raises(InputError, match="is not a budget of time"):
-        seconds_of(text)
+    with pytest.raises(InputError, match="is not a budget"):
+        budget_of(text)
+
+
+def test_budgets_of_tokens_and_flops_buy_no_more() -> None:
+    recipe = load_recipe(None, ["model.vocab_size=8192"])
+    found = chosen(recipe, "50M tokens")
+    assert found.tokens == pytest.approx(5e7, rel=0.01)
+    found = chosen(recipe, "1e15 FLOPs")
+    assert estimate(found.recipe, MACHINE).flops == pytest.approx(1e15, rel=0.02)
+
+
+def test_neighbours_stand_beside_the_best() -> None:
+    found = candidates(load_recipe(None, ["model.vocab_size=8192"]), budget_of("1h"), MACHINE)
+    sizes = [parameters(candidate.recipe.model) for candidate in found]
+    assert sizes == sorted(sizes)
+    assert 4 <= len(found) <= 7
+    with pytest.raises(InputError, match="not even the smallest"):
+        chosen(load_recipe(None, []), "1h", replace(MACHINE, memory_available=1 << 20))
+
+
+def test_text_that_is_read_again_is_worth_less() -> None:
+    model = Model(n_layers=2, d_model=128, n_heads=2, vocab_size=8192)
+    once, again = (expected_loss(model, 1e8, text) for text in (1e8, 1e7))
+    assert once < again < expected_loss(model, 1e7, 1e7)
 
 
 def test_learning_rates_fall_with_size() -> None:
@@ -205,9 +240,9 @@ def test_speed_follows_what_was_measured() -> None:
 
 def test_a_budget_under_mup_keeps_its_learning_rate_and_one_batch() -> None:
     recipe = load_recipe("cerebras-gpt/111m-mup", ["model.seq_len=256"])
-    bought = recipe_for(recipe, 3600, MACHINE)
+    bought = chosen(recipe, "1h").recipe
     assert bought.optimizer.lr == recipe.optimizer.lr
-    bought = recipe_for(load_recipe("cerebras-gpt/13b", ["model.seq_len=256"]), 3600, MACHINE)
+    bought = chosen(load_recipe("cerebras-gpt/13b", ["model.seq_len=256"]), "1h").recipe
     assert (bought.train.first_steps, bought.train.first_batch_size) == (0, 0)
 
 

@@ -98,7 +98,7 @@ class CerebrasEngine:
         """Set the folder for the engine's own files; a cluster's workers must see it too."""
         self._folder = folder
 
-    def seconds_per_update(self, stop: Callable[[], bool]) -> float:
+    def seconds_per_update(self, stop: Callable[[], bool], max_seconds: float = 6.0) -> float:
         """Return 0: it cannot be measured here, and is not needed."""
         return 0.0
 

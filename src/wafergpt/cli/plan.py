@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +16,10 @@ from wafergpt.cli.recipe import (
     show_option,
     split_arguments,
 )
+from wafergpt.cli.tables import Cell, Column, Row, details, plain, table
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import RenderableType
 
 DOES_NOT_FIT = "DOES NOT FIT"
 
@@ -30,6 +31,13 @@ PARTS = {
 LEAST_SHARE = 0.005
 """A smaller part of the time is not shown."""
 
+COLUMNS = [
+    Column("layers × width"), Column("parameters", right=True, rank=2),
+    Column("tokens", right=True, rank=1), Column("batch", right=True, rank=4),
+    Column("tokens/s", right=True, rank=3), Column("expected loss", right=True),
+]  # fmt: skip
+"""Of the shapes that a budget could buy."""
+
 MAX_KINDS = 20
 """The number of operator kinds that are listed."""
 
@@ -40,13 +48,17 @@ MAX_KINDS = 20
     epilog="Example: wafergpt plan data.corpus=corpora/reviews --budget 30m",
 )
 @recipe_arguments
-@click.option("--budget", metavar="TIME", help="Find the best model for 90s, 30m or 2h here.")
+@click.option(
+    "--budget",
+    metavar="BUDGET",
+    help="Find the best model for 90s, 30m, '50M tokens' or '1e15 FLOPs'.",
+)
 @click.option("--from", "start", metavar="RUN", help="The run to start from.")
 @click.option("--quick", is_flag=True, help="Estimate; run nothing.")
 @click.option("--fresh", is_flag=True, help="Measure this machine again.")
 @click.option(
     "--parametrization",
-    "table",
+    "shows_table",
     is_flag=True,
     help="Print initial weights, learning rates and multipliers by role; nothing else.",
 )
@@ -61,7 +73,7 @@ def command(
     start: str | None,
     quick: bool,
     fresh: bool,
-    table: bool,
+    shows_table: bool,
     lowers: bool,
     measure: Path | None,
     show: bool,
@@ -82,9 +94,9 @@ def command(
     from wafergpt.api import plan
 
     name, overrides = split_arguments(arguments, runs)
-    if table and (show or budget):
+    if shows_table and (show or budget):
         raise click.UsageError("--parametrization prints a recipe's table: omit the other options")
-    if table:
+    if shows_table:
         from wafergpt.config import load_recipe
         from wafergpt.shapes.parametrization import parametrization
 
@@ -109,9 +121,12 @@ def command(
     if show:
         click.echo(found.recipe().to_yaml(), nl=False)
         return
-    rows = _rows(found.to_dict(), found.notes)
-    text = "\n".join(f"{name:>11}  {value}" for name, value in rows)
-    emit(found.to_dict(), as_json, text, lambda width: [_screen(rows)])
+    facts = found.to_dict()
+    rows = _rows(facts, found.notes)
+    lines = [f"{name:>11}  {value}" for name, value in rows]
+    if facts["candidates"]:
+        lines += ["", plain(COLUMNS, _candidates(facts))]
+    emit(facts, as_json, "\n".join(lines), lambda width: _screen(facts, rows, width))
 
 
 def _table(facts: dict[str, Any], lr: float) -> str:
@@ -166,21 +181,42 @@ def _loss(facts: dict[str, Any]) -> str:
     return f"{loss:.2f} ({low:.2f} to {high:.2f}) on {facts['predicted_loss_of']}"
 
 
-def _screen(rows: Sequence[tuple[str, str]]) -> Table:
-    from wafergpt.cli.tables import Cell, details
-
+def _screen(
+    facts: dict[str, Any], rows: Sequence[tuple[str, str]], width: int
+) -> Iterator[RenderableType]:
     styles = {"note": "yellow"}
-    return details(
+    yield details(
         (
             Cell(name, styles.get(name, "bold")),
             Cell(value, "red" if value.endswith(DOES_NOT_FIT) else ""),
         )
         for name, value in rows
     )
+    if facts["candidates"]:
+        yield ""
+        yield table(COLUMNS, _candidates(facts), width)
+
+
+def _candidates(facts: dict[str, Any]) -> list[Row]:
+    """Return a row for each shape that a budget could buy, the best first."""
+    found = sorted(facts["candidates"], key=lambda candidate: candidate["expected_loss"])
+    best = found[0]["expected_loss"]
+    return [
+        (
+            f"{one['n_layers']} × {one['d_model']}",
+            f"{one['parameters']:,}",
+            f"{one['tokens']:,}",
+            f"{one['batch_size']}",
+            f"{one['tokens_per_second']:,.0f}",
+            "best" if one is found[0] else f"+{one['expected_loss'] / best - 1:.1%}",
+        )
+        for one in found
+    ]
 
 
 def _rows(facts: dict[str, Any], notes: tuple[str, ...]) -> list[tuple[str, str]]:
     """Return the rows of a plan: names, and values for people."""
+    from wafergpt.reports.formatting import size
 
     model = facts["model"]
     fits = "fits" if facts["fits"] else DOES_NOT_FIT
@@ -201,8 +237,8 @@ def _rows(facts: dict[str, Any], notes: tuple[str, ...]) -> list[tuple[str, str]
         "time": _time(facts),
         "speed": f"{facts['tokens_per_second']:,.0f} tokens/s on {facts['device']}, {how}",
         "memory": f"{facts['memory_bytes'] / gib:.2f} GiB{each}: {fits}",
-        "checkpoint": f"{facts['checkpoint_bytes'] / gib:.2f} GiB each, "
-        f"{facts['disk_bytes'] / gib:.2f} GiB at most at once",
+        "checkpoint": f"{size(facts['checkpoint_bytes'])} each, "
+        f"{size(facts['disk_bytes'])} at most at once",
         "loss": _loss(facts),
     }
     return [*rows.items(), *(("note", note) for note in notes)]

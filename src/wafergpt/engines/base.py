@@ -117,11 +117,12 @@ class Engine(Protocol):
     def work_in(self, folder: Path) -> None:
         """Set the folder for the engine's own files; called once, before the first update."""
 
-    def seconds_per_update(self, stop: Callable[[], bool]) -> float:
+    def seconds_per_update(self, stop: Callable[[], bool], max_seconds: float = 6.0) -> float:
         """Time real updates over all the data, without moving a weight.
 
         Args:
             stop: called after each update; if true, no more are timed.
+            max_seconds: that this should take.
 
         Returns:
             Seconds of an update.

@@ -103,7 +103,7 @@ class TorchEngine:
     # --- before the first update -----------------------------------------------------------------
 
     def seconds_per_update(
-        self, stop: Callable[[], bool], rounds: int = 16, max_seconds: float = 6.0
+        self, stop: Callable[[], bool], max_seconds: float = 6.0, rounds: int = 16
     ) -> float:
         """Return the seconds of an update, from real ones over all the data; no weight moves."""
         size = self._recipe.train.batch_size
@@ -135,7 +135,7 @@ class TorchEngine:
         """Compile, and return (seconds of an update, None), or (infinity, what failed)."""
         self._compile(True)
         try:
-            return self.seconds_per_update(stop, rounds), self._compiler.failure
+            return self.seconds_per_update(stop, rounds=rounds), self._compiler.failure
         except Exception as error:
             # Other processes wait for results that this one has not computed.
             if self._group.size > 1 or not is_of_compiler(error):

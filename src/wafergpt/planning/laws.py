@@ -21,6 +21,12 @@ LOSSES: dict[str, tuple[float, float | None]] = {
 """On the Pile's test set, under the standard and the maximal update parametrization
 (arXiv:2304.03208)."""
 
+E, A, ALPHA, B, BETA = 1.69, 406.4, 0.34, 410.7, 0.28
+"""Of Hoffmann et al. (arXiv:2203.15556, appendix D.3)."""
+
+REPEATS = 15.0
+"""Passes beyond the first that a text is worth at most (arXiv:2305.16264)."""
+
 NO_LAW = "no scaling law has been fitted for this corpus, tokenizer and shape"
 ANOTHER = "no loss is predicted: the published law is of Cerebras-GPT's recipes as they are, and "
 
@@ -167,6 +173,24 @@ def _reads_gpt2(corpus: Path) -> bool:
         return all(vocabulary.get(token) == number for token, number in KNOWN_TOKENS.items())
     except (InputError, KeyError, TypeError, AttributeError):
         return False
+
+
+def expected_loss(model: Model, tokens: float, text_tokens: float) -> float:
+    """Return a loss to compare shapes of one budget by; it predicts none.
+
+    The form of Hoffmann et al. (arXiv:2203.15556), E + A/N^α + B/D^β; text that is read again
+    counts less each time (Muennighoff et al., arXiv:2305.16264, equation 5).
+
+    Args:
+        model: the shape.
+        tokens: that it reads.
+        text_tokens: of the text; more than these are read again.
+    """
+    text = min(tokens, text_tokens)
+    again = tokens / text - 1
+    worth = text * (1 + REPEATS * (1 - math.exp(-again / REPEATS)))
+    n = parameters(model)
+    return float(E + A / n**ALPHA + B / worth**BETA)
 
 
 def learning_rate(model: Model) -> float:

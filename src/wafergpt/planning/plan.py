@@ -43,6 +43,37 @@ class CorpusFacts:
 
 
 @dataclass(frozen=True)
+class Candidate:
+    """A shape that a budget could buy.
+
+    Attributes:
+        recipe: with shape, batch, horizon and learning rate.
+        tokens: that the budget buys.
+        tokens_per_second: as measured, or as estimated.
+        loss: expected by a generic law: good for comparing candidates, not as a prediction.
+    """
+
+    recipe: Recipe
+    tokens: int
+    tokens_per_second: float
+    loss: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON."""
+        model = self.recipe.model
+        return {
+            "n_layers": model.n_layers,
+            "d_model": model.d_model,
+            "n_heads": model.n_heads,
+            "parameters": parameters(model),
+            "batch_size": self.recipe.train.batch_size,
+            "tokens": self.tokens,
+            "tokens_per_second": self.tokens_per_second,
+            "expected_loss": self.loss,
+        }
+
+
+@dataclass(frozen=True)
 class Plan:
     """The cost of a run.
 
@@ -60,6 +91,7 @@ class Plan:
         memory: the estimate of what fills the memory.
         cold_compile_seconds: of compiling with an empty cache, if that was measured.
         notes: assumptions and warnings.
+        candidates: the shapes that a budget could buy, if one was given.
     """
 
     asked: Recipe
@@ -75,6 +107,7 @@ class Plan:
     memory: Memory
     cold_compile_seconds: float | None = None
     notes: tuple[str, ...] = field(default=())
+    candidates: tuple[Candidate, ...] = field(default=())
 
     @property
     def seconds(self) -> float:
@@ -147,6 +180,7 @@ class Plan:
             "precision": recipe.system.precision,
             "compile": recipe.system.compile,
             "notes": list(self.notes),
+            "candidates": [candidate.to_dict() for candidate in self.candidates],
         }
 
 

@@ -42,6 +42,9 @@ from wafergpt.train.trainer import memory_bytes
 SECONDS = 4.0
 """Time for updates, and half of it for evaluation."""
 
+SHAPE_SECONDS = 1.0
+"""Time for the updates of one of the shapes that a budget could buy."""
+
 FEWEST, MOST = 3, 64
 """Updates that are timed."""
 
@@ -132,6 +135,20 @@ def measure(recipe: Recipe, start: Run | None, began: float) -> Measurement | No
         return found
     note = f"other programs used {others:.0%} of the cores while this was measured"
     return replace(found, notes=(*found.notes, f"{note}: without them it is faster"))
+
+
+def tokens_per_second(recipe: Recipe) -> float:
+    """Return the speed of a recipe's updates in this process, not compiled, in about a second."""
+    with joined(recipe.system.timeout) as group:
+        setup = set_up(recipe.replace(system={"compile": "off"}), group, None)
+        if group.is_worker:
+            setup.engine.run_commands()
+            return 0.0
+        seconds = setup.engine.seconds_per_update(NEVER, max_seconds=SHAPE_SECONDS)
+        setup.engine.close("")
+    n, bandwidth = parameters(setup.recipe.model), setup.machine.bandwidth
+    tokens = recipe.train.batch_size * setup.recipe.model.seq_len
+    return tokens / (seconds + OPTIMIZER_BYTES * n / bandwidth)
 
 
 @dataclass

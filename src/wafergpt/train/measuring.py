@@ -8,10 +8,12 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from wafergpt import atomic_files, files
 from wafergpt.config import Recipe, load_recipe
@@ -19,13 +21,20 @@ from wafergpt.config.registry import ENGINES, TASKS
 from wafergpt.devices.probe import cache_folder
 from wafergpt.distributed.launcher import launch
 from wafergpt.errors import InputError, RunFailed
+from wafergpt.planning.budget import Budget, best, bought, candidates
 from wafergpt.planning.estimate import RowFacts, estimate
 from wafergpt.planning.hardware import Machine
 from wafergpt.planning.measurement import Measurement
 from wafergpt.planning.plan import Plan
-from wafergpt.progress import is_worker, shown
+from wafergpt.progress import is_worker, shown, working
 from wafergpt.runs.run import Run
 from wafergpt.tasks.base import task_of
+
+ADJUSTMENTS = 3
+"""How often a plan is fitted to its budget of time."""
+
+LEAST_USED = 0.93
+"""Share of a budget of time that a plan should use."""
 
 BYTES_PER_TOKEN = 4
 
@@ -75,6 +84,43 @@ def plan_training(recipe: Recipe, machine: Machine, start: Run | None, quick: bo
     return found.plan(recipe, machine)
 
 
+def plan_budget(
+    recipe: Recipe, budget: Budget, machine: Machine, start: Run | None, quick: bool
+) -> Plan:
+    """Plan the best model that a budget buys, among shapes that are measured.
+
+    Args:
+        recipe: whose shape, batch, horizon, schedule and learning rate are chosen.
+        budget: how much it may cost.
+        machine: with the memory that is free.
+        start: must be None: its shape could not change.
+        quick: only estimate.
+
+    Raises:
+        InputError: if the recipe has a task or another run's shape, or the data is unusable.
+        RunFailed: if the measuring process fails.
+    """
+    if recipe.task is not None or start is not None:
+        raise InputError("--budget chooses the shape of a language model that is trained afresh")
+    found = candidates(recipe, budget, machine)
+    quick = quick or recipe.data.corpus is None
+    if not quick:
+        rates = _speeds([candidate.recipe for candidate in found])
+        found = [
+            bought(candidate.recipe, budget, rate or candidate.tokens_per_second)
+            for candidate, rate in zip(found, rates, strict=True)
+        ]
+    chosen = best(found)
+    plan = plan_training(chosen.recipe, machine, None, quick)
+    for _ in range(ADJUSTMENTS if budget.kind == "seconds" else 0):
+        if LEAST_USED <= plan.seconds / budget.amount <= 1:
+            break
+        overhead = plan.seconds - plan.time.updates
+        chosen = bought(chosen.recipe, budget, plan.tokens_per_second, overhead)
+        plan = plan_training(chosen.recipe, machine, None, quick)
+    return replace(plan, candidates=tuple(found))
+
+
 def _may_fit(recipe: Recipe, machine: Machine) -> bool:
     """Return whether a training is estimated to fit, without reading its rows."""
     horizon = {"steps": 1, "tokens": None, "epochs": None, "seconds": None}
@@ -104,44 +150,68 @@ def work(folder: Path) -> None:
     TASKS.update(job["tasks"])
     ENGINES.update(job["engines"])
     try:
-        from wafergpt.train.measurement import measure
+        from wafergpt.train.measurement import measure, tokens_per_second
 
+        recipes = [load_recipe(str(folder / f"{index}.yaml")) for index in range(job["recipes"])]
+        if job["speeds"]:
+            rates = [tokens_per_second(recipe) for recipe in recipes]
+            atomic_files.write_json(folder / "result.json", rates)
+            return
         start = None if job["start"] is None else Run.find(job["start"])
-        found = measure(load_recipe(str(folder / "recipe.yaml")), start, _born())
+        found = measure(recipes[0], start, _born())
     except InputError as error:
         if not is_worker():
             atomic_files.write_json(folder / "error.json", {"error": str(error)})
         raise
     if found is not None:
-        atomic_files.write_json(folder / "measurement.json", found.to_dict())
+        atomic_files.write_json(folder / "result.json", found.to_dict())
 
 
 def _measured(recipe: Recipe, start: Run | None) -> Measurement | None:
-    """Run the measuring processes; return None if one was killed."""
+    """Measure a training; return None if a process was killed."""
+    found = _worked([recipe], start, speeds=False)
+    return None if found is None else Measurement.from_dict(found)
+
+
+def _speeds(recipes: Sequence[Recipe]) -> list[float]:
+    """Return the tokens/s of each recipe in one process; 0 where it was not measured."""
+    with working(f"timing {len(recipes)} shapes"):
+        found = _worked(recipes, None, speeds=True)
+    return [0.0] * len(recipes) if found is None else found
+
+
+def _worked(recipes: Sequence[Recipe], start: Run | None, speeds: bool) -> Any:
+    """Run the measuring processes; return their result, None if one was killed."""
     with TemporaryDirectory(prefix="wafergpt-plan-") as name:
         folder = Path(name)
-        (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+        for index, recipe in enumerate(recipes):
+            (folder / f"{index}.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
         source = None if start is None else str((start.checkpoint or start.path).resolve())
-        job = {"start": source, "path": sys.path, "tasks": TASKS, "engines": ENGINES}
-        atomic_files.write_json(folder / "job.json", job)
-        arguments = ["plan", "--measure", str(folder)]
-        if recipe.system.nproc > 1:
-            recipe.train.require_enough_for(recipe.system.nproc)
-            code = launch(recipe.system.nproc, arguments)
-        else:
-            program = "from wafergpt.cli import main; main()"
-            command = [sys.executable, "-P", "-c", program, *arguments]
-            quiet = None if shown() else subprocess.DEVNULL
-            code = subprocess.run(command, stdout=quiet, stderr=quiet, check=False).returncode
+        registry = {"path": sys.path, "tasks": TASKS, "engines": ENGINES}
+        job = {"recipes": len(recipes), "start": source, "speeds": speeds}
+        atomic_files.write_json(folder / "job.json", job | registry)
+        code = _run(["plan", "--measure", str(folder)], recipes[0], quiet=speeds)
         if (folder / "error.json").exists():
             raise InputError(files.read_json(folder / "error.json")["error"])
         if code == 0:
-            return Measurement.from_dict(files.read_json(folder / "measurement.json"))
+            return files.read_json(folder / "result.json")
         if code < 0 or code == KILLED:
             return None
         raise RunFailed(
             f"measuring failed with exit code {code}; --quick estimates without running anything"
         )
+
+
+def _run(arguments: list[str], recipe: Recipe, quiet: bool) -> int:
+    """Run the command line in as many processes as the recipe wants; return the exit code."""
+    nproc = recipe.system.nproc
+    if nproc > 1:
+        recipe.train.require_enough_for(nproc)
+        return launch(nproc, arguments)
+    command = [sys.executable, "-P", "-c", "from wafergpt.cli import main; main()", *arguments]
+    output = None if shown() and not quiet else subprocess.DEVNULL
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=output, check=False)
+    return done.returncode
 
 
 def _born() -> float:
