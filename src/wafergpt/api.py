@@ -6,6 +6,7 @@ its path.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -63,7 +64,7 @@ def plan(
     from wafergpt.devices.probe import probe
     from wafergpt.planning.budget import budget_of
     from wafergpt.train.finetuning import with_task
-    from wafergpt.train.measuring import plan_budget, plan_training
+    from wafergpt.train.planner import plan_budget, plan_training
 
     wanted = None if budget is None else budget_of(budget)
     recipe = _planned(what, overrides)
@@ -83,10 +84,10 @@ def plan(
             "a Cerebras system cannot be measured from here: --lower shows one training step "
             "as it is lowered, and without system.device=cerebras the plan is for this machine"
         )
-    machine = probe(recipe.system.device, fresh=fresh)
+    machine = probe(recipe.system.host, fresh=fresh)
     if wanted is not None:
-        return plan_budget(recipe, wanted, machine, base, quick)
-    return plan_training(recipe, machine, base, quick)
+        return plan_budget(recipe, wanted, machine, base, quick, root)
+    return plan_training(recipe, machine, base, quick, root)
 
 
 def pretrain(
@@ -117,18 +118,19 @@ def pretrain(
         RunFailed: if the run diverges, or has no good checkpoint to resume from.
         Interrupted: after saving, if a signal requested a stop.
     """
+    began = time.monotonic()
     from wafergpt.train.resume import language_model, may_change, on_top_of
     from wafergpt.train.run import train
 
     if resume is not None:
         run = _to_resume(resume, root)
-        return train(may_change(run.recipe, overrides), run=run, root=root)
+        return train(may_change(run.recipe, overrides), run=run, root=root, began=began)
     asked = _asked(recipe, overrides)
     base = None
     if start is not None:
         base = language_model(start, root)
         asked = on_top_of(asked, base)
-    return train(asked, start=base, auto_resume=auto_resume, root=root)
+    return train(asked, start=base, auto_resume=auto_resume, root=root, began=began)
 
 
 def finetune(
@@ -162,6 +164,7 @@ def finetune(
         RunFailed: if the run diverges.
         Interrupted: after saving, if a signal requested a stop.
     """
+    began = time.monotonic()
     from wafergpt.inference.predictor import Predictor
     from wafergpt.train.finetuning import with_task
     from wafergpt.train.resume import language_model, may_change
@@ -169,12 +172,14 @@ def finetune(
 
     if resume is not None:
         run = _to_resume(resume, root)
-        return Predictor.load(train(may_change(run.recipe, overrides), run=run, root=root))
+        recipe = may_change(run.recipe, overrides)
+        return Predictor.load(train(recipe, run=run, root=root, began=began))
     if start is None:
         raise InputError("start from a run or from 'scratch', or name a run to resume")
     base = None if str(start) == SCRATCH else language_model(start, root)
     asked = with_task(_asked(recipe, overrides), base, task, data)
-    return Predictor.load(train(asked, start=base, auto_resume=auto_resume, root=root))
+    run = train(asked, start=base, auto_resume=auto_resume, root=root, began=began)
+    return Predictor.load(run)
 
 
 def predict(

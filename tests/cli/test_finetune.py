@@ -37,7 +37,7 @@ def run(tmp_path: Path) -> Run:
 
 def test_baselines_come_with_their_macro_f1(run: Run) -> None:
     text = finetune._text(run, RESULT)
-    assert "bidirectional LSTM: accuracy 0.9000, macro-F1 0.8765, loss 0.3000" in text
+    assert "bidirectional LSTM: accuracy 0.9000, macro f1 0.8765, loss 0.3000" in text
     assert f"wafergpt report clf --runs '{run.path.parent}'" in text
 
 
@@ -46,7 +46,7 @@ def test_on_a_terminal_they_are_a_table(run: Run, width: int) -> None:
     out = io.StringIO()
     show(lambda cells: finetune._screen(run, RESULT, cells), Console(file=out, width=width))
     rows = [line.split() for line in out.getvalue().splitlines()]
-    assert ["accuracy", "macro-F1", "loss", "time"] in rows
+    assert ["accuracy", "macro", "f1", "loss", "time"] in rows
     assert ["GPT", "0.9000", "0.8765", "0.3000", "2m05s"] in rows
 
 
@@ -127,4 +127,4 @@ def test_an_interrupted_baseline_costs_no_result(
     if as_json:
         assert json.loads(done.stdout)["comparison"] == [{**ROW, "name": "GPT"}]
     else:
-        assert "GPT: accuracy 0.9000, macro-F1 0.8765, loss 0.3000" in done.stdout
+        assert "GPT: accuracy 0.9000, macro f1 0.8765, loss 0.3000" in done.stdout

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from wafergpt.cli.next_commands import NEUTRAL, at_work, opening, pretraining
+from wafergpt.cli.next_commands import NEUTRAL, after_preparing, at_work, opening
 from wafergpt.cli.pretrain import _text
 from wafergpt.config import load_recipe, recipe_from
 from wafergpt.data.prepare import prepare
@@ -83,13 +83,15 @@ def test_a_classifier_is_given_a_text(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("tokens", [3, 200, 257, 300, 2000, 5_000_000])
 def test_the_next_training_fits_the_corpus(tokens: int) -> None:
-    words = shlex.split(pretraining(Path("my corpus"), tokens))
+    words = shlex.split(after_preparing(Path("my corpus"), tokens))
+    if tokens > 4096:
+        assert words == ["wafergpt", "plan", "data.corpus=my corpus", "--budget", "10m"]
+        return
     assert words[:2] == ["wafergpt", "pretrain"]
     recipe = load_recipe(None, words[2:])
     assert recipe.data.corpus == Path("my corpus")
     # As LanguageBatches counts.
     assert (tokens - 1) // recipe.model.seq_len >= recipe.train.batch_size
-    assert len(words) == (4 if tokens > 1e6 else len(words))
 
 
 def test_the_end_of_a_training_names_the_step_of_its_best_loss() -> None:

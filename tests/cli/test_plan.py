@@ -105,7 +105,7 @@ def test_text_is_plain_when_piped() -> None:
     [
         (["trian.steps=3"], "did you mean 'train'"),
         (["model.d_model=10", "model.n_heads=3"], "does not divide"),
-        (["--budget", "soon"], "not a budget of time"),
+        (["--budget", "soon"], "not a budget"),
         (["train.epochs=2"], "add data.corpus"),
         (["data.corpus=nowhere"], "is not a corpus"),
     ],

@@ -154,15 +154,15 @@ def test_text_that_is_read_again_is_worth_less() -> None:
     assert once < again < expected_loss(model, 1e7, 1e7)
 
 
-def test_learning_rates_fall_with_size() -> None:
-    widths = [(2, 128), (6, 256), (10, 768), (24, 2048), (40, 5120)]
-    rates = [
-        learning_rate(Model(n_layers=n, d_model=d, n_heads=1, d_ffn=4 * d, vocab_size=50257))
-        for n, d in widths
-    ]
+def test_learning_rates_fall_with_width_and_are_near_the_published_ones() -> None:
+    widths = [64, 256, 768, 1088, 1536, 2048, 2560, 4096, 5120]
+    rates = [learning_rate(Model(d_model=d, n_heads=1, vocab_size=50257)) for d in widths]
     assert rates == sorted(rates, reverse=True)
-    assert rates[0] == pytest.approx(1.5e-3, rel=0.2)
-    assert rates[-1] == 1.2e-4
+    assert rates[0] == pytest.approx(6.25e-3)
+    # Table 1 of arXiv:2304.03208, from 111M on.
+    published = [6e-4, 6e-4, 2e-4, 2e-4, 2e-4, 1.2e-4, 1.2e-4]
+    for ours, theirs in zip(rates[2:], published, strict=True):
+        assert 1 / 1.7 < ours / theirs < 1.7
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd", "muon"])

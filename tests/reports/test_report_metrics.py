@@ -156,7 +156,7 @@ def test_four_to_six_tiles_with_what_is_known() -> None:
 
 
 def test_planned_and_measured() -> None:
-    plan = {"seconds": 100.0, "tokens": 1000, "memory_bytes": 2e9, "predicted_loss": None}
+    plan: dict[str, Any] = {"seconds": 100.0, "tokens": 1000, "memory_bytes": 2e9}
     done: dict[str, Any] = {
         "seconds": 110.0,
         "tokens": 1000,
@@ -171,6 +171,11 @@ def test_planned_and_measured() -> None:
     ]
     timed = planned(chapter(plan=plan, **done, elapsed=120.0))
     assert timed[0] == ("Time", "1m40s", "2m00s", "+20.0%")
+    parts = {"startup": 0.2, "updates": 90.0, "saving": "?"}
+    plan["time"], done["time"] = parts, {**parts, "updates": 99.0}
+    timed = planned(chapter(plan=plan, **done, elapsed=120.0))
+    assert timed[1] == ("– updates", "1m30s", "1m39s", "+10.0%")
+    assert timed[2][0] == "Tokens"
     so_far = [{"step": 1, "seconds": 5.0, "memory_bytes": 1e9}]
     assert planned(chapter(plan=plan, rows=so_far))[0] == ("Time", "1m40s", "5.0s", "–")
     assert "No law was fitted for this corpus" in NO_LAW

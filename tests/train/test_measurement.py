@@ -24,8 +24,9 @@ from wafergpt.errors import InputError, RunFailed
 from wafergpt.planning.duration import Duration
 from wafergpt.planning.measurement import Measurement
 from wafergpt.runs.run import Run
-from wafergpt.train import measuring
-from wafergpt.train.measurement import _spread, expected, total_tokens
+from wafergpt.train import planner
+from wafergpt.train.counted import total_tokens
+from wafergpt.train.measurement import _spread, expected
 from wafergpt.train.planned import compare_with_plan
 from wafergpt.train.setup import Setup, set_up, settled
 
@@ -104,17 +105,17 @@ def test_a_measured_plan_is_what_then_happens(tmp_path: Path) -> None:
 
 def test_what_the_measuring_process_refuses_is_refused_here(tmp_path: Path) -> None:
     corpus = soak.corpus(tmp_path)
-    with pytest.raises(InputError, match="less than one batch of 100000"):
-        plan(None, [*SMALL, f"data.corpus={corpus}", "train.steps=4", "train.batch_size=100000"])
+    with pytest.raises(InputError, match="less than one batch of 20000"):
+        plan(None, [*SMALL, f"data.corpus={corpus}", "train.steps=4", "train.batch_size=20000"])
 
 
-@pytest.mark.parametrize(("code", "what"), [(-9, "lack of memory"), (137, "lack of memory")])
+@pytest.mark.parametrize(("code", "what"), [(-9, "found no memory"), (137, "found no memory")])
 def test_a_killed_process_leaves_an_estimate_that_does_not_fit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, what: str
 ) -> None:
     recipe = load_recipe(None, [*SMALL, f"data.corpus={soak.corpus(tmp_path)}", "train.steps=4"])
     monkeypatch.setattr(subprocess, "run", ends_with(code))
-    found = measuring.plan_training(recipe, MACHINE, None, quick=False)
+    found = planner.plan_training(recipe, MACHINE, None, quick=False)
     assert not found.measured
     assert not found.fits
     assert any(what in note for note in found.notes)
@@ -123,12 +124,12 @@ def test_a_killed_process_leaves_an_estimate_that_does_not_fit(
 def test_a_process_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = load_recipe(None, [*SMALL, f"data.corpus={soak.corpus(tmp_path)}", "train.steps=4"])
     monkeypatch.setattr(subprocess, "run", ends_with(1))
-    with pytest.raises(RunFailed, match="--quick"):
-        measuring.plan_training(recipe, MACHINE, None, quick=False)
+    with pytest.raises(RunFailed, match=r"it broke.*--quick"):
+        planner.plan_training(recipe, MACHINE, None, quick=False)
 
 
 def ends_with(code: int) -> Callable[..., subprocess.CompletedProcess[bytes]]:
-    return lambda *_, **__: subprocess.CompletedProcess([], code)
+    return lambda *_, **__: subprocess.CompletedProcess([], code, stderr="Boom: it broke")
 
 
 @pytest.mark.parametrize("why", ["no data", "no memory"])
@@ -139,14 +140,14 @@ def test_what_cannot_be_run_here_is_estimated(
     corpus = [] if why == "no data" else [f"data.corpus={soak.corpus(tmp_path)}"]
     shape = [*SMALL, "train.steps=4", *([] if corpus else ["model.vocab_size=300"])]
     machine = MACHINE if why == "no data" else replace(MACHINE, memory_available=1 << 20)
-    found = measuring.plan_training(load_recipe(None, [*shape, *corpus]), machine, None, False)
+    found = planner.plan_training(load_recipe(None, [*shape, *corpus]), machine, None, False)
     assert not found.measured
     assert found.fits == (why == "no data")
 
 
 def test_a_quick_plan_of_a_task_goes_by_its_rows(rows: Path) -> None:
     recipe = load_recipe(None, [*SMALL, f"task.train={rows}", "task.name=classify"])
-    found = measuring.plan_training(recipe, MACHINE, None, quick=True)
+    found = planner.plan_training(recipe, MACHINE, None, quick=True)
     exact = total_tokens(ready(rows), SINGLE)
     assert found.tokens == pytest.approx(exact, rel=0.6)
     assert found.resolved.model.vocab_size == 8192
@@ -174,7 +175,9 @@ def test_a_run_far_from_its_plan_says_why(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, took: float, others: float, said: str
 ) -> None:
     run = Run.create(load_recipe(None, ["name=run"]), tmp_path)
-    run.write("plan", {"seconds": 100.0, "time": Duration(10.0, updates=90.0).to_dict()})
+    run.write(
+        "plan", {"device": "cpu", "seconds": 100.0, "time": Duration(10.0, updates=90.0).to_dict()}
+    )
     time = Duration(10.0, updates=took - 10).to_dict()
     run.write("result", {"elapsed": took, "time": time, "stopped_early": False})
     load: Any = type("Load", (), {"share": lambda self, processes: others})()

@@ -28,7 +28,7 @@ from wafergpt.runs.run import Run
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-SCORES = {"accuracy": "accuracy", "macro-F1": "macro_f1", "loss": "loss"}
+SCORES = {"accuracy": "accuracy", "macro f1": "macro_f1", "loss": "loss"}
 """Names for people, and keys of a comparison's rows."""
 
 
@@ -137,7 +137,9 @@ def _screen(run: Run, result: dict[str, Any], width: int) -> Iterable[Renderable
 def _scores(result: dict[str, Any]) -> Iterator[str]:
     for part, metrics in (("validation", result["metrics"]), ("test", result["test"])):
         if metrics:
-            numbers = [f"{k} {v:.4f}" for k, v in metrics.items() if isinstance(v, float)]
+            numbers = [
+                f"{k.replace('_', ' ')} {v:.4f}" for k, v in metrics.items() if isinstance(v, float)
+            ]
             yield f"{part}: " + ", ".join(numbers)
 
 

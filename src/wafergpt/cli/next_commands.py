@@ -30,10 +30,12 @@ def at_work(run: Run) -> str:
     return run.command("generate", "--prompt", _prompt(recipe))
 
 
-def pretraining(corpus: Path, tokens: int) -> str:
-    """Return the command that trains on a corpus, with settings for its number of tokens."""
+def after_preparing(corpus: Path, tokens: int) -> str:
+    """Return the command that plans a model for a corpus, or trains on a very small one."""
     recipe = Recipe()
     length, batch = recipe.model.seq_len, recipe.train.batch_size
+    if tokens > length * batch:
+        return command_line("plan", f"data.corpus={corpus}", "--budget", "10m")
     words = [f"data.corpus={corpus}", "train.steps=500"]
     if tokens <= length:
         length = max(1, (tokens - 1) // 2)

@@ -21,12 +21,9 @@ from wafergpt.cli.tables import Cell, Column, Row, details, plain, table
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-DOES_NOT_FIT = "DOES NOT FIT"
+    from wafergpt.planning.plan import Plan
 
-PARTS = {
-    "startup": "start-up", "compiling": "compiling", "updates": "updates",
-    "evaluation": "evaluations", "saving": "saving", "final": "final evaluation",
-}  # fmt: skip
+DOES_NOT_FIT = "DOES NOT FIT"
 
 LEAST_SHARE = 0.005
 """A smaller part of the time is not shown."""
@@ -126,7 +123,42 @@ def command(
     lines = [f"{name:>11}  {value}" for name, value in rows]
     if facts["candidates"]:
         lines += ["", plain(COLUMNS, _candidates(facts))]
-    emit(facts, as_json, "\n".join(lines), lambda width: _screen(facts, rows, width))
+    following = []
+    if found.measured and found.fits:
+        following = [_next(found, arguments, start, budget, runs)]
+    text = "\n".join([*lines, *following])
+    emit(facts, as_json, text, lambda width: [*_screen(facts, rows, width), *following])
+
+
+def _next(
+    plan: Plan, arguments: Sequence[str], start: str | None, budget: str | None, runs: Path
+) -> str:
+    """Return the command that trains what was planned."""
+    from wafergpt.runs.run import command_line
+
+    words = [f"data.corpus={word}" if _is_corpus(word) else word for word in arguments]
+    if budget is not None:
+        words += _chosen(plan)
+    if plan.asked.task is not None:
+        return f"next: {command_line('finetune', start or 'scratch', *words, root=runs)}"
+    source = [] if start is None else ["--from", start]
+    return f"next: {command_line('pretrain', *words, *source, root=runs)}"
+
+
+def _is_corpus(word: str) -> bool:
+    from wafergpt.files import is_file
+
+    return is_file(Path(word) / "corpus.json")
+
+
+def _chosen(plan: Plan) -> list[str]:
+    """Return what a budget chose, as overrides."""
+    values = plan.recipe().model_dump()
+    keys = {
+        "model": ("n_layers", "d_model", "n_heads"), "train": ("tokens", "batch_size"),
+        "optimizer": ("lr",), "schedule": ("name", "warmup", "final"),
+    }  # fmt: skip
+    return [f"{name}.{key}={values[name][key]}" for name, some in keys.items() for key in some]
 
 
 def _table(facts: dict[str, Any], lr: float) -> str:
@@ -162,6 +194,7 @@ def _steps(facts: dict[str, Any]) -> str:
 
 
 def _time(facts: dict[str, Any]) -> str:
+    from wafergpt.planning.duration import PARTS
     from wafergpt.progress import duration
 
     parts = [

@@ -16,6 +16,9 @@ from wafergpt.cli.streams import shows
 from wafergpt.errors import InputError
 from wafergpt.progress import say, working
 
+BLANK = "(blank)"
+"""Shown in place of a text that has no letters."""
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -90,13 +93,18 @@ def _table(texts: Sequence[str], outputs: Sequence[dict[str, Any] | None], width
 
     text = Column("text", min_width=16)
     if any(output and "label" not in output for output in outputs):
-        rows = [(t, f"{o['value']:.4g}" if o else "") for t, o in zip(texts, outputs, strict=True)]
+        rows = [
+            (t, f"{o['value']:.4g}") if o else (t.strip() or BLANK, "")
+            for t, o in zip(texts, outputs, strict=True)
+        ]
         return table([text, Column("value", right=True)], rows, width)
     columns = [text, Column("label", min_width=12), Column("probability", right=True, rank=1)]
     return table(
         [*columns, Column("", rank=2)],
         [
-            (t, _label(o["label"]), f"{o['score']:.1%}", bar(o["score"])) if o else (t, "", "", "")
+            (t, _label(o["label"]), f"{o['score']:.1%}", bar(o["score"]))
+            if o
+            else (t.strip() or BLANK, "", "", "")
             for t, o in zip(texts, outputs, strict=True)
         ],
         width,

@@ -63,7 +63,7 @@ def command(
     interrupted, run the same command to resume.
     """
     from wafergpt.api import prepare
-    from wafergpt.cli.next_commands import pretraining
+    from wafergpt.cli.next_commands import after_preparing
 
     start = time.perf_counter()
     try:
@@ -83,6 +83,6 @@ def command(
         f"  {result['tokens_train']:,} training tokens, {result['tokens_val']:,} validation tokens,"
         f" vocabulary {result['vocab_size']:,}",
         f"  fingerprint {result['fingerprint'][:16]}…, in {duration(seconds)}",
-        f"next: {pretraining(out, result['tokens_train'])}",
+        f"next: {after_preparing(out, result['tokens_train'])}",
     ]
     emit(result, as_json, "\n".join(lines))

@@ -125,6 +125,11 @@ def _duration(seconds: float | None) -> str:
 
 def _screen(runs: Sequence[Mapping[str, Any]], width: int) -> Iterator[RenderableType]:
     yield tables.table(_columns(), map(_cells, runs), width)
+    half = next((run for run in runs if run["state"] == "unfinished" and run["kind"]), None)
+    if half is not None:
+        run = Run(Path(half["path"]))
+        verb = "finetune" if half["kind"] == "finetune" else "pretrain"
+        yield f"\nunfinished: {command_line(verb, '--resume', run.path)}"
     done = next((run for run in runs if run["state"] == "finished"), None)
     if done is not None:
         yield f"\nnext: {Run(Path(done['path'])).command('report')}"

@@ -1,38 +1,56 @@
-"""How much of the machine other programs use while something runs."""
+"""How much of this process' cores other programs use while something runs."""
 
 from __future__ import annotations
 
 import os
 import time
+from collections.abc import Collection
+
+import psutil
 
 
 class OtherLoad:
-    """The share of all cores that other programs use, from its creation on."""
+    """The share of the cores that other programs use, from its creation on."""
 
     def __init__(self) -> None:
-        self._start, self._busy, self._own = time.monotonic(), _busy_seconds(), _own_seconds()
+        self._cores = _own_cores()
+        self._start = time.monotonic()
+        self._busy, self._own = _busy_seconds(self._cores), _own_seconds()
 
     def share(self, processes: int = 1) -> float:
-        """Return the share of all cores, from 0 to 1.
+        """Return the share of the cores that this process may use, from 0 to 1.
 
         Args:
             processes: how many like this one share the work, and are not others.
         """
-        seconds = time.monotonic() - self._start
+        seconds = max(time.monotonic() - self._start, 1e-9)
         own = (_own_seconds() - self._own) * processes
-        others = _busy_seconds() - self._busy - own
-        return min(1.0, max(0.0, others / (max(seconds, 1e-9) * (os.cpu_count() or 1))))
+        others = _busy_seconds(self._cores) - self._busy - own
+        return min(1.0, max(0.0, others / (seconds * len(self._cores))))
 
 
-def _busy_seconds() -> float:
-    import psutil
+def _own_cores() -> Collection[int]:
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return range(os.cpu_count() or 1)
 
-    times = psutil.cpu_times()
-    idle = times.idle + getattr(times, "iowait", 0.0)
-    # A guest's time is counted in user already.
-    guests = getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)
-    return float(sum(times) - idle - guests)
+
+def _busy_seconds(cores: Collection[int]) -> float:
+    total = 0.0
+    for core, times in enumerate(psutil.cpu_times(percpu=True)):
+        if core in cores:
+            # A guest's time is counted in user already.
+            idle = ("idle", "iowait", "guest", "guest_nice")
+            total += sum(times) - sum(getattr(times, name, 0.0) for name in idle)
+    return total
 
 
 def _own_seconds() -> float:
-    return sum(os.times()[:4])
+    """Return the CPU time of this process, and of its children, dead or alive."""
+    total = sum(os.times()[:4])
+    for child in psutil.Process().children(recursive=True):
+        try:
+            total += sum(child.cpu_times()[:4])
+        except psutil.Error:
+            continue
+    return float(total)

@@ -7,8 +7,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import FrameType
 
 from wafergpt.progress import say
@@ -59,6 +61,8 @@ def launch(
         asked = asked or (time.monotonic() if ends else 0.0)
 
     handled = [number for number in FORWARDED if number != HANGUP or hangs_up()]
+    if threading.current_thread() is not threading.main_thread():
+        handled = []
     previous = {number: signal.signal(number, forward) for number in handled}
     try:
         for left in range(restarts, -1, -1):
@@ -76,6 +80,24 @@ def launch(
         _end(children)
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+OF_A_GROUP = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""Variables of a process of several; ``TORCHELASTIC_…`` too."""
+
+
+@contextmanager
+def outside_of_a_group() -> Iterator[None]:
+    """Hide that this process is one of several, from processes that are started meanwhile."""
+    hidden = {
+        name: os.environ.pop(name)
+        for name in list(os.environ)
+        if name in OF_A_GROUP or name.startswith("TORCHELASTIC_")
+    }
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
 
 
 def hangs_up() -> bool:

@@ -34,6 +34,7 @@ def evaluate(
     recipe: Recipe,
     device: torch.device,
     advance: Callable[[int], None] = lambda n: None,
+    samples: range | None = None,
 ) -> Outputs:
     """Compute the task's outputs of the samples that an evaluation reads.
 
@@ -44,14 +45,16 @@ def evaluate(
         recipe: whose precision is used.
         device: where the network is.
         advance: called after each forward pass with its number of samples.
+        samples: which; all if omitted.
 
     Returns:
         Arrays ``[samples, …]`` by name, in the order of the rows.
     """
-    samples = task.evaluation_samples(evaluated.batches)
+    samples = samples or range(task.evaluation_samples(evaluated.batches))
     found = []
-    for first, n in parts(0, samples, task.evaluation_rows()):
+    for first, n in parts(samples.start, len(samples), task.evaluation_rows()):
         outputs = outputs_of(task, network, evaluated.batches.batch(first, n), recipe, device)
         found.append({name: values.numpy() for name, values in outputs.items()})
         advance(n)
-    return joined(found, evaluated.rows)
+    rows = evaluated.rows
+    return joined(found, None if rows is None else rows[samples.start : samples.stop])

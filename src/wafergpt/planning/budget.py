@@ -16,7 +16,7 @@ from wafergpt.planning.estimate import GPT2_VOCAB_SIZE, estimate
 from wafergpt.planning.hardware import Machine
 from wafergpt.planning.laws import expected_loss, learning_rate
 from wafergpt.planning.plan import Candidate, read_corpus
-from wafergpt.shapes.counts import training_flops
+from wafergpt.shapes.counts import parameters, training_flops
 
 LADDER = (
     (2, 64, 1), (2, 96, 2), (2, 128, 2), (4, 128, 2), (4, 192, 3), (4, 256, 4), (6, 256, 4),
@@ -35,6 +35,9 @@ MAX_BATCH_TOKENS = 1 << 18
 
 NEIGHBOURS = 3
 """Shapes on each side of the estimated best one that are measured."""
+
+MAX_TOKENS_PER_PARAMETER = 25.0
+"""Compute-optimal are 20."""
 
 TARGET = 0.97
 """Share of a budget of time that a plan aims at; the rest is for what was not foreseen."""
@@ -108,12 +111,16 @@ def candidates(recipe: Recipe, budget: Budget, machine: Machine) -> list[Candida
         found.append(bought(shaped, budget, plan.tokens_per_second))
     if not found:
         raise InputError("not even the smallest shape fits into the free memory")
-    best = min(range(len(found)), key=lambda index: found[index].loss)
-    return found[max(0, best - NEIGHBOURS) : best + NEIGHBOURS + 1]
+    place = found.index(best(found))
+    return found[max(0, place - NEIGHBOURS) : place + NEIGHBOURS + 1]
 
 
 def bought(
-    recipe: Recipe, budget: Budget, tokens_per_second: float, overhead: float = 0.0
+    recipe: Recipe,
+    budget: Budget,
+    tokens_per_second: float,
+    overhead: float = 0.0,
+    measured: bool = False,
 ) -> Candidate:
     """Return what a budget buys of a recipe's shape.
 
@@ -125,6 +132,7 @@ def bought(
         budget: how much it may cost.
         tokens_per_second: of training.
         overhead: seconds of the budget that are not training.
+        measured: whether that speed was measured.
     """
     model, seq_len = recipe.model, recipe.model.seq_len
     if budget.kind == "seconds":
@@ -133,7 +141,9 @@ def bought(
         tokens = budget.amount
     else:
         tokens = budget.amount / training_flops(model) * seq_len
-    batch_size = _batch_size(tokens, seq_len)
+    corpus = recipe.data.corpus
+    text = tokens if corpus is None else read_corpus(corpus).tokens_train
+    batch_size = min(_batch_size(tokens, seq_len), max(1, (int(text) - 1) // seq_len))
     steps = max(1, math.floor(tokens / (batch_size * seq_len)))
     tokens = steps * batch_size * seq_len
     mup = model.parametrization == "mup"
@@ -144,14 +154,18 @@ def bought(
         optimizer={"lr": recipe.optimizer.lr if mup else learning_rate(model)},
         schedule={"name": "linear", "warmup": max(1, steps // 20), "final": 0.1},
     )
-    corpus = recipe.data.corpus
-    text = tokens if corpus is None else read_corpus(corpus).tokens_train
-    return Candidate(chosen, tokens, tokens_per_second, expected_loss(model, tokens, text))
+    loss = expected_loss(model, tokens, text)
+    return Candidate(chosen, tokens, tokens_per_second, loss, measured)
 
 
 def best(found: Sequence[Candidate]) -> Candidate:
-    """Return the candidate with the lowest expected loss."""
-    return min(found, key=lambda candidate: candidate.loss)
+    """Return the candidate with the lowest expected loss.
+
+    The law was fitted on short runs: where there is a choice, no shape may read many more tokens
+    for each of its parameters than are compute-optimal.
+    """
+    small = [c for c in found if c.tokens <= MAX_TOKENS_PER_PARAMETER * parameters(c.recipe.model)]
+    return min(small or found[-1:], key=lambda candidate: candidate.loss)
 
 
 def _shaped(recipe: Recipe, n_layers: int, d_model: int, n_heads: int) -> Recipe:

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
+PARTS = {
+    "startup": "start-up", "compiling": "compiling", "updates": "updates",
+    "evaluation": "evaluations", "saving": "saving", "final": "final evaluation",
+}  # fmt: skip
+"""Names of the parts for people."""
+
 
 @dataclass(frozen=True)
 class Duration:

@@ -152,7 +152,7 @@ def _with_system(recipe: Recipe, machine: Machine) -> Recipe:
         recipe.train.common_batch,
         recipe.optimizer,
         recipe.system,
-        machine.memory_available,
+        machine.memory_available // (1 if machine.device == "cuda" else recipe.system.nproc),
         recipe.checkpoint.background,
     )
     return recipe.replace(train={"micro_batch_size": micro})

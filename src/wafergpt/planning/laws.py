@@ -12,7 +12,7 @@ from wafergpt import files
 from wafergpt.config import Model, Recipe, load_recipe
 from wafergpt.config.files import flat
 from wafergpt.errors import InputError
-from wafergpt.shapes.counts import non_embedding_parameters, parameters, published_flops
+from wafergpt.shapes.counts import parameters, published_flops
 
 LOSSES: dict[str, tuple[float, float | None]] = {
     "111m": (2.608, 2.588), "256m": (2.349, 2.359), "590m": (2.181, 2.155), "1.3b": (1.997, 1.984),
@@ -21,11 +21,13 @@ LOSSES: dict[str, tuple[float, float | None]] = {
 """On the Pile's test set, under the standard and the maximal update parametrization
 (arXiv:2304.03208)."""
 
-E, A, ALPHA, B, BETA = 1.69, 406.4, 0.34, 410.7, 0.28
-"""Of Hoffmann et al. (arXiv:2203.15556, appendix D.3)."""
+E, A, ALPHA, B, BETA = 2.0, 103.0, 0.34, 195.0, 0.28
+"""The exponents of Hoffmann et al. (arXiv:2203.15556, appendix D.3); the rest fitted on six shapes
+of 0.6M to 5.3M parameters that read 2M to 11M tokens (within 1%; docs/log.md)."""
 
-REPEATS = 15.0
-"""Passes beyond the first that a text is worth at most (arXiv:2305.16264)."""
+REPEATS, EXCESS = 15.0, 5.31
+"""Passes beyond the first that a text is worth at most, and parameters beyond those that are
+compute-optimal for it, as a multiple of them (arXiv:2305.16264)."""
 
 NO_LAW = "no scaling law has been fitted for this corpus, tokenizer and shape"
 ANOTHER = "no loss is predicted: the published law is of Cerebras-GPT's recipes as they are, and "
@@ -178,32 +180,31 @@ def _reads_gpt2(corpus: Path) -> bool:
 def expected_loss(model: Model, tokens: float, text_tokens: float) -> float:
     """Return a loss to compare shapes of one budget by; it predicts none.
 
-    The form of Hoffmann et al. (arXiv:2203.15556), E + A/N^α + B/D^β; text that is read again
-    counts less each time (Muennighoff et al., arXiv:2305.16264, equation 5).
+    The form of Hoffmann et al. (arXiv:2203.15556), E + A/N^α + B/D^β; text that is read again, and
+    parameters that are too many for it, count less (Muennighoff et al., arXiv:2305.16264).
 
     Args:
         model: the shape.
         tokens: that it reads.
         text_tokens: of the text; more than these are read again.
     """
-    text = min(tokens, text_tokens)
-    again = tokens / text - 1
-    worth = text * (1 + REPEATS * (1 - math.exp(-again / REPEATS)))
-    n = parameters(model)
-    return float(E + A / n**ALPHA + B / worth**BETA)
+    text = max(1.0, min(tokens, text_tokens))
+    n = _worth(parameters(model), max(1.0, text_tokens) / 20, EXCESS)
+    return float(E + A / n**ALPHA + B / _worth(tokens, text, REPEATS) ** BETA)
+
+
+def _worth(amount: float, enough: float, most: float) -> float:
+    """Return what an amount is worth if beyond ``enough`` it saturates at ``most`` times that."""
+    if amount <= enough:
+        return max(amount, 1.0)
+    return enough * (1 + most * (1 - math.exp(-(amount / enough - 1) / most)))
 
 
 def learning_rate(model: Model) -> float:
-    """Return a peak learning rate of AdamW for the shape.
+    """Return a peak learning rate of AdamW for a shape under the standard parametrization.
 
-    Up to 400M parameters 0.003239 − 0.0001395·ln(N), N without embeddings (Kaplan et al.,
-    arXiv:2001.08361, equation D.1), but never above 2e-3; from there on what Cerebras-GPT used:
-    2e-4, and 1.2e-4 from 4B on (arXiv:2304.03208, table 1).
+    0.4 / d_model, and never less than 1.2e-4: within a factor of 1.7 of what all seven of
+    Cerebras-GPT took (arXiv:2304.03208, table 1), and at widths 64 to 192 the best of those that
+    were tried in runs of two minutes (docs/log.md).
     """
-    n = parameters(model)
-    if n > 4e9:
-        return 1.2e-4
-    if n > 4e8:
-        return 2e-4
-    kaplan = 0.003239 - 0.0001395 * math.log(non_embedding_parameters(model))
-    return round(min(2e-3, kaplan), 6)
+    return max(1.2e-4, float(f"{0.4 / model.d_model:.3g}"))

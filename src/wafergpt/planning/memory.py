@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from wafergpt.config import Model, Optimizer, Recipe, System
@@ -98,9 +99,11 @@ def training_memory(
 
 def estimated_memory(recipe: Recipe) -> Memory:
     """Estimate the peak bytes of training by a resolved recipe."""
+    # Each process reads its share of a batch.
+    share = math.ceil(recipe.train.batch_size / recipe.system.nproc)
     return training_memory(
         running_shape(recipe),
-        recipe.train.micro_batch_size,
+        min(recipe.train.micro_batch_size, share),
         recipe.optimizer,
         recipe.system,
         head=recipe.task is None,

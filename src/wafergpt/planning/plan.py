@@ -51,12 +51,14 @@ class Candidate:
         tokens: that the budget buys.
         tokens_per_second: as measured, or as estimated.
         loss: expected by a generic law: good for comparing candidates, not as a prediction.
+        measured: whether the speed was measured.
     """
 
     recipe: Recipe
     tokens: int
     tokens_per_second: float
     loss: float
+    measured: bool
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON."""
@@ -70,6 +72,7 @@ class Candidate:
             "tokens": self.tokens,
             "tokens_per_second": self.tokens_per_second,
             "expected_loss": self.loss,
+            "measured": self.measured,
         }
 
 

@@ -30,9 +30,11 @@ BATCH_WORDS = 4.5, 0.7
 """A batch of n tokens has about a·n^b different ones (Heaps' law; measured on reviews: 940 of
 2,048, 2,500 of 8,192, 4,000 of 16,384, almost the same with vocabularies of 8k to 32k)."""
 
-OPTIMIZER_BYTES = 48
-"""Read and written for each weight and step: 28 by AdamW's update, 20 to form and clip the
-gradient."""
+APPLY_BYTES = 28
+"""Read and written for each weight by AdamW's update."""
+
+OPTIMIZER_BYTES = APPLY_BYTES + 20
+"""The same of a whole step, which also forms and clips the gradient."""
 
 
 def best_precision(machine: Machine, d_model: int) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from wafergpt.planning.duration import PARTS
 from wafergpt.progress import duration
 from wafergpt.reports import formatting as values
 from wafergpt.reports.formatting import number
@@ -160,7 +161,7 @@ def _perplexity(loss: float | None) -> str:
 
 def planned(chapter: Chapter) -> list[tuple[str, str, str, str]]:
     """Return planned and measured values: name, planned, measured, difference."""
-    rows = []
+    rows: list[tuple[str, str, str, str]] = []
     # Older runs recorded the time of their updates alone.
     time_key = "seconds" if chapter.now("elapsed") is None else "elapsed"
     for name, plan_key, key, shown in (
@@ -169,22 +170,36 @@ def planned(chapter: Chapter) -> list[tuple[str, str, str, str]]:
         ("Memory", "memory_bytes", "peak_memory_bytes", values.size),
         ("Validation loss", "predicted_loss", "val_loss", values.loss),
     ):
-        before = number(chapter.plan, plan_key)
-        after = chapter.now(key)
+        before, after = number(chapter.plan, plan_key), chapter.now(key)
         if before is None and after is None:
             continue
-        difference = values.MISSING
-        if chapter.result and before and after is not None:
-            off = after / before - 1
-            difference = "as planned" if abs(off) < 0.0005 else f"{off:+.1%}".replace("-", "−")
-        rows.append(
-            (
-                name,
-                values.MISSING if before is None else shown(before),
-                values.MISSING if after is None else shown(after),
-                difference,
-            )
-        )
+        compared = before, after if chapter.result else None
+        first, last = (values.MISSING if n is None else shown(n) for n in (before, after))
+        rows.append((name, first, last, _off(*compared)))
+        if name == "Time":
+            rows += _parts(chapter)
+    return rows
+
+
+def _off(before: float | None, after: float | None) -> str:
+    """Return by how much a measured value differs from a planned one."""
+    if not before or after is None:
+        return values.MISSING
+    off = after / before - 1
+    return "as planned" if abs(off) < 0.0005 else f"{off:+.1%}".replace("-", "−")
+
+
+def _parts(chapter: Chapter) -> list[tuple[str, str, str, str]]:
+    """Return the rows of the parts of the time that matter, where both sides know them."""
+    before, after = chapter.plan.get("time"), chapter.result.get("time")
+    if not isinstance(before, dict) or not isinstance(after, dict):
+        return []
+    rows = []
+    for part, name in PARTS.items():
+        planned, took = number(before, part), number(after, part)
+        if planned is None or took is None or max(planned, took) < 1:
+            continue
+        rows.append((f"– {name}", duration(planned), duration(took), _off(planned, took)))
     return rows
 
 

@@ -28,6 +28,9 @@ ROW_BYTES = 1 << 20
 """A longer line is no row of metrics.jsonl."""
 
 
+ROWS = (".csv", ".tsv", ".jsonl")
+"""Endings of files of labelled rows."""
+
 LOCK = ".lock"
 
 HOLDER = "holder"
@@ -329,6 +332,8 @@ def _why_none(name: str | Path, path: Path, root: Path) -> str:
         names = [p.parent.name for p in root.glob("*/recipe.yaml")]
         return f"no run '{name}'{nearest(str(name), names) or f' (looked in {root}/ too)'}"
     if not there.is_dir():
+        if there.suffix.lower() in ROWS:
+            return f"no run '{name}': labelled rows are named task.train={there}, after the run"
         return f"no run '{name}': {there} is a file, and belongs to none"
     if files.is_file(there / "corpus.json"):
         return f"no run '{name}': {there} is a corpus, for wafergpt pretrain data.corpus={there}"

@@ -110,10 +110,12 @@ class Samples:
         if "val_loss" not in row:
             return
         lines = [f"## step {state.step} · validation loss {row['val_loss']:.3f}", ""]
+        start = time.monotonic()
         for prompt in self._prompts:
             with working("writing samples"):
                 text = f"**{prompt}**{self._write_on(prompt)}"
             lines += [*(f"> {line}" for line in text.splitlines()), ""]
+        row["evaluation_seconds"] += time.monotonic() - start
         with self._file.open("a", encoding="utf-8") as file:
             file.write("\n".join(lines) + "\n")
 

@@ -6,22 +6,22 @@ start has timed anyway.
 
 from __future__ import annotations
 
-import math
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 
+from wafergpt import atomic_files
 from wafergpt.checkpoint.format import write_whole
 from wafergpt.config import Recipe
-from wafergpt.data.batches import Batches, parts
 from wafergpt.devices.compiler import cold_compiles
 from wafergpt.devices.load import OtherLoad
+from wafergpt.devices.peak_memory import peak_memory
 from wafergpt.distributed.collectives import ProcessGroup
 from wafergpt.distributed.rendezvous import joined
 from wafergpt.distributed.sharding import Part
@@ -29,15 +29,21 @@ from wafergpt.engines.base import Decision, UpdateResult
 from wafergpt.planning.duration import Duration
 from wafergpt.planning.estimate import speed
 from wafergpt.planning.measurement import Measurement
-from wafergpt.planning.memory import checkpoint_bytes, optimizer_bytes
+from wafergpt.planning.memory import checkpoint_bytes, estimated_memory, optimizer_bytes
 from wafergpt.planning.schedule_check import require_possible_warmup
-from wafergpt.planning.speed import OPTIMIZER_BYTES
+from wafergpt.planning.speed import APPLY_BYTES
 from wafergpt.progress import working
 from wafergpt.runs.run import Run
 from wafergpt.shapes.counts import parameters, training_flops
 from wafergpt.tasks.base import task_of
+from wafergpt.train.counted import (
+    evaluated_tokens,
+    evaluations,
+    saves,
+    total_tokens,
+    update_tokens,
+)
 from wafergpt.train.setup import Setup, require_metric, set_up, settled
-from wafergpt.train.trainer import memory_bytes
 
 SECONDS = 4.0
 """Time for updates, and half of it for evaluation."""
@@ -48,8 +54,11 @@ SHAPE_SECONDS = 1.0
 FEWEST, MOST = 3, 64
 """Updates that are timed."""
 
-COUNTED = 4096
-"""Updates whose tokens are counted; of more, as many spread over the training."""
+EPOCHS = 2
+"""Passes over the data that timed updates are taken from: the order of so many is kept."""
+
+COMPILING = 2.5
+"""An update that takes this many times the usual time for its tokens was compiling."""
 
 DISK_RATE = 200e6
 """Bytes/s of writing and hashing a checkpoint, where that was not measured."""
@@ -74,43 +83,54 @@ def expected(setup: Setup, group: ProcessGroup, startup: float) -> Measurement:
         group: the processes of the training.
         startup: seconds so far, compiling included.
     """
-    recipe, machine = setup.recipe, setup.machine
-    n, tokens = parameters(recipe.model), total_tokens(setup, group)
-    steps = recipe.train.steps or 0
-    optimizer = OPTIMIZER_BYTES * n / machine.bandwidth
-    updates = steps * (setup.update_seconds + optimizer)
-    if not setup.update_seconds:
-        compiled = recipe.system.compile == "on"
-        updates = tokens / speed(recipe, machine, tokens / recipe.train.samples(steps), compiled)
-    evaluation, final = _evaluated_tokens(setup)
+    recipe, train = setup.recipe, setup.recipe.train
+    steps = train.steps or 0
+    tokens, samples = total_tokens(setup, group), train.samples(steps)
+    length = tokens / samples
+    if setup.update_seconds:
+        apply = APPLY_BYTES * parameters(recipe.model) / setup.machine.bandwidth
+        updates = setup.update_seconds * samples / train.batch_size + apply * steps
+    else:
+        updates = tokens / speed(recipe, setup.machine, length, recipe.system.compile == "on")
+    evaluation, final = evaluated_tokens(setup)
+    # A forward pass takes a third of an update.
     token = updates / tokens / 3
-    memory = memory_bytes(torch.device(recipe.system.host))()
-    copy = checkpoint_bytes(recipe.model, recipe.optimizer) if recipe.checkpoint.background else 0
-    length = round(tokens / recipe.train.samples(steps))
     rows = recipe.model.vocab_size if recipe.task is None else 0
     return Measurement(
         recipe=recipe,
         tokens=tokens,
-        flops=recipe.train.samples(steps) * training_flops(recipe.model, length, rows),
+        flops=samples * training_flops(recipe.model, round(length), rows),
         epoch_tokens=setup.splits.tokens,
         time=Duration(
             startup=startup - setup.compile_seconds,
             compiling=setup.compile_seconds,
             updates=updates,
-            evaluation=_evaluations(recipe) * evaluation * token,
-            saving=_saving_seconds(recipe, copy / DISK_RATE),
+            evaluation=evaluations(recipe) * evaluation * token,
+            saving=_saving_seconds(recipe, _checkpoint_bytes(recipe) / DISK_RATE),
             final=final * token * group.size,
         ),
-        memory_bytes=memory + optimizer_bytes(recipe.model, recipe.optimizer) + copy,
+        memory_bytes=_expected_memory(setup),
     )
 
 
-def measure(recipe: Recipe, start: Run | None, began: float) -> Measurement | None:
+def _expected_memory(setup: Setup) -> int:
+    recipe = setup.recipe
+    if not setup.update_seconds:
+        device = {"device": setup.machine.device}
+        return estimated_memory(recipe.replace(system=device, sparsity={"algorithm": "none"})).total
+    memory = peak_memory(torch.device(recipe.system.host))
+    memory += optimizer_bytes(recipe.model, recipe.optimizer) // recipe.system.shards
+    on_host = recipe.checkpoint.background and recipe.system.device != "cuda"
+    return memory + on_host * _checkpoint_bytes(recipe)
+
+
+def measure(recipe: Recipe, start: Run | None, folder: Path, began: float) -> Measurement | None:
     """Measure a training in this process, and the others of its group.
 
     Args:
         recipe: as asked for.
         start: the run to start from.
+        folder: for temporary files, on the disk of the runs.
         began: ``time.time()`` at the start of the process.
 
     Returns:
@@ -128,7 +148,9 @@ def measure(recipe: Recipe, start: Run | None, began: float) -> Measurement | No
             setup.engine.run_commands()
             return None
         setup = settled(setup, NEVER)
-        found = _Stopwatch(setup, group).measurement(time.time() - began)
+        setup.engine.work_in(folder / "engine")
+        setup.engine.load(None)
+        found = _Stopwatch(setup, group, folder).measurement(time.time() - began)
         setup.engine.close("")
     others = load.share(group.size)
     if others < DISTURBED:
@@ -137,18 +159,16 @@ def measure(recipe: Recipe, start: Run | None, began: float) -> Measurement | No
     return replace(found, notes=(*found.notes, f"{note}: without them it is faster"))
 
 
-def tokens_per_second(recipe: Recipe) -> float:
-    """Return the speed of a recipe's updates in this process, not compiled, in about a second."""
-    with joined(recipe.system.timeout) as group:
-        setup = set_up(recipe.replace(system={"compile": "off"}), group, None)
-        if group.is_worker:
-            setup.engine.run_commands()
-            return 0.0
-        seconds = setup.engine.seconds_per_update(NEVER, max_seconds=SHAPE_SECONDS)
-        setup.engine.close("")
-    n, bandwidth = parameters(setup.recipe.model), setup.machine.bandwidth
-    tokens = recipe.train.batch_size * setup.recipe.model.seq_len
-    return tokens / (seconds + OPTIMIZER_BYTES * n / bandwidth)
+def tokens_per_second(recipe: Recipe, group: ProcessGroup) -> float:
+    """Return the speed of a recipe's updates, not compiled, in about a second; 0 in a worker."""
+    setup = set_up(recipe.replace(system={"compile": "off"}), group, None)
+    if group.is_worker:
+        setup.engine.run_commands()
+        return 0.0
+    seconds = setup.engine.seconds_per_update(NEVER, max_seconds=SHAPE_SECONDS)
+    setup.engine.close("")
+    seconds += APPLY_BYTES * parameters(setup.recipe.model) / setup.machine.bandwidth
+    return recipe.train.batch_size * setup.recipe.model.seq_len / seconds
 
 
 @dataclass
@@ -157,45 +177,50 @@ class _Stopwatch:
 
     setup: Setup
     group: ProcessGroup
+    folder: Path
 
     def measurement(self, startup: float) -> Measurement:
-        recipe, engine = self.setup.recipe, self.setup.engine
-        cold = cold_compiles() > 0
-        tokens = total_tokens(self.setup, self.group)
+        setup, recipe, engine = self.setup, self.setup.recipe, self.setup.engine
+        tokens = total_tokens(setup, self.group)
         with working("timing updates"):
-            timed = self._updates()
-            seconds, flops = _per_token(timed)
+            compiles = recipe.system.compile == "on"
+            seconds, flops, compiled = _per_token(self._updates(), compiles)
         with working("timing an evaluation"):
-            evaluation = self._evaluation()
-        evaluated, final = _evaluated_tokens(self.setup)
+            evaluation, first = self._evaluation()
+            sampling = self._sampling()
+        evaluated, final = evaluated_tokens(setup)
         with working("timing a checkpoint"):
             # The copy that is written while training goes on.
-            state = engine.state().copied()
+            state = engine.state()
+            state = state.copied() if recipe.checkpoint.background else state
             saving = self._saving(state.tensors)
             self._update(0)
-        memory = memory_bytes(torch.device(recipe.system.host))()
-        compiling = self.setup.compile_seconds
+        compiling = setup.compile_seconds
+        if compiles:
+            compiling += compiled + first
+        count = evaluations(recipe)
         return Measurement(
             recipe=recipe,
             tokens=tokens,
             flops=tokens * flops,
-            epoch_tokens=self.setup.splits.tokens,
+            epoch_tokens=setup.splits.tokens,
             time=Duration(
-                startup=startup - compiling,
+                startup=startup - setup.compile_seconds,
                 compiling=compiling,
                 updates=tokens * seconds,
-                evaluation=_evaluations(recipe) * evaluated * evaluation,
+                evaluation=count * (evaluated * evaluation + sampling),
                 saving=_saving_seconds(recipe, saving),
                 final=final * evaluation * self.group.size,
             ),
-            memory_bytes=memory,
-            cold_compile_seconds=compiling if cold else None,
+            memory_bytes=peak_memory(torch.device(recipe.system.host)),
+            cold_compile_seconds=compiling if cold_compiles() else None,
         )
 
     def _updates(self) -> list[UpdateResult]:
         """Make updates spread over the training, the one with the most tokens first."""
-        steps = self.setup.recipe.train.steps or 0
-        places = [int(steps * share) for share in _spread(MOST)]
+        train, splits = self.setup.recipe.train, self.setup.splits
+        span = min(train.steps or 0, train.steps_for(EPOCHS * splits.train.samples_per_epoch))
+        places = [int(span * share) for share in _spread(MOST)]
         largest = max(places, key=lambda step: update_tokens(self.setup, self.group, step))
         self._update(largest)
         timed: list[UpdateResult] = []
@@ -207,90 +232,72 @@ class _Stopwatch:
         return timed
 
     def _update(self, step: int) -> UpdateResult:
+        """Make an update; on a GPU the second of two, whose batch was read ahead."""
         train = self.setup.recipe.train
-        first, until = train.samples(step), train.steps or 0
+        first, until = train.samples(step), max(train.steps or 0, step + 2)
         updates = self.setup.engine.updates(
             step, first, until, (), lambda _: Decision.APPLY, lambda: None
         )
+        ahead = 1 if self.setup.recipe.system.device == "cuda" else 0
         with closing(updates):
-            return next(updates)
+            return next(itertools.islice(updates, ahead, None))
 
-    def _evaluation(self) -> float:
-        """Return the seconds of evaluating one token, from passes spread over the samples."""
+    def _evaluation(self) -> tuple[float, float]:
+        """Time passes spread over the validation samples.
+
+        Returns:
+            Seconds of one token, and the seconds of the first pass beyond its share.
+        """
         task, batches = self.setup.task, self.setup.splits.validation.batches
         samples, rows = task.evaluation_samples(batches), task.evaluation_rows()
-        at_once = rows * self.group.size
-        seconds, tokens, start = 0.0, 0, time.monotonic()
-        for index, share in enumerate(_spread(MOST)):
-            first = int(share * max(0, samples - at_once))
-            n = min(at_once, samples - first)
+        at_once = max(1, min(samples, rows * self.group.size))
+        times: list[float] = []
+        tokens: list[int] = []
+        start = time.monotonic()
+        for share in _spread(MOST):
+            first = int(share * (samples - at_once + 1))
             before = time.monotonic()
-            self.setup.engine.outputs(range(first, first + n), rows, lambda: None)
-            if index:
-                # The first pass allocates.
-                seconds += time.monotonic() - before
-                tokens += n * batches.length(first, n)
-            if index >= FEWEST and time.monotonic() - start > SECONDS / 2:
+            self.setup.engine.outputs(range(first, first + at_once), rows, lambda: None)
+            times.append(time.monotonic() - before)
+            tokens.append(at_once * batches.length(first, at_once))
+            if len(times) > FEWEST and time.monotonic() - start > SECONDS / 2:
                 break
-        return seconds / tokens
+        # The first pass allocates, and may compile.
+        token = sum(times[1:]) / sum(tokens[1:])
+        return token, max(0.0, times[0] - token * tokens[0])
+
+    def _sampling(self) -> float:
+        """Return the seconds of continuing the recipe's prompts once."""
+        setup, prompts = self.setup, self.setup.recipe.evaluate.prompts
+        if not prompts:
+            return 0.0
+        start = time.monotonic()
+        setup.task.sample(setup.engine.network, setup.tokenizer, prompts[0])
+        return len(prompts) * (time.monotonic() - start)
 
     def _saving(self, tensors: Mapping[str, Mapping[str, Part]]) -> float:
         """Return the seconds of writing a checkpoint."""
-        size = checkpoint_bytes(self.setup.recipe.model, self.setup.recipe.optimizer)
-        if size > WRITTEN or self.setup.recipe.system.shards > 1:
-            return size / DISK_RATE
-        with TemporaryDirectory() as folder:
+        size = _checkpoint_bytes(self.setup.recipe)
+        if size <= WRITTEN and self.setup.recipe.system.shards == 1:
             start = time.monotonic()
-            write_whole(tensors, Path(folder))
-            return time.monotonic() - start
+            try:
+                for name in write_whole(tensors, self.folder):
+                    atomic_files.sync(self.folder / name)
+                return time.monotonic() - start
+            except OSError:
+                # A full disk is the run's concern.
+                pass
+        return size / DISK_RATE
 
 
-def total_tokens(setup: Setup, group: ProcessGroup) -> int:
-    """Return the tokens of a whole training, padding included."""
-    steps = setup.recipe.train.steps or 0
-    counted = range(steps)
-    if steps > COUNTED:
-        counted = range(0, steps, math.ceil(steps / COUNTED))
-    tokens = sum(update_tokens(setup, group, step) for step in counted)
-    return round(tokens * steps / len(counted))
-
-
-def update_tokens(setup: Setup, group: ProcessGroup, step: int) -> int:
-    """Return the tokens of one update, padding included."""
-    train, batches = setup.recipe.train, setup.splits.train
-    first, size = train.samples(step), train.batch_at(step)
-    shares = (ProcessGroup(rank, group.size).share(first, size) for rank in range(group.size))
-    return sum(
-        n * batches.length(place, n)
-        for share in shares
-        for place, n in parts(*share, train.micro_batch_size)
-    )
-
-
-def _evaluated_tokens(setup: Setup) -> tuple[int, int]:
-    """Return the tokens of one evaluation, and of the final one."""
-    task, splits = setup.task, setup.splits
-    rows = task.evaluation_rows()
-
-    def tokens(batches: Batches) -> int:
-        passes = parts(0, task.evaluation_samples(batches), rows)
-        return sum(n * batches.length(first, n) for first, n in passes)
-
-    final = 0
-    if setup.recipe.task is not None:
-        final = sum(tokens(part.batches) for part in (splits.validation, splits.test) if part)
-    return tokens(splits.validation.batches), final
-
-
-def _evaluations(recipe: Recipe) -> int:
-    return math.ceil((recipe.train.steps or 0) / recipe.evaluate.every)
+def _checkpoint_bytes(recipe: Recipe) -> int:
+    return checkpoint_bytes(recipe.model, recipe.optimizer) // recipe.system.shards
 
 
 def _saving_seconds(recipe: Recipe, one: float) -> float:
-    """Return the seconds that training waits for checkpoints, of which the ends are waited for."""
-    saves = math.ceil((recipe.train.steps or 0) / recipe.checkpoint.every)
+    """Return the seconds that training waits for checkpoints; the ends are waited for."""
     overlap = OVERLAP if recipe.checkpoint.background else 1.0
-    return one * (2 + (saves - 1) * overlap)
+    return one * (2 + (saves(recipe) - 1) * overlap)
 
 
 def _spread(n: int) -> list[float]:
@@ -298,10 +305,11 @@ def _spread(n: int) -> list[float]:
     return [sum((index >> bit & 1) / (2 << bit) for bit in range(16)) for index in range(n)]
 
 
-def _per_token(timed: Sequence[UpdateResult]) -> tuple[float, float]:
-    """Return the seconds and the FLOPs of a token; updates that compiled are left out."""
+def _per_token(timed: Sequence[UpdateResult], compiles: bool) -> tuple[float, float, float]:
+    """Return the seconds and FLOPs of a token, and the seconds that compiling took."""
     usual = statistics.median(update.seconds / update.tokens for update in timed)
-    kept = [update for update in timed if update.seconds < 2.5 * usual * update.tokens]
+    kept = [u for u in timed if not compiles or u.seconds < COMPILING * usual * u.tokens]
     tokens = sum(update.tokens for update in kept)
-    seconds = sum(update.seconds for update in kept)
-    return seconds / tokens, sum(update.flops for update in kept) / tokens
+    seconds, flops = (sum(getattr(u, name) for u in kept) for name in ("seconds", "flops"))
+    compiling = sum(u.seconds - usual * u.tokens for u in timed if u not in kept)
+    return seconds / tokens, flops / tokens, compiling

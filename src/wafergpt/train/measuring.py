@@ -19,125 +19,71 @@ from wafergpt import atomic_files, files
 from wafergpt.config import Recipe, load_recipe
 from wafergpt.config.registry import ENGINES, TASKS
 from wafergpt.devices.probe import cache_folder
-from wafergpt.distributed.launcher import launch
-from wafergpt.errors import InputError, RunFailed
-from wafergpt.planning.budget import Budget, best, bought, candidates
-from wafergpt.planning.estimate import RowFacts, estimate
-from wafergpt.planning.hardware import Machine
+from wafergpt.distributed.launcher import launch, outside_of_a_group
+from wafergpt.errors import InputError, Interrupted, RunFailed
 from wafergpt.planning.measurement import Measurement
-from wafergpt.planning.plan import Plan
-from wafergpt.progress import is_worker, shown, working
-from wafergpt.runs.run import Run
-from wafergpt.tasks.base import task_of
+from wafergpt.progress import is_worker, shown
+from wafergpt.runs.run import RUNS, Run
 
-ADJUSTMENTS = 3
-"""How often a plan is fitted to its budget of time."""
+OUT_OF_MEMORY = ("OutOfMemoryError", "MemoryError")
+"""Errors of a process that found no memory; torch's own on CPUs is a RuntimeError."""
 
-LEAST_USED = 0.93
-"""Share of a budget of time that a plan should use."""
+ALLOCATOR = "DefaultCPUAllocator"
 
-BYTES_PER_TOKEN = 4
+KILLED = (-9, 137)
+"""Exit codes of a process that was killed, here and by a shell."""
 
-PADDING = 1.1
-"""Tokens of a batch over those of its texts, which are of similar length."""
+INTERRUPTED = 130
 
-HELD_OUT = 0.1
-"""Rows that an estimate takes to be evaluated, as a share of the training rows."""
-
-KILLED = 137
-"""Exit code that a shell gives a process that was killed."""
+LONGEST_REASON = 300
+"""Characters of a failure that are shown."""
 
 
-def plan_training(recipe: Recipe, machine: Machine, start: Run | None, quick: bool) -> Plan:
-    """Plan a training by beginning it in processes of its own, which then end.
+class NoMemoryError(Exception):
+    """A measuring process was killed, or found no memory."""
+
+
+def measured(recipe: Recipe, start: Run | None, root: Path = RUNS) -> Measurement:
+    """Measure a training in processes of its own.
+
+    If they compiled with an empty cache they are run again: a run after them will find the cache.
 
     Args:
         recipe: as asked for.
-        machine: with the memory that is free.
         start: the language model to start from.
-        quick: only estimate.
-
-    Returns:
-        A measured plan; an estimate if that is asked for, there is no data yet, or it would not
-        fit into the memory.
+        root: the folder of runs, on whose disk a checkpoint is timed.
 
     Raises:
         InputError: if the recipe is impossible or the data unusable.
-        RunFailed: if the measuring process fails.
+        NoMemoryError: if there is not enough memory.
+        RunFailed: if a process fails.
     """
-    has_data = recipe.data.corpus is not None or recipe.task is not None
-    if quick or not has_data or not _may_fit(recipe, machine):
-        return estimate(recipe, machine, _rows(recipe))
-    found = _measured(recipe, start)
-    if found is None:
-        plan = estimate(recipe, machine, _rows(recipe))
-        note = "a process that began it was killed, as for lack of memory: this is an estimate"
-        memory = max(plan.memory_bytes, machine.memory_available)
-        return replace(plan, memory_bytes=memory, notes=(*plan.notes, note))
+    found = Measurement.from_dict(_worked([recipe], start, root))
     if found.cold_compile_seconds is not None:
         cold = found.cold_compile_seconds
         _remember(found.recipe, cold)
-        # What the run itself will do: what was compiled is in the cache now.
-        found = replace(_measured(recipe, start) or found, cold_compile_seconds=cold)
-    elif found.recipe.system.compile == "on":
-        found = replace(found, cold_compile_seconds=_remembered(found.recipe))
-    return found.plan(recipe, machine)
+        found = Measurement.from_dict(_worked([recipe], start, root, quiet=True))
+        return replace(found, cold_compile_seconds=cold)
+    if found.recipe.system.compile == "on":
+        return replace(found, cold_compile_seconds=_remembered(found.recipe))
+    return found
 
 
-def plan_budget(
-    recipe: Recipe, budget: Budget, machine: Machine, start: Run | None, quick: bool
-) -> Plan:
-    """Plan the best model that a budget buys, among shapes that are measured.
-
-    Args:
-        recipe: whose shape, batch, horizon, schedule and learning rate are chosen.
-        budget: how much it may cost.
-        machine: with the memory that is free.
-        start: must be None: its shape could not change.
-        quick: only estimate.
+def speeds(recipes: Sequence[Recipe]) -> list[float]:
+    """Return the tokens/s of each recipe, measured in one process; 0 where it was not reached.
 
     Raises:
-        InputError: if the recipe has a task or another run's shape, or the data is unusable.
-        RunFailed: if the measuring process fails.
+        InputError: if a recipe is impossible or the data unusable.
+        RunFailed: if the process fails.
     """
-    if recipe.task is not None or start is not None:
-        raise InputError("--budget chooses the shape of a language model that is trained afresh")
-    found = candidates(recipe, budget, machine)
-    quick = quick or recipe.data.corpus is None
-    if not quick:
-        rates = _speeds([candidate.recipe for candidate in found])
-        found = [
-            bought(candidate.recipe, budget, rate or candidate.tokens_per_second)
-            for candidate, rate in zip(found, rates, strict=True)
-        ]
-    chosen = best(found)
-    plan = plan_training(chosen.recipe, machine, None, quick)
-    for _ in range(ADJUSTMENTS if budget.kind == "seconds" else 0):
-        if LEAST_USED <= plan.seconds / budget.amount <= 1:
-            break
-        overhead = plan.seconds - plan.time.updates
-        chosen = bought(chosen.recipe, budget, plan.tokens_per_second, overhead)
-        plan = plan_training(chosen.recipe, machine, None, quick)
-    return replace(plan, candidates=tuple(found))
-
-
-def _may_fit(recipe: Recipe, machine: Machine) -> bool:
-    """Return whether a training is estimated to fit, without reading its rows."""
-    horizon = {"steps": 1, "tokens": None, "epochs": None, "seconds": None}
-    rows = RowFacts(1, recipe.model.seq_len, 1, 1) if recipe.task else None
-    return estimate(recipe.replace(train=horizon, schedule={"warmup": 0}), machine, rows).fits
-
-
-def _rows(recipe: Recipe) -> RowFacts | None:
-    """Return about how many tokens a task's rows have: a token is about four bytes."""
-    if recipe.task is None:
-        return None
-    task = task_of(recipe)
-    limit = recipe.task.max_tokens or recipe.model.seq_len
-    lengths = [min(limit, max(1, len(text.encode()) // BYTES_PER_TOKEN)) for text in task.texts()]
-    n = len(lengths)
-    held_out = round(n * HELD_OUT)
-    return RowFacts(n, max(1.0, PADDING * sum(lengths) / max(n, 1)), held_out, 2 * held_out)
+    with TemporaryDirectory(prefix="wafergpt-plan-") as name:
+        # Without memory for the last ones, the smaller ones were measured before.
+        with suppress(NoMemoryError):
+            _run_in(Path(name), recipes, None, speeds=True, quiet=True)
+        rates: list[float] = []
+        if files.is_file(Path(name) / "result.json"):
+            rates = files.read_json(Path(name) / "result.json")
+    return [*rates, *[0.0] * (len(recipes) - len(rates))]
 
 
 def work(folder: Path) -> None:
@@ -146,78 +92,122 @@ def work(folder: Path) -> None:
         # If memory runs out, this process goes first.
         Path("/proc/self/oom_score_adj").write_text("1000")
     job = files.read_json(folder / "job.json")
-    sys.path[:] = job["path"]
     TASKS.update(job["tasks"])
     ENGINES.update(job["engines"])
+    recipes = [load_recipe(str(folder / f"{index}.yaml")) for index in range(job["recipes"])]
     try:
-        from wafergpt.train.measurement import measure, tokens_per_second
-
-        recipes = [load_recipe(str(folder / f"{index}.yaml")) for index in range(job["recipes"])]
         if job["speeds"]:
-            rates = [tokens_per_second(recipe) for recipe in recipes]
-            atomic_files.write_json(folder / "result.json", rates)
+            _write_speeds(recipes, folder)
             return
+        from wafergpt.train.measurement import measure
+
         start = None if job["start"] is None else Run.find(job["start"])
-        found = measure(recipes[0], start, _born())
-    except InputError as error:
+        found = measure(recipes[0], start, folder, job["began"])
+        if found is not None:
+            atomic_files.write_json(folder / "result.json", found.to_dict())
+    except Exception as error:
         if not is_worker():
-            atomic_files.write_json(folder / "error.json", {"error": str(error)})
-        raise
-    if found is not None:
-        atomic_files.write_json(folder / "result.json", found.to_dict())
+            kind = type(error).__name__
+            memory = kind in OUT_OF_MEMORY or ALLOCATOR in str(error)
+            known = "input" if isinstance(error, InputError) else "memory" if memory else kind
+            reason = str(error)[:LONGEST_REASON]
+            atomic_files.write_json(folder / "error.json", {"kind": known, "reason": reason})
+        # The process that waits for this one reports it.
+        sys.exit(1)
 
 
-def _measured(recipe: Recipe, start: Run | None) -> Measurement | None:
-    """Measure a training; return None if a process was killed."""
-    found = _worked([recipe], start, speeds=False)
-    return None if found is None else Measurement.from_dict(found)
+def _write_speeds(recipes: Sequence[Recipe], folder: Path) -> None:
+    from wafergpt.distributed.rendezvous import joined
+    from wafergpt.train.measurement import tokens_per_second
+
+    rates: list[float] = []
+    with joined(recipes[0].system.timeout) as group:
+        for recipe in recipes:
+            rates.append(tokens_per_second(recipe, group))
+            if not group.is_worker:
+                atomic_files.write_json(folder / "result.json", rates)
 
 
-def _speeds(recipes: Sequence[Recipe]) -> list[float]:
-    """Return the tokens/s of each recipe in one process; 0 where it was not measured."""
-    with working(f"timing {len(recipes)} shapes"):
-        found = _worked(recipes, None, speeds=True)
-    return [0.0] * len(recipes) if found is None else found
+def _worked(recipes: Sequence[Recipe], start: Run | None, root: Path, quiet: bool = False) -> Any:
+    """Run the measuring processes; return their result."""
+    with _work_folder(root) as name:
+        _run_in(Path(name), recipes, start, speeds=False, quiet=quiet)
+        return files.read_json(Path(name) / "result.json")
 
 
-def _worked(recipes: Sequence[Recipe], start: Run | None, speeds: bool) -> Any:
-    """Run the measuring processes; return their result, None if one was killed."""
-    with TemporaryDirectory(prefix="wafergpt-plan-") as name:
-        folder = Path(name)
-        for index, recipe in enumerate(recipes):
-            (folder / f"{index}.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
-        source = None if start is None else str((start.checkpoint or start.path).resolve())
-        registry = {"path": sys.path, "tasks": TASKS, "engines": ENGINES}
-        job = {"recipes": len(recipes), "start": source, "speeds": speeds}
-        atomic_files.write_json(folder / "job.json", job | registry)
-        code = _run(["plan", "--measure", str(folder)], recipes[0], quiet=speeds)
-        if (folder / "error.json").exists():
-            raise InputError(files.read_json(folder / "error.json")["error"])
-        if code == 0:
-            return files.read_json(folder / "result.json")
-        if code < 0 or code == KILLED:
-            return None
-        raise RunFailed(
-            f"measuring failed with exit code {code}; --quick estimates without running anything"
-        )
+def _work_folder(root: Path) -> TemporaryDirectory[str]:
+    """Return a temporary folder on the disk of the runs, or wherever one can be."""
+    there = root.absolute()
+    while not there.is_dir():
+        there = there.parent
+    try:
+        return TemporaryDirectory(prefix=".wafergpt-plan-", dir=there)
+    except OSError:
+        return TemporaryDirectory(prefix="wafergpt-plan-")
 
 
-def _run(arguments: list[str], recipe: Recipe, quiet: bool) -> int:
-    """Run the command line in as many processes as the recipe wants; return the exit code."""
+def _run_in(
+    folder: Path, recipes: Sequence[Recipe], start: Run | None, *, speeds: bool, quiet: bool
+) -> None:
+    """Run the measuring processes in a folder.
+
+    Raises:
+        InputError: as the process did.
+        NoMemoryError: if there was not enough memory.
+        Interrupted: by Ctrl-C.
+        RunFailed: if it failed otherwise.
+    """
+    for index, recipe in enumerate(recipes):
+        (folder / f"{index}.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+    source = None if start is None else str((start.checkpoint or start.path).resolve())
+    job = {"recipes": len(recipes), "start": source, "speeds": speeds, "began": time.time()}
+    atomic_files.write_json(folder / "job.json", {**job, "tasks": TASKS, "engines": ENGINES})
+    code, errors = _run(["plan", "--measure", str(folder)], recipes[0], quiet)
+    if code == 0:
+        return
+    if code == INTERRUPTED:
+        raise Interrupted("interrupted while measuring")
+    if code in KILLED:
+        raise NoMemoryError
+    last = next((line for line in reversed(errors.splitlines()) if line.strip()), "")
+    reason, kind = f"exit code {code} {last}".strip(), ""
+    if files.is_file(folder / "error.json"):
+        error = files.read_json(folder / "error.json")
+        reason, kind = error["reason"], error["kind"]
+    if kind == "input":
+        raise InputError(reason)
+    if kind == "memory":
+        raise NoMemoryError
+    raise RunFailed(f"measuring failed ({reason}); --quick estimates without running anything")
+
+
+def _run(arguments: list[str], recipe: Recipe, quiet: bool) -> tuple[int, str]:
+    """Run the command line in as many processes as the recipe wants.
+
+    Returns:
+        The exit code, and what a silent process wrote to stderr.
+    """
     nproc = recipe.system.nproc
-    if nproc > 1:
-        recipe.train.require_enough_for(nproc)
-        return launch(nproc, arguments)
-    command = [sys.executable, "-P", "-c", "from wafergpt.cli import main; main()", *arguments]
-    output = None if shown() and not quiet else subprocess.DEVNULL
-    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=output, check=False)
-    return done.returncode
-
-
-def _born() -> float:
-    import psutil
-
-    return float(psutil.Process(os.getpid()).create_time()) or time.time()
+    with outside_of_a_group():
+        if nproc > 1:
+            recipe.train.require_enough_for(nproc)
+            return launch(nproc, arguments), ""
+        ends_with_us = (
+            f"from wafergpt.distributed.launcher import stop_with; stop_with({os.getpid()})"
+        )
+        program = f"{ends_with_us}; from wafergpt.cli import main; main()"
+        # Modules that the host program can import, and none of the current folder.
+        path = os.pathsep.join(str(entry) for entry in sys.path if entry)
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", program, *arguments],
+            stdout=subprocess.DEVNULL,
+            stderr=None if shown() and not quiet else subprocess.PIPE,
+            env=os.environ | {"PYTHONPATH": path},
+            text=True,
+            errors="replace",
+            check=False,
+        )
+    return done.returncode, done.stderr or ""
 
 
 def _record(recipe: Recipe) -> Path:

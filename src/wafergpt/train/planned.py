@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from wafergpt.devices.load import OtherLoad
+from wafergpt.planning.duration import PARTS
 from wafergpt.progress import duration, say
 from wafergpt.runs.run import Run
 from wafergpt.train.measurement import DISTURBED
@@ -12,11 +13,6 @@ TOLERANCE = 0.25
 
 SHORTEST = 20.0
 """Seconds; of a shorter run, start-up and chance are too large a part to be worth a line."""
-
-PARTS = {
-    "startup": "start-up", "compiling": "compiling", "updates": "updates",
-    "evaluation": "evaluations", "saving": "saving", "final": "the final evaluation",
-}  # fmt: skip
 
 
 def compare_with_plan(run: Run, load: OtherLoad, processes: int) -> None:
@@ -35,7 +31,7 @@ def compare_with_plan(run: Run, load: OtherLoad, processes: int) -> None:
     if took < SHORTEST or 1 / (1 + TOLERANCE) <= ratio <= 1 + TOLERANCE:
         return
     others = load.share(processes)
-    if ratio > 1 and others > DISTURBED:
+    if ratio > 1 and others > DISTURBED and plan["device"] == "cpu":
         cause = f"other programs used {others:.0%} of the cores"
     else:
         before, after = plan["time"], result["time"]

@@ -11,6 +11,7 @@ import torch
 from wafergpt.checkpoint import store
 from wafergpt.config import Recipe
 from wafergpt.devices.load import OtherLoad
+from wafergpt.devices.peak_memory import reset_peak_memory
 from wafergpt.distributed.collectives import ProcessGroup
 from wafergpt.distributed.rendezvous import joined
 from wafergpt.engines.outputs import evaluate
@@ -56,6 +57,7 @@ def train(
     """
     began = time.monotonic() if began is None else began
     load = OtherLoad()
+    reset_peak_memory()
     require_metric(task_of(recipe))
     if run is None:
         require_possible_warmup(recipe.schedule)
@@ -74,9 +76,13 @@ def train(
             setup = settled(setup, signals.stop_asked)
             resumed = run is not None
             if run is None:
+                plan = _planned(recipe, setup, group, time.monotonic() - began)
                 run = Run.create(setup.recipe, root, asked)
                 setup.tokenizer.save(run.tokenizer)
-                _write_plan(run, recipe, setup, group, time.monotonic() - began)
+                run.write("plan", plan)
+            elif run.recipe.train.steps != setup.recipe.train.steps:
+                plan = _planned(recipe, setup, group, time.monotonic() - began)
+                run.write("plan", plan)
             trainer = Trainer(setup, run, signals, group, began)
             trainer.train(resumed)
     if recipe.task is not None:
@@ -86,11 +92,12 @@ def train(
     return run
 
 
-def _write_plan(run: Run, asked: Recipe, setup: Setup, group: ProcessGroup, startup: float) -> None:
-    if setup.recipe.system.device == "cerebras" and setup.recipe.system.cerebras.mode != "cpu":
-        # Measurements of this machine do not hold for a cluster.
-        return
-    run.write("plan", expected(setup, group, startup).plan(asked, setup.machine).to_dict())
+def _planned(asked: Recipe, setup: Setup, group: ProcessGroup, startup: float) -> dict[str, Any]:
+    """Return the plan of a run from what its start has timed; {} for a Cerebras cluster."""
+    system = setup.recipe.system
+    if system.device == "cerebras" and system.cerebras.mode != "cpu":
+        return {}
+    return expected(setup, group, startup).plan(asked, setup.machine).to_dict()
 
 
 def _write_final_metrics(run: Run, setup: Setup) -> None:

@@ -19,6 +19,9 @@ from wafergpt.progress import say, working
 from wafergpt.runs.run import Run
 from wafergpt.tasks.base import Splits, Task, task_of
 
+WORTH_TIMING, BRIEFLY = 100, 1.0
+"""Updates of a run whose first ones are timed for its plan alone, and the seconds for that."""
+
 
 @dataclass(frozen=True)
 class Setup:
@@ -104,6 +107,10 @@ def settled(setup: Setup, stop: Callable[[], bool]) -> Setup:
         with working("timing updates"):
             seconds = setup.engine.seconds_per_update(stop)
     steps = horizon(recipe, epoch, seconds)
+    if not seconds and recipe.system.compile == "off" and steps >= WORTH_TIMING:
+        # Only the run's own plan needs it.
+        with working("timing updates"):
+            seconds = setup.engine.seconds_per_update(stop, max_seconds=BRIEFLY)
     if train.seconds:
         _warn_about_schedule(recipe, steps)
     updates = train.seconds / seconds if train.seconds else train.samples(steps) / train.batch_size

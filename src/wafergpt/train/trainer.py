@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import resource
 import shutil
 import statistics
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from wafergpt.checkpoint import store
 from wafergpt.checkpoint.background import Saver
 from wafergpt.checkpoint.format import WEIGHTS, Stored, weights_sha256
 from wafergpt.config import Recipe
+from wafergpt.devices.peak_memory import peak_memory
 from wafergpt.distributed.collectives import SINGLE, ProcessGroup
 from wafergpt.engines.base import Decision, UpdateResult
 from wafergpt.errors import Interrupted
@@ -124,6 +124,8 @@ class Trainer:
             if self.state.step < self._steps and not self.state.finished:
                 # That result is of a shorter horizon.
                 (self.run.path / "result.json").unlink(missing_ok=True)
+            else:
+                say(f"nothing is left to do: {self.state.step:,} of {self._steps:,} steps are done")
         else:
             _warn_about_disk(self.run, self.recipe)
             self.engine.load(None)
@@ -144,7 +146,7 @@ class Trainer:
                 stack.callback(tracker.close)
             bar = stack.enter_context(progress(self.run.name, steps, "steps", self.state.step))
             bar.advance(0, "compiling" if recipe.system.compile == "on" else "")
-            memory = memory_bytes(torch.device(recipe.system.host))
+            memory = partial(peak_memory, torch.device(recipe.system.host))
             self._callbacks.append(Recording(self.run, bar, memory, opened))
             self._callbacks.append(Saving(recipe.checkpoint.every, steps, self._save))
             if recipe.checkpoint.time_limit:
@@ -325,7 +327,9 @@ class Trainer:
     def _time(self, rows: Sequence[Row]) -> dict[str, float] | None:
         """Return the seconds by what took them; None of a run that was resumed."""
         if self._elapsed_before:
-            return None
+            # Kept where nothing was left to do.
+            before: dict[str, float] | None = (self.run.read("result") or {}).get("time")
+            return before
         compiling = self.setup.compile_seconds
         evaluation = sum(row.get("evaluation_seconds", 0.0) for row in rows)
         startup, updates = self._startup - compiling, self.state.seconds
@@ -346,11 +350,3 @@ def _warn_about_disk(run: Run, recipe: Recipe) -> None:
             f"WARNING: the run's checkpoints will take {needed / 1e9:,.1f} GB, and "
             f"{free / 1e9:,.1f} GB are free: lower checkpoint.keep, or make room"
         )
-
-
-def memory_bytes(device: torch.device) -> Callable[[], int]:
-    """Return a function of the peak memory in bytes: of the GPU, or of this process."""
-    if device.type == "cuda":
-        return lambda: torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

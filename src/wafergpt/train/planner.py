@@ -1,0 +1,150 @@
+"""Plans: measured where that is possible in reasonable time, else estimated."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+from wafergpt.config import Recipe
+from wafergpt.errors import InputError
+from wafergpt.planning.budget import Budget, best, bought, candidates
+from wafergpt.planning.estimate import RowFacts, estimate
+from wafergpt.planning.hardware import Machine
+from wafergpt.planning.plan import Plan
+from wafergpt.progress import duration, working
+from wafergpt.runs.run import RUNS, Run
+from wafergpt.tasks.base import task_of
+from wafergpt.train.measuring import NoMemoryError, measured, speeds
+
+UPDATES = 8
+"""Updates that measuring makes at least."""
+
+LONGEST_UPDATE = 20.0
+"""Seconds; where an update is estimated to take longer, nothing is measured."""
+
+ADJUSTMENTS = 3
+"""How often a plan is fitted to its budget of time."""
+
+LEAST_USED = 0.93
+"""Share of a budget of time that a plan should use."""
+
+BYTES_PER_TOKEN = 4
+
+PADDING = 1.1
+"""Tokens of a batch over those of its texts, which are of similar length."""
+
+HELD_OUT = 0.1
+"""Rows that an estimate takes to be evaluated, as a share of the training rows."""
+
+
+def plan_training(
+    recipe: Recipe, machine: Machine, start: Run | None, quick: bool, root: Path = RUNS
+) -> Plan:
+    """Plan a training by beginning it in processes of its own, which then end.
+
+    Args:
+        recipe: as asked for.
+        machine: with the memory that is free.
+        start: the language model to start from.
+        quick: only estimate.
+        root: the folder of runs.
+
+    Returns:
+        A measured plan; an estimate if that is asked for, there is no data yet, or measuring needs
+        more memory or time than there is.
+
+    Raises:
+        InputError: if the recipe is impossible or the data unusable.
+        RunFailed: if a measuring process fails.
+    """
+    has_data = recipe.data.corpus is not None or recipe.task is not None
+    why = "" if quick or not has_data else _why_not(recipe, machine)
+    if quick or not has_data or why:
+        plan = estimate(recipe, machine, _rows(recipe))
+        return replace(plan, notes=(*plan.notes, *([why] if why else [])))
+    try:
+        return measured(recipe, start, root).plan(recipe, machine)
+    except NoMemoryError:
+        plan = estimate(recipe, machine, _rows(recipe))
+        note = "a process that began it found no memory: this is an estimate"
+        memory = max(plan.memory_bytes, machine.memory_available)
+        return replace(plan, memory_bytes=memory, notes=(*plan.notes, note))
+
+
+def plan_budget(
+    recipe: Recipe,
+    budget: Budget,
+    machine: Machine,
+    start: Run | None,
+    quick: bool,
+    root: Path = RUNS,
+) -> Plan:
+    """Plan the best model that a budget buys, among shapes that are measured.
+
+    Args:
+        recipe: whose shape, batch, horizon, schedule and learning rate are chosen.
+        budget: how much it may cost.
+        machine: with the memory that is free.
+        start: must be None: its shape could not change.
+        quick: only estimate.
+        root: the folder of runs.
+
+    Raises:
+        InputError: if the recipe has a task or another run's shape, or the data is unusable.
+        RunFailed: if a measuring process fails.
+    """
+    if recipe.task is not None or start is not None:
+        raise InputError("--budget chooses the shape of a language model that is trained afresh")
+    found = candidates(recipe, budget, machine)
+    if not quick and recipe.data.corpus is not None:
+        quick_enough = [c for c in found if not _why_not(c.recipe, machine)]
+        with working(f"timing {len(quick_enough)} shapes"):
+            rates = speeds([c.recipe for c in quick_enough]) if quick_enough else []
+        rates += [0.0] * (len(found) - len(rates))
+        found = [
+            bought(c.recipe, budget, rate, measured=True) if rate else c
+            for c, rate in zip(found, rates, strict=True)
+        ]
+    chosen = best(found)
+    plan = plan_training(chosen.recipe, machine, None, quick, root)
+    for _ in range(ADJUSTMENTS if budget.kind == "seconds" else 0):
+        if LEAST_USED <= plan.seconds / budget.amount <= 1 or chosen.tokens <= plan.tokens / 1e3:
+            break
+        overhead = plan.seconds - plan.time.updates
+        chosen = bought(chosen.recipe, budget, plan.tokens_per_second, overhead)
+        plan = plan_training(chosen.recipe, machine, None, quick, root)
+        if plan.steps == 1:
+            break
+    notes = plan.notes
+    if budget.kind == "seconds" and plan.seconds > budget.amount:
+        notes += (f"the budget of {duration(budget.amount)} is too small to train in",)
+    return replace(plan, candidates=tuple(found), notes=notes)
+
+
+def _why_not(recipe: Recipe, machine: Machine) -> str:
+    """Return why a training cannot be begun to measure it, without reading its rows; "" if not."""
+    horizon = {"steps": 1, "tokens": None, "epochs": None, "seconds": None}
+    rows = RowFacts(1, recipe.model.seq_len, 1, 1) if recipe.task else None
+    one = estimate(recipe.replace(train=horizon, schedule={"warmup": 0}), machine, rows)
+    if not one.fits:
+        return "it does not fit into the free memory: this is an estimate"
+    update = one.time.updates / recipe.system.nproc
+    if update > LONGEST_UPDATE:
+        return f"an update takes about {duration(update)} here: this is an estimate"
+    return ""
+
+
+def _rows(recipe: Recipe) -> RowFacts | None:
+    """Return about how many tokens a task's rows have: a token is about four bytes."""
+    if recipe.task is None:
+        return None
+    task = task_of(recipe)
+    limit = recipe.task.max_tokens or recipe.model.seq_len
+    lengths = [
+        min(limit, max(1, math.ceil(len(text.encode(errors="replace")) / BYTES_PER_TOKEN)))
+        for text in task.texts()
+    ]
+    n = len(lengths)
+    held_out = round(n * HELD_OUT)
+    return RowFacts(n, max(1.0, PADDING * sum(lengths) / max(n, 1)), held_out, 2 * held_out)
