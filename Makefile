@@ -19,7 +19,7 @@ check: lint
 test: $(VENV)/.dev
 	$(TESTS) -m "not cerebras"
 
-# What the quick tests run of src, the processes that they start left aside.
+# What the quick tests run of src, in the processes that they start too.
 coverage: $(VENV)/.dev
 	$(TESTS) -m "not cerebras and not gpu and not slow" --cov=wafergpt --cov-report=term:skip-covered --cov-fail-under=92
 

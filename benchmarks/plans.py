@@ -44,7 +44,7 @@ CELLS: dict[str, tuple[str, list[str]]] = {
     "demo, fine-tuning": ("finetune", ["{base}", "demo-classify", LONG]),
     "shape S": ("pretrain", [*S, WIKI, "train.steps=230", "system.compile=off"]),
     "shape L": ("pretrain", [*L, WIKI, "train.steps=40", "train.batch_size=4"]),
-    "a compute-optimal small one": ("pretrain", [*TINY, WIKI, "train.tokens=6M"]),
+    "a compute-optimal small one": ("pretrain", [*TINY, WIKI, "train.tokens=6000000"]),
     "Muon": ("pretrain", [*S, WIKI, "optimizer.name=muon", "train.steps=200"]),
     "µP": ("pretrain", [*S, WIKI, "model.parametrization=mup", "model.base_d_model=64",
                         "train.steps=220"]),
@@ -53,7 +53,7 @@ CELLS: dict[str, tuple[str, list[str]]] = {
     "two processes": ("pretrain", [*S, WIKI, "train.steps=220", "system.nproc=2"]),
     "compiled, cold": ("pretrain", [*S, WIKI, "train.steps=400", "system.compile=on"]),
     "compiled, warm": ("pretrain", [*S, WIKI, "train.steps=400", "system.compile=on"]),
-    "from scratch, short texts": ("finetune", ["scratch", *S, SHORT, "train.epochs=8"]),
+    "from scratch, short texts": ("finetune", ["scratch", *S, SHORT, "train.epochs=6"]),
     "from scratch, long texts": ("finetune", ["scratch", *TINY, "model.seq_len=512", LONG,
                                               "train.epochs=2"]),
 }  # fmt: skip
@@ -137,8 +137,8 @@ def inputs(out: Path) -> None:
         prepare(out / "long.jsonl", out / "reviews", vocab_size=16384, lowercase=True)
     if not (out / "runs" / "base").exists():
         where = ["--runs", str(out / "runs")]
-        wafergpt("pretrain", "demo", f"data.corpus={out}/reviews", "train.tokens=500k", "name=base",
-                 *where)  # fmt: skip
+        short_run = ["demo", f"data.corpus={out}/reviews", "train.tokens=500000", "name=base"]
+        wafergpt("pretrain", *short_run, *where)
 
 
 def _write(path: Path, rows: Sequence[tuple[str, str]]) -> None:

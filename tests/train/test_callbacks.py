@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from wafergpt.config import load_recipe
+import pytest
+
+from wafergpt.config import Evaluate, load_recipe
 from wafergpt.runs.run import Run
-from wafergpt.train.callbacks import Recording
+from wafergpt.train.callbacks import Evaluation, Recording
 from wafergpt.train.state import Row, TrainState
 
 
@@ -62,3 +64,39 @@ def test_each_row_is_on_disk_with_the_trackers_and_on_the_bar(tmp_path: Path) ->
         "step 3: validation loss 2.0000, macro f1 0.2500 (best so far)",
         "step 1,400: validation loss 2.5000",
     ]
+
+
+@pytest.mark.parametrize(
+    ("losses", "said"),
+    [
+        ([5.0, 4.0, 4.2, 4.5, 5.0], "risen from 4.000 at step 2 to 4.500"),
+        # Noise around the lowest is no turn, nor is one bad evaluation.
+        ([5.0, 4.0, 4.01, 4.02, 4.03], ""),
+        ([5.0, 4.0, 9.0, 3.9, 3.8], ""),
+        ([5.0, 4.5, 4.0, 3.5, 3.0], ""),
+    ],
+)
+def test_a_validation_loss_that_turns_is_said_once(
+    caplog: pytest.LogCaptureFixture, losses: list[float], said: str
+) -> None:
+    values = iter(losses)
+    evaluation = Evaluation(
+        lambda: {"val_loss": next(values)}, Evaluate(every=1), {"loss": "min"}, len(losses)
+    )
+    state = TrainState()
+    for state.step in range(1, len(losses) + 1):
+        evaluation.after_step(state, {})
+    assert said in caplog.text
+    assert caplog.text.count("learned by heart") == bool(said)
+
+
+def test_a_task_without_a_validation_loss_is_evaluated() -> None:
+    evaluation = Evaluation(
+        lambda: {"val_share": 0.5}, Evaluate(every=1, metric="share"), {"share": "max"}, 3
+    )
+    state = TrainState()
+    for state.step in (1, 2, 3):
+        row: Row = {}
+        evaluation.after_step(state, row)
+    assert state.best_step == 1
+    assert row["evaluation_seconds"] >= 0

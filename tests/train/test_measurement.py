@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ from wafergpt.errors import InputError, RunFailed
 from wafergpt.planning.duration import Duration
 from wafergpt.planning.measurement import Measurement
 from wafergpt.runs.run import Run
-from wafergpt.train import planner
+from wafergpt.train import measuring, planner
 from wafergpt.train.counted import total_tokens
 from wafergpt.train.measurement import _spread, expected
 from wafergpt.train.planned import compare_with_plan
@@ -152,6 +153,89 @@ def test_a_quick_plan_of_a_task_goes_by_its_rows(rows: Path) -> None:
     assert found.tokens == pytest.approx(exact, rel=0.6)
     assert found.resolved.model.vocab_size == 8192
     assert found.time.final > 0
+
+
+def test_a_budget_buys_a_shape_whose_speed_was_measured(tmp_path: Path) -> None:
+    found = plan(None, [*SMALL[3:], f"data.corpus={soak.corpus(tmp_path)}"], budget="15s")
+    assert found.measured
+    assert all(candidate.measured for candidate in found.candidates)
+    assert 1 <= len(found.candidates) <= 7
+    chosen = min(found.candidates, key=lambda candidate: candidate.loss).recipe.model
+    assert found.resolved.model.d_model <= max(c.recipe.model.d_model for c in found.candidates)
+    assert chosen.d_ffn == 4 * chosen.d_model
+    assert found.seconds <= 15 or any("too small" in note for note in found.notes)
+
+
+def test_a_budget_is_for_a_language_model_that_is_trained_afresh(rows: Path) -> None:
+    with pytest.raises(InputError, match="trained afresh"):
+        plan(None, ["task.name=classify", f"task.train={rows}"], budget="1m")
+
+
+@pytest.mark.slow  # Four processes start, and meet.
+def test_a_plan_of_two_processes_on_top_of_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = soak.corpus(tmp_path)
+    settings = [*SMALL, f"data.corpus={corpus}", "train.steps=20"]
+    pretrain(None, [*settings, "name=first"], root=tmp_path)
+    # As left over from another program.
+    monkeypatch.setenv("MASTER_PORT", "1")
+    found = plan(None, [*settings, "system.nproc=2"], start="first", root=tmp_path)
+    assert found.measured
+    assert found.resolved.system.nproc == found.to_dict()["processes"] == 2
+    assert found.resolved.start == (tmp_path / "first").resolve()
+
+
+def test_a_first_batch_size_counts_in_the_time(rows: Path) -> None:
+    ramp = ["train.steps=8", "train.first_steps=4", "train.first_batch_size=8"]
+    micro = "train.micro_batch_size=8"
+    whole, ramped = (
+        replace(ready(rows, micro, *more), update_seconds=1.0) for more in (ramp[:1], ramp)
+    )
+    times = [expected(setup, SINGLE, 0.0).time.updates for setup in (whole, ramped)]
+    assert times == pytest.approx([8, 6], rel=0.01)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: no memory")])
+def test_a_process_without_memory_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fails(*_: object) -> None:
+        raise error
+
+    (tmp_path / "0.yaml").write_text(load_recipe(None, SMALL).to_yaml())
+    job: dict[str, Any] = {
+        "recipes": 1,
+        "start": None,
+        "speeds": False,
+        "began": 0.0,
+        "tasks": {},
+        "engines": {},
+    }
+    (tmp_path / "job.json").write_text(json.dumps(job))
+    monkeypatch.setattr("wafergpt.train.measurement.measure", fails)
+    monkeypatch.setattr(Path, "write_text", lambda *_, **__: 0)
+    with pytest.raises(SystemExit):
+        measuring.work(tmp_path)
+    assert json.loads((tmp_path / "error.json").read_text())["kind"] == "memory"
+
+
+@pytest.mark.parametrize("what", ["folder", "disk"])
+def test_a_folder_that_cannot_be_written_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    root = tmp_path / "not" / "there"
+    if what == "disk":
+
+        def full(*, prefix: str, dir: Path | None = None) -> Any:  # noqa: A002
+            if dir is not None:
+                raise OSError(28, "No space left on device")
+            return TemporaryDirectory(prefix=prefix)
+
+        monkeypatch.setattr("wafergpt.train.measuring.TemporaryDirectory", full)
+    with measuring._work_folder(root) as name:
+        assert (Path(name).parent == tmp_path) == (what == "folder")
+    assert list(tmp_path.iterdir()) == []
 
 
 @given(st.integers(2, 64))

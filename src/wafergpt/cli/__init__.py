@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from wafergpt import __version__
+from wafergpt import __version__, files
 from wafergpt.cli.exit_codes import explain
 from wafergpt.cli.streams import shows, steady_streams
 from wafergpt.devices.limits import limit_threads
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 VERBS = {
     "prepare": "Turn raw text into a corpus of tokens.",
-    "plan": "Estimate what a recipe costs before it runs.",
+    "plan": "Find out what a training costs before it runs.",
     "mup": "Check µP, and tune small to train large.",
     "pretrain": "Train a language model on a corpus.",
     "finetune": "Fine-tune a model for a task on labelled rows.",
@@ -40,6 +40,14 @@ VERBS = {
     "doctor": "Show what is installed, what works, and what is missing.",
     "demo": "Run the whole pipeline on film reviews in five minutes.",
 }
+
+
+class HomePath(click.Path):
+    """A path whose ``~`` is the home folder, which no shell expands in ``--out=~/x``."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path, in the requested type."""
+        return super().convert(str(files.from_home(value)), param, ctx)
 
 
 class Group(click.Group):

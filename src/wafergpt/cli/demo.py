@@ -6,9 +6,8 @@ from pathlib import Path
 
 import click
 
-from wafergpt.cli import emit, json_option
+from wafergpt.cli import HomePath, emit, json_option
 from wafergpt.cli.compared import cells, failures
-from wafergpt.cli.paths import HomePath
 from wafergpt.cli.recipe import runs_option
 from wafergpt.cli.tables import Column, plain, table
 from wafergpt.errors import Interrupted

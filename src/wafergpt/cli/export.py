@@ -6,8 +6,7 @@ from pathlib import Path
 
 import click
 
-from wafergpt.cli import emit, json_option
-from wafergpt.cli.paths import HomePath
+from wafergpt.cli import HomePath, emit, json_option
 from wafergpt.cli.recipe import runs_option
 from wafergpt.progress import say, working
 

@@ -7,8 +7,7 @@ from typing import Any
 
 import click
 
-from wafergpt.cli import Group, emit, json_option
-from wafergpt.cli.paths import HomePath
+from wafergpt.cli import Group, HomePath, emit, json_option
 from wafergpt.cli.recipe import RecipeCommand, recipe_arguments, runs_option, split_arguments
 from wafergpt.errors import InputError
 from wafergpt.progress import working

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from wafergpt.cli import device_option, emit, json_line, json_option
-from wafergpt.cli.paths import HomePath
+from wafergpt.cli import HomePath, device_option, emit, json_line, json_option
 from wafergpt.cli.recipe import runs_option
 from wafergpt.cli.streams import shows
 from wafergpt.errors import InputError

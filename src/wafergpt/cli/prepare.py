@@ -9,8 +9,7 @@ from typing import Literal
 
 import click
 
-from wafergpt.cli import emit, json_option
-from wafergpt.cli.paths import HomePath
+from wafergpt.cli import HomePath, emit, json_option
 from wafergpt.distributed.launcher import HANGUP, hangs_up
 from wafergpt.errors import Interrupted
 from wafergpt.progress import duration

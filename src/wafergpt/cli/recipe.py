@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from wafergpt import files
-from wafergpt.cli.paths import HomePath
+from wafergpt.cli import HomePath
 from wafergpt.config import Recipe, known_keys, load_recipe
 from wafergpt.progress import is_worker, place, say
 from wafergpt.runs.run import RUNS, Run

@@ -5,25 +5,16 @@ A text is taken as typed, a path is a path; only numbers, booleans and lists are
 
 from __future__ import annotations
 
-import glob
-import os
-import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from wafergpt import files
 from wafergpt.config.keys import Key
-from wafergpt.config.yaml_values import parsed
+from wafergpt.config.paths import typed_path
+from wafergpt.config.yaml_values import parsed, unquoted
 from wafergpt.errors import InputError
 
 UNSET = ("", "null", "none")
 """Values that unset an optional key."""
-
-_QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’"}
-_VARIABLE = re.compile(r"\$\{?([A-Za-z_]\w*)")
-_ADDRESS = re.compile(r"[\"']?[A-Za-z][A-Za-z0-9+.-]*://")
-_WINDOWS = re.compile(r"[\"']?([A-Za-z]):\\([^\"']*)")
 
 
 def apply_override(values: dict[str, Any], override: str, keys: Mapping[str, Key]) -> None:
@@ -99,46 +90,4 @@ def _yaml(key: str, text: str, keys: Mapping[str, Key]) -> Any:
 
 
 def _single(key: str, text: str, wanted: Key) -> str:
-    return _path(key, text) if wanted.kind == "path" else _unquoted(text)
-
-
-def _unquoted(text: str) -> str:
-    """Remove quotes that a shell has left around the whole text."""
-    if len(text) < 2 or _QUOTES.get(text[0]) != text[-1]:
-        return text
-    if text[0] == "“" or text[0] == "‘":
-        return text[1:-1]
-    try:
-        value = parsed(text)
-    except ValueError:
-        # For example two quoted words.
-        return text
-    return value if isinstance(value, str) else text
-
-
-def _path(key: str, text: str) -> str:
-    """Return the intended path: as typed, if it exists."""
-    if files.exists(files.from_home(text)):
-        return text
-    if _ADDRESS.match(text):
-        raise InputError(f"{key}={text} is an address, not a path on this machine: fetch it first")
-    windows = _WINDOWS.match(text)
-    if windows and os.name == "posix":
-        drive, rest = windows[1].lower(), windows[2].replace("\\", "/")
-        raise InputError(
-            f"{key}={text} is a path of Windows; here it may be {key}=/mnt/{drive}/{rest}"
-        )
-    path = _unquoted(text.strip())
-    for name in _VARIABLE.findall(path):
-        if name not in os.environ:
-            raise InputError(f"{key}={text}: it does not exist, and ${name} is not set")
-    path = str(files.from_home(os.path.expandvars(path)))
-    if files.exists(Path(path)) or not glob.has_magic(path):
-        return path
-    found = sorted(glob.glob(path))  # noqa: PTH207 - a Path globs below itself only
-    if len(found) > 1:
-        raise InputError(
-            f"{key}={text} matches {len(found)} files, {found[0]} and {found[1]} among them: "
-            "name one"
-        )
-    return found[0] if found else path
+    return typed_path(key, text) if wanted.kind == "path" else unquoted(text)

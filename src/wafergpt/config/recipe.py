@@ -13,7 +13,7 @@ from pydantic import Field, SerializeAsAny, ValidationError, field_validator, mo
 
 from wafergpt.config.files import HORIZONS, current
 from wafergpt.config.messages import one_line
-from wafergpt.config.quantities import MAX_COUNT, MAX_SEQUENCES, AnyPath
+from wafergpt.config.paths import AnyPath
 from wafergpt.config.registry import TASKS, imported
 from wafergpt.config.system import Cerebras as Cerebras
 from wafergpt.config.system import Section as Section
@@ -21,6 +21,12 @@ from wafergpt.config.system import System as System
 from wafergpt.config.warmup import warmup_steps
 from wafergpt.errors import InputError, nearest
 from wafergpt.files import SHOWN, short
+
+MAX_COUNT = 1 << 60
+"""Maximum steps and tokens: beyond any training, and in a float's range."""
+
+MAX_SEQUENCES = 1 << 20
+"""Maximum sequences of a batch."""
 
 
 class Data(Section):

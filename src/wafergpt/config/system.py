@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from wafergpt.config.quantities import AnyPath
+from wafergpt.config.paths import AnyPath
 from wafergpt.config.registry import ENGINES
 from wafergpt.errors import InputError, nearest
 

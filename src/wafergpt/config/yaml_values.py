@@ -117,3 +117,20 @@ def _tag(node: yaml.Node, wanted: Key) -> None:
         node.value = _ZEROS.sub(r"\1", node.value)
     elif kind == "str" and wanted.kind == "number" and _SCIENTIFIC.fullmatch(node.value):
         node.tag = _TAG + "float"
+
+
+_QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’"}
+
+
+def unquoted(text: str) -> str:
+    """Remove quotes that a shell has left around the whole text."""
+    if len(text) < 2 or _QUOTES.get(text[0]) != text[-1]:
+        return text
+    if text[0] == "“" or text[0] == "‘":
+        return text[1:-1]
+    try:
+        value = parsed(text)
+    except ValueError:
+        # For example two quoted words.
+        return text
+    return value if isinstance(value, str) else text

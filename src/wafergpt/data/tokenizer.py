@@ -85,7 +85,13 @@ class Tokenizer:
         self._encoder = _encoder(content, end, where)
 
     @classmethod
-    def train(cls, texts: Iterable[str], vocab_size: int, lowercase: bool = False) -> Tokenizer:
+    def train(
+        cls,
+        texts: Iterable[str],
+        vocab_size: int,
+        lowercase: bool = False,
+        exactly: bool = True,
+    ) -> Tokenizer:
         """Train a byte-level BPE (Sennrich et al., 2016; GPT-2's splitting) on texts.
 
         Training on more than a little text runs in a process of its own, so that Ctrl-C works.
@@ -95,6 +101,7 @@ class Tokenizer:
             vocab_size: the size of the vocabulary.
             lowercase: lower-case every text, in later encoding too: words need fewer tokens, but
                 decoded texts have no capitals.
+            exactly: refuse texts that give a smaller vocabulary.
 
         Raises:
             InputError: if the vocabulary is smaller than the bytes, or larger than the texts allow.
@@ -111,7 +118,7 @@ class Tokenizer:
                 break
         work = worker.train if size > TRAINED_HERE else train_bpe
         made = cls(work(chain(first, pieces), vocab_size, lowercase))
-        if made.vocab_size < vocab_size:
+        if exactly and made.vocab_size < vocab_size:
             raise InputError(
                 f"the text is too short for a vocabulary of {vocab_size:,}: "
                 f"it gives at most {made.vocab_size:,} tokens"

@@ -11,6 +11,9 @@ from torch.nn import functional as F
 
 from wafergpt.planning.memory import head_chunk_rows
 
+SIZES = 64
+"""How many sizes a sampled softmax may have."""
+
 
 def next_token_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """Return the summed cross-entropy of the next tokens without ever holding all logits.
@@ -38,12 +41,13 @@ def sampled_softmax_loss(hidden: Tensor, weight: Tensor, targets: Tensor, sample
         hidden: ``[batch, length, d_model]`` states after the last norm.
         weight: ``[vocab_size, d_model]`` of the head.
         targets: ``[batch, length]`` next tokens; -100 is not counted.
-        sample: tokens besides the targets; all of them give the exact loss.
+        sample: tokens besides the targets, at least; all of them give the exact loss.
     """
     vocab_size = len(weight)
     own = _own_tokens(targets, vocab_size)
     rest = (~own).nonzero()[:, 0]
-    drawn = rest[torch.randperm(len(rest))[:sample].to(rest.device)]
+    more = _rows(vocab_size - len(rest), vocab_size, sample) - (vocab_size - len(rest))
+    drawn = rest[torch.randperm(len(rest))[:more].to(rest.device)]
     tokens = torch.cat((own.nonzero()[:, 0], drawn))
     place = torch.full((vocab_size,), -100, device=weight.device)
     place[tokens] = torch.arange(len(tokens), device=weight.device)
@@ -56,7 +60,15 @@ def sampled_softmax_loss(hidden: Tensor, weight: Tensor, targets: Tensor, sample
 
 def sampled_rows(targets: Tensor, vocab_size: int, sample: int) -> int:
     """Return how many rows of the head ``sampled_softmax_loss`` multiplies with."""
-    return min(int(_own_tokens(targets, vocab_size).sum()) + sample, vocab_size)
+    return _rows(int(_own_tokens(targets, vocab_size).sum()), vocab_size, sample)
+
+
+def _rows(own: int, vocab_size: int, sample: int) -> int:
+    """Return the rows of a softmax: one of few numbers, since tensors of ever new sizes scatter the
+    C library's memory until a small training takes twice as much.
+    """
+    unit = max(1, vocab_size // SIZES)
+    return min(math.ceil((own + sample) / unit) * unit, vocab_size)
 
 
 def _own_tokens(targets: Tensor, vocab_size: int) -> Tensor:

@@ -113,9 +113,11 @@ class Task(ABC):
         """
         if source is not None:
             return source
-        texts, vocab_size = self.texts(), self.recipe.model.vocab_size or SCRATCH_VOCABULARY
+        asked = self.recipe.model.vocab_size
+        vocab_size = asked or SCRATCH_VOCABULARY
         with working(f"training a tokenizer of {vocab_size:,} tokens"):
-            return Tokenizer.train(texts, vocab_size)
+            # Short texts may not have so many.
+            return Tokenizer.train(self.texts(), vocab_size, exactly=bool(asked))
 
     @abstractmethod
     def prepare(self, tokenizer: Tokenizer) -> tuple[Recipe, Splits]:

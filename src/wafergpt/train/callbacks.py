@@ -5,6 +5,7 @@ Everything optional in a training is a callback, so that the loop stays short.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
@@ -63,9 +64,9 @@ class Evaluation:
         row["evaluation_seconds"] = time.monotonic() - start
         metric = self._settings.metric
         score: float = row[f"val_{metric}"]
-        lowest = state.callbacks.setdefault(LOWEST, [row["val_loss"], state.step])
-        if row["val_loss"] < lowest[0]:
-            state.callbacks[LOWEST] = [row["val_loss"], state.step]
+        loss = row.get("val_loss", math.inf)
+        if loss < state.callbacks.get(LOWEST, [math.inf])[0]:
+            state.callbacks[LOWEST] = [loss, state.step]
         better = state.best is None or (
             score < state.best if self._lower_is_better else score > state.best
         )
@@ -74,13 +75,15 @@ class Evaluation:
             state.callbacks[WITHOUT_GAIN] = 0
             return
         state.callbacks[WITHOUT_GAIN] = state.callbacks.get(WITHOUT_GAIN, 0) + 1
-        _warn_of_overfitting(state, row["val_loss"])
+        _warn_of_overfitting(state, loss)
         if out_of_patience(state, self._settings):
             state.finished = True
 
 
 def _warn_of_overfitting(state: TrainState, loss: float) -> None:
     """Log, once in a run, that the validation loss has turned."""
+    if LOWEST not in state.callbacks:
+        return
     lowest, step = state.callbacks[LOWEST]
     turned = state.callbacks[WITHOUT_GAIN] >= 2 and loss > RISEN * lowest
     if turned and not state.callbacks.get(WARNED):
