@@ -88,7 +88,7 @@ def cell(name: str, out: Path) -> dict[str, Any]:
     verb, arguments = CELLS[name]
     arguments = [a.format(out=out, base=out / "runs" / "base") for a in arguments]
     for attempt in range(ATTEMPTS):
-        shutil.rmtree(out / "runs" / "run", ignore_errors=True)
+        shutil.rmtree(out / "runs" / "measured", ignore_errors=True)
         with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
             caches = (Path(first), Path(second)) if name.endswith("cold") else (None, None)
             before = probe()
@@ -97,7 +97,7 @@ def cell(name: str, out: Path) -> dict[str, Any]:
             task = [] if verb == "pretrain" or "demo-classify" in rest else ["task.name=classify"]
             plan, planning = wafergpt("plan", *rest, *task, *start, cache=caches[0])
             between = probe()
-            run = ["name=run", "--runs", str(out / "runs")]
+            run = ["name=measured", "--runs", str(out / "runs")]
             result, seconds = wafergpt(verb, *arguments, *task, *run, cache=caches[1])
             after = probe()
         drift = max(before, between, after) / min(before, between, after) - 1

@@ -27,7 +27,7 @@ from unittest import mock
 
 import psutil
 
-from wafergpt import config, files
+from wafergpt import atomic_files, config
 from wafergpt.checkpoint import format as stored
 from wafergpt.checkpoint import store
 from wafergpt.checkpoint.format import weights_sha256
@@ -277,7 +277,7 @@ def full_disk_at(write: int) -> Iterator[list[int]]:
 
         return call
 
-    targets: list[tuple[Any, str]] = [(stored, "save_file"), (files, "sync")]
+    targets: list[tuple[Any, str]] = [(stored, "save_file"), (atomic_files, "sync")]
     targets += [
         (Path, name) for name in ("write_text", "write_bytes", "mkdir", "rename", "replace")
     ]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from dataclasses import asdict
@@ -12,9 +13,13 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from wafergpt.cli.plan import command
+from benchmarks import soak
+from tests.planning.test_plan import MACHINE
+from wafergpt.cli.plan import _next, command
+from wafergpt.config import load_recipe
 from wafergpt.devices import probe
 from wafergpt.errors import InputError
+from wafergpt.planning.estimate import RowFacts, estimate
 from wafergpt.planning.hardware import Machine
 
 CONTRACT = {
@@ -125,3 +130,49 @@ def test_a_machine_that_is_known_costs_no_import_of_torch() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=False
     )
     assert result.returncode == 0, result.stderr
+
+
+def test_a_measured_plan_ends_with_the_command_that_trains_it(tmp_path: Path) -> None:
+    settings = [
+        f"data.corpus={soak.corpus(tmp_path)}", "model.n_layers=1", "model.d_model=32",
+        "model.n_heads=2", "model.seq_len=48", "system.compile=off", "train.steps=20",
+    ]  # fmt: skip
+    lines = run(*settings).splitlines()
+    assert any(line.lstrip().startswith("time  ") and "start-up" in line for line in lines)
+    assert any(line.endswith("tokens/s on cpu, measured") for line in lines)
+    words = shlex.split(lines[-1].removeprefix("next: "))
+    assert words[:2] == ["wafergpt", "pretrain"]
+    assert load_recipe(None, [w for w in words[2:] if not w.startswith("--")]).train.steps == 20
+
+
+def test_a_budget_prints_its_candidates_and_what_it_chose(tmp_path: Path) -> None:
+    corpus = f"data.corpus={soak.corpus(tmp_path)}"
+    lines = run(corpus, "model.seq_len=48", "system.compile=off", "--budget", "15s").splitlines()
+    head = next(index for index, line in enumerate(lines) if line.startswith("layers × width"))
+    assert lines[head + 1].endswith("best")
+    words = shlex.split(lines[-1].removeprefix("next: "))
+    chosen = load_recipe(None, [word for word in words[2:] if not word.startswith("--")])
+    assert f"{chosen.model.n_layers} × {chosen.model.d_model}" in "".join(lines[head:])
+    assert chosen.train.tokens
+
+
+def test_the_parametrization_is_a_table_of_roles() -> None:
+    text = run("--parametrization", "model.parametrization=mup", "model.d_model=512")
+    assert {"embedding", "qkv", "ffn_out", "multipliers:"} <= set(text.split())
+    with pytest.raises(SystemExit):
+        run("--parametrization", "--budget", "1m")
+
+
+@pytest.mark.parametrize(
+    ("start", "words"),
+    [
+        (None, ["finetune", "scratch", "task.train=rows.csv", "task.name=classify"]),
+        ("base", ["finetune", "base", "task.train=rows.csv", "task.name=classify"]),
+    ],
+)
+def test_what_trains_a_task_is_finetune(start: str | None, words: list[str]) -> None:
+    arguments = ["task.train=rows.csv", "task.name=classify"]
+    recipe = load_recipe(None, [*arguments, "train.steps=5", "model.vocab_size=300"])
+    found = estimate(recipe, MACHINE, RowFacts(100, 20.0, 10, 20))
+    line = _next(found, arguments, start, None, Path("runs"))
+    assert shlex.split(line.removeprefix("next: wafergpt ")) == words

@@ -118,14 +118,18 @@ def command(
     if show:
         click.echo(found.recipe().to_yaml(), nl=False)
         return
-    facts = found.to_dict()
-    rows = _rows(facts, found.notes)
-    lines = [f"{name:>11}  {value}" for name, value in rows]
-    if facts["candidates"]:
-        lines += ["", plain(COLUMNS, _candidates(facts))]
     following = []
     if found.measured and found.fits:
         following = [_next(found, arguments, start, budget, runs)]
+    _print(found, following, as_json)
+
+
+def _print(plan: Plan, following: Sequence[str], as_json: bool) -> None:
+    facts = plan.to_dict()
+    rows = _rows(facts, plan.notes)
+    lines = [f"{name:>11}  {value}" for name, value in rows]
+    if facts["candidates"]:
+        lines += ["", plain(COLUMNS, _candidates(facts))]
     text = "\n".join([*lines, *following])
     emit(facts, as_json, text, lambda width: [*_screen(facts, rows, width), *following])
 

@@ -75,14 +75,12 @@ def train(
         with Signals() as signals:
             setup = settled(setup, signals.stop_asked)
             resumed = run is not None
-            if run is None:
+            if run is None or run.recipe.train.steps != setup.recipe.train.steps:
                 plan = _planned(recipe, setup, group, time.monotonic() - began)
-                run = Run.create(setup.recipe, root, asked)
+                run = run or Run.create(setup.recipe, root, asked)
+                run.write("plan", plan)
+            if not run.tokenizer.is_file():
                 setup.tokenizer.save(run.tokenizer)
-                run.write("plan", plan)
-            elif run.recipe.train.steps != setup.recipe.train.steps:
-                plan = _planned(recipe, setup, group, time.monotonic() - began)
-                run.write("plan", plan)
             trainer = Trainer(setup, run, signals, group, began)
             trainer.train(resumed)
     if recipe.task is not None:
