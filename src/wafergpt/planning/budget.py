@@ -181,6 +181,6 @@ def _shaped(recipe: Recipe, n_layers: int, d_model: int, n_heads: int) -> Recipe
 
 
 def _batch_size(tokens: float, seq_len: int) -> int:
-    """Return a power of two of sequences: at least 8, at most what the family's 111M took."""
+    """Return the nearest power of two of sequences: at least 8, at most what the 111M took."""
     wanted = min(tokens / STEPS, MAX_BATCH_TOKENS) / seq_len
-    return max(8, 1 << max(0, math.floor(math.log2(max(wanted, 1)))))
+    return max(8, 1 << max(0, round(math.log2(max(wanted, 1)))))
