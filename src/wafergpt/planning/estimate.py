@@ -81,7 +81,7 @@ def estimate(recipe: Recipe, machine: Machine, rows: RowFacts | None = None) -> 
     resolved = with_intervals(resolved, steps)
     tokens = round(train.samples(steps) * data.length)
     time = _time(resolved, machine, data, tokens, rate)
-    memory = estimated_memory(resolved)
+    memory = estimated_memory(resolved, machine.device)
     notes += warnings(resolved, tokens, data.tokens, fits(memory.total, machine, resolved))
     return Plan(
         asked=recipe,

@@ -73,9 +73,7 @@ class Measurement:
             prediction=predicted(asked, recipe, self.epoch_tokens),
             measured=True,
             # A device that no estimate knows computes like its host here.
-            memory=estimated_memory(
-                recipe.replace(system={"device": machine.device}, sparsity={"algorithm": "none"})
-            ),
+            memory=estimated_memory(recipe, machine.device),
             cold_compile_seconds=self.cold_compile_seconds,
             notes=(*notes, *self.notes),
         )

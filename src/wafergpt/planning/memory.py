@@ -97,15 +97,15 @@ def training_memory(
     )
 
 
-def estimated_memory(recipe: Recipe) -> Memory:
-    """Estimate the peak bytes of training by a resolved recipe."""
+def estimated_memory(recipe: Recipe, device: str) -> Memory:
+    """Estimate the peak bytes of training by a resolved recipe on a kind of device."""
     # Each process reads its share of a batch.
     share = math.ceil(recipe.train.batch_size / recipe.system.nproc)
     return training_memory(
         running_shape(recipe),
         min(recipe.train.micro_batch_size, share),
         recipe.optimizer,
-        recipe.system,
+        recipe.system.model_copy(update={"device": device}),
         head=recipe.task is None,
         background=recipe.checkpoint.background,
     )

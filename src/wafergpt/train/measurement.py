@@ -116,8 +116,7 @@ def expected(setup: Setup, group: ProcessGroup, startup: float) -> Measurement:
 def _expected_memory(setup: Setup) -> int:
     recipe = setup.recipe
     if not setup.update_seconds:
-        device = {"device": setup.machine.device}
-        return estimated_memory(recipe.replace(system=device, sparsity={"algorithm": "none"})).total
+        return estimated_memory(recipe, setup.machine.device).total
     memory = peak_memory(torch.device(recipe.system.host))
     memory += optimizer_bytes(recipe.model, recipe.optimizer) // recipe.system.shards
     on_host = recipe.checkpoint.background and recipe.system.device != "cuda"

@@ -109,16 +109,15 @@ def plan_budget(
     chosen = best(found)
     plan = plan_training(chosen.recipe, machine, None, quick, root)
     for _ in range(ADJUSTMENTS if budget.kind == "seconds" else 0):
-        if LEAST_USED <= plan.seconds / budget.amount <= 1 or chosen.tokens <= plan.tokens / 1e3:
+        if plan.steps == 1 or LEAST_USED <= plan.seconds / budget.amount <= 1:
             break
         overhead = plan.seconds - plan.time.updates
         chosen = bought(chosen.recipe, budget, plan.tokens_per_second, overhead)
         plan = plan_training(chosen.recipe, machine, None, quick, root)
-        if plan.steps == 1:
-            break
     notes = plan.notes
     if budget.kind == "seconds" and plan.seconds > budget.amount:
-        notes += (f"the budget of {duration(budget.amount)} is too small to train in",)
+        needed, wanted = duration(plan.seconds), duration(budget.amount)
+        notes += (f"this takes {needed}, more than the budget of {wanted}, which is too small",)
     return replace(plan, candidates=tuple(found), notes=notes)
 
 
