@@ -82,7 +82,8 @@ def test_the_start_of_a_run_knows_most_of_its_time(rows: Path) -> None:
     setup = replace(ready(rows, "train.epochs=2"), update_seconds=0.5, compile_seconds=2.0)
     found = expected(setup, SINGLE, startup=5.0)
     steps = setup.recipe.train.steps or 0
-    assert (found.time.startup, found.time.compiling) == (3.0, 2.0)
+    assert found.time.compiling == 2.0
+    assert found.time.startup > 3.0
     assert found.time.updates == pytest.approx(0.5 * steps, rel=0.1)
     assert 0 < found.time.evaluation < found.time.updates
     assert found.memory_bytes > 100 << 20

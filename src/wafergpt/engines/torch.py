@@ -107,12 +107,14 @@ class TorchEngine:
     ) -> float:
         """Return the seconds of an update, from real ones over all the data; no weight moves."""
         size = self._recipe.train.batch_size
-        epoch = self._splits.train.samples_per_epoch
+        data = self._splits.train
+        places = [place * data.samples_per_epoch // (rounds + 1) for place in range(rounds + 1)]
+        # The largest batch shows the memory that is needed.
+        places[0] = max(places, key=lambda first: data.length(first, size))
         times: list[float] = []
-        while len(times) <= rounds and sum(times[1:]) < max_seconds:
-            if times and stop():
+        for first in places:
+            if times and (stop() or sum(times[1:]) >= max_seconds):
                 break
-            first = len(times) * epoch // (rounds + 1)
             start = time.perf_counter()
             self._gradients(0, first, size)
             self._discard()

@@ -72,6 +72,9 @@ OVERLAP = 0.5
 DISTURBED = 0.1
 """Share of the cores used by other programs, from which on a measurement is in doubt."""
 
+BRIEFLY = 0.5
+"""Seconds for the evaluation that a run times for its own plan."""
+
 NEVER: Callable[[], bool] = lambda: False  # noqa: E731
 
 
@@ -92,9 +95,16 @@ def expected(setup: Setup, group: ProcessGroup, startup: float) -> Measurement:
         updates = setup.update_seconds * samples / train.batch_size + apply * steps
     else:
         updates = tokens / speed(recipe, setup.machine, length, recipe.system.compile == "on")
+    # A forward pass takes a third of an update, and more where the network is small.
+    token, first = updates / tokens / 3, 0.0
+    if setup.update_seconds:
+        start = time.monotonic()
+        token, first = _evaluation(setup, group, BRIEFLY, fewest=2)
+        startup += time.monotonic() - start
+    compiling = setup.compile_seconds
+    if recipe.system.compile == "on":
+        compiling, startup = compiling + first, startup - first
     evaluation, final = evaluated_tokens(setup)
-    # A forward pass takes a third of an update.
-    token = updates / tokens / 3
     rows = recipe.model.vocab_size if recipe.task is None else 0
     return Measurement(
         recipe=recipe,
@@ -103,7 +113,7 @@ def expected(setup: Setup, group: ProcessGroup, startup: float) -> Measurement:
         epoch_tokens=setup.splits.tokens,
         time=Duration(
             startup=startup - setup.compile_seconds,
-            compiling=setup.compile_seconds,
+            compiling=compiling,
             updates=updates,
             evaluation=evaluations(recipe) * evaluation * token,
             saving=_saving_seconds(recipe, _checkpoint_bytes(recipe) / DISK_RATE),
@@ -185,7 +195,7 @@ class _Stopwatch:
             compiles = recipe.system.compile == "on"
             seconds, flops, compiled = _per_token(self._updates(), compiles)
         with working("timing an evaluation"):
-            evaluation, first = self._evaluation()
+            evaluation, first = _evaluation(setup, self.group, SECONDS / 2, FEWEST + 1)
             sampling = self._sampling()
         evaluated, final = evaluated_tokens(setup)
         with working("timing a checkpoint"):
@@ -241,30 +251,6 @@ class _Stopwatch:
         with closing(updates):
             return next(itertools.islice(updates, ahead, None))
 
-    def _evaluation(self) -> tuple[float, float]:
-        """Time passes spread over the validation samples.
-
-        Returns:
-            Seconds of one token, and the seconds of the first pass beyond its share.
-        """
-        task, batches = self.setup.task, self.setup.splits.validation.batches
-        samples, rows = task.evaluation_samples(batches), task.evaluation_rows()
-        at_once = max(1, min(samples, rows * self.group.size))
-        times: list[float] = []
-        tokens: list[int] = []
-        start = time.monotonic()
-        for share in _spread(MOST):
-            first = int(share * (samples - at_once + 1))
-            before = time.monotonic()
-            self.setup.engine.outputs(range(first, first + at_once), rows, lambda: None)
-            times.append(time.monotonic() - before)
-            tokens.append(at_once * batches.length(first, at_once))
-            if len(times) > FEWEST and time.monotonic() - start > SECONDS / 2:
-                break
-        # The first pass allocates, and may compile.
-        token = sum(times[1:]) / sum(tokens[1:])
-        return token, max(0.0, times[0] - token * tokens[0])
-
     def _sampling(self) -> float:
         """Return the seconds of continuing the recipe's prompts once."""
         setup, prompts = self.setup, self.setup.recipe.evaluate.prompts
@@ -287,6 +273,33 @@ class _Stopwatch:
                 # A full disk is the run's concern.
                 pass
         return size / DISK_RATE
+
+
+def _evaluation(
+    setup: Setup, group: ProcessGroup, seconds: float, fewest: int
+) -> tuple[float, float]:
+    """Time passes spread over the validation samples, at least ``fewest``.
+
+    Returns:
+        Seconds of one token, and the seconds of the first pass beyond its share.
+    """
+    task, batches = setup.task, setup.splits.validation.batches
+    samples, rows = task.evaluation_samples(batches), task.evaluation_rows()
+    at_once = max(1, min(samples, rows * group.size))
+    times: list[float] = []
+    tokens: list[int] = []
+    start = time.monotonic()
+    for share in _spread(MOST):
+        first = int(share * (samples - at_once + 1))
+        before = time.monotonic()
+        setup.engine.outputs(range(first, first + at_once), rows, lambda: None)
+        times.append(time.monotonic() - before)
+        tokens.append(at_once * batches.length(first, at_once))
+        if len(times) >= fewest and time.monotonic() - start > seconds:
+            break
+    # The first pass allocates, and may compile.
+    token = sum(times[1:]) / sum(tokens[1:])
+    return token, max(0.0, times[0] - token * tokens[0])
 
 
 def _checkpoint_bytes(recipe: Recipe) -> int:
