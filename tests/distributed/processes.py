@@ -19,7 +19,7 @@ RECIPE = [
     "model.n_layers=2", "model.d_model=32", "model.n_heads=2", "model.seq_len=32",
     "optimizer.name=muon", "checkpoint.every=10", "evaluate.every=25", "evaluate.batches=2",
     "evaluate.prompts=[the]", "system.compile=off", "system.precision=fp32", "system.threads=1",
-    "data.document_mask=true",
+    "data.document_mask=true", "model.ngrams=[2, 3]", "model.ngram_rows=1000",
 ]  # fmt: skip
 COMMAND = [sys.executable, "-c", "from wafergpt.cli import main; main()"]
 

@@ -40,7 +40,17 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
         # Muon's iteration rounds to bf16, whatever the precision, so that a last bit becomes more.
         (2, 0, 1e-4, ("optimizer.name=muon",)),
         (4, 2, 1e-5, ()),
-        (3, 0, 1e-5, ("optimizer.name=sgd", "optimizer.weight_decay=0", "optimizer.l2=0.01")),
+        (
+            3,
+            0,
+            1e-5,
+            (
+                "optimizer.name=sgd",
+                "optimizer.weight_decay=0",
+                "optimizer.l2=0.01",
+                "model.ngrams=[]",
+            ),
+        ),
         pytest.param(
             2,
             0,

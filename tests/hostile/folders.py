@@ -111,7 +111,7 @@ def make_hugging_face(folder: Path, index: bool = False) -> Path:
     weights = GPT(SHAPE).initialize(0).state_dict()
     tensors = {
         theirs: (weights[ours].T if is_transposed(ours) else weights[ours]).contiguous()
-        for ours, theirs in hugging_face_names(1).items()
+        for ours, theirs in hugging_face_names(SHAPE).items()
     }
     name = "model-1.safetensors" if index else "model.safetensors"
     save_file(tensors, folder / name)

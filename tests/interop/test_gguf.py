@@ -196,6 +196,13 @@ def test_a_classifier_is_refused(tmp_path: Path) -> None:
         export(run_with(state, recipe, tmp_path, None, {}), tmp_path / "m.gguf", "gguf")
 
 
+def test_n_grams_are_refused(tmp_path: Path) -> None:
+    recipe = recipe_from({"name": "n", "model": {**SHAPE, "ngrams": [2], "ngram_rows": 7}})
+    state = GPT(recipe.model).initialize(0).state_dict()
+    with pytest.raises(InputError, match=r"has n-gram embeddings.*--format hf"):
+        export(run_with(state, recipe, tmp_path, None, {}), tmp_path / "m.gguf", "gguf")
+
+
 def test_without_the_package_it_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -53,7 +53,7 @@ def tensors() -> dict[str, torch.Tensor]:
     state = GPT(model).initialize(0).state_dict()
     return {
         theirs: (state[ours].T if is_transposed(ours) else state[ours]).contiguous()
-        for ours, theirs in hugging_face_names(1).items()
+        for ours, theirs in hugging_face_names(model).items()
     }
 
 

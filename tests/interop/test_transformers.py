@@ -33,6 +33,7 @@ MUP: dict[str, Any] = {
     "parametrization": "mup", "base_d_model": 16, "base_d_ffn": 32, "init_std": 0.08,
     "embedding_scale": 10.0, "output_scale": 3.0,
 }  # fmt: skip
+NGRAMS: dict[str, Any] = {"ngrams": [2, 4], "ngram_rows": 211}
 SHAPES = {
     "sp": {},
     "tanh": {"activation": "gelu_tanh"},
@@ -43,6 +44,8 @@ SHAPES = {
     "mup tanh": {**MUP, "activation": "gelu_tanh"},
     "gpt-2's vocabulary": {"vocab_size": 50257, "d_model": 4, "n_heads": 2, "d_ffn": 8},
     "one head": {"n_heads": 1, "vocab_size": 1031},
+    "n-grams": NGRAMS,
+    "n-grams under mup": {**MUP, **NGRAMS},
 }
 
 
@@ -92,11 +95,18 @@ def ours(run: Run, tokens: torch.Tensor, lengths: torch.Tensor | None = None) ->
 
 
 def theirs(folder: Path, tokens: torch.Tensor) -> torch.Tensor:
-    kind = json.loads((folder / "config.json").read_text())["architectures"][0]
     with torch.no_grad():
-        network = getattr(transformers, kind).from_pretrained(folder).eval()
-        logits: torch.Tensor = network(tokens).logits
+        logits: torch.Tensor = loaded(folder)(tokens).logits
         return logits
+
+
+def loaded(folder: Path) -> Any:
+    config = json.loads((folder / "config.json").read_text())
+    (kind,) = config["architectures"]
+    if "auto_map" not in config:
+        return getattr(transformers, kind).from_pretrained(folder).eval()
+    (auto,) = (name for name, at in config["auto_map"].items() if at.endswith(f".{kind}"))
+    return getattr(transformers, auto).from_pretrained(folder, trust_remote_code=True).eval()
 
 
 def close(given: torch.Tensor, expected: torch.Tensor) -> bool:
@@ -121,6 +131,40 @@ def test_an_export_has_the_same_logits_and_comes_back(
     export(back, tmp_path / "again")
     for name, tensor in load_file(tmp_path / "hf" / "model.safetensors").items():
         assert torch.equal(load_file(tmp_path / "again" / "model.safetensors")[name], tensor), name
+
+
+def test_n_grams_are_right_while_transformers_decodes(tmp_path: Path) -> None:
+    """With a cache, in several beams, and after padding on the left."""
+    run = make_run(tmp_path, NGRAMS)
+    export(run, tmp_path / "hf")
+    model = loaded(tmp_path / "hf")
+    text = torch.randint(0, 101, (1, 5))
+    expected = text
+    for _ in range(12):
+        best = ours(run, expected)[:, -1].argmax(-1, keepdim=True)
+        expected = torch.cat([expected, best], 1)
+    settings = {"max_new_tokens": 12, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    mask = torch.ones_like(text)
+    for use_cache in (True, False):
+        found = model.generate(text, attention_mask=mask, use_cache=use_cache, **settings)
+        assert torch.equal(found, expected)
+    beams = [
+        model.generate(text, attention_mask=mask, use_cache=cached, num_beams=3, **settings)
+        for cached in (True, False)
+    ]
+    assert torch.equal(*beams)
+    padded = torch.cat([torch.zeros(1, 3, dtype=torch.long), text], 1)
+    mask = torch.tensor([[0] * 3 + [1] * 5])
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    with torch.no_grad():
+        logits = model(padded, attention_mask=mask, position_ids=positions).logits
+    assert close(logits[:, 3:], ours(run, text))
+
+
+def test_without_its_own_code_it_does_not_load_as_something_else(tmp_path: Path) -> None:
+    export(make_run(tmp_path, NGRAMS), tmp_path / "hf")
+    with pytest.raises(ValueError, match=r"custom code|trust_remote_code"):
+        transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf", trust_remote_code=False)
 
 
 def test_the_multipliers_matter(tmp_path: Path) -> None:
@@ -150,7 +194,11 @@ TASKS = {
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
-@pytest.mark.parametrize("shape", [{}, MUP, {**MUP, "tied": False}], ids=["sp", "mup", "untied"])
+@pytest.mark.parametrize(
+    "shape",
+    [{}, MUP, {**MUP, "tied": False}, NGRAMS],
+    ids=["sp", "mup", "untied", "ngrams"],
+)
 def test_a_classifier_has_the_same_logits_on_padded_rows(
     tmp_path: Path, shape: dict[str, Any], task: dict[str, Any]
 ) -> None:

@@ -24,7 +24,7 @@ RECIPE = [
     "evaluate.every=8", "evaluate.batches=2", "evaluate.prompts=[the]", "system.compile=off",
     "system.precision=bf16", "system.threads=1", "train.first_steps=15",
     "train.first_batch_size=4", "model.parametrization=mup", "model.base_d_model=16",
-    "train.sampled_softmax=32",
+    "train.sampled_softmax=32", "model.ngrams=[2]", "model.ngram_rows=500",
 ]  # fmt: skip
 
 DRIVER = """

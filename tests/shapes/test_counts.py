@@ -11,6 +11,7 @@ from wafergpt.config import Model, load_recipe, shipped_recipes
 from wafergpt.model.gpt import GPT
 from wafergpt.model.heads import Classifier
 from wafergpt.shapes.counts import (
+    dense_parameters,
     non_embedding_parameters,
     parameters,
     published_flops,
@@ -104,10 +105,17 @@ def test_an_untied_head_multiplies_as_much_as_a_tied_one() -> None:
     d_ffn=st.integers(1, 60),
     seq_len=st.integers(1, 40),
     vocab_size=st.integers(1, 200),
+    orders=st.sets(st.integers(2, 8)),
 )
 @settings(deadline=None, max_examples=30)
 def test_counts_are_those_of_the_network(
-    n_layers: int, n_heads: int, width: int, d_ffn: int, seq_len: int, vocab_size: int
+    n_layers: int,
+    n_heads: int,
+    width: int,
+    d_ffn: int,
+    seq_len: int,
+    vocab_size: int,
+    orders: set[int],
 ) -> None:
     shape = Model(
         n_layers=n_layers,
@@ -116,12 +124,16 @@ def test_counts_are_those_of_the_network(
         d_ffn=d_ffn,
         seq_len=seq_len,
         vocab_size=vocab_size,
+        ngrams=tuple(sorted(orders)),
+        ngram_rows=11,
     )
     with torch.device("meta"):
         gpt = GPT(shape)
     assert parameters(shape) == sum(p.numel() for p in gpt.parameters())
+    ngrams = 0 if gpt.ngrams is None else sum(p.numel() for p in gpt.ngrams.parameters())
+    assert dense_parameters(shape) == parameters(shape) - ngrams
     tables = gpt.embedding.weight.numel() + gpt.position.weight.numel()
-    assert non_embedding_parameters(shape) == parameters(shape) - tables
+    assert non_embedding_parameters(shape) == dense_parameters(shape) - tables
 
 
 def test_an_unknown_vocabulary_cannot_be_counted() -> None:

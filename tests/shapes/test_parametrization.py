@@ -57,7 +57,8 @@ def test_standard_parametrization_follows_the_depth_alone() -> None:
     stds = {role: row.init_std for role, row in table.rows.items()}
     assert stds["qkv"] == stds["embedding"] == stds["ffn_in"] == 0.02
     assert stds["attention_out"] == stds["ffn_out"] == pytest.approx(0.02 / math.sqrt(20))
-    assert all(factor == 1 for row in table.rows.values() for factor in row.lr.values())
+    others = [row for role, row in table.rows.items() if role != "ngram"]
+    assert all(factor == 1 for row in others for factor in row.lr.values())
     assert table.attention_multiplier == 1 / 8
     assert table.logits_multiplier == table.embedding_multiplier == 1
 
@@ -114,7 +115,7 @@ def test_muon_updates_keep_their_spectral_norm_over_the_root_of_the_sides() -> N
 
 
 def test_every_parameter_has_a_role_and_decay_follows_it() -> None:
-    gpt = GPT(mup(64, tied=False))
+    gpt = GPT(mup(64, tied=False, ngrams=(2,), ngram_rows=8))
     classifier = Classifier(gpt, 3)
     rows = parametrization(gpt.config).rows
     roles = set()

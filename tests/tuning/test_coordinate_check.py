@@ -72,6 +72,12 @@ def test_the_column_of_muon_holds() -> None:
     assert coordinate_check(recipe.replace(model={"parametrization": "sp"}), (64, 256)).broken
 
 
+def test_the_row_of_n_grams_holds() -> None:
+    found = coordinate_check(load_recipe("mup-check", ["model.ngrams=[2]", "model.ngram_rows=999"]))
+    assert found.broken == [], found.slopes
+    assert abs(found.slopes["n-grams"]) <= TOLERANCE
+
+
 def test_the_column_of_sgd_holds() -> None:
     recipe = load_recipe(
         "mup-check",

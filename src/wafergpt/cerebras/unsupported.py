@@ -20,6 +20,7 @@ def require_supported(recipe: Recipe) -> None:
         (train.sampled_softmax, "train.sampled_softmax", "the whole softmax: 0"),
         (train.first_batch_size, "train.first_batch_size", "one batch size: 0"),
         (train.seconds, "train.seconds", "train.steps or train.tokens"),
+        (recipe.model.ngrams, "model.ngrams", "[]"),
         (recipe.data.document_mask, "data.document_mask", "false"),
         (system.activation_checkpointing, "system.activation_checkpointing",
          "false: the SDK's compiler fits activations itself"),

@@ -211,6 +211,11 @@ def _time(facts: dict[str, Any]) -> str:
     return f"{duration(facts['seconds'])}: {', '.join(parts)}"
 
 
+def _tables(facts: dict[str, Any]) -> str:
+    tables = facts["ngram_parameters"]
+    return f", {tables:,} of them in n-gram tables" if tables else ""
+
+
 def _loss(facts: dict[str, Any]) -> str:
     if "why" in facts:
         return str(facts["why"])
@@ -267,7 +272,7 @@ def _rows(facts: dict[str, Any], notes: tuple[str, ...]) -> list[tuple[str, str]
     how = "measured" if facts["measured"] else "estimated: nothing was run"
     rows = {
         "shape": shape,
-        "parameters": f"{facts['parameters']:,}",
+        "parameters": f"{facts['parameters']:,}{_tables(facts)}",
         "tokens": f"{facts['tokens']:,} ({ratio:.3g} per parameter)",
         "steps": _steps(facts),
         "compute": f"{facts['flops']:.3g} FLOPs, forward and backward",

@@ -25,6 +25,9 @@ from wafergpt.files import SHOWN, short
 MAX_COUNT = 1 << 60
 """Maximum steps and tokens: beyond any training, and in a float's range."""
 
+MAX_ORDER = 8
+"""Maximum tokens of an n-gram."""
+
 MAX_SEQUENCES = 1 << 20
 """Maximum sequences of a batch."""
 
@@ -52,6 +55,10 @@ class Model(Section):
     """The corpus' own if omitted."""
     dropout: float = Field(0.0, ge=0.0, lt=1.0)
     activation: Literal["gelu", "gelu_tanh"] = "gelu"
+    ngrams: tuple[int, ...] = ()
+    """Orders of the n-grams whose embeddings are added to each token's, as in [2, 3]."""
+    ngram_rows: int = Field(1 << 16, ge=1, le=1 << 28)
+    """Rows of each order's table, which n-grams share by a hash."""
     tied: bool = True
     """Whether the head is the token embedding; an untied one has its own weights."""
     parametrization: Literal["sp", "mup"] = "sp"
@@ -76,6 +83,13 @@ class Model(Section):
                 with suppress(TypeError, ValueError, OverflowError):
                     values = {**values, ffn: 4 * int(d_model)}
         return values
+
+    @field_validator("ngrams")
+    @classmethod
+    def _orders_increase(cls, orders: tuple[int, ...]) -> tuple[int, ...]:
+        if orders != tuple(sorted(set(orders))) or not all(2 <= n <= MAX_ORDER for n in orders):
+            raise ValueError(f"{list(orders)} are no increasing orders from 2 to {MAX_ORDER}")
+        return orders
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Model:
@@ -305,6 +319,8 @@ class Recipe(Section):
     def _goes_together(self) -> Recipe:
         if self.task and self.train.sampled_softmax:
             raise ValueError("train.sampled_softmax is for language models: leave it out of a task")
+        if self.model.ngrams and self.optimizer.name == "sgd":
+            raise ValueError("model.ngrams has no rule for sgd: use optimizer.name=adamw or muon")
         if self.sparsity.algorithm != "none" and self.system.device != "cerebras":
             raise ValueError("sparsity.algorithm is of Cerebras' SDK: system.device=cerebras")
         if self.model.parametrization == "mup" and self.optimizer.l2:

@@ -123,11 +123,15 @@ class Part:
         """
         if tuple(values.shape) != self.shape:
             raise ValueError(f"{tuple(values.shape)} there, not {self.shape}")
-        return values[self.start : self.start + len(self.values)] if self.shape else values[...]
+        return self.rows_of(values) if self.shape else values[...]
+
+    def rows_of(self, values: Rows) -> Tensor:
+        """Return this process' rows of a whole tensor of as many rows."""
+        return values[self.start : self.start + len(self.values)]
 
 
 def like(tensor: Tensor, values: Tensor) -> Tensor:
-    """Return this process' part ``values`` as a tensor sharded like ``tensor``."""
+    """Return this process' rows ``values`` as a tensor whose rows are sharded like ``tensor``'s."""
     if not hasattr(tensor, "device_mesh"):
         return values
     from torch.distributed.tensor import DTensor
@@ -137,8 +141,8 @@ def like(tensor: Tensor, values: Tensor) -> Tensor:
         tensor.device_mesh,
         tensor.placements,  # type: ignore[attr-defined]
         run_check=False,
-        shape=tensor.shape,
-        stride=tensor.stride(),
+        shape=torch.Size((len(tensor), *values.shape[1:])),
+        stride=values.stride(),
     )
 
 

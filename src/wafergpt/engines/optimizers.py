@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from wafergpt import config
 from wafergpt.devices.compiler import require_cache
 from wafergpt.distributed.sharding import Part, Rows, ShardedMuon, like, whole
+from wafergpt.engines.row_adagrad import RowAdagrad
 from wafergpt.errors import InputError
 from wafergpt.shapes.parametrization import Rule
+from wafergpt.shapes.roles import role_of
 
 
 def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
@@ -21,12 +23,19 @@ def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
     return parameter.ndim == 2 and ".blocks." in f".{name}"
 
 
+def _fits(shape: tuple[int, ...], parameter: Tensor, is_table: bool) -> bool:
+    """Return whether a state is a number, or as large as its parameter; a table's is per row."""
+    wanted = (len(parameter), 1) if is_table else tuple(parameter.shape)
+    return not shape or tuple(shape) == wanted
+
+
 class Optimizer:
     """One recipe's optimizer over named parameters.
 
     Matrices decay, biases and norms never do. ``muon`` (Jordan et al., 2024; torch's own) moves
     the matrices inside the blocks, its updates scaled to AdamW's size (arXiv:2502.16982) so that
-    one learning rate serves both, and AdamW moves the rest.
+    one learning rate serves both, and AdamW moves the rest. The tables of n-grams are moved by
+    ``RowAdagrad``, whatever the name.
 
     Args:
         named: the parameters by name.
@@ -46,7 +55,10 @@ class Optimizer:
         self._named = dict(named)
         self._settings = settings
         self._rules = rules or {n: Rule(1.0, p.ndim >= 2) for n, p in self._named.items()}
-        self._matrices = [p for p in self._named.values() if p.ndim >= 2]
+        self._tables = [name for name in self._named if role_of(name) == "ngram"]
+        self._matrices = [
+            p for n, p in self._named.items() if p.ndim >= 2 and n not in self._tables
+        ]
         if settings.name in {"adam", "sgd"} and settings.weight_decay:
             raise InputError(
                 f"{settings.name} has no decoupled weight decay: "
@@ -64,12 +76,14 @@ class Optimizer:
             return [torch.optim.SGD(groups, settings.lr, settings.momentum, fused=not sharded)]
         muon = settings.name == "muon"
         hidden = [n for n, p in self._named.items() if muon and is_hidden_matrix(n, p)]
-        rest = [n for n in self._named if n not in hidden]
+        rest = [n for n in self._named if n not in hidden and n not in self._tables]
         adam = torch.optim.Adam if settings.name == "adam" else torch.optim.AdamW
         betas = (settings.beta1, settings.beta2)
         parts: list[torch.optim.Optimizer] = [
             adam(self._groups(rest), settings.lr, betas, settings.eps, fused=True)
         ]
+        if self._tables:
+            parts.append(RowAdagrad(self._groups(self._tables), settings.lr))
         if hidden:
             parts.append(
                 (ShardedMuon if sharded else torch.optim.Muon)(
@@ -98,8 +112,18 @@ class Optimizer:
 
     def grad_norm(self) -> Tensor:
         """Return the norm of the whole gradient, a scalar on its device."""
-        gradients = [p.grad for p in self._named.values() if p.grad is not None]
-        return whole(torch.nn.utils.get_total_norm(gradients))
+        return whole(torch.nn.utils.get_total_norm(self._gradients()))
+
+    def _gradients(self) -> list[Tensor]:
+        """Return all gradients; of a sparse one, the values of its rows."""
+        found = []
+        for parameter in self._named.values():
+            if parameter.grad is not None and parameter.grad.is_sparse:
+                parameter.grad = parameter.grad.coalesce()
+                found.append(parameter.grad.values())
+            elif parameter.grad is not None:
+                found.append(parameter.grad)
+        return found
 
     def step(self, lr: float, norm: float | None = None) -> None:
         """Clip, add L2, move the weights, clear the gradients.
@@ -110,9 +134,8 @@ class Optimizer:
         """
         if self._settings.clip:
             norm = float(self.grad_norm()) if norm is None else norm
-            gradients = [p.grad for p in self._named.values() if p.grad is not None]
             factor = (self._settings.clip / (torch.tensor(norm) + 1e-6)).clamp(max=1.0)
-            torch._foreach_mul_(gradients, float(factor))
+            torch._foreach_mul_(self._gradients(), float(factor))
         if self._settings.l2:
             for matrix in self._matrices:
                 if matrix.grad is not None:
@@ -165,9 +188,9 @@ class Optimizer:
         for full_name, tensor in tensors.items():
             name, _, key = full_name.rpartition("/")
             parameter = self._named.get(name)
-            if parameter is None or (tensor.shape and tuple(tensor.shape) != parameter.shape):
+            if parameter is None or not _fits(tensor.shape, parameter, name in self._tables):
                 raise ValueError(f"the optimizer state '{full_name}' fits no parameter")
-            values = Part.of(parameter).cut(tensor) if tensor.shape else tensor[...]
+            values = Part.of(parameter).rows_of(tensor) if tensor.shape else tensor[...]
             values = values.to(parameter.device, copy=True)
             moment = like(parameter, values) if tensor.shape else values
             owners[parameter].state[parameter][key] = moment

@@ -40,6 +40,7 @@ from wafergpt.engines.outputs import outputs_of
 from wafergpt.engines.schedules import learning_rate
 from wafergpt.engines.settings import settle_for_torch
 from wafergpt.errors import RunFailed
+from wafergpt.model.ngrams import use_sparse_gradients
 from wafergpt.planning.hardware import Machine
 from wafergpt.shapes.parametrization import rules
 from wafergpt.tasks.base import Outputs, Splits, Task, gpt_of, joined
@@ -88,6 +89,9 @@ class TorchEngine:
 
     def _place(self, start: Stored | None) -> None:
         system = self._recipe.system
+        if not self._sharded and (self._group.size == 1 or self._device.type == "cpu"):
+            # NCCL reduces no sparse tensors, and FSDP shards none.
+            use_sparse_gradients(self.network)
         if system.activation_checkpointing:
             _checkpoint_activations(self._blocks)
         if self._sharded:

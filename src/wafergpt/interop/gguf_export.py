@@ -41,7 +41,8 @@ def write_gguf(source: Source, out: Path) -> Checked:
     exported with a warning that contains the measured difference.
 
     Raises:
-        InputError: if the run is a classifier, or llama.cpp cannot tokenize texts the same way.
+        InputError: if the run is a classifier or has n-gram embeddings, or llama.cpp cannot
+            tokenize texts the same way.
         RunFailed: if the logits differ after reading the file back.
     """
     try:
@@ -51,6 +52,11 @@ def write_gguf(source: Source, out: Path) -> Checked:
     if source.recipe.task is not None:
         raise InputError(
             f"{source.run.path} is a classifier, which llama.cpp does not support: use --format hf"
+        )
+    if source.model.ngrams:
+        raise InputError(
+            f"{source.run.path} has n-gram embeddings, which llama.cpp does not support: "
+            "use --format hf"
         )
     vocabulary = _vocabulary(source)
     with atomic_files.replacing(out) as temporary:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from wafergpt.config import Model
 from wafergpt.shapes.parametrization import parametrization
+from wafergpt.shapes.roles import role_of
 
 _OUTSIDE = {
     "embedding.weight": "wte.weight",
@@ -25,15 +26,16 @@ _MODULES = {
 }
 
 
-def hugging_face_names(n_layers: int) -> dict[str, str]:
+def hugging_face_names(model: Model) -> dict[str, str]:
     """Return our name of each tensor of a body, and Hugging Face's without ``transformer.``."""
+    tables = {f"ngrams.tables.{n}.weight": f"ngrams.{n}.weight" for n in range(len(model.ngrams))}
     inside = {
         f"blocks.{layer}.{ours}.{kind}": f"h.{layer}.{theirs}.{kind}"
-        for layer in range(n_layers)
+        for layer in range(model.n_layers)
         for ours, theirs in _MODULES.items()
         for kind in ("weight", "bias")
     }
-    return {**_OUTSIDE, **inside}
+    return {**_OUTSIDE, **tables, **inside}
 
 
 def is_transposed(name: str) -> bool:
@@ -44,7 +46,7 @@ def is_transposed(name: str) -> bool:
 def fold(model: Model, weights: Mapping[str, Tensor]) -> tuple[Model, dict[str, Tensor]]:
     """Fold every multiplier into the weights, so that a plain GPT-2 gives the same logits.
 
-    Both embeddings take the embedding multiplier; the keys take the ratio of the attention
+    All embeddings take the embedding multiplier; the keys take the ratio of the attention
     multiplier to 1/√d_head, in weight and bias; the head takes the logits multiplier. A tied head
     that needs another scale than its embedding is untied.
 
@@ -68,8 +70,9 @@ def fold(model: Model, weights: Mapping[str, Tensor]) -> tuple[Model, dict[str, 
     )
     head = weights["embedding.weight" if model.tied else "lm_head.weight"]
     folded = dict(weights)
-    for name in ("embedding.weight", "position.weight"):
-        folded[name] = _scaled(weights[name], table.embedding_multiplier)
+    for name in weights:
+        if role_of(name) in ("embedding", "position", "ngram"):
+            folded[name] = _scaled(weights[name], table.embedding_multiplier)
     if not tied:
         folded["lm_head.weight"] = _scaled(head, table.logits_multiplier)
     keys = table.attention_multiplier / parametrization(plain).attention_multiplier

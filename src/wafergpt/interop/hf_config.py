@@ -21,6 +21,12 @@ ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "ge
 EPSILON = 1e-5
 """The epsilon of all our norms."""
 
+NGRAM_TYPE, NGRAM_MODULE = "ngram_gpt2", "modeling_ngram_gpt2"
+"""The model type of a GPT-2 with n-gram embeddings, and the module that computes it there."""
+
+NGRAM_PREFIX = "Ngram"
+"""Of that module's classes, before the names of transformers' own."""
+
 _SHAPE = {
     "n_layer": ("n_layers", 12),
     "n_embd": ("d_model", 768),
@@ -120,6 +126,11 @@ def describe(config: Mapping[str, Any], where: Path, ignore: Collection[str] = (
     Raises:
         InputError: naming the first setting that is unknown, or that our network does not support.
     """
+    orders: Any = ()
+    rows: Any = 1
+    if config.get("model_type") == NGRAM_TYPE:
+        orders, rows = config.get("ngrams", ()), config.get("ngram_rows", 0)
+        config = _without_ngrams(config)
     if "model_type" not in config:
         raise InputError(f"{where} names no model_type: only 'gpt2' is read")
     for key, possible in _ONLY.items():
@@ -158,7 +169,17 @@ def describe(config: Mapping[str, Any], where: Path, ignore: Collection[str] = (
     problem = config.get("problem_type")
     if problem not in (None, "regression", "single_label_classification"):
         raise InputError(f"{where}: problem_type={short(problem)} cannot be imported")
-    return Described(_model(config, where), kinds[0] == CLASSIFIER, _labels(config, where), problem)
+    model = _model({**config, "ngrams": orders, "ngram_rows": rows}, where)
+    return Described(model, kinds[0] == CLASSIFIER, _labels(config, where), problem)
+
+
+def _without_ngrams(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration of the same network without n-grams."""
+    plain = {k: v for k, v in config.items() if k not in ("auto_map", "ngrams", "ngram_rows")}
+    kinds = config.get("architectures")
+    if isinstance(kinds, list):
+        plain["architectures"] = [f"{kind}".removeprefix(NGRAM_PREFIX) for kind in kinds]
+    return {**plain, "model_type": "gpt2"}
 
 
 def _model(config: Mapping[str, Any], where: Path) -> Model:
@@ -180,6 +201,8 @@ def _model(config: Mapping[str, Any], where: Path) -> Model:
     values = {
         **shape,
         "d_ffn": d_ffn,
+        "ngrams": config["ngrams"],
+        "ngram_rows": config["ngram_rows"],
         "activation": ACTIVATIONS[activation],
         "tied": config.get("tie_word_embeddings", True),
         "dropout": residual if same else 0.0,
@@ -240,10 +263,27 @@ def write(
         "dtype": "float32",
         "torch_dtype": "float32",
     }
+    if model.ngrams:
+        config |= _ngrams(model, config["architectures"][0])
     if n_outputs is None:
         return config
     assert recipe.task is not None
     return config | {"pad_token_id": end_of_text} | _outputs(recipe.task, n_outputs)
+
+
+def _ngrams(model: Model, plain: str) -> dict[str, Any]:
+    kind = NGRAM_PREFIX + plain
+    auto = "AutoModelForCausalLM" if plain == CAUSAL else "AutoModelForSequenceClassification"
+    return {
+        "architectures": [kind],
+        "model_type": NGRAM_TYPE,
+        "ngrams": list(model.ngrams),
+        "ngram_rows": model.ngram_rows,
+        "auto_map": {
+            "AutoConfig": f"{NGRAM_MODULE}.{NGRAM_PREFIX}GPT2Config",
+            auto: f"{NGRAM_MODULE}.{kind}",
+        },
+    }
 
 
 def _outputs(task: TaskSettings, n_outputs: int) -> dict[str, Any]:

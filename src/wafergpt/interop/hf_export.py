@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,9 @@ from wafergpt.model.heads import Classifier
 from wafergpt.progress import working
 from wafergpt.tasks.text_task import TextTaskSettings
 
+NETWORK = f"{hf_config.NGRAM_MODULE}.py"
+"""What transformers needs to compute n-gram embeddings."""
+
 SAMPLE = "It's 7 o'clock: naïve «façades», 你好!\n\n\tIndented  text.  "
 """A text that both tokenizers must encode to the same tokens."""
 
@@ -45,6 +49,8 @@ def write_folder(source: Source, out: Path) -> Checked:
         save_file(_tensors(source), folder / WEIGHTS, metadata={"format": "pt"})
         # safetensors writes files for the owner only, and an export is to be shared.
         (folder / WEIGHTS).chmod((folder / CONFIG).stat().st_mode)
+        if source.model.ngrams:
+            shutil.copyfile(Path(__file__).parent / NETWORK, folder / NETWORK)
         if source.tokenizer is not None:
             _write_json(folder / DEFINITION, _tokenizer_definition(source.tokenizer))
             _write_json(folder / SETTINGS, _tokenizer_config(source))
@@ -82,7 +88,7 @@ def _require_expressible(source: Source) -> tuple[str, ...]:
 
 def _tensors(source: Source) -> dict[str, Tensor]:
     tensors = {}
-    for ours, theirs in hugging_face_names(source.model.n_layers).items():
+    for ours, theirs in hugging_face_names(source.model).items():
         tensor = source.body[ours]
         value = tensor.T if is_transposed(ours) else tensor
         tensors[f"transformer.{theirs}"] = value.contiguous()
@@ -132,14 +138,18 @@ def _compare(source: Source, folder: Path, warnings: tuple[str, ...]) -> Checked
     except ImportError:
         return Checked(source.difference(_through_our_import(folder)), "wafergpt import", warnings)
     with _quiet(transformers):
-        kind = (
-            transformers.AutoModelForCausalLM
-            if source.score is None
-            else transformers.AutoModelForSequenceClassification
-        )
+        plain = hf_config.CAUSAL if source.score is None else hf_config.CLASSIFIER
+        if source.model.ngrams:
+            from wafergpt.interop import modeling_ngram_gpt2
+
+            kind = getattr(modeling_ngram_gpt2, hf_config.NGRAM_PREFIX + plain)
+        else:
+            kind = getattr(transformers, plain)
         model = kind.from_pretrained(folder, local_files_only=True).eval()
         if source.tokenizer is not None:
-            theirs = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            theirs = transformers.AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
             if theirs(SAMPLE)["input_ids"] != source.tokenizer.encode(SAMPLE):
                 warnings += ("AutoTokenizer reads some texts as other tokens than wafergpt",)
         difference = source.difference(lambda tokens, lengths: model(tokens).logits.float())

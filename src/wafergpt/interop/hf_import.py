@@ -161,7 +161,7 @@ def _match(
     """Return the entry of each tensor by our name, after comparing its shape with the network's."""
     with torch.device("meta"):
         shapes = {name: tuple(t.shape) for name, t in GPT(model).state_dict().items()}
-    names = hugging_face_names(model.n_layers)
+    names = hugging_face_names(model)
     if copied or not model.tied:
         names["lm_head.weight"] = "lm_head.weight"
         shapes["lm_head.weight"] = (model.vocab_size, model.d_model)

@@ -38,6 +38,7 @@ class Cache:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
+        self._recent: Tensor | None = None
         where = torch.device(device)
         self.layers = [LayerCache(batch, model, dtype, where) for _ in range(model.n_layers)]
 
@@ -46,7 +47,15 @@ class Cache:
         """Number of tokens read."""
         return self.layers[0].length
 
+    def recall(self, tokens: Tensor, count: int) -> Tensor | None:
+        """Return up to ``count`` tokens ``[batch, n]`` before these, and remember these."""
+        before = self._recent
+        read = tokens if before is None else torch.cat((before, tokens), 1)
+        self._recent = read[:, -count:]
+        return before
+
     def clear(self) -> None:
         """Forget all tokens; the buffers stay."""
+        self._recent = None
         for layer in self.layers:
             layer.length = 0

@@ -16,6 +16,7 @@ from wafergpt import config
 from wafergpt.model.cache import Cache, LayerCache
 from wafergpt.model.cpu_attention import causal_attention
 from wafergpt.model.dropout import Dropout
+from wafergpt.model.ngrams import NgramEmbedding
 from wafergpt.shapes.parametrization import parametrization
 from wafergpt.shapes.roles import role_of
 
@@ -104,6 +105,7 @@ class GPT(nn.Module):
         self.config = model
         self.embedding = nn.Embedding(model.vocab_size, model.d_model)
         self.position = nn.Embedding(model.seq_len, model.d_model)
+        self.ngrams = NgramEmbedding(model) if model.ngrams else None
         self.dropout = Dropout(model.dropout)
         self.blocks = nn.ModuleList(Block(model) for _ in range(model.n_layers))
         self.norm = nn.LayerNorm(model.d_model)
@@ -147,6 +149,9 @@ class GPT(nn.Module):
             keys = torch.arange(start + length, device=tokens.device)
             mask = (keys <= place[:, None])[None, None]
         x = self.embedding(tokens) + self.position(place)
+        if self.ngrams is not None:
+            earlier = None if cache is None else cache.recall(tokens, self.ngrams.memory)
+            x = x + self.ngrams(tokens, place, earlier)
         if self._embedding_multiplier != 1:
             x = x * self._embedding_multiplier
         x = self.dropout(x)
@@ -182,10 +187,10 @@ class GPT(nn.Module):
         rows = parametrization(self.config).rows
         for name, parameter in self.named_parameters():
             values = torch.empty(parameter.shape, device="cpu")
-            if parameter.ndim == 1:
+            std = rows[role_of(name)].init_std
+            if std == 0:
                 yield name, values.fill_(1.0 if name.endswith("norm.weight") else 0.0)
                 continue
-            std = rows[role_of(name)].init_std
             yield (
                 name,
                 nn.init.trunc_normal_(values, std=std, a=-2 * std, b=2 * std, generator=generator),

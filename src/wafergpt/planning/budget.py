@@ -16,7 +16,7 @@ from wafergpt.planning.estimate import GPT2_VOCAB_SIZE, estimate
 from wafergpt.planning.hardware import Machine
 from wafergpt.planning.laws import expected_loss, learning_rate
 from wafergpt.planning.plan import Candidate, read_corpus
-from wafergpt.shapes.counts import parameters, training_flops
+from wafergpt.shapes.counts import dense_parameters, training_flops
 
 LADDER = (
     (2, 64, 1), (2, 96, 2), (2, 128, 2), (4, 128, 2), (4, 192, 3), (4, 256, 4), (6, 256, 4),
@@ -164,7 +164,9 @@ def best(found: Sequence[Candidate]) -> Candidate:
     The law was fitted on short runs: where there is a choice, no shape may read many more tokens
     for each of its parameters than are compute-optimal.
     """
-    small = [c for c in found if c.tokens <= MAX_TOKENS_PER_PARAMETER * parameters(c.recipe.model)]
+    small = [
+        c for c in found if c.tokens <= MAX_TOKENS_PER_PARAMETER * dense_parameters(c.recipe.model)
+    ]
     return min(small or found[-1:], key=lambda candidate: candidate.loss)
 
 

@@ -28,7 +28,7 @@ from wafergpt.planning.speed import (
     softmax_rows,
     tokens_per_second,
 )
-from wafergpt.shapes.counts import parameters, training_flops
+from wafergpt.shapes.counts import dense_parameters, training_flops
 
 GPT2_VOCAB_SIZE = 50257
 
@@ -202,7 +202,7 @@ def _steps(recipe: Recipe, data: _Data, notes: list[str]) -> int:
     train, task = recipe.train, recipe.task
     if not (train.steps or train.tokens or train.epochs):
         if task is None:
-            tokens = round(TOKENS_PER_PARAMETER * parameters(recipe.model))
+            tokens = round(TOKENS_PER_PARAMETER * dense_parameters(recipe.model))
             recipe = recipe.replace(train={"tokens": tokens})
             notes.append("no horizon: 20 tokens per parameter, as Chinchilla and Cerebras-GPT")
         else:

@@ -12,7 +12,7 @@ from wafergpt import files
 from wafergpt.config import Model, Recipe, load_recipe
 from wafergpt.config.files import flat
 from wafergpt.errors import InputError
-from wafergpt.shapes.counts import parameters, published_flops
+from wafergpt.shapes.counts import dense_parameters, published_flops
 
 LOSSES: dict[str, tuple[float, float | None]] = {
     "111m": (2.608, 2.588), "256m": (2.349, 2.359), "590m": (2.181, 2.155), "1.3b": (1.997, 1.984),
@@ -189,7 +189,7 @@ def expected_loss(model: Model, tokens: float, text_tokens: float) -> float:
         text_tokens: of the text; more than these are read again.
     """
     text = max(1.0, min(tokens, text_tokens))
-    n = _worth(parameters(model), max(1.0, text_tokens) / 20, EXCESS)
+    n = _worth(dense_parameters(model), max(1.0, text_tokens) / 20, EXCESS)
     return float(E + A / n**ALPHA + B / _worth(tokens, text, REPEATS) ** BETA)
 
 

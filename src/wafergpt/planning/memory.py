@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from wafergpt.config import Model, Optimizer, Recipe, System
-from wafergpt.shapes.counts import non_embedding_parameters, parameters
+from wafergpt.shapes.counts import dense_parameters, non_embedding_parameters, parameters
 
 FP32 = 4
 
@@ -78,7 +78,10 @@ def training_memory(
     """
     n, shards = parameters(model), system.shards
     block = (non_embedding_parameters(model) - 2 * model.d_model) // model.n_layers
-    ends = n - model.n_layers * block
+    tables = n - dense_parameters(model)
+    ends = n - tables - model.n_layers * block
+    # Gradients of n-gram tables are sparse but where shards or GPUs sum them.
+    sparse = 0 if shards > 1 or (system.device == "cuda" and system.nproc > 1) else tables
     kept_blocks = 1 if system.activation_checkpointing else model.n_layers
     copies = 2 * (ends + kept_blocks * block) if system.precision == "bf16" else 0
     tokens = micro_batch_size * model.seq_len
@@ -86,10 +89,10 @@ def training_memory(
     return Memory(
         weights=FP32 * n // shards,
         copies=copies,
-        gradients=FP32 * n // shards,
+        gradients=FP32 * (n - sparse) // shards,
         optimizer=optimizer_bytes(model, optimizer) // shards,
         # The next block is gathered while one computes.
-        gathered=2 * FP32 * (2 * block + ends) if shards > 1 else 0,
+        gathered=2 * FP32 * (2 * block + ends + tables) if shards > 1 else 0,
         activations=tokens * _activation_bytes_per_token(model, system),
         logits=_logits_bytes(model, tokens, system.precision) if head else 0,
         saving=copy // shards if background and system.device != "cuda" else 0,
@@ -121,14 +124,16 @@ def running_shape(recipe: Recipe) -> Model:
 
 def optimizer_bytes(model: Model, optimizer: Optimizer) -> int:
     """Return the bytes of the optimizer's state, as kept in memory and in checkpoints."""
-    n = parameters(model)
+    n = dense_parameters(model)
+    # One number for each row of an n-gram table.
+    tables = FP32 * len(model.ngrams) * model.ngram_rows
     if optimizer.name == "sgd":
         return FP32 * n if optimizer.momentum else 0
     if optimizer.name == "muon":
         # One momentum for the matrices of the blocks; AdamW's two for the rest.
         matrices = 2 * model.n_layers * model.d_model * (2 * model.d_model + model.d_ffn)
-        return FP32 * (2 * n - matrices)
-    return 2 * FP32 * n
+        return FP32 * (2 * n - matrices) + tables
+    return 2 * FP32 * n + tables
 
 
 def checkpoint_bytes(model: Model, optimizer: Optimizer) -> int:

@@ -14,7 +14,7 @@ from wafergpt.planning.hardware import Machine
 from wafergpt.planning.laws import Prediction
 from wafergpt.planning.memory import HEADROOM, Memory, checkpoint_bytes, disk_bytes, running_shape
 from wafergpt.planning.schedule_check import schedule_warning
-from wafergpt.shapes.counts import parameters
+from wafergpt.shapes.counts import dense_parameters, ngram_parameters, parameters
 
 TOKENS_PER_PARAMETER = 20.0
 """Compute-optimal (Hoffmann et al., arXiv:2203.15556; used for all of Cerebras-GPT,
@@ -157,8 +157,9 @@ class Plan:
             "name": recipe.name,
             "model": recipe.model.model_dump(),
             "parameters": n,
+            "ngram_parameters": ngram_parameters(recipe.model),
             "tokens": self.tokens,
-            "tokens_per_parameter": self.tokens / n,
+            "tokens_per_parameter": self.tokens / dense_parameters(recipe.model),
             "steps": self.steps,
             "batch_tokens": recipe.train.batch_size * length,
             "first_steps": min(recipe.train.first_steps, self.steps),
@@ -212,7 +213,7 @@ def warnings(recipe: Recipe, tokens: int, epoch_tokens: int | None, memory_fits:
             "times: beyond 4 passes it is learned by heart (the validation loss rises), and new "
             "text helps more than more steps"
         )
-    per_parameter = tokens / parameters(recipe.model)
+    per_parameter = tokens / dense_parameters(recipe.model)
     if recipe.task is None and per_parameter < TOKENS_PER_PARAMETER / 2:
         found.append(
             f"{per_parameter:.2g} tokens per parameter, where 20 are compute-optimal: a smaller "

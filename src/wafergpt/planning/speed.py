@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from wafergpt.config import Model
 from wafergpt.planning.hardware import Machine
-from wafergpt.shapes.counts import parameters, training_flops
+from wafergpt.shapes.counts import dense_parameters, training_flops
 
 PRECISION_MARGIN = 1.1
 """bf16 must be this much faster than fp32 to be chosen: less is within the noise of a probe."""
@@ -89,7 +89,7 @@ def tokens_per_second(
     if compiled:
         compute /= COMPILE_GAIN
         loss *= COMPILED_LOSS
-    update = OPTIMIZER_BYTES * parameters(model) / (machine.bandwidth * batch_tokens)
+    update = OPTIMIZER_BYTES * dense_parameters(model) / (machine.bandwidth * batch_tokens)
     return 1.0 / (compute + loss + update)
 
 

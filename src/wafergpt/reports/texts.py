@@ -149,10 +149,15 @@ def tiles(chapter: Chapter) -> list[Tile]:
         ]
     cost = [
         ("Training time", values.MISSING if seconds is None else duration(seconds), ""),
-        ("Parameters", values.count(parameters), ""),
+        ("Parameters", values.count(parameters), _tables(chapter)),
         ("Throughput", values.count(speed), "tokens per second"),
     ]
     return [tile for tile in quality + cost if tile[1] != values.MISSING][:6]
+
+
+def _tables(chapter: Chapter) -> str:
+    tables = values.first("ngram_parameters", chapter.plan)
+    return f"{values.count(tables)} in n-gram tables" if tables else ""
 
 
 def _perplexity(loss: float | None) -> str:

@@ -15,7 +15,21 @@ def parameters(model: Model) -> int:
         raise ValueError("model.vocab_size must be known to count parameters")
     vocabularies = 1 if model.tied else 2
     embeddings = (vocabularies * model.vocab_size + model.seq_len) * model.d_model
-    return embeddings + non_embedding_parameters(model)
+    return embeddings + ngram_parameters(model) + non_embedding_parameters(model)
+
+
+def ngram_parameters(model: Model) -> int:
+    """Return the number of weights of the n-gram tables, of which an update moves a few rows."""
+    return len(model.ngrams) * model.ngram_rows * model.d_model
+
+
+def dense_parameters(model: Model) -> int:
+    """Return the number of weights that every update moves: all but the n-gram tables.
+
+    Raises:
+        ValueError: if the vocabulary is not known yet.
+    """
+    return parameters(model) - ngram_parameters(model)
 
 
 def non_embedding_parameters(model: Model) -> int:

@@ -7,14 +7,15 @@ from collections.abc import Mapping
 from typing import Literal, get_args
 
 Role = Literal[
-    "embedding", "position", "qkv", "attention_out", "ffn_in", "ffn_out", "vector", "ffn_vector",
-    "head", "task_head",
+    "embedding", "position", "ngram", "qkv", "attention_out", "ffn_in", "ffn_out", "vector",
+    "ffn_vector", "head", "task_head",
 ]  # fmt: skip
 ROLES: tuple[Role, ...] = get_args(Role)
 
 MEANING: Mapping[Role, str] = {
     "embedding": "token embedding, and the head tied to it",
     "position": "position embedding",
+    "ngram": "n-gram embeddings",
     "qkv": "query, key and value",
     "attention_out": "projection from attention into the residual stream",
     "ffn_in": "first feed-forward matrix",
@@ -46,6 +47,8 @@ def role_of(name: str) -> Role:
     for ending, role in _NAMES.items():
         if f".{name}".endswith(f".{ending}"):
             return role
+    if re.search(r"(^|\.)ngrams\.tables\.\d+\.weight$", name):
+        return "ngram"
     if re.search(r"(norm\.weight|\.bias)$", name):
         return "vector"
     if re.search(r"(^|\.)head\..*weight$", name):

@@ -12,7 +12,7 @@ from wafergpt.data.corpus import Corpus
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
 from wafergpt.planning.plan import TOKENS_PER_PARAMETER
-from wafergpt.shapes.counts import parameters, training_flops
+from wafergpt.shapes.counts import dense_parameters, training_flops
 from wafergpt.tasks.base import Direction, EvaluationSet, Outputs, Splits, Task
 
 if TYPE_CHECKING:
@@ -194,7 +194,9 @@ def with_horizon(recipe: Recipe) -> Recipe:
     train = recipe.train
     if train.steps or train.tokens or train.epochs or train.seconds:
         return recipe
-    return recipe.replace(train={"tokens": round(TOKENS_PER_PARAMETER * parameters(recipe.model))})
+    return recipe.replace(
+        train={"tokens": round(TOKENS_PER_PARAMETER * dense_parameters(recipe.model))}
+    )
 
 
 def _batches(recipe: Recipe, corpus: Corpus, split: str) -> LanguageBatches:

@@ -34,7 +34,7 @@ from wafergpt.planning.schedule_check import require_possible_warmup
 from wafergpt.planning.speed import APPLY_BYTES
 from wafergpt.progress import working
 from wafergpt.runs.run import Run
-from wafergpt.shapes.counts import parameters, training_flops
+from wafergpt.shapes.counts import dense_parameters, training_flops
 from wafergpt.tasks.base import task_of
 from wafergpt.train.counted import (
     evaluated_tokens,
@@ -91,7 +91,7 @@ def expected(setup: Setup, group: ProcessGroup, startup: float) -> Measurement:
     tokens, samples = total_tokens(setup, group), train.samples(steps)
     length = tokens / samples
     if setup.update_seconds:
-        apply = APPLY_BYTES * parameters(recipe.model) / setup.machine.bandwidth
+        apply = APPLY_BYTES * dense_parameters(recipe.model) / setup.machine.bandwidth
         updates = setup.update_seconds * samples / train.batch_size + apply * steps
     else:
         updates = tokens / speed(recipe, setup.machine, length, recipe.system.compile == "on")
@@ -176,7 +176,7 @@ def tokens_per_second(recipe: Recipe, group: ProcessGroup) -> float:
         return 0.0
     seconds = setup.engine.seconds_per_update(NEVER, max_seconds=SHAPE_SECONDS)
     setup.engine.close("")
-    seconds += APPLY_BYTES * parameters(setup.recipe.model) / setup.machine.bandwidth
+    seconds += APPLY_BYTES * dense_parameters(setup.recipe.model) / setup.machine.bandwidth
     return recipe.train.batch_size * setup.recipe.model.seq_len / seconds
 
 

@@ -232,6 +232,8 @@ def _watched(gpt: GPT, outputs: Outputs) -> Iterator[None]:
         return hook
 
     handles = [gpt.dropout.register_forward_hook(keep("embeddings"))]
+    if gpt.ngrams is not None:
+        handles.append(gpt.ngrams.register_forward_hook(keep("n-grams")))
     for index, block in enumerate(gpt.blocks):
         assert isinstance(block, Block)
         layers = {"qkv": block.attention.qkv, "attention": block.attention.out}

@@ -20,7 +20,7 @@ from wafergpt.errors import InputError, Interrupted, RunFailed, nearest
 from wafergpt.planning.plan import TOKENS_PER_PARAMETER
 from wafergpt.progress import say
 from wafergpt.runs.run import RUNS, Run
-from wafergpt.shapes.counts import parameters
+from wafergpt.shapes.counts import dense_parameters
 from wafergpt.tasks.language_model import corpus_of, for_corpus
 from wafergpt.train.run import train
 
@@ -108,7 +108,7 @@ def _warmup_share(target: Recipe) -> float:
     elif train.tokens:
         tokens = train.tokens
     elif not (train.epochs or train.seconds) and target.model.vocab_size:
-        tokens = round(TOKENS_PER_PARAMETER * parameters(target.model))
+        tokens = round(TOKENS_PER_PARAMETER * dense_parameters(target.model))
     else:
         tokens = 0
     steps = tokens // batch_tokens or SHARES

@@ -1,0 +1,57 @@
+"""The optimizer of tables of which an update reads a few rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wafergpt.distributed.sharding import Part, like
+
+
+class RowAdagrad(torch.optim.Optimizer):
+    """Adagrad with one accumulator for each row (arXiv:1906.00091 trains its tables so).
+
+    A row moves, and decays, only in updates that read it. So an update costs what it reads and not
+    what the table holds, and a row's steps get shorter with its own updates, not with all. The
+    state is one number per row. Gradients may be sparse or dense.
+    """
+
+    def __init__(self, groups: Iterable[dict[str, Any]], lr: float) -> None:
+        super().__init__(groups, {"lr": lr, "weight_decay": 0.0})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Move the rows that have a gradient."""
+        for group in self.param_groups:
+            for table in group["params"]:
+                if table.grad is not None:
+                    self._move(table, group["lr"], group["weight_decay"])
+
+    def _move(self, table: Tensor, lr: float, decay: float) -> None:
+        assert table.grad is not None
+        weights, state = Part.of(table).values, self.state[table]
+        if not state:
+            state["squares"] = like(table, weights.new_zeros(len(weights), 1))
+        squares = Part.of(state["squares"]).values
+        rows, gradient = _by_rows(table.grad)
+        sizes = gradient.square().mean(1, keepdim=True)
+        # Padding is read too, without a gradient.
+        moved = sizes[:, 0] > 0
+        rows, gradient = rows[moved], gradient[moved]
+        sums = squares[rows] + sizes[moved]
+        squares[rows] = sums
+        weights[rows] = torch.addcmul(
+            weights[rows] * (1 - lr * decay), gradient, sums.rsqrt(), value=-lr
+        )
+
+
+def _by_rows(gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the numbers of a gradient's rows, and the rows."""
+    if gradient.is_sparse:
+        gradient = gradient.coalesce()
+        return gradient.indices()[0], gradient.values()
+    values = Part.of(gradient).values
+    return torch.arange(len(values), device=values.device), values

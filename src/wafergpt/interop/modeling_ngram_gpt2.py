@@ -1,0 +1,135 @@
+"""GPT-2 with n-gram embeddings for transformers: exports of such runs contain this file.
+
+It needs torch and transformers alone, and is never imported here. Load an export with
+``AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel, GPT2Model
+
+PRIME, FACTOR = 2**31 - 1, 1_103_515_245
+
+
+class NgramGPT2Config(GPT2Config):
+    """A GPT-2 whose token embeddings are joined by those of hashed n-grams.
+
+    Attributes:
+        ngrams: their orders.
+        ngram_rows: of each order's table.
+    """
+
+    model_type = "ngram_gpt2"
+    ngrams: Any = (2,)
+    ngram_rows: int = 1 << 16
+
+
+class NgramGPT2Model(GPT2Model):
+    """The network from tokens to hidden states; arguments but the first go by name."""
+
+    config_class = NgramGPT2Config
+
+    def __init__(self, config: NgramGPT2Config) -> None:
+        super().__init__(config)
+        self.ngrams = nn.ModuleList(
+            nn.Embedding(config.ngram_rows, config.hidden_size) for _ in config.ngrams
+        )
+        self.post_init()
+
+    def embed(self, tokens: Tensor, text: Tensor, mask: Tensor | None) -> Tensor:
+        """Return the embeddings ``[batch, length, n_embd]`` of tokens.
+
+        Args:
+            tokens: ``[batch, length]``.
+            text: ``[batch, n]``, all tokens read so far, these last.
+            mask: ``[batch, n]``, 0 where the text is padding; None for a text without any.
+        """
+        orders, length = tuple(self.config.ngrams), tokens.shape[1]
+        text = text.long() + 1
+        if mask is not None and mask.shape == text.shape:
+            text = text.masked_fill(mask == 0, 0)
+        text = nn.functional.pad(text, (max(orders) - 1, 0))
+        end = text.shape[1]
+        total: Tensor = self.wte(tokens)
+        hashes = tokens.long() + 1
+        for back in range(1, max(orders)):
+            hashes = (hashes * FACTOR + text[:, end - length - back : end - back]) % PRIME
+            if back + 1 in orders:
+                table = self.ngrams[orders.index(back + 1)]
+                total = total + table(hashes % self.config.ngram_rows)
+        return total
+
+    def forward(self, input_ids: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Read whole texts; what continues a cache comes as ``inputs_embeds``."""
+        if input_ids is None:
+            return super().forward(None, *args, **kwargs)
+        cache = args[0] if args else kwargs.get("cache", kwargs.get("past_key_values"))
+        if cache is not None and cache.get_seq_length():
+            raise ValueError("n-grams need the tokens before these, not their cache: use generate")
+        if kwargs.get("inputs_embeds") is not None:
+            raise ValueError("give either input_ids or inputs_embeds")
+        embeddings = self.embed(input_ids, input_ids, kwargs.get("attention_mask"))
+        return super().forward(None, *args, **{**kwargs, "inputs_embeds": embeddings})
+
+
+class NgramGPT2LMHeadModel(GPT2LMHeadModel):
+    """A language model."""
+
+    config_class = NgramGPT2Config
+    transformer: NgramGPT2Model
+
+    def __init__(self, config: NgramGPT2Config) -> None:
+        super().__init__(config)
+        self.transformer = NgramGPT2Model(config)
+        self.post_init()
+
+    def prepare_inputs_for_generation(self, input_ids: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Keep the whole text beside what the cache has not read."""
+        inputs = super().prepare_inputs_for_generation(input_ids, *args, **kwargs)
+        return {**inputs, "text": input_ids}
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        text: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Return what ``GPT2LMHeadModel`` does.
+
+        Args:
+            input_ids: ``[batch, length]``.
+            attention_mask: ``[batch, n]``.
+            position_ids: as there.
+            text: ``[batch, n]``, all tokens so far; needed where ``input_ids`` continue a cache.
+            kwargs: as there.
+        """
+        if input_ids is not None and text is not None:
+            kwargs["inputs_embeds"] = self.transformer.embed(input_ids, text, attention_mask)
+            input_ids = None
+        return super().forward(
+            input_ids, attention_mask=attention_mask, position_ids=position_ids, **kwargs
+        )
+
+
+class NgramGPT2ForSequenceClassification(GPT2ForSequenceClassification):
+    """A classifier, whose head reads the last token."""
+
+    config_class = NgramGPT2Config
+
+    def __init__(self, config: NgramGPT2Config) -> None:
+        super().__init__(config)
+        self.transformer = NgramGPT2Model(config)
+        self.post_init()
+
+
+__all__ = [
+    "NgramGPT2Config",
+    "NgramGPT2ForSequenceClassification",
+    "NgramGPT2LMHeadModel",
+    "NgramGPT2Model",
+]

@@ -1,0 +1,78 @@
+"""Embeddings of the last few tokens together, looked up in hashed tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from wafergpt import config
+
+PRIME = 2**31 - 1
+FACTOR = 1_103_515_245
+"""A product of two numbers below the prime fits 64 bits, so the hash is the same everywhere."""
+
+
+def use_sparse_gradients(network: nn.Module) -> None:
+    """Have n-gram tables give the gradients of the rows that a batch reads, and no others."""
+    for module in network.modules():
+        if isinstance(module, NgramEmbedding):
+            for table in module.tables:
+                assert isinstance(table, nn.Embedding)
+                table.sparse = True
+
+
+class NgramEmbedding(nn.Module):
+    """The sum of one embedding per order: of the last two tokens, of the last three, and so on.
+
+    In the manner of N-Grammer (arXiv:2207.06366) and of over-tokenized inputs (arXiv:2501.16975).
+    A row's number is a hash of the tokens, so n-grams may share a row. The tables start at zero:
+    an n-gram that training has not read adds nothing, unless another one has its row.
+    """
+
+    def __init__(self, model: config.Model) -> None:
+        super().__init__()
+        self.orders, self.rows = model.ngrams, model.ngram_rows
+        self.tables = nn.ModuleList(nn.Embedding(self.rows, model.d_model) for _ in self.orders)
+
+    @property
+    def memory(self) -> int:
+        """How many earlier tokens an embedding depends on."""
+        return max(self.orders) - 1
+
+    def forward(self, tokens: Tensor, place: Tensor, earlier: Tensor | None = None) -> Tensor:
+        """Return the embeddings ``[batch, length, d_model]``.
+
+        Args:
+            tokens: ``[batch, length]``.
+            place: of each token in its document, ``[length]`` or ``[batch, length]``; what an
+                n-gram would take from before its document counts as one special token.
+            earlier: ``[batch, n]``, the last tokens before these.
+        """
+        rows = self.numbers(tokens, place, earlier)
+        total, *others = (table(numbers) for table, numbers in zip(self.tables, rows, strict=True))
+        for other in others:
+            total = total + other
+        result: Tensor = total
+        return result
+
+    def numbers(
+        self, tokens: Tensor, place: Tensor, earlier: Tensor | None = None
+    ) -> Iterator[Tensor]:
+        """Yield for each order the rows ``[batch, length]`` of the n-grams that end at each token.
+
+        The hash of tokens t₁ … tₙ, the last one first, is ((tₙ + 1)·a + tₙ₋₁ + 1)·a + … modulo a
+        prime, and then modulo the rows.
+        """
+        read = tokens if earlier is None else torch.cat((earlier, tokens), 1)
+        # 0 stands for what is before the document.
+        read = F.pad(read.long() + 1, (self.memory, 0))
+        length, end = tokens.shape[1], read.shape[1]
+        hashes = read[:, end - length :]
+        for back in range(1, self.memory + 1):
+            previous = read[:, end - length - back : end - back].masked_fill(place < back, 0)
+            hashes = (hashes * FACTOR + previous) % PRIME
+            if back + 1 in self.orders:
+                yield hashes % self.rows
