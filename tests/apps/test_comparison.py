@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from wafergpt.apps import comparison
@@ -63,9 +65,27 @@ def test_each_model_has_a_row(classifier: Predictor, capsys: pytest.CaptureFixtu
         "name": "GPT", "kind": "gpt", "seconds": 7.0, "accuracy": 0.9, "macro_f1": 0.8,
         "loss": 0.3, "test": classifier.run.read("result")["metrics"],
     }  # fmt: skip
-    assert all("macro_f1" in row for row in rows)
+    for row in rows[1:]:
+        for name in ("accuracy", "macro_f1", "loss"):
+            low, high = row["intervals"][name]
+            assert low <= row[name] <= high
+        # This run kept no outputs.
+        assert "gpt_minus_this" not in row
     assert classifier.run.read("comparison") == rows
     assert "warning" not in capsys.readouterr().err
+
+
+def test_the_gpt_is_compared_row_by_row(classifier: Predictor) -> None:
+    right = np.arange(20) % 2
+    outputs = np.stack([1.0 - right, right], 1) * 0.8 + 0.1
+    classifier.run.write_outputs({"validation/probabilities": outputs})
+    gpt, tfidf, bilstm = compare(classifier)
+    assert gpt["intervals"]["accuracy"] == [1.0, 1.0]
+    assert gpt["intervals"]["loss"] == pytest.approx([-math.log(0.9)] * 2)
+    for row in (tfidf, bilstm):
+        gap = row["gpt_minus_this"]["accuracy"]
+        assert gap["value"] == pytest.approx(1.0 - row["accuracy"])
+        assert gap["low"] <= gap["value"] <= gap["high"]
 
 
 @pytest.mark.parametrize("failing", ["tfidf", "bilstm"])

@@ -6,13 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from scipy.stats import binomtest
 
 from wafergpt.config import recipe_from
 from wafergpt.reports.classification_metrics import comparison_chart, confusion_chart, ranked
-from wafergpt.reports.formatting import wilson
 from wafergpt.reports.sections import Chapter, ClassifierMetrics
 from wafergpt.reports.texts import NO_LAW, planned, settings, tiles, verdict
 from wafergpt.runs.run import Run
@@ -32,16 +28,6 @@ GPT, LSTM, TFIDF = (
     row("BiLSTM", "bilstm", 0.84),
     row("TF-IDF", "tfidf", 0.91),
 )
-
-
-@given(st.integers(0, 1000), st.integers(1, 1000))
-def test_intervals_are_those_of_scipy(right: int, more: int) -> None:
-    n = right + more
-    low, high = wilson(right / n, n)
-    expected = binomtest(right, n).proportion_ci(0.95, method="wilson")
-    # 1.96 for 1.959964.
-    assert low == pytest.approx(expected.low, abs=1e-4)
-    assert high == pytest.approx(expected.high, abs=1e-4)
 
 
 def test_confusion_shows_counts_and_shares_of_the_true_label() -> None:

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from wafergpt.baselines.bilstm import train_bilstm
 from wafergpt.baselines.requirements import require_comparable
 from wafergpt.baselines.result import BaselineResult
 from wafergpt.baselines.tfidf import train_tfidf
 from wafergpt.config import Recipe
-from wafergpt.data.labelled_rows import Table
+from wafergpt.data.labelled_rows import Table, encode_labels
 from wafergpt.errors import InputError, Interrupted
+from wafergpt.evaluation.intervals import Bootstrap
+from wafergpt.evaluation.metrics import classification_metrics
 from wafergpt.inference.predictor import Predictor
 from wafergpt.progress import say, working
 from wafergpt.runs.run import Run
 from wafergpt.tasks.classify import Classify
 from wafergpt.tasks.text_task import Tables
+
+SCORES = ("accuracy", "macro_f1", "loss")
 
 MANY_UNREAD = 0.1
 """Share of the evaluated rows: so many guesses are worth a warning."""
@@ -28,7 +35,8 @@ def compare(classifier: Predictor, bilstm_seconds: float | None = None) -> list[
 
     All are evaluated on the test rows, or on the validation rows if there are none. The run's
     ``comparison.json`` gets each row as soon as there is one. A baseline that fails has a row with
-    ``name``, ``kind`` and ``failed``, the reason, in place of scores.
+    ``name``, ``kind`` and ``failed``, the reason, in place of scores. ``intervals`` holds the 95%
+    interval of each score, and a baseline's ``gpt_minus_this`` the paired difference of each.
 
     Args:
         classifier: a fine-tuned run that tells classes apart.
@@ -44,6 +52,7 @@ def compare(classifier: Predictor, bilstm_seconds: float | None = None) -> list[
     labels = task.settings.labels
     rows = [_ours(run, recipe)]
     tables = functools.cache(lambda: _same_rows(task))
+    judge = functools.cache(lambda: _Judge(_evaluated(tables()), labels, run))
 
     def tfidf() -> BaselineResult:
         return train_tfidf(tables().train, _evaluated(tables()), labels=labels, seed=recipe.seed)
@@ -66,7 +75,9 @@ def compare(classifier: Predictor, bilstm_seconds: float | None = None) -> list[
         run.write("comparison", rows)
         try:
             with working(f"baseline: {name}"):
-                rows.append(_row(name, kind, train))
+                rows.append(_row(name, kind, train, judge))
+            if "failed" not in rows[-1]:
+                rows[0].update(judge().of_gpt())
         except KeyboardInterrupt:
             raise Interrupted(f"interrupted in the baseline: {name}; the rest is kept") from None
     run.write("comparison", rows)
@@ -79,7 +90,7 @@ def _ours(run: Run, recipe: Recipe) -> dict[str, Any]:
     seconds = result["seconds"]
     if recipe.start is not None:
         seconds += _seconds(Run(recipe.start))
-    scores = {key: judged[key] for key in ("accuracy", "macro_f1", "loss")}
+    scores = {key: judged[key] for key in SCORES}
     return {"name": "GPT", "kind": "gpt", "seconds": seconds, "test": judged, **scores}
 
 
@@ -99,7 +110,52 @@ def _evaluated(tables: Tables) -> Table:
     return tables.test or tables.validation
 
 
-def _row(name: str, kind: str, train: Callable[[], BaselineResult]) -> dict[str, Any]:
+class _Judge:
+    """Says how sure the scores of models are on the same rows.
+
+    Args:
+        table: the rows.
+        labels: in order.
+        run: of the GPT.
+    """
+
+    def __init__(self, table: Table, labels: Sequence[str], run: Run) -> None:
+        self._targets, self._labels = encode_labels(table, labels, "test"), labels
+        found = run.read_outputs()
+        outputs = found.get("test/probabilities", found.get("validation/probabilities"))
+        # Older runs kept none.
+        self._gpt = None
+        if outputs is not None and outputs.shape == (len(self._targets), len(labels)):
+            self._gpt = self._bootstrap(outputs)
+
+    def _bootstrap(self, probabilities: NDArray[np.float64]) -> Bootstrap:
+        def metrics(rows: NDArray[np.int64]) -> dict[str, float]:
+            found = classification_metrics(probabilities[rows], self._targets[rows], self._labels)
+            return {name: getattr(found, name) for name in SCORES}
+
+        return Bootstrap.of(metrics, len(self._targets))
+
+    def of_gpt(self) -> dict[str, Any]:
+        """Return the intervals of the GPT's scores, if its outputs are there."""
+        return {} if self._gpt is None else {"intervals": _intervals(self._gpt)}
+
+    def of(self, baseline: BaselineResult) -> dict[str, Any]:
+        """Return the intervals of a baseline's scores, and how far the GPT is above it."""
+        theirs = self._bootstrap(baseline.probabilities)
+        found: dict[str, Any] = {"intervals": _intervals(theirs)}
+        if self._gpt is not None:
+            gaps = {name: self._gpt.minus(theirs, name).to_dict() for name in SCORES}
+            found["gpt_minus_this"] = gaps
+        return found
+
+
+def _intervals(found: Bootstrap) -> dict[str, list[float]]:
+    return {name: list(found.interval(name)) for name in SCORES}
+
+
+def _row(
+    name: str, kind: str, train: Callable[[], BaselineResult], judge: Callable[[], _Judge]
+) -> dict[str, Any]:
     """Train a baseline; what is wrong with it must not cost the results of the others."""
     try:
         result = train()
@@ -113,7 +169,7 @@ def _row(name: str, kind: str, train: Callable[[], BaselineResult]) -> dict[str,
             f"warning: {result.name} knows no word of {result.unread:,} of {rows:,} texts, and can "
             "only guess there"
         )
-    return result.to_row()
+    return {**result.to_row(), **judge().of(result)}
 
 
 def _seconds(begun: Run) -> float:

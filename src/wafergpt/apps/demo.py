@@ -90,7 +90,7 @@ def demo(
         say(f"“{review}” → {output['label']} ({output['score']:.0%})")
     run: Run = classifier.run
     report = write_report(run)
-    keys = ("name", "accuracy", "loss", "seconds", "failed")
+    keys = ("name", "accuracy", "loss", "seconds", "failed", "intervals", "gpt_minus_this")
     for row in run.read("comparison"):
         result[row["kind"]] = {key: row[key] for key in keys if key in row}
     seconds = time.perf_counter() - start

@@ -110,11 +110,13 @@ def train_bilstm(
     trained = time.perf_counter() - start
     last = _metrics(network, parts["test"], labels)
     network.load_state_dict(best_weights)
-    chosen = _metrics(network, parts["test"], labels)
+    probabilities = _probabilities(network, parts["test"][0])
+    chosen = classification_metrics(probabilities, parts["test"][1], labels)
     unread = sum(bool((text == UNKNOWN).all()) for text in parts["test"][0])
     return BaselineResult(
-        f"bidirectional LSTM{units.suffix}", "bilstm", chosen, trained, history, last, unread
-    )
+        f"bidirectional LSTM{units.suffix}", "bilstm", chosen, probabilities, trained, history,
+        last, unread,
+    )  # fmt: skip
 
 
 def _encoded(
@@ -208,18 +210,23 @@ def _metrics(
     part: tuple[list[NDArray[np.int64]], NDArray[np.int64]],
     labels: Sequence[str],
 ) -> ClassificationMetrics:
+    texts, targets = part
+    return classification_metrics(_probabilities(network, texts), targets, labels)
+
+
+def _probabilities(network: nn.Module, texts: list[NDArray[np.int64]]) -> NDArray[np.float64]:
+    """Return ``[n, n_labels]`` in the order of the texts, which are read by length."""
     import torch
 
-    texts, targets = part
-    batches = LabelledBatches(texts, targets, BATCH, None)
+    batches = LabelledBatches(texts, np.zeros(len(texts), dtype=np.int64), BATCH, None)
     network.eval()
     with torch.no_grad():
-        probabilities = [
+        by_length = [
             network(_front_padded(batches, first, min(BATCH, len(texts) - first))[0]).softmax(1)
             for first in range(0, len(texts), BATCH)
         ]
-    order = batches.indices(0, len(texts))
-    return classification_metrics(torch.cat(probabilities).double().numpy(), targets[order], labels)
+    found = torch.cat(by_length).double().numpy()
+    return np.asarray(found[np.argsort(batches.indices(0, len(texts)))])
 
 
 def _evaluate(

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from wafergpt.evaluation.metrics import ClassificationMetrics
 
 
@@ -16,6 +19,7 @@ class BaselineResult:
         name: for people.
         kind: ``bilstm`` or ``tfidf``.
         test: the scores on the test rows, of the model that validation chose.
+        probabilities: ``[n, n_labels]`` of the test rows, in their order.
         seconds: of training.
         history: a row for each look at the validation rows.
         last: the scores of the model as training left it, where that is another one.
@@ -25,6 +29,7 @@ class BaselineResult:
     name: str
     kind: str
     test: ClassificationMetrics
+    probabilities: NDArray[np.float64]
     seconds: float
     history: list[dict[str, float]] = field(default_factory=list)
     last: ClassificationMetrics | None = None

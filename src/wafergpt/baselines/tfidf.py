@@ -63,6 +63,7 @@ def train_tfidf(
         f"TF-IDF{units.suffix} + logistic regression",
         "tfidf",
         scores,
+        probabilities,
         seconds,
         unread=int((judged.getnnz(axis=1) == 0).sum()),
     )

@@ -7,15 +7,23 @@ from typing import Any
 
 
 def cells(rows: Iterable[Mapping[str, Any]], scores: Iterable[str]) -> list[tuple[str, ...]]:
-    """Return the name, the scores and the time of each row of a comparison that has a result."""
+    """Return the cells of each row of a comparison that has a result.
+
+    They are its name, its scores, the accuracy that the GPT has more, and its time.
+    """
     from wafergpt.progress import duration
+    from wafergpt.reports.formatting import points
 
     keys = list(scores)
     return [
-        (row["name"], *(f"{row[key]:.4f}" for key in keys), duration(row["seconds"]))
+        (row["name"], *(f"{row[key]:.4f}" for key in keys), points(row), duration(row["seconds"]))
         for row in rows
         if "failed" not in row
     ]
+
+
+MORE = "GPT − this, points"
+"""The column of the differences."""
 
 
 def failures(rows: Iterable[Mapping[str, Any]]) -> list[str]:

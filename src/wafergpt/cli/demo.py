@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from wafergpt.cli import HomePath, emit, json_option
-from wafergpt.cli.compared import cells, failures
+from wafergpt.cli.compared import MORE, cells, failures
 from wafergpt.cli.recipe import runs_option
 from wafergpt.cli.tables import Column, plain, table
 from wafergpt.errors import Interrupted
@@ -18,7 +18,8 @@ COLUMNS = (
     Column("", min_width=10),
     Column("accuracy", right=True),
     Column("loss", right=True),
-    Column("time", right=True),
+    Column(MORE, right=True, rank=2),
+    Column("time", right=True, rank=1),
 )
 KINDS = ("gpt", "tfidf", "bilstm")
 

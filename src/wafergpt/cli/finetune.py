@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wafergpt.cli import emit, json_option
-from wafergpt.cli.compared import cells, failures
+from wafergpt.cli.compared import MORE, cells, failures
 from wafergpt.cli.recipe import (
     RecipeCommand,
     auto_resume_option,
@@ -126,6 +126,7 @@ def _screen(run: Run, result: dict[str, Any], width: int) -> Iterable[Renderable
     yield from _scores(result)
     if rows := result.get("comparison"):
         columns = [Column("", min_width=10), *(Column(name, right=True) for name in SCORES)]
+        columns.append(Column(MORE, right=True, rank=2))
         columns.append(Column("time", right=True, rank=1))
         yield ""
         yield table(columns, cells(rows, SCORES.values()), width)

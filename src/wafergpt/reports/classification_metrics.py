@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from wafergpt.evaluation.intervals import wilson
 from wafergpt.reports import formatting as values
 from wafergpt.reports.charts import (
     ACCENT,
@@ -44,7 +45,7 @@ def comparison_chart(rows: Sequence[Row]) -> Chart | None:
     shares = [float(row["accuracy"]) for row in rows]
     tests = [ClassifierMetrics.of(row.get("test")) for row in rows]
     spans = [
-        values.wilson(share, test.rows) if test.rows else (share, share)
+        wilson(share, test.rows) if test.rows else (share, share)
         for share, test in zip(shares, tests, strict=True)
     ]
     bars = _accuracy_bars(shares, spans, [row.get("kind") == "gpt" for row in rows])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -98,14 +97,23 @@ def percent(value: float | None) -> str:
     return MISSING if value is None else f"{value:.1%}"
 
 
+def gap(row: Mapping[str, Any]) -> tuple[float, float, float] | None:
+    """Return how far the GPT's accuracy is above a baseline's, and the ends of the interval."""
+    found = row.get("gpt_minus_this")
+    accuracy = found.get("accuracy") if isinstance(found, Mapping) else None
+    value, low, high = (number(accuracy, key) for key in ("value", "low", "high"))
+    return None if value is None or low is None or high is None else (value, low, high)
+
+
+def points(row: Mapping[str, Any]) -> str:
+    """Format ``gap`` in percentage points: ``+1.9 (0.9 to 2.9)``."""
+    found = gap(row)
+    if found is None:
+        return ""
+    value, low, high = (100 * one for one in found)
+    return f"{value:+.1f} ({low:.1f} to {high:.1f})"
+
+
 def loss(value: float | None) -> str:
     """Format a loss with three decimals."""
     return MISSING if value is None else f"{value:.3f}"
-
-
-def wilson(share: float, n: float) -> tuple[float, float]:
-    """Return the 95% interval of a share measured on ``n`` rows (Wilson, 1927)."""
-    z = 1.96
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)

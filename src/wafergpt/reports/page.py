@@ -105,10 +105,12 @@ class _Page(Document):
                     str(row.get("name")),
                     values.percent(values.number(row, "accuracy")),
                     values.loss(values.number(row, "loss")),
+                    values.points(row) or values.MISSING,
                     values.MISSING if seconds is None else duration(seconds),
                 )
             )
-        best = table(("Model", "Accuracy", "Loss", "Time"), cells, marked=0)
+        heads = ("Model", "Accuracy", "Loss", "GPT − this, points (95%)", "Time")
+        best = table(heads, cells, marked=0)
         self.add(
             '<section id="comparison"><h2>Comparison</h2>'
             '<p class="lead">All evaluated on the same held-out rows.</p><div class="charts">'

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from wafergpt.evaluation.intervals import wilson
 from wafergpt.planning.duration import PARTS
 from wafergpt.progress import duration
 from wafergpt.reports import formatting as values
@@ -81,7 +82,9 @@ def _gap(share: float, row: Row, name: str) -> str:
     points = 100 * (share - float(row["accuracy"]))
     if abs(points) < 0.05:
         return f"level with {name}"
-    return f"{abs(points):.1f} points {'above' if points > 0 else 'below'} {name}"
+    gap = values.gap(row)
+    chance = " (not significant)" if gap and gap[1] <= 0 <= gap[2] else ""
+    return f"{abs(points):.1f} points {'above' if points > 0 else 'below'} {name}{chance}"
 
 
 def _joined(parts: Sequence[str]) -> str:
@@ -132,7 +135,7 @@ def tiles(chapter: Chapter) -> list[Tile]:
     if test.accuracy is not None:
         note = ""
         if test.rows:
-            low, high = values.wilson(test.accuracy, test.rows)
+            low, high = wilson(test.accuracy, test.rows)
             note = f"95% CI {100 * low:.1f}–{100 * high:.1f}"
         quality = [
             ("Test accuracy", values.percent(test.accuracy), note),

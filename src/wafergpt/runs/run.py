@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+
 from wafergpt import atomic_files, files
 from wafergpt.config import Recipe, load_recipe
 from wafergpt.errors import InputError, nearest
@@ -22,6 +24,9 @@ from wafergpt.progress import say
 from wafergpt.runs.moved import located
 
 RUNS = Path("runs")
+
+OUTPUTS = "outputs.safetensors"
+"""What a trained task said of its evaluated rows."""
 """Where runs are looked up by name, below the current folder."""
 
 ROW_BYTES = 1 << 20
@@ -306,6 +311,27 @@ class Run:
     def write(self, name: str, value: Any) -> None:
         """Write one of the run's JSON files."""
         atomic_files.write_json(self.path / f"{name}.json", value)
+
+    def read_outputs(self) -> dict[str, NDArray[Any]]:
+        """Return the arrays of ``write_outputs``; {} if there are none that can be read."""
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        try:
+            return load_file(self.path / OUTPUTS)
+        except (OSError, SafetensorError):
+            return {}
+
+    def write_outputs(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Write what the best checkpoint said of the rows that it was judged on.
+
+        Args:
+            arrays: by ``test/…`` or ``validation/…``, ``[n, …]`` in the order of the rows.
+        """
+        from safetensors.numpy import save_file
+
+        with atomic_files.replacing(self.path / OUTPUTS) as temporary:
+            save_file(dict(arrays), temporary)
 
 
 def _at(path: Path) -> Run | None:

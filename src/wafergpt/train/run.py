@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 
 from wafergpt.checkpoint import store
 from wafergpt.config import Recipe
@@ -104,6 +105,8 @@ def _write_final_metrics(run: Run, setup: Setup) -> None:
     device = torch.device(task.recipe.system.host)
     network = store.restored(task.network, store.weights(run)).to(device)
 
+    kept: dict[str, NDArray[Any]] = {}
+
     def metrics(part: str) -> dict[str, Any] | None:
         evaluated = getattr(splits, part)
         if evaluated is None:
@@ -111,6 +114,7 @@ def _write_final_metrics(run: Run, setup: Setup) -> None:
         samples = evaluated.batches.samples_per_epoch
         with progress("evaluating", samples, "texts") as bar:
             outputs = evaluate(task, network, evaluated, task.recipe, device, bar.advance)
+        kept.update({f"{part}/{name}": values for name, values in outputs.items()})
         return task.compute_metrics(outputs, evaluated.references)
 
     source = task.recipe.start
@@ -120,6 +124,7 @@ def _write_final_metrics(run: Run, setup: Setup) -> None:
         "init": "scratch" if source is None else source.name,
         "pretrained": None if source is None else str(source),
     }
+    run.write_outputs(kept)
     seconds, result = time.monotonic() - start, run.read("result")
     parts = result["time"] and {**result["time"], "final": seconds}
     elapsed = result["elapsed"] + seconds

@@ -1,0 +1,79 @@
+"""Intervals and paired tests against scipy's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy import stats
+
+from wafergpt.evaluation.intervals import Bootstrap, wilson
+
+
+@given(st.integers(0, 1000), st.integers(1, 1000))
+def test_intervals_of_shares_are_those_of_scipy(right: int, more: int) -> None:
+    n = right + more
+    low, high = wilson(right / n, n)
+    expected = stats.binomtest(right, n).proportion_ci(0.95, method="wilson")
+    # 1.96 for 1.959964.
+    assert low == pytest.approx(expected.low, abs=1e-4)
+    assert high == pytest.approx(expected.high, abs=1e-4)
+
+
+def bootstrap(values: NDArray[np.float64], seed: int = 0) -> Bootstrap:
+    def metrics(rows: NDArray[np.int64]) -> Mapping[str, float]:
+        return {"mean": float(values[rows].mean()), "median": float(np.median(values[rows]))}
+
+    return Bootstrap.of(metrics, len(values), seed)
+
+
+def test_the_bootstrap_is_that_of_scipy() -> None:
+    values = np.random.default_rng(1).gamma(2.0, size=400)
+    ours = bootstrap(values)
+    for name, statistic in (("mean", np.mean), ("median", np.median)):
+        expected = stats.bootstrap(
+            (values,), statistic, method="percentile", n_resamples=4000, rng=2
+        ).confidence_interval
+        width = expected.high - expected.low
+        assert ours.interval(name) == pytest.approx(tuple(expected), abs=0.1 * width)
+        assert ours.whole[name] == statistic(values)
+
+
+def test_pairs_tell_apart_what_lies_within_both_intervals() -> None:
+    """Rows differ far more than the models: only the paired test sees the difference."""
+    generator = np.random.default_rng(3)
+    rows = generator.normal(size=500)
+    first = bootstrap(rows + 0.05 + generator.normal(scale=0.1, size=500))
+    second = bootstrap(rows)
+    assert first.interval("mean")[0] < second.whole["mean"]
+    found = first.minus(second, "mean")
+    assert found.significant
+    assert found.p < 0.01
+    assert found.low < 0.05 < found.high
+    back = second.minus(first, "mean")
+    assert (back.value, back.low, back.high) == pytest.approx(
+        (-found.value, -found.high, -found.low)
+    )
+
+
+def test_equal_models_do_not_differ() -> None:
+    values = np.random.default_rng(4).normal(size=50)
+    found = bootstrap(values).minus(bootstrap(values), "mean")
+    assert (found.value, found.low, found.high, found.p) == (0, 0, 0, 1)
+    assert not found.significant
+
+
+def test_it_rejects_equal_models_as_often_as_it_says() -> None:
+    generator = np.random.default_rng(5)
+    rejected = 0
+    for seed in range(60):
+        first, second = generator.normal(size=(2, 80))
+        found = bootstrap(first, seed).minus(bootstrap(second, seed), "mean")
+        rejected += found.significant
+    # Binomial(60, 0.06) is at most this with probability 0.999: the percentile interval is a
+    # little too narrow for so few rows.
+    assert rejected <= 11
