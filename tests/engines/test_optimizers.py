@@ -12,6 +12,8 @@ from wafergpt.config import Model
 from wafergpt.engines.optimizers import Optimizer
 from wafergpt.errors import InputError
 from wafergpt.model.gpt import GPT
+from wafergpt.model.loss import next_token_loss
+from wafergpt.model.ngrams import use_sparse_gradients
 
 SHAPE = Model(n_layers=2, d_model=16, n_heads=2, seq_len=8, vocab_size=31)
 
@@ -149,3 +151,33 @@ def test_a_state_of_another_shape_is_refused() -> None:
 def test_no_decoupled_decay_where_there_is_none(name: str) -> None:
     with pytest.raises(InputError, match=r"optimizer\.weight_decay=0"):
         Optimizer(GPT(SHAPE).named_parameters(), settings(name=name, weight_decay=0.1))
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_tables_have_their_own_rate_on_the_same_schedule(name: str) -> None:
+    """The first step of a row is as long as its rate, in the root mean square."""
+    gpt = GPT(SHAPE.model_copy(update={"ngrams": (2,), "ngram_rows": 50})).initialize(0)
+    optimizer = Optimizer(gpt.named_parameters(), settings(name=name, lr=1e-3, ngram_lr=0.3))
+    use_sparse_gradients(gpt)
+    tokens = torch.randint(31, (2, 8))
+    next_token_loss(gpt(tokens), gpt.head, tokens).backward()
+    assert gpt.ngrams is not None
+    table = gpt.ngrams.tables[0].weight
+    assert isinstance(table, torch.Tensor)
+    assert table.grad is not None
+    assert table.grad.is_sparse
+    norm = float(optimizer.grad_norm())
+    whole = [p.grad.to_dense() for p in gpt.parameters() if p.grad is not None]
+    assert norm == pytest.approx(float(torch.cat([g.flatten() for g in whole]).norm()))
+    # Halfway down the schedule.
+    optimizer.step(0.5e-3)
+    moved = table.detach().square().mean(1).sqrt()
+    read = moved > 0
+    assert 0 < read.sum() <= 16
+    assert moved[read] == pytest.approx(0.15, rel=1e-3)
+    fresh = Optimizer(gpt.named_parameters(), settings(name=name, lr=1e-3, ngram_lr=0.3))
+    fresh.load_state_tensors(optimizer.state_tensors())
+    assert torch.equal(
+        fresh.state_tensors()["ngrams.tables.0.weight/squares"],
+        optimizer.state_tensors()["ngrams.tables.0.weight/squares"],
+    )

@@ -57,8 +57,7 @@ def test_standard_parametrization_follows_the_depth_alone() -> None:
     stds = {role: row.init_std for role, row in table.rows.items()}
     assert stds["qkv"] == stds["embedding"] == stds["ffn_in"] == 0.02
     assert stds["attention_out"] == stds["ffn_out"] == pytest.approx(0.02 / math.sqrt(20))
-    others = [row for role, row in table.rows.items() if role != "ngram"]
-    assert all(factor == 1 for row in others for factor in row.lr.values())
+    assert all(factor == 1 for row in table.rows.values() for factor in row.lr.values())
     assert table.attention_multiplier == 1 / 8
     assert table.logits_multiplier == table.embedding_multiplier == 1
 

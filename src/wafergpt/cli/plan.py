@@ -21,6 +21,7 @@ from wafergpt.cli.tables import Cell, Column, Row, details, plain, table
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from wafergpt.config import Optimizer
     from wafergpt.planning.plan import Plan
 
 DOES_NOT_FIT = "DOES NOT FIT"
@@ -99,7 +100,7 @@ def command(
 
         recipe = load_recipe(name, overrides)
         found_table = parametrization(recipe.model).to_dict()
-        emit(found_table, as_json, _table(found_table, recipe.optimizer.lr))
+        emit(found_table, as_json, _table(found_table, recipe.optimizer))
         return
     if show and budget is None:
         from wafergpt.config import load_recipe
@@ -165,13 +166,14 @@ def _chosen(plan: Plan) -> list[str]:
     return [f"{name}.{key}={values[name][key]}" for name, some in keys.items() for key in some]
 
 
-def _table(facts: dict[str, Any], lr: float) -> str:
+def _table(facts: dict[str, Any], optimizer: Optimizer) -> str:
     from wafergpt.shapes.roles import MEANING
 
     columns = list(next(iter(facts["rows"].values()))["lr_factors"])
     head = "".join(f"{f'lr {name}':>12}" for name in columns)
     lines = [f"{'role':<14}{'init σ':>10}{head}  {'decays':<7} what"]
     for role, row in facts["rows"].items():
+        lr = optimizer.ngram_lr if role == "ngram" else optimizer.lr
         rates = "".join(f"{lr * factor:>12.4g}" for factor in row["lr_factors"].values())
         decays = "yes" if row["decays"] else "no"
         lines.append(f"{role:<14}{row['init_std']:>10.4g}{rates}  {decays:<7} {MEANING[role]}")

@@ -173,6 +173,9 @@ class Optimizer(Section):
 
     name: Literal["adamw", "adam", "sgd", "muon"] = "adamw"
     lr: float = Field(1e-3, gt=0)
+    ngram_lr: float = Field(1e-2, gt=0)
+    """Peak learning rate of n-gram tables, on the same schedule: their optimizer shortens the steps
+    of a row with each update that reads it."""
     weight_decay: float = Field(0.1, ge=0)
     """Decoupled from the gradient; matrices only, never biases and norms."""
     l2: float = Field(0.0, ge=0)

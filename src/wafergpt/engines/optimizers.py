@@ -83,7 +83,10 @@ class Optimizer:
             adam(self._groups(rest), settings.lr, betas, settings.eps, fused=True)
         ]
         if self._tables:
-            parts.append(RowAdagrad(self._groups(self._tables), settings.lr))
+            groups = self._groups(self._tables)
+            for group in groups:
+                group["factor"] *= settings.ngram_lr / settings.lr
+            parts.append(RowAdagrad(groups, settings.ngram_lr))
         if hidden:
             parts.append(
                 (ShardedMuon if sharded else torch.optim.Muon)(

@@ -20,10 +20,6 @@ from wafergpt.errors import InputError
 from wafergpt.shapes.roles import ROLES, Role, role_of
 from wafergpt.shapes.weight_decay import decays
 
-NGRAM_RATE = 4.0
-"""Learning rate of n-gram tables over the recipe's: their optimizer shortens the steps of a row
-with each update that reads it (the best of 1, 4 and 10 on film reviews)."""
-
 
 @dataclass(frozen=True)
 class Row:
@@ -149,7 +145,6 @@ def _learning_rates(wide: float, ffn_wide: float) -> dict[str, Mapping[Role, flo
     ones: dict[Role, float] = dict.fromkeys(ROLES, 1.0)
     narrow, root = 1 / wide, wide**-0.5
     inputs: tuple[Role, ...] = ("qkv", "attention_out", "ffn_in")
-    ones["ngram"] = NGRAM_RATE
     adam: dict[Role, float] = {**ones, **dict.fromkeys(inputs, narrow), "ffn_out": 1 / ffn_wide}
     muon = {**ones, **dict.fromkeys(inputs, root), "ffn_out": wide**0.5 / ffn_wide}
     sgd: dict[Role, float] = {
