@@ -38,6 +38,7 @@ PRETRAINED: dict[str, list[str]] = {
     "mup": ["model.parametrization=mup", "model.base_d_model=16", "model.output_scale=2"],
     "sgd": ["optimizer.name=sgd", "optimizer.weight_decay=0", "optimizer.l2=0.01"],
     "sampled": ["train.sampled_softmax=16", "model.tied=false", "system.precision=bf16"],
+    "ngrams": ["model.ngrams=[2, 3]", "model.ngram_rows=499", "train.micro_batch_size=4"],
     "phases": ["train.first_steps=4", "train.first_batch_size=4", "guard.spike=0.5"],
 }
 FINETUNED: dict[str, list[str]] = {
@@ -50,7 +51,7 @@ FINETUNED: dict[str, list[str]] = {
 }
 VARIABLE = {
     "run", "seconds", "tokens_per_second", "mfu", "peak_memory_bytes", "weights_sha256",
-    "pretrained", "imported", "averaged", "checkpoint", "path", "compared_with",
+    "pretrained", "imported", "averaged", "checkpoint", "path", "compared_with", "elapsed", "time",
 }  # fmt: skip
 """Keys of a result that say where or how fast, and a hash that has names in it."""
 
