@@ -17,6 +17,12 @@ def test_overrides_and_derived_width() -> None:
     assert recipe.name == "small"
 
 
+def test_orders_of_n_grams_are_sorted_and_need_rows_that_move() -> None:
+    assert load_recipe(None, ["model.ngrams=[3, 2, 3]"]).model.ngrams == (2, 3)
+    with pytest.raises(InputError, match=r"model\.ngrams has no rule for sgd"):
+        load_recipe(None, ["model.ngrams=[2]", "optimizer.name=sgd", "optimizer.weight_decay=0"])
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -27,6 +33,7 @@ def test_overrides_and_derived_width() -> None:
         ("optimizer.lr=-1", "optimizer.lr=-1 is impossible"),
         ("optimizer.lr=.nan", "optimizer.lr=nan is impossible"),
         ("model.n_heads=3", "n_heads=3 does not divide d_model=256"),
+        ("model.ngrams=[2, 9]", "9 is no order of n-grams: give numbers from 2 to 8"),
         ("model.d_model=1000000000000", "model.d_model=1000000000000 is impossible"),
         ("model.n_layers=0", "model.n_layers=0 is impossible"),
         ("model.dropout=1.5", "model.dropout=1.5 is impossible"),

@@ -86,10 +86,13 @@ class Model(Section):
 
     @field_validator("ngrams")
     @classmethod
-    def _orders_increase(cls, orders: tuple[int, ...]) -> tuple[int, ...]:
-        if orders != tuple(sorted(set(orders))) or not all(2 <= n <= MAX_ORDER for n in orders):
-            raise ValueError(f"{list(orders)} are no increasing orders from 2 to {MAX_ORDER}")
-        return orders
+    def _orders_exist(cls, orders: tuple[int, ...]) -> tuple[int, ...]:
+        for order in orders:
+            if not 2 <= order <= MAX_ORDER:
+                raise ValueError(
+                    f"{order} is no order of n-grams: give numbers from 2 to {MAX_ORDER}"
+                )
+        return tuple(sorted(set(orders)))
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Model:

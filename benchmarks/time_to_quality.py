@@ -1,0 +1,161 @@
+"""Time to a fixed validation loss, beside a plain GPT-2 of the same size.
+
+The rival is what a nanoGPT user trains: AdamW, a cosine, compiled, bf16 where that is faster; its
+learning rate is the best of several on the validation text, and its last loss is the target. Then
+ours is trained with ever shorter horizons, and with one ingredient less at the shortest horizon
+that reached the target. Seconds are those of updates: start-up, compiling and evaluation are left
+out of both, so compiling is free for whoever profits from it. Cells are kept and not run again.
+
+    python benchmarks/time_to_quality.py --out ttq            # about an hour and a half
+    python benchmarks/time_to_quality.py --out ttq --table
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from wafergpt import atomic_files
+from wafergpt.api import pretrain
+from wafergpt.config import load_recipe
+from wafergpt.data.prepare import prepare
+
+DATA = Path(os.environ.get("WAFERGPT_DATA", "../shared/data"))
+CORPORA: dict[str, tuple[Path, int, list[str], int]] = {
+    # The published CPU setting of nanoGPT on characters: 4 layers, 2,000 updates of 12 × 64 tokens.
+    "shakespeare": (
+        DATA / "tinyshakespeare" / "input.txt.gz", 257,
+        ["model.n_layers=4", "model.d_model=128", "model.n_heads=4", "model.seq_len=64",
+         "train.batch_size=12"],
+        2000 * 12 * 64,
+    ),
+    "wikipedia": (
+        DATA / "wikipedia_en" / "articles.jsonl.xz", 8192,
+        ["model.n_layers=4", "model.d_model=256", "model.n_heads=4", "model.seq_len=256",
+         "train.batch_size=16"],
+        4_000_000,
+    ),
+}  # fmt: skip
+"""Source, vocabulary, shape and batch, and the rival's tokens."""
+
+RIVAL = [
+    "optimizer.name=adamw", "optimizer.beta2=0.99", "schedule.name=cosine", "schedule.warmup=5%",
+    "schedule.final=0.1",
+]  # fmt: skip
+RATES = (5e-4, 1e-3, 2e-3, 4e-3)
+OURS: dict[str, list[str]] = {
+    "n-grams": ["model.ngrams=[2, 3]", "model.ngram_rows=262144"],
+    "Muon": ["optimizer.name=muon"],
+    "linear decay to zero": ["schedule.name=linear", "schedule.final=0"],
+    "sampled softmax": ["train.sampled_softmax=1024"],
+}
+OUR_RATES = (2e-3, 4e-3)
+SHARES = (0.5, 0.33, 0.25, 0.17, 0.12)
+"""Horizons of ours, in the rival's tokens."""
+
+
+def trained(corpus: str, settings: list[str], tokens: int, out: Path) -> dict[str, Any]:
+    """Train once; return the validation loss, the seconds of the updates and the parameters."""
+    source, vocabulary, shape, _ = CORPORA[corpus]
+    folder = out / corpus
+    if not folder.exists():
+        prepare(source, folder, vocab_size=vocabulary)
+    shutil.rmtree(out / "runs" / "run", ignore_errors=True)
+    once = [f"evaluate.every={1 << 40}", "evaluate.batches=100", f"checkpoint.every={1 << 40}"]
+    fixed = [f"data.corpus={folder}", f"train.tokens={tokens}", "system.compile=on", "name=run"]
+    recipe = load_recipe(None, [*shape, *fixed, *once, *settings])
+    result = pretrain(recipe, root=out / "runs").read("result")
+    return {
+        "loss": result["val_loss"],
+        "seconds": result["time"]["updates"],
+        "parameters": result["parameters"],
+    }
+
+
+class Cells:
+    """Results by name, in a file."""
+
+    def __init__(self, out: Path) -> None:
+        self.out, self.file = out, out / "cells.json"
+        out.mkdir(parents=True, exist_ok=True)
+        self.found: dict[str, Any] = json.loads(self.file.read_text()) if self.file.exists() else {}
+
+    def get(self, corpus: str, what: str, settings: list[str], tokens: int) -> dict[str, Any]:
+        """Return a cell, which is trained if it was not yet."""
+        name = f"{corpus}: {what}"
+        if name not in self.found:
+            self.found[name] = trained(corpus, settings, tokens, self.out)
+            atomic_files.write_json(self.file, self.found)
+            print(name, self.found[name], flush=True)
+        cell: dict[str, Any] = self.found[name]
+        return cell
+
+
+def _ours(but: str | None, corpus: str) -> list[str]:
+    """Return the settings of ours, but for one ingredient."""
+    parts = {name: some for name, some in OURS.items() if name != but}
+    if CORPORA[corpus][1] <= 1024:
+        # There is nothing to sample from.
+        parts.pop("sampled softmax", None)
+    return [*RIVAL, *(setting for some in parts.values() for setting in some)]
+
+
+def measure(corpus: str, cells: Cells) -> None:
+    """Train the rival, ours at shorter horizons, and ours with one ingredient less."""
+    tokens = CORPORA[corpus][3]
+    tuned = {
+        rate: cells.get(corpus, f"rival, lr {rate:g}", [*RIVAL, f"optimizer.lr={rate}"], tokens)
+        for rate in RATES
+    }
+    target = min(cell["loss"] for cell in tuned.values())
+    reached: tuple[float, float] | None = None
+    for share in SHARES:
+        found = {
+            rate: cells.get(
+                corpus, f"ours, {share:g} of the tokens, lr {rate:g}",
+                [*_ours(None, corpus), f"optimizer.lr={rate}"], round(share * tokens),
+            )
+            for rate in OUR_RATES
+        }  # fmt: skip
+        best = min(found, key=lambda rate: found[rate]["loss"])
+        if found[best]["loss"] > target:
+            break
+        reached = share, best
+    if reached is None:
+        return
+    share, rate = reached
+    for but in OURS:
+        if but == "sampled softmax" and CORPORA[corpus][1] <= 1024:
+            continue
+        settings = [*_ours(but, corpus), f"optimizer.lr={rate}"]
+        cells.get(corpus, f"ours without {but}, {share:g}", settings, round(share * tokens))
+
+
+def table(cells: Cells) -> str:
+    """Return all results as Markdown."""
+    lines = ["| | loss | updates | parameters |", "|---|---|---|---|"]
+    for name, cell in cells.found.items():
+        seconds = f"{cell['seconds']:.0f} s"
+        lines.append(f"| {name} | {cell['loss']:.3f} | {seconds} | {cell['parameters']:,} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Train what has not been trained yet, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("ttq"))
+    parser.add_argument("--corpora", nargs="*", choices=CORPORA, default=list(CORPORA))
+    parser.add_argument("--table", action="store_true", help="Only print what is there.")
+    asked = parser.parse_args()
+    cells = Cells(asked.out.resolve())
+    for corpus in [] if asked.table else asked.corpora:
+        measure(corpus, cells)
+    print(table(cells))
+
+
+if __name__ == "__main__":
+    main()
