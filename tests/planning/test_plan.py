@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from wafergpt.model.gpt import GPT
 from wafergpt.planning.budget import Budget, best, budget_of, candidates
 from wafergpt.planning.estimate import estimate
 from wafergpt.planning.hardware import Machine
+from wafergpt.planning.intervals import horizon
 from wafergpt.planning.laws import expected_loss, learning_rate
 from wafergpt.planning.memory import checkpoint_bytes, micro_batch_that_fits, training_memory
 from wafergpt.planning.plan import Candidate
@@ -39,6 +41,16 @@ def test_the_horizon_is_20_tokens_a_parameter_unless_it_is_given() -> None:
     assert (steps.steps, steps.tokens) == (50, 50 * 16 * 256)
     seconds = estimate(load_recipe(None, [*SMALL, "train.seconds=60"]), MACHINE)
     assert seconds.seconds == pytest.approx(60, rel=0.5)
+
+
+def test_of_a_count_and_a_time_what_ends_first_counts() -> None:
+    timed = estimate(load_recipe(None, [*SMALL, "train.seconds=60"]), MACHINE).steps
+    for steps in (timed // 2, timed * 2):
+        settings = [*SMALL, "train.seconds=60", f"train.steps={steps}"]
+        assert estimate(load_recipe(None, settings), MACHINE).steps == min(steps, timed)
+    recipe = load_recipe(None, [*SMALL, "train.seconds=60", "train.tokens=1000000"])
+    assert horizon(recipe, 10**9, update_seconds=1.0) == 60
+    assert horizon(recipe, 10**9, update_seconds=0.01) == math.ceil(1e6 / 256 / 16)
 
 
 def test_the_contract() -> None:

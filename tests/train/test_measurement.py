@@ -105,6 +105,18 @@ def test_a_measured_plan_is_what_then_happens(tmp_path: Path) -> None:
     assert not plan(recipe, quick=True).measured
 
 
+def test_what_the_time_cuts_from_a_horizon_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus = soak.corpus(tmp_path)
+    both = [f"data.corpus={corpus}", "train.steps=1000000", "train.seconds=0.3", "name=run"]
+    run = pretrain(None, [*SMALL, *both], root=tmp_path)
+    steps = run.recipe.train.steps
+    assert steps is not None
+    assert 1 <= steps < 1000000
+    assert f"in train.seconds=0.3 it makes {steps:,} of 1,000,000" in capsys.readouterr().err
+
+
 def test_what_the_measuring_process_refuses_is_refused_here(tmp_path: Path) -> None:
     corpus = soak.corpus(tmp_path)
     with pytest.raises(InputError, match="less than one batch of 20000"):

@@ -111,7 +111,8 @@ class Train(Section):
     tokens: int | None = Field(None, ge=1, le=MAX_COUNT)
     epochs: float | None = Field(None, gt=0, le=1e9)
     seconds: float | None = Field(None, gt=0, le=1e12)
-    """A horizon in time: turned into steps by the measured speed of the first ones."""
+    """A horizon in time: turned into steps by the measured speed of the first ones. Beside another
+    horizon, what ends first."""
     batch_size: int = Field(16, ge=1, le=MAX_SEQUENCES)
     micro_batch_size: int = Field(0, ge=0, le=MAX_SEQUENCES)
     """Sequences of one forward pass; if omitted, the whole batch where it fits."""
@@ -124,7 +125,7 @@ class Train(Section):
 
     @model_validator(mode="after")
     def _one_horizon(self) -> Train:
-        given = [key for key in HORIZONS if getattr(self, key)]
+        given = [key for key in HORIZONS if getattr(self, key) and key != "seconds"]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} both set how long to train: give one")
         if bool(self.first_steps) != bool(self.first_batch_size):

@@ -9,7 +9,7 @@ from wafergpt.config import Recipe
 from wafergpt.errors import InputError
 from wafergpt.planning.duration import Duration
 from wafergpt.planning.hardware import Machine
-from wafergpt.planning.intervals import DEFAULT_EPOCHS, MAX_BATCHES, horizon, with_intervals
+from wafergpt.planning.intervals import DEFAULT_EPOCHS, MAX_BATCHES, counted_horizon, with_intervals
 from wafergpt.planning.laws import predicted
 from wafergpt.planning.memory import estimated_memory, micro_batch_that_fits, running_shape
 from wafergpt.planning.plan import (
@@ -164,8 +164,9 @@ def _with_horizon(
     """Resolve steps and compile, which depend on each other; return also tokens/s."""
     train = recipe.train
     eager, quick = (speed(recipe, machine, data.length, compiled) for compiled in (False, True))
-    steps = None if train.seconds else _steps(recipe, data, notes)
-    eager_seconds = train.seconds or train.samples(steps or 0) * data.length / eager
+    steps = _steps(recipe, data, notes)
+    eager_seconds = math.inf if steps is None else train.samples(steps) * data.length / eager
+    eager_seconds = min(eager_seconds, train.seconds or math.inf)
     wanted = recipe.system.compile
     compiled = wanted == "on" or (
         wanted == "auto"
@@ -173,8 +174,9 @@ def _with_horizon(
         and compile_pays(eager_seconds, machine.device, recipe.system.precision)
     )
     rate = quick if compiled else eager
-    if steps is None:
-        steps = train.steps_for(eager_seconds * rate / data.length)
+    if train.seconds:
+        timed = train.steps_for(train.seconds * rate / data.length)
+        steps = min(steps or timed, timed)
     settled = recipe.replace(
         train={"steps": steps, "tokens": None, "epochs": None, "seconds": None},
         system={"compile": "on" if compiled else "off"},
@@ -198,9 +200,9 @@ def speed(recipe: Recipe, machine: Machine, tokens_per_sample: float, compiled: 
     )
 
 
-def _steps(recipe: Recipe, data: _Data, notes: list[str]) -> int:
+def _steps(recipe: Recipe, data: _Data, notes: list[str]) -> int | None:
     train, task = recipe.train, recipe.task
-    if not (train.steps or train.tokens or train.epochs):
+    if not (train.steps or train.tokens or train.epochs or train.seconds):
         if task is None:
             tokens = round(TOKENS_PER_PARAMETER * dense_parameters(recipe.model))
             recipe = recipe.replace(train={"tokens": tokens})
@@ -210,7 +212,7 @@ def _steps(recipe: Recipe, data: _Data, notes: list[str]) -> int:
     if recipe.train.epochs and not data.samples:
         what = "a corpus: add data.corpus=FOLDER" if task is None else "rows: add task.train=FILE"
         raise InputError(f"train.epochs counts passes over {what}")
-    return horizon(recipe, data.samples)
+    return counted_horizon(recipe, data.samples)
 
 
 def _flops(recipe: Recipe, data: _Data) -> float:

@@ -20,18 +20,31 @@ def horizon(recipe: Recipe, samples_per_epoch: int, update_seconds: float = 0.0)
     """Return the updates of a training.
 
     Args:
-        recipe: with one of ``train.steps``, ``tokens``, ``epochs`` and ``seconds``.
+        recipe: with one of ``train.steps``, ``tokens`` and ``epochs``, with ``seconds``, or with
+            both: then what ends first.
         samples_per_epoch: of the training data.
         update_seconds: of one update, where the recipe counts in seconds.
+    """
+    counted, seconds = counted_horizon(recipe, samples_per_epoch), recipe.train.seconds
+    if not seconds:
+        return counted or 1
+    timed = recipe.train.steps_for(seconds / update_seconds * recipe.train.batch_size)
+    return min(counted or timed, timed)
+
+
+def counted_horizon(recipe: Recipe, samples_per_epoch: int) -> int | None:
+    """Return the updates of a training whatever its time; None if only seconds limit it.
+
+    Args:
+        recipe: as for ``horizon``.
+        samples_per_epoch: of the training data.
     """
     train = recipe.train
     if train.steps:
         return train.steps
-    if train.seconds:
-        return train.steps_for(train.seconds / update_seconds * train.batch_size)
     if train.tokens:
         return train.steps_for(train.tokens / recipe.model.seq_len)
-    return train.steps_for((train.epochs or 0.0) * samples_per_epoch)
+    return train.steps_for(train.epochs * samples_per_epoch) if train.epochs else None
 
 
 def with_intervals(recipe: Recipe, steps: int) -> Recipe:

@@ -13,7 +13,7 @@ from wafergpt.distributed.collectives import ProcessGroup
 from wafergpt.engines.base import Engine, engine_for
 from wafergpt.errors import InputError, nearest
 from wafergpt.planning.hardware import Machine
-from wafergpt.planning.intervals import horizon, with_intervals
+from wafergpt.planning.intervals import counted_horizon, horizon, with_intervals
 from wafergpt.planning.schedule_check import schedule_warning
 from wafergpt.progress import say, working
 from wafergpt.runs.run import Run
@@ -113,7 +113,10 @@ def settled(setup: Setup, stop: Callable[[], bool]) -> Setup:
             seconds = setup.engine.seconds_per_update(stop, max_seconds=BRIEFLY)
     if train.seconds:
         _warn_about_schedule(recipe, steps)
-    updates = train.seconds / seconds if train.seconds else train.samples(steps) / train.batch_size
+        whole = counted_horizon(recipe, epoch) or steps
+        if steps < whole:
+            say(f"in train.seconds={train.seconds:g} it makes {steps:,} of {whole:,} updates here")
+    updates = train.samples(steps) / train.batch_size
     start = time.monotonic()
     compiled, seconds = setup.engine.choose_compilation(updates, seconds, stop)
     recipe = recipe.replace(system={"compile": "on" if compiled else "off"})
