@@ -53,7 +53,6 @@ OURS: dict[str, list[str]] = {
     "linear decay to zero": ["schedule.name=linear", "schedule.final=0"],
     "sampled softmax": ["train.sampled_softmax=1024"],
 }
-OUR_RATES = (2e-3, 4e-3)
 SHARES = (0.5, 0.33, 0.25, 0.17, 0.12)
 """Horizons of ours, in the rival's tokens."""
 
@@ -85,23 +84,27 @@ class Cells:
         self.found: dict[str, Any] = json.loads(self.file.read_text()) if self.file.exists() else {}
 
     def get(self, corpus: str, what: str, settings: list[str], tokens: int) -> dict[str, Any]:
-        """Return a cell, which is trained if it was not yet."""
+        """Return a cell, which is trained if it was not yet with these settings."""
         name = f"{corpus}: {what}"
-        if name not in self.found:
-            self.found[name] = trained(corpus, settings, tokens, self.out)
+        asked = {"settings": settings, "tokens": tokens}
+        if self.found.get(name, {}).get("asked") != asked:
+            self.found[name] = {**trained(corpus, settings, tokens, self.out), "asked": asked}
             atomic_files.write_json(self.file, self.found)
             print(name, self.found[name], flush=True)
         cell: dict[str, Any] = self.found[name]
         return cell
 
 
+def _ingredients(corpus: str) -> dict[str, list[str]]:
+    """Return the ingredients of ours; a softmax of few tokens leaves nothing to sample from."""
+    few = CORPORA[corpus][1] <= 1024
+    return {name: some for name, some in OURS.items() if name != "sampled softmax" or not few}
+
+
 def _ours(but: str | None, corpus: str) -> list[str]:
     """Return the settings of ours, but for one ingredient."""
-    parts = {name: some for name, some in OURS.items() if name != but}
-    if CORPORA[corpus][1] <= 1024:
-        # There is nothing to sample from.
-        parts.pop("sampled softmax", None)
-    return [*RIVAL, *(setting for some in parts.values() for setting in some)]
+    parts = [some for name, some in _ingredients(corpus).items() if name != but]
+    return [*RIVAL, *(setting for some in parts for setting in some)]
 
 
 def measure(corpus: str, cells: Cells) -> None:
@@ -119,7 +122,7 @@ def measure(corpus: str, cells: Cells) -> None:
                 corpus, f"ours, {share:g} of the tokens, lr {rate:g}",
                 [*_ours(None, corpus), f"optimizer.lr={rate}"], round(share * tokens),
             )
-            for rate in OUR_RATES
+            for rate in RATES[1:]
         }  # fmt: skip
         best = min(found, key=lambda rate: found[rate]["loss"])
         if found[best]["loss"] > target:
@@ -128,9 +131,7 @@ def measure(corpus: str, cells: Cells) -> None:
     if reached is None:
         return
     share, rate = reached
-    for but in OURS:
-        if but == "sampled softmax" and CORPORA[corpus][1] <= 1024:
-            continue
+    for but in _ingredients(corpus):
         settings = [*_ours(but, corpus), f"optimizer.lr={rate}"]
         cells.get(corpus, f"ours without {but}, {share:g}", settings, round(share * tokens))
 

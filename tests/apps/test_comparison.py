@@ -11,12 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 
+from wafergpt.api import finetune
 from wafergpt.apps import comparison
 from wafergpt.apps.comparison import compare
 from wafergpt.baselines.bilstm import train_bilstm
 from wafergpt.config import recipe_from
 from wafergpt.errors import InputError, Interrupted
-from wafergpt.evaluation.metrics import ClassificationMetrics
+from wafergpt.evaluation.intervals import wilson
+from wafergpt.evaluation.metrics import (
+    ClassificationMetrics,
+    classification_metrics,
+    regression_metrics,
+)
 from wafergpt.inference.predictor import Predictor
 from wafergpt.runs.run import Run
 from wafergpt.tasks.base import task_of
@@ -80,12 +86,67 @@ def test_the_gpt_is_compared_row_by_row(classifier: Predictor) -> None:
     outputs = np.stack([1.0 - right, right], 1) * 0.8 + 0.1
     classifier.run.write_outputs({"validation/probabilities": outputs})
     gpt, tfidf, bilstm = compare(classifier)
-    assert gpt["intervals"]["accuracy"] == [1.0, 1.0]
+    assert gpt["intervals"]["accuracy"] == list(wilson(1.0, 20))
     assert gpt["intervals"]["loss"] == pytest.approx([-math.log(0.9)] * 2)
     for row in (tfidf, bilstm):
         gap = row["gpt_minus_this"]["accuracy"]
         assert gap["value"] == pytest.approx(1.0 - row["accuracy"])
         assert gap["low"] <= gap["value"] <= gap["high"]
+        # So many rows only the GPT labels right: heads each time.
+        assert gap["p"] == pytest.approx(min(1.0, 2 * 0.5 ** round(20 * gap["value"])))
+
+
+@pytest.mark.parametrize("test", [False, True])
+@pytest.mark.parametrize("loss", ["cross_entropy", "binary", "squared_error"])
+def test_a_training_keeps_the_outputs_behind_its_metrics(
+    tmp_path: Path, loss: str, test: bool
+) -> None:
+    """In the order of the rows, whatever their lengths."""
+    rows = [
+        {"text": "good " * (n % 7 + 1) if n % 2 else "bad " * (n % 5 + 1) + "?", "label": n % 2}
+        for n in range(60)
+    ]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    settings = [
+        "model.n_layers=1", "model.d_model=16", "model.n_heads=2", "model.seq_len=32",
+        "model.vocab_size=260", "train.steps=3", f"task.train={path}", f"task.validation={path}",
+        "system.threads=1", "system.compile=off", "name=run",
+    ]  # fmt: skip
+    settings += [f"task.test={path}"] if test else []
+    name = "regress" if loss == "squared_error" else "classify"
+    settings += [] if name == "regress" else [f"task.loss={loss}"]
+    run = finetune("scratch", None, [f"task.name={name}", *settings], root=tmp_path).run
+    outputs, result = run.read_outputs(), run.read("result")
+    targets = np.array([row["label"] for row in rows])
+    assert {key.partition("/")[0] for key in outputs} == {"validation", *(["test"] * test)}
+    for part, found in (("validation", result["metrics"]), ("test", result["test"])):
+        if found is None:
+            continue
+        values = next(v for key, v in outputs.items() if key.startswith(part))
+        if name == "classify":
+            expected: Any = classification_metrics(values, targets, ["0", "1"])
+        else:
+            expected = regression_metrics(values.reshape(-1), targets.astype(float))
+        assert found["loss"] == pytest.approx(expected.loss)
+    if name == "classify":
+        ours, theirs, _ = compare(Predictor.load(run, "cpu"))
+        low, high = ours["intervals"]["loss"]
+        assert low <= ours["loss"] <= high
+        gap = theirs["gpt_minus_this"]["accuracy"]
+        assert gap["value"] == pytest.approx(ours["accuracy"] - theirs["accuracy"])
+
+
+@pytest.mark.parametrize("content", [b"", b"no safetensors", None])
+def test_outputs_that_cannot_be_read_cost_no_result(
+    classifier: Predictor, content: bytes | None
+) -> None:
+    path = classifier.run.path / "outputs.safetensors"
+    path.mkdir() if content is None else path.write_bytes(content)
+    assert [row["kind"] for row in compare(classifier) if "accuracy" in row] == KINDS
+    if content == b"":
+        classifier.run.write_outputs({"validation/probabilities": np.full((20, 2), np.nan)})
+        assert [row["kind"] for row in compare(classifier) if "accuracy" in row] == KINDS
 
 
 @pytest.mark.parametrize("failing", ["tfidf", "bilstm"])

@@ -21,6 +21,8 @@ def test_orders_of_n_grams_are_sorted_and_need_rows_that_move() -> None:
     assert load_recipe(None, ["model.ngrams=[3, 2, 3]"]).model.ngrams == (2, 3)
     with pytest.raises(InputError, match=r"model\.ngrams has no rule for sgd"):
         load_recipe(None, ["model.ngrams=[2]", "optimizer.name=sgd", "optimizer.weight_decay=0"])
+    with pytest.raises(InputError, match=r"optimizer\.l2 has no rule for model\.ngrams"):
+        load_recipe(None, ["model.ngrams=[2]", "optimizer.l2=0.1"])
 
 
 @pytest.mark.parametrize(

@@ -155,9 +155,9 @@ def test_no_decoupled_decay_where_there_is_none(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])
 def test_tables_have_their_own_rate_on_the_same_schedule(name: str) -> None:
-    """The first step of a row is as long as its rate, in the root mean square."""
+    """The first step of a row is as long as its rate, in the root mean square; none decays."""
     gpt = GPT(SHAPE.model_copy(update={"ngrams": (2,), "ngram_rows": 50})).initialize(0)
-    optimizer = Optimizer(gpt.named_parameters(), settings(name=name, lr=1e-3, ngram_lr=0.3))
+    optimizer = Optimizer(gpt.named_parameters(), settings(name=name, lr=1e-3, ngram_lr_factor=300))
     use_sparse_gradients(gpt)
     tokens = torch.randint(31, (2, 8))
     next_token_loss(gpt(tokens), gpt.head, tokens).backward()
@@ -175,7 +175,7 @@ def test_tables_have_their_own_rate_on_the_same_schedule(name: str) -> None:
     read = moved > 0
     assert 0 < read.sum() <= 16
     assert moved[read] == pytest.approx(0.15, rel=1e-3)
-    fresh = Optimizer(gpt.named_parameters(), settings(name=name, lr=1e-3, ngram_lr=0.3))
+    fresh = Optimizer(gpt.named_parameters(), settings(name=name, lr=1e-3, ngram_lr_factor=300))
     fresh.load_state_tensors(optimizer.state_tensors())
     assert torch.equal(
         fresh.state_tensors()["ngrams.tables.0.weight/squares"],

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 
-from wafergpt.evaluation.intervals import Bootstrap, wilson
+from wafergpt.evaluation.intervals import Bootstrap, mcnemar, wilson
 
 
 @given(st.integers(0, 1000), st.integers(1, 1000))
@@ -51,7 +51,6 @@ def test_pairs_tell_apart_what_lies_within_both_intervals() -> None:
     second = bootstrap(rows)
     assert first.interval("mean")[0] < second.whole["mean"]
     found = first.minus(second, "mean")
-    assert found.significant
     assert found.p < 0.01
     assert found.low < 0.05 < found.high
     back = second.minus(first, "mean")
@@ -64,7 +63,6 @@ def test_equal_models_do_not_differ() -> None:
     values = np.random.default_rng(4).normal(size=50)
     found = bootstrap(values).minus(bootstrap(values), "mean")
     assert (found.value, found.low, found.high, found.p) == (0, 0, 0, 1)
-    assert not found.significant
 
 
 def test_it_rejects_equal_models_as_often_as_it_says() -> None:
@@ -73,7 +71,27 @@ def test_it_rejects_equal_models_as_often_as_it_says() -> None:
     for seed in range(60):
         first, second = generator.normal(size=(2, 80))
         found = bootstrap(first, seed).minus(bootstrap(second, seed), "mean")
-        rejected += found.significant
+        rejected += found.p < 0.05
     # Binomial(60, 0.06) is at most this with probability 0.999: the percentile interval is a
     # little too narrow for so few rows.
     assert rejected <= 11
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60))
+def test_mcnemar_is_the_binomial_test_of_the_rows_that_differ(
+    pairs: list[tuple[bool, bool]],
+) -> None:
+    first, second = np.array(pairs).T
+    only, differ = int((first & ~second).sum()), int((first != second).sum())
+    expected = stats.binomtest(only, differ).pvalue if differ else 1.0
+    assert mcnemar(first, second) == pytest.approx(expected)
+    assert mcnemar(second, first) == mcnemar(first, second)
+
+
+def test_mcnemar_of_many_rows() -> None:
+    first = np.arange(40_000) % 2 == 0
+    second = ~first
+    second[:4000:2] = True
+    differ = int((first != second).sum())
+    expected = stats.binomtest(int((first & ~second).sum()), differ).pvalue
+    assert mcnemar(first, second) == pytest.approx(expected, rel=1e-6)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wafergpt.evaluation.metrics import classification_metrics, regression_metrics
+from wafergpt.evaluation.metrics import RowScores, classification_metrics, regression_metrics
 
 
 @given(n=st.integers(1, 60), k=st.integers(2, 6), used=st.integers(1, 6), seed=st.integers(0, 999))
@@ -70,3 +70,18 @@ def test_regression_scores_equal_sklearn(pairs: list[tuple[float, float]]) -> No
     )
     if np.ptp(targets) > 1e-3:
         assert ours.r2 == pytest.approx(metrics.r2_score(targets, predictions), abs=1e-6)
+
+
+@given(st.integers(1, 60), st.integers(2, 5), st.integers(0, 99))
+def test_metrics_of_a_selection_are_those_of_its_rows(n: int, k: int, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    probabilities = generator.dirichlet(np.ones(k), size=n)
+    targets = generator.integers(k, size=n)
+    rows = generator.integers(n, size=n)
+    found = RowScores.of(probabilities, targets)
+    labels = [f"{label}" for label in range(k)]
+    expected = classification_metrics(probabilities[rows], targets[rows], labels)
+    assert found.metrics(rows) == pytest.approx(
+        {name: getattr(expected, name) for name in ("accuracy", "macro_f1", "loss")}
+    )
+    assert found.right[rows].mean() == pytest.approx(expected.accuracy)

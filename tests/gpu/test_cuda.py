@@ -53,6 +53,7 @@ def test_a_run_learns_and_a_longer_horizon_goes_on(tmp_path: Path, compile_: str
     corpus = prepare(tmp_path / "a.jsonl", tmp_path / "corpus", vocab_size=265)
     overrides = [
         "model.n_layers=2", "model.d_model=64", "model.n_heads=2", "model.seq_len=32",
+        "model.ngrams=[2]", "model.ngram_rows=999",
         "train.steps=60", "optimizer.lr=3e-3", f"system.compile={compile_}", "system.device=cuda",
         f"data.corpus={corpus.path}", "name=r",
     ]  # fmt: skip

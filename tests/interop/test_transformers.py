@@ -25,6 +25,7 @@ from wafergpt.tasks.regress import RegressSettings
 from wafergpt.tasks.text_task import TextTaskSettings
 
 transformers = pytest.importorskip("transformers", reason="the parity tests need transformers")
+find_labels = pytest.importorskip("transformers.utils").find_labels
 
 SHAPE: dict[str, Any] = {
     "n_layers": 2, "d_model": 48, "n_heads": 4, "d_ffn": 112, "seq_len": 24, "vocab_size": 101,
@@ -159,6 +160,13 @@ def test_n_grams_are_right_while_transformers_decodes(tmp_path: Path) -> None:
     with torch.no_grad():
         logits = model(padded, attention_mask=mask, position_ids=positions).logits
     assert close(logits[:, 3:], ours(run, text))
+    for cache in ("dynamic", "static"):
+        found = model.generate(padded, attention_mask=mask, cache_implementation=cache, **settings)
+        assert torch.equal(found[:, 3:], expected), cache
+    with pytest.raises(ValueError, match="mask of the whole text"):
+        model(text, attention_mask=torch.ones(1, 1, 5, 5))
+    assert find_labels(type(model)) == ["labels"]
+    assert model(text, labels=text).loss.detach() > 0
 
 
 def test_without_its_own_code_it_does_not_load_as_something_else(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,8 @@ from wafergpt.baselines.tfidf import train_tfidf
 from wafergpt.config import Recipe
 from wafergpt.data.labelled_rows import Table, encode_labels
 from wafergpt.errors import InputError, Interrupted
-from wafergpt.evaluation.intervals import Bootstrap
-from wafergpt.evaluation.metrics import classification_metrics
+from wafergpt.evaluation.intervals import Bootstrap, mcnemar, wilson
+from wafergpt.evaluation.metrics import RowScores
 from wafergpt.inference.predictor import Predictor
 from wafergpt.progress import say, working
 from wafergpt.runs.run import Run
@@ -52,7 +53,7 @@ def compare(classifier: Predictor, bilstm_seconds: float | None = None) -> list[
     labels = task.settings.labels
     rows = [_ours(run, recipe)]
     tables = functools.cache(lambda: _same_rows(task))
-    judge = functools.cache(lambda: _Judge(_evaluated(tables()), labels, run))
+    intervals = functools.cache(lambda: _Intervals(_evaluated(tables()), labels, run))
 
     def tfidf() -> BaselineResult:
         return train_tfidf(tables().train, _evaluated(tables()), labels=labels, seed=recipe.seed)
@@ -75,9 +76,9 @@ def compare(classifier: Predictor, bilstm_seconds: float | None = None) -> list[
         run.write("comparison", rows)
         try:
             with working(f"baseline: {name}"):
-                rows.append(_row(name, kind, train, judge))
+                rows.append(_row(name, kind, train, intervals))
             if "failed" not in rows[-1]:
-                rows[0].update(judge().of_gpt())
+                rows[0].update(intervals().of_gpt())
         except KeyboardInterrupt:
             raise Interrupted(f"interrupted in the baseline: {name}; the rest is kept") from None
     run.write("comparison", rows)
@@ -110,8 +111,8 @@ def _evaluated(tables: Tables) -> Table:
     return tables.test or tables.validation
 
 
-class _Judge:
-    """Says how sure the scores of models are on the same rows.
+class _Intervals:
+    """Intervals of the scores of models on the same rows, and of their differences.
 
     Args:
         table: the rows.
@@ -120,41 +121,52 @@ class _Judge:
     """
 
     def __init__(self, table: Table, labels: Sequence[str], run: Run) -> None:
-        self._targets, self._labels = encode_labels(table, labels, "test"), labels
+        self._targets = encode_labels(table, labels, "test")
         found = run.read_outputs()
         outputs = found.get("test/probabilities", found.get("validation/probabilities"))
         # Older runs kept none.
-        self._gpt = None
-        if outputs is not None and outputs.shape == (len(self._targets), len(labels)):
-            self._gpt = self._bootstrap(outputs)
-
-    def _bootstrap(self, probabilities: NDArray[np.float64]) -> Bootstrap:
-        def metrics(rows: NDArray[np.int64]) -> dict[str, float]:
-            found = classification_metrics(probabilities[rows], self._targets[rows], self._labels)
-            return {name: getattr(found, name) for name in SCORES}
-
-        return Bootstrap.of(metrics, len(self._targets))
+        self._gpt: _Sampled | None = None
+        shape = (len(self._targets), len(labels))
+        if outputs is not None and outputs.shape == shape and np.isfinite(outputs).all():
+            self._gpt = _Sampled.of(outputs, self._targets)
 
     def of_gpt(self) -> dict[str, Any]:
         """Return the intervals of the GPT's scores, if its outputs are there."""
-        return {} if self._gpt is None else {"intervals": _intervals(self._gpt)}
+        return {} if self._gpt is None else {"intervals": self._gpt.intervals()}
 
     def of(self, baseline: BaselineResult) -> dict[str, Any]:
         """Return the intervals of a baseline's scores, and how far the GPT is above it."""
-        theirs = self._bootstrap(baseline.probabilities)
-        found: dict[str, Any] = {"intervals": _intervals(theirs)}
+        theirs = _Sampled.of(baseline.probabilities, self._targets)
+        found: dict[str, Any] = {"intervals": theirs.intervals()}
         if self._gpt is not None:
-            gaps = {name: self._gpt.minus(theirs, name).to_dict() for name in SCORES}
-            found["gpt_minus_this"] = gaps
+            found["gpt_minus_this"] = self._gpt.minus(theirs)
         return found
 
 
-def _intervals(found: Bootstrap) -> dict[str, list[float]]:
-    return {name: list(found.interval(name)) for name in SCORES}
+@dataclass(frozen=True)
+class _Sampled:
+    rows: RowScores
+    scores: Bootstrap
+
+    @classmethod
+    def of(cls, probabilities: NDArray[np.floating], targets: NDArray[np.int64]) -> _Sampled:
+        rows = RowScores.of(probabilities, targets)
+        return cls(rows, Bootstrap.of(rows.metrics, len(targets)))
+
+    def intervals(self) -> dict[str, list[float]]:
+        found = {name: list(self.scores.interval(name)) for name in SCORES}
+        # Of a share near 0 or 1, resamples know no spread.
+        share = self.scores.whole["accuracy"]
+        return {**found, "accuracy": list(wilson(share, len(self.rows.pairs)))}
+
+    def minus(self, other: _Sampled) -> dict[str, dict[str, float]]:
+        found = {name: self.scores.minus(other.scores, name).to_dict() for name in SCORES}
+        found["accuracy"]["p"] = mcnemar(self.rows.right, other.rows.right)
+        return found
 
 
 def _row(
-    name: str, kind: str, train: Callable[[], BaselineResult], judge: Callable[[], _Judge]
+    name: str, kind: str, train: Callable[[], BaselineResult], intervals: Callable[[], _Intervals]
 ) -> dict[str, Any]:
     """Train a baseline; what is wrong with it must not cost the results of the others."""
     try:
@@ -169,7 +181,7 @@ def _row(
             f"warning: {result.name} knows no word of {result.unread:,} of {rows:,} texts, and can "
             "only guess there"
         )
-    return {**result.to_row(), **judge().of(result)}
+    return {**result.to_row(), **intervals().of(result)}
 
 
 def _seconds(begun: Run) -> float:

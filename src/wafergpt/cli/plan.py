@@ -173,7 +173,7 @@ def _table(facts: dict[str, Any], optimizer: Optimizer) -> str:
     head = "".join(f"{f'lr {name}':>12}" for name in columns)
     lines = [f"{'role':<14}{'init σ':>10}{head}  {'decays':<7} what"]
     for role, row in facts["rows"].items():
-        lr = optimizer.ngram_lr if role == "ngram" else optimizer.lr
+        lr = optimizer.lr * (optimizer.ngram_lr_factor if role == "ngram" else 1.0)
         rates = "".join(f"{lr * factor:>12.4g}" for factor in row["lr_factors"].values())
         decays = "yes" if row["decays"] else "no"
         lines.append(f"{role:<14}{row['init_std']:>10.4g}{rates}  {decays:<7} {MEANING[role]}")

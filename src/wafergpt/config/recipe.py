@@ -69,7 +69,7 @@ class Model(Section):
     """4 · base_d_model if omitted."""
     init_std: float = Field(0.02, gt=0.0, le=10.0)
     embedding_scale: float = Field(1.0, gt=0.0, le=1e4)
-    """Multiplies the sum of token and position embedding."""
+    """Multiplies the sum of all embeddings."""
     output_scale: float = Field(1.0, gt=0.0, le=1e4)
     """Multiplies the logits."""
 
@@ -177,9 +177,9 @@ class Optimizer(Section):
 
     name: Literal["adamw", "adam", "sgd", "muon"] = "adamw"
     lr: float = Field(1e-3, gt=0)
-    ngram_lr: float = Field(1e-2, gt=0)
-    """Peak learning rate of n-gram tables, on the same schedule: their optimizer shortens the steps
-    of a row with each update that reads it."""
+    ngram_lr_factor: float = Field(4.0, gt=0, le=1e6)
+    """Learning rate of n-gram tables, in multiples of ``lr``: their optimizer shortens the steps of
+    a row with each update that reads it."""
     weight_decay: float = Field(0.1, ge=0)
     """Decoupled from the gradient; matrices only, never biases and norms."""
     l2: float = Field(0.0, ge=0)
@@ -328,6 +328,10 @@ class Recipe(Section):
             raise ValueError("train.sampled_softmax is for language models: leave it out of a task")
         if self.model.ngrams and self.optimizer.name == "sgd":
             raise ValueError("model.ngrams has no rule for sgd: use optimizer.name=adamw or muon")
+        if self.model.ngrams and self.optimizer.l2:
+            raise ValueError(
+                "optimizer.l2 has no rule for model.ngrams: use optimizer.weight_decay"
+            )
         if self.sparsity.algorithm != "none" and self.system.device != "cerebras":
             raise ValueError("sparsity.algorithm is of Cerebras' SDK: system.device=cerebras")
         if self.model.parametrization == "mup" and self.optimizer.l2:

@@ -85,8 +85,8 @@ class Optimizer:
         if self._tables:
             groups = self._groups(self._tables)
             for group in groups:
-                group["factor"] *= settings.ngram_lr / settings.lr
-            parts.append(RowAdagrad(groups, settings.ngram_lr))
+                group["factor"] *= settings.ngram_lr_factor
+            parts.append(RowAdagrad(groups, settings.lr))
         if hidden:
             parts.append(
                 (ShardedMuon if sharded else torch.optim.Muon)(
@@ -117,16 +117,21 @@ class Optimizer:
         """Return the norm of the whole gradient, a scalar on its device."""
         return whole(torch.nn.utils.get_total_norm(self._gradients()))
 
+    def merge_rows(self) -> None:
+        """Sum what the passes so far have left for the same row of an n-gram table.
+
+        A sparse gradient would keep a row for each token of the whole batch.
+        """
+        for name in self._tables:
+            gradient = self._named[name].grad
+            if gradient is not None and gradient.is_sparse:
+                self._named[name].grad = gradient.coalesce()
+
     def _gradients(self) -> list[Tensor]:
         """Return all gradients; of a sparse one, the values of its rows."""
-        found = []
-        for parameter in self._named.values():
-            if parameter.grad is not None and parameter.grad.is_sparse:
-                parameter.grad = parameter.grad.coalesce()
-                found.append(parameter.grad.values())
-            elif parameter.grad is not None:
-                found.append(parameter.grad)
-        return found
+        self.merge_rows()
+        found = [p.grad for p in self._named.values() if p.grad is not None]
+        return [gradient.values() if gradient.is_sparse else gradient for gradient in found]
 
     def step(self, lr: float, norm: float | None = None) -> None:
         """Clip, add L2, move the weights, clear the gradients.

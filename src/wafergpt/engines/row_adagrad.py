@@ -14,13 +14,13 @@ from wafergpt.distributed.sharding import Part, like
 class RowAdagrad(torch.optim.Optimizer):
     """Adagrad with one accumulator for each row (arXiv:1906.00091 trains its tables so).
 
-    A row moves, and decays, only in updates that read it. So an update costs what it reads and not
-    what the table holds, and a row's steps get shorter with its own updates, not with all. The
-    state is one number per row. Gradients may be sparse or dense.
+    A row moves only in updates that read it. So an update costs what it reads and not what the
+    table holds, and a row's steps get shorter with its own updates, not with all. The state is one
+    number per row. Gradients may be sparse or dense.
     """
 
     def __init__(self, groups: Iterable[dict[str, Any]], lr: float) -> None:
-        super().__init__(groups, {"lr": lr, "weight_decay": 0.0})
+        super().__init__(groups, {"lr": lr})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -28,24 +28,23 @@ class RowAdagrad(torch.optim.Optimizer):
         for group in self.param_groups:
             for table in group["params"]:
                 if table.grad is not None:
-                    self._move(table, group["lr"], group["weight_decay"])
+                    self._move(table, group["lr"])
 
-    def _move(self, table: Tensor, lr: float, decay: float) -> None:
+    def _move(self, table: Tensor, lr: float) -> None:
         assert table.grad is not None
         weights, state = Part.of(table).values, self.state[table]
         if not state:
             state["squares"] = like(table, weights.new_zeros(len(weights), 1))
         squares = Part.of(state["squares"]).values
         rows, gradient = _by_rows(table.grad)
-        sizes = gradient.square().mean(1, keepdim=True)
+        # Without a second table of squares.
+        sizes = torch.linalg.vector_norm(gradient, dim=1, keepdim=True) ** 2 / gradient.shape[1]
         # Padding is read too, without a gradient.
         moved = sizes[:, 0] > 0
         rows, gradient = rows[moved], gradient[moved]
         sums = squares[rows] + sizes[moved]
         squares[rows] = sums
-        weights[rows] = torch.addcmul(
-            weights[rows] * (1 - lr * decay), gradient, sums.rsqrt(), value=-lr
-        )
+        weights[rows] = torch.addcmul(weights[rows], gradient, sums.rsqrt(), value=-lr)
 
 
 def _by_rows(gradient: Tensor) -> tuple[Tensor, Tensor]:

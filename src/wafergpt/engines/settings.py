@@ -68,6 +68,11 @@ def _resolved(recipe: Recipe, group: ProcessGroup) -> tuple[Recipe, Machine]:
     device = resolve_device(recipe.system.device)
     if group.size > 1:
         _require_a_device_each(device, group.on_this_machine)
+    if device == "mps" and recipe.model.ngrams:
+        raise InputError(
+            "model.ngrams needs products of 64 bits, which Apple's GPUs do not compute exactly: "
+            "system.device=cpu"
+        )
     machine = probe(device)
     precision = resolve_precision(recipe.system.precision, device, machine, recipe.model.d_model)
     recipe = recipe.replace(

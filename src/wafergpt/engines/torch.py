@@ -89,8 +89,8 @@ class TorchEngine:
 
     def _place(self, start: Stored | None) -> None:
         system = self._recipe.system
+        # NCCL reduces no sparse tensors, and FSDP shards none.
         if not self._sharded and (self._group.size == 1 or self._device.type == "cpu"):
-            # NCCL reduces no sparse tensors, and FSDP shards none.
             use_sparse_gradients(self.network)
         if system.activation_checkpointing:
             _checkpoint_activations(self._blocks)
@@ -113,7 +113,7 @@ class TorchEngine:
         size = self._recipe.train.batch_size
         data = self._splits.train
         places = [place * data.samples_per_epoch // (rounds + 1) for place in range(rounds + 1)]
-        # The largest batch shows the memory that is needed.
+        # The largest of these batches shows the memory that is needed.
         places[0] = max(places, key=lambda first: data.length(first, size))
         times: list[float] = []
         for first in places:
@@ -239,9 +239,10 @@ class TorchEngine:
                     summed: Tensor = self._program(batch.to(self._device))
                 loss = summed * share / weight
                 loss.backward()
+            self._optimizer.merge_rows()
             total += loss.detach()
         norm = self._optimizer.grad_norm().to(total)
-        # The only synchronization with the device in an update.
+        # The only synchronization with the device in an update, but for n-gram tables.
         own_loss, self._norm = torch.stack([total, norm]).tolist()
         (mean,) = self._group.sum(own_loss)
         return mean, self._norm, int(tokens), flops

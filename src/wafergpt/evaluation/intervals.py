@@ -23,19 +23,14 @@ class Difference:
         value: on all rows.
         low: end of the interval.
         high: end of the interval.
-        p: two-sided: twice the share of resamples in which the difference has the other sign or is
-            zero.
+        p: of as large a difference by chance, two-sided. Chance is that of the rows: how much
+            another training of the same model would differ is not in it.
     """
 
     value: float
     low: float
     high: float
     p: float
-
-    @property
-    def significant(self) -> bool:
-        """Whether the interval excludes zero."""
-        return self.low > 0 or self.high < 0
 
     def to_dict(self) -> dict[str, float]:
         """Return plain values for JSON."""
@@ -81,9 +76,24 @@ class Bootstrap:
     def minus(self, other: Bootstrap, metric: str) -> Difference:
         """Return how far this model's metric is above another's on the same rows."""
         values = self.resampled[metric] - other.resampled[metric]
-        opposite = float(min((values <= 0).mean(), (values >= 0).mean()))
-        whole = self.whole[metric] - other.whole[metric]
-        return Difference(whole, *_ends(values), min(1.0, 2 * opposite))
+        opposite = min((values <= 0).sum(), (values >= 0).sum())
+        p = min(1.0, 2 * float(opposite + 1) / (RESAMPLES + 1))
+        return Difference(self.whole[metric] - other.whole[metric], *_ends(values), p)
+
+
+def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
+    """Return the p of two models' accuracies on the same rows (McNemar, 1947; exact, two-sided).
+
+    Args:
+        first: ``[n]``, whether one model is right.
+        second: ``[n]``, whether the other one is.
+    """
+    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
+    n, fewer = only_first + only_second, min(only_first, only_second)
+    logs = [
+        math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) for k in range(fewer + 1)
+    ]
+    return min(1.0, 2 * math.fsum(math.exp(log - n * math.log(2)) for log in logs))
 
 
 def wilson(share: float, n: float) -> tuple[float, float]:

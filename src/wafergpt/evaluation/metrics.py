@@ -47,6 +47,56 @@ class ClassificationMetrics:
         return {**asdict(self), **lists}
 
 
+@dataclass(frozen=True)
+class RowScores:
+    """A classifier's answers row by row, for the metrics of any selection of rows.
+
+    Attributes:
+        pairs: ``[n]``, right class · n_labels + predicted class.
+        losses: ``[n]``, negative log probability of the right class.
+        n_labels: the number of classes.
+    """
+
+    pairs: NDArray[np.int64]
+    losses: NDArray[np.float64]
+    n_labels: int
+
+    @classmethod
+    def of(cls, probabilities: NDArray[np.floating], targets: NDArray[np.int64]) -> RowScores:
+        """Read them from ``probabilities [n, n_labels]`` and the right classes ``[n]``."""
+        n, k = probabilities.shape
+        right = probabilities[np.arange(n), targets].astype(np.float64)
+        losses = -np.log(np.maximum(right, 1e-12))
+        return cls(targets * k + probabilities.argmax(1), losses, k)
+
+    @property
+    def right(self) -> NDArray[np.bool_]:
+        """``[n]``, whether each answer is right."""
+        targets, predicted = np.divmod(self.pairs, self.n_labels)
+        return np.asarray(targets == predicted)
+
+    def confusion(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the counts of rows, by right class and predicted class."""
+        k = self.n_labels
+        return np.bincount(self.pairs[rows], minlength=k * k).reshape(k, k)
+
+    def metrics(self, rows: NDArray[np.int64]) -> dict[str, float]:
+        """Return accuracy, macro_f1 and loss of rows, given by number and possibly repeated."""
+        confusion = self.confusion(rows)
+        occurs = confusion.sum(0) + confusion.sum(1) > 0
+        return {
+            "accuracy": float(np.trace(confusion) / len(rows)),
+            "macro_f1": float(_f1(confusion)[occurs].mean()),
+            "loss": float(self.losses[rows].mean()),
+        }
+
+
+def _f1(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the F1 of each class; 0 of one that neither occurs nor is predicted."""
+    found = confusion.sum(0) + confusion.sum(1)
+    return np.asarray(2 * np.diag(confusion) / np.maximum(found, 1))
+
+
 def classification_metrics(
     probabilities: NDArray[np.floating], targets: NDArray[np.int64], labels: Sequence[str]
 ) -> ClassificationMetrics:
@@ -63,18 +113,16 @@ def classification_metrics(
     n, k = probabilities.shape
     if not n or targets.shape != (n,) or k != len(labels):
         raise ValueError(f"{targets.shape} targets and {len(labels)} labels do not fit {n}×{k}")
-    predicted = probabilities.argmax(1)
-    confusion = np.zeros((k, k), dtype=np.int64)
-    np.add.at(confusion, (targets, predicted), 1)
+    rows = RowScores.of(probabilities, targets)
+    confusion = rows.confusion(np.arange(n))
     hits, truth, guesses = np.diag(confusion), confusion.sum(1), confusion.sum(0)
     precision = hits / np.maximum(guesses, 1)
     recall = hits / np.maximum(truth, 1)
-    f1 = 2 * hits / np.maximum(truth + guesses, 1)
-    right = probabilities[np.arange(n), targets].astype(np.float64)
+    f1 = _f1(confusion)
     return ClassificationMetrics(
         accuracy=float(hits.sum() / n),
         macro_f1=float(f1[(truth + guesses) > 0].mean()),
-        loss=float(-np.log(np.maximum(right, 1e-12)).mean()),
+        loss=float(rows.losses.mean()),
         labels=tuple(labels),
         per_class=tuple(
             ClassScore(label, float(p), float(r), float(f), int(s))

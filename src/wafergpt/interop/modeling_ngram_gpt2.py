@@ -1,6 +1,6 @@
 """GPT-2 with n-gram embeddings for transformers: exports of such runs contain this file.
 
-It needs torch and transformers alone, and is never imported here. Load an export with
+It needs torch and transformers alone; only an export reads it here. Load an export with
 ``AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)``.
 """
 
@@ -49,7 +49,9 @@ class NgramGPT2Model(GPT2Model):
         """
         orders, length = tuple(self.config.ngrams), tokens.shape[1]
         text = text.long() + 1
-        if mask is not None and mask.shape == text.shape:
+        if mask is not None:
+            if mask.shape != text.shape:
+                raise ValueError("n-grams need a mask of the whole text, [batch, n]")
             text = text.masked_fill(mask == 0, 0)
         text = nn.functional.pad(text, (max(orders) - 1, 0))
         end = text.shape[1]
@@ -83,36 +85,47 @@ class NgramGPT2LMHeadModel(GPT2LMHeadModel):
 
     def __init__(self, config: NgramGPT2Config) -> None:
         super().__init__(config)
+        self.loss_type = "ForCausalLM"
         self.transformer = NgramGPT2Model(config)
         self.post_init()
 
     def prepare_inputs_for_generation(self, input_ids: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """Keep the whole text beside what the cache has not read."""
+        """Keep the whole text and its mask beside what the cache has not read."""
         inputs = super().prepare_inputs_for_generation(input_ids, *args, **kwargs)
-        return {**inputs, "text": input_ids}
+        # A static cache makes a mask of another shape of it.
+        return {**inputs, "text": input_ids, "text_mask": kwargs.get("attention_mask")}
 
     def forward(
         self,
         input_ids: Tensor | None = None,
+        *,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
+        labels: Tensor | None = None,
         text: Tensor | None = None,
+        text_mask: Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
         """Return what ``GPT2LMHeadModel`` does.
 
         Args:
             input_ids: ``[batch, length]``.
-            attention_mask: ``[batch, n]``.
+            attention_mask: as there.
             position_ids: as there.
+            labels: as there.
             text: ``[batch, n]``, all tokens so far; needed where ``input_ids`` continue a cache.
+            text_mask: ``[batch, n]``, 0 where the text is padding.
             kwargs: as there.
         """
         if input_ids is not None and text is not None:
-            kwargs["inputs_embeds"] = self.transformer.embed(input_ids, text, attention_mask)
+            kwargs["inputs_embeds"] = self.transformer.embed(input_ids, text, text_mask)
             input_ids = None
         return super().forward(
-            input_ids, attention_mask=attention_mask, position_ids=position_ids, **kwargs
+            input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            labels=labels,
+            **kwargs,
         )
 
 

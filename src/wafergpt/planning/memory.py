@@ -6,7 +6,12 @@ import math
 from dataclasses import dataclass
 
 from wafergpt.config import Model, Optimizer, Recipe, System
-from wafergpt.shapes.counts import dense_parameters, non_embedding_parameters, parameters
+from wafergpt.shapes.counts import (
+    dense_parameters,
+    ngram_parameters,
+    non_embedding_parameters,
+    parameters,
+)
 
 FP32 = 4
 
@@ -78,10 +83,12 @@ def training_memory(
     """
     n, shards = parameters(model), system.shards
     block = (non_embedding_parameters(model) - 2 * model.d_model) // model.n_layers
-    tables = n - dense_parameters(model)
+    tables = ngram_parameters(model)
     ends = n - tables - model.n_layers * block
-    # Gradients of n-gram tables are sparse but where shards or GPUs sum them.
-    sparse = 0 if shards > 1 or (system.device == "cuda" and system.nproc > 1) else tables
+    rows = tables
+    if shards == 1 and (system.device == "cpu" or system.nproc == 1):
+        # A sparse gradient, and its copy without repeated rows.
+        rows = min(tables, 2 * len(model.ngrams) * micro_batch_size * model.seq_len * model.d_model)
     kept_blocks = 1 if system.activation_checkpointing else model.n_layers
     copies = 2 * (ends + kept_blocks * block) if system.precision == "bf16" else 0
     tokens = micro_batch_size * model.seq_len
@@ -89,7 +96,7 @@ def training_memory(
     return Memory(
         weights=FP32 * n // shards,
         copies=copies,
-        gradients=FP32 * (n - sparse) // shards,
+        gradients=FP32 * (n - tables + rows) // shards,
         optimizer=optimizer_bytes(model, optimizer) // shards,
         # The next block is gathered while one computes.
         gathered=2 * FP32 * (2 * block + ends + tables) if shards > 1 else 0,

@@ -97,12 +97,13 @@ def percent(value: float | None) -> str:
     return MISSING if value is None else f"{value:.1%}"
 
 
-def gap(row: Mapping[str, Any]) -> tuple[float, float, float] | None:
-    """Return how far the GPT's accuracy is above a baseline's, and the ends of the interval."""
+def gap(row: Mapping[str, Any]) -> dict[str, float] | None:
+    """Return how far the GPT's accuracy is above a baseline's: ``value, low, high, p``."""
     found = row.get("gpt_minus_this")
     accuracy = found.get("accuracy") if isinstance(found, Mapping) else None
-    value, low, high = (number(accuracy, key) for key in ("value", "low", "high"))
-    return None if value is None or low is None or high is None else (value, low, high)
+    numbers = {key: number(accuracy, key) for key in ("value", "low", "high", "p")}
+    known = {key: value for key, value in numbers.items() if value is not None}
+    return known if len(known) == len(numbers) else None
 
 
 def points(row: Mapping[str, Any]) -> str:
@@ -110,7 +111,7 @@ def points(row: Mapping[str, Any]) -> str:
     found = gap(row)
     if found is None:
         return ""
-    value, low, high = (100 * one for one in found)
+    value, low, high = (100 * found[key] for key in ("value", "low", "high"))
     return f"{value:+.1f} ({low:.1f} to {high:.1f})"
 
 

@@ -19,6 +19,9 @@ Tile = tuple[str, str, str]
 """Name, value, and a note below it."""
 
 OPTIMIZERS = {"adamw": "AdamW", "adam": "Adam", "sgd": "SGD", "muon": "Muon"}
+SIGNIFICANT = 0.05
+"""A difference with a larger p may be chance."""
+
 NO_LAW = (
     "No law was fitted for this corpus, so no loss was predicted: a law holds for one corpus, "
     "tokenizer and parametrization, and a published one would mislead here."
@@ -83,7 +86,7 @@ def _gap(share: float, row: Row, name: str) -> str:
     if abs(points) < 0.05:
         return f"level with {name}"
     gap = values.gap(row)
-    chance = " (not significant)" if gap and gap[1] <= 0 <= gap[2] else ""
+    chance = " (not significant)" if gap and gap["p"] > SIGNIFICANT else ""
     return f"{abs(points):.1f} points {'above' if points > 0 else 'below'} {name}{chance}"
 
 
@@ -152,13 +155,13 @@ def tiles(chapter: Chapter) -> list[Tile]:
         ]
     cost = [
         ("Training time", values.MISSING if seconds is None else duration(seconds), ""),
-        ("Parameters", values.count(parameters), _tables(chapter)),
+        ("Parameters", values.count(parameters), _ngram_note(chapter)),
         ("Throughput", values.count(speed), "tokens per second"),
     ]
     return [tile for tile in quality + cost if tile[1] != values.MISSING][:6]
 
 
-def _tables(chapter: Chapter) -> str:
+def _ngram_note(chapter: Chapter) -> str:
     tables = values.first("ngram_parameters", chapter.plan)
     return f"{values.count(tables)} in n-gram tables" if tables else ""
 

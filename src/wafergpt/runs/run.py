@@ -24,10 +24,10 @@ from wafergpt.progress import say
 from wafergpt.runs.moved import located
 
 RUNS = Path("runs")
+"""Where runs are looked up by name, below the current folder."""
 
 OUTPUTS = "outputs.safetensors"
-"""What a trained task said of its evaluated rows."""
-"""Where runs are looked up by name, below the current folder."""
+"""The outputs of a task's best checkpoint for the rows that it was evaluated on."""
 
 ROW_BYTES = 1 << 20
 """A longer line is no row of metrics.jsonl."""
@@ -317,13 +317,15 @@ class Run:
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
 
+        path = self.path / OUTPUTS
         try:
-            return load_file(self.path / OUTPUTS)
-        except (OSError, SafetensorError):
+            return load_file(path) if path.is_file() else {}
+        # A type that numpy lacks is a TypeError.
+        except (OSError, SafetensorError, TypeError, ValueError, KeyError):
             return {}
 
     def write_outputs(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Write what the best checkpoint said of the rows that it was judged on.
+        """Write the outputs of the best checkpoint for the rows that it was evaluated on.
 
         Args:
             arrays: by ``test/…`` or ``validation/…``, ``[n, …]`` in the order of the rows.

@@ -56,7 +56,7 @@ class Parametrization:
 
     Attributes:
         rows: by role.
-        embedding_multiplier: of the sum of both embeddings.
+        embedding_multiplier: of the sum of all embeddings.
         attention_multiplier: of query·key.
         logits_multiplier: of the logits, or of the head's input.
         task_multiplier: of a task head's scores.

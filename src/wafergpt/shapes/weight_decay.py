@@ -6,5 +6,9 @@ from wafergpt.shapes.roles import Role
 
 
 def decays(role: Role) -> bool:
-    """Return whether weight decay acts on a role: matrices and embeddings, no biases or norms."""
-    return role not in ("vector", "ffn_vector")
+    """Return whether weight decay acts on a role: matrices and embeddings, no biases or norms.
+
+    Nor on n-gram tables: their steps get shorter with the number of updates, so that in the end
+    decay would undo what frequent rows have learned.
+    """
+    return role not in ("vector", "ffn_vector", "ngram")

@@ -96,14 +96,11 @@ def expected(setup: Setup, group: ProcessGroup, startup: float) -> Measurement:
     else:
         updates = tokens / speed(recipe, setup.machine, length, recipe.system.compile == "on")
     # A forward pass takes a third of an update, and more where the network is small.
-    token, first = updates / tokens / 3, 0.0
+    token = updates / tokens / 3
     if setup.update_seconds:
         start = time.monotonic()
-        token, first = _evaluation(setup, group, BRIEFLY, fewest=2)
+        token, _ = _evaluation(setup, group, BRIEFLY, fewest=2)
         startup += time.monotonic() - start
-    compiling = setup.compile_seconds
-    if recipe.system.compile == "on":
-        compiling, startup = compiling + first, startup - first
     evaluation, final = evaluated_tokens(setup)
     rows = recipe.model.vocab_size if recipe.task is None else 0
     return Measurement(
@@ -113,7 +110,7 @@ def expected(setup: Setup, group: ProcessGroup, startup: float) -> Measurement:
         epoch_tokens=setup.splits.tokens,
         time=Duration(
             startup=startup - setup.compile_seconds,
-            compiling=compiling,
+            compiling=setup.compile_seconds,
             updates=updates,
             evaluation=evaluations(recipe) * evaluation * token,
             saving=_saving_seconds(recipe, _checkpoint_bytes(recipe) / DISK_RATE),
