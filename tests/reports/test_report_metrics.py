@@ -23,6 +23,11 @@ def row(name: str, kind: str, accuracy: float | None, **more: Any) -> dict[str, 
     return {"name": name, "kind": kind, "accuracy": accuracy, **more}
 
 
+def paired(baseline: dict[str, Any], p: float) -> dict[str, Any]:
+    gap = {"value": 0.87 - baseline["accuracy"], "low": -0.1, "high": 0.1, "p": p}
+    return {**baseline, "gpt_minus_this": {"accuracy": gap}}
+
+
 GPT, LSTM, TFIDF = (
     row("GPT", "gpt", 0.87),
     row("BiLSTM", "bilstm", 0.84),
@@ -81,22 +86,26 @@ def test_no_comparison_without_rows() -> None:
     [
         (
             [GPT, LSTM, TFIDF],
-            "TF-IDF wins with 91.0%; the GPT labels 87.0% of the held-out rows correctly, "
-            "4.0 points below it and 3.0 points above BiLSTM.",
+            "The GPT labels 87.0% of the held-out rows correctly, "
+            "4.0 points below TF-IDF and 3.0 points above BiLSTM.",
         ),
         (
             [GPT, LSTM],
-            "The GPT wins: it labels 87.0% of the held-out rows correctly, "
-            "3.0 points above BiLSTM.",
+            "The GPT labels 87.0% of the held-out rows correctly, 3.0 points above BiLSTM.",
         ),
         (
             [row("TF-IDF", "tfidf", 0.87), GPT, LSTM],
-            "The GPT shares first place: it labels 87.0% of the held-out rows correctly, "
+            "The GPT labels 87.0% of the held-out rows correctly, "
             "level with TF-IDF and 3.0 points above BiLSTM.",
+        ),
+        (
+            [GPT, paired(LSTM, 0.06), paired(TFIDF, 0.04)],
+            "The GPT labels 87.0% of the held-out rows correctly, "
+            "4.0 points below TF-IDF and 3.0 points above BiLSTM (not significant).",
         ),
     ],
 )
-def test_the_verdict_names_the_winner(rows: list[dict[str, Any]], words: str) -> None:
+def test_the_verdict_compares_the_gpt_with_the_best(rows: list[dict[str, Any]], words: str) -> None:
     assert verdict(chapter(step=5, test={"accuracy": 0.87}), ranked(rows)) == words
 
 

@@ -182,7 +182,9 @@ def test_finetuning_comes_after_its_pretraining(tmp_path: Path) -> None:
     assert {"pretraining-loss", "finetuning-loss", "finetuning-confusion", "comparison"} < set(
         page.charts
     )
-    assert "TF-IDF wins with 91.0%; the GPT labels 85.0% of 100 held-out rows" in page.shown
+    assert (
+        "The GPT labels 85.0% of 100 held-out rows correctly, 6.0 points below TF-IDF" in page.shown
+    )
     bars = page.figures["chart-comparison"]
     assert bars["data"][0]["x"] == [0.91, 0.85, 0.80]
     assert bars["layout"]["yaxis"]["ticktext"] == ["TF-IDF", "GPT", "BiLSTM"]

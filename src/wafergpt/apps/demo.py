@@ -33,6 +33,9 @@ BILSTM_SECONDS = 60.0
 EXAMPLES = (
     "A quiet, moving film. I did not want it to end.",
     "Two hours of my life that nobody will give back to me.",
+    "What a film!",
+    "The plot makes no sense, and the acting is worse.",
+    "I laughed from start to finish, and so did the kids.",
 )
 
 
@@ -93,6 +96,8 @@ def demo(
     keys = ("name", "accuracy", "loss", "seconds", "failed", "intervals", "gpt_minus_this")
     for row in run.read("comparison"):
         result[row["kind"]] = {key: row[key] for key in keys if key in row}
+    # Fewer where the machine is slow.
+    result["gpt"]["pretraining_tokens"] = pretrained.read("result")["tokens"]
     seconds = time.perf_counter() - start
     say(f"done in {duration(seconds)}")
     return {"run": str(run.path), "seconds": seconds, **result, "report": str(report)}

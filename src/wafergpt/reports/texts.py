@@ -29,7 +29,7 @@ NO_LAW = (
 
 
 def verdict(chapter: Chapter, ranked: Sequence[Row]) -> str:
-    """Summarize the run in a sentence, the winner of a comparison first."""
+    """Summarize the run in a sentence, compared with the best baselines."""
     if not chapter.rows and not chapter.result:
         return "Nothing has been measured yet: the run has a recipe and has made no step."
     if not chapter.result:
@@ -68,17 +68,9 @@ def _rows(test: ClassifierMetrics) -> str:
 def _against(ours: Row, ranked: Sequence[Row]) -> str:
     share = float(ours["accuracy"])
     rows = _rows(ClassifierMetrics.of(ours.get("test")))
-    gpt = f"labels {values.percent(share)} of {rows} correctly"
     others = [row for row in ranked if row is not ours][:3]
-    top = float(ranked[0]["accuracy"])
-    if share == top:
-        tied = float(others[0]["accuracy"]) == top
-        gaps = _joined([_gap(share, row, str(row["name"])) for row in others])
-        return f"The GPT {'shares first place' if tied else 'wins'}: it {gpt}, {gaps}."
-    gaps = _joined(
-        [_gap(share, row, str(row["name"]) if i else "it") for i, row in enumerate(others)]
-    )
-    return f"{ranked[0]['name']} wins with {values.percent(top)}; the GPT {gpt}, {gaps}."
+    gaps = _joined([_gap(share, row, str(row["name"])) for row in others])
+    return f"The GPT labels {values.percent(share)} of {rows} correctly, {gaps}."
 
 
 def _gap(share: float, row: Row, name: str) -> str:
