@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from tests.train.test_resume import SETTINGS, corpus
 from wafergpt import progress
 from wafergpt.api import pretrain
 from wafergpt.devices import compiler
 from wafergpt.devices.compiler import CACHE, Compiler, is_of_compiler, reason, require_cache
+from wafergpt.devices.detect import compiler_available
 from wafergpt.engines import compilation
 from wafergpt.errors import InputError
 from wafergpt.runs.run import Run
@@ -49,6 +51,22 @@ def test_what_cannot_be_compiled_runs_as_it_is(capsys: pytest.CaptureFixture[str
     assert "No working C++ compiler" in backend.failure
     work(torch.ones(3, 4))
     assert capsys.readouterr().err.count("torch.compile failed") == 1
+
+
+@pytest.mark.skipif(not compiler_available("cpu"), reason="there is no compiler")
+def test_one_process_compiles_networks_of_several_shapes() -> None:
+    """Torch compiles for a number until it changes, and then starts again: that is no failure."""
+    torch._dynamo.reset()
+    backend = Compiler()
+
+    def work(x: torch.Tensor, scale: float) -> torch.Tensor:
+        return F.scaled_dot_product_attention(x, x, x, scale=scale).sum() * scale
+
+    compiled = torch.compile(work, dynamic=None, backend=backend)
+    x = torch.linspace(0, 1, 64).view(2, 4, 8)
+    for scale in (0.25, 0.5, 0.75):
+        torch.testing.assert_close(compiled(x, scale), work(x, scale))
+    assert backend.failure is None
 
 
 @pytest.mark.usefixtures("broken")

@@ -39,10 +39,14 @@ class Compiler:
     def __call__(self, graph: GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
         """Return a function that computes a graph."""
         from torch._dynamo import lookup_backend
+        from torch._dynamo.exc import RestartAnalysis
 
         try:
             compiled: Callable[..., Any] = lookup_backend("inductor")(graph, inputs)
             return compiled
+        except RestartAnalysis:
+            # No failure: the compiler wants the graph again, with more of it known.
+            raise
         except Exception as error:
             self.failure = self.failure or reason(error)
             if self.loud:
