@@ -77,9 +77,14 @@ def test_ctrl_c_is_heard_at_once_and_leaves_no_process() -> None:
 
     sent: list[float] = []
     thread = threading.Thread(target=interrupt)
+    # A shell's background jobs begin with SIGINT ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     thread.start()
-    with pytest.raises(KeyboardInterrupt):
-        worker.train([word], 60_000, False)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            worker.train([word], 60_000, False)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert time.monotonic() - sent[0] < 2
     thread.join()
     assert workers() == []
