@@ -9,6 +9,7 @@ import pytest
 
 from wafergpt.config import recipe_from
 from wafergpt.reports.classification_metrics import comparison_chart, confusion_chart, ranked
+from wafergpt.reports.formatting import points
 from wafergpt.reports.sections import Chapter, ClassifierMetrics
 from wafergpt.reports.texts import NO_LAW, planned, settings, tiles, verdict
 from wafergpt.runs.run import Run
@@ -107,6 +108,14 @@ def test_no_comparison_without_rows() -> None:
 )
 def test_the_verdict_compares_the_gpt_with_the_best(rows: list[dict[str, Any]], words: str) -> None:
     assert verdict(chapter(step=5, test={"accuracy": 0.87}), ranked(rows)) == words
+
+
+def test_differences_are_shown_in_points() -> None:
+    gap = {"value": 0.004, "low": -0.0054, "high": 0.0132, "p": 0.4}
+    shown = points({"gpt_minus_this": {"accuracy": gap}})
+    assert shown == "+0.4 (−0.5 to 1.3)"
+    for damaged in ({}, {"gpt_minus_this": 3}, {"gpt_minus_this": {"accuracy": {"value": 1}}}):
+        assert points(damaged) == ""
 
 
 def test_the_verdict_without_a_comparison() -> None:

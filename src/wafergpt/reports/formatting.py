@@ -107,12 +107,12 @@ def gap(row: Mapping[str, Any]) -> dict[str, float] | None:
 
 
 def points(row: Mapping[str, Any]) -> str:
-    """Format ``gap`` in percentage points: ``+1.9 (0.9 to 2.9)``."""
+    """Format ``gap`` in percentage points: ``+0.4 (−0.5 to 1.3)``."""
     found = gap(row)
     if found is None:
         return ""
     value, low, high = (100 * found[key] for key in ("value", "low", "high"))
-    return f"{value:+.1f} ({low:.1f} to {high:.1f})"
+    return f"{value:+.1f} ({low:.1f} to {high:.1f})".replace("-", "−")
 
 
 def loss(value: float | None) -> str:
