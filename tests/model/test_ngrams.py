@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.model.test_gpt import noisy_gpt
 from wafergpt.config import Model
 from wafergpt.model.cache import Cache
 from wafergpt.model.gpt import GPT
@@ -17,15 +18,6 @@ SHAPE = Model(
     n_layers=2, d_model=16, n_heads=2, d_ffn=32, seq_len=24, vocab_size=101,
     ngrams=(2, 4), ngram_rows=997,
 )  # fmt: skip
-
-
-def noisy(shape: Model = SHAPE) -> GPT:
-    torch.manual_seed(1)
-    gpt = GPT(shape).initialize(0).eval()
-    with torch.no_grad():
-        for parameter in gpt.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return gpt
 
 
 def row(text: Sequence[int], order: int, rows: int) -> int:
@@ -72,7 +64,7 @@ def test_a_fresh_network_computes_what_it_does_without_them() -> None:
 
 
 def test_a_cache_gives_what_the_whole_text_gives() -> None:
-    gpt, tokens = noisy(), torch.randint(101, (2, 20))
+    gpt, tokens = noisy_gpt(SHAPE), torch.randint(101, (2, 20))
     whole = gpt(tokens)
     cache = Cache(2, SHAPE)
     for start, end in ((0, 1), (1, 2), (2, 9), (9, 10), (10, 11), (11, 20)):
@@ -82,7 +74,7 @@ def test_a_cache_gives_what_the_whole_text_gives() -> None:
 
 
 def test_documents_do_not_see_each_other() -> None:
-    gpt, tokens = noisy(), torch.randint(101, (1, 20))
+    gpt, tokens = noisy_gpt(SHAPE), torch.randint(101, (1, 20))
     lengths = (1, 7, 2, 10)
     documents = torch.repeat_interleave(torch.arange(4), torch.tensor(lengths))[None]
     apart = [gpt(part) for part in tokens.split(lengths, dim=1)]

@@ -13,7 +13,7 @@ from wafergpt.config import Model, Optimizer, Recipe, System, load_recipe
 from wafergpt.engines.optimizers import Optimizer as RunningOptimizer
 from wafergpt.errors import InputError
 from wafergpt.model.gpt import GPT
-from wafergpt.planning.budget import Budget, best, budget_of, candidates
+from wafergpt.planning.budget import Budget, best, bought, budget_of, candidates
 from wafergpt.planning.estimate import estimate
 from wafergpt.planning.hardware import Machine
 from wafergpt.planning.intervals import horizon
@@ -250,12 +250,23 @@ def test_speed_follows_what_was_measured() -> None:
     assert not compile_pays(3600, "cpu", "fp32")
 
 
+@pytest.mark.parametrize(
+    ("seq_len", "tokens", "batch"),
+    # Measured at two minutes; Cerebras-GPT 111M's 120 sequences, rounded to a power of two.
+    [(256, 9_500_000, 16), (256, 25_000_000, 32), (2048, 2_200_000_000, 128), (256, 10**12, 1024)],
+)
+def test_batches_grow_with_the_horizon(seq_len: int, tokens: int, batch: int) -> None:
+    recipe = load_recipe(None, [*SMALL, f"model.seq_len={seq_len}"])
+    found = bought(recipe, Budget("tokens", tokens), 1e4)
+    assert found.recipe.train.batch_size == batch
+
+
 def test_a_budget_under_mup_keeps_its_learning_rate_and_one_batch() -> None:
     recipe = load_recipe("cerebras-gpt/111m-mup", ["model.seq_len=256"])
-    bought = chosen(recipe, "1h").recipe
-    assert bought.optimizer.lr == recipe.optimizer.lr
-    bought = chosen(load_recipe("cerebras-gpt/13b", ["model.seq_len=256"]), "1h").recipe
-    assert (bought.train.first_steps, bought.train.first_batch_size) == (0, 0)
+    kept = chosen(recipe, "1h").recipe
+    assert kept.optimizer.lr == recipe.optimizer.lr
+    kept = chosen(load_recipe("cerebras-gpt/13b", ["model.seq_len=256"]), "1h").recipe
+    assert (kept.train.first_steps, kept.train.first_batch_size) == (0, 0)
 
 
 def test_seconds_count_the_batches_that_are_read() -> None:

@@ -27,8 +27,9 @@ LADDER = (
 """Layers, d_model, heads: the Cerebras-GPT family from (10, 768, 12) on, with steps between, and
 its proportions carried down to what a laptop trains in a minute."""
 
-STEPS = 2000
-"""Updates that the batch size aims at: few large ones waste tokens, many small ones are noisy."""
+BATCH_TOKENS, BATCH_HORIZON, BATCH_POWER = 4096, 9.5e6, 0.75
+"""The best batch measured for a horizon, both in tokens, and the power by which batches grow with
+horizons: it leads to Cerebras-GPT 111M's 246k tokens at its 2.2 billion."""
 
 MAX_BATCH_TOKENS = 1 << 18
 """Cerebras-GPT 111M's batch, rounded; larger ones only pay on larger machines."""
@@ -124,8 +125,8 @@ def bought(
 ) -> Candidate:
     """Return what a budget buys of a recipe's shape.
 
-    All tokens are read in about 2,000 updates of at most 256k tokens, with Cerebras-GPT's linear
-    decay to a tenth. Under µP the learning rate stays: it holds at any width.
+    The batch grows with the horizon, to at most 256k tokens; the learning rate decays linearly to a
+    tenth, as Cerebras-GPT's. Under µP its peak stays: it holds at any width.
 
     Args:
         recipe: with the shape.
@@ -175,14 +176,16 @@ def _shaped(recipe: Recipe, n_layers: int, d_model: int, n_heads: int) -> Recipe
     if recipe.data.corpus is not None:
         vocab_size = read_corpus(recipe.data.corpus).vocab_size
     shape = {"n_layers": n_layers, "d_model": d_model, "n_heads": n_heads, "d_ffn": 4 * d_model}
+    # Some horizon, until it is known what the budget buys.
     return recipe.replace(
         model={**shape, "vocab_size": vocab_size},
-        train={"steps": STEPS, "tokens": None, "epochs": None, "seconds": None},
+        train={"steps": 2000, "tokens": None, "epochs": None, "seconds": None},
         schedule={"warmup": 0},
     )
 
 
 def _batch_size(tokens: float, seq_len: int) -> int:
     """Return the nearest power of two of sequences: at least 8, at most what the 111M took."""
-    wanted = min(tokens / STEPS, MAX_BATCH_TOKENS) / seq_len
+    wanted = BATCH_TOKENS * (tokens / BATCH_HORIZON) ** BATCH_POWER
+    wanted = min(wanted, MAX_BATCH_TOKENS) / seq_len
     return max(8, 1 << max(0, round(math.log2(max(wanted, 1)))))
