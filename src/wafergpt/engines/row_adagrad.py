@@ -12,7 +12,7 @@ from wafergpt.distributed.sharding import Part, like
 
 
 class RowAdagrad(torch.optim.Optimizer):
-    """Adagrad with one accumulator for each row (arXiv:1906.00091 trains its tables so).
+    """Adagrad (Duchi et al., JMLR 12, 2011) with one accumulator per row, as recommenders train.
 
     A row moves only in updates that read it. So an update costs what it reads and not what the
     table holds, and a row's steps get shorter with its own updates, not with all. The state is one
