@@ -24,7 +24,7 @@ from wafergpt.config import load_recipe
 from wafergpt.data.labelled_rows import Table
 from wafergpt.data.labelled_split import hold_out_of_each_class
 from wafergpt.data.prepare import prepare
-from wafergpt.tasks.text_task import VALIDATION_SHARE
+from wafergpt.tasks.tables import VALIDATION_SHARE
 
 DATA = Path(os.environ.get("WAFERGPT_DATA", "../shared/data")) / "imdb"
 LABELS = ("negative", "positive")

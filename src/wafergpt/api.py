@@ -74,7 +74,7 @@ def plan(
 
         base = language_model(start, root)
     if recipe.task is not None:
-        recipe = with_task(recipe, base)
+        recipe = with_task(recipe, base, chooses=what is None)
     elif base is not None:
         from wafergpt.train.resume import on_top_of
 
@@ -148,7 +148,8 @@ def finetune(
 
     Args:
         start: a pretrained run, or ``"scratch"``; omitted only to resume.
-        recipe: a recipe, a YAML file, or the name of a shipped recipe.
+        recipe: a recipe, a YAML file, or the name of a shipped recipe. If omitted, what
+            ``overrides`` do not set is chosen by the rows, and said.
         overrides: ``section.key=value`` strings.
         task: the task's name, if the recipe does not name it; ``classify`` if neither does.
         data: the labelled rows to train on, if the recipe does not name them.
@@ -177,7 +178,7 @@ def finetune(
     if start is None:
         raise InputError("start from a run or from 'scratch', or name a run to resume")
     base = None if str(start) == SCRATCH else language_model(start, root)
-    asked = with_task(_asked(recipe, overrides), base, task, data)
+    asked = with_task(_asked(recipe, overrides), base, task, data, chooses=recipe is None)
     run = train(asked, start=base, auto_resume=auto_resume, root=root, began=began)
     return Predictor.load(run)
 

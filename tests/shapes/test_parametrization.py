@@ -115,7 +115,7 @@ def test_muon_updates_keep_their_spectral_norm_over_the_root_of_the_sides() -> N
 
 def test_every_parameter_has_a_role_and_decay_follows_it() -> None:
     gpt = GPT(mup(64, tied=False, ngrams=(2,), ngram_rows=8))
-    classifier = Classifier(gpt, 3)
+    classifier = Classifier(gpt, 3, ngram_rows=8)
     rows = parametrization(gpt.config).rows
     roles = set()
     for name, parameter in classifier.named_parameters():

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from wafergpt.api import finetune, pretrain
 from wafergpt.apps.comparison import compare
+from wafergpt.checkpoint import store
 from wafergpt.config import Recipe, load_recipe, recipe_from
 from wafergpt.data.labelled_batches import LabelledBatches
 from wafergpt.data.labelled_rows import read_table
@@ -26,7 +28,8 @@ from wafergpt.model.heads import Classifier
 from wafergpt.runs.run import Run
 from wafergpt.tasks.base import task_of
 from wafergpt.tasks.classify import ClassifySettings
-from wafergpt.tasks.text_task import VALIDATION_SHARE, Tables, TextTask
+from wafergpt.tasks.tables import VALIDATION_SHARE, Tables
+from wafergpt.tasks.text_task import TextTask
 
 SMALL = [
     "model.n_layers=1", "model.d_model=32", "model.n_heads=2", "model.seq_len=24",
@@ -363,3 +366,29 @@ def test_a_start_that_lost_its_result_is_compared_all_the_same(
         (path / "result.json").write_text(result)
     assert _seconds(Run(path)) == 0.0
     assert _seconds(Run(home / "pre")) > 0
+
+
+def test_n_grams_are_added_to_a_model_without_any(home: Path) -> None:
+    rows = ["model.ngrams=[2]", "model.ngram_rows=512"]
+    run = finetune("pre", None, settings(home, "name=added", *rows), root=home).run
+    assert run.recipe.model.ngrams == (2,)
+    assert store.weights(run)["gpt.ngrams.tables.0.weight"].any()
+    assert run.read("result")["metrics"]["accuracy"] >= 0.95
+    # At the start they add nothing: the weights are those of the run without them.
+    plain, added = Run.find("pre", home), task_of(run.recipe)
+    drawn = dict(added.initial_weights(added.network(), store.weights(plain)))
+    assert not drawn["gpt.ngrams.tables.0.weight"][...].any()
+    assert torch.equal(drawn["gpt.embedding.weight"][...], store.weights(plain)["embedding.weight"])
+
+
+def test_a_tokenizer_of_another_script_is_told(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        (f"好电影{n}" if n % 2 else f"烂电影{n}", "good" if n % 2 else "bad") for n in range(60)
+    ]
+    overrides = [*SMALL, f"task.train={write(home / 'zh.jsonl', rows)}", "name=zh"]
+    finetune("pre", None, [*overrides, "train.steps=1"], root=home)
+    assert "tokens for a character of these texts" in capsys.readouterr().err
+    finetune("pre", None, settings(home, "name=en", "train.epochs=1"), root=home)
+    assert "tokens for a character" not in capsys.readouterr().err

@@ -23,7 +23,7 @@ from wafergpt.inference.predictor import Predictor
 from wafergpt.progress import say, working
 from wafergpt.runs.run import Run
 from wafergpt.tasks.classify import Classify
-from wafergpt.tasks.text_task import Tables
+from wafergpt.tasks.tables import Tables
 
 SCORES = ("accuracy", "macro_f1", "loss")
 

@@ -29,6 +29,7 @@ def require_supported(recipe: Recipe) -> None:
         (recipe.guard.spike, "guard.spike", "0"),
         (recipe.evaluate.prompts, "evaluate.prompts", "wafergpt generate, afterwards"),
         (getattr(recipe.task, "word_dropout", 0), "task.word_dropout", "0"),
+        (getattr(recipe.task, "ngrams", "none") != "none", "task.ngrams", "none"),
         (getattr(recipe.task, "class_weights", "none") != "none", "task.class_weights", "none"),
         (not task_of(recipe).lowers, "this task", "system.device=cpu or cuda"),
     ]  # fmt: skip

@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -320,13 +320,19 @@ def restored(build: Callable[[], N], stored: Stored) -> N:
     return network
 
 
-def require_fit(network: nn.Module, stored: Stored) -> None:
+def require_fit(network: nn.Module, stored: Stored, new: Collection[str] = ()) -> None:
     """Compare the names and shapes of stored weights with those of a network.
+
+    Args:
+        network: to load the weights into.
+        stored: the weights.
+        new: names in ``network`` that are not among them.
 
     Raises:
         DamagedCheckpointError: naming the first that differs.
     """
-    own = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    tensors = network.state_dict().items()
+    own = {name: tuple(tensor.shape) for name, tensor in tensors if name not in new}
     there = {name: tensor.shape for name, tensor in stored.by_rows.items()}
     for name in sorted(own.keys() | there.keys()):
         if own.get(name) != there.get(name):

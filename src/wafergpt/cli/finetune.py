@@ -61,14 +61,15 @@ def command(
 ) -> None:
     """Fine-tune a language model for a task on labelled rows.
 
-    RUN is a pretrained run; 'scratch' starts from fresh weights.
+    RUN is a pretrained run, or 'base', which comes with wafergpt; 'scratch' starts from fresh
+    weights. Without a RECIPE, what KEY=VALUE does not set is chosen by the rows, and said.
     """
     names, overrides = names_and_overrides(arguments, runs)
     start, *rest = names or [""]
     name, _ = split_arguments(rest, runs)
     if show:
         recipe = planned(name, overrides, resume, runs)
-        recipe = recipe if resume else _recipe_at_start(recipe, start, runs)
+        recipe = recipe if resume else _recipe_at_start(recipe, start, runs, name is None)
         click.echo(recipe.to_yaml(), nl=False)
         return
     if bool(start) == bool(resume):
@@ -99,15 +100,15 @@ def command(
         emit(result, as_json, _text(run, result), lambda width: _screen(run, result, width))
 
 
-def _recipe_at_start(recipe: Recipe, start: str, runs: Path) -> Recipe:
+def _recipe_at_start(recipe: Recipe, start: str, runs: Path, chooses: bool) -> Recipe:
     """Return the recipe that a fine-tuning would start with."""
     from wafergpt.train.finetuning import with_task
 
     if start in ("", "scratch"):
-        return with_task(recipe, None)
+        return with_task(recipe, None, chooses=chooses)
     from wafergpt.train.resume import language_model
 
-    return with_task(recipe, language_model(start, runs))
+    return with_task(recipe, language_model(start, runs), chooses=chooses)
 
 
 def _text(run: Run, result: dict[str, Any]) -> str:

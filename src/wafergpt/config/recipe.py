@@ -180,6 +180,8 @@ class Optimizer(Section):
     ngram_lr_factor: float = Field(4.0, gt=0, le=1e6)
     """Learning rate of n-gram tables, in multiples of ``lr``: their optimizer shortens the steps of
     a row with each update that reads it."""
+    task_ngram_lr: float = Field(4.0, gt=0, le=1e6)
+    """Learning rate of ``task.ngrams``, whatever ``lr``; the schedule is the same."""
     weight_decay: float = Field(0.1, ge=0)
     """Decoupled from the gradient; matrices only, never biases and norms."""
     l2: float = Field(0.0, ge=0)
@@ -326,12 +328,13 @@ class Recipe(Section):
     def _goes_together(self) -> Recipe:
         if self.task and self.train.sampled_softmax:
             raise ValueError("train.sampled_softmax is for language models: leave it out of a task")
-        if self.model.ngrams and self.optimizer.name == "sgd":
-            raise ValueError("model.ngrams has no rule for sgd: use optimizer.name=adamw or muon")
-        if self.model.ngrams and self.optimizer.l2:
-            raise ValueError(
-                "optimizer.l2 has no rule for model.ngrams: use optimizer.weight_decay"
-            )
+        tables = "model.ngrams" if self.model.ngrams else ""
+        if getattr(self.task, "ngrams", "none") != "none":
+            tables = tables or "task.ngrams"
+        if tables and self.optimizer.name == "sgd":
+            raise ValueError(f"{tables} has no rule for sgd: use optimizer.name=adamw or muon")
+        if tables and self.optimizer.l2:
+            raise ValueError(f"optimizer.l2 has no rule for {tables}: use optimizer.weight_decay")
         if self.sparsity.algorithm != "none" and self.system.device != "cerebras":
             raise ValueError("sparsity.algorithm is of Cerebras' SDK: system.device=cerebras")
         if self.model.parametrization == "mup" and self.optimizer.l2:

@@ -34,6 +34,13 @@ def cut_tokens(tokens: Sequence[int], limit: int, cut: Cut) -> NDArray[np.int64]
     return np.asarray(tokens, dtype=np.int64)
 
 
+def _padded(rows: Sequence[NDArray[np.int32]]) -> torch.Tensor:
+    found = np.zeros((len(rows), max(1, *(len(row) for row in rows))), dtype=np.int64)
+    for place, row in enumerate(rows):
+        found[place, : len(row)] = row
+    return torch.from_numpy(found)
+
+
 class LabelledBatches:
     """Texts with one target each, in a new keyed order each epoch.
 
@@ -44,6 +51,7 @@ class LabelledBatches:
         seed: of the run; None sorts by length and shuffles nothing (validation).
         class_weights: ``[n_labels]`` weight of each class; None weighs all equally.
         length: the length to pad all to; None pads each batch to its longest.
+        ngrams: rows of the n-grams of each text, if the task has weights for them.
     """
 
     def __init__(
@@ -54,11 +62,12 @@ class LabelledBatches:
         seed: int | None,
         class_weights: NDArray[np.float64] | None = None,
         length: int | None = None,
+        ngrams: Sequence[NDArray[np.int32]] | None = None,
     ) -> None:
         self.samples_per_epoch = len(texts)
         self.texts, self.targets = texts, targets
         self._batch_size, self._seed = batch_size, seed
-        self._length = length
+        self._length, self._ngrams = length, ngrams
         self._lengths = np.array([len(text) for text in texts])
         self._weights = None if class_weights is None else class_weights[targets.astype(np.int64)]
         self._epoch = lru_cache(maxsize=2)(self._order)
@@ -74,8 +83,8 @@ class LabelledBatches:
     def batch(self, first_sample: int, n: int) -> Batch:
         """Return samples as one batch.
 
-        ``tokens [n, longest]`` padded with 0, ``targets [n]``, ``lengths [n]``, and ``weights [n]``
-        if classes are weighted.
+        ``tokens [n, longest]`` padded with 0, ``targets [n]``, ``lengths [n]``; ``ngrams
+        [n, most]`` padded with 0, if there are any; and ``weights [n]`` if classes are weighted.
         """
         chosen = self.indices(first_sample, n)
         lengths = self._lengths[chosen]
@@ -88,6 +97,8 @@ class LabelledBatches:
             "targets": torch.from_numpy(self.targets[chosen]),
             "lengths": torch.from_numpy(lengths),
         }
+        if self._ngrams is not None:
+            tensors["ngrams"] = _padded([self._ngrams[index] for index in chosen])
         if weights is None:
             return Batch(tensors, weight=n)
         return Batch(

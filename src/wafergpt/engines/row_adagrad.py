@@ -17,10 +17,13 @@ class RowAdagrad(torch.optim.Optimizer):
     A row moves only in updates that read it. So an update costs what it reads and not what the
     table holds, and a row's steps get shorter with its own updates, not with all. The state is one
     number per row. Gradients may be sparse or dense.
+
+    A group's ``power`` of its sums of squares divides its steps: 1/2 is Adagrad's, and 0 would be
+    plain gradient descent.
     """
 
     def __init__(self, groups: Iterable[dict[str, Any]], lr: float) -> None:
-        super().__init__(groups, {"lr": lr})
+        super().__init__(groups, {"lr": lr, "power": 0.5})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -28,9 +31,9 @@ class RowAdagrad(torch.optim.Optimizer):
         for group in self.param_groups:
             for table in group["params"]:
                 if table.grad is not None:
-                    self._move(table, group["lr"])
+                    self._move(table, group["lr"], group["power"])
 
-    def _move(self, table: Tensor, lr: float) -> None:
+    def _move(self, table: Tensor, lr: float, power: float) -> None:
         assert table.grad is not None
         weights, state = Part.of(table).values, self.state[table]
         if not state:
@@ -44,7 +47,7 @@ class RowAdagrad(torch.optim.Optimizer):
         rows, gradient = rows[moved], gradient[moved]
         sums = squares[rows] + sizes[moved]
         squares[rows] = sums
-        weights[rows] = torch.addcmul(weights[rows], gradient, sums.rsqrt(), value=-lr)
+        weights[rows] = torch.addcmul(weights[rows], gradient, sums.pow(-power), value=-lr)
 
 
 def _by_rows(gradient: Tensor) -> tuple[Tensor, Tensor]:

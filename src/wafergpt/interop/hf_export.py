@@ -70,6 +70,11 @@ def _require_expressible(source: Source) -> tuple[str, ...]:
         return ()
     if not isinstance(task, TextTaskSettings):
         raise InputError(f"{source.run.path}: task.name={task.name} has no form in transformers")
+    if task.ngrams != "none":
+        raise InputError(
+            f"{source.run.path}: task.ngrams={task.ngrams} has no form in transformers; "
+            "only a classifier with task.ngrams=none is exported"
+        )
     if task.pooling != "last":
         raise InputError(
             f"{source.run.path}: task.pooling={task.pooling} is not what "

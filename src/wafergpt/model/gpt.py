@@ -6,7 +6,7 @@ not know where it runs, nor whether it is compiled or sharded.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -195,6 +195,11 @@ class GPT(nn.Module):
                 name,
                 nn.init.trunc_normal_(values, std=std, a=-2 * std, b=2 * std, generator=generator),
             )
+
+    def added_to(self, weights: Container[str]) -> list[str]:
+        """Return the names of n-gram tables, if ``weights`` are of a GPT without any."""
+        tables = [name for name, _ in self.named_parameters() if role_of(name) == "ngram"]
+        return [] if any(name in weights for name in tables) else tables
 
 
 def _inside_documents(documents: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,27 +19,51 @@ class Classifier(nn.Module):
 
     With ``pooling="last"`` it is Hugging Face's ``GPT2ForSequenceClassification``: the hidden state
     of the last token that is not padding, through a linear layer without bias.
+
+    Args:
+        gpt: the network below.
+        n_outputs: scores of a text.
+        pooling: of the hidden states.
+        ngram_rows: rows of a table that scores a text by its n-grams beside the GPT, as fastText
+            does (arXiv:1607.01759); 0: none.
     """
 
-    def __init__(self, gpt: GPT, n_outputs: int, pooling: Pooling = "last") -> None:
+    def __init__(
+        self, gpt: GPT, n_outputs: int, pooling: Pooling = "last", ngram_rows: int = 0
+    ) -> None:
         super().__init__()
         self.gpt = gpt
         self.pooling = pooling
         width = gpt.config.d_model * (3 if pooling == "mean_max_last" else 1)
         self.dropout = Dropout(gpt.config.dropout)
         self.head = nn.Linear(width, n_outputs, bias=False)
+        self.head_ngrams = (
+            nn.EmbeddingBag(ngram_rows, n_outputs, mode="sum", padding_idx=0)
+            if ngram_rows
+            else None
+        )
         self._multiplier = parametrization(gpt.config).task_multiplier
 
-    def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """Map texts to scores ``[batch, n_outputs]``.
+    def forward(self, tokens: Tensor, lengths: Tensor, ngrams: Tensor | None = None) -> Tensor:
+        """Map texts to scores ``[batch, n_outputs]``; with a table ``[2, batch, n_outputs]``.
+
+        The second ones are the n-grams'.
 
         Args:
             tokens: ``[batch, length]``, padded on the right; padding is never seen, because
                 attention is causal.
             lengths: ``[batch]``, how many tokens of each row are text.
+            ngrams: ``[batch, n]``, rows of the table, padded with 0; with ``ngram_rows`` only.
         """
         scores: Tensor = self.head(self.dropout(self.pool(self.gpt(tokens), lengths)))
-        return scores * self._multiplier
+        scores = scores * self._multiplier
+        if self.head_ngrams is not None:
+            assert ngrams is not None
+            # Of long and short texts the sums are as large.
+            shares = (ngrams != 0).sum(1, keepdim=True).clamp(min=1).rsqrt().expand(ngrams.shape)
+            by_ngrams = self.head_ngrams(ngrams, per_sample_weights=shares)
+            scores = torch.stack((scores.to(by_ngrams.dtype), by_ngrams))
+        return scores
 
     def pool(self, hidden: Tensor, lengths: Tensor) -> Tensor:
         """Reduce hidden states ``[batch, length, d_model]`` to one row per text."""

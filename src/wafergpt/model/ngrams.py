@@ -16,8 +16,10 @@ FACTOR = 1_103_515_245
 
 
 def use_sparse_gradients(network: nn.Module) -> None:
-    """Have n-gram tables give the gradients of the rows that a batch reads, and no others."""
+    """Have tables of n-grams give the gradients of the rows that a batch reads, and no others."""
     for module in network.modules():
+        if isinstance(module, nn.EmbeddingBag):
+            module.sparse = True
         if isinstance(module, NgramEmbedding):
             for table in module.tables:
                 assert isinstance(table, nn.Embedding)

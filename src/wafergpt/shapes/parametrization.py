@@ -95,6 +95,7 @@ def parametrization(model: Model) -> Parametrization:
         "ffn_in": std * wide**-0.5,
         "ffn_out": std * residual * ffn_wide**-0.5,
         "ngram": 0.0,
+        "task_ngram": 0.0,
         "vector": 0.0,
         "ffn_vector": 0.0,
     }

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 Role = Literal[
     "embedding", "position", "ngram", "qkv", "attention_out", "ffn_in", "ffn_out", "vector",
-    "ffn_vector", "head", "task_head",
+    "ffn_vector", "head", "task_head", "task_ngram",
 ]  # fmt: skip
 ROLES: tuple[Role, ...] = get_args(Role)
 
@@ -24,6 +24,7 @@ MEANING: Mapping[Role, str] = {
     "ffn_vector": "bias inside the feed-forward layer",
     "head": "untied head",
     "task_head": "head of a task",
+    "task_ngram": "n-grams of a task's texts, added to its head",
 }
 
 _NAMES: Mapping[str, Role] = {
@@ -35,6 +36,7 @@ _NAMES: Mapping[str, Role] = {
     "ffn.out.weight": "ffn_out",
     "ffn.up.bias": "ffn_vector",
     "lm_head.weight": "head",
+    "head_ngrams.weight": "task_ngram",
 }
 
 

@@ -8,7 +8,7 @@ from wafergpt.shapes.roles import Role
 def decays(role: Role) -> bool:
     """Return whether weight decay acts on a role: matrices and embeddings, no biases or norms.
 
-    Nor on n-gram tables: their steps get shorter with the number of updates, so that in the end
+    Nor on tables of n-grams: their steps get shorter with the number of updates, so that in the end
     decay would undo what frequent rows have learned.
     """
-    return role not in ("vector", "ffn_vector", "ngram")
+    return role not in ("vector", "ffn_vector", "ngram", "task_ngram")

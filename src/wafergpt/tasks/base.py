@@ -141,7 +141,7 @@ class Task(ABC):
         """Build the network of a resolved recipe, its weights not initialized.
 
         Its GPT is the network itself or its attribute ``gpt``; the task's own parameters are named
-        ``head.…``, by which the parametrization knows them.
+        ``head.…`` and ``head_ngrams.weight``, by which the parametrization knows them.
         """
 
     def initial_weights(
@@ -152,7 +152,8 @@ class Task(ABC):
         Args:
             network: that they are for.
             start: weights of a language model to initialize the GPT from; if None, they are drawn.
-                A head is always drawn, a normal for each matrix.
+                A head is always drawn, a normal for each matrix; n-gram tables that ``start`` does
+                not have are zero.
 
         Yields:
             Names in ``network``, and tensors or readers of their rows.
@@ -164,20 +165,24 @@ class Task(ABC):
 
         from wafergpt.checkpoint.store import require_fit
         from wafergpt.shapes.parametrization import parametrization
+        from wafergpt.shapes.roles import role_of
 
         gpt = gpt_of(network)
         prefix = "" if gpt is network else "gpt."
-        if start is not None:
-            require_fit(gpt, start)
         drawn = gpt.fresh_weights(self.recipe.seed) if start is None else start.by_rows.items()
+        if start is not None:
+            new = gpt.added_to(start)
+            require_fit(gpt, start, new)
+            for name in new:
+                yield prefix + name, torch.zeros(gpt.get_parameter(name).shape)
         for name, values in drawn:
             yield prefix + name, values
-        std = parametrization(self.recipe.model).rows["task_head"].init_std
+        rows = parametrization(self.recipe.model).rows
         generator = torch.Generator().manual_seed(self.recipe.seed)
         for name, parameter in network.named_parameters():
-            if name.startswith("head."):
+            if name.startswith("head"):
                 values = torch.full(parameter.shape, float(name.endswith("norm.weight")))
-                if parameter.ndim > 1:
+                if parameter.ndim > 1 and (std := rows[role_of(name)].init_std):
                     values.normal_(0.0, std, generator=generator)
                 yield name, values
 
@@ -200,6 +205,18 @@ class Task(ABC):
     @abstractmethod
     def compute_metrics(self, outputs: Outputs, references: Any) -> dict[str, Any]:
         """Return the metrics of outputs as JSON, those of ``metrics`` among them."""
+
+    def fit(self, outputs: Outputs, references: Any) -> tuple[dict[str, Any], Outputs]:
+        """Settle keys of the section ``task`` by the outputs for validation samples.
+
+        Args:
+            outputs: for the samples.
+            references: their answers.
+
+        Returns:
+            Values by key, none by default, and the outputs that they lead to.
+        """
+        return {}, outputs
 
     def decode(self, outputs: Outputs, inputs: Sequence[Any]) -> list[dict[str, Any]]:
         """Turn outputs into answers, as ``predict`` prints them.

@@ -15,18 +15,11 @@ from wafergpt.data.labels import doubts, settle_classes
 from wafergpt.errors import InputError
 from wafergpt.evaluation.metrics import classification_metrics
 from wafergpt.tasks.base import Direction, Outputs
-from wafergpt.tasks.text_task import (
-    VALIDATION_SHARE,
-    Tables,
-    Targets,
-    TextTask,
-    TextTaskSettings,
-)
+from wafergpt.tasks.tables import VALIDATION_SHARE, Tables
+from wafergpt.tasks.text_task import Targets, TextTask, TextTaskSettings
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from wafergpt.data.batches import Batch
+    from torch import Tensor
 
 
 class ClassifySettings(TextTaskSettings):
@@ -97,15 +90,18 @@ class Classify(TextTask):
         counts = np.bincount(targets.astype(np.int64), minlength=len(self.settings.labels))
         return np.asarray(len(targets) / (len(counts) * counts))
 
-    def loss(self, network: nn.Module, batch: Batch) -> Tensor:
+    def loss_of(
+        self,
+        scores: Tensor,
+        targets: Tensor,
+        weights: Tensor | None = None,
+        training: bool = False,
+    ) -> Tensor:
         """Return the summed cross-entropy, smoothed only while training."""
         from wafergpt.model.loss import classification_loss
 
-        smoothing = self.settings.label_smoothing if network.training else 0.0
-        scores, targets = self.scores(network, batch), batch["targets"]
-        return classification_loss(
-            scores, targets.long(), self.settings.loss, smoothing, batch.get("weights")
-        )
+        smoothing = self.settings.label_smoothing if training else 0.0
+        return classification_loss(scores, targets.long(), self.settings.loss, smoothing, weights)
 
     def compute_metrics(self, outputs: Outputs, references: Any) -> dict[str, Any]:
         """Return loss, accuracy, macro-F1, the scores of each label, and the confusion matrix."""
@@ -126,11 +122,11 @@ class Classify(TextTask):
             for row in outputs["probabilities"]
         ]
 
-    def outputs(self, network: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
-        """Return ``probabilities [batch, n_labels]``."""
+    def answers(self, scores: Tensor) -> dict[str, Tensor]:
+        """Return ``probabilities [n, n_labels]``."""
         import torch
 
-        scores = self.scores(network, batch).double()
+        scores = scores.double()
         if self.settings.loss == "binary":
             positive = scores.sigmoid()
             return {"probabilities": torch.cat([1 - positive, positive], 1)}

@@ -16,9 +16,7 @@ from wafergpt.tasks.text_task import (
 )
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from wafergpt.data.batches import Batch
+    from torch import Tensor
 
 
 class RegressSettings(TextTaskSettings):
@@ -47,16 +45,21 @@ class Regress(TextTask):
         """Return the number of each row."""
         return encode_scores(table, where)
 
-    def loss(self, network: nn.Module, batch: Batch) -> Tensor:
+    def loss_of(
+        self,
+        scores: Tensor,
+        targets: Tensor,
+        weights: Tensor | None = None,
+        training: bool = False,
+    ) -> Tensor:
         """Return the summed squared error."""
         from wafergpt.model.loss import classification_loss
 
-        scores = self.scores(network, batch)
-        return classification_loss(scores, batch["targets"], "squared_error")
+        return classification_loss(scores, targets, "squared_error", weights=weights)
 
-    def outputs(self, network: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
-        """Return the ``value [batch]``."""
-        return {"value": self.scores(network, batch)[:, 0].double()}
+    def answers(self, scores: Tensor) -> dict[str, Tensor]:
+        """Return the ``value [n]``."""
+        return {"value": scores[:, 0].double()}
 
     def compute_metrics(self, outputs: Outputs, references: Any) -> dict[str, Any]:
         """Return mean squared error (``loss``), mean absolute error and R²."""

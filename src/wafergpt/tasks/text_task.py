@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,22 +12,23 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from wafergpt.config import Recipe, TaskSettings
+from wafergpt.config.files import flat
 from wafergpt.data.labelled_rows import Table, described, is_missing, read_table
 from wafergpt.data.labelled_split import hold_out
+from wafergpt.data.text_ngrams import TextNgrams, text_ngrams
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
 from wafergpt.planning.intervals import DEFAULT_EPOCHS
 from wafergpt.progress import say, working
-from wafergpt.tasks.base import EvaluationSet, Splits, Task
+from wafergpt.tasks.base import EvaluationSet, Outputs, Splits, Task
+from wafergpt.tasks.chosen import chosen
+from wafergpt.tasks.ngram_scores import fitted_factors, mixed
+from wafergpt.tasks.tables import VALIDATION_SHARE, Tables, as_before
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from wafergpt.data.batches import Batch
-    from wafergpt.data.labelled_batches import LabelledBatches
-
-VALIDATION_SHARE = 0.1
-"""Share of the training rows that is held out where no validation file is named."""
 
 Targets = NDArray[np.int64] | NDArray[np.float64]
 
@@ -43,28 +42,20 @@ class TextTaskSettings(TaskSettings):
     """Where a text that is too long is cut."""
     pooling: Literal["last", "mean", "max", "mean_max_last"] = "last"
     """How hidden states are pooled for the head; ``last`` is Hugging Face's."""
+    ngrams: TextNgrams = "none"
+    """Score a text also by its words and pairs of words, as fastText does; with ``characters``, by
+    the n-grams of the characters of its words too. The table is trained beside the GPT, each by a
+    loss of its own, and both scores are added up."""
+    ngram_rows: int = Field(1 << 16, ge=2, le=1 << 26)
+    """Rows of that table, which n-grams share by a hash."""
+    factors: tuple[float, float] = (0.4, 0.8)
+    """Of the GPT's scores and the n-grams' in that sum; set by the run, from validation rows."""
     word_dropout: float = Field(0.0, ge=0, lt=1)
     """Share of a text's tokens that training replaces by the end-of-text token."""
     end_of_text: int | None = None
     """That token; set by the run."""
-
-
-@dataclass(frozen=True)
-class Tables:
-    """The labelled rows of a task, and notes on them, one line each."""
-
-    train: Table
-    validation: Table
-    test: Table | None
-    notes: tuple[str, ...] = ()
-
-    def fingerprint(self) -> str:
-        """Return a hash of all rows."""
-        digest = hashlib.sha256()
-        for table in (self.train, self.validation, self.test or Table([], [])):
-            for text, label in zip(table.texts, table.labels, strict=True):
-                digest.update(f"{len(text)} {label}\n{text}\n".encode("utf-8", "surrogatepass"))
-        return digest.hexdigest()
+    chosen: tuple[str, ...] = ()
+    """Keys of the recipe whose values the run chooses by its rows; set where no recipe is named."""
 
 
 class TextTask(Task):
@@ -110,7 +101,7 @@ class TextTask(Task):
             )
             if path is not None
         }
-        if (before := _as_before(named, self.recipe.data.fingerprint)) is not None:
+        if (before := as_before(named, self.recipe.data.fingerprint)) is not None:
             return before
         notes = [note for table in named.values() for note in table.notes]
         named, more = self.settle(named)
@@ -178,7 +169,8 @@ class TextTask(Task):
             return recipe, task._encoded(tables, tokenizer)
 
     def _resolved(self, tables: Tables, tokenizer: Tokenizer) -> Recipe:
-        recipe, settings, train = self.recipe, self.settings, self.recipe.train
+        recipe = self._chosen(len(tables.train.texts))
+        settings, train = self.settings, recipe.train
         fingerprint = tables.fingerprint()
         if recipe.data.fingerprint not in (None, fingerprint):
             raise InputError(
@@ -197,7 +189,7 @@ class TextTask(Task):
             for key in ("train", "validation", "test")
             for path in (getattr(settings, key),)
         }
-        decided = {"max_tokens": limit, "end_of_text": tokenizer.end_of_text}
+        decided = {"max_tokens": limit, "end_of_text": tokenizer.end_of_text, "chosen": ()}
         horizon = train.steps or train.epochs or train.seconds
         return recipe.replace(
             task={**decided, **paths, **self.from_rows(tables)},
@@ -206,6 +198,15 @@ class TextTask(Task):
             model={"vocab_size": max(recipe.model.vocab_size, tokenizer.vocab_size)},
             train={} if horizon else {"epochs": DEFAULT_EPOCHS},
         )
+
+    def _chosen(self, rows: int) -> Recipe:
+        """Choose what the recipe leaves open by the number of training rows."""
+        sections = chosen(self.settings.chosen, rows)
+        if not sections:
+            return self.recipe
+        values = ", ".join(f"{key}={value}" for key, value in flat(sections).items())
+        say(f"chosen for {rows:,} training rows: {values}")
+        return self.recipe.replace(**sections)
 
     def _encoded(self, tables: Tables, tokenizer: Tokenizer) -> Splits:
         from wafergpt.data.labelled_batches import LabelledBatches
@@ -217,20 +218,29 @@ class TextTask(Task):
                 f"{len(texts)} training rows are less than one batch of {size}: "
                 "lower train.batch_size"
             )
+        tokens, characters = sum(map(len, texts)), sum(map(len, tables.train.texts))
+        if tokens > characters:
+            say(
+                f"warning: the tokenizer takes {tokens / characters:.1f} tokens for a character of "
+                "these texts, so it was made for another script, as was the model that reads with "
+                "it: start from one of their language, or from scratch"
+            )
         weights = self.class_weights(targets)
-        train = LabelledBatches(texts, targets, size, self.recipe.seed, weights)
+        ngrams = self._ngrams(tables.train.texts)
+        train = LabelledBatches(texts, targets, size, self.recipe.seed, weights, ngrams=ngrams)
         validation, test = (
             None if table is None else self._evaluated(table, tokenizer, name)
             for name, table in (("validation", tables.validation), ("test", tables.test))
         )
         assert validation is not None
-        return Splits(train, validation, test, sum(len(text) for text in texts))
+        return Splits(train, validation, test, tokens)
 
     def _evaluated(self, table: Table, tokenizer: Tokenizer, name: str) -> EvaluationSet:
         from wafergpt.data.labelled_batches import LabelledBatches
 
         texts, targets = self._encode_table(table, tokenizer, name)
-        batches = LabelledBatches(texts, targets, self.evaluation_rows(), None)
+        ngrams = self._ngrams(table.texts)
+        batches = LabelledBatches(texts, targets, self.evaluation_rows(), None, ngrams=ngrams)
         return EvaluationSet(batches, targets, batches.indices(0, len(texts)))
 
     def _encode_table(
@@ -259,14 +269,19 @@ class TextTask(Task):
         cut = sum(len(ids) > limit for ids in encoded)
         return [cut_tokens(ids, limit, self.settings.cut) for ids in encoded], cut
 
+    def _ngrams(self, texts: Sequence[str]) -> list[NDArray[np.int32]] | None:
+        """Return the n-grams of each whole text, which need not fit the context."""
+        kind, rows = self.settings.ngrams, self.settings.ngram_rows
+        return None if kind == "none" else [text_ngrams(text, kind, rows) for text in texts]
+
     def encode(self, inputs: Sequence[Any], tokenizer: Tokenizer) -> EvaluationSet:
         """Return texts as samples, sorted by length."""
         from wafergpt.data.labelled_batches import LabelledBatches
 
         with working("encoding the texts"):
             texts, _ = self._encode_texts(inputs, tokenizer)
-        nothing = np.zeros(len(texts), dtype=np.int64)
-        batches: LabelledBatches = LabelledBatches(texts, nothing, self.evaluation_rows(), None)
+        nothing, ngrams = np.zeros(len(texts), dtype=np.int64), self._ngrams(inputs)
+        batches = LabelledBatches(texts, nothing, self.evaluation_rows(), None, ngrams=ngrams)
         return EvaluationSet(batches, None, batches.indices(0, len(texts)))
 
     def require_input(self, value: object) -> str | None:
@@ -294,10 +309,63 @@ class TextTask(Task):
         from wafergpt.model.gpt import GPT
         from wafergpt.model.heads import Classifier
 
-        return Classifier(GPT(self.recipe.model), self.n_outputs, self.settings.pooling)
+        settings = self.settings
+        rows = 0 if settings.ngrams == "none" else settings.ngram_rows
+        return Classifier(GPT(self.recipe.model), self.n_outputs, settings.pooling, rows)
+
+    def fit(self, outputs: Outputs, references: Any) -> tuple[dict[str, Any], Outputs]:
+        """Fit the factors of the two scores, by the loss."""
+        import torch
+
+        if self.settings.ngrams == "none":
+            return {}, outputs
+        scores = outputs["scores"]
+        factors = fitted_factors(scores, references, self.settings.factors, self.loss_of)
+        answers = self.answers(mixed(torch.from_numpy(scores).transpose(0, 1), factors))
+        found = {name: values.numpy() for name, values in answers.items()}
+        return {"factors": factors}, {**outputs, **found}
+
+    @abstractmethod
+    def answers(self, scores: Tensor) -> dict[str, Tensor]:
+        """Return the outputs ``[n, …]`` of scores ``[n, n_outputs]``."""
+
+    def outputs(self, network: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
+        """Return the answers; with n-grams, both ``scores [batch, 2, n_outputs]`` too."""
+        scores = self.scores(network, batch)
+        found = self.answers(mixed(scores, self.settings.factors))
+        if scores.ndim == 3:
+            found["scores"] = scores.float().transpose(0, 1)
+        return found
+
+    @abstractmethod
+    def loss_of(
+        self,
+        scores: Tensor,
+        targets: Tensor,
+        weights: Tensor | None = None,
+        training: bool = False,
+    ) -> Tensor:
+        """Return the summed loss of scores ``[n, n_outputs]``.
+
+        Args:
+            scores: of the GPT, of the n-grams, or of both together.
+            targets: ``[n]``, as ``targets`` gives them.
+            weights: ``[n]``, of the rows.
+            training: whether they are trained on this.
+        """
+
+    def loss(self, network: nn.Module, batch: Batch) -> Tensor:
+        """Return the summed loss; with n-grams, the mean of the two scores' own losses."""
+        scores, training = self.scores(network, batch), network.training
+        each = scores if scores.ndim == 3 else scores[None]
+        losses = [
+            self.loss_of(one, batch["targets"], batch.get("weights"), training) for one in each
+        ]
+        # Trained together, one would stop where the other has learned the rows by heart.
+        return sum(losses[1:], losses[0]) / len(losses)
 
     def scores(self, network: nn.Module, batch: Batch) -> Tensor:
-        """Return the head's outputs ``[batch, n_outputs]``, with word dropout in training."""
+        """Return the network's outputs (see ``Classifier``), with word dropout in training."""
         import torch
 
         tokens, dropout = batch["tokens"], self.settings.word_dropout
@@ -306,21 +374,6 @@ class TextTask(Task):
             # Whole tokens are hidden, so that no single one decides (Iyyer et al., 2015).
             places = torch.rand(tokens.shape, device=tokens.device) < dropout
             tokens = tokens.masked_fill(places, self.settings.end_of_text)
-        scores: Tensor = network(tokens, batch["lengths"])
+        ngrams = [batch["ngrams"]] if "ngrams" in batch else []
+        scores: Tensor = network(tokens, batch["lengths"], *ngrams)
         return scores
-
-
-def _as_before(named: Mapping[str, Table], fingerprint: str | None) -> Tables | None:
-    """Return the tables as older versions read them, with labels as written and rows held out by
-    hash alone; None if those are not the run's rows.
-    """
-    if fingerprint is None:
-        return None
-    train, validation = named["train"], named.get("validation")
-    try:
-        if validation is None:
-            train, validation = hold_out(train, VALIDATION_SHARE)
-    except InputError:
-        return None
-    tables = Tables(train, validation, named.get("test"))
-    return tables if tables.fingerprint() == fingerprint else None

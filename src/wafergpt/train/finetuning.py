@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from wafergpt.config import Recipe
+from wafergpt.config.files import HORIZONS, flat
 from wafergpt.config.recipe import DEFAULT_TASK
 from wafergpt.errors import InputError
 from wafergpt.runs.run import Run
+from wafergpt.tasks.chosen import KEYS
+from wafergpt.tasks.text_task import TextTaskSettings
 
 
 def with_task(
-    recipe: Recipe, start: Run | None, task: str | None = None, data: str | Path | None = None
+    recipe: Recipe,
+    start: Run | None,
+    task: str | None = None,
+    data: str | Path | None = None,
+    chooses: bool = False,
 ) -> Recipe:
     """Add the task, take the shape from the pretrained run, and name a run that has no name.
 
@@ -20,6 +28,7 @@ def with_task(
         start: the run to start from; None for fresh weights.
         task: the task's name, if the recipe does not name it.
         data: the labelled rows to train on, if the recipe does not name them.
+        chooses: whether what was not asked for is chosen by the rows.
 
     Raises:
         InputError: if the recipe has another shape than the run, or another task or rows.
@@ -29,8 +38,11 @@ def with_task(
         raise InputError(f"task={task}, but the recipe's own is task.name={own.name}: give one")
     if own is not None and data is not None and own.train not in (None, Path(data)):
         raise InputError(f"data={data}, but the recipe has task.train={own.train}: give one")
+    asked = flat(recipe.model_dump(exclude_unset=True))
     name = task or (DEFAULT_TASK if own is None else own.name)
     recipe = recipe.replace(task={"name": name, **({"train": data} if data else {})})
+    if chooses and isinstance(recipe.task, TextTaskSettings):
+        recipe = recipe.replace(task={"chosen": _open(recipe, asked)})
     if start is not None:
         from wafergpt.train.resume import on_top_of
 
@@ -38,3 +50,17 @@ def with_task(
     if recipe.name == Recipe().name:
         recipe = recipe.replace(name=f"{start.name if start else 'scratch'}-{name}")
     return recipe
+
+
+def _open(recipe: Recipe, asked: Collection[str]) -> list[str]:
+    """Return the keys that a run may choose: those that were not asked for and go together."""
+    closed = set(asked)
+    if closed & {f"train.{key}" for key in HORIZONS}:
+        closed.add("train.epochs")
+    if (
+        recipe.optimizer.name != "adamw"
+        or recipe.optimizer.l2
+        or recipe.system.device == "cerebras"
+    ):
+        closed |= {"task.ngrams", "optimizer.lr", "optimizer.beta2"}
+    return [key for key in KEYS if key not in closed]

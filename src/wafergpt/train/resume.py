@@ -70,20 +70,23 @@ def language_model(start: Run | str | Path, root: Path) -> Run:
 
 
 def on_top_of(recipe: Recipe, start: Run) -> Recipe:
-    """Take the shape from the run to start from; only its dropout may differ.
+    """Take the shape from the run to start from; its dropout may differ, and n-grams be added.
 
     Raises:
         InputError: if the recipe has another shape.
     """
     shape = start.recipe.model
-    for key in type(shape).model_fields.keys() - {"dropout", "d_ffn", "vocab_size"}:
+    changed = {"dropout"}
+    if recipe.model.ngrams and not shape.ngrams:
+        changed |= {"ngrams", "ngram_rows"}
+    for key in type(shape).model_fields.keys() - changed - {"d_ffn", "vocab_size"}:
         default = getattr(Model.model_validate({}), key)
         if getattr(recipe.model, key) not in (default, getattr(shape, key)):
             raise InputError(
                 f"model.{key}={getattr(recipe.model, key)} cannot change: "
                 f"the weights of {start.path} have {key}={getattr(shape, key)}"
             )
-    model = shape.model_copy(update={"dropout": recipe.model.dropout})
+    model = shape.model_copy(update={key: getattr(recipe.model, key) for key in changed})
     return recipe.replace(model=model, start=start.path.resolve())
 
 

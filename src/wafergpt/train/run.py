@@ -104,6 +104,11 @@ def _write_final_metrics(run: Run, setup: Setup) -> None:
     task, splits, start = setup.task, setup.splits, time.monotonic()
     device = torch.device(task.recipe.system.host)
     network = store.restored(task.network, store.weights(run)).to(device)
+    outputs = evaluate(task, network, splits.validation, task.recipe, device)
+    fitted, _ = task.fit(outputs, splits.validation.references)
+    if fitted:
+        task = task_of(task.recipe.replace(task=fitted))
+        run.save_recipe(task.recipe)
 
     kept: dict[str, NDArray[Any]] = {}
 

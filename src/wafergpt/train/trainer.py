@@ -289,7 +289,9 @@ class Trainer:
         outputs = self.engine.outputs(
             range(samples), self.task.evaluation_rows(), self.signals.poll
         )
-        metrics = self.task.compute_metrics(outputs, self.splits.validation.references)
+        references = self.splits.validation.references
+        _, outputs = self.task.fit(outputs, references)
+        metrics = self.task.compute_metrics(outputs, references)
         return {f"val_{name}": metrics[name] for name in self.task.metrics}
 
     def _sample(self, prompt: str) -> str:
