@@ -274,3 +274,20 @@ def test_what_is_on_the_disk_is_not_written_again(
 
 def _disk_full(*_: object) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_int8_weights_are_read_as_what_they_were_rounded_from(run: Run) -> None:
+    weights = state().network.state_dict()
+    folder = store.save_weights(stored.as_int8(weights), run)
+    read = store.weights(run)
+    assert set(read) == set(weights)
+    for name, values in weights.items():
+        assert read[name].dtype == torch.float32
+        assert read[name].shape == values.shape
+        largest = values.abs().amax(-1, keepdim=True) if values.ndim == 2 else torch.zeros(1)
+        assert ((read[name] - values).abs() <= largest / 254 * 1.001).all()
+    whole = read["embedding.weight"]
+    assert torch.equal(read.by_rows["embedding.weight"][3:7], whole[3:7])
+    assert (folder / "model.safetensors").stat().st_size < sum(
+        4 * w.numel() for w in weights.values()
+    )

@@ -42,6 +42,9 @@ Entry = dict[str, Any]
 RENAMED = {"score.weight": "head.weight"}
 """Parameters that older checkpoints store under another name."""
 
+SCALE = "/scale"
+"""Follows a matrix' name in that of its rows' scales, if its values are stored as int8."""
+
 PART_FILE = re.compile(rf"({WEIGHTS}|{MOMENTS})-\d{{5,}}-of-\d{{5,}}\.safetensors")
 
 
@@ -203,12 +206,14 @@ class StoredTensor:
         shape: of the whole tensor.
         parts: the first row and the file of each part, in the order of the rows.
         stored: the checkpoint.
+        scaled: whether its rows are int8, to be multiplied by their scales.
     """
 
     name: str
     shape: tuple[int, ...]
     parts: Sequence[tuple[int, str]]
     stored: Stored
+    scaled: bool = False
 
     def __getitem__(self, rows: slice | EllipsisType) -> Tensor:
         """Read some rows, or all, and nothing else of the files.
@@ -240,7 +245,11 @@ class StoredTensor:
         for (start, file), stop in zip(self.parts, ends, strict=True):
             low, high = max(first, start), min(end, stop)
             if low < high or (first == end and start == 0):
-                yield self.stored.opened(file).get_slice(self.name)[low - start : high - start]
+                rows = slice(low - start, high - start)
+                values = self.stored.opened(file).get_slice(self.name)[rows]
+                if self.scaled:
+                    values = values * self.stored.opened(file).get_slice(self.name + SCALE)[rows]
+                yield values
 
 
 def current_name(name: str) -> str:
@@ -276,9 +285,12 @@ class Stored(Mapping[str, Tensor]):
             return
         file = whole_file(kind)
         values = self.opened(file)
-        for name in values.keys():  # noqa: SIM118 (it is no mapping)
-            shape = tuple(values.get_slice(name).get_shape())
-            self.by_rows[current_name(name)] = StoredTensor(name, shape, [(0, file)], self)
+        names = set(values.keys())
+        for name in sorted(names):
+            if name.endswith(SCALE) and name.removesuffix(SCALE) in names:
+                continue
+            shape, scaled = tuple(values.get_slice(name).get_shape()), name + SCALE in names
+            self.by_rows[current_name(name)] = StoredTensor(name, shape, [(0, file)], self, scaled)
 
     def opened(self, file: str) -> Any:
         """Return an open file of the checkpoint, opened once."""
@@ -298,6 +310,26 @@ class Stored(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self.by_rows)
+
+
+def as_int8(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Round matrices to int8, each row by its own scale, which ``Stored`` multiplies again.
+
+    Args:
+        weights: of a network.
+
+    Returns:
+        The same names; a matrix ``[rows, …]`` has its scales ``[rows, 1]`` beside it.
+    """
+    rounded = {}
+    for name, values in weights.items():
+        if values.ndim != 2:
+            rounded[name] = values
+            continue
+        scale = values.abs().amax(1, keepdim=True).clamp(min=1e-12) / 127
+        rounded[name] = (values / scale).round().to(torch.int8)
+        rounded[name + SCALE] = scale
+    return rounded
 
 
 def weights_checksum(weights: Mapping[str, Tensor]) -> int:

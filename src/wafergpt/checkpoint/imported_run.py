@@ -34,7 +34,7 @@ def require_trained(run: Run) -> None:
     """Require a run that was trained here and can be resumed.
 
     Raises:
-        InputError: if the run was imported or averaged.
+        InputError: if the run was imported or averaged, or comes with the package.
         RunFailed: if it has no checkpoint.
     """
     if not store.every(run):
@@ -44,13 +44,17 @@ def require_trained(run: Run) -> None:
     except ValueError:
         # A resume reads only checkpoints; a damaged result will be written again.
         return
-    for origin in ("imported", "averaged"):
-        if isinstance(result, dict) and origin in result:
-            raise InputError(
-                f"{run.path} was {origin}, not trained here: there is no training to resume; "
-                f"'{run.command('finetune')}' and "
-                f"'{command_line('pretrain', '--from', run.path)}' start one from its weights"
-            )
+    origins = [
+        key for key in ("imported", "averaged") if isinstance(result, dict) and key in result
+    ]
+    if run.shipped or origins:
+        how = "comes with wafergpt" if run.shipped else f"was {origins[0]}"
+        name = run.name if run.shipped else run.path
+        raise InputError(
+            f"{name} {how}, not trained here: there is no training to resume; "
+            f"'{run.command('finetune')}' and "
+            f"'{command_line('pretrain', '--from', name)}' start one from its weights"
+        )
 
 
 def run_with(

@@ -13,12 +13,12 @@ from wafergpt.cli.recipe import runs_option
 from wafergpt.cli.tables import Cell, Column
 from wafergpt.errors import InputError
 from wafergpt.progress import duration, working
-from wafergpt.runs.run import RUNS, Run, command_line
+from wafergpt.runs.run import RUNS, SHIPPED, Run, command_line
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-COLOURS = {"finished": "green", "unfinished": "yellow", "damaged": "red"}
+COLOURS = {"finished": "green", "shipped": "green", "unfinished": "yellow", "damaged": "red"}
 
 
 @click.command(
@@ -31,7 +31,8 @@ COLOURS = {"finished": "green", "unfinished": "yellow", "damaged": "red"}
 def command(words: tuple[str, ...], runs: Path, as_json: bool) -> int:
     """List runs, the newest first, or verify one.
 
-    Without arguments, it lists the runs in runs/; with FOLDER, those in FOLDER. 'verify RUN'
+    Without arguments, it lists the runs in runs/; with FOLDER, those in FOLDER; and after them the
+    models that come with wafergpt. 'verify RUN'
     compares every file of the run's checkpoints with its recorded hash; the exit code is 1 if one
     differs.
     """
@@ -51,14 +52,13 @@ def _list(folder: Path, as_json: bool) -> None:
     if not folder.is_dir() and folder != RUNS:
         raise InputError(f"no folder {folder}: give the folder that holds the runs")
     with working(f"reading {folder}"):
-        runs = list_runs(folder)
-    result = {"folder": str(folder), "runs": runs}
-    if not runs:
-        first = command_line("demo", root=folder)
-        emit(result, as_json, f"no runs in {folder}/ yet; to make the first: {first}")
-        return
-    columns, rows = _columns(), [_cells(run) for run in runs]
-    emit(result, as_json, tables.plain(columns, rows), lambda width: _screen(runs, width))
+        runs, shipped = list_runs(folder), list_runs(SHIPPED)
+    result = {"folder": str(folder), "runs": runs, "shipped": shipped}
+    rows = [*runs, *shipped]
+    first = command_line("demo", root=folder)
+    note = "" if runs else f"\nno runs in {folder}/ yet; to make the first: {first}"
+    text = tables.plain(_columns(), map(_cells, rows)) + note
+    emit(result, as_json, text, lambda width: _screen(rows, width, note))
 
 
 def _verify(name: str, root: Path, as_json: bool) -> int:
@@ -123,8 +123,12 @@ def _duration(seconds: float | None) -> str:
     return values.MISSING if seconds is None else duration(seconds)
 
 
-def _screen(runs: Sequence[Mapping[str, Any]], width: int) -> Iterator[RenderableType]:
+def _screen(
+    runs: Sequence[Mapping[str, Any]], width: int, note: str = ""
+) -> Iterator[RenderableType]:
     yield tables.table(_columns(), map(_cells, runs), width)
+    if note:
+        yield note
     half = next((run for run in runs if run["state"] == "unfinished" and run["kind"]), None)
     if half is not None:
         run = Run(Path(half["path"]))

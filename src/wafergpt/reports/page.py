@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from wafergpt import atomic_files
+from wafergpt.errors import InputError
 from wafergpt.progress import duration, say, working
 from wafergpt.reports import formatting as values
 from wafergpt.reports import texts as words
@@ -35,8 +36,11 @@ def write_report(run: Run, out: Path | None = None, self_contained: bool = False
         The file written.
 
     Raises:
-        InputError: if plotly is not installed, or a file of the run is damaged.
+        InputError: if plotly is not installed, a file of the run is damaged, or the run comes with
+            the package and ``out`` is omitted.
     """
+    if run.shipped and out is None:
+        raise InputError(f"{run.name} comes with wafergpt, and is read only: add --out FILE")
     path = out or run.path / "report.html"
     with working("writing the report"):
         page = _drawn(run)

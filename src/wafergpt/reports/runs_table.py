@@ -16,10 +16,11 @@ BEST = ("best_step", "best_val_loss", "accuracy", "accuracy_of")
 def list_runs(folder: Path) -> list[dict[str, Any]]:
     """Return one row for each run below ``folder``, the newest first.
 
-    Each has name, path, kind, parameters, state (``finished``, ``unfinished``, ``imported``,
-    ``averaged`` or ``damaged``) and planned_seconds; of the last step step, tokens, loss, val_loss,
-    seconds (of the updates) and elapsed (of the command); and of the best checkpoint best_step,
-    best_val_loss, accuracy and accuracy_of (``test`` or ``val``). Unknown values are None.
+        Each has name, path, kind, parameters, state (``finished``, ``unfinished``, ``imported``,
+    ``averaged``, ``shipped`` or ``damaged``) and planned_seconds; of the last step step, tokens,
+    loss, val_loss, seconds (of the updates) and elapsed (of the command); and of the best
+    checkpoint best_step, best_val_loss, accuracy and accuracy_of (``test`` or ``val``). Unknown
+    values are None.
     """
     recipes = sorted(folder.glob("*/recipe.yaml"))
     return [_row(Run(recipe.parent)) for recipe in sorted(recipes, key=_changed, reverse=True)]
@@ -47,7 +48,9 @@ def _row(run: Run) -> dict[str, Any]:
         **{key: chapter.now(key) for key in last},
         "planned_seconds": number(chapter.plan, "seconds"),
         **_best(chapter),
-        "state": chapter.origin or ("finished" if chapter.result else "unfinished"),
+        "state": "shipped"
+        if run.shipped
+        else chapter.origin or ("finished" if chapter.result else "unfinished"),
     }
 
 

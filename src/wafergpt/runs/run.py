@@ -26,6 +26,9 @@ from wafergpt.runs.moved import located
 RUNS = Path("runs")
 """Where runs are looked up by name, below the current folder."""
 
+SHIPPED = Path(__file__).parents[1] / "shipped"
+"""Where names are looked up last: the runs that come with the package, which nothing writes to."""
+
 OUTPUTS = "outputs.safetensors"
 """The outputs of a task's best checkpoint for the rows that it was evaluated on."""
 
@@ -148,6 +151,8 @@ class Run:
     def find(cls, name: Run | str | Path, root: Path = RUNS) -> Run:
         """Open a run by its name, or by its path or that of a checkpoint or file in it.
 
+        A name that is not found may be that of a run which comes with the package.
+
         Args:
             name: the name or path; a ``Run`` is returned as it is.
             root: the folder in which names are looked up.
@@ -166,7 +171,8 @@ class Run:
         alone = isinstance(name, str) and name == path.name
         if alone and here and named and not here.path.samefile(named.path):
             raise InputError(f"there are two runs '{name}': write ./{name} or {named.path}")
-        if run := here or named:
+        shipped = _at(SHIPPED / path) if path == Path(path.name) else None
+        if run := here or named or shipped:
             return run
         raise InputError(_why_none(name, path, root))
 
@@ -179,7 +185,13 @@ class Run:
         """Return a shell command on this run, or on its one checkpoint."""
         if self.checkpoint or self.name != self.path.name:
             return command_line(verb, self.checkpoint or self.path, *words)
-        return command_line(verb, self.name, *words, root=self.path.parent)
+        root = RUNS if self.shipped else self.path.parent
+        return command_line(verb, self.name, *words, root=root)
+
+    @property
+    def shipped(self) -> bool:
+        """Whether it comes with the package, and is read only."""
+        return self.path.parent == SHIPPED
 
     @property
     def checkpoints(self) -> Path:
@@ -357,7 +369,7 @@ def _why_none(name: str | Path, path: Path, root: Path) -> str:
     """Describe in one line what a path is instead of a run."""
     there = next((p for p in (path, root / path) if files.exists(p)), None)
     if there is None:
-        names = [p.parent.name for p in root.glob("*/recipe.yaml")]
+        names = [p.parent.name for place in (root, SHIPPED) for p in place.glob("*/recipe.yaml")]
         return f"no run '{name}'{nearest(str(name), names) or f' (looked in {root}/ too)'}"
     if not there.is_dir():
         if there.suffix.lower() in ROWS:
