@@ -53,6 +53,9 @@ def ship(run: Run, card: str) -> Path:
         Tokenizer.load(run.tokenizer).save(made.tokenizer)
         weights = as_int8(dict(store.weights(run)))
         folder = store.save_weights(weights, made, result["step"])
+        for tensors in folder.glob("*.safetensors"):
+            # safetensors writes files for the owner only.
+            tensors.chmod(0o644)
         for row in curve:
             made.log(row)
         sha256 = weights_sha256(Stored(folder, WEIGHTS))
