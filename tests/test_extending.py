@@ -45,7 +45,7 @@ def test_the_task_of_the_page_learns(examples: dict[str, Any], tmp_path: Path) -
     text = "".join(json.dumps(row) + "\n" for row in rows)
     (tmp_path / "shares.jsonl").write_text(text, encoding="utf-8")
     settings = [*SMALL, "train.epochs=8", "optimizer.lr=1e-2", "task.name=share", "task.margin=0.2"]
-    names: dict[str, Any] = {"overrides": [*settings, "model.vocab_size=262", "task.pooling=mean"]}
+    names: dict[str, Any] = {"overrides": [*settings, "model.vocab_size=262", "task.ngrams=none"]}
     exec(examples["task"], names)
     metrics = names["shares"].run.read("result")["metrics"]
     assert metrics["within_margin"] > 0.9

@@ -43,9 +43,8 @@ def ship(run: Run, card: str) -> Path:
     result = run.read("result")
     curve = [row for row in run.metrics() if "val_loss" in row]
     facts = {key: result[key] for key in ("step", "tokens", "parameters", "val_loss", "loss")}
-    target = SHIPPED / run.name
-    shutil.rmtree(target, ignore_errors=True)
-    with atomic_files.appearing(target) as temporary:
+    target, built = SHIPPED / run.name, SHIPPED / f"{run.name}.new"
+    with atomic_files.appearing(built) as temporary:
         made = Run(temporary)
         made.checkpoints.mkdir()
         # Paths of this machine are nobody else's.
@@ -66,7 +65,8 @@ def ship(run: Run, card: str) -> Path:
             .replace("{samples}", _samples(made))
         )
         atomic_files.write_text(temporary / "README.md", text)
-    return target
+    shutil.rmtree(target, ignore_errors=True)
+    return built.rename(target)
 
 
 def _facts(recipe: Recipe, facts: dict[str, Any]) -> str:

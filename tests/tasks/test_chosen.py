@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from tests.tasks.test_finetune import sentences, write
 from wafergpt.api import finetune
-from wafergpt.config import load_recipe
-from wafergpt.tasks.chosen import KEYS, chosen
+from wafergpt.config import Recipe, load_recipe
+from wafergpt.config.files import flat
+from wafergpt.tasks.chosen import with_choices
 from wafergpt.tasks.text_task import TextTaskSettings
 from wafergpt.train.finetuning import with_task
 
@@ -21,45 +22,74 @@ TINY = [
 ]  # fmt: skip
 
 
-@given(st.integers(1, 10**7))
+def of(rows: int, *overrides: str, text: str = "a short text") -> Recipe:
+    recipe = load_recipe(None, ["task.name=classify", *overrides])
+    return with_choices(recipe, flat(recipe.model_dump(exclude_unset=True)), [text] * rows)
+
+
+@given(st.integers(1, 100_000))
 def test_any_number_of_rows_gives_a_training(rows: int) -> None:
-    found = chosen(KEYS, rows)
-    load_recipe(None, [f"{s}.{k}={v}" for s, keys in found.items() for k, v in keys.items()])
-    train = found["train"]
-    assert 1 <= train["batch_size"] <= rows
-    assert 2 <= train["epochs"] <= 15
-    assert chosen(KEYS, 4 * rows)["train"]["epochs"] <= train["epochs"]
+    train = of(rows).train
+    assert 1 <= train.batch_size <= rows
+    assert train.epochs is not None
+    assert 2 <= train.epochs <= 15
+    assert (of(4 * rows).train.epochs or 0) <= train.epochs
 
 
 def test_what_was_asked_for_stays() -> None:
-    overrides = ["optimizer.lr=0.01", "train.steps=7", "task.pooling=last", "schedule.name=wsd"]
-    recipe = with_task(load_recipe(None, overrides), None, chooses=True)
+    asked = ["optimizer.lr=0.01", "train.steps=7", "task.pooling=last", "schedule.name=wsd"]
+    recipe = of(100, *asked)
     assert isinstance(recipe.task, TextTaskSettings)
-    assert set(KEYS) - set(recipe.task.chosen) == {
-        "optimizer.lr", "train.epochs", "task.pooling", "schedule.name",
-    }  # fmt: skip
+    assert (recipe.optimizer.lr, recipe.train.steps, recipe.train.epochs) == (0.01, 7, None)
+    assert (recipe.task.pooling, recipe.schedule.name) == ("last", "wsd")
+    assert recipe.evaluate.every == 7
+
+
+def test_few_rows_are_evaluated_once_at_the_end_of_what_runs() -> None:
+    assert of(1000, "train.batch_size=4", "train.epochs=30").evaluate.every == 7500
+    assert of(1000, "train.seconds=9").evaluate.every == 0
+    assert of(1000, "evaluate.patience=2").evaluate.every == 0
+    assert of(1000, "evaluate.every=5").evaluate.every == 5
+    assert of(5000).evaluate.every == 0
+
+
+def test_a_micro_batch_keeps_its_batch() -> None:
+    assert of(10, "train.micro_batch_size=16").train.batch_size == 16
+
+
+def test_long_texts_are_scored_by_words() -> None:
+    for text, kind in (("short", "characters"), ("long " * 100, "words")):
+        assert getattr(of(50, text=text).task, "ngrams", "") == kind
 
 
 @pytest.mark.parametrize(
-    "override", ["optimizer.name=sgd", "optimizer.l2=0.1", "system.device=cerebras"]
-)
-def test_nothing_is_chosen_that_would_be_refused(override: str) -> None:
-    recipe = with_task(load_recipe(None, [override]), None, chooses=True)
-    assert isinstance(recipe.task, TextTaskSettings)
-    assert "task.ngrams" not in recipe.task.chosen
+    "overrides",
+    [["optimizer.name=sgd", "optimizer.weight_decay=0"], ["optimizer.l2=0.1"],
+     ["system.device=cerebras"]],
+)  # fmt: skip
+def test_nothing_is_chosen_that_would_be_refused(overrides: list[str]) -> None:
+    assert getattr(of(50, *overrides).task, "ngrams", "") == "none"
 
 
-def test_a_recipe_is_left_as_it_is() -> None:
-    recipe = with_task(load_recipe("demo-classify"), None)
-    assert isinstance(recipe.task, TextTaskSettings)
-    assert not recipe.task.chosen
+def test_a_recipe_is_left_as_it_is(tmp_path: Path) -> None:
+    write(tmp_path / "train.jsonl", sentences(60, 0))
+    rows = [f"task.train={tmp_path / 'train.jsonl'}", "name=x"]
+    recipe = load_recipe("demo-classify", rows)
+    assert with_task(recipe, None) == recipe
 
 
-def test_it_is_said_and_saved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_is_said_and_saved_and_resumed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write(tmp_path / "train.jsonl", sentences(60, 0))
     rows = [*TINY, f"task.train={tmp_path / 'train.jsonl'}", "train.epochs=1"]
     recipe = finetune("scratch", None, rows, root=tmp_path).run.recipe
-    assert "chosen for 54 training rows: task.pooling=mean_max_last," in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "chosen for 54 training rows: evaluate.every=4, model.dropout=0.1" in said
+    assert said.count("train.jsonl: 60 rows") == 1
     assert isinstance(recipe.task, TextTaskSettings)
     assert (recipe.task.pooling, recipe.task.ngrams) == ("mean_max_last", "characters")
-    assert (recipe.train.batch_size, recipe.task.chosen) == (16, ())
+    assert recipe.train.batch_size == 16
+    more = [*rows[:-1], "train.steps=6", "evaluate.every=2"]
+    again = finetune("scratch", None, more, auto_resume=True, root=tmp_path).run
+    assert again.read("result")["step"] == 6

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import math
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
+from torch import Tensor
 
 from tests.tasks.test_finetune import SMALL, sentences, write
 from wafergpt.api import export, finetune
+from wafergpt.checkpoint import store
 from wafergpt.config import recipe_from
 from wafergpt.errors import InputError
 from wafergpt.inference.predictor import Predictor
 from wafergpt.runs.run import OUTPUTS, Run
-from wafergpt.tasks.classify import Classify, ClassifySettings
-from wafergpt.tasks.ngram_scores import fitted_factors, mixed
+from wafergpt.tasks.classify import ClassifySettings
+from wafergpt.tasks.ngram_scores import START, fitted_factors, mixed
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +42,6 @@ def test_they_learn_beside_the_gpt(home: Path, kind: str) -> None:
     assert result["test"]["accuracy"] >= 0.95
     settings = classifier.run.recipe.task
     assert isinstance(settings, ClassifySettings)
-    assert settings.factors != ClassifySettings().factors
     outputs = load_file(classifier.run.path / OUTPUTS)
     both = torch.from_numpy(outputs["test/scores"]).transpose(0, 1).double()
     expected = mixed(both, settings.factors).softmax(1).numpy()
@@ -62,26 +66,79 @@ def test_a_text_is_the_same_in_any_batch(home: Path) -> None:
         assert one["scores"]["bad"] == pytest.approx(other["scores"]["bad"], abs=1e-5)
 
 
-def test_the_factors_have_the_lowest_loss() -> None:
+def drawn(rows: int) -> tuple[Tensor, Tensor]:
+    """Return scores and answers that come from twice the first ones and half the second ones."""
     generator = np.random.default_rng(0)
-    scores = generator.normal(size=(400, 2, 3)).astype(np.float32)
-    # The answers come from twice the first scores and half the second ones.
-    logits = 2.0 * scores[:, 0] + 0.5 * scores[:, 1]
-    noise = generator.gumbel(size=logits.shape)
-    targets = (logits + noise).argmax(1)
-    task = Classify(recipe_from({"task": {"labels": ["a", "b", "c"]}}))
-    of_gpt, of_ngrams = fitted_factors(scores, targets, (0.4, 0.8), task.loss_of)
-    assert of_gpt == pytest.approx(2.0, rel=0.2)
-    assert of_ngrams == pytest.approx(0.5, rel=0.4)
+    scores = torch.from_numpy(generator.normal(size=(2, rows, 3)))
+    noise = torch.from_numpy(generator.gumbel(size=(rows, 3)))
+    return scores, (2.0 * scores[0] + 0.5 * scores[1] + noise).argmax(1)
 
 
-def test_useless_scores_get_no_weight() -> None:
-    generator = np.random.default_rng(0)
-    scores = generator.normal(size=(400, 2, 2)).astype(np.float32)
-    targets = scores[:, 1].argmax(1)
-    task = Classify(recipe_from({"task": {"labels": ["a", "b"]}}))
-    of_gpt, of_ngrams = fitted_factors(scores, targets, (0.4, 0.8), task.loss_of)
-    assert of_ngrams > 20 * of_gpt
+def cross_entropy(scores: Tensor, targets: Tensor) -> Tensor:
+    return torch.nn.functional.cross_entropy(scores, targets, reduction="sum")
+
+
+def test_no_other_factors_have_a_lower_loss() -> None:
+    scores, targets = drawn(2000)
+    found = fitted_factors(scores, targets, cross_entropy)
+    lowest = cross_entropy(mixed(scores, found), targets)
+    for of_gpt in (0.7, 0.9, 1.1, 1.4):
+        for of_ngrams in (0.7, 0.9, 1.1, 1.4):
+            other = found[0] * of_gpt, found[1] * of_ngrams
+            assert cross_entropy(mixed(scores, other), targets) > lowest
+    assert found[0] == pytest.approx(2.0, rel=0.15)
+
+
+def test_few_rows_leave_the_factors_near_the_start() -> None:
+    scores, targets = drawn(2000)
+    distance = [
+        max(abs(math.log(f / s)) for f, s in zip(
+            fitted_factors(scores[:, :n], targets[:n], cross_entropy), START, strict=True))
+        for n in (3, 2000)
+    ]  # fmt: skip
+    assert distance[0] < 0.7 < distance[1]
+
+
+def test_scores_that_are_not_finite_change_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    scores, targets = drawn(20)
+    scores[0, 3, 1] = math.nan
+    assert fitted_factors(scores, targets, cross_entropy) == START
+    assert "not finite" in capsys.readouterr().err
+
+
+def test_a_resume_of_a_finished_run_changes_nothing(home: Path) -> None:
+    run = Run.find("words", home)
+    before = {n: (run.path / n).read_bytes() for n in ("recipe.yaml", OUTPUTS)}
+    metrics = run.read("result")["metrics"]
+    finetune(resume="words", root=home)
+    assert {n: (run.path / n).read_bytes() for n in before} == before
+    assert run.read("result")["metrics"] == metrics
+
+
+def test_two_processes_learn_what_one_does(home: Path) -> None:
+    overrides = [*SMALL, f"task.train={home / 'train.jsonl'}", "task.ngrams=words",
+                 "task.ngram_rows=512", "model.vocab_size=280", "train.steps=4",
+                 "model.dropout=0"]  # fmt: skip
+    one = finetune("scratch", None, [*overrides, "name=one"], root=home).run
+    command = ["finetune", "scratch", *overrides, "name=two", "--runs", str(home), "--nproc", "2"]
+    code = "from wafergpt.cli import main; main()"
+    subprocess.run([sys.executable, "-c", code, *command], check=True, capture_output=True)
+    single, double = store.weights(one), store.weights(Run.find("two", home))
+    assert single["head_ngrams.weight"].any()
+    for name, values in single.items():
+        torch.testing.assert_close(double[name], values, atol=2e-4, rtol=1e-3)
+
+
+def test_numbers_are_the_mean_of_both(tmp_path: Path) -> None:
+    rows = [(text, str(float(label == "good"))) for text, label in sentences(200, 0)]
+    overrides = [*SMALL, f"task.train={write(tmp_path / 'train.jsonl', rows)}",
+                 "task.name=regress", "model.vocab_size=280", "task.ngrams=words",
+                 "train.epochs=4"]  # fmt: skip
+    run = finetune("scratch", None, overrides, root=tmp_path).run
+    assert run.read("result")["metrics"]["mean_absolute_error"] < 0.2
+    outputs = load_file(run.path / OUTPUTS)
+    both = outputs["validation/scores"][..., 0]
+    assert np.allclose(outputs["validation/value"], both.mean(1), atol=1e-6)
 
 
 @pytest.mark.parametrize(

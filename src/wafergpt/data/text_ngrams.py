@@ -9,6 +9,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from wafergpt.shapes.hashing import FACTOR, PRIME
+
 TextNgrams = Literal["none", "words", "characters"]
 
 WORDS = 2
@@ -16,9 +18,6 @@ WORDS = 2
 
 CHARACTERS = 5
 """Longest n-gram of the characters of a word, of which a space before and after it are two."""
-
-PRIME = 2**31 - 1
-FACTOR = 1_103_515_245
 
 _WORD = re.compile(r"\w+|[^\w\s]")
 

@@ -21,8 +21,7 @@ TABLES = ("ngram", "task_ngram")
 """Roles of the tables of which an update reads a few rows."""
 
 TASK_NGRAM_POWER = 0.25
-"""Between the powers that few frequent n-grams want (as in news) and many classes (as in intents),
-measured on four data sets."""
+"""Between what news and many classes want: 1/2 and 0 (docs/log.md)."""
 
 
 def is_hidden_matrix(name: str, parameter: Tensor) -> bool:

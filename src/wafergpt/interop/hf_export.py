@@ -73,7 +73,7 @@ def _require_expressible(source: Source) -> tuple[str, ...]:
     if task.ngrams != "none":
         raise InputError(
             f"{source.run.path}: task.ngrams={task.ngrams} has no form in transformers; "
-            "only a classifier with task.ngrams=none is exported"
+            "only a classifier with task.ngrams=none and task.pooling=last is exported"
         )
     if task.pooling != "last":
         raise InputError(

@@ -9,10 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wafergpt import config
-
-PRIME = 2**31 - 1
-FACTOR = 1_103_515_245
-"""A product of two numbers below the prime fits 64 bits, so the hash is the same everywhere."""
+from wafergpt.shapes.hashing import FACTOR, PRIME
 
 
 def use_sparse_gradients(network: nn.Module) -> None:

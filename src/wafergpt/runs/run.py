@@ -191,7 +191,7 @@ class Run:
     @property
     def shipped(self) -> bool:
         """Whether it comes with the package, and is read only."""
-        return self.path.parent == SHIPPED
+        return self.path.resolve().parent == SHIPPED.resolve()
 
     @property
     def checkpoints(self) -> Path:

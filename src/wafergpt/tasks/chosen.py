@@ -1,17 +1,20 @@
 """Settings of a fine-tuning that follow from its rows, where no recipe is named.
 
-Measured on six labelled sets of 500 to 15,000 rows: benchmarks/finetuning.py.
+Measured on labelled sets of 500 to 2,000 rows: benchmarks/finetuning.py.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
+
+from wafergpt.config import Recipe
+from wafergpt.config.files import HORIZONS, flat
+from wafergpt.progress import say
 
 ALWAYS: Mapping[str, Any] = {
     "task.pooling": "mean_max_last",
-    "task.ngrams": "characters",
     "model.dropout": 0.1,
     "optimizer.lr": 6e-4,
     "optimizer.beta2": 0.98,
@@ -20,34 +23,73 @@ ALWAYS: Mapping[str, Any] = {
     "schedule.final": 0.0,
 }
 
-KEYS = (*ALWAYS, "train.batch_size", "train.epochs", "evaluate.every")
-"""All keys that can be chosen."""
-
 MOST_EPOCHS, LEAST_EPOCHS = 15, 2
 
-ONCE = 115_000
-"""Rows that are read once: fewer are read more often, by the square root."""
+SCALE = 115_000
+"""Rows over this, to the power of -1/2, are the passes: 8 for 1,800 rows."""
 
 FEW, MANY = 3000, 4000
 """Below FEW rows the held-out ones are too few to choose a checkpoint by: the last one is taken.
 From MANY on, batches are twice as large."""
 
+LONG = 400.0
+"""Mean characters of a text from which on n-grams of words are enough."""
 
-def chosen(keys: Sequence[str], rows: int) -> dict[str, dict[str, Any]]:
-    """Return values for the keys that are to be chosen, by section.
+
+def with_choices(recipe: Recipe, asked: Collection[str], texts: Sequence[str]) -> Recipe:
+    """Set what was not asked for by the training rows, and say it.
 
     Args:
-        keys: of ``KEYS``.
-        rows: number of training rows.
+        recipe: with a task of one answer per text.
+        asked: keys as in ``train.epochs``, which stay as they are.
+        texts: of the training rows.
     """
-    batch = min(32 if rows >= MANY else 16, rows)
-    epochs = min(MOST_EPOCHS, max(LEAST_EPOCHS, round((ONCE / rows) ** 0.5)))
-    values = {**ALWAYS, "train.batch_size": batch, "train.epochs": float(epochs)}
-    if rows < FEW:
-        values["evaluate.every"] = math.ceil(rows / batch) * epochs
+    values = {**ALWAYS, **_by_rows(recipe, len(texts))}
+    mean = sum(map(len, texts)) / max(1, len(texts))
+    values["task.ngrams"] = "words" if mean >= LONG else "characters"
+    closed = set(asked)
+    if recipe.train.micro_batch_size:
+        closed.add("train.batch_size")
+    if closed & {f"train.{key}" for key in HORIZONS}:
+        closed.add("train.epochs")
+    if (
+        recipe.optimizer.name != "adamw"
+        or recipe.optimizer.l2
+        or recipe.system.device == "cerebras"
+    ):
+        closed |= {"task.ngrams", "optimizer.lr", "optimizer.beta2"}
+    recipe = _replaced(recipe, {k: v for k, v in values.items() if k not in closed})
+    chosen = {key for key in values if key not in closed}
+    steps = _steps(recipe, len(texts))
+    few = len(texts) < FEW and not recipe.evaluate.patience
+    if few and steps and "evaluate.every" not in closed:
+        recipe = recipe.replace(evaluate={"every": steps})
+        chosen.add("evaluate.every")
+    now = flat(recipe.model_dump(mode="json"))
+    said = ", ".join(f"{key}={now[key]}" for key in sorted(chosen))
+    say(f"chosen for {len(texts):,} training rows: {said}")
+    return recipe
+
+
+def _by_rows(recipe: Recipe, rows: int) -> dict[str, Any]:
+    epochs = min(MOST_EPOCHS, max(LEAST_EPOCHS, round((SCALE / max(1, rows)) ** 0.5)))
+    batch = min(32 if rows >= MANY else 16, max(1, rows))
+    return {"train.batch_size": batch, "train.epochs": float(epochs)}
+
+
+def _steps(recipe: Recipe, rows: int) -> int | None:
+    """Return the updates of the training; None if they depend on the machine's speed."""
+    train = recipe.train
+    if train.seconds:
+        return None
+    return train.steps or (
+        math.ceil(train.epochs * rows / train.batch_size) if train.epochs else None
+    )
+
+
+def _replaced(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
     sections: dict[str, dict[str, Any]] = {}
-    for key in keys:
-        if key in values:
-            section, _, name = key.partition(".")
-            sections.setdefault(section, {})[name] = values[key]
-    return sections
+    for key, value in values.items():
+        section, _, name = key.partition(".")
+        sections.setdefault(section, {})[name] = value
+    return recipe.replace(**sections)

@@ -15,6 +15,7 @@ from wafergpt.data.labels import doubts, settle_classes
 from wafergpt.errors import InputError
 from wafergpt.evaluation.metrics import classification_metrics
 from wafergpt.tasks.base import Direction, Outputs
+from wafergpt.tasks.ngram_scores import fitted_factors, mixed
 from wafergpt.tasks.tables import VALIDATION_SHARE, Tables
 from wafergpt.tasks.text_task import Targets, TextTask, TextTaskSettings
 
@@ -121,6 +122,17 @@ class Classify(TextTask):
             }
             for row in outputs["probabilities"]
         ]
+
+    def fit(self, outputs: Outputs, references: Any) -> tuple[dict[str, Any], Outputs]:
+        """Fit the factors of the two scores, by the loss."""
+        import torch
+
+        if self.settings.ngrams == "none":
+            return {}, outputs
+        scores = torch.from_numpy(outputs["scores"]).transpose(0, 1)
+        factors = fitted_factors(scores.double(), torch.from_numpy(references), self.loss_of)
+        found = self.answers(mixed(scores, factors))
+        return {"factors": factors}, {**outputs, **{k: v.numpy() for k, v in found.items()}}
 
     def answers(self, scores: Tensor) -> dict[str, Tensor]:
         """Return ``probabilities [n, n_labels]``."""

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
-from numpy.typing import NDArray
+from pydantic import Field
+
+from wafergpt.progress import say
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-PRIOR = 1.0
-"""What a factor costs that is e times another than at the start, in the loss of one row: few rows
-say little."""
+_Factor = Annotated[float, Field(gt=0, le=1e6)]
 
-Factors = tuple[float, float]
+Factors = tuple[_Factor, _Factor]
 """Of the GPT's scores and the n-grams' in their sum."""
+
+START: Factors = (0.4, 0.8)
+"""Factors of classes' scores, until they are fitted."""
+
+PRIOR = 1.0
+"""What a factor costs that is e times another than at the start, in the cross-entropy of one row:
+few rows say little."""
 
 
 def mixed(scores: Tensor, factors: Factors) -> Tensor:
@@ -25,36 +32,34 @@ def mixed(scores: Tensor, factors: Factors) -> Tensor:
 
 
 def fitted_factors(
-    scores: NDArray[np.float32],
-    targets: NDArray[np.int64] | NDArray[np.float64],
-    factors: Factors,
-    loss: Callable[[Tensor, Tensor], Tensor],
+    scores: Tensor, targets: Tensor, loss: Callable[[Tensor, Tensor], Tensor]
 ) -> Factors:
-    """Return the factors with the lowest loss.
+    """Return the factors with the lowest loss; they depend on nothing but the arguments.
 
     Args:
-        scores: ``[n, 2, n_outputs]``.
+        scores: ``[2, n, n_outputs]``.
         targets: ``[n]``.
-        factors: to begin with.
-        loss: the summed loss of scores ``[n, n_outputs]`` and targets.
+        loss: the summed cross-entropy of scores ``[n, n_outputs]`` and targets.
     """
     import torch
 
-    both, answers = torch.from_numpy(scores).double().transpose(0, 1), torch.from_numpy(targets)
+    start = torch.tensor(START, dtype=torch.float64).log()
     # Logarithms, for negative factors would turn a score round.
-    start = torch.tensor(factors, dtype=torch.float64).log()
     logs = start.clone().requires_grad_()
     optimizer = torch.optim.LBFGS([logs], max_iter=100, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         optimizer.zero_grad()
         of_gpt, of_ngrams = logs.exp()
-        total = loss(of_gpt * both[0] + of_ngrams * both[1], answers)
-        total = (total + PRIOR * (logs - start).square().sum()) / len(answers)
+        total = loss(of_gpt * scores[0] + of_ngrams * scores[1], targets)
+        total = (total + PRIOR * (logs - start).square().sum()) / len(targets)
         total.backward()
         return total
 
     with torch.enable_grad():
         optimizer.step(closure)
     of_gpt, of_ngrams = logs.exp().tolist()
+    if not (0 < of_gpt < math.inf and 0 < of_ngrams < math.inf):
+        say("warning: the scores of validation rows are not finite; task.factors stay as they were")
+        return START
     return of_gpt, of_ngrams

@@ -9,6 +9,7 @@ from wafergpt.data.labelled_rows import Table, encode_scores
 from wafergpt.data.labels import settle_numbers
 from wafergpt.evaluation.metrics import regression_metrics
 from wafergpt.tasks.base import Direction, Outputs
+from wafergpt.tasks.ngram_scores import Factors
 from wafergpt.tasks.text_task import (
     Targets,
     TextTask,
@@ -23,6 +24,8 @@ class RegressSettings(TextTaskSettings):
     """The section ``task`` of a regression."""
 
     name: Literal["regress"] = "regress"
+    factors: Factors = (0.5, 0.5)
+    """Of the GPT's numbers and the n-grams': each is an estimate of its own, so their mean."""
 
 
 class Regress(TextTask):

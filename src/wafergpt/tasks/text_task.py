@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from wafergpt.config import Recipe, TaskSettings
-from wafergpt.config.files import flat
 from wafergpt.data.labelled_rows import Table, described, is_missing, read_table
 from wafergpt.data.labelled_split import hold_out
 from wafergpt.data.text_ngrams import TextNgrams, text_ngrams
@@ -20,9 +19,8 @@ from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
 from wafergpt.planning.intervals import DEFAULT_EPOCHS
 from wafergpt.progress import say, working
-from wafergpt.tasks.base import EvaluationSet, Outputs, Splits, Task
-from wafergpt.tasks.chosen import chosen
-from wafergpt.tasks.ngram_scores import fitted_factors, mixed
+from wafergpt.tasks.base import EvaluationSet, Splits, Task
+from wafergpt.tasks.ngram_scores import START, Factors, mixed
 from wafergpt.tasks.tables import VALIDATION_SHARE, Tables, as_before
 
 if TYPE_CHECKING:
@@ -48,14 +46,19 @@ class TextTaskSettings(TaskSettings):
     loss of its own, and both scores are added up."""
     ngram_rows: int = Field(1 << 16, ge=2, le=1 << 26)
     """Rows of that table, which n-grams share by a hash."""
-    factors: tuple[float, float] = (0.4, 0.8)
+    factors: Factors = START
     """Of the GPT's scores and the n-grams' in that sum; set by the run, from validation rows."""
     word_dropout: float = Field(0.0, ge=0, lt=1)
     """Share of a text's tokens that training replaces by the end-of-text token."""
     end_of_text: int | None = None
     """That token; set by the run."""
-    chosen: tuple[str, ...] = ()
-    """Keys of the recipe whose values the run chooses by its rows; set where no recipe is named."""
+
+
+CHOSEN = {"pooling", "ngrams"}
+"""Settings that are chosen by the rows, which are not read by them."""
+
+_read_ahead: dict[str, Tables] = {}
+"""Rows that were read to choose settings by, until the training takes them."""
 
 
 class TextTask(Task):
@@ -82,11 +85,24 @@ class TextTask(Task):
             InputError: if the rows are unusable, or the labels cannot be trained on.
         """
         if self._tables is None:
+            self._tables = _read_ahead.pop(self._source(), None)
+        if self._tables is None:
             with working("reading the rows"):
                 self._tables = self._read()
             for note in self._tables.notes:
                 say(note)
         return self._tables
+
+    def read_ahead(self) -> Tables:
+        """Read the rows for the training too that follows, which may choose more settings."""
+        _read_ahead.clear()
+        _read_ahead[self._source()] = self.tables
+        return self.tables
+
+    def _source(self) -> str:
+        """Return what the rows depend on."""
+        read = self.settings.model_dump_json(exclude=CHOSEN)
+        return f"{type(self).__name__} {self.recipe.data.fingerprint} {read}"
 
     def _read(self) -> Tables:
         settings = self.settings
@@ -169,8 +185,7 @@ class TextTask(Task):
             return recipe, task._encoded(tables, tokenizer)
 
     def _resolved(self, tables: Tables, tokenizer: Tokenizer) -> Recipe:
-        recipe = self._chosen(len(tables.train.texts))
-        settings, train = self.settings, recipe.train
+        recipe, settings, train = self.recipe, self.settings, self.recipe.train
         fingerprint = tables.fingerprint()
         if recipe.data.fingerprint not in (None, fingerprint):
             raise InputError(
@@ -189,7 +204,7 @@ class TextTask(Task):
             for key in ("train", "validation", "test")
             for path in (getattr(settings, key),)
         }
-        decided = {"max_tokens": limit, "end_of_text": tokenizer.end_of_text, "chosen": ()}
+        decided = {"max_tokens": limit, "end_of_text": tokenizer.end_of_text}
         horizon = train.steps or train.epochs or train.seconds
         return recipe.replace(
             task={**decided, **paths, **self.from_rows(tables)},
@@ -198,15 +213,6 @@ class TextTask(Task):
             model={"vocab_size": max(recipe.model.vocab_size, tokenizer.vocab_size)},
             train={} if horizon else {"epochs": DEFAULT_EPOCHS},
         )
-
-    def _chosen(self, rows: int) -> Recipe:
-        """Choose what the recipe leaves open by the number of training rows."""
-        sections = chosen(self.settings.chosen, rows)
-        if not sections:
-            return self.recipe
-        values = ", ".join(f"{key}={value}" for key, value in flat(sections).items())
-        say(f"chosen for {rows:,} training rows: {values}")
-        return self.recipe.replace(**sections)
 
     def _encoded(self, tables: Tables, tokenizer: Tokenizer) -> Splits:
         from wafergpt.data.labelled_batches import LabelledBatches
@@ -312,18 +318,6 @@ class TextTask(Task):
         settings = self.settings
         rows = 0 if settings.ngrams == "none" else settings.ngram_rows
         return Classifier(GPT(self.recipe.model), self.n_outputs, settings.pooling, rows)
-
-    def fit(self, outputs: Outputs, references: Any) -> tuple[dict[str, Any], Outputs]:
-        """Fit the factors of the two scores, by the loss."""
-        import torch
-
-        if self.settings.ngrams == "none":
-            return {}, outputs
-        scores = outputs["scores"]
-        factors = fitted_factors(scores, references, self.settings.factors, self.loss_of)
-        answers = self.answers(mixed(torch.from_numpy(scores).transpose(0, 1), factors))
-        found = {name: values.numpy() for name, values in answers.items()}
-        return {"factors": factors}, {**outputs, **found}
 
     @abstractmethod
     def answers(self, scores: Tensor) -> dict[str, Tensor]:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from pathlib import Path
 
 from wafergpt.config import Recipe
-from wafergpt.config.files import HORIZONS, flat
+from wafergpt.config.files import flat
 from wafergpt.config.recipe import DEFAULT_TASK
 from wafergpt.errors import InputError
 from wafergpt.runs.run import Run
-from wafergpt.tasks.chosen import KEYS
-from wafergpt.tasks.text_task import TextTaskSettings
+from wafergpt.tasks.base import task_of
+from wafergpt.tasks.chosen import with_choices
+from wafergpt.tasks.text_task import TextTask
 
 
 def with_task(
@@ -41,26 +41,13 @@ def with_task(
     asked = flat(recipe.model_dump(exclude_unset=True))
     name = task or (DEFAULT_TASK if own is None else own.name)
     recipe = recipe.replace(task={"name": name, **({"train": data} if data else {})})
-    if chooses and isinstance(recipe.task, TextTaskSettings):
-        recipe = recipe.replace(task={"chosen": _open(recipe, asked)})
     if start is not None:
         from wafergpt.train.resume import on_top_of
 
         recipe = on_top_of(recipe, start)
+    chosen_for = task_of(recipe) if chooses else None
+    if isinstance(chosen_for, TextTask) and chosen_for.settings.train is not None:
+        recipe = with_choices(recipe, asked, chosen_for.read_ahead().train.texts)
     if recipe.name == Recipe().name:
         recipe = recipe.replace(name=f"{start.name if start else 'scratch'}-{name}")
     return recipe
-
-
-def _open(recipe: Recipe, asked: Collection[str]) -> list[str]:
-    """Return the keys that a run may choose: those that were not asked for and go together."""
-    closed = set(asked)
-    if closed & {f"train.{key}" for key in HORIZONS}:
-        closed.add("train.epochs")
-    if (
-        recipe.optimizer.name != "adamw"
-        or recipe.optimizer.l2
-        or recipe.system.device == "cerebras"
-    ):
-        closed |= {"task.ngrams", "optimizer.lr", "optimizer.beta2"}
-    return [key for key in KEYS if key not in closed]

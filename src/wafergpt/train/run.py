@@ -104,21 +104,22 @@ def _write_final_metrics(run: Run, setup: Setup) -> None:
     task, splits, start = setup.task, setup.splits, time.monotonic()
     device = torch.device(task.recipe.system.host)
     network = store.restored(task.network, store.weights(run)).to(device)
-    outputs = evaluate(task, network, splits.validation, task.recipe, device)
-    fitted, _ = task.fit(outputs, splits.validation.references)
-    if fitted:
-        task = task_of(task.recipe.replace(task=fitted))
-        run.save_recipe(task.recipe)
 
     kept: dict[str, NDArray[Any]] = {}
 
     def metrics(part: str) -> dict[str, Any] | None:
+        nonlocal task
         evaluated = getattr(splits, part)
         if evaluated is None:
             return None
         samples = evaluated.batches.samples_per_epoch
         with progress("evaluating", samples, "texts") as bar:
             outputs = evaluate(task, network, evaluated, task.recipe, device, bar.advance)
+        if part == "validation":
+            fitted, outputs = task.fit(outputs, evaluated.references)
+            if fitted:
+                task = task_of(task.recipe.replace(task=fitted))
+                run.save_recipe(task.recipe)
         kept.update({f"{part}/{name}": values for name, values in outputs.items()})
         return task.compute_metrics(outputs, evaluated.references)
 
