@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -48,6 +49,7 @@ def text_ngrams(text: str, kind: TextNgrams, rows: int) -> NDArray[np.int32]:
     return np.unique(np.concatenate(hashes) % (rows - 1) + 1).astype(np.int32)
 
 
+@lru_cache(maxsize=1 << 16)
 def _hash(word: str) -> int:
     value = 7
     for character in word:
