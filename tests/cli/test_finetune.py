@@ -58,7 +58,10 @@ def shown(command: Any, *arguments: str) -> dict[str, Any]:
 
 def test_show_has_the_task_and_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    rows = "".join(f"row {n},{'ab'[n % 2]}\n" for n in range(40))
+    Path("rows.csv").write_text("text,label\n" + rows)
     values = shown(finetune.command, "scratch", "task.train=rows.csv")
+    assert values["train"]["epochs"] == 15
     assert values["name"] == "scratch-classify"
     assert values["task"]["name"] == "classify"
     assert values["task"]["train"] == "rows.csv"

@@ -34,12 +34,15 @@ def mixed(scores: Tensor, factors: Factors) -> Tensor:
 def fitted_factors(
     scores: Tensor, targets: Tensor, loss: Callable[[Tensor, Tensor], Tensor]
 ) -> Factors:
-    """Return the factors with the lowest loss; they depend on nothing but the arguments.
+    """Fit the factors to the lowest loss; they depend on nothing but the arguments.
 
     Args:
         scores: ``[2, n, n_outputs]``.
         targets: ``[n]``.
         loss: the summed cross-entropy of scores ``[n, n_outputs]`` and targets.
+
+    Returns:
+        The factors; those of the start if scores are not finite.
     """
     import torch
 

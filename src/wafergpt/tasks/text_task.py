@@ -339,13 +339,16 @@ class TextTask(Task):
         weights: Tensor | None = None,
         training: bool = False,
     ) -> Tensor:
-        """Return the summed loss of scores ``[n, n_outputs]``.
+        """Compute the loss of scores ``[n, n_outputs]``.
 
         Args:
             scores: of the GPT, of the n-grams, or of both together.
             targets: ``[n]``, as ``targets`` gives them.
             weights: ``[n]``, of the rows.
             training: whether they are trained on this.
+
+        Returns:
+            Its sum, a scalar.
         """
 
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
