@@ -43,6 +43,9 @@ def with_choices(recipe: Recipe, asked: Collection[str], texts: Sequence[str]) -
         recipe: with a task of one answer per text.
         asked: keys as in ``train.epochs``, which stay as they are.
         texts: of the training rows.
+
+    Returns:
+        The recipe with what was chosen.
     """
     values = {**ALWAYS, **_by_rows(recipe, len(texts))}
     mean = sum(map(len, texts)) / max(1, len(texts))
