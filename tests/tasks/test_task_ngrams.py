@@ -32,12 +32,19 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-@pytest.mark.parametrize("kind", ["words", "characters"])
-def test_they_learn_beside_the_gpt(home: Path, kind: str) -> None:
+def trained(home: Path, kind: str) -> Predictor:
+    """Return a classifier with n-grams; it is trained once in each process."""
+    if (home / kind).exists():
+        return Predictor.load(Run.find(kind, home))
     rows = [f"task.{name}={home / name}.jsonl" for name in ("train", "test")]
     overrides = [*SMALL, *rows, f"task.ngrams={kind}", "task.ngram_rows=4096", f"name={kind}",
                  "train.epochs=3", "model.vocab_size=280"]  # fmt: skip
-    classifier = finetune("scratch", None, overrides, root=home)
+    return finetune("scratch", None, overrides, root=home)
+
+
+@pytest.mark.parametrize("kind", ["words", "characters"])
+def test_they_learn_beside_the_gpt(home: Path, kind: str) -> None:
+    classifier = trained(home, kind)
     result = classifier.run.read("result")
     assert result["test"]["accuracy"] >= 0.95
     settings = classifier.run.recipe.task
@@ -57,7 +64,7 @@ def test_they_learn_beside_the_gpt(home: Path, kind: str) -> None:
 
 
 def test_a_text_is_the_same_in_any_batch(home: Path) -> None:
-    classifier = Predictor.load(Run.find("words", home))
+    classifier = trained(home, "words")
     texts = ["verygood", "the plot was verybad and it was long " * 3]
     together, alone = classifier.predict(texts), [classifier.predict(text) for text in texts]
     for one, other in zip(together, alone, strict=True):
@@ -107,7 +114,7 @@ def test_scores_that_are_not_finite_change_nothing(capsys: pytest.CaptureFixture
 
 
 def test_a_resume_of_a_finished_run_changes_nothing(home: Path) -> None:
-    run = Run.find("words", home)
+    run = trained(home, "words").run
     before = {n: (run.path / n).read_bytes() for n in ("recipe.yaml", OUTPUTS)}
     metrics = run.read("result")["metrics"]
     finetune(resume="words", root=home)
