@@ -34,7 +34,7 @@ def cut_tokens(tokens: Sequence[int], limit: int, cut: Cut) -> NDArray[np.int64]
     return np.asarray(tokens, dtype=np.int64)
 
 
-def _padded(rows: Sequence[NDArray[np.int32]]) -> torch.Tensor:
+def _filled(rows: Sequence[NDArray[np.int32]]) -> torch.Tensor:
     found = np.zeros((len(rows), max(1, *(len(row) for row in rows))), dtype=np.int64)
     for place, row in enumerate(rows):
         found[place, : len(row)] = row
@@ -98,7 +98,7 @@ class LabelledBatches:
             "lengths": torch.from_numpy(lengths),
         }
         if self._ngrams is not None:
-            tensors["ngrams"] = _padded([self._ngrams[index] for index in chosen])
+            tensors["ngrams"] = _filled([self._ngrams[index] for index in chosen])
         if weights is None:
             return Batch(tensors, weight=n)
         return Batch(

@@ -47,7 +47,7 @@ def with_choices(recipe: Recipe, asked: Collection[str], texts: Sequence[str]) -
     Returns:
         The recipe with what was chosen.
     """
-    values = {**ALWAYS, **_by_rows(recipe, len(texts))}
+    values = {**ALWAYS, **_by_rows(len(texts))}
     mean = sum(map(len, texts)) / max(1, len(texts))
     values["task.ngrams"] = "words" if mean >= LONG else "characters"
     closed = set(asked)
@@ -61,8 +61,8 @@ def with_choices(recipe: Recipe, asked: Collection[str], texts: Sequence[str]) -
         or recipe.system.device == "cerebras"
     ):
         closed |= {"task.ngrams", "optimizer.lr", "optimizer.beta2"}
-    recipe = _replaced(recipe, {k: v for k, v in values.items() if k not in closed})
-    chosen = {key for key in values if key not in closed}
+    values = {key: value for key, value in values.items() if key not in closed}
+    recipe, chosen = _replaced(recipe, values), set(values)
     steps = _steps(recipe, len(texts))
     few = len(texts) < FEW and not recipe.evaluate.patience
     if few and steps and "evaluate.every" not in closed:
@@ -74,7 +74,7 @@ def with_choices(recipe: Recipe, asked: Collection[str], texts: Sequence[str]) -
     return recipe
 
 
-def _by_rows(recipe: Recipe, rows: int) -> dict[str, Any]:
+def _by_rows(rows: int) -> dict[str, Any]:
     epochs = min(MOST_EPOCHS, max(LEAST_EPOCHS, round((SCALE / max(1, rows)) ** 0.5)))
     batch = min(32 if rows >= MANY else 16, max(1, rows))
     return {"train.batch_size": batch, "train.epochs": float(epochs)}

@@ -100,9 +100,12 @@ class TextTask(Task):
         return self.tables
 
     def _source(self) -> str:
-        """Return what the rows depend on."""
-        read = self.settings.model_dump_json(exclude=CHOSEN)
-        return f"{type(self).__name__} {self.recipe.data.fingerprint} {read}"
+        """Return what the rows depend on: settings, and when the files were written."""
+        settings = self.settings
+        read = settings.model_dump_json(exclude=CHOSEN)
+        named = (settings.train, settings.validation, settings.test)
+        times = [path.stat().st_mtime_ns for path in named if path is not None and path.exists()]
+        return f"{type(self).__name__} {self.recipe.data.fingerprint} {times} {read}"
 
     def _read(self) -> Tables:
         settings = self.settings
