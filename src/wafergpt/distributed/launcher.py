@@ -122,8 +122,8 @@ def _start(nproc: int, arguments: Sequence[str], children: list[subprocess.Popen
         if rank == 0:
             stop = f"import stop_with; stop_with({os.getpid()})"
             code = f"from wafergpt.distributed.launcher {stop}; {code}"
-        # -P: modules in the current folder do not shadow ours.
-        command = [sys.executable, "-P", "-c", code, *arguments]
+        # -P: modules in the current folder do not shadow ours. A crash in native code says where.
+        command = [sys.executable, "-P", "-X", "faulthandler", "-c", code, *arguments]
         # In a session of its own, a child does not get the terminal's Ctrl-C.
         child = subprocess.Popen(command, env=inherited | place, start_new_session=True)
         children.append(child)

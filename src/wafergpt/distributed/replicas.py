@@ -2,41 +2,55 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
 
 import torch
-from torch import distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from wafergpt.distributed.collectives import explained
+from wafergpt.distributed.collectives import ProcessGroup, explained
 from wafergpt.distributed.sharding import sums_in
 
 
 def replicated(program: nn.Module, device: torch.device) -> nn.Module:
-    """Return a module whose backward pass sums gradients over all processes.
+    """Return a module whose backward pass averages gradients over all processes.
 
     Gradients are views of the buckets that are sent, so that there is no second copy of them.
+    Those of tables are left to ``average_rows``.
     """
+    # What PyTorch's own FSDP and torchrec call to leave parameters out, in spite of its name.
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(program, _tables(program))
     with explained():
-        copies = DistributedDataParallel(
+        return DistributedDataParallel(
             program,
             device_ids=[device] if device.type == "cuda" else None,
             gradient_as_bucket_view=True,
         )
-    # The loss is a share of the global batch's mean: gradients are summed, not averaged.
-    copies.register_comm_hook(None, _summed)
-    return copies
 
 
-# Torch compares these annotations with its own types, so they cannot be strings.
-def _summed(
-    state: None,
-    bucket: dist.GradBucket,  # type: ignore[name-defined]
-) -> torch.futures.Future[torch.Tensor]:
-    work: Any = dist.all_reduce(bucket.buffer(), async_op=True)
-    future: torch.futures.Future[Any] = work.get_future()
-    return future.then(lambda done: done.value()[0])
+def average_rows(network: nn.Module, group: ProcessGroup) -> None:
+    """Average the sparse gradients of tables over all processes, after the last backward pass.
+
+    DDP has gloo do it, in a thread that replaces the gradient's parts beside the backward pass.
+    """
+    if group.size == 1:
+        return
+    for table in _tables(network).values():
+        gradient = table.grad
+        assert gradient is not None
+        gradient = gradient.coalesce()
+        rows = group.all_gather_rows(gradient.indices()[0])
+        values = group.all_gather_rows(gradient.values() / group.size)
+        total = torch.sparse_coo_tensor(rows[None], values, table.shape, check_invariants=False)
+        table.grad = total.coalesce()
+
+
+def _tables(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the weights whose gradients are sparse, by name."""
+    return {
+        f"{name}.weight": part.weight
+        for name, part in module.named_modules()
+        if isinstance(part, nn.Embedding | nn.EmbeddingBag) and part.sparse
+    }
 
 
 @contextmanager

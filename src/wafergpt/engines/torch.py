@@ -31,7 +31,7 @@ from wafergpt.devices.detect import resolve_device
 from wafergpt.distributed.collectives import ProcessGroup
 from wafergpt.distributed.commands import Command, receive, send
 from wafergpt.distributed.launcher import FORWARDED
-from wafergpt.distributed.replicas import replicated, without_sync
+from wafergpt.distributed.replicas import average_rows, replicated, without_sync
 from wafergpt.distributed.sharding import fill, shard
 from wafergpt.engines import compilation
 from wafergpt.engines.base import Decision, Program, UpdateResult, autocast, reseed
@@ -80,10 +80,9 @@ class TorchEngine:
         by_name = rules(recipe.model, recipe.optimizer.name, names)
         self._optimizer = Optimizer(self.network.named_parameters(), recipe.optimizer, by_name)
         program = Program(self.network, task.loss)
-        copies = group.size > 1 and not self._sharded
-        self._program: nn.Module = replicated(program, self._device) if copies else program
-        self._compiler = Compiler()
-        self._norm = math.nan
+        self._copies = 1 if self._sharded else group.size
+        self._program = replicated(program, self._device) if self._copies > 1 else program
+        self._compiler, self._norm = Compiler(), math.nan
         # On a CPU, reading ahead would only take a core from the update.
         self._ahead = Prefetch(self._read) if self._device.type == "cuda" else None
 
@@ -238,9 +237,11 @@ class TorchEngine:
                 with autocast(self._recipe, self._device):
                     summed: Tensor = self._program(batch.to(self._device))
                 loss = summed * share / weight
-                loss.backward()
+                # Copies average their gradients.
+                (loss * self._copies).backward()
             self._optimizer.merge_rows()
             total += loss.detach()
+        average_rows(self.network, self._group)
         norm = self._optimizer.grad_norm().to(total)
         # The only synchronization with the device in an update, but for n-gram tables.
         own_loss, self._norm = torch.stack([total, norm]).tolist()
