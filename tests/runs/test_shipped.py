@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from wafergpt import api
 from wafergpt.checkpoint import store
+from wafergpt.cli.prepare import command as prepare
 from wafergpt.cli.runs import command
 from wafergpt.errors import InputError
 from wafergpt.inference.writer import Writer
@@ -86,3 +87,25 @@ def test_runs_lists_it(tmp_path: Path) -> None:
     shown = CliRunner().invoke(command, ["--runs", str(tmp_path)]).stdout
     assert "base" in shown
     assert f"no runs in {tmp_path}/ yet" in shown
+
+
+def test_it_goes_on_with_texts_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its tokenizer, and tables of n-grams that it did not have."""
+    monkeypatch.chdir(tmp_path)
+    texts = [f"{TEXT} It has {n} inhabitants." for n in range(60)]
+    (tmp_path / "texts.txt").write_text("\n\n".join(texts))
+    run = CliRunner().invoke
+    done = run(prepare, ["texts.txt", "--tokenizer", "base", "--out", "own"])
+    assert done.exit_code == 0, done.output
+    recipe = [
+        "data.corpus=own",
+        "train.tokens=8192",
+        "train.batch_size=4",
+        "train.micro_batch_size=2",
+    ]
+    adapted = api.pretrain("adapt", recipe, start="base")
+    assert adapted.recipe.model.ngrams == (2, 3)
+    first, *_, last = (row["loss"] for row in adapted.metrics())
+    assert last < first < 6.0
+    missing = run(prepare, ["texts.txt", "--tokenizer", "bse", "--out", "other"])
+    assert missing.exit_code == 2 or "no tokenizer at bse" in str(missing.exception)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +12,7 @@ import click
 
 from wafergpt.cli import HomePath, emit, json_option
 from wafergpt.distributed.launcher import HANGUP, hangs_up
-from wafergpt.errors import Interrupted
+from wafergpt.errors import InputError, Interrupted
 from wafergpt.progress import duration
 
 KEYS = ("documents", "bytes", "tokens_train", "tokens_val", "vocab_size", "fingerprint")
@@ -28,7 +29,9 @@ KEYS = ("documents", "bytes", "tokens_train", "tokens_val", "vocab_size", "finge
 @click.option("--vocab-size", type=int, help="Of the tokenizer to train.  [default: 8192]")
 @click.option("--lowercase", is_flag=True, help="Train a tokenizer that lower-cases all text.")
 @click.option(
-    "--tokenizer", type=HomePath(), help="tokenizer.json, or GPT-2's encoder.json + vocab.bpe."
+    "--tokenizer",
+    type=HomePath(),
+    help="tokenizer.json, GPT-2's encoder.json + vocab.bpe, or that of a run, by its name.",
 )
 @click.option("--text", default="text", show_default=True, help="The text column.")
 @click.option(
@@ -69,7 +72,8 @@ def command(
         for number in (signal.SIGTERM, *([HANGUP] if HANGUP and hangs_up() else [])):
             signal.signal(number, signal.default_int_handler)
         corpus = prepare(
-            sources, out, vocab_size=vocab_size, lowercase=lowercase, tokenizer=tokenizer,
+            sources, out, vocab_size=vocab_size, lowercase=lowercase,
+            tokenizer=tokenizer and _of_run(tokenizer),
             text=text, file_format=file_format, errors=errors, val_fraction=val_fraction,
             workers=workers,
         )  # fmt: skip
@@ -85,3 +89,14 @@ def command(
         f"next: {after_preparing(out, result['tokens_train'])}",
     ]
     emit(result, as_json, "\n".join(lines))
+
+
+def _of_run(tokenizer: str) -> str | Path:
+    """Return the folder of the run with this name, unless it is a path or there is no such run."""
+    from wafergpt.runs.run import Run
+
+    if Path(tokenizer).exists():
+        return tokenizer
+    with suppress(InputError):
+        return Run.find(tokenizer).path
+    return tokenizer
