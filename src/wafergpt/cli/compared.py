@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from wafergpt.cli.tables import Column
+
 
 def cells(rows: Iterable[Mapping[str, Any]], scores: Iterable[str]) -> list[tuple[str, ...]]:
     """Return the cells of each row of a comparison that has a result.
@@ -22,8 +24,14 @@ def cells(rows: Iterable[Mapping[str, Any]], scores: Iterable[str]) -> list[tupl
     ]
 
 
-MORE = "GPT − this, points"
-"""The column of the differences."""
+def columns(scores: Iterable[str]) -> list[Column]:
+    """Return the columns of ``cells``, whose scores have these names."""
+    return [
+        Column("", min_width=10),
+        *(Column(name, right=True) for name in scores),
+        Column("GPT − this, points", right=True, rank=2),
+        Column("time", right=True, rank=1),
+    ]
 
 
 def failures(rows: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -7,20 +7,14 @@ from pathlib import Path
 import click
 
 from wafergpt.cli import HomePath, emit, json_option
-from wafergpt.cli.compared import MORE, cells, failures
+from wafergpt.cli.compared import cells, columns, failures
 from wafergpt.cli.recipe import runs_option
-from wafergpt.cli.tables import Column, plain, table
+from wafergpt.cli.tables import plain, table
 from wafergpt.errors import Interrupted
 from wafergpt.progress import working
 from wafergpt.runs.run import Run, command_line
 
-COLUMNS = (
-    Column("", min_width=10),
-    Column("accuracy", right=True),
-    Column("loss", right=True),
-    Column(MORE, right=True, rank=2),
-    Column("time", right=True, rank=1),
-)
+SCORES = ("accuracy", "loss")
 KINDS = ("gpt", "tfidf", "bilstm")
 
 
@@ -48,13 +42,13 @@ def command(data: Path | None, text: str, label: str, runs: Path, as_json: bool)
         f"      {command_line('runs', root=runs)}",
     ]
     rows = [result[kind] for kind in KINDS if kind in result]
-    scores = cells(rows, ("accuracy", "loss"))
+    head, scores = columns(SCORES), cells(rows, SCORES)
     words = [*failures(rows), *words]
     emit(
         result,
         as_json,
-        "\n".join([plain(COLUMNS, scores), "", *words]),
-        lambda width: [table(COLUMNS, scores, width), "", *words],
+        "\n".join([plain(head, scores), "", *words]),
+        lambda width: [table(head, scores, width), "", *words],
     )
     if "interrupted" in result:
         raise Interrupted(result["interrupted"])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wafergpt.cli import emit, json_option
-from wafergpt.cli.compared import MORE, cells, failures
+from wafergpt.cli.compared import cells, columns, failures
 from wafergpt.cli.recipe import (
     RecipeCommand,
     auto_resume_option,
@@ -22,6 +22,7 @@ from wafergpt.cli.recipe import (
     show_option,
     split_arguments,
 )
+from wafergpt.cli.tables import plain, table
 from wafergpt.config import Recipe
 from wafergpt.runs.run import Run
 
@@ -112,25 +113,17 @@ def _recipe_at_start(recipe: Recipe, start: str, runs: Path, chooses: bool) -> R
 
 
 def _text(run: Run, result: dict[str, Any]) -> str:
-    rows = result.get("comparison", [])
-    compared = [
-        f"{row['name']}: " + ", ".join(f"{name} {row[key]:.4f}" for name, key in SCORES.items())
-        for row in rows
-        if "failed" not in row
-    ]
-    return "\n".join([*_scores(result), *compared, *failures(rows), _next(run)])
+    compared = []
+    if rows := result.get("comparison"):
+        compared = ["", plain(columns(SCORES), cells(rows, SCORES.values())), "", *failures(rows)]
+    return "\n".join([*_scores(result), *compared, _next(run)])
 
 
 def _screen(run: Run, result: dict[str, Any], width: int) -> Iterable[RenderableType]:
-    from wafergpt.cli.tables import Column, table
-
     yield from _scores(result)
     if rows := result.get("comparison"):
-        columns = [Column("", min_width=10), *(Column(name, right=True) for name in SCORES)]
-        columns.append(Column(MORE, right=True, rank=2))
-        columns.append(Column("time", right=True, rank=1))
         yield ""
-        yield table(columns, cells(rows, SCORES.values()), width)
+        yield table(columns(SCORES), cells(rows, SCORES.values()), width)
         yield ""
         yield from failures(rows)
     yield _next(run)
