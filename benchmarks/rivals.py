@@ -69,7 +69,8 @@ def _features(kind: str, train: Pairs) -> Any:
 def _logistic(c: float, features: Any, labels: list[str], judged: Any) -> Found:
     from sklearn.linear_model import LogisticRegression
 
-    model = LogisticRegression(C=c, max_iter=300).fit(features, labels)
+    solver = "liblinear" if len(set(labels)) == 2 else "lbfgs"
+    model = LogisticRegression(C=c, solver=solver, max_iter=300).fit(features, labels)
     return model.predict_proba(judged), list(model.classes_)
 
 

@@ -36,6 +36,7 @@ def plan(
     budget: str | float | None = None,
     quick: bool = False,
     fresh: bool = False,
+    machine: str | Path | None = None,
     root: Path = RUNS,
 ) -> Plan:
     """Find out what a training costs on this machine, or what a budget of time buys.
@@ -51,6 +52,8 @@ def plan(
             shape, tokens, batch and learning rate are then chosen for it.
         quick: estimate from the machine's measurements alone, and run nothing.
         fresh: measure the machine again instead of using the cached measurements.
+        machine: a file that ``wafergpt doctor --json`` printed on another machine, for an estimate
+            of what the training costs there.
         root: the folder that holds runs.
 
     Returns:
@@ -63,6 +66,7 @@ def plan(
     """
     from wafergpt.devices.probe import probe
     from wafergpt.planning.budget import budget_of
+    from wafergpt.planning.hardware import Machine
     from wafergpt.train.finetuning import with_task
     from wafergpt.train.planner import plan_budget, plan_training
 
@@ -84,10 +88,13 @@ def plan(
             "a Cerebras system cannot be measured from here: --lower shows one training step "
             "as it is lowered, and without system.device=cerebras the plan is for this machine"
         )
-    machine = probe(recipe.system.host, fresh=fresh)
+    if machine is None:
+        known = probe(recipe.system.host, fresh=fresh)
+    else:
+        known, quick = Machine.read(Path(machine)), True
     if wanted is not None:
-        return plan_budget(recipe, wanted, machine, base, quick, root)
-    return plan_training(recipe, machine, base, quick, root)
+        return plan_budget(recipe, wanted, known, base, quick, root)
+    return plan_training(recipe, known, base, quick, root)
 
 
 def pretrain(

@@ -5,7 +5,7 @@ import os
 import shlex
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +112,7 @@ def test_text_is_plain_when_piped() -> None:
         (["model.d_model=10", "model.n_heads=3"], "does not divide"),
         (["--budget", "soon"], "not a budget"),
         (["train.epochs=2"], "add data.corpus"),
-        (["data.corpus=nowhere"], "is not a corpus"),
+        (["data.corpus=nowhere"], "there is no folder nowhere"),
     ],
 )
 def test_mistakes_are_named(arguments: list[str], message: str) -> None:
@@ -147,13 +147,39 @@ def test_a_measured_plan_ends_with_the_command_that_trains_it(tmp_path: Path) ->
 
 def test_a_budget_prints_its_candidates_and_what_it_chose(tmp_path: Path) -> None:
     corpus = f"data.corpus={soak.corpus(tmp_path)}"
-    lines = run(corpus, "model.seq_len=48", "system.compile=off", "--budget", "15s").splitlines()
+    (tmp_path / "runs" / "run").mkdir(parents=True)
+    asked = ("model.seq_len=48", "model.d_ffn=100", "train.steps=5", "system.compile=off")
+    text = run(corpus, *asked, "--budget", "15s", "--runs", str(tmp_path / "runs"))
+    lines = text.splitlines()
+    assert "chosen by the budget, and so not model.d_ffn=100, train.steps=5" in text
     head = next(index for index, line in enumerate(lines) if line.startswith("layers × width"))
-    assert lines[head + 1].endswith("best")
+    (row,) = (line for line in lines[head + 1 :] if line.endswith("  chosen"))
     words = shlex.split(lines[-1].removeprefix("next: "))
-    chosen = load_recipe(None, [word for word in words[2:] if not word.startswith("--")])
-    assert f"{chosen.model.n_layers} × {chosen.model.d_model}" in "".join(lines[head:])
-    assert chosen.train.tokens
+    chosen = load_recipe(None, [word for word in words[2:] if "=" in word])
+    assert row.startswith(f"{chosen.model.n_layers} × {chosen.model.d_model} ")
+    assert f"{chosen.train.tokens:,}" in row
+    assert chosen.model.d_ffn == 4 * chosen.model.d_model
+    # A run of the usual name exists.
+    assert chosen.name == "run-2"
+
+
+def test_it_estimates_for_another_machine(tmp_path: Path) -> None:
+    file = tmp_path / "large.json"
+    large = replace(MACHINE, name="large", memory_available=1 << 40, bandwidth=1e12)
+    file.write_text(json.dumps({"machine": asdict(large)}))
+    facts = json.loads(run("cerebras-gpt/1.3b", "--machine", str(file), "--json"))
+    assert (facts["machine"], facts["fits"], facts["measured"]) == ("large", True, False)
+    file.write_text("{}")
+    with pytest.raises(InputError, match="is no machine: on that machine, run wafergpt doctor"):
+        run("--machine", str(file))
+
+
+def test_a_run_is_no_recipe(tmp_path: Path) -> None:
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / "recipe.yaml").write_text("name: tiny")
+    found = CliRunner().invoke(command, ["tiny", "--runs", str(tmp_path)])
+    assert found.exit_code == 2
+    assert "'tiny' is a run, not a recipe: --from tiny" in found.stderr
 
 
 def test_the_parametrization_is_a_table_of_roles() -> None:

@@ -13,13 +13,13 @@ from wafergpt.config import Model, Optimizer, Recipe, System, load_recipe
 from wafergpt.engines.optimizers import Optimizer as RunningOptimizer
 from wafergpt.errors import InputError
 from wafergpt.model.gpt import GPT
-from wafergpt.planning.budget import Budget, best, bought, budget_of, candidates
+from wafergpt.planning.budget import Budget, best, bought, budget_of, candidates, not_taken
 from wafergpt.planning.estimate import estimate
 from wafergpt.planning.hardware import Machine
 from wafergpt.planning.intervals import horizon
 from wafergpt.planning.laws import expected_loss, learning_rate
 from wafergpt.planning.memory import checkpoint_bytes, micro_batch_that_fits, training_memory
-from wafergpt.planning.plan import Candidate
+from wafergpt.planning.plan import Candidate, passes_warning
 from wafergpt.planning.speed import best_precision, compile_pays, tokens_per_second
 from wafergpt.shapes.counts import parameters, training_flops
 
@@ -103,9 +103,19 @@ def test_the_corpus_decides_the_vocabulary(tmp_path: Path) -> None:
     found = estimate(recipe, MACHINE)
     assert found.resolved.model.vocab_size == 777
     assert found.tokens == pytest.approx(2 * 10_000, rel=0.3)
+    with pytest.raises(InputError, match=r"too small: 10,000 tokens are less than one sequence"):
+        estimate(recipe.replace(model={"seq_len": 20_000}), MACHINE)
+    (tmp_path / "train.bin").write_bytes(b"cut")
+    (tmp_path / "corpus.json").write_text(
+        json.dumps({**card, "files": {"train.bin": {"bytes": 9}}})
+    )
+    with pytest.raises(InputError, match=r"train.bin has changed since it was prepared"):
+        estimate(recipe, MACHINE)
     (tmp_path / "corpus.json").write_text("{")
     with pytest.raises(InputError):
         estimate(recipe, MACHINE)
+    with pytest.raises(InputError, match="there is no folder"):
+        estimate(recipe.replace(data={"corpus": tmp_path / "moved"}), MACHINE)
 
 
 def chosen(recipe: Recipe, budget: str | float, machine: Machine = MACHINE) -> Candidate:
@@ -129,6 +139,9 @@ def test_a_budget_is_kept_and_a_larger_one_never_buys_less(seconds: float, vocab
         ("90s", "seconds", 90), ("30m", "seconds", 1800), ("2h", "seconds", 7200),
         ("1h30m", "seconds", 5400), (45, "seconds", 45), ("50M tokens", "tokens", 5e7),
         ("1e15 FLOPs", "flops", 1e15), ("2.5e15flops", "flops", 2.5e15),
+        ("10 minutes", "seconds", 600), ("1 day 2 hours", "seconds", 93600),
+        ("30 s", "seconds", 30),
+        ("100 GFLOPs", "flops", 1e11),
     ],
 )  # fmt: skip
 def test_budgets(text: str | float, kind: str, amount: float) -> None:
@@ -136,11 +149,41 @@ def test_budgets(text: str | float, kind: str, amount: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "soon", "-3m", "0s", "30 minutes", "nan", "tokens", "0 tokens", "1e99 FLOPs²"]
+    "text",
+    ["", "soon", "-3m", "0s", "30 fortnights", "5M", "nan", "tokens", "0 tokens", "1e99 FLOPs²"],
 )
 def test_impossible_budgets(text: str) -> None:
     with pytest.raises(InputError, match="is not a budget"):
         budget_of(text)
+
+
+def test_what_a_budget_does_not_take_over_is_named() -> None:
+    asked = load_recipe(None, ["model.n_layers=7", "train.steps=5", "model.d_ffn=100"])
+    found = chosen(asked, "50M tokens")
+    assert not_taken(asked, found.recipe) == [
+        "model.n_layers=7",
+        "model.d_ffn=100",
+        "train.steps=5",
+    ]
+    assert not_taken(load_recipe(None, []), found.recipe) == []
+    with pytest.raises(InputError, match="a budget of 1e\\+99 flops is above any training"):
+        chosen(asked, "1e99 FLOPs")
+
+
+def test_of_equal_shapes_the_smallest_is_chosen() -> None:
+    found = candidates(load_recipe(None, ["model.vocab_size=8192"]), budget_of("1h"), MACHINE)
+    equal = [replace(one, loss=5.0 + place * 1e-6) for place, one in enumerate(reversed(found))]
+    assert best(equal[::-1]).recipe.model.d_model == min(
+        one.recipe.model.d_model for one in found if one.tokens_per_parameter <= 25
+    )
+
+
+def test_rows_and_texts_that_are_read_too_often_are_said() -> None:
+    labelled = load_recipe(None, ["task.train=rows.csv", "train.steps=10"])
+    assert "read 30 times" in passes_warning(labelled, 300, 10)
+    assert not passes_warning(labelled.replace(evaluate={"patience": 2}), 300, 10)
+    assert not passes_warning(labelled, 150, 10)
+    assert "read 5.0 times" in passes_warning(load_recipe(None, []), 50, 10)
 
 
 def test_budgets_of_tokens_and_flops_buy_no_more() -> None:

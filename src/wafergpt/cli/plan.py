@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from wafergpt.cli import emit, json_option
+from wafergpt.cli import HomePath, emit, json_option
 from wafergpt.cli.recipe import (
     RecipeCommand,
     recipe_arguments,
@@ -17,6 +18,7 @@ from wafergpt.cli.recipe import (
     split_arguments,
 )
 from wafergpt.cli.tables import Cell, Column, Row, details, plain, table
+from wafergpt.config.files import HORIZONS
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -31,8 +33,9 @@ LEAST_SHARE = 0.005
 
 COLUMNS = [
     Column("layers × width"), Column("parameters", right=True, rank=2),
-    Column("tokens", right=True, rank=1), Column("batch", right=True, rank=4),
-    Column("tokens/s", right=True, rank=3), Column("expected loss", right=True),
+    Column("tokens", right=True, rank=1), Column("per parameter", right=True, rank=3),
+    Column("batch", right=True, rank=5), Column("tokens/s", right=True, rank=4),
+    Column("expected loss", right=True),
 ]  # fmt: skip
 """Of the shapes that a budget could buy."""
 
@@ -54,6 +57,8 @@ MAX_KINDS = 20
 @click.option("--from", "start", metavar="RUN", help="The run to start from.")
 @click.option("--quick", is_flag=True, help="Estimate; run nothing.")
 @click.option("--fresh", is_flag=True, help="Measure this machine again.")
+@click.option("--machine", type=HomePath(path_type=Path), metavar="FILE",
+              help="Estimate for another machine: its wafergpt doctor --json.")  # fmt: skip
 @click.option(
     "--parametrization",
     "shows_table",
@@ -71,6 +76,7 @@ def command(
     start: str | None,
     quick: bool,
     fresh: bool,
+    machine: Path | None,
     shows_table: bool,
     lowers: bool,
     measure: Path | None,
@@ -81,8 +87,8 @@ def command(
     """Find out what a recipe costs before it runs.
 
     The training is begun in a process of its own, and some of its updates are timed. With
-    --budget, shape, tokens, batch and learning rate are chosen for that time; add --show to print
-    the recipe, ready to be saved and trained.
+    --budget, shape, tokens, batch and learning rate of a language model are chosen for that time;
+    add --show to print the recipe, ready to be saved and trained.
     """
     if measure is not None:
         from wafergpt.train.measuring import work
@@ -115,7 +121,10 @@ def command(
         lowering = lower(name, overrides)
         emit({"lowering": lowering}, as_json, _lowered(lowering))
         return
-    found = plan(name, overrides, start=start, budget=budget, quick=quick, fresh=fresh, root=runs)
+    found = plan(
+        name, overrides, start=start, budget=budget, quick=quick, fresh=fresh, machine=machine,
+        root=runs,
+    )  # fmt: skip
     if show:
         click.echo(found.recipe().to_yaml(), nl=False)
         return
@@ -143,11 +152,22 @@ def _next(
 
     words = [f"data.corpus={word}" if _is_corpus(word) else word for word in arguments]
     if budget is not None:
-        words += _chosen(plan)
+        chosen = _chosen(plan)
+        gone = {word.partition("=")[0] for word in chosen} | {f"train.{key}" for key in HORIZONS}
+        words = [word for word in words if word.partition("=")[0] not in gone] + chosen
+    name = _free_name(plan.asked.name, runs)
+    if name != plan.asked.name:
+        words = [word for word in words if not word.startswith("name=")] + [f"name={name}"]
     if plan.asked.task is not None:
         return f"next: {command_line('finetune', start or 'scratch', *words, root=runs)}"
     source = [] if start is None else ["--from", start]
     return f"next: {command_line('pretrain', *words, *source, root=runs)}"
+
+
+def _free_name(name: str, runs: Path) -> str:
+    """Return a run's name that does not exist yet: the one asked for, else with a number."""
+    names = chain([name], (f"{name}-{number}" for number in count(2)))
+    return next(one for one in names if not (runs / one).exists())
 
 
 def _is_corpus(word: str) -> bool:
@@ -158,12 +178,10 @@ def _is_corpus(word: str) -> bool:
 
 def _chosen(plan: Plan) -> list[str]:
     """Return what a budget chose, as overrides."""
+    from wafergpt.planning.budget import CHOSEN
+
     values = plan.recipe().model_dump()
-    keys = {
-        "model": ("n_layers", "d_model", "n_heads"), "train": ("tokens", "batch_size"),
-        "optimizer": ("lr",), "schedule": ("name", "warmup", "final"),
-    }  # fmt: skip
-    return [f"{name}.{key}={values[name][key]}" for name, some in keys.items() for key in some]
+    return [f"{name}.{key}={values[name][key]}" for name, some in CHOSEN.items() for key in some]
 
 
 def _table(facts: dict[str, Any], optimizer: Optimizer) -> str:
@@ -194,6 +212,8 @@ def _lowered(lowering: dict[str, Any]) -> str:
 
 
 def _steps(facts: dict[str, Any]) -> str:
+    if facts["task"]:
+        return f"{facts['steps']:,} of {facts['batch_size']:,} rows"
     first, steps = facts["first_steps"], facts["steps"]
     parts = [(first, facts["first_batch_tokens"]), (steps - first, facts["batch_tokens"])]
     return ", then ".join(f"{n:,} of {tokens:,} tokens" for n, tokens in parts if n)
@@ -243,19 +263,23 @@ def _screen(
 
 def _candidates(facts: dict[str, Any]) -> list[Row]:
     """Return a row for each shape that a budget could buy, the best first."""
-    found = sorted(facts["candidates"], key=lambda candidate: candidate["expected_loss"])
-    best = found[0]["expected_loss"]
+    chosen = next(one["expected_loss"] for one in facts["candidates"] if one["chosen"])
     return [
         (
             f"{one['n_layers']} × {one['d_model']}",
             f"{one['parameters']:,}",
             f"{one['tokens']:,}",
+            f"{one['tokens_per_parameter']:.3g}",
             f"{one['batch_size']}",
             f"{one['tokens_per_second']:,.0f}",
-            "best" if one is found[0] else f"+{one['expected_loss'] / best - 1:.1%}",
+            "chosen" if one["chosen"] else f"{one['expected_loss'] / chosen - 1:+.1%}",
         )
-        for one in found
+        for one in sorted(facts["candidates"], key=lambda one: one["expected_loss"])
     ]
+
+
+def _heads(n: int) -> str:
+    return "1 head" if n == 1 else f"{n} heads"
 
 
 def _rows(facts: dict[str, Any], notes: tuple[str, ...]) -> list[tuple[str, str]]:
@@ -268,21 +292,24 @@ def _rows(facts: dict[str, Any], notes: tuple[str, ...]) -> list[tuple[str, str]
     each = f" for each of {nproc} processes" if nproc > 1 else ""
     gib = 1 << 30
     shape = (
-        f"{model['n_layers']} layers, d_model {model['d_model']}, {model['n_heads']} heads, "
+        f"{model['n_layers']} layers, d_model {model['d_model']}, {_heads(model['n_heads'])}, "
         f"d_ffn {model['d_ffn']}, context {model['seq_len']}, vocabulary {model['vocab_size']:,}"
     )
     how = "measured" if facts["measured"] else "estimated: nothing was run"
     rows = {
         "shape": shape,
         "parameters": f"{facts['parameters']:,}{_tables(facts)}",
-        "tokens": f"{facts['tokens']:,} ({ratio:.3g} per parameter)",
+        "tokens": f"{facts['tokens']:,}"
+        + ("" if facts["task"] else f" ({ratio:.3g} per parameter)"),
         "steps": _steps(facts),
         "compute": f"{facts['flops']:.3g} FLOPs, forward and backward",
         "time": _time(facts),
         "speed": f"{facts['tokens_per_second']:,.0f} tokens/s on {facts['device']}, {how}",
-        "memory": f"{facts['memory_bytes'] / gib:.2f} GiB{each}: {fits}",
+        "memory": f"{facts['memory_bytes'] / gib:.2f} GiB{each}, "
+        f"{facts['memory_available'] / gib:.1f} GiB are free: {fits}",
         "checkpoint": f"{size(facts['checkpoint_bytes'])} each, "
         f"{size(facts['disk_bytes'])} at most at once",
-        "loss": _loss(facts),
     }
+    if not facts["task"]:
+        rows["loss"] = _loss(facts)
     return [*rows.items(), *(("note", note) for note in notes)]

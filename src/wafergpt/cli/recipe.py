@@ -12,7 +12,7 @@ import click
 
 from wafergpt import files
 from wafergpt.cli import HomePath
-from wafergpt.config import Recipe, known_keys, load_recipe
+from wafergpt.config import Recipe, known_keys, load_recipe, shipped_recipes
 from wafergpt.progress import is_worker, place, say
 from wafergpt.runs.run import RUNS, Run
 
@@ -118,6 +118,10 @@ def split_arguments(arguments: Sequence[str], runs: Path = RUNS) -> tuple[str | 
     if len(names) > 1:
         raise click.UsageError(
             f"one recipe at a time: '{names[0]}' or '{names[1]}'? overrides are written KEY=VALUE"
+        )
+    if names and names[0] not in shipped_recipes() and (runs / names[0] / "recipe.yaml").is_file():
+        raise click.UsageError(
+            f"'{names[0]}' is a run, not a recipe: --from {names[0]} starts from its weights"
         )
     return (names[0] if names else None), overrides
 

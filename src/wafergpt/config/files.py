@@ -103,18 +103,26 @@ def _read(name: str, keys: Mapping[str, Key]) -> dict[str, Any]:
             )
         path = Path(str(resources.files("wafergpt") / "recipes" / f"{name}.yaml"))
     if path.stat().st_size > RECIPE_BYTES:
-        raise InputError(f"{path} is too large for a recipe (limit 1 MiB)")
+        raise InputError(f"{path} is too large for a recipe (limit 1 MiB){_raw(path)}")
     try:
         values = parsed(path.read_text(encoding="utf-8"), keys)
     except RepeatedKeyError as error:
         raise InputError(f"{path}: {error}") from None
     except ValueError as error:
-        raise InputError(f"{path} is not YAML: {error}") from None
+        raise InputError(f"{path} is not YAML: {error}{_raw(path)}") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise InputError(f"{path} is not a recipe: it must hold sections such as 'model:'")
+        text = _raw(path) or ": it must hold sections such as 'model:'"
+        raise InputError(f"{path} is not a recipe{text}")
     return values
+
+
+def _raw(path: Path) -> str:
+    """Return what to do with a file that is no recipe; "" if its name is one's."""
+    if path.suffix in {".yaml", ".yml"}:
+        return ""
+    return "; if it is text to learn from: wafergpt prepare"
 
 
 def _require_no_data(path: Path) -> None:

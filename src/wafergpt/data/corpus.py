@@ -93,7 +93,7 @@ class Corpus:
                 if unfinished
                 else "not a corpus"
             )
-            raise InputError(f"{path} is {hint}")
+            raise InputError(f"{path} is {hint}" if path.is_dir() else f"there is no folder {path}")
         try:
             facts = files.read_json(card)
             sizes = {name: entry["bytes"] for name, entry in facts["files"].items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import shutil
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ def examine(fresh: bool = False) -> dict[str, Any]:
         "disk_free_bytes": shutil.disk_usage(Path.cwd()).free,
         "matmul_flops_fp32": machine.matmul_flops_fp32,
         "matmul_flops_bf16": machine.matmul_flops_bf16,
+        "machine": asdict(machine),
         "compiler": None if missing or broken else compiler_path() or "Triton",
         "compiler_missing": missing,
         "compiler_broken": broken,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,7 +53,22 @@ def memory(free: int, total: int) -> tuple[int, int]:
             cached = dict(zip(stat[::2], stat[1::2], strict=False)).get(names[2], "0")
             free = min(free, max(0, limit - used + int(cached)))
             total = min(total, limit)
-    return free, total
+    limit, used = _address_space()
+    return max(0, min(free, limit - used)), min(total, limit)
+
+
+def _address_space() -> tuple[int, int]:
+    """Return (limit, used) bytes of this process' address space, as ``ulimit -v`` limits it."""
+    try:
+        import resource
+
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+        pages = int(_words(Path("/proc/self/statm"))[0])
+    except (ImportError, IndexError, OSError, ValueError):
+        return sys.maxsize, 0
+    if limit == resource.RLIM_INFINITY:
+        return sys.maxsize, 0
+    return limit, pages * resource.getpagesize()
 
 
 def limit_threads() -> None:

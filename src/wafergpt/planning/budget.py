@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from wafergpt.config import Recipe
+from wafergpt.config.files import HORIZONS
+from wafergpt.config.recipe import MAX_COUNT
 from wafergpt.config.warmup import token_count
 from wafergpt.errors import InputError
 from wafergpt.files import short
@@ -16,7 +18,7 @@ from wafergpt.planning.estimate import GPT2_VOCAB_SIZE, estimate
 from wafergpt.planning.hardware import Machine
 from wafergpt.planning.laws import expected_loss, learning_rate
 from wafergpt.planning.plan import Candidate, read_corpus
-from wafergpt.shapes.counts import dense_parameters, training_flops
+from wafergpt.shapes.counts import training_flops
 
 LADDER = (
     (2, 64, 1), (2, 96, 2), (2, 128, 2), (4, 128, 2), (4, 192, 3), (4, 256, 4), (6, 256, 4),
@@ -39,6 +41,15 @@ NEIGHBOURS = 3
 
 MAX_TOKENS_PER_PARAMETER = 25.0
 """Compute-optimal are 20."""
+
+TIE = 5e-4
+"""Share by which expected losses must differ to be told apart; of equal ones the smallest shape."""
+
+CHOSEN: Mapping[str, tuple[str, ...]] = {
+    "model": ("n_layers", "d_model", "n_heads", "d_ffn"), "train": ("tokens", "batch_size"),
+    "optimizer": ("lr",), "schedule": ("name", "warmup", "final"),
+}  # fmt: skip
+"""The keys that a budget chooses, by section."""
 
 TARGET = 0.97
 """Share of a budget of time that a plan aims at; the rest is for what was not foreseen."""
@@ -66,24 +77,34 @@ def budget_of(text: str | float) -> Budget:
         InputError: if it is none of them, or not above zero.
     """
     words = str(text).strip()
-    number = r"(\d{1,20}(?:\.\d{1,20})?)"
-    flops = re.fullmatch(rf"{number}(?:e\+?(\d{{1,2}}))?\s*flops?", words, re.IGNORECASE)
-    time = re.fullmatch(rf"(?:{number}h)?(?:{number}m)?(?:{number}s?)?", words)
+    flops, time = _FLOPS.fullmatch(words), _TIME.fullmatch(words)
     if flops:
-        found = Budget("flops", float(flops[1]) * 10.0 ** int(flops[2] or 0))
+        power = int(flops[2] or 0) + 3 * ("kMGTPEZ".index(flops[3]) + 1 if flops[3] else 0)
+        found = Budget("flops", float(flops[1]) * 10.0**power)
     elif words.endswith("tokens"):
         try:
             found = Budget("tokens", token_count(words))
         except ValueError:
             raise _unreadable(text) from None
     elif time:
-        hours, minutes, seconds = (float(part or 0) for part in time.groups())
-        found = Budget("seconds", 3600 * hours + 60 * minutes + seconds)
+        parts = (float(part or 0) for part in time.groups())
+        units = (86400, 3600, 60, 1)
+        found = Budget("seconds", sum(n * unit for n, unit in zip(parts, units, strict=True)))
     else:
         raise _unreadable(text)
     if not 0 < found.amount < math.inf:
         raise _unreadable(text)
     return found
+
+
+_NUMBER = r"(\d{1,20}(?:\.\d{1,20})?)"
+_FLOPS = re.compile(rf"{_NUMBER}(?:e\+?(\d{{1,2}}))?\s*([kMGTPEZ]?)(?i:flops?)")
+_TIME = re.compile(
+    r"\s*".join(
+        rf"(?:{_NUMBER}\s*{unit})?"
+        for unit in ("d(?:ays?)?", "h(?:ours?)?", "m(?:in(?:utes?)?)?", "(?:s(?:ec(?:onds?)?)?)?")
+    )
+)
 
 
 def _unreadable(text: object) -> InputError:
@@ -142,6 +163,8 @@ def bought(
         tokens = budget.amount
     else:
         tokens = budget.amount / training_flops(model) * seq_len
+    if tokens > MAX_COUNT:
+        raise InputError(f"a budget of {budget.amount:.3g} {budget.kind} is above any training")
     corpus = recipe.data.corpus
     text = tokens if corpus is None else read_corpus(corpus).tokens_train
     batch_size = min(_batch_size(tokens, seq_len), max(1, (int(text) - 1) // seq_len))
@@ -160,15 +183,32 @@ def bought(
 
 
 def best(found: Sequence[Candidate]) -> Candidate:
-    """Return the candidate with the lowest expected loss.
+    """Return the candidate with the lowest expected loss, of equal ones the smallest.
 
     The law was fitted on short runs: where there is a choice, no shape may read many more tokens
     for each of its parameters than are compute-optimal.
+
+    Args:
+        found: the smallest first.
     """
-    small = [
-        c for c in found if c.tokens <= MAX_TOKENS_PER_PARAMETER * dense_parameters(c.recipe.model)
-    ]
-    return min(small or found[-1:], key=lambda candidate: candidate.loss)
+    small = [c for c in found if c.tokens_per_parameter <= MAX_TOKENS_PER_PARAMETER]
+    small = small or list(found[-1:])
+    lowest = min(candidate.loss for candidate in small)
+    return next(candidate for candidate in small if candidate.loss <= (1 + TIE) * lowest)
+
+
+def not_taken(asked: Recipe, chosen: Recipe) -> list[str]:
+    """Return what a recipe sets, as ``section.key=value``, where a budget chose another value."""
+    default, keys = Recipe(), {**CHOSEN, "train": (*HORIZONS, "batch_size")}
+    found = []
+    for section, names in keys.items():
+        own, usual, new = (getattr(one, section) for one in (asked, default, chosen))
+        for name in names:
+            value = getattr(own, name)
+            follows = name == "d_ffn" and value == 4 * asked.model.d_model
+            if not follows and value not in (None, getattr(usual, name), getattr(new, name)):
+                found.append(f"{section}.{name}={value}")
+    return found
 
 
 def _shaped(recipe: Recipe, n_layers: int, d_model: int, n_heads: int) -> Recipe:

@@ -73,6 +73,11 @@ def estimate(recipe: Recipe, machine: Machine, rows: RowFacts | None = None) -> 
     require_possible_warmup(recipe.schedule)
     recipe.system.require_groups(recipe.system.nproc)
     facts = None if recipe.data.corpus is None else read_corpus(recipe.data.corpus)
+    if facts is not None and facts.tokens_train <= recipe.model.seq_len:
+        raise InputError(
+            f"{recipe.data.corpus} is too small: {facts.tokens_train:,} tokens are less than one "
+            f"sequence of {recipe.model.seq_len:,} and its next token: lower model.seq_len"
+        )
     resolved = _with_vocabulary(recipe, facts, notes)
     resolved = _with_system(resolved, machine)
     data = _data(resolved, facts, rows)
@@ -135,6 +140,9 @@ def _with_vocabulary(recipe: Recipe, facts: CorpusFacts | None, notes: list[str]
     if given:
         return recipe
     if recipe.task is not None:
+        notes.append(
+            f"a vocabulary of {SCRATCH_VOCABULARY:,} is assumed: few rows give their tokenizer less"
+        )
         return recipe.replace(model={"vocab_size": SCRATCH_VOCABULARY})
     notes.append(f"no corpus and no model.vocab_size: GPT-2's {GPT2_VOCAB_SIZE:,} is assumed")
     return recipe.replace(model={"vocab_size": GPT2_VOCAB_SIZE})

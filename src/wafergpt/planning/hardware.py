@@ -6,7 +6,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
+
+from wafergpt import files
+from wafergpt.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,20 @@ class Machine:
             for precision, rates in values["training_flops"].items()
         }
         return cls(**{**values, "training_flops": training})
+
+    @classmethod
+    def read(cls, path: Path) -> Machine:
+        """Read what ``wafergpt doctor --json`` printed on a machine.
+
+        Raises:
+            InputError: if the file is not that.
+        """
+        try:
+            return cls.from_json(files.read_json(path)["machine"])
+        except (AttributeError, KeyError, TypeError, ValueError):
+            raise InputError(
+                f"{path} is no machine: on that machine, run wafergpt doctor --json > FILE"
+            ) from None
 
     @property
     def peak_flops(self) -> float:

@@ -27,6 +27,7 @@ class Measurement:
         epoch_tokens: of one pass over the training data.
         time: seconds of the whole training.
         memory_bytes: peak of one process.
+        task_parameters: weights of the task's own.
         cold_compile_seconds: of compiling with an empty cache, if that was measured.
         notes: on how it was measured.
     """
@@ -37,6 +38,7 @@ class Measurement:
     epoch_tokens: int
     time: Duration
     memory_bytes: int
+    task_parameters: int = 0
     cold_compile_seconds: float | None = None
     notes: tuple[str, ...] = ()
 
@@ -74,6 +76,7 @@ class Measurement:
             measured=True,
             # A device that no estimate knows computes like its host here.
             memory=estimated_memory(recipe, machine.device),
+            task_parameters=self.task_parameters,
             cold_compile_seconds=self.cold_compile_seconds,
             notes=(*notes, *self.notes),
         )

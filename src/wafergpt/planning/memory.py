@@ -143,19 +143,28 @@ def optimizer_bytes(model: Model, optimizer: Optimizer) -> int:
     return 2 * FP32 * n + tables
 
 
-def checkpoint_bytes(model: Model, optimizer: Optimizer) -> int:
-    """Return the bytes of one checkpoint: fp32 weights and the optimizer's state."""
-    return FP32 * parameters(model) + optimizer_bytes(model, optimizer)
+def checkpoint_bytes(model: Model, optimizer: Optimizer, task_parameters: int = 0) -> int:
+    """Return the bytes of one checkpoint: fp32 weights and the optimizer's state.
+
+    Args:
+        model: the shape.
+        optimizer: of the recipe.
+        task_parameters: weights of the task's own: mostly a table with one number for each row
+            of two outputs or more.
+    """
+    task = FP32 * task_parameters * 3 // 2
+    return FP32 * parameters(model) + optimizer_bytes(model, optimizer) + task
 
 
-def disk_bytes(recipe: Recipe) -> int:
+def disk_bytes(recipe: Recipe, task_parameters: int = 0) -> int:
     """Return the maximum bytes of all checkpoints that a run holds at once.
 
     These are those kept, the milestones, the best one, and one being written.
     """
     kept, every = recipe.checkpoint.keep, recipe.checkpoint.keep_every
     milestones = (recipe.train.steps or 0) // every if every else 0
-    return checkpoint_bytes(recipe.model, recipe.optimizer) * (kept + milestones + 2)
+    one = checkpoint_bytes(recipe.model, recipe.optimizer, task_parameters)
+    return one * (kept + milestones + 2)
 
 
 def micro_batch_that_fits(

@@ -24,6 +24,12 @@ MAX_PASSES = 4.0
 """Passes over a corpus that are nearly as good as new text (Muennighoff et al.,
 arXiv:2305.16264)."""
 
+MAX_LABELLED_PASSES = 20
+"""Passes over labelled rows, beyond which nothing was gained on any set (benchmarks/finetuning.py
+makes 15 over a few hundred rows)."""
+
+UNDERTRAINED = "where 20 are compute-optimal"
+
 
 class HasPath(Protocol):
     """Anything with a folder, such as a prepared corpus."""
@@ -60,6 +66,11 @@ class Candidate:
     loss: float
     measured: bool
 
+    @property
+    def tokens_per_parameter(self) -> float:
+        """Tokens that it reads for each weight that every update moves."""
+        return self.tokens / dense_parameters(self.recipe.model)
+
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON."""
         model = self.recipe.model
@@ -70,6 +81,7 @@ class Candidate:
             "parameters": parameters(model),
             "batch_size": self.recipe.train.batch_size,
             "tokens": self.tokens,
+            "tokens_per_parameter": self.tokens_per_parameter,
             "tokens_per_second": self.tokens_per_second,
             "expected_loss": self.loss,
             "measured": self.measured,
@@ -92,9 +104,10 @@ class Plan:
         prediction: of the loss, or why there is none.
         measured: whether real updates were timed; else it is an estimate.
         memory: the estimate of what fills the memory.
+        task_parameters: weights of the task's own, if the network was built.
         cold_compile_seconds: of compiling with an empty cache, if that was measured.
         notes: assumptions and warnings.
-        candidates: the shapes that a budget could buy, if one was given.
+        candidates: the shapes that a budget could buy, if one was given; the chosen one first.
     """
 
     asked: Recipe
@@ -108,6 +121,7 @@ class Plan:
     prediction: Prediction | str
     measured: bool
     memory: Memory
+    task_parameters: int = 0
     cold_compile_seconds: float | None = None
     notes: tuple[str, ...] = field(default=())
     candidates: tuple[Candidate, ...] = field(default=())
@@ -130,7 +144,7 @@ class Plan:
     @property
     def disk_bytes(self) -> int:
         """Maximum bytes of all checkpoints that a run holds at once."""
-        return disk_bytes(self.resolved)
+        return disk_bytes(self.resolved, self.task_parameters)
 
     def recipe(self, corpus: HasPath | str | Path | None = None) -> Recipe:
         """Return the recipe to train with.
@@ -151,17 +165,19 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """Return every number as JSON."""
-        recipe, n = self.resolved, parameters(self.resolved.model)
+        recipe, task_parameters = self.resolved, self.task_parameters
         length = running_shape(recipe).seq_len
         return {
             "name": recipe.name,
             "model": recipe.model.model_dump(),
-            "parameters": n,
+            "parameters": parameters(recipe.model) + task_parameters,
             "ngram_parameters": ngram_parameters(recipe.model),
             "tokens": self.tokens,
             "tokens_per_parameter": self.tokens / dense_parameters(recipe.model),
             "steps": self.steps,
+            "batch_size": recipe.train.batch_size,
             "batch_tokens": recipe.train.batch_size * length,
+            "task": recipe.task and recipe.task.name,
             "first_steps": min(recipe.train.first_steps, self.steps),
             "first_batch_tokens": recipe.train.first_batch_size * length,
             "flops": self.flops,
@@ -177,14 +193,17 @@ class Plan:
             "memory_available": self.machine.memory_available,
             "fits": self.fits,
             "micro_batch_size": recipe.train.micro_batch_size,
-            "checkpoint_bytes": checkpoint_bytes(recipe.model, recipe.optimizer),
+            "checkpoint_bytes": checkpoint_bytes(recipe.model, recipe.optimizer, task_parameters),
             "disk_bytes": self.disk_bytes,
             "device": self.machine.device,
             "machine": self.machine.name,
             "precision": recipe.system.precision,
             "compile": recipe.system.compile,
             "notes": list(self.notes),
-            "candidates": [candidate.to_dict() for candidate in self.candidates],
+            "candidates": [
+                {**candidate.to_dict(), "chosen": place == 0}
+                for place, candidate in enumerate(self.candidates)
+            ],
         }
 
 
@@ -207,16 +226,12 @@ def warnings(recipe: Recipe, tokens: int, epoch_tokens: int | None, memory_fits:
     found = []
     if warning := schedule_warning(recipe, recipe.train.steps or 0):
         found.append(warning)
-    if recipe.task is None and epoch_tokens and tokens > MAX_PASSES * epoch_tokens:
-        found.append(
-            f"the corpus has {epoch_tokens:,} tokens and is read {tokens / epoch_tokens:.1f} "
-            "times: beyond 4 passes it is learned by heart (the validation loss rises), and new "
-            "text helps more than more steps"
-        )
+    if warning := passes_warning(recipe, tokens, epoch_tokens):
+        found.append(warning)
     per_parameter = tokens / dense_parameters(recipe.model)
     if recipe.task is None and per_parameter < TOKENS_PER_PARAMETER / 2:
         found.append(
-            f"{per_parameter:.2g} tokens per parameter, where 20 are compute-optimal: a smaller "
+            f"{per_parameter:.2g} tokens per parameter, {UNDERTRAINED}: a smaller "
             "shape or vocabulary would learn more in this time"
         )
     if not memory_fits:
@@ -225,22 +240,51 @@ def warnings(recipe: Recipe, tokens: int, epoch_tokens: int | None, memory_fits:
     return found
 
 
+def passes_warning(recipe: Recipe, tokens: int, epoch_tokens: int | None) -> str:
+    """Return that a training reads its data too often; "" if it does not.
+
+    Args:
+        recipe: resolved.
+        tokens: that it reads.
+        epoch_tokens: of one pass over the training data, if known.
+    """
+    passes = tokens / epoch_tokens if epoch_tokens else 0.0
+    if recipe.task is None and passes > MAX_PASSES:
+        return (
+            f"the corpus has {epoch_tokens:,} tokens and is read {passes:.1f} times: beyond 4 "
+            "passes it is learned by heart (the validation loss may rise), and new text helps "
+            "more than more steps"
+        )
+    if recipe.task is not None and passes > MAX_LABELLED_PASSES and not recipe.evaluate.patience:
+        return (
+            f"the training rows are read {passes:,.0f} times: beyond {MAX_LABELLED_PASSES} passes "
+            "they are learned by heart; train.epochs=10, or evaluate.patience=3 to stop in time"
+        )
+    return ""
+
+
 def read_corpus(path: Path) -> CorpusFacts:
     """Read the counts of a prepared corpus.
 
     Raises:
         InputError: if the folder is not a corpus.
     """
+    if not path.is_dir():
+        raise InputError(f"there is no folder {path}: data.corpus is the folder of a corpus")
     try:
         values = files.read_json(path / "corpus.json")
         counts = [values[key] for key in ("vocab_size", "tokens_train", "tokens_val")]
         if not all(type(count) is int and 0 <= count < 1 << 63 for count in counts):
             raise ValueError
-        return CorpusFacts(*counts)
-    except (ValueError, KeyError, TypeError):
+        sizes = {name: entry["bytes"] for name, entry in values.get("files", {}).items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(
             f"{path} is not a corpus: make one with 'wafergpt prepare SOURCE --out {path}'"
         ) from None
+    for name, size in sizes.items():
+        if files.is_file(path / name) and (path / name).stat().st_size != size:
+            raise InputError(f"{path / name} has changed since it was prepared")
+    return CorpusFacts(*counts)
 
 
 def _predicted(prediction: Prediction | str) -> dict[str, Any]:

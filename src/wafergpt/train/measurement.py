@@ -34,7 +34,7 @@ from wafergpt.planning.schedule_check import require_possible_warmup
 from wafergpt.planning.speed import APPLY_BYTES
 from wafergpt.progress import working
 from wafergpt.runs.run import Run
-from wafergpt.shapes.counts import dense_parameters, training_flops
+from wafergpt.shapes.counts import dense_parameters, parameters, training_flops
 from wafergpt.tasks.base import task_of
 from wafergpt.train.counted import (
     evaluated_tokens,
@@ -113,10 +113,11 @@ def expected(setup: Setup, group: ProcessGroup, startup: float) -> Measurement:
             compiling=setup.compile_seconds,
             updates=updates,
             evaluation=evaluations(recipe) * evaluation * token,
-            saving=_saving_seconds(recipe, _checkpoint_bytes(recipe) / DISK_RATE),
+            saving=_saving_seconds(recipe, _checkpoint_bytes(setup) / DISK_RATE),
             final=final * token * group.size,
         ),
         memory_bytes=_expected_memory(setup),
+        task_parameters=_task_parameters(setup),
     )
 
 
@@ -127,7 +128,7 @@ def _expected_memory(setup: Setup) -> int:
     memory = peak_memory(torch.device(recipe.system.host))
     memory += optimizer_bytes(recipe.model, recipe.optimizer) // recipe.system.shards
     on_host = recipe.checkpoint.background and recipe.system.device != "cuda"
-    return memory + on_host * _checkpoint_bytes(recipe)
+    return memory + on_host * _checkpoint_bytes(setup)
 
 
 def measure(recipe: Recipe, start: Run | None, folder: Path, began: float) -> Measurement | None:
@@ -219,6 +220,7 @@ class _Stopwatch:
                 final=final * evaluation * self.group.size,
             ),
             memory_bytes=peak_memory(torch.device(recipe.system.host)),
+            task_parameters=_task_parameters(setup),
             cold_compile_seconds=compiling if cold_compiles() else None,
         )
 
@@ -259,7 +261,7 @@ class _Stopwatch:
 
     def _saving(self, tensors: Mapping[str, Mapping[str, Part]]) -> float:
         """Return the seconds of writing a checkpoint."""
-        size = _checkpoint_bytes(self.setup.recipe)
+        size = _checkpoint_bytes(self.setup)
         if size <= WRITTEN and self.setup.recipe.system.shards == 1:
             start = time.monotonic()
             try:
@@ -299,8 +301,16 @@ def _evaluation(
     return token, max(0.0, times[0] - token * tokens[0])
 
 
-def _checkpoint_bytes(recipe: Recipe) -> int:
-    return checkpoint_bytes(recipe.model, recipe.optimizer) // recipe.system.shards
+def _checkpoint_bytes(setup: Setup) -> int:
+    recipe = setup.recipe
+    whole = checkpoint_bytes(recipe.model, recipe.optimizer, _task_parameters(setup))
+    return whole // recipe.system.shards
+
+
+def _task_parameters(setup: Setup) -> int:
+    """Return the number of weights that the task adds to the GPT."""
+    weights = sum(parameter.numel() for parameter in setup.engine.network.parameters())
+    return weights - parameters(setup.recipe.model)
 
 
 def _saving_seconds(recipe: Recipe, one: float) -> float:

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from wafergpt.config import Recipe
 from wafergpt.errors import InputError
-from wafergpt.planning.budget import Budget, best, bought, candidates
+from wafergpt.planning.budget import (
+    MAX_TOKENS_PER_PARAMETER,
+    Budget,
+    best,
+    bought,
+    candidates,
+    not_taken,
+)
 from wafergpt.planning.estimate import RowFacts, estimate
 from wafergpt.planning.hardware import Machine
-from wafergpt.planning.plan import Plan
+from wafergpt.planning.plan import UNDERTRAINED, Candidate, Plan
 from wafergpt.progress import duration, working
 from wafergpt.runs.run import RUNS, Run
 from wafergpt.tasks.base import task_of
@@ -59,10 +67,12 @@ def plan_training(
         RunFailed: if a measuring process fails.
     """
     has_data = recipe.data.corpus is not None or recipe.task is not None
-    why = "" if quick or not has_data else _why_not(recipe, machine)
-    if quick or not has_data or why:
+    why = "nothing was run: start-up and saving are not counted"
+    if not quick:
+        why = _why_not(recipe, machine) if has_data else "there is no data: this is an estimate"
+    if why:
         plan = estimate(recipe, machine, _rows(recipe))
-        return replace(plan, notes=(*plan.notes, *([why] if why else [])))
+        return replace(plan, notes=(*plan.notes, why))
     try:
         return measured(recipe, start, root).plan(recipe, machine)
     except NoMemoryError:
@@ -106,19 +116,47 @@ def plan_budget(
             bought(c.recipe, budget, rate, measured=True) if rate else c
             for c, rate in zip(found, rates, strict=True)
         ]
-    chosen = best(found)
-    plan = plan_training(chosen.recipe, machine, None, quick, root)
-    for _ in range(ADJUSTMENTS if budget.kind == "seconds" else 0):
-        if plan.steps == 1 or LEAST_USED <= plan.seconds / budget.amount <= 1:
+    for left in range(ADJUSTMENTS, -1, -1):
+        chosen = best(found)
+        plan = plan_training(chosen.recipe, machine, None, quick, root)
+        used = plan.seconds / budget.amount if budget.kind == "seconds" else 1.0
+        if not left or plan.steps == 1 or LEAST_USED <= used <= 1:
             break
         overhead = plan.seconds - plan.time.updates
-        chosen = bought(chosen.recipe, budget, plan.tokens_per_second, overhead)
-        plan = plan_training(chosen.recipe, machine, None, quick, root)
-    notes = plan.notes
-    if budget.kind == "seconds" and plan.seconds > budget.amount:
-        needed, wanted = duration(plan.seconds), duration(budget.amount)
-        notes += (f"this takes {needed}, more than the budget of {wanted}, which is too small",)
-    return replace(plan, candidates=tuple(found), notes=notes)
+        found = [
+            bought(
+                one.recipe, budget,
+                plan.tokens_per_second if one is chosen else one.tokens_per_second,
+                overhead, one.measured,
+            )
+            for one in found
+        ]  # fmt: skip
+    rest = sorted((one for one in found if one is not chosen), key=lambda one: one.loss)
+    notes = [note for note in plan.notes if UNDERTRAINED not in note]
+    notes += _on_budget(plan, budget, recipe, chosen, rest)
+    return replace(plan, candidates=(chosen, *rest), notes=tuple(notes))
+
+
+def _on_budget(
+    plan: Plan, budget: Budget, asked: Recipe, chosen: Candidate, rest: Sequence[Candidate]
+) -> Iterator[str]:
+    """Yield what is not as expected of a plan for a budget."""
+    if others := not_taken(asked, chosen.recipe):
+        yield f"chosen by the budget, and so not {', '.join(others)}"
+    if any(one.loss < chosen.loss for one in rest):
+        yield (
+            "a smaller shape is not chosen for its lower expected loss if it would read more than "
+            f"{MAX_TOKENS_PER_PARAMETER:g} tokens per parameter: the law was fitted on fewer"
+        )
+    spent = {"seconds": plan.seconds, "tokens": plan.tokens, "flops": plan.flops}[budget.kind]
+    shown = duration if budget.kind == "seconds" else lambda n: f"{n:,.3g} {budget.kind}"
+    if spent > (1.0 if budget.kind == "seconds" else 1.01) * budget.amount:
+        yield (
+            f"this takes {shown(spent)}, more than the budget of {shown(budget.amount)}, which is "
+            "too small"
+        )
+    elif spent < LEAST_USED * budget.amount:
+        yield f"this takes {shown(spent)} of the budget's {shown(budget.amount)}"
 
 
 def _why_not(recipe: Recipe, machine: Machine) -> str:
@@ -127,7 +165,7 @@ def _why_not(recipe: Recipe, machine: Machine) -> str:
     rows = RowFacts(1, recipe.model.seq_len, 1, 1) if recipe.task else None
     one = estimate(recipe.replace(train=horizon, schedule={"warmup": 0}), machine, rows)
     if not one.fits:
-        return "it does not fit into the free memory: this is an estimate"
+        return "nothing was run, for lack of memory: this is an estimate"
     update = one.time.updates / recipe.system.nproc
     if update > LONGEST_UPDATE:
         return f"an update takes about {duration(update)} here: this is an estimate"

@@ -14,6 +14,7 @@ from wafergpt.engines.base import Engine, engine_for
 from wafergpt.errors import InputError, nearest
 from wafergpt.planning.hardware import Machine
 from wafergpt.planning.intervals import counted_horizon, horizon, with_intervals
+from wafergpt.planning.plan import passes_warning
 from wafergpt.planning.schedule_check import schedule_warning
 from wafergpt.progress import say, working
 from wafergpt.runs.run import Run
@@ -101,7 +102,7 @@ def settled(setup: Setup, stop: Callable[[], bool]) -> Setup:
     epoch = setup.splits.train.samples_per_epoch
     if not train.seconds:
         # The horizon is known before anything is timed.
-        _warn_about_schedule(recipe, horizon(recipe, epoch))
+        _warn(setup, horizon(recipe, epoch))
     seconds = 0.0
     if train.seconds or recipe.system.compile == "auto":
         with working("timing updates"):
@@ -112,7 +113,7 @@ def settled(setup: Setup, stop: Callable[[], bool]) -> Setup:
         with working("timing updates"):
             seconds = setup.engine.seconds_per_update(stop, max_seconds=BRIEFLY)
     if train.seconds:
-        _warn_about_schedule(recipe, steps)
+        _warn(setup, steps)
         whole = counted_horizon(recipe, epoch) or steps
         if steps < whole:
             say(f"in train.seconds={train.seconds:g} it makes {steps:,} of {whole:,} updates here")
@@ -144,6 +145,13 @@ def _require_whole_weights(recipe: Recipe, group: ProcessGroup) -> None:
         )
 
 
-def _warn_about_schedule(recipe: Recipe, steps: int) -> None:
-    if warning := schedule_warning(recipe, steps):
-        say(f"WARNING: {warning}")
+def _warn(setup: Setup, steps: int) -> None:
+    """Log what speaks against a run of so many steps."""
+    recipe, splits = setup.recipe, setup.splits
+    passes = recipe.train.samples(steps) / splits.train.samples_per_epoch
+    for warning in (
+        schedule_warning(recipe, steps),
+        passes_warning(recipe, round(passes * splits.tokens), splits.tokens),
+    ):
+        if warning:
+            say(f"warning: {warning}")
