@@ -272,10 +272,15 @@ def _candidates(facts: dict[str, Any]) -> list[Row]:
             f"{one['tokens_per_parameter']:.3g}",
             f"{one['batch_size']}",
             f"{one['tokens_per_second']:,.0f}",
-            "chosen" if one["chosen"] else f"{one['expected_loss'] / chosen - 1:+.1%}",
+            "chosen" if one["chosen"] else _more(one["expected_loss"] / chosen - 1),
         )
         for one in sorted(facts["candidates"], key=lambda one: one["expected_loss"])
     ]
+
+
+def _more(share: float) -> str:
+    text = f"{share:+.1%}"
+    return "equal" if text in ("+0.0%", "-0.0%") else text
 
 
 def _heads(n: int) -> str:

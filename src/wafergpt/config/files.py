@@ -109,7 +109,8 @@ def _read(name: str, keys: Mapping[str, Key]) -> dict[str, Any]:
     except RepeatedKeyError as error:
         raise InputError(f"{path}: {error}") from None
     except ValueError as error:
-        raise InputError(f"{path} is not YAML: {error}{_raw(path)}") from None
+        reason = _raw(path) or f": {error}"
+        raise InputError(f"{path} is not YAML{reason}") from None
     if values is None:
         return {}
     if not isinstance(values, dict):

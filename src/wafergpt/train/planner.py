@@ -11,6 +11,7 @@ from wafergpt.config import Recipe
 from wafergpt.errors import InputError
 from wafergpt.planning.budget import (
     MAX_TOKENS_PER_PARAMETER,
+    TIE,
     Budget,
     best,
     bought,
@@ -143,7 +144,8 @@ def _on_budget(
     """Yield what is not as expected of a plan for a budget."""
     if others := not_taken(asked, chosen.recipe):
         yield f"chosen by the budget, and so not {', '.join(others)}"
-    if any(one.loss < chosen.loss for one in rest):
+    lower = [one for one in rest if (1 + TIE) * one.loss < chosen.loss]
+    if any(one.tokens_per_parameter > MAX_TOKENS_PER_PARAMETER for one in lower):
         yield (
             "a smaller shape is not chosen for its lower expected loss if it would read more than "
             f"{MAX_TOKENS_PER_PARAMETER:g} tokens per parameter: the law was fitted on fewer"
