@@ -13,7 +13,9 @@ import pytest
 
 from benchmarks import soak
 from wafergpt.cerebras import environment
+from wafergpt.checkpoint import store
 from wafergpt.data.prepare import prepare
+from wafergpt.runs.run import Run
 
 ROOT = Path(__file__).parents[1]
 
@@ -57,6 +59,20 @@ def test_the_page_on_other_programs_works_when_pasted(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_page_on_sparsity_works_when_pasted(tmp_path: Path) -> None:
+    soak.corpus(tmp_path)
+    rows = (json.dumps({"text": f"it is {w} {n}", "label": w})
+            for n in range(40) for w in ("good", "bad"))  # fmt: skip
+    (tmp_path / "reviews.jsonl").write_text("\n".join(rows))
+    paste("docs/sparsity.md", tmp_path)
+    zeros = {}
+    for name in ("sparse", "dense-again", "still-sparse"):
+        weights = store.weights(Run.find(name, tmp_path / "runs"))
+        zeros[name] = sum(int((w == 0).sum()) for n, w in weights.items() if "blocks" in n)
+    assert 10 * zeros["dense-again"] < zeros["sparse"] <= 1.01 * zeros["still-sparse"]
+
+
+@pytest.mark.slow
 def test_the_page_on_clusters_works_when_pasted(tmp_path: Path) -> None:
     soak.corpus(tmp_path)
     paste("docs/clusters.md", tmp_path)
@@ -86,7 +102,16 @@ def test_the_page_on_mup_works_when_pasted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "README.zh-CN.md", "docs/guide.md", "docs/interop.md", "docs/mup.md"]
+    "page",
+    [
+        "README.md",
+        "README.zh-CN.md",
+        "docs/guide.md",
+        "docs/interop.md",
+        "docs/mup.md",
+        "docs/sparsity.md",
+        "docs/cerebras.md",
+    ],
 )
 def test_every_link_leads_somewhere(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")

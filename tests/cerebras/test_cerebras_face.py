@@ -67,8 +67,9 @@ def test_what_does_not_lower_is_refused_by_name(override: str, instead: str) -> 
 
 
 def test_sparsity_is_of_the_sdk_and_of_the_blocks_only() -> None:
-    with pytest.raises(InputError, match=r"sparsity.algorithm.*system.device=cerebras"):
-        load_recipe(None, ["sparsity.algorithm=rigl"])
+    with pytest.raises(InputError, match=r"sparsity.until is not for system.device=cerebras"):
+        sparse = ["sparsity.algorithm=rigl", "sparsity.until=1"]
+        load_recipe(None, [*sparse, "system.device=cerebras"])
     names = ["gpt.blocks.0.attention.qkv.weight", "blocks.11.ffn.out.weight"]
     others = ["embedding.weight", "position.weight", "lm_head.weight", "head.weight"]
     others += ["blocks.0.attention_norm.weight", "blocks.0.ffn_norm.weight", "norm.weight"]

@@ -253,9 +253,9 @@ root, resume, crash, *recipe = sys.argv[1:]
 passes = TorchEngine._passes
 gradients = TorchEngine._gradients_here
 
-def counted(self, step, first, size):
+def counted(self, step, first, size, until):
     self.step = step
-    return gradients(self, step, first, size)
+    return gradients(self, step, first, size, until)
 
 def watched(self, batches, first, size, at_once):
     found = passes(self, batches, first, size, at_once)

@@ -42,6 +42,7 @@ from wafergpt.engines.settings import settled_by_leader
 from wafergpt.errors import InputError, RunFailed
 from wafergpt.planning.hardware import Machine
 from wafergpt.progress import say
+from wafergpt.sparsity.masks import with_whole_masks
 from wafergpt.tasks.base import Outputs, Splits, Task, joined
 
 HOST = torch.device("cpu")
@@ -194,7 +195,7 @@ class CerebrasEngine:
         """Load a checkpoint."""
         if stored is not None:
             fill(self.network, stored.weights.by_rows.items())
-            self._moments = dict(stored.moments)
+            self._moments = with_whole_masks(stored.moments, self.network.state_dict())
 
     def request(self, what: Literal["save", "stop"]) -> None:
         """Send the request to the worker."""

@@ -278,6 +278,11 @@ def _candidates(facts: dict[str, Any]) -> list[Row]:
     ]
 
 
+def _spared(facts: dict[str, Any]) -> str:
+    sparse = facts["sparse_flops"]
+    return f" ({sparse:.3g} without zeros, on paper)" if sparse < facts["flops"] else ""
+
+
 def _more(share: float) -> str:
     text = f"{share:+.1%}"
     return "equal" if text in ("+0.0%", "-0.0%") else text
@@ -307,7 +312,7 @@ def _rows(facts: dict[str, Any], notes: tuple[str, ...]) -> list[tuple[str, str]
         "tokens": f"{facts['tokens']:,}"
         + ("" if facts["task"] else f" ({ratio:.3g} per parameter)"),
         "steps": _steps(facts),
-        "compute": f"{facts['flops']:.3g} FLOPs, forward and backward",
+        "compute": f"{facts['flops']:.3g} FLOPs, forward and backward{_spared(facts)}",
         "time": _time(facts),
         "speed": f"{facts['tokens_per_second']:,.0f} tokens/s on {facts['device']}, {how}",
         "memory": f"{facts['memory_bytes'] / gib:.2f} GiB{each}, "

@@ -13,6 +13,7 @@ from wafergpt.config.recipe import Recipe as Recipe
 from wafergpt.config.recipe import Schedule as Schedule
 from wafergpt.config.recipe import TaskSettings as TaskSettings
 from wafergpt.config.recipe import recipe_from as recipe_from
+from wafergpt.config.sparsity import Sparsity as Sparsity
 from wafergpt.config.system import Cerebras as Cerebras
 from wafergpt.config.system import Section as Section
 from wafergpt.config.system import System as System

@@ -15,6 +15,7 @@ from wafergpt.config.files import HORIZONS, current
 from wafergpt.config.messages import one_line
 from wafergpt.config.paths import AnyPath
 from wafergpt.config.registry import TASKS, imported
+from wafergpt.config.sparsity import Sparsity as Sparsity
 from wafergpt.config.system import Cerebras as Cerebras
 from wafergpt.config.system import Section as Section
 from wafergpt.config.system import System as System
@@ -277,21 +278,6 @@ class TaskSettings(Section):
     """Of one row; longer ones are cut. The model's seq_len if omitted."""
 
 
-class Sparsity(Section):
-    """Which weights of the blocks are zero in training, by the algorithms of Cerebras' SDK.
-
-    Embeddings, norms, biases and heads stay dense.
-    """
-
-    algorithm: Literal["none", "static", "gmp", "set", "rigl"] = "none"
-    sparsity: float = Field(0.5, gt=0, lt=1)
-    """Share of zeros; gmp starts with none and approaches it at the end."""
-    drop_fraction: float = Field(0.3, gt=0, lt=1)
-    """Share of the remaining weights that set and rigl exchange at an update."""
-    every: int = Field(100, ge=1)
-    """Steps between updates of gmp, set and rigl."""
-
-
 class Tracking(Section):
     """Where metrics go, beside metrics.jsonl."""
 
@@ -335,8 +321,10 @@ class Recipe(Section):
             raise ValueError(f"{tables} has no rule for sgd: use optimizer.name=adamw or muon")
         if tables and self.optimizer.l2:
             raise ValueError(f"optimizer.l2 has no rule for {tables}: use optimizer.weight_decay")
-        if self.sparsity.algorithm != "none" and self.system.device != "cerebras":
-            raise ValueError("sparsity.algorithm is of Cerebras' SDK: system.device=cerebras")
+        if self.sparsity.algorithm != "none" and self.system.device == "cerebras":
+            self.sparsity.require_of_sdk()
+        if self.sparsity.supar and self.optimizer.name not in ("adam", "adamw"):
+            raise ValueError("sparsity.supar has a rule for adam and adamw alone")
         if self.model.parametrization == "mup" and self.optimizer.l2:
             raise ValueError("optimizer.l2 has no rule under mup: use optimizer.weight_decay")
         return self

@@ -18,9 +18,10 @@ class Command(IntEnum):
     """A command, and the numbers it takes."""
 
     GRADIENTS = 0
-    """Compute the gradients of an update: its step, first sample and number of samples."""
+    """Compute the gradients of an update: its step, first sample, number of samples, and the last
+    step of the training."""
     APPLY = 1
-    """Move the weights with this learning rate."""
+    """Move the weights with this learning rate; the step, and the last one."""
     DISCARD = 2
     """Clear the gradients."""
     STATE = 3
@@ -35,7 +36,7 @@ class Command(IntEnum):
     END = 8
 
 
-NUMBERS = 3
+NUMBERS = 4
 """Maximum per command."""
 
 

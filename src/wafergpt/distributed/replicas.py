@@ -1,6 +1,6 @@
 """Copies of a network whose gradients are all-reduced during the backward pass (DDP)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 
 import torch
@@ -9,6 +9,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from wafergpt.distributed.collectives import ProcessGroup, explained
 from wafergpt.distributed.sharding import sums_in
+from wafergpt.errors import RunFailed
 
 
 def replicated(program: nn.Module, device: torch.device) -> nn.Module:
@@ -51,6 +52,25 @@ def _tables(module: nn.Module) -> dict[str, torch.Tensor]:
         for name, part in module.named_modules()
         if isinstance(part, nn.Embedding | nn.EmbeddingBag) and part.sparse
     }
+
+
+def require_same(checksums: Sequence[int], shards: int) -> None:
+    """Require that all copies of the weights are equal.
+
+    Args:
+        checksums: of the weights of each process.
+        shards: processes that hold one copy together.
+
+    Raises:
+        RunFailed: if one differs.
+    """
+    for rank, found in enumerate(checksums):
+        if found != checksums[rank % shards]:
+            raise RunFailed(
+                f"the weights of process {rank} are not those of process {rank % shards}, "
+                "though they are copies: a memory or a device is faulty, or their processors "
+                "differ. They were not saved; --resume continues from the last checkpoint"
+            )
 
 
 @contextmanager

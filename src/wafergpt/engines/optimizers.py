@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from wafergpt.engines.row_adagrad import RowAdagrad
 from wafergpt.errors import InputError
 from wafergpt.shapes.parametrization import Rule
 from wafergpt.shapes.roles import role_of
+from wafergpt.sparsity.masks import SUFFIX, Masks
 
 TABLES = ("ngram", "task_ngram")
 """Roles of the tables of which an update reads a few rows."""
@@ -47,6 +49,7 @@ class Optimizer:
         named: the parameters by name.
         settings: of the recipe.
         rules: by name; if omitted, all have the same learning rate, and matrices decay.
+        masks: of weights that are zero, if there are some.
 
     Raises:
         InputError: if the recipe requires decoupled decay and the optimizer has none.
@@ -57,10 +60,15 @@ class Optimizer:
         named: Iterable[tuple[str, nn.Parameter]],
         settings: config.Optimizer,
         rules: Mapping[str, Rule] | None = None,
+        masks: Masks | None = None,
     ) -> None:
         self._named = dict(named)
         self._settings = settings
-        self._rules = rules or {n: Rule(1.0, p.ndim >= 2) for n, p in self._named.items()}
+        self._rules = dict(rules or {n: Rule(1.0, p.ndim >= 2) for n, p in self._named.items()})
+        self._masks = masks
+        if masks is not None:
+            for name, rule in self._rules.items():
+                self._rules[name] = replace(rule, factor=rule.factor * masks.lr_factor(name))
         self._tables = [name for name in self._named if role_of(name) in TABLES]
         self._matrices = [
             p for n, p in self._named.items() if p.ndim >= 2 and n not in self._tables
@@ -132,8 +140,15 @@ class Optimizer:
                 groups.append(group)
         return groups
 
-    def grad_norm(self) -> Tensor:
-        """Return the norm of the whole gradient, a scalar on its device."""
+    def grad_norm(self, step: int = 0, steps: int = 0) -> Tensor:
+        """Return the norm of the whole gradient of an update, a scalar on its device.
+
+        Args:
+            step: of the update, from 0.
+            steps: of the training.
+        """
+        if self._masks is not None:
+            self._masks.mask_gradients(step, steps)
         return whole(torch.nn.utils.get_total_norm(self._gradients()))
 
     def merge_rows(self) -> None:
@@ -152,15 +167,17 @@ class Optimizer:
         found = [p.grad for p in self._named.values() if p.grad is not None]
         return [gradient.values() if gradient.is_sparse else gradient for gradient in found]
 
-    def step(self, lr: float, norm: float | None = None) -> None:
+    def step(self, lr: float, norm: float | None = None, step: int = 0, steps: int = 0) -> None:
         """Clip, add L2, move the weights, clear the gradients.
 
         Args:
             lr: the learning rate, before the factors of roles.
             norm: of the gradient; computed if omitted.
+            step: of the update, from 0.
+            steps: of the training.
         """
         if self._settings.clip:
-            norm = float(self.grad_norm()) if norm is None else norm
+            norm = float(self.grad_norm(step, steps)) if norm is None else norm
             factor = (self._settings.clip / (torch.tensor(norm) + 1e-6)).clamp(max=1.0)
             torch._foreach_mul_(self._gradients(), float(factor))
         if self._settings.l2:
@@ -174,6 +191,9 @@ class Optimizer:
                 if correction:
                     group["eps"] = self._settings.eps / correction
             part.step()
+        if self._masks is not None:
+            states = {p: state.values() for part in self._parts for p, state in part.state.items()}
+            self._masks.after_update(step, steps, states)
         self.clear()
 
     def _eps_correction(self, part: torch.optim.Optimizer) -> float | None:
@@ -192,13 +212,14 @@ class Optimizer:
 
     def state_tensors(self) -> dict[str, Tensor]:
         """Return the whole state as tensors named ``parameter/key``."""
-        return {
+        found = {
             f"{name}/{key}": value
             for name, parameter in self._named.items()
             for part in self._parts
             for key, value in part.state.get(parameter, {}).items()
             if isinstance(value, Tensor)
         }
+        return found if self._masks is None else {**found, **self._masks.tensors()}
 
     def load_state_tensors(self, tensors: Mapping[str, Rows]) -> None:
         """Load a state of ``state_tensors``; sharded parameters take their part.
@@ -209,6 +230,9 @@ class Optimizer:
         Raises:
             ValueError: if a tensor fits no parameter.
         """
+        if self._masks is not None:
+            self._masks.load(tensors)
+            tensors = {n: value for n, value in tensors.items() if not n.endswith(SUFFIX)}
         for part in self._parts:
             part.state.clear()
         owners = {p: part for part in self._parts for g in part.param_groups for p in g["params"]}

@@ -31,7 +31,7 @@ from wafergpt.devices.detect import resolve_device
 from wafergpt.distributed.collectives import ProcessGroup
 from wafergpt.distributed.commands import Command, receive, send
 from wafergpt.distributed.launcher import FORWARDED
-from wafergpt.distributed.replicas import average_rows, replicated, without_sync
+from wafergpt.distributed.replicas import average_rows, replicated, require_same, without_sync
 from wafergpt.distributed.sharding import fill, shard
 from wafergpt.engines import compilation
 from wafergpt.engines.base import Decision, Program, UpdateResult, autocast, reseed
@@ -43,6 +43,7 @@ from wafergpt.errors import RunFailed
 from wafergpt.model.ngrams import use_sparse_gradients
 from wafergpt.planning.hardware import Machine
 from wafergpt.shapes.parametrization import rules
+from wafergpt.sparsity.masks import Masks
 from wafergpt.tasks.base import Outputs, Splits, Task, gpt_of, joined
 
 
@@ -78,7 +79,10 @@ class TorchEngine:
         self._place(start)
         names = [name for name, _ in self.network.named_parameters()]
         by_name = rules(recipe.model, recipe.optimizer.name, names)
-        self._optimizer = Optimizer(self.network.named_parameters(), recipe.optimizer, by_name)
+        named = list(self.network.named_parameters())
+        zeros = recipe.sparsity.algorithm != "none"
+        masks = Masks(named, recipe, start is not None) if zeros else None
+        self._optimizer = Optimizer(named, recipe.optimizer, by_name, masks)
         program = Program(self.network, task.loss)
         self._copies = 1 if self._sharded else group.size
         self._program = replicated(program, self._device) if self._copies > 1 else program
@@ -192,13 +196,13 @@ class TorchEngine:
     ) -> UpdateResult:
         start = time.perf_counter()
         size = self._recipe.train.batch_at(step)
-        loss, norm, tokens, flops = self._gradients(step, first, size)
+        loss, norm, tokens, flops = self._gradients(step, first, size, until)
         lr = learning_rate(self._recipe, step, until)
         result = UpdateResult(step + 1, first + size, tokens, flops, loss, norm, lr)
         decision = decide(result)
         if decision is Decision.APPLY:
-            send(self._group, Command.APPLY, lr)
-            self._optimizer.step(lr, self._norm)
+            send(self._group, Command.APPLY, lr, step, until)
+            self._optimizer.step(lr, self._norm, step, until)
         else:
             self._discard()
         return UpdateResult(
@@ -206,16 +210,20 @@ class TorchEngine:
             time.perf_counter() - start, decision,
         )  # fmt: skip
 
-    def _gradients(self, step: int, first: int, size: int) -> tuple[float, float, int, float]:
+    def _gradients(
+        self, step: int, first: int, size: int, until: int = 0
+    ) -> tuple[float, float, int, float]:
         """Have every process compute its part of the gradient; see ``_gradients_here``."""
-        send(self._group, Command.GRADIENTS, step, first, size)
-        return self._gradients_here(step, first, size)
+        send(self._group, Command.GRADIENTS, step, first, size, until)
+        return self._gradients_here(step, first, size, until)
 
     def _discard(self) -> None:
         send(self._group, Command.DISCARD)
         self._optimizer.clear()
 
-    def _gradients_here(self, step: int, first: int, size: int) -> tuple[float, float, int, float]:
+    def _gradients_here(
+        self, step: int, first: int, size: int, until: int
+    ) -> tuple[float, float, int, float]:
         """Compute the gradient of one global batch; return loss, norm, tokens and FLOPs.
 
         Each process reads its share; in all, loss and gradient are those of the whole batch.
@@ -242,7 +250,7 @@ class TorchEngine:
             self._optimizer.merge_rows()
             total += loss.detach()
         average_rows(self.network, self._group)
-        norm = self._optimizer.grad_norm().to(total)
+        norm = self._optimizer.grad_norm(step, until).to(total)
         # The only synchronization with the device in an update, but for n-gram tables.
         own_loss, self._norm = torch.stack([total, norm]).tolist()
         (mean,) = self._group.sum(own_loss)
@@ -332,17 +340,9 @@ class TorchEngine:
 
     def _require_same_replicas(self) -> None:
         shards = self._recipe.system.shards
-        if self._group.size == shards:
-            return
-        send(self._group, Command.CHECKSUM)
-        sums = self._checksums()
-        for rank, found in enumerate(sums):
-            if found != sums[rank % shards]:
-                raise RunFailed(
-                    f"the weights of process {rank} are not those of process {rank % shards}, "
-                    "though they are copies: a memory or a device is faulty, or their processors "
-                    "differ. They were not saved; --resume continues from the last checkpoint"
-                )
+        if self._group.size > shards:
+            send(self._group, Command.CHECKSUM)
+            require_same(self._checksums(), shards)
 
     def _checksums(self) -> list[int]:
         return self._group.all_gather(weights_checksum(self.network.state_dict()))
@@ -367,10 +367,10 @@ class TorchEngine:
 
     def _execute(self, command: Command, numbers: list[float], saver: PartSaver) -> None:
         if command is Command.GRADIENTS:
-            step, first, size = map(int, numbers)
-            self._gradients_here(step, first, size)
+            step, first, size, until = map(int, numbers)
+            self._gradients_here(step, first, size, until)
         elif command is Command.APPLY:
-            self._optimizer.step(numbers[0], self._norm)
+            self._optimizer.step(numbers[0], self._norm, int(numbers[1]), int(numbers[2]))
         elif command is Command.DISCARD:
             self._optimizer.clear()
         elif command is Command.OUTPUTS:

@@ -151,10 +151,7 @@ def _with_vocabulary(recipe: Recipe, facts: CorpusFacts | None, notes: list[str]
 def _with_system(recipe: Recipe, machine: Machine) -> Recipe:
     asked = recipe.system.precision
     precision = best_precision(machine, recipe.model.d_model) if asked == "auto" else asked
-    # Zeros save time on Cerebras systems only.
-    recipe = recipe.replace(
-        system={"precision": precision, "device": machine.device}, sparsity={"algorithm": "none"}
-    )
+    recipe = recipe.replace(system={"precision": precision, "device": machine.device})
     micro = recipe.train.micro_batch_size or micro_batch_that_fits(
         running_shape(recipe),
         recipe.train.common_batch,

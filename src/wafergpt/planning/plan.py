@@ -15,6 +15,7 @@ from wafergpt.planning.laws import Prediction
 from wafergpt.planning.memory import HEADROOM, Memory, checkpoint_bytes, disk_bytes, running_shape
 from wafergpt.planning.schedule_check import schedule_warning
 from wafergpt.shapes.counts import dense_parameters, ngram_parameters, parameters
+from wafergpt.shapes.sparse import mean_spared_flops
 
 TOKENS_PER_PARAMETER = 20.0
 """Compute-optimal (Hoffmann et al., arXiv:2203.15556; used for all of Cerebras-GPT,
@@ -181,6 +182,7 @@ class Plan:
             "first_steps": min(recipe.train.first_steps, self.steps),
             "first_batch_tokens": recipe.train.first_batch_size * length,
             "flops": self.flops,
+            "sparse_flops": self.flops - mean_spared_flops(recipe, self.steps) * self.tokens,
             **_predicted(self.prediction),
             "measured": self.measured,
             "seconds": self.seconds,

@@ -13,6 +13,7 @@ Row = dict[str, Any]
 
 _KINDS: dict[str, tuple[type, ...]] = {
     "step": (int,), "samples": (int,), "tokens": (int,), "flops": (float, int),
+    "sparse_flops": (float, int),
     "seconds": (float, int), "best": (float, int, type(None)), "best_step": (int,),
     "pending": (dict, type(None)), "finished": (bool,), "skipped": (list,), "recent": (list,),
     "callbacks": (dict,),
@@ -29,6 +30,7 @@ class TrainState:
         samples: the cursor: samples consumed.
         tokens: tokens read, padding included.
         flops: of all forward and backward passes of the training.
+        sparse_flops: of these, without what multiplies masked weights; 0 where none are masked.
         seconds: time spent training, over all resumes.
         best: the best validation score so far, and ``best_step`` where it was.
         pending: the row of a step whose callbacks an interruption cut short, to run on resume.
@@ -42,6 +44,7 @@ class TrainState:
     samples: int = 0
     tokens: int = 0
     flops: float = 0.0
+    sparse_flops: float = 0.0
     seconds: float = 0.0
     best: float | None = None
     best_step: int = 0

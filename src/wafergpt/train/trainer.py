@@ -26,6 +26,7 @@ from wafergpt.planning.duration import Duration
 from wafergpt.planning.memory import disk_bytes
 from wafergpt.progress import duration, progress, say, working
 from wafergpt.runs.run import Run, command_line
+from wafergpt.shapes.sparse import spared_flops
 from wafergpt.train.callbacks import (
     Callback,
     Evaluation,
@@ -221,6 +222,9 @@ class Trainer:
             # The checkpoint is older than the count.
             state.flops = update.flops / update.tokens * state.tokens
         state.flops += update.flops
+        if self.recipe.sparsity.algorithm != "none":
+            spared = spared_flops(self.recipe, update.step - 1, self._steps) * update.tokens
+            state.sparse_flops += update.flops - spared
         state.tokens += update.tokens
         state.seconds += update.seconds
         row: Row = {
@@ -235,6 +239,8 @@ class Trainer:
         for name, value in (("loss", update.loss), ("grad_norm", update.grad_norm)):
             if math.isfinite(value):
                 row[name] = value
+        if state.sparse_flops:
+            row["sparse_flops"] = state.sparse_flops
         if fault is not None:
             row["skipped"] = fault.reason
         row["mfu"] = update.flops / update.seconds / self._peak_flops
@@ -321,6 +327,7 @@ class Trainer:
             "mfu": statistics.median(mfu) if mfu else None,
             "peak_memory_bytes": max(memory, default=None),
             "parameters": sum(p.numel() for p in self.engine.network.parameters()),
+            "sparse_flops": state.sparse_flops or None,
             "stopped_early": state.finished,
             "skipped_updates": state.skipped,
             "weights_sha256": self._weights_sha256(),

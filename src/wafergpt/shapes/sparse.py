@@ -1,0 +1,99 @@
+"""How many weights of which matrices are zero, and when: numbers only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from wafergpt.config import Model, Recipe, Sparsity
+from wafergpt.config.sparsity import SparseRole
+
+Shape = tuple[int, int]
+
+
+def matrices(model: Model, settings: Sparsity) -> dict[tuple[int, SparseRole], Shape]:
+    """Return the shapes ``(fan_out, fan_in)`` of the matrices with zeros, by layer and role."""
+    d_model, d_ffn = model.d_model, model.d_ffn
+    shapes: dict[SparseRole, Shape] = {
+        "qkv": (3 * d_model, d_model),
+        "attention_out": (d_model, d_model),
+        "ffn_in": (d_ffn, d_model),
+        "ffn_out": (d_model, d_ffn),
+    }
+    layers = range(model.n_layers)
+    return {(layer, role): shapes[role] for layer in layers for role in settings.roles}
+
+
+def densities(shapes: Mapping[SparseRole, Shape], settings: Sparsity) -> dict[SparseRole, float]:
+    """Return the share of weights that are kept, by role; it is the same in each layer.
+
+    With ``erk`` it is proportional to (fan_in + fan_out) / (fan_in · fan_out), but at most 1, and
+    all together keep what the settings say.
+    """
+    kept = 1.0 - settings.sparsity
+    if settings.distribution == "uniform":
+        return dict.fromkeys(shapes, kept)
+    sizes = {role: rows * columns for role, (rows, columns) in shapes.items()}
+    raw = {role: sum(shape) / sizes[role] for role, shape in shapes.items()}
+    dense: set[SparseRole] = set()
+    while True:
+        left = kept * sum(sizes.values()) - sum(sizes[role] for role in dense)
+        sparse = [role for role in shapes if role not in dense]
+        scale = left / sum(raw[role] * sizes[role] for role in sparse)
+        full = {role for role in sparse if scale * raw[role] >= 1}
+        if not full:
+            return {role: 1.0 if role in dense else scale * raw[role] for role in shapes}
+        dense |= full
+
+
+def progress(settings: Sparsity, step: int, steps: int) -> float:
+    """Return how far the schedule is after ``step`` of ``steps`` updates, from 0 to 1.
+
+    Linear; cubic as in arXiv:1710.01878, 1 - (1 - t)³; or half a cosine.
+    """
+    place = min(1.0, step / max(1, round(settings.until * steps)))
+    if settings.curve == "constant":
+        return 1.0 if settings.algorithm == "gmp" else 0.0
+    if settings.curve == "cubic":
+        return 1.0 - (1.0 - place) ** 3
+    if settings.curve == "cosine":
+        return (1.0 - math.cos(math.pi * place)) / 2
+    return place
+
+
+def changes(settings: Sparsity, step: int, steps: int) -> bool:
+    """Return whether the mask changes at the end of update ``step`` (from 1) of ``steps``."""
+    last = round(settings.until * steps)
+    if settings.algorithm == "gmp":
+        return step == max(1, last) or (step < last and step % settings.every == 0)
+    exchanges = settings.algorithm in ("set", "rigl")
+    return exchanges and step % settings.every == 0 and step < last
+
+
+def share_of_zeros(settings: Sparsity, step: int, steps: int) -> float:
+    """Return the share of zeros during the update after ``step`` of ``steps``, of all together."""
+    if settings.algorithm != "gmp":
+        return settings.sparsity if settings.algorithm != "none" else 0.0
+    last = max(1, round(settings.until * steps))
+    changed = last if step >= last else step // settings.every * settings.every
+    return settings.sparsity * progress(settings, changed, steps) if changed else 0.0
+
+
+def spared_flops(recipe: Recipe, step: int, steps: int) -> float:
+    """Return the FLOPs of a token's forward and backward pass that only multiply zeros.
+
+    No device here is faster by them; rigl's dense gradients at a change count as spared too.
+    """
+    settings = recipe.sparsity
+    if settings.algorithm == "none":
+        return 0.0
+    weights = sum(rows * columns for rows, columns in matrices(recipe.model, settings).values())
+    return 6.0 * weights * share_of_zeros(settings, step, steps)
+
+
+def mean_spared_flops(recipe: Recipe, steps: int, places: int = 1000) -> float:
+    """Return ``spared_flops`` of a token on average over a training, at some places of it."""
+    if recipe.sparsity.algorithm == "none" or not steps:
+        return 0.0
+    seen = [int(steps * place / places) for place in range(places)]
+    return sum(spared_flops(recipe, step, steps) for step in seen) / places
