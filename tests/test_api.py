@@ -11,7 +11,7 @@ import wafergpt as wg
 NAMES = [
     "InputError", "Interrupted", "Predictor", "Recipe", "Run", "RunFailed", "Sampling", "Writer",
     "__version__", "average", "export", "finetune", "generate", "import_model", "load_recipe",
-    "plan", "predict", "prepare", "pretrain", "report",
+    "plan", "predict", "prepare", "pretrain", "prune", "report",
 ]  # fmt: skip
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from wafergpt.api import predict as predict
     from wafergpt.api import prepare as prepare
     from wafergpt.api import pretrain as pretrain
+    from wafergpt.api import prune as prune
     from wafergpt.api import report as report
     from wafergpt.config import Recipe as Recipe
     from wafergpt.config import load_recipe as load_recipe
@@ -44,7 +45,7 @@ _HOMES = {
     **dict.fromkeys(
         (
             "average", "export", "finetune", "generate", "import_model", "plan", "predict",
-            "prepare", "pretrain", "report",
+            "prepare", "pretrain", "prune", "report",
         ),
         "wafergpt.api",
     ),

@@ -322,6 +322,51 @@ def average(
     return made
 
 
+def prune(
+    run: AnyRun,
+    name: str,
+    overrides: Sequence[str] = (),
+    *,
+    method: Literal["magnitude", "wanda", "sparsegpt"] = "sparsegpt",
+    sparsity: float = 0.5,
+    pattern: bool = False,
+    together: bool = False,
+    samples: int = 128,
+    max_loss_increase: float | None = None,
+    root: Path = RUNS,
+) -> Run:
+    """Make a run whose blocks have a share of zeros, from a trained one.
+
+    Args:
+        run: a language model or a task's.
+        name: of the new run.
+        overrides: ``section.key=value`` strings, for data that has moved.
+        method: magnitude; Wanda (arXiv:2306.11695); SparseGPT (arXiv:2301.00774).
+        sparsity: the share of zeros in the matrices of the blocks.
+        pattern: two of each four inputs (2:4).
+        together: by magnitude, rank all matrices together.
+        samples: sequences or rows of the training data that inputs are measured on.
+        max_loss_increase: as a share, as in 0.01: find the largest sparsity that keeps to it, at
+            most ``sparsity``.
+        root: the folder that holds runs.
+
+    Returns:
+        The new run; its ``result`` has loss, time, FLOPs and sizes before and after.
+
+    Raises:
+        InputError: if the name is taken, the data is gone, or no sparsity keeps to the limit.
+    """
+    from wafergpt.train import pruning
+
+    how = pruning.Pruning(method, sparsity, pattern, together, samples, max_loss_increase)
+    found = Run.find(run, root)
+    recipe = _asked(found.recipe, overrides)
+    if recipe.data.corpus != found.recipe.data.corpus:
+        # Another text, which must have the run's tokenizer.
+        recipe = recipe.replace(data={"fingerprint": None}, start=found.path)
+    return pruning.prune(found, recipe, name, how, root)
+
+
 def report(
     run: AnyRun, out: Path | None = None, *, self_contained: bool = False, root: Path = RUNS
 ) -> Path:

@@ -1,4 +1,4 @@
-"""Runs whose weights were imported or averaged, not trained here."""
+"""Runs whose weights were imported, averaged or pruned, not trained."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def require_trained(run: Run) -> None:
     """Require a run that was trained here and can be resumed.
 
     Raises:
-        InputError: if the run was imported or averaged, or comes with the package.
+        InputError: if the run was imported, averaged or pruned, or comes with the package.
         RunFailed: if it has no checkpoint.
     """
     if not store.every(run):
@@ -45,7 +45,9 @@ def require_trained(run: Run) -> None:
         # A resume reads only checkpoints; a damaged result will be written again.
         return
     origins = [
-        key for key in ("imported", "averaged") if isinstance(result, dict) and key in result
+        key
+        for key in ("imported", "averaged", "pruned")
+        if isinstance(result, dict) and key in result
     ]
     if run.shipped or origins:
         how = "comes with wafergpt" if run.shipped else f"was {origins[0]}"

@@ -104,8 +104,10 @@ class Chapter:
 
     @property
     def origin(self) -> str:
-        """Return ``imported`` or ``averaged`` if the run did not train its weights, else ""."""
-        return next((name for name in ("imported", "averaged") if name in self.result), "")
+        """Return what was done instead of training; "" if the run was trained."""
+        return next(
+            (name for name in ("imported", "averaged", "pruned") if name in self.result), ""
+        )
 
     @property
     def test(self) -> ClassifierMetrics:

@@ -7,7 +7,7 @@ and its checkpoints are those of a dense one in which many weights are zero.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -23,6 +23,10 @@ SUFFIX = "/mask"
 """Ends the name of a mask in a checkpoint, among the optimizer's tensors."""
 
 
+TOLERANCE = 0.005
+"""Difference of a run's share of zeros and the recipe's, up to which the run's own are meant."""
+
+
 class Masks:
     """The masks of a training.
 
@@ -32,7 +36,8 @@ class Masks:
     Args:
         named: the network's parameters, as initialized.
         recipe: resolved, with ``sparsity.algorithm``.
-        from_run: whether the weights are those of a run: the largest of them are kept at first.
+        from_run: whether the weights are those of a run: the largest of them are kept at first, or
+            its own zeros if they are as many.
     """
 
     def __init__(
@@ -44,12 +49,18 @@ class Masks:
         by_role = sparse.densities(shapes, self._settings)  # type: ignore[arg-type]
         self._densities = {n: by_role[role_of(n)] for n in self._weights}  # type: ignore[index]
         self._dense: dict[str, Tensor] = {}
+        own = from_run and abs(self._zeros() - self._settings.sparsity) <= TOLERANCE
         self._masks = {
-            name: self._first(name, weights, from_run) for name, weights in self._weights.items()
+            name: Part.of(weights).values != 0 if own else self._first(name, weights, from_run)
+            for name, weights in self._weights.items()
         }
         self.apply()
         if self._settings.supar and not from_run:
             self._widen()
+
+    def _zeros(self) -> float:
+        found = [whole(weights.detach()) for weights in self._weights.values()]
+        return sum(int((w == 0).sum()) for w in found) / sum(w.numel() for w in found)
 
     def _first(self, name: str, weights: nn.Parameter, from_run: bool) -> Tensor:
         part = Part.of(weights)
@@ -172,11 +183,6 @@ class Masks:
                 continue
             raise ValueError(f"{name} has no mask")
         self.apply()
-
-    def zeros(self) -> Iterator[tuple[str, float]]:
-        """Yield the share of zeros of each matrix, of sharded ones of this process' part."""
-        for name, mask in self._masks.items():
-            yield name, 1.0 - float(mask.float().mean())
 
 
 def largest(scores: Tensor, n: int) -> Tensor:

@@ -1,0 +1,129 @@
+"""``wafergpt prune``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+
+from wafergpt.cli import emit, json_option
+from wafergpt.cli.recipe import names_and_overrides, runs_option
+from wafergpt.cli.tables import Column, Row, plain, table
+from wafergpt.runs.run import Run
+
+COLUMNS = [
+    Column("", min_width=10), Column("before", right=True), Column("after", right=True),
+]  # fmt: skip
+
+
+class Share(click.ParamType):  # type: ignore[type-arg]
+    """A share, as in ``0.01`` or ``1%``."""
+
+    name = "share"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return it as a number."""
+        text = str(value)
+        try:
+            return float(text[:-1]) / 100 if text.endswith("%") else float(text)
+        except ValueError:
+            self.fail(f"{text!r} is no share: write 0.01 or 1%", param, ctx)
+
+
+@click.command(
+    "prune", epilog="Example: wafergpt prune reviews --sparsity 50% --name reviews-sparse"
+)
+@click.argument("arguments", nargs=-1, required=True, metavar="RUN [KEY=VALUE]...")
+@click.option("--name", required=True, help="Name of the new run.")
+@click.option(
+    "--method",
+    type=click.Choice(["magnitude", "wanda", "sparsegpt"]),
+    default="sparsegpt",
+    show_default=True,
+    help="How the weights are chosen.",
+)
+@click.option("--sparsity", type=Share(), default="50%", show_default=True,
+              help="Share of zeros in the matrices of the blocks.")  # fmt: skip
+@click.option("--pattern", type=click.Choice(["2:4"]), help="Two zeros of each four inputs.")
+@click.option("--global", "together", is_flag=True, help="Rank all magnitudes together.")
+@click.option("--samples", type=click.IntRange(1), default=128, show_default=True,
+              help="Sequences or rows of the training data to measure inputs on.")  # fmt: skip
+@click.option("--max-loss-increase", type=Share(), metavar="SHARE",
+              help="Find the largest sparsity, up to --sparsity, that keeps to this.")  # fmt: skip
+@runs_option
+@json_option
+def command(
+    arguments: tuple[str, ...],
+    name: str,
+    method: Literal["magnitude", "wanda", "sparsegpt"],
+    sparsity: float,
+    pattern: str | None,
+    together: bool,
+    samples: int,
+    max_loss_increase: float | None,
+    runs: Path,
+    as_json: bool,
+) -> None:
+    """Set weights of a trained model to zero, and measure what that costs.
+
+    RUN is a language model or a task's run; overrides name its data if that has moved
+    (data.corpus=, task.train=). The new run is a dense one with many zeros: smaller and faster on
+    paper only.
+    """
+    from wafergpt.api import prune
+
+    names, overrides = names_and_overrides(arguments, runs)
+    if len(names) != 1:
+        raise click.UsageError("name one run to prune")
+    made = prune(
+        names[0], name, overrides, method=method, sparsity=sparsity, pattern=pattern is not None,
+        together=together, samples=samples, max_loss_increase=max_loss_increase, root=runs,
+    )  # fmt: skip
+    result = made.read("result")
+    rows = _rows(result)
+    words = [
+        f"{made.path}: {result['sparsity']:.1%} zeros in the blocks by {result['method']}"
+        + (f", {result['pattern']}" if result["pattern"] else ""),
+        *_following(made, result),
+    ]
+    emit(
+        result,
+        as_json,
+        "\n".join([plain(COLUMNS, rows), "", *words]),
+        lambda width: [table(COLUMNS, rows, width), "", *words],
+    )
+
+
+def _rows(result: dict[str, Any]) -> list[Row]:
+    from wafergpt.progress import duration
+    from wafergpt.reports.formatting import size
+
+    def pair(key: str) -> tuple[Any, Any]:
+        return result[f"{key}_before"], result[f"{key}_after"]
+
+    losses, weights, flops = pair("val_loss"), pair("parameters"), pair("flops")
+    return [
+        ("validation loss", *(f"{value:.4f}" for value in losses)),
+        ("weights that are not 0", *(f"{value:,}" for value in weights)),
+        ("FLOPs of a sequence, on paper", *(f"{value:.3g}" for value in flops)),
+        ("size on disk", *(size(value) for value in pair("bytes"))),
+        ("time of an evaluation", *(duration(value) for value in pair("seconds"))),
+    ]
+
+
+def _following(made: Run, result: dict[str, Any]) -> list[str]:
+    """Return the next command: a language model can be trained on with its zeros."""
+    from wafergpt.cli.next_commands import at_work
+    from wafergpt.runs.run import command_line
+
+    lines = [f"next: {at_work(made)}"]
+    if made.recipe.task is None and made.recipe.data.corpus is not None:
+        root, corpus = made.path.parent, made.recipe.data.corpus
+        zeros = ["sparsity.algorithm=static", f"sparsity.sparsity={result['sparsity']:.4f}"]
+        again = command_line("pretrain", "--from", made.name, f"data.corpus={corpus}", *zeros,
+                             f"name={made.name}-retrained", root=root)  # fmt: skip
+        lines.append(f"      {again}")
+    return lines

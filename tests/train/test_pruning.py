@@ -1,0 +1,137 @@
+"""Runs pruned after training."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from tests.sparsity.test_masks import SMALL, blocks, corpus, zeros
+from wafergpt.api import finetune, pretrain, prune
+from wafergpt.checkpoint import store
+from wafergpt.cli.prune import command
+from wafergpt.errors import InputError
+from wafergpt.inference.predictor import Predictor
+from wafergpt.runs.run import Run
+from wafergpt.sparsity import criteria
+from wafergpt.train import pruning
+
+__all__ = ["corpus"]
+
+
+@pytest.fixture(scope="module")
+def home(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A language model and a classifier on top of it."""
+    home = tmp_path_factory.mktemp("home")
+    asked = [*SMALL, f"data.corpus={corpus}", "train.steps=200", "optimizer.lr=3e-3", "name=lm"]
+    base = pretrain(None, asked, root=home)
+    rows = home / "rows.csv"
+    rows.write_text("text,label\n" + "".join(f"it is {w} {n},{w}\n" for n in range(40)
+                                             for w in ("good", "bad")))  # fmt: skip
+    finetune(base, None, [f"task.train={rows}", "train.steps=60", "name=clf"], root=home)
+    return home
+
+
+@pytest.mark.parametrize("method", ["magnitude", "wanda", "sparsegpt"])
+@pytest.mark.parametrize("pattern", [False, True])
+def test_a_language_model_keeps_half(home: Path, method: str, pattern: bool) -> None:
+    made = prune("lm", f"{method}-{pattern}", method=method, pattern=pattern, samples=16, root=home)  # type: ignore[arg-type]
+    result = made.read("result")
+    assert zeros(made) == pytest.approx(0.5, abs=0.01)
+    assert result["sparsity"] == pytest.approx(zeros(made), abs=1e-3)
+    assert result["val_loss_after"] > result["val_loss_before"]
+    weights = blocks(store.weights(made).items())
+    lost = sum(int((w == 0).sum()) for w in weights.values())
+    assert result["parameters_before"] - result["parameters_after"] == lost
+    assert result["flops_before"] - result["flops_after"] == 2 * 32 * lost
+    assert result["bytes_before"] == result["bytes_after"] == 4 * result["parameters_before"]
+    if pattern:
+        for matrix in weights.values():
+            assert ((matrix != 0).unflatten(1, (-1, 4)).sum(2) <= 2).all()
+
+
+def test_methods_that_look_at_inputs_lose_less(home: Path) -> None:
+    rise = {}
+    methods: tuple[criteria.Method, ...] = ("magnitude", "sparsegpt")
+    for method in methods:
+        made = prune("lm", f"more-{method}", method=method, sparsity=0.7, samples=64, root=home)
+        result = made.read("result")
+        rise[method] = result["val_loss_after"] - result["val_loss_before"]
+    assert rise["sparsegpt"] < 0.6 * rise["magnitude"]
+
+
+def test_it_is_trained_on_with_its_own_zeros(home: Path, corpus: Path) -> None:
+    """Global magnitudes leave other shares in each matrix than a mask of the recipe would."""
+    made = prune("lm", "global", method="magnitude", together=True, sparsity=0.6, root=home)
+    asked = [*SMALL, f"data.corpus={corpus}", "train.steps=10", "name=again",
+             "sparsity.algorithm=static", "sparsity.sparsity=0.6"]  # fmt: skip
+    again = pretrain(None, asked, start=made, root=home)
+    before, after = (blocks(store.weights(run).items()) for run in (made, again))
+    assert all(((after[n] == 0) >= (before[n] == 0)).all() for n in before)
+    assert zeros(again) == pytest.approx(0.6, abs=0.002)
+    assert again.metrics()[-1]["val_loss"] < made.read("result")["val_loss_after"]
+
+
+def test_a_classifier_is_measured_on_its_rows(home: Path) -> None:
+    made = prune("clf", "clf-sparse", samples=20, root=home)
+    assert zeros(made) == pytest.approx(0.5, abs=0.01)
+    assert set(made.read("result")["metrics"]) >= {"loss", "accuracy"}
+    answer = Predictor.load(made).predict("it is good 3")
+    assert answer is not None
+    assert answer["label"] == "good"
+
+
+def test_a_limit_of_the_loss_finds_the_largest_sparsity(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = prune("lm", "limited", sparsity=0.95, max_loss_increase=0.02, samples=16, root=home)
+    result = made.read("result")
+    assert result["val_loss_after"] <= 1.02 * result["val_loss_before"]
+    assert 0.05 < result["sparsity"] < 0.95
+    more = prune("lm", "more", sparsity=result["sparsity"] + 0.03, samples=16, root=home)
+    assert more.read("result")["val_loss_after"] > 1.02 * result["val_loss_before"]
+    monkeypatch.setattr(pruning, "ROUNDS", 1)
+    with pytest.raises(InputError, match=r"no sparsity from 95.0% on keeps the loss within"):
+        prune("lm", "none", sparsity=0.95, max_loss_increase=1e-9, samples=4, root=home)
+    assert not (home / "none").exists()
+
+
+def test_the_command_prints_what_it_cost_and_what_to_type_next(home: Path, corpus: Path) -> None:
+    done = CliRunner().invoke(command, ["lm", "--name", "cli", "--samples", "4", "--sparsity", "25%",
+                                        "--runs", str(home), "--json"])  # fmt: skip
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["sparsity"] == pytest.approx(0.25, abs=0.01)
+    elsewhere = shutil.copytree(corpus, home / "moved")
+    words = ["cli", f"data.corpus={elsewhere}", "--name=cli2", "--method=magnitude"]
+    again = CliRunner().invoke(command, [*words, "--runs", str(home)])
+    assert "weights that are not 0" in again.stdout
+    assert "wafergpt pretrain --from cli2" in again.stdout
+    assert "has 25% zeros in its blocks already" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["lm", "--name", "clf"], "clf exists: choose another --name"),
+        (["gone", "--name", "x"], "no run 'gone'"),
+        (["lm", "--name", "x", "--sparsity", "1"], "a sparsity of 1 is not between 0 and 1"),
+        (
+            ["lm", "--name", "x", "--pattern", "2:4", "--sparsity", "0.3"],
+            "2:4 has a sparsity of 0.5",
+        ),
+        (["lm", "--name", "x", "--global"], "only magnitudes are ranked over all matrices"),
+        (["base", "--name", "x"], "data.corpus"),
+        (["lm", "--name", "x", "data.corpus=/nowhere"], "there is no folder /nowhere"),
+    ],
+)
+def test_mistakes_are_named_and_nothing_is_written(
+    home: Path, arguments: list[str], message: str
+) -> None:
+    done = CliRunner().invoke(command, [*arguments, "--runs", str(home)])
+    assert message in str(done.exception) + done.output
+    assert not (home / "x").exists()
+    assert Run.find("lm", home)
