@@ -100,8 +100,8 @@ def test_a_limit_of_the_loss_finds_the_largest_sparsity(
 
 
 def test_the_command_prints_what_it_cost_and_what_to_type_next(home: Path, corpus: Path) -> None:
-    done = CliRunner().invoke(command, ["lm", "--name", "cli", "--samples", "4", "--sparsity", "25%",
-                                        "--runs", str(home), "--json"])  # fmt: skip
+    words = ["lm", "--name=cli", "--samples=4", "--sparsity=25%", "--json"]
+    done = CliRunner().invoke(command, [*words, "--runs", str(home)])
     assert done.exit_code == 0, done.output
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["sparsity"] == pytest.approx(0.25, abs=0.01)
