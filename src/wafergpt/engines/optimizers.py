@@ -141,11 +141,14 @@ class Optimizer:
         return groups
 
     def grad_norm(self, step: int = 0, steps: int = 0) -> Tensor:
-        """Return the norm of the whole gradient of an update, a scalar on its device.
+        """Compute the norm of the whole gradient of an update.
 
         Args:
             step: of the update, from 0.
             steps: of the training.
+
+        Returns:
+            A scalar on its device.
         """
         if self._masks is not None:
             self._masks.mask_gradients(step, steps)
