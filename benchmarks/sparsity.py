@@ -1,0 +1,138 @@
+"""Zeros in training and after it: what each algorithm costs in validation loss.
+
+A small language model of Wikipedia: dense, and with 75% of its blocks' weights at zero, by each
+algorithm and several seeds; then the dense one pruned by half after training. Cells that have a row
+are not run again.
+
+    python -m benchmarks.sparsity --out sparsity
+    python -m benchmarks.sparsity --out sparsity --table
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import statistics
+from pathlib import Path
+from typing import Any
+
+from benchmarks.labelled_sets import DATA
+from wafergpt import atomic_files
+from wafergpt.api import pretrain, prune
+from wafergpt.config import load_recipe
+from wafergpt.data.prepare import prepare
+from wafergpt.runs.run import Run
+from wafergpt.sparsity.criteria import Method
+
+SHAPE = [
+    "model.n_layers=4", "model.d_model=128", "model.n_heads=2", "model.seq_len=256",
+    "train.tokens=8000000", "train.batch_size=16", "optimizer.lr=3e-3", "schedule.name=linear",
+    "schedule.warmup=5%", "schedule.final=0", "evaluate.batches=100",
+    f"evaluate.every={1 << 40}", f"checkpoint.every={1 << 40}", "system.compile=off",
+]  # fmt: skip
+VOCABULARY = 4096
+SPARSE = ["sparsity.sparsity=0.75", "sparsity.every=50"]
+TRAINED: dict[str, list[str]] = {
+    "dense": [],
+    "static": [*SPARSE, "sparsity.algorithm=static"],
+    "static, erk": [*SPARSE, "sparsity.algorithm=static", "sparsity.distribution=erk"],
+    "SET": [*SPARSE, "sparsity.algorithm=set"],
+    "RigL": [*SPARSE, "sparsity.algorithm=rigl"],
+    "RigL, erk": [*SPARSE, "sparsity.algorithm=rigl", "sparsity.distribution=erk"],
+    "GMP": [*SPARSE, "sparsity.algorithm=gmp"],
+}
+PRUNED: tuple[Method, ...] = ("magnitude", "wanda", "sparsegpt")
+SEEDS = (0, 1, 2)
+
+
+def trained(name: str, seed: int, out: Path) -> dict[str, Any]:
+    """Train one of ``TRAINED``; return its loss, FLOPs and seconds."""
+    folder = "dense" if name == "dense" and seed == 0 else "run"
+    shutil.rmtree(out / "runs" / folder, ignore_errors=True)
+    asked = [*SHAPE, *TRAINED[name], f"seed={seed}", f"data.corpus={out / 'corpus'}"]
+    run = pretrain(load_recipe(None, [*asked, f"name={folder}"]), root=out / "runs")
+    result, last = run.read("result"), run.metrics()[-1]
+    return {
+        "loss": result["val_loss"],
+        "flops": last["flops"],
+        "sparse_flops": last.get("sparse_flops", last["flops"]),
+        "seconds": result["time"]["updates"],
+    }
+
+
+def pruned(method: Method, pattern: bool, out: Path) -> dict[str, Any]:
+    """Prune the dense run of the first seed by half; return its loss."""
+    shutil.rmtree(out / "runs" / "pruned", ignore_errors=True)
+    dense = Run.find("dense", out / "runs")
+    made = prune(dense, "pruned", method=method, pattern=pattern, root=out / "runs")
+    return {"loss": made.read("result")["val_loss_after"]}
+
+
+def table(cells: dict[str, dict[str, Any]]) -> str:
+    """Return the means over seeds, and of the pruned ones the rise, as Markdown."""
+    lines = ["| in training, 75% zeros | validation loss | against dense | FLOPs on paper |",
+             "|---|---|---|---|"]  # fmt: skip
+
+    def of(name: str) -> list[dict[str, Any]]:
+        return [cells[key] for seed in SEEDS if (key := f"{name}, seed {seed}") in cells]
+
+    dense = of("dense")
+    for name in TRAINED:
+        found = of(name)
+        if not found:
+            continue
+        losses = [cell["loss"] for cell in found]
+        spread = f" ± {statistics.stdev(losses):.3f}" if len(losses) > 1 else ""
+        more = statistics.fmean(losses) / statistics.fmean(c["loss"] for c in dense) - 1
+        share = found[0]["sparse_flops"] / found[0]["flops"]
+        lines.append(f"| {name} | {statistics.fmean(losses):.3f}{spread} | {more:+.1%} "
+                     f"| {share:.0%} |")  # fmt: skip
+    lines += ["", "| after training, 50% zeros | validation loss | rise | of magnitude's |",
+              "|---|---|---|---|"]  # fmt: skip
+    for pattern in (False, True):
+        for method in PRUNED:
+            key, first = _key(method, pattern), cells.get(_key("magnitude", pattern))
+            if key in cells and first is not None:
+                rise, most = (c["loss"] - dense[0]["loss"] for c in (cells[key], first))
+                lines.append(f"| {key} | {cells[key]['loss']:.3f} | {rise:+.3f} "
+                             f"| {rise / most:.2f} |")  # fmt: skip
+    return "\n".join(lines)
+
+
+def _key(method: str, pattern: bool) -> str:
+    return f"{method}, 2:4" if pattern else method
+
+
+def main() -> None:
+    """Run the cells that have no row yet, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("sparsity"))
+    parser.add_argument("--table", action="store_true", help="Only print what is there.")
+    asked = parser.parse_args()
+    out = asked.out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    file = out / "cells.json"
+    cells: dict[str, dict[str, Any]] = json.loads(file.read_text()) if file.exists() else {}
+
+    def keep(key: str, cell: dict[str, Any]) -> None:
+        cells[key] = cell
+        atomic_files.write_json(file, cells)
+        print(key, cell, flush=True)
+
+    if not asked.table:
+        source = DATA / "wikipedia_en" / "articles.jsonl.xz"
+        prepare(source, out / "corpus", vocab_size=VOCABULARY)
+        for seed in SEEDS:
+            for name in TRAINED:
+                if f"{name}, seed {seed}" not in cells:
+                    keep(f"{name}, seed {seed}", trained(name, seed, out))
+            for method in PRUNED:
+                for pattern in (False, True):
+                    if _key(method, pattern) not in cells:
+                        keep(_key(method, pattern), pruned(method, pattern, out))
+    print(table(cells))
+
+
+if __name__ == "__main__":
+    main()
