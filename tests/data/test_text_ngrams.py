@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from wafergpt.data.text_ngrams import text_ngrams
+from wafergpt.data.text_ngrams import log_count_ratios, text_ngrams
 
 ROWS = 2**31 - 1
 """So many that two n-grams of a short text hardly ever share one."""
@@ -49,3 +51,21 @@ def test_case_and_spaces_change_nothing() -> None:
 def test_a_runs_table_is_read_by_later_versions() -> None:
     """The rows are part of a trained run, and may never change."""
     assert text_ngrams("Good film", "words", 1 << 16).tolist() == [10117, 22154, 39321]
+
+
+def test_ratios_are_those_of_naive_bayes() -> None:
+    """As NB-SVM's: log of shares with counts plus one, by hand."""
+    texts = ["good good film", "good plot", "bad film"]
+    rows = [text_ngrams(text, "words", 1000) for text in texts]
+    targets = np.array([1, 1, 0])
+    found = log_count_ratios(rows, targets, 2, 1000)
+    counts = np.ones((2, 1000))
+    for own, label in zip(rows, targets, strict=True):
+        for row in own:
+            counts[label, row] += 1
+    shares = counts / counts.sum(1, keepdims=True)
+    good = text_ngrams("good", "words", 1000)[0]
+    assert found[good, 1] == pytest.approx(np.log(shares[1, good] / shares[0, good]), rel=1e-6)
+    assert found[good, 0] == pytest.approx(-found[good, 1])
+    unseen = np.setdiff1d(np.arange(1000), np.concatenate(rows))
+    assert not found[unseen].any()

@@ -22,9 +22,10 @@ TINY = [
 ]  # fmt: skip
 
 
-def of(rows: int, *overrides: str, text: str = "a short text") -> Recipe:
+def of(rows: int, *overrides: str, text: str = "a short text", classes: int | None = 2) -> Recipe:
     recipe = load_recipe(None, ["task.name=classify", *overrides])
-    return with_choices(recipe, flat(recipe.model_dump(exclude_unset=True)), [text] * rows)
+    asked = flat(recipe.model_dump(exclude_unset=True))
+    return with_choices(recipe, asked, [text] * rows, classes)
 
 
 @given(st.integers(1, 100_000))
@@ -60,6 +61,16 @@ def test_a_micro_batch_keeps_its_batch() -> None:
 def test_long_texts_are_scored_by_words() -> None:
     for text, kind in (("short", "characters"), ("long " * 100, "words")):
         assert getattr(of(50, text=text).task, "ngrams", "") == kind
+
+
+def test_ratios_need_rows_of_each_class_and_long_texts_more_rows() -> None:
+    for rows, classes, ratios in ((99, 2, False), (100, 2, True), (2000, 77, False)):
+        assert getattr(of(rows, classes=classes).task, "ngram_ratios", None) == ratios
+    for labels, table in ((2, 20), (4, 20), (5, 19), (150, 14), (None, 20)):
+        name = [] if labels else ["task.name=regress"]
+        recipe = of(50, *name, text="long " * 100, classes=labels)
+        assert getattr(recipe.task, "ngram_rows", 0) == 1 << table
+    assert getattr(of(500, "task.ngrams=none").task, "ngram_ratios", None) is False
 
 
 @pytest.mark.parametrize(

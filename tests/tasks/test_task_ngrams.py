@@ -63,6 +63,26 @@ def test_they_learn_beside_the_gpt(home: Path, kind: str) -> None:
         export(Run.find(kind, home), home / "hf")
 
 
+@pytest.mark.parametrize("loss", ["cross_entropy", "binary"])
+def test_ratios_are_learned_from_and_kept(home: Path, loss: str) -> None:
+    rows = [f"task.{name}={home / name}.jsonl" for name in ("train", "test")]
+    asked = [*SMALL, *rows, "task.ngrams=words", "task.ngram_rows=4096", f"name=ratios-{loss}",
+             "task.ngram_ratios=true", "train.epochs=1", f"task.loss={loss}",
+             "model.vocab_size=280"]  # fmt: skip
+    classifier = finetune("scratch", None, asked, root=home)
+    ratios = store.weights(classifier.run)["head_ngrams.ratios"]
+    assert 0 < int((ratios > 0).sum()) < 4096
+    first = store.StoredState(store.every(classifier.run)[0]).weights
+    outputs = load_file(classifier.run.path / OUTPUTS)
+    by_ngrams = outputs["test/scores"][:, 1]
+    found = by_ngrams.argmax(1) if by_ngrams.shape[1] > 1 else by_ngrams[:, 0] > 0
+    answers = [["bad", "good"].index(label) for _, label in sentences(80, 1)]
+    assert (found == answers).mean() >= 0.95
+    assert first["head_ngrams.weight"].abs().max() > 0
+    again = Predictor.load(Run.find(f"ratios-{loss}", home)).predict(["verygood"])
+    assert again == classifier.predict(["verygood"])
+
+
 def test_a_text_is_the_same_in_any_batch(home: Path) -> None:
     classifier = trained(home, "words")
     texts = ["verygood", "the plot was verybad and it was long " * 3]
@@ -127,7 +147,7 @@ def test_two_processes_learn_what_one_does(home: Path) -> None:
     rows = [row for text, label in sentences(40, 0) for row in ((text, label), ("…", label))]
     overrides = [*SMALL, f"task.train={write(home / 'half.jsonl', rows)}", "task.ngrams=words",
                  "task.ngram_rows=512", "model.vocab_size=280", "train.steps=8",
-                 "train.batch_size=2", "model.dropout=0"]  # fmt: skip
+                 "task.ngram_ratios=true", "train.batch_size=2", "model.dropout=0"]  # fmt: skip
     one = finetune("scratch", None, [*overrides, "name=one"], root=home).run
     command = ["finetune", "scratch", *overrides, "name=two", "--runs", str(home), "--nproc", "2"]
     code = "from wafergpt.cli import main; main()"

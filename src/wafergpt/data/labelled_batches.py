@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from wafergpt.data.batches import Batch, Ints, permute
+from wafergpt.data.text_ngrams import log_count_ratios
 
 Cut = Literal["end", "start", "middle"]
 
@@ -104,6 +105,22 @@ class LabelledBatches:
         return Batch(
             {**tensors, "weights": torch.from_numpy(weights).float()}, weight=float(weights.sum())
         )
+
+    def ngram_ratios(self, rows: int, n_outputs: int) -> NDArray[np.float32]:
+        """Return how unevenly the classes use each row of the n-grams' table.
+
+        Args:
+            rows: of the table.
+            n_outputs: its columns: classes, or 1 for the second of two.
+
+        Returns:
+            ``[rows, n_outputs]``, see ``log_count_ratios``.
+        """
+        assert self._ngrams is not None
+        found = log_count_ratios(
+            self._ngrams, self.targets.astype(np.int64), max(2, n_outputs), rows
+        )
+        return found[:, -n_outputs:]
 
     def length(self, first_sample: int, n: int) -> int:
         """Return the length that these samples are padded to as one batch."""

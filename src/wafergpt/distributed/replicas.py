@@ -25,6 +25,8 @@ def replicated(program: nn.Module, device: torch.device) -> nn.Module:
             program,
             device_ids=[device] if device.type == "cuda" else None,
             gradient_as_bucket_view=True,
+            # Ours never change.
+            broadcast_buffers=False,
         )
 
 

@@ -102,7 +102,7 @@ class TorchEngine:
             self.network.to_empty(device=self._device)
         else:
             self.network.to(self._device)
-        fill(self.network, self._task.initial_weights(self.network, start))
+        fill(self.network, self._task.initial_weights(self.network, start, self._splits))
 
     def work_in(self, folder: Path) -> None:
         """Do nothing: this engine writes no files but checkpoints."""

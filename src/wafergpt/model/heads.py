@@ -14,6 +14,21 @@ from wafergpt.shapes.parametrization import parametrization
 Pooling = Literal["last", "mean", "max", "mean_max_last"]
 
 
+class NgramScores(nn.EmbeddingBag):
+    """Scores of n-grams, summed up over a text.
+
+    With ``ratios``, each row has a fixed weight: naive Bayes' log-count ratio, as in NB-SVM (Wang
+    and Manning, ACL 2012). It scales the row's gradient too, so what tells classes apart is learned
+    first.
+    """
+
+    ratios: Tensor | None
+
+    def __init__(self, rows: int, n_outputs: int, ratios: bool) -> None:
+        super().__init__(rows, n_outputs, mode="sum", padding_idx=0)
+        self.register_buffer("ratios", torch.zeros(rows) if ratios else None)
+
+
 class Classifier(nn.Module):
     """A GPT with a head that maps each text to one row of scores.
 
@@ -26,10 +41,16 @@ class Classifier(nn.Module):
         pooling: of the hidden states.
         ngram_rows: rows of a table that scores a text by its n-grams beside the GPT, as fastText
             does (arXiv:1607.01759); 0: none.
+        ratios: weigh each row of it by how unevenly classes read it.
     """
 
     def __init__(
-        self, gpt: GPT, n_outputs: int, pooling: Pooling = "last", ngram_rows: int = 0
+        self,
+        gpt: GPT,
+        n_outputs: int,
+        pooling: Pooling = "last",
+        ngram_rows: int = 0,
+        ratios: bool = False,
     ) -> None:
         super().__init__()
         self.gpt = gpt
@@ -37,11 +58,7 @@ class Classifier(nn.Module):
         width = gpt.config.d_model * (3 if pooling == "mean_max_last" else 1)
         self.dropout = Dropout(gpt.config.dropout)
         self.head = nn.Linear(width, n_outputs, bias=False)
-        self.head_ngrams = (
-            nn.EmbeddingBag(ngram_rows, n_outputs, mode="sum", padding_idx=0)
-            if ngram_rows
-            else None
-        )
+        self.head_ngrams = NgramScores(ngram_rows, n_outputs, ratios) if ngram_rows else None
         self._multiplier = parametrization(gpt.config).task_multiplier
 
     def forward(self, tokens: Tensor, lengths: Tensor, ngrams: Tensor | None = None) -> Tensor:
@@ -61,6 +78,8 @@ class Classifier(nn.Module):
             assert ngrams is not None
             # Of long and short texts the sums are as large.
             shares = (ngrams != 0).sum(1, keepdim=True).clamp(min=1).rsqrt().expand(ngrams.shape)
+            if self.head_ngrams.ratios is not None:
+                shares = shares * self.head_ngrams.ratios[ngrams]
             by_ngrams = self.head_ngrams(ngrams, per_sample_weights=shares)
             scores = torch.stack((scores.to(by_ngrams.dtype), by_ngrams))
         return scores

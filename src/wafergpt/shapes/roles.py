@@ -37,6 +37,7 @@ _NAMES: Mapping[str, Role] = {
     "ffn.up.bias": "ffn_vector",
     "lm_head.weight": "head",
     "head_ngrams.weight": "task_ngram",
+    "head_ngrams.ratios": "task_ngram",
 }
 
 

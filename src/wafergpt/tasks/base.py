@@ -145,7 +145,7 @@ class Task(ABC):
         """
 
     def initial_weights(
-        self, network: nn.Module, start: Stored | None
+        self, network: nn.Module, start: Stored | None, splits: Splits | None = None
     ) -> Iterator[tuple[str, Rows]]:
         """Yield the initial weights, one after the other.
 
@@ -154,6 +154,7 @@ class Task(ABC):
             start: weights of a language model to initialize the GPT from; if None, they are drawn.
                 A head is always drawn, a normal for each matrix; n-gram tables that ``start`` does
                 not have are zero.
+            splits: the encoded data, for weights that depend on it.
 
         Yields:
             Names in ``network``, and tensors or readers of their rows.

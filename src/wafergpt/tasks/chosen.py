@@ -36,13 +36,28 @@ LONG = 400.0
 """Mean characters of a text from which on n-grams of words are enough."""
 
 
-def with_choices(recipe: Recipe, asked: Collection[str], texts: Sequence[str]) -> Recipe:
+ROWS_OF_A_CLASS = 50
+"""Training rows of each class, on average, from which on counts say how unevenly classes use an
+n-gram; with 13 and 26 rows they did not."""
+
+WORD_ROWS, MANY_WORD_ROWS = 1 << 20, 1 << 22
+"""Rows of a table for long texts, which have many n-grams of words, of few and of many texts; as
+many numbers in all for more than four classes."""
+
+FAST = 16.0
+"""Learning rate of that table, with ratios, where there are few passes."""
+
+
+def with_choices(
+    recipe: Recipe, asked: Collection[str], texts: Sequence[str], classes: int | None
+) -> Recipe:
     """Set what was not asked for by the training rows, and say it.
 
     Args:
         recipe: with a task of one answer per text.
         asked: keys as in ``train.epochs``, which stay as they are.
         texts: of the training rows.
+        classes: their number, if the answers are classes.
 
     Returns:
         The recipe with what was chosen.
@@ -50,6 +65,13 @@ def with_choices(recipe: Recipe, asked: Collection[str], texts: Sequence[str]) -
     values = {**ALWAYS, **_by_rows(len(texts))}
     mean = sum(map(len, texts)) / max(1, len(texts))
     values["task.ngrams"] = "words" if mean >= LONG else "characters"
+    if classes is not None:
+        values["task.ngram_ratios"] = len(texts) >= ROWS_OF_A_CLASS * classes
+    if mean >= LONG:
+        most = WORD_ROWS if len(texts) < MANY else MANY_WORD_ROWS
+        values["task.ngram_rows"] = 1 << (4 * most // max(4, classes or 1)).bit_length() - 1
+    if values.get("task.ngram_ratios") and values["train.epochs"] <= 3:
+        values["optimizer.task_ngram_lr"] = FAST
     closed = set(asked)
     if recipe.train.micro_batch_size:
         closed.add("train.batch_size")
@@ -61,6 +83,8 @@ def with_choices(recipe: Recipe, asked: Collection[str], texts: Sequence[str]) -
         or recipe.system.device == "cerebras"
     ):
         closed |= {"task.ngrams", "optimizer.lr", "optimizer.beta2"}
+    if closed & {"task.ngrams"}:
+        closed |= {"task.ngram_ratios", "task.ngram_rows", "optimizer.task_ngram_lr"}
     values = {key: value for key, value in values.items() if key not in closed}
     recipe, chosen = _replaced(recipe, values), set(values)
     steps = _steps(recipe, len(texts))

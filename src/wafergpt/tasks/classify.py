@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -20,7 +20,15 @@ from wafergpt.tasks.tables import VALIDATION_SHARE, Tables
 from wafergpt.tasks.text_task import Targets, TextTask, TextTaskSettings
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
+
+    from wafergpt.checkpoint.format import Stored
+    from wafergpt.distributed.sharding import Rows
+    from wafergpt.tasks.base import Splits
+
+
+NAIVE_BAYES = 0.1
+"""Share of naive Bayes' scores that a table of n-grams with ratios starts from."""
 
 
 class ClassifySettings(TextTaskSettings):
@@ -36,6 +44,8 @@ class ClassifySettings(TextTaskSettings):
     """``binary`` has one output, the log-odds of the second of two labels."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     class_weights: Literal["none", "balanced"] = "none"
+    ngram_ratios: bool = False
+    """Weigh each n-gram by how unevenly the classes of the training rows use it, as NB-SVM does."""
 
 
 class Classify(TextTask):
@@ -58,6 +68,30 @@ class Classify(TextTask):
     def n_outputs(self) -> int:
         """One for each label; of two labels one, if the loss is binary."""
         return 1 if self.settings.loss == "binary" else len(self.settings.labels)
+
+    @property
+    def weighs_ngrams(self) -> bool:
+        """Whether the recipe asks for it."""
+        return self.settings.ngrams != "none" and self.settings.ngram_ratios
+
+    def initial_weights(
+        self, network: nn.Module, start: Stored | None, splits: Splits | None = None
+    ) -> Iterator[tuple[str, Rows]]:
+        """Yield the initial weights; a table of n-grams with ratios starts near naive Bayes."""
+        import torch
+
+        from wafergpt.data.labelled_batches import LabelledBatches
+
+        for name, values in super().initial_weights(network, start, splits):
+            if not (self.weighs_ngrams and name == "head_ngrams.weight"):
+                yield name, values
+                continue
+            ratios = torch.zeros(values.shape)
+            if splits is not None and isinstance(splits.train, LabelledBatches):
+                ratios = torch.from_numpy(splits.train.ngram_ratios(*values.shape))
+            sizes = ratios.abs().amax(1)
+            yield name, NAIVE_BAYES * ratios / sizes.clamp(min=1e-6)[:, None]
+            yield "head_ngrams.ratios", sizes
 
     def settle(self, tables: dict[str, Table]) -> tuple[dict[str, Table], list[str]]:
         """Merge the spellings of each label, and check that training has every label."""

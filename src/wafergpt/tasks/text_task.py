@@ -54,7 +54,7 @@ class TextTaskSettings(TaskSettings):
     """That token; set by the run."""
 
 
-CHOSEN = {"pooling", "ngrams"}
+CHOSEN = {"pooling", "ngrams", "ngram_rows", "ngram_ratios"}
 """Settings that are chosen by the rows, which are not read by them."""
 
 _read_ahead: dict[str, Tables] = {}
@@ -320,7 +320,13 @@ class TextTask(Task):
 
         settings = self.settings
         rows = 0 if settings.ngrams == "none" else settings.ngram_rows
-        return Classifier(GPT(self.recipe.model), self.n_outputs, settings.pooling, rows)
+        ratios = self.weighs_ngrams
+        return Classifier(GPT(self.recipe.model), self.n_outputs, settings.pooling, rows, ratios)
+
+    @property
+    def weighs_ngrams(self) -> bool:
+        """Whether the rows of the n-grams' table have weights of their own."""
+        return False
 
     @abstractmethod
     def answers(self, scores: Tensor) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from wafergpt.errors import InputError
 from wafergpt.runs.run import Run
 from wafergpt.tasks.base import task_of
 from wafergpt.tasks.chosen import with_choices
+from wafergpt.tasks.classify import Classify
 from wafergpt.tasks.text_task import TextTask
 
 
@@ -47,7 +48,9 @@ def with_task(
         recipe = on_top_of(recipe, start)
     chosen_for = task_of(recipe) if chooses else None
     if isinstance(chosen_for, TextTask) and chosen_for.settings.train is not None:
-        recipe = with_choices(recipe, asked, chosen_for.read_ahead().train.texts)
+        table = chosen_for.read_ahead().train
+        classes = len(set(table.labels)) if isinstance(chosen_for, Classify) else None
+        recipe = with_choices(recipe, asked, table.texts, classes)
     if recipe.name == Recipe().name:
         recipe = recipe.replace(name=f"{start.name if start else 'scratch'}-{name}")
     return recipe
