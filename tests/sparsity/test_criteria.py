@@ -94,3 +94,13 @@ def test_an_input_that_is_always_zero() -> None:
     new, _ = criteria.sparsegpt(matrix, x.T @ x, 0.5)
     assert (new[:, 2] == 0).all()
     assert new.isfinite().all()
+
+
+@pytest.mark.parametrize("pattern", [False, True])
+def test_zeros_stay_zeros(pattern: bool) -> None:
+    matrix, _, gram = data(16, 256)
+    matrix *= torch.rand(matrix.shape, generator=torch.Generator().manual_seed(1)) < 0.26
+    matrix[:, :128] += 1e-3
+    new, mask = criteria.sparsegpt(matrix, gram, 0.6, pattern=pattern)
+    assert not new[matrix == 0].any()
+    assert not mask[matrix == 0].any()

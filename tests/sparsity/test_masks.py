@@ -105,8 +105,51 @@ def test_gradual_pruning_follows_the_published_cubic() -> None:
         changed = 75 if step >= 75 else step // 10 * 10
         expected = 0.8 - 0.8 * (1 - changed / 75) ** 3
         assert sparse.share_of_zeros(made.sparsity, step, 100) == pytest.approx(expected)
-    changes = [step for step in range(1, 101) if sparse.changes(made.sparsity, step, 100)]
-    assert changes == [10, 20, 30, 40, 50, 60, 70, 75]
+
+
+def test_a_skipped_change_is_made_up_for_and_a_longer_horizon_brings_nothing_back() -> None:
+    made = recipe("sparsity.algorithm=gmp", "sparsity.sparsity=0.8", "sparsity.every=100")
+    network = gpt(made)
+    masks = Masks(network.named_parameters(), made, from_run=False)
+
+    def zeros_after(step: int, steps: int) -> float:
+        masks.after_update(step - 1, steps, {})
+        found = blocks(network.named_parameters()).values()
+        return sum(int((w == 0).sum()) for w in found) / sum(w.numel() for w in found)
+
+    # The last change is due at step 45 of 60.
+    assert zeros_after(44, 60) == 0
+    assert zeros_after(47, 60) == pytest.approx(0.8, abs=1e-3)
+    assert zeros_after(100, 1000) == pytest.approx(0.8, abs=1e-3)
+
+
+def test_a_run_with_more_zeros_gets_some_back_everywhere() -> None:
+    made = recipe("sparsity.sparsity=0.5")
+    network = gpt(made)
+    first = Masks(network.named_parameters(), recipe("sparsity.sparsity=0.8"), from_run=False)
+    assert first.tensors()
+    masks = Masks(network.named_parameters(), made, from_run=True)
+    for name, mask in masks.tensors().items():
+        weights = dict(network.named_parameters())[name.removesuffix(SUFFIX)]
+        kept = unpacked(mask, weights.shape[1]).float()
+        assert float(kept.mean()) == pytest.approx(0.5, abs=0.001)
+        quarters = kept.chunk(4)
+        assert all(0.4 < float(quarter.mean()) < 0.6 for quarter in quarters)
+    again = recipe("sparsity.algorithm=gmp", "sparsity.sparsity=0.8")
+    Masks(network.named_parameters(), again, from_run=True)
+    with pytest.raises(InputError, match="supar is for a training from scratch"):
+        Masks(network.named_parameters(), recipe("sparsity.supar=true"), from_run=True)
+
+
+def test_a_process_without_rows_packs_them() -> None:
+    assert packed(torch.zeros(0, 12, dtype=torch.bool)).shape == (0, 2)
+    assert unpacked(torch.zeros(0, 2, dtype=torch.uint8), 12).shape == (0, 12)
+
+
+def test_masks_that_never_change_are_said() -> None:
+    settings_ = recipe("sparsity.algorithm=rigl").sparsity
+    assert "rigl never changes its mask in 100 steps" in sparse.mask_warning(settings_, 100)
+    assert not sparse.mask_warning(settings_, 200)
 
 
 def one_change(algorithm: str) -> tuple[dict[str, Tensor], ...]:

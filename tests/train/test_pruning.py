@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from tests.sparsity.test_masks import SMALL, blocks, corpus, zeros
-from wafergpt.api import finetune, pretrain, prune
+from wafergpt.api import export, finetune, import_model, pretrain, prune
 from wafergpt.checkpoint import store
 from wafergpt.cli.prune import command
 from wafergpt.errors import InputError
@@ -84,6 +84,26 @@ def test_a_classifier_is_measured_on_its_rows(home: Path) -> None:
     assert answer["label"] == "good"
 
 
+def test_what_is_fitted_to_the_pruned_weights_is_kept(home: Path) -> None:
+    """Its loss is that of the run as it is loaded."""
+    rows = [f"task.train={home / 'rows.csv'}", f"task.validation={home / 'rows.csv'}"]
+    asked = [*rows, "task.ngrams=words", "task.ngram_rows=4096", "train.steps=30", "name=mixed"]
+    finetune("lm", None, asked, root=home)
+    made = prune("mixed", "mixed-sparse", sparsity=0.9, samples=20, root=home)
+    again = prune("mixed-sparse", "same", method="magnitude", sparsity=0.9, root=home)
+    before = again.read("result")["val_loss_before"]
+    assert made.read("result")["val_loss_after"] == pytest.approx(before, rel=1e-5)
+    assert made.recipe.task != Run.find("mixed", home).recipe.task
+    assert made.recipe.sparsity.algorithm == "none"
+
+
+def test_an_imported_run_is_pruned(home: Path, corpus: Path) -> None:
+    export(Run.find("lm", home), home / "hf")
+    imported = import_model(home / "hf", "imported", root=home)
+    made = prune(imported, "imported-sparse", [f"data.corpus={corpus}"], samples=4, root=home)
+    assert zeros(made) == pytest.approx(0.5, abs=0.01)
+
+
 def test_a_limit_of_the_loss_finds_the_largest_sparsity(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,6 +145,7 @@ def test_the_command_prints_what_it_cost_and_what_to_type_next(home: Path, corpu
         ),
         (["lm", "--name", "x", "--global"], "only magnitudes are ranked over all matrices"),
         (["base", "--name", "x"], "data.corpus"),
+        (["magnitude-False", "--name", "x", "--sparsity", "20%"], "zeros in its blocks: more than"),
         (["lm", "--name", "x", "data.corpus=/nowhere"], "there is no folder /nowhere"),
     ],
 )

@@ -210,6 +210,8 @@ class Optimizer:
 
     def clear(self) -> None:
         """Drop all gradients."""
+        if self._masks is not None:
+            self._masks.forget()
         for parameter in self._named.values():
             parameter.grad = None
 

@@ -62,12 +62,25 @@ def progress(settings: Sparsity, step: int, steps: int) -> float:
 
 
 def changes(settings: Sparsity, step: int, steps: int) -> bool:
-    """Return whether the mask changes at the end of update ``step`` (from 1) of ``steps``."""
-    last = round(settings.until * steps)
+    """Return whether the mask may change at the end of update ``step`` (from 1) of ``steps``.
+
+    gmp's changes from its last step on until it has all its zeros, for an update may be skipped.
+    """
+    last, regular = round(settings.until * steps), step % settings.every == 0
     if settings.algorithm == "gmp":
-        return step == max(1, last) or (step < last and step % settings.every == 0)
+        return regular or step >= last
+    return settings.algorithm in ("set", "rigl") and regular and step < last
+
+
+def mask_warning(settings: Sparsity, steps: int) -> str:
+    """Return that a training is too short for its masks to change; "" if it is not."""
     exchanges = settings.algorithm in ("set", "rigl")
-    return exchanges and step % settings.every == 0 and step < last
+    if not exchanges or settings.every < round(settings.until * steps):
+        return ""
+    return (
+        f"{settings.algorithm} never changes its mask in {steps:,} steps: lower sparsity.every "
+        f"({settings.every})"
+    )
 
 
 def share_of_zeros(settings: Sparsity, step: int, steps: int) -> float:
@@ -79,21 +92,23 @@ def share_of_zeros(settings: Sparsity, step: int, steps: int) -> float:
     return settings.sparsity * progress(settings, changed, steps) if changed else 0.0
 
 
-def spared_flops(recipe: Recipe, step: int, steps: int) -> float:
+def spared_flops(recipe: Recipe, zeros: float) -> float:
     """Return the FLOPs of a token's forward and backward pass that only multiply zeros.
 
     No device here is faster by them; rigl's dense gradients at a change count as spared too.
+
+    Args:
+        recipe: with the shape.
+        zeros: their share in the matrices that have some.
     """
-    settings = recipe.sparsity
-    if settings.algorithm == "none":
-        return 0.0
-    weights = sum(rows * columns for rows, columns in matrices(recipe.model, settings).values())
-    return 6.0 * weights * share_of_zeros(settings, step, steps)
+    found = matrices(recipe.model, recipe.sparsity).values()
+    return 6.0 * zeros * sum(rows * columns for rows, columns in found)
 
 
 def mean_spared_flops(recipe: Recipe, steps: int, places: int = 1000) -> float:
-    """Return ``spared_flops`` of a token on average over a training, at some places of it."""
+    """Return ``spared_flops`` on average over a training, at some places of it."""
     if recipe.sparsity.algorithm == "none" or not steps:
         return 0.0
     seen = [int(steps * place / places) for place in range(places)]
-    return sum(spared_flops(recipe, step, steps) for step in seen) / places
+    zeros = sum(share_of_zeros(recipe.sparsity, step, steps) for step in seen) / places
+    return spared_flops(recipe, zeros)

@@ -75,21 +75,23 @@ def sparsegpt(
         The new matrix, and the mask of what is kept.
     """
     inverse = _inverse_factor(gram.double())
-    new = matrix.double().clone()
+    new, gone = matrix.double().clone(), matrix == 0
     new[:, gram.diagonal() == 0] = 0
     mask = torch.ones_like(matrix, dtype=torch.bool)
     for first in range(0, matrix.shape[1], COLUMNS):
         part = slice(first, min(first + COLUMNS, matrix.shape[1]))
         factor, errors = inverse[part, part], torch.zeros_like(new[:, part])
-        scores = (new[:, part] / factor.diagonal()).square()
+        # Zeros stay: what others leave them to make up for goes on to the next ones.
+        scores = (new[:, part] / factor.diagonal()).square().masked_fill(gone[:, part], -1.0)
         if not pattern:
             mask[:, part] = largest(scores, _kept(scores.numel(), sparsity))
         for column in range(part.stop - first):
             place = first + column
             if pattern and column % GROUP == 0:
                 group = slice(place, place + GROUP)
-                now = new[:, group] / factor.diagonal()[column : column + GROUP]
-                mask[:, group] = two_of_four(now.square())
+                now = (new[:, group] / factor.diagonal()[column : column + GROUP]).square()
+                mask[:, group] = two_of_four(now.masked_fill(gone[:, group], -1.0))
+            mask[:, place] &= ~gone[:, place]
             lost = torch.where(mask[:, place], 0.0, new[:, place]) / factor[column, column]
             new[:, place : part.stop] -= lost[:, None] * factor[column, column:]
             new[:, place] *= mask[:, place]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from wafergpt.config import Recipe
 from wafergpt.distributed.sharding import Part, Rows, like, whole
+from wafergpt.errors import InputError
 from wafergpt.shapes import sparse
 from wafergpt.shapes.roles import role_of
 
@@ -48,27 +49,40 @@ class Masks:
         shapes = {role_of(name): tuple(p.shape) for name, p in self._weights.items()}
         by_role = sparse.densities(shapes, self._settings)  # type: ignore[arg-type]
         self._densities = {n: by_role[role_of(n)] for n in self._weights}  # type: ignore[index]
+        if from_run and self._settings.supar:
+            raise InputError("sparsity.supar is for a training from scratch: leave it out")
         self._dense: dict[str, Tensor] = {}
-        own = from_run and abs(self._zeros() - self._settings.sparsity) <= TOLERANCE
-        self._masks = {
-            name: Part.of(weights).values != 0 if own else self._first(name, weights, from_run)
-            for name, weights in self._weights.items()
-        }
+        zeros = self._zeros() if from_run else 0.0
+        own = zeros > 0 and abs(zeros - self._settings.sparsity) <= TOLERANCE
+        own = own or (from_run and self._settings.algorithm == "gmp")
+        self._masks: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+        for name, weights in self._weights.items():
+            mask = whole(weights.detach()) != 0 if own else self._first(name, weights, from_run)
+            self._set(name, mask)
         self.apply()
         if self._settings.supar and not from_run:
             self._widen()
 
     def _zeros(self) -> float:
-        found = [whole(weights.detach()) for weights in self._weights.values()]
-        return sum(int((w == 0).sum()) for w in found) / sum(w.numel() for w in found)
+        # One after the other: sharded weights are never whole together.
+        zeros = sum(int((whole(w.detach()) == 0).sum()) for w in self._weights.values())
+        return zeros / sum(w.numel() for w in self._weights.values())
+
+    def _set(self, name: str, mask: Tensor) -> None:
+        """Keep this process' rows of a whole mask, and how many weights it keeps."""
+        self._masks[name] = Part.of(self._weights[name]).rows_of(mask)
+        self._counts[name] = int(mask.sum())
 
     def _first(self, name: str, weights: nn.Parameter, from_run: bool) -> Tensor:
-        part = Part.of(weights)
+        random = self._random(name, 0, weights.shape)
         if self._settings.algorithm == "gmp":
-            return torch.ones_like(part.values, dtype=torch.bool)
-        size = torch.Size(part.shape)
-        scores = whole(weights.detach()).abs() if from_run else self._random(name, 0, size)
-        return part.rows_of(largest(scores, self._kept(name, 1.0)))
+            return torch.ones_like(random, dtype=torch.bool)
+        if not from_run:
+            return largest(random, self._kept(name, 1.0))
+        sizes = whole(weights.detach()).abs()
+        # Of a run with more zeros than asked for, random ones come back.
+        return largest(torch.where(sizes == 0, random - 1, sizes), self._kept(name, 1.0))
 
     def _kept(self, name: str, progress: float) -> int:
         """Return the number of weights that are kept at a place in gmp's schedule."""
@@ -99,7 +113,7 @@ class Masks:
             step: of the update, from 0.
             steps: of the training.
         """
-        self._dense.clear()
+        self.forget()
         looks = self._settings.algorithm == "rigl" and self._changes(step, steps)
         for name, weights in self._weights.items():
             if weights.grad is not None:
@@ -110,7 +124,7 @@ class Masks:
 
     @torch.no_grad()
     def after_update(self, step: int, steps: int, moments: Mapping[Tensor, Iterable[Any]]) -> None:
-        """Set masked weights to zero, and change the masks where it is time.
+        """Set masked weights to zero, and change the masks if it is time.
 
         Args:
             step: of the update, from 0.
@@ -122,8 +136,8 @@ class Masks:
         if not self._changes(step, steps):
             return
         for name in self._weights:
-            self._masks[name] = self._changed(name, step + 1, steps)
-        self._dense.clear()
+            self._change(name, step + 1, steps)
+        self.forget()
         self.apply()
         for name, weights in self._weights.items():
             for moment in moments.get(weights, ()):
@@ -133,23 +147,31 @@ class Masks:
     def _changes(self, step: int, steps: int) -> bool:
         return sparse.changes(self._settings, step + 1, steps)
 
-    def _changed(self, name: str, step: int, steps: int) -> Tensor:
-        weights, part = self._weights[name], Part.of(self._weights[name])
+    def _change(self, name: str, step: int, steps: int) -> None:
+        weights, kept = self._weights[name], self._counts[name]
         progress = sparse.progress(self._settings, step, steps)
-        sizes = whole(weights.detach()).abs()
-        if self._settings.algorithm == "gmp":
-            return part.rows_of(largest(sizes, self._kept(name, progress)))
+        wanted = self._kept(name, progress)
+        if self._settings.algorithm == "gmp" and wanted >= kept:
+            # A horizon that has grown brings no weight back.
+            return
         mask = whole(like(weights, self._masks[name]))
-        kept = int(mask.sum())
+        sizes = whole(weights.detach()).abs().masked_fill(~mask, -1.0)
+        if self._settings.algorithm == "gmp":
+            self._set(name, largest(sizes, wanted))
+            return
         exchanged = round(self._settings.drop_fraction * (1.0 - progress) * kept)
         exchanged = min(exchanged, mask.numel() - kept)
-        survivors = largest(sizes.masked_fill(~mask, -1.0), kept - exchanged)
+        survivors = largest(sizes, kept - exchanged)
         if self._settings.algorithm == "rigl":
             scores = whole(like(weights, self._dense[name]))
         else:
             scores = self._random(name, step, mask.shape)
         grown = largest(scores.masked_fill(survivors, -1.0), exchanged)
-        return part.rows_of(survivors | grown)
+        self._set(name, survivors | grown)
+
+    def forget(self) -> None:
+        """Drop the gradients that were kept for a change."""
+        self._dense.clear()
 
     @torch.no_grad()
     def apply(self) -> None:
@@ -178,8 +200,7 @@ class Masks:
                 rows, columns = weights.shape
                 if tuple(stored.shape) not in ((rows, -(-columns // 8)), (rows, columns)):
                     raise ValueError(f"the mask of {name} fits no matrix of {rows} × {columns}")
-                own = Part.of(weights).rows_of(stored).to(weights.device)
-                self._masks[name] = whole_mask(own, columns)
+                self._set(name, whole_mask(stored[...].to(weights.device), columns))
                 continue
             raise ValueError(f"{name} has no mask")
         self.apply()
@@ -196,7 +217,8 @@ def largest(scores: Tensor, n: int) -> Tensor:
 def packed(mask: Tensor) -> Tensor:
     """Pack booleans ``[rows, columns]`` into bytes ``[rows, ⌈columns / 8⌉]``, the first lowest."""
     rows, columns = mask.shape
-    bits = nn.functional.pad(mask.to(torch.uint8), (0, -columns % 8)).view(rows, -1, 8)
+    bits = nn.functional.pad(mask.to(torch.uint8), (0, -columns % 8))
+    bits = bits.view(rows, -(-columns // 8), 8)
     weights = 1 << torch.arange(8, dtype=torch.uint8, device=mask.device)
     return (bits * weights).sum(2, dtype=torch.uint8)
 

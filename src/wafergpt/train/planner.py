@@ -112,10 +112,11 @@ def plan_budget(
         quick_enough = [c for c in found if not _why_not(c.recipe, machine)]
         with working(f"timing {len(quick_enough)} shapes"):
             rates = speeds([c.recipe for c in quick_enough]) if quick_enough else []
-        rates += [0.0] * (len(found) - len(rates))
+        # Slow updates are not those of the largest shapes alone: small ones have larger batches.
+        of_shape = {id(c): rate for c, rate in zip(quick_enough, rates, strict=True) if rate}
         found = [
-            bought(c.recipe, budget, rate, measured=True) if rate else c
-            for c, rate in zip(found, rates, strict=True)
+            bought(c.recipe, budget, of_shape[id(c)], measured=True) if id(c) in of_shape else c
+            for c in found
         ]
     for left in range(ADJUSTMENTS, -1, -1):
         chosen = best(found)

@@ -18,6 +18,8 @@ from wafergpt.config.sparsity import BLOCKS
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.engines.outputs import evaluate
 from wafergpt.errors import InputError
+from wafergpt.inference.devices import inference_device
+from wafergpt.planning.intervals import with_intervals
 from wafergpt.planning.memory import FP32
 from wafergpt.progress import say, working
 from wafergpt.runs.run import Run
@@ -26,7 +28,7 @@ from wafergpt.shapes.roles import role_of
 from wafergpt.sparsity import criteria
 from wafergpt.tasks.base import Splits, Task, gpt_of, task_of
 
-ROUNDS = 7
+ROUNDS = 8
 """Sparsities that are tried for a limit of the loss: to within a hundredth."""
 
 MOST = 0.99
@@ -90,6 +92,12 @@ def prune(run: Run, recipe: Recipe, name: str, how: Pruning, root: Any) -> Run:
     work = _Work.on(run, recipe)
     before = work.evaluated()
     zeros = work.zeros()
+    if how.pattern and (odd := work.odd()):
+        raise InputError(
+            f"2:4 takes inputs four by four, and {odd} has a width that is no multiple"
+        )
+    if zeros > how.sparsity:
+        raise InputError(f"{run.name} has {zeros:.1%} zeros in its blocks: more than asked for")
     if zeros > NOTABLE:
         say(f"{run.name} has {zeros:.0%} zeros in its blocks already; these count")
     sparsity = how.sparsity
@@ -105,7 +113,11 @@ def prune(run: Run, recipe: Recipe, name: str, how: Pruning, root: Any) -> Run:
     spared = 2.0 * recipe.model.seq_len
     return run_with(
         work.network.state_dict(),
-        work.recipe.replace(name=name),
+        work.recipe.replace(
+            name=name,
+            sparsity={"algorithm": "none"},
+            **({"task": after.fitted} if after.fitted else {}),
+        ),
         root,
         work.tokenizer,
         {
@@ -131,10 +143,15 @@ def prune(run: Run, recipe: Recipe, name: str, how: Pruning, root: Any) -> Run:
     )
 
 
+def _task_section(fitted: dict[str, Any]) -> dict[str, Any]:
+    return {"task": fitted} if fitted else {}
+
+
 @dataclass(frozen=True)
 class _Evaluated:
     metrics: dict[str, float]
     seconds: float
+    fitted: dict[str, Any]
 
     @property
     def loss(self) -> float:
@@ -155,14 +172,21 @@ class _Work:
 
     @classmethod
     def on(cls, run: Run, recipe: Recipe) -> _Work:
+        device = inference_device(recipe)
+        precision = recipe.system.precision
+        recipe = recipe.replace(
+            system={"device": device, "precision": "fp32" if precision == "auto" else precision},
+            train={"micro_batch_size": recipe.train.micro_batch_size or 1},
+        )
+        # An imported run has settled nothing.
+        recipe = with_intervals(recipe, recipe.train.steps or 1)
         task = task_of(recipe)
         known = Tokenizer.load(run.tokenizer) if run.tokenizer.is_file() else None
         tokenizer = task.tokenizer(known)
         recipe, splits = task.prepare(tokenizer)
         task = task_of(recipe)
-        device = torch.device(recipe.system.host)
         network = store.restored(task.network, store.weights(run)).to(device).eval()
-        work = cls(recipe, task, splits, tokenizer, network, device)
+        work = cls(recipe, task, splits, tokenizer, network, torch.device(device))
         work.dense = {name: weights.clone() for name, weights in work.matrices().items()}
         return work
 
@@ -176,14 +200,20 @@ class _Work:
         found = self.matrices().values()
         return sum(int((m == 0).sum()) for m in found) / sum(m.numel() for m in found)
 
+    def odd(self) -> str:
+        """Return the name of a matrix whose inputs are no multiple of four; "" if there is none."""
+        found = self.matrices().items()
+        return next((name for name, m in found if m.shape[1] % criteria.GROUP), "")
+
     def evaluated(self) -> _Evaluated:
         start = time.perf_counter()
         with working("evaluating"):
             data = self.splits.validation
             outputs = evaluate(self.task, self.network, data, self.recipe, self.device)
         seconds = time.perf_counter() - start
-        _, outputs = self.task.fit(outputs, data.references)
-        return _Evaluated(dict(self.task.compute_metrics(outputs, data.references)), seconds)
+        fitted, outputs = self.task.fit(outputs, data.references)
+        metrics = dict(self.task.compute_metrics(outputs, data.references))
+        return _Evaluated(metrics, seconds, dict(fitted))
 
     def largest_within(self, how: Pruning, limit: float) -> tuple[float, _Evaluated]:
         """Find the largest sparsity, at most that of ``how``, whose loss is within a limit.
@@ -240,7 +270,8 @@ class _Work:
 
         def add(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             assert isinstance(module, nn.Linear)
-            x = inputs[0].detach().flatten(0, -2).double().cpu()
+            # Apple's GPUs have no double precision.
+            x = inputs[0].detach().flatten(0, -2).cpu().double()
             grams[module] += x.T @ x
 
         batches = self.splits.train
@@ -254,14 +285,17 @@ class _Work:
 
 
 def _prune_one(weights: Tensor, gram: Tensor, how: Pruning, sparsity: float) -> None:
-    gram = gram.to(weights.device)
+    matrix = weights.cpu()
     if how.method == "sparsegpt":
-        weights.copy_(criteria.sparsegpt(weights, gram, sparsity, pattern=how.pattern)[0])
+        try:
+            matrix, _ = criteria.sparsegpt(matrix, gram, sparsity, pattern=how.pattern)
+        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+            raise InputError("the inputs of a matrix are not finite: this run is broken") from None
     elif how.pattern:
-        scores = weights.abs() * gram.diagonal().sqrt().to(weights)
-        weights.mul_(criteria.two_of_four(scores))
+        matrix = matrix * criteria.two_of_four(matrix.abs() * gram.diagonal().sqrt().to(matrix))
     else:
-        weights.mul_(criteria.wanda(weights, gram, sparsity))
+        matrix = matrix * criteria.wanda(matrix, gram, sparsity)
+    weights.copy_(matrix)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from wafergpt.planning.plan import passes_warning
 from wafergpt.planning.schedule_check import schedule_warning
 from wafergpt.progress import say, working
 from wafergpt.runs.run import Run
+from wafergpt.shapes.sparse import mask_warning
 from wafergpt.tasks.base import Splits, Task, task_of
 
 WORTH_TIMING, BRIEFLY = 100, 1.0
@@ -151,6 +152,7 @@ def _warn(setup: Setup, steps: int) -> None:
     passes = recipe.train.samples(steps) / splits.train.samples_per_epoch
     for warning in (
         schedule_warning(recipe, steps),
+        mask_warning(recipe.sparsity, steps),
         passes_warning(recipe, round(passes * splits.tokens), splits.tokens),
     ):
         if warning:

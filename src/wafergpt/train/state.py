@@ -13,7 +13,7 @@ Row = dict[str, Any]
 
 _KINDS: dict[str, tuple[type, ...]] = {
     "step": (int,), "samples": (int,), "tokens": (int,), "flops": (float, int),
-    "sparse_flops": (float, int),
+    "sparse_flops": (float, int), "zeros": (float, int),
     "seconds": (float, int), "best": (float, int, type(None)), "best_step": (int,),
     "pending": (dict, type(None)), "finished": (bool,), "skipped": (list,), "recent": (list,),
     "callbacks": (dict,),
@@ -31,6 +31,7 @@ class TrainState:
         tokens: tokens read, padding included.
         flops: of all forward and backward passes of the training.
         sparse_flops: of these, without what multiplies masked weights; 0 where none are masked.
+        zeros: share of masked weights, which never falls.
         seconds: time spent training, over all resumes.
         best: the best validation score so far, and ``best_step`` where it was.
         pending: the row of a step whose callbacks an interruption cut short, to run on resume.
@@ -45,6 +46,7 @@ class TrainState:
     tokens: int = 0
     flops: float = 0.0
     sparse_flops: float = 0.0
+    zeros: float = 0.0
     seconds: float = 0.0
     best: float | None = None
     best_step: int = 0

@@ -26,7 +26,7 @@ from wafergpt.planning.duration import Duration
 from wafergpt.planning.memory import disk_bytes
 from wafergpt.progress import duration, progress, say, working
 from wafergpt.runs.run import Run, command_line
-from wafergpt.shapes.sparse import spared_flops
+from wafergpt.shapes.sparse import share_of_zeros, spared_flops
 from wafergpt.train.callbacks import (
     Callback,
     Evaluation,
@@ -222,8 +222,11 @@ class Trainer:
             # The checkpoint is older than the count.
             state.flops = update.flops / update.tokens * state.tokens
         state.flops += update.flops
-        if self.recipe.sparsity.algorithm != "none":
-            spared = spared_flops(self.recipe, update.step - 1, self._steps) * update.tokens
+        sparsity = self.recipe.sparsity
+        # Cerebras' SDK has schedules of its own.
+        if sparsity.algorithm != "none" and self.recipe.system.device != "cerebras":
+            state.zeros = max(state.zeros, share_of_zeros(sparsity, state.step - 1, self._steps))
+            spared = spared_flops(self.recipe, state.zeros) * update.tokens
             state.sparse_flops += update.flops - spared
         state.tokens += update.tokens
         state.seconds += update.seconds
