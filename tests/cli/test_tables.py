@@ -105,12 +105,14 @@ def test_plan_and_doctor_fold(width: int) -> None:
     one = {
         "n_layers": 2, "d_model": 128, "parameters": 1_478_144, "batch_size": 16,
         "tokens": 5_206_016, "tokens_per_second": 49_595.0, "expected_loss": 10.0,
+        "tokens_per_parameter": 3.5, "chosen": True,
     }  # fmt: skip
-    facts = {"candidates": [{**one, "d_model": 96, "expected_loss": 10.1}, one]}
+    other = {**one, "d_model": 96, "expected_loss": 10.1, "chosen": False}
+    facts = {"candidates": [other, one]}
     rows = shown(lambda cells: plan._screen(facts, lines, cells), width)
     assert "".join(rows).count("note") == 21
     assert rows[-2].split()[:3] == ["2", "×", "128"]
-    assert rows[-2].split()[-1] == "best"
+    assert rows[-2].split()[-1] == "chosen"
     assert rows[-1].split()[-1] == "+1.0%"
     text = "ok       torch 2.11\nmissing  plotly: pip install 'wafergpt[report]'"
     rows = shown(lambda cells: [doctor._screen(text)], width)

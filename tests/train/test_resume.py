@@ -75,7 +75,7 @@ def test_a_run_too_short_for_its_warm_up_is_warned_of_before_it_trains(
         run = pretrain(None, root=tmp_path, **words)
         output = capsys.readouterr().err
         assert output.count(f"the warm-up takes 50 updates and {of}") == 1
-        assert output.index("WARNING: the warm-up") < output.index("steps in")
+        assert output.index("warning: the warm-up") < output.index("steps in")
     assert [note for note in run.read("plan")["notes"] if "warm-up takes 50" in note]
 
 
