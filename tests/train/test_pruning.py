@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from tests.sparsity.test_masks import SMALL, blocks, corpus, zeros
-from wafergpt.api import export, finetune, import_model, pretrain, prune
+from wafergpt.api import export, finetune, import_model, pretrain, prune, report
 from wafergpt.checkpoint import store
 from wafergpt.cli.prune import command
 from wafergpt.errors import InputError
@@ -129,6 +129,8 @@ def test_the_command_prints_what_it_cost_and_what_to_type_next(home: Path, corpu
     words = ["cli", f"data.corpus={elsewhere}", "--name=cli2", "--method=magnitude"]
     again = CliRunner().invoke(command, [*words, "--runs", str(home)])
     assert "weights that are not 0" in again.stdout
+    page = report("cli", root=home).read_text(encoding="utf-8")
+    assert "25% zeros in the blocks of lm: the validation loss goes from" in page
     assert "wafergpt pretrain --from cli2" in again.stdout
     assert "has 25% zeros in its blocks already" in again.stderr
 

@@ -17,8 +17,8 @@ def list_runs(folder: Path) -> list[dict[str, Any]]:
     """Return one row for each run below ``folder``, the newest first.
 
     Each has name, path, kind, parameters, state (``finished``, ``unfinished``, ``imported``,
-    ``averaged``, ``shipped`` or ``damaged``) and planned_seconds; of the last step step, tokens,
-    loss, val_loss, seconds (of the updates) and elapsed (of the command); and of the best
+    ``averaged``, ``pruned``, ``shipped`` or ``damaged``) and planned_seconds; of the last step
+    step, tokens, loss, val_loss, seconds (of the updates) and elapsed (of the command); and of the best
     checkpoint best_step, best_val_loss, accuracy and accuracy_of (``test`` or ``val``). Unknown
     values are None.
     """

@@ -56,6 +56,14 @@ def _given(chapter: Chapter) -> str:
     source = Path(str(chapter.result[chapter.origin])).name
     if chapter.origin == "imported":
         return f"Imported from {source}; nothing was trained here."
+    if chapter.origin == "pruned":
+        share, before, after = (
+            number(chapter.result, key) for key in ("sparsity", "val_loss_before", "val_loss_after")
+        )
+        losses = (
+            "" if None in (before, after) else f" takes the loss from {before:.3f} to {after:.3f}"
+        )
+        return f"{share or 0:.0%} zeros in the blocks of {source}{losses}."
     steps = values.sequence(chapter.result, "steps")
     shown = _joined([f"{step:,}" for step in steps if type(step) is int])
     return f"The mean of {source}'s checkpoints at the steps {shown}."
