@@ -18,9 +18,9 @@ def list_runs(folder: Path) -> list[dict[str, Any]]:
 
     Each has name, path, kind, parameters, state (``finished``, ``unfinished``, ``imported``,
     ``averaged``, ``pruned``, ``shipped`` or ``damaged``) and planned_seconds; of the last step
-    step, tokens, loss, val_loss, seconds (of the updates) and elapsed (of the command); and of the best
-    checkpoint best_step, best_val_loss, accuracy and accuracy_of (``test`` or ``val``). Unknown
-    values are None.
+    step, tokens, loss, val_loss, seconds (of the updates) and elapsed (of the command); and of the
+    best checkpoint best_step, best_val_loss, accuracy and accuracy_of (``test`` or ``val``).
+    Unknown values are None.
     """
     recipes = sorted(folder.glob("*/recipe.yaml"))
     return [_row(Run(recipe.parent)) for recipe in sorted(recipes, key=_changed, reverse=True)]
