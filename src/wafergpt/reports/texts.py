@@ -60,10 +60,10 @@ def _given(chapter: Chapter) -> str:
         share, before, after = (
             number(chapter.result, key) for key in ("sparsity", "val_loss_before", "val_loss_after")
         )
-        losses = (
-            "" if None in (before, after) else f" takes the loss from {before:.3f} to {after:.3f}"
-        )
-        return f"{share or 0:.0%} zeros in the blocks of {source}{losses}."
+        zeros = f"{share or 0:.0%} zeros in the blocks of {source}"
+        if before is None or after is None:
+            return f"{zeros}."
+        return f"{zeros}: the validation loss goes from {before:.3f} to {after:.3f}."
     steps = values.sequence(chapter.result, "steps")
     shown = _joined([f"{step:,}" for step in steps if type(step) is int])
     return f"The mean of {source}'s checkpoints at the steps {shown}."
