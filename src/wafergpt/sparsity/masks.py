@@ -135,11 +135,11 @@ class Masks:
         self.apply()
         if not self._changes(step, steps):
             return
-        for name in self._weights:
-            self._change(name, step + 1, steps)
+        changed = [name for name in self._weights if self._change(name, step + 1, steps)]
         self.forget()
-        self.apply()
-        for name, weights in self._weights.items():
+        for name in changed:
+            weights = self._weights[name]
+            Part.of(weights).values.mul_(self._masks[name])
             for moment in moments.get(weights, ()):
                 if isinstance(moment, Tensor) and moment.shape == weights.shape:
                     Part.of(moment).values.mul_(self._masks[name])
@@ -147,18 +147,19 @@ class Masks:
     def _changes(self, step: int, steps: int) -> bool:
         return sparse.changes(self._settings, step + 1, steps)
 
-    def _change(self, name: str, step: int, steps: int) -> None:
+    def _change(self, name: str, step: int, steps: int) -> bool:
+        """Change a mask; return whether it has changed."""
         weights, kept = self._weights[name], self._counts[name]
         progress = sparse.progress(self._settings, step, steps)
         wanted = self._kept(name, progress)
         if self._settings.algorithm == "gmp" and wanted >= kept:
-            # A horizon that has grown brings no weight back.
-            return
+            # It has all its zeros already, and a horizon that has grown brings no weight back.
+            return False
         mask = whole(like(weights, self._masks[name]))
         sizes = whole(weights.detach()).abs().masked_fill(~mask, -1.0)
         if self._settings.algorithm == "gmp":
             self._set(name, largest(sizes, wanted))
-            return
+            return True
         exchanged = round(self._settings.drop_fraction * (1.0 - progress) * kept)
         exchanged = min(exchanged, mask.numel() - kept)
         survivors = largest(sizes, kept - exchanged)
@@ -168,6 +169,7 @@ class Masks:
             scores = self._random(name, step, mask.shape)
         grown = largest(scores.masked_fill(survivors, -1.0), exchanged)
         self._set(name, survivors | grown)
+        return True
 
     def forget(self) -> None:
         """Drop the gradients that were kept for a change."""

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -71,7 +72,7 @@ class Pruning:
             raise InputError("a limit of the loss is above 0, and finds a sparsity: no pattern")
 
 
-def prune(run: Run, recipe: Recipe, name: str, how: Pruning, root: Any) -> Run:
+def prune(run: Run, recipe: Recipe, name: str, how: Pruning, root: Path) -> Run:
     """Make a run from another one's weights, many of them set to zero.
 
     Args:
