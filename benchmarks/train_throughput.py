@@ -2,8 +2,10 @@
 
 Each contender lives in a process of its own; they take turns, a few steps each, so that a machine
 whose speed drifts is fair to all. Quoted are medians over the rounds, and ratios round by round.
+MFU is the FLOPs of the passes over those of a large bf16 product on the same machine.
 
     python benchmarks/train_throughput.py --shapes S L --rounds 5
+    python benchmarks/train_throughput.py --device cuda
 """
 
 from __future__ import annotations
@@ -15,19 +17,25 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from wafergpt.config import Model, load_recipe
-from wafergpt.devices.detect import processor_name
+from wafergpt.devices.probe import probe
+from wafergpt.shapes.counts import training_flops
 
 SHAPES = {
     "S": (Model(n_layers=6, d_model=256, n_heads=4, seq_len=256, vocab_size=4096), 16),
     "L": (Model(n_layers=10, d_model=768, n_heads=12, seq_len=512, vocab_size=50257), 4),
+    "111M": (Model(n_layers=10, d_model=768, n_heads=12, seq_len=2048, vocab_size=50257), 16),
+    "590M": (Model(n_layers=18, d_model=1536, n_heads=12, seq_len=2048, vocab_size=50257), 8),
 }
+BY_DEVICE = {"cpu": ("S", "L"), "cuda": ("S", "L", "111M", "590M")}
+"""Shapes and batches that are measured where none are named; two are the Cerebras-GPT family's."""
+
 CONTENDERS = ("wafergpt", "hf-eager-fp32", "hf-compiled-bf16")
 
 
@@ -92,7 +100,7 @@ def theirs(model: Model, batch_size: int, device: str, compiled: bool) -> Callab
         torch.nn.utils.clip_grad_norm_(gpt.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        return float(loss)
+        return float(loss.detach())
 
     return step
 
@@ -113,6 +121,8 @@ def work(contender: str, shape: str, device: str) -> None:
         start = time.perf_counter()
         for _ in range(steps):
             step()
+        if device == "cuda":
+            torch.cuda.synchronize()
         rate = steps * batch_size * model.seq_len / (time.perf_counter() - start)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         if device == "cuda":
@@ -120,10 +130,12 @@ def work(contender: str, shape: str, device: str) -> None:
         print(json.dumps({"rate": rate, "peak_mb": peak}), flush=True)
 
 
-def contend(shape: str, rounds: int, steps: int, device: str) -> Iterator[str]:
+def contend(
+    shape: str, contenders: Sequence[str], rounds: int, steps: int, device: str, peak_flops: float
+) -> Iterator[str]:
     """Yield the lines of one shape's table."""
     workers = {}
-    for name in CONTENDERS:
+    for name in contenders:
         command = [sys.executable, __file__, "--work", name, "--shapes", shape, "--device", device]
         workers[name] = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -131,7 +143,9 @@ def contend(shape: str, rounds: int, steps: int, device: str) -> Iterator[str]:
         # One after another: a warm-up beside another's would slow both.
         warm = json.loads(_answer(workers[name]))["warm_up"]
         print(f"{shape} {name}: warm after {warm:.0f}s", file=sys.stderr, flush=True)
-    rates: dict[str, list[float]] = {name: [] for name in CONTENDERS}
+    model, _ = SHAPES[shape]
+    flops = training_flops(model, model.seq_len, model.vocab_size) / model.seq_len
+    rates: dict[str, list[float]] = {name: [] for name in contenders}
     peaks: dict[str, float] = {}
     for _ in range(rounds):
         for name, worker in workers.items():
@@ -143,10 +157,11 @@ def contend(shape: str, rounds: int, steps: int, device: str) -> Iterator[str]:
             peaks[name] = answer["peak_mb"]
     for worker in workers.values():
         worker.communicate()
-    for name in CONTENDERS:
+    for name in contenders:
         ratios = [a / b for a, b in zip(rates["wafergpt"], rates[name], strict=True)]
         yield (
             f"| {shape} | {name} | {statistics.median(rates[name]):,.0f} | "
+            f"{flops * statistics.median(rates[name]) / peak_flops:.0%} | "
             f"{statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f}) | "
             f"{peaks[name]:,.0f} |"
         )
@@ -163,7 +178,8 @@ def _answer(worker: subprocess.Popen[str]) -> str:
 def main() -> None:
     """Print a table in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES)
+    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=CONTENDERS)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
@@ -172,14 +188,19 @@ def main() -> None:
     if choice.work:
         work(choice.work, choice.shapes[0], choice.device)
         return
+    machine = probe(choice.device)
     print(
-        f"{processor_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
-        f"{choice.rounds} rounds of {choice.steps} steps\n"
+        f"{machine.name}, {torch.get_num_threads()} threads, torch {torch.__version__}, bf16 "
+        f"products at {machine.matmul_flops_bf16 / 1e9:,.0f} GFLOP/s, {choice.rounds} rounds of "
+        f"{choice.steps} steps\n"
     )
-    print("| shape | contender | tokens/s | wafergpt is × faster (min–max) | peak MB |")
-    print("|---|---|---|---|---|")
-    for shape in choice.shapes:
-        for line in contend(shape, choice.rounds, choice.steps, choice.device):
+    print("| shape | contender | tokens/s | MFU | wafergpt is × faster (min–max) | peak MB |")
+    print("|---|---|---|---|---|---|")
+    peak = machine.matmul_flops_bf16
+    for shape in choice.shapes or BY_DEVICE[choice.device]:
+        for line in contend(
+            shape, choice.contenders, choice.rounds, choice.steps, choice.device, peak
+        ):
             print(line, flush=True)
 
 

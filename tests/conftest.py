@@ -12,6 +12,13 @@ from wafergpt.progress import show
 DATA = Path(os.environ.get("WAFERGPT_DATA", Path(__file__).parents[1] / ".." / "shared" / "data"))
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide the GPUs from all tests but theirs: those of processes want one for each."""
+    asked = config.option.markexpr
+    if "gpu" not in asked or "not gpu" in asked:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 @pytest.fixture(scope="session", autouse=True)
 def messages() -> None:
     """Show what is said, as the command line does."""

@@ -26,7 +26,7 @@ def test_chunked_loss_and_gradients_equal_torch(
     targets = torch.randint(0, vocab, (2, rows), generator=generator)
     targets[torch.rand(2, rows, generator=generator) < hidden_share] = -100
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(losses, "head_chunk_rows", lambda _: 17)
+        patch.setattr(losses, "head_chunk_rows", lambda *_: 17)
         ours = next_token_loss(hidden, weight, targets)
     gradients = torch.autograd.grad(ours * 0.3, (hidden, weight))
     logits = F.linear(hidden, weight)
@@ -46,7 +46,7 @@ def test_chunked_loss_never_holds_all_logits(monkeypatch: pytest.MonkeyPatch) ->
         return softmax(logits, targets)
 
     monkeypatch.setattr(losses, "softmax_gradient", spy)
-    monkeypatch.setattr(losses, "head_chunk_rows", lambda _: 100)
+    monkeypatch.setattr(losses, "head_chunk_rows", lambda *_: 100)
     hidden = torch.randn(4, 200, 8, requires_grad=True)
     weight = torch.randn(50, 8, requires_grad=True)
     next_token_loss(hidden, weight, torch.zeros(4, 200, dtype=torch.long))

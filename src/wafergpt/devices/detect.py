@@ -7,6 +7,7 @@ import platform
 import shutil
 import sys
 import sysconfig
+import warnings
 from importlib import metadata, util
 from pathlib import Path
 
@@ -42,6 +43,8 @@ def resolve_device(name: str) -> str:
         return "cpu"
     import torch
 
+    # A first product in a backward pass says so, and works.
+    warnings.filterwarnings("ignore", "Attempting to run cuBLAS, but there was no current CUDA")
     usable = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         return next((device for device, here in usable.items() if here), "cpu")

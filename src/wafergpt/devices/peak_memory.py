@@ -1,4 +1,4 @@
-"""The most memory that this process has used at once."""
+"""The most memory that this process has used at once, and whether it was too little."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
+
+CPU_ALLOCATOR = "DefaultCPUAllocator"
+"""Begins torch's error on CPUs, which has no class of its own."""
 
 
 def reset_peak_memory() -> None:
@@ -35,3 +38,10 @@ def peak_memory(device: torch.device) -> int:
         return int(status.split("VmHWM:")[1].split()[0]) << 10
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether torch found no memory on its device."""
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError) or CPU_ALLOCATOR in str(error)

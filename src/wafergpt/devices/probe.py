@@ -55,12 +55,13 @@ def probe(device: str = "auto", seconds: float = 2.5, fresh: bool = False) -> Ma
     path = _record(device)
     machine = None if fresh else _read(path)
     if machine is None:
+        busy = 100.0 if device == "cuda" else BUSY_PERCENT
         with working(f"measuring this machine ({device}), once"):
             others = busy_percent()
             machine = measure(device, seconds, free_threads(others))
             # Another program may have started in between.
             others = max(others, busy_percent())
-        if others > BUSY_PERCENT:
+        if others > busy:
             say(f"other programs use {others:.0f}% of the cores: this is measured again next time")
             return machine
         try:
@@ -162,11 +163,9 @@ def _measure(device: str, seconds: float, threads: int) -> Machine:
 
     slot = seconds / (2 * len(WIDTHS) + 4)
     deadline = time.perf_counter() + PATIENCE * seconds
-    # Without hardware support bf16 is emulated, and larger products would take minutes. One thread
-    # is enough to detect that, whatever else runs on the machine.
+    # One thread is enough to detect it, whatever else runs on the machine.
     torch.set_num_threads(1)
-    small = {name: _matmul(device, name, slot / 4, size=512) for name in ("fp32", "bf16")}
-    precisions = ["fp32", "bf16"] if small["bf16"] > small["fp32"] / 2 else ["fp32"]
+    precisions = ["fp32", "bf16"] if _has_bf16(device, slot) else ["fp32"]
     torch.set_num_threads(threads)
     matmul = {name: _matmul(device, name, slot) for name in precisions}
     training = _training(device, precisions, slot, deadline)
@@ -184,6 +183,16 @@ def _measure(device: str, seconds: float, threads: int) -> Machine:
         bandwidth=_bandwidth(device, slot),
         softmax_rate=_softmax(device, slot),
     )
+
+
+def _has_bf16(device: str, slot: float) -> bool:
+    """Return whether the hardware multiplies in bf16; emulated, large products take minutes."""
+    import torch
+
+    if device == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    small = {name: _matmul(device, name, slot / 4, size=512) for name in ("fp32", "bf16")}
+    return small["bf16"] > small["fp32"] / 2
 
 
 def _training(

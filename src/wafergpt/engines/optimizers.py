@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from wafergpt import config
 from wafergpt.devices.compiler import require_cache
 from wafergpt.distributed.sharding import Part, Rows, ShardedMuon, like, whole
+from wafergpt.engines.batched_muon import BatchedMuon
 from wafergpt.engines.row_adagrad import RowAdagrad
 from wafergpt.errors import InputError
 from wafergpt.shapes.parametrization import Rule
@@ -99,15 +100,15 @@ class Optimizer:
         if self._tables:
             parts.append(RowAdagrad(self._table_groups(), settings.lr))
         if hidden:
-            parts.append(
-                (ShardedMuon if sharded else torch.optim.Muon)(
-                    self._groups(hidden),
-                    lr=settings.lr,
-                    momentum=settings.momentum,
-                    adjust_lr_fn="match_rms_adamw",
-                )
-            )
+            parts.append(self._muon(self._groups(hidden), sharded))
         return parts
+
+    def _muon(self, groups: list[dict[str, Any]], sharded: bool) -> torch.optim.Optimizer:
+        lr, momentum = self._settings.lr, self._settings.momentum
+        if not sharded and groups[0]["params"][0].is_cuda:
+            return BatchedMuon(groups, lr, momentum)
+        kind = ShardedMuon if sharded else torch.optim.Muon
+        return kind(groups, lr=lr, momentum=momentum, adjust_lr_fn="match_rms_adamw")
 
     def _groups(self, names: Iterable[str]) -> list[dict[str, Any]]:
         """Group parameters that share decay and factor of the learning rate."""

@@ -39,15 +39,30 @@ class RowAdagrad(torch.optim.Optimizer):
         if not state:
             state["squares"] = like(table, weights.new_zeros(len(weights), 1))
         squares = Part.of(state["squares"]).values
+        if weights.is_cuda and not table.grad.is_sparse:
+            _move_all(weights, squares, Part.of(table.grad).values, lr, power)
+            return
         rows, gradient = _by_rows(table.grad)
-        # Without a second table of squares.
-        sizes = torch.linalg.vector_norm(gradient, dim=1, keepdim=True) ** 2 / gradient.shape[1]
+        sizes = _mean_squares(gradient)
         # Padding is read too, without a gradient.
         moved = sizes[:, 0] > 0
         rows, gradient = rows[moved], gradient[moved]
         sums = squares[rows] + sizes[moved]
         squares[rows] = sums
         weights[rows] = torch.addcmul(weights[rows], gradient, sums.pow(-power), value=-lr)
+
+
+def _move_all(weights: Tensor, squares: Tensor, gradient: Tensor, lr: float, power: float) -> None:
+    """Do the same to all rows, where a row without a gradient stays: a GPU need not count them."""
+    squares += _mean_squares(gradient)
+    steps = torch.where(squares > 0, squares, 1.0).pow_(-power)
+    weights.addcmul_(gradient, steps, value=-lr)
+
+
+def _mean_squares(gradient: Tensor) -> Tensor:
+    # Without a second table of squares.
+    norms: Tensor = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)
+    return norms**2 / gradient.shape[1]
 
 
 def _by_rows(gradient: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from wafergpt.checkpoint.background import PartSaver
 from wafergpt.checkpoint.format import Stored, weights_checksum
@@ -34,9 +34,10 @@ from wafergpt.distributed.launcher import FORWARDED
 from wafergpt.distributed.replicas import average_rows, replicated, require_same, without_sync
 from wafergpt.distributed.sharding import fill, shard
 from wafergpt.engines import compilation
-from wafergpt.engines.base import Decision, Program, UpdateResult, autocast, reseed
+from wafergpt.engines.base import Decision, Program, UpdateResult, reseed
 from wafergpt.engines.optimizers import Optimizer
 from wafergpt.engines.outputs import outputs_of
+from wafergpt.engines.passes import Passes
 from wafergpt.engines.schedules import learning_rate
 from wafergpt.engines.settings import settle_for_torch
 from wafergpt.errors import RunFailed
@@ -86,14 +87,15 @@ class TorchEngine:
         program = Program(self.network, task.loss)
         self._copies = 1 if self._sharded else group.size
         self._program = replicated(program, self._device) if self._copies > 1 else program
+        self._pass = Passes(self._program, recipe, self._device, self._copies, group.size)
         self._compiler, self._norm = Compiler(), math.nan
         # On a CPU, reading ahead would only take a core from the update.
         self._ahead = Prefetch(self._read) if self._device.type == "cuda" else None
 
     def _place(self, start: Stored | None) -> None:
         system = self._recipe.system
-        # NCCL reduces no sparse tensors, and FSDP shards none.
-        if not self._sharded and (self._group.size == 1 or self._device.type == "cpu"):
+        # A GPU adds to a whole table sooner than it waits for the rows to be counted.
+        if not self._sharded and self._device.type == "cpu":
             use_sparse_gradients(self.network)
         if system.activation_checkpointing:
             _checkpoint_activations(self._blocks)
@@ -163,6 +165,7 @@ class TorchEngine:
             else:
                 # nn.Module.compile() has no inverse.
                 block._compiled_call_impl = None
+        self._pass.forget()
 
     # --- updates ---------------------------------------------------------------------------------
 
@@ -239,19 +242,15 @@ class TorchEngine:
         )
         total = torch.zeros((), device=self._device)
         self.network.train()
+        self._pass.begin()
         for index, (batch, share) in enumerate(passes):
             reseed(self._recipe.seed, step, index, self._group.rank)
             with self._synced(last=index == len(passes) - 1):
-                with autocast(self._recipe, self._device):
-                    summed: Tensor = self._program(batch.to(self._device))
-                loss = summed * share / weight
-                # Copies average their gradients.
-                (loss * self._copies).backward()
+                total += self._pass.run(batch, share, weight)
             self._optimizer.merge_rows()
-            total += loss.detach()
         average_rows(self.network, self._group)
         norm = self._optimizer.grad_norm(step, until).to(total)
-        # The only synchronization with the device in an update, but for n-gram tables.
+        # The only synchronization with a GPU in an update, but for sampled tokens.
         own_loss, self._norm = torch.stack([total, norm]).tolist()
         (mean,) = self._group.sum(own_loss)
         return mean, self._norm, int(tokens), flops

@@ -14,6 +14,9 @@ from wafergpt.planning.memory import head_chunk_rows
 SIZES = 64
 """How many sizes a sampled softmax may have."""
 
+ALIGNED = 64
+"""Columns of logits on a GPU are a multiple of it."""
+
 
 def next_token_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """Return the summed cross-entropy of the next tokens without ever holding all logits.
@@ -89,14 +92,18 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, shift: Tensor | None
     ) -> Tensor:
-        device = hidden.device.type
-        dtype = hidden.dtype
+        device, vocab_size, dtype = hidden.device.type, len(weight), hidden.dtype
         if torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
         differentiable = hidden.requires_grad or weight.requires_grad
         head = weight.detach().to(dtype)
         # Added to the logits; zeros where there is no shift.
         shift = head.new_zeros(()) if shift is None else shift.to(dtype)
+        if device == "cuda" and vocab_size % ALIGNED:
+            # Products with an odd number of columns take several times as long there.
+            more = -vocab_size % ALIGNED
+            head = F.pad(head, (0, 0, 0, more))
+            shift = F.pad(shift.expand(vocab_size), (0, more), value=-math.inf)
         ignored = targets == -100
         # A state of zeros adds nothing to the head's gradient.
         states = hidden.detach().to(dtype).masked_fill(ignored[:, None], 0.0)
@@ -104,7 +111,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         losses = hidden.new_empty(len(states), dtype=torch.float32)
         grad_hidden = torch.empty_like(states) if differentiable else None
         grad_weight = torch.zeros_like(weight) if differentiable else None
-        size = head_chunk_rows(weight.numel())
+        size = head_chunk_rows(vocab_size, weight.shape[1], device)
         # Autocast would turn the softmax to fp32.
         with torch.autocast(device, enabled=False):
             for start in range(0, len(states), size):
@@ -113,7 +120,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 losses[rows], gradient = softmax_gradient(logits, targets[rows])
                 if grad_hidden is not None and grad_weight is not None:
                     torch.mm(gradient, head, out=grad_hidden[rows])
-                    grad_weight += gradient.T @ states[rows]
+                    grad_weight += (gradient.T @ states[rows])[:vocab_size]
         if grad_hidden is not None:
             grad_hidden.masked_fill_(ignored[:, None], 0.0)
         ctx.save_for_backward(grad_hidden, grad_weight)
@@ -143,15 +150,23 @@ def softmax_gradient(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         targets: ``[rows]``.
     """
     # Indexed, because torch's scatter_ copies the whole tensor first.
-    target = torch.arange(len(targets), device=targets.device), targets
+    places = torch.arange(len(targets), device=targets.device)
+    target = places, targets
     gradient = logits.softmax(1)
+    # Looking whether any is rare would wait for a GPU.
+    highest = logits.max(1) if logits.is_cuda else None
+    if highest is not None:
+        log_sum = highest.values.float() - gradient[places, highest.indices].float().log()
     probability = gradient[target].float()
-    gradient[target] = 0.0
+    # A plain 0 would be copied to a GPU.
+    gradient[target] = gradient.new_zeros(())
     others = gradient.sum(1)
     gradient[target] = -others
     losses = torch.where(probability < 0.5, -probability.log(), -torch.log1p(-others.float()))
     rare = probability < RARE
-    if rare.any():
+    if highest is not None:
+        losses = torch.where(rare, log_sum - logits[target].float(), losses)
+    elif rare.any():
         losses[rare] = F.cross_entropy(logits[rare].float(), targets[rare], reduction="none")
     return losses, gradient
 

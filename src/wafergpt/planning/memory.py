@@ -86,7 +86,7 @@ def training_memory(
     tables = ngram_parameters(model)
     ends = n - tables - model.n_layers * block
     rows = tables
-    if shards == 1 and (system.device == "cpu" or system.nproc == 1):
+    if shards == 1 and system.device == "cpu":
         # A sparse gradient, and its copy without repeated rows.
         rows = min(tables, 2 * len(model.ngrams) * micro_batch_size * model.seq_len * model.d_model)
     kept_blocks = 1 if system.activation_checkpointing else model.n_layers
@@ -101,7 +101,7 @@ def training_memory(
         # The next block is gathered while one computes.
         gathered=2 * FP32 * (2 * block + ends + tables) if shards > 1 else 0,
         activations=tokens * _activation_bytes_per_token(model, system),
-        logits=_logits_bytes(model, tokens, system.precision) if head else 0,
+        logits=_logits_bytes(model, tokens, system) if head else 0,
         saving=copy // shards if background and system.device != "cuda" else 0,
         runtime=RUNTIME_BYTES[system.device],
     )
@@ -204,19 +204,25 @@ def _activation_bytes_per_token(model: Model, system: System) -> int:
     return model.n_layers * block + ends
 
 
-def head_chunk_rows(head_elements: int) -> int:
-    """Return the tokens per chunk of logits in the loss, for a head of so many weights.
+GPU_LOGITS = 1 << 28
+"""Logits of a chunk on a GPU: enough for products at full speed, and half a gigabyte in bf16."""
 
-    Small chunks stay in the cache; but each adds to the whole gradient of the head, and where that
-    does not fit the cache, fewer and larger chunks are faster.
+
+def head_chunk_rows(vocab_size: int, d_model: int, device: str) -> int:
+    """Return the tokens per chunk of logits in the loss.
+
+    On a CPU small chunks stay in the cache; but each adds to the whole gradient of the head, and
+    where that does not fit the cache, fewer and larger chunks are faster.
     """
-    return 256 if head_elements <= 1 << 22 else 1024
+    if device == "cuda":
+        return 1 << max(8, (GPU_LOGITS // vocab_size).bit_length() - 1)
+    return 256 if vocab_size * d_model <= 1 << 22 else 1024
 
 
-def _logits_bytes(model: Model, tokens: int, precision: str) -> int:
-    compute = 2 if precision == "bf16" else FP32
+def _logits_bytes(model: Model, tokens: int, system: System) -> int:
+    compute = 2 if system.precision == "bf16" else FP32
     vocab_size = model.vocab_size
-    rows = min(tokens, head_chunk_rows(vocab_size * model.d_model))
+    rows = min(tokens, head_chunk_rows(vocab_size, model.d_model, system.device))
     # The logits, and the softmax that becomes their gradient.
     chunk = rows * vocab_size * 2 * compute
     # A chunk's part of the head's gradient, and their sum.

@@ -18,17 +18,13 @@ from typing import Any
 from wafergpt import atomic_files, files
 from wafergpt.config import Recipe, load_recipe
 from wafergpt.config.registry import ENGINES, TASKS
+from wafergpt.devices.peak_memory import is_out_of_memory
 from wafergpt.devices.probe import cache_folder
 from wafergpt.distributed.launcher import launch, outside_of_a_group
 from wafergpt.errors import InputError, Interrupted, RunFailed
 from wafergpt.planning.measurement import Measurement
 from wafergpt.progress import is_worker, shown
 from wafergpt.runs.run import RUNS, Run
-
-OUT_OF_MEMORY = ("OutOfMemoryError", "MemoryError")
-"""Errors of a process that found no memory; torch's own on CPUs is a RuntimeError."""
-
-ALLOCATOR = "DefaultCPUAllocator"
 
 KILLED = (-9, 137)
 """Exit codes of a process that was killed, here and by a shell."""
@@ -108,7 +104,7 @@ def work(folder: Path) -> None:
     except Exception as error:
         if not is_worker():
             kind = type(error).__name__
-            memory = kind in OUT_OF_MEMORY or ALLOCATOR in str(error)
+            memory = isinstance(error, MemoryError) or is_out_of_memory(error)
             known = "input" if isinstance(error, InputError) else "memory" if memory else kind
             reason = str(error)[:LONGEST_REASON]
             atomic_files.write_json(folder / "error.json", {"kind": known, "reason": reason})

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from wafergpt.checkpoint import store
 from wafergpt.config import Recipe
 from wafergpt.devices.load import OtherLoad
-from wafergpt.devices.peak_memory import reset_peak_memory
+from wafergpt.devices.peak_memory import is_out_of_memory, reset_peak_memory
 from wafergpt.distributed.collectives import ProcessGroup
 from wafergpt.distributed.rendezvous import joined
 from wafergpt.engines.outputs import evaluate
+from wafergpt.errors import RunFailed
 from wafergpt.planning.schedule_check import require_possible_warmup
 from wafergpt.progress import progress
 from wafergpt.runs.moved import require_sources
@@ -53,10 +54,24 @@ def train(
 
     Raises:
         InputError: if the recipe is impossible, the data unusable, or the run exists.
-        RunFailed: if the run diverges, or has no good checkpoint to resume from.
+        RunFailed: if the run diverges, has no good checkpoint to resume from, or too little memory.
         Interrupted: after saving, when a signal asked for a stop.
     """
     began = time.monotonic() if began is None else began
+    try:
+        return _train(recipe, start, run, auto_resume, root, began)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise RunFailed(
+            "the device has too little memory: lower train.micro_batch_size (which keeps the "
+            "batch), or set system.activation_checkpointing=true"
+        ) from error
+
+
+def _train(
+    recipe: Recipe, start: Run | None, run: Run | None, auto_resume: bool, root: Path, began: float
+) -> Run:
     load = OtherLoad()
     reset_peak_memory()
     require_metric(task_of(recipe))
