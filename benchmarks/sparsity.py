@@ -108,6 +108,7 @@ def main() -> None:
     """Run the cells that have no row yet, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("sparsity"))
+    parser.add_argument("--seeds", nargs="+", type=int, choices=SEEDS, default=list(SEEDS))
     parser.add_argument("--table", action="store_true", help="Only print what is there.")
     asked = parser.parse_args()
     out = asked.out.resolve()
@@ -123,11 +124,11 @@ def main() -> None:
     if not asked.table:
         source = DATA / "wikipedia_en" / "articles.jsonl.xz"
         prepare(source, out / "corpus", vocab_size=VOCABULARY)
-        for seed in SEEDS:
+        for seed in asked.seeds:
             for name in TRAINED:
                 if f"{name}, seed {seed}" not in cells:
                     keep(f"{name}, seed {seed}", trained(name, seed, out))
-            for method in PRUNED:
+            for method in PRUNED if (out / "runs" / "dense").is_dir() else ():
                 for pattern in (False, True):
                     if _key(method, pattern) not in cells:
                         keep(_key(method, pattern), pruned(method, pattern, out))

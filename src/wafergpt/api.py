@@ -333,9 +333,12 @@ def prune(
     together: bool = False,
     samples: int = 128,
     max_loss_increase: float | None = None,
+    layers: int | None = None,
+    heads: int | None = None,
+    channels: int | None = None,
     root: Path = RUNS,
 ) -> Run:
-    """Make a run whose blocks have a share of zeros, from a trained one.
+    """Make a run whose blocks have a share of zeros, or fewer parts, from a trained one.
 
     Args:
         run: a language model or a task's.
@@ -348,22 +351,30 @@ def prune(
         samples: sequences or rows of the training data that inputs are measured on.
         max_loss_increase: as a share, as in 0.01: find the largest sparsity that keeps to it, at
             most ``sparsity``.
+        layers: to keep. With this or one of the next two nothing is set to zero: the new run is a
+            smaller dense one.
+        heads: to keep in each layer.
+        channels: of the feed-forward to keep in each layer.
         root: the folder that holds runs.
 
     Returns:
         The new run; its ``result`` has loss, time, FLOPs and sizes before and after.
 
     Raises:
-        InputError: if the name is taken, the data is gone, or no sparsity keeps to the limit.
+        InputError: if the name is taken, the data is gone, no sparsity keeps to the limit, or the
+            shape is impossible.
     """
-    from wafergpt.train import pruning
+    from wafergpt.train import narrowing, pruning
 
+    to = narrowing.Narrowing(layers, heads, channels, samples)
     how = pruning.Pruning(method, sparsity, pattern, together, samples, max_loss_increase)
     found = Run.find(run, root)
     recipe = _asked(found.recipe, overrides)
     if recipe.data.corpus != found.recipe.data.corpus:
         # Another text, which must have the run's tokenizer.
         recipe = recipe.replace(data={"fingerprint": None}, start=found.path)
+    if to.asked:
+        return narrowing.narrow(found, recipe, name, to, root)
     return pruning.prune(found, recipe, name, how, root)
 
 

@@ -12,6 +12,12 @@ from wafergpt.cli.recipe import names_and_overrides, runs_option
 from wafergpt.cli.tables import Column, Row, plain, table
 from wafergpt.runs.run import Run
 
+ZEROS = {
+    "method": "--method", "sparsity": "--sparsity", "pattern": "--pattern",
+    "together": "--global", "max_loss_increase": "--max-loss-increase",
+}  # fmt: skip
+"""Options of pruning by zeros."""
+
 COLUMNS = [
     Column("", min_width=10), Column("before", right=True), Column("after", right=True),
 ]  # fmt: skip
@@ -53,6 +59,10 @@ class Share(click.ParamType):  # type: ignore[type-arg]
               help="Sequences or rows of the training data to measure inputs on.")  # fmt: skip
 @click.option("--max-loss-increase", type=Share(), metavar="SHARE",
               help="Find the largest sparsity, up to --sparsity, that keeps to this.")  # fmt: skip
+@click.option("--layers", type=click.IntRange(1), help="Layers to keep; nothing is set to zero.")
+@click.option("--heads", type=click.IntRange(1), help="Heads to keep in each layer; likewise.")
+@click.option("--channels", type=click.IntRange(1),
+              help="Channels of the feed-forward to keep in each layer; likewise.")  # fmt: skip
 @runs_option
 @json_option
 def command(
@@ -64,36 +74,67 @@ def command(
     together: bool,
     samples: int,
     max_loss_increase: float | None,
+    layers: int | None,
+    heads: int | None,
+    channels: int | None,
     runs: Path,
     as_json: bool,
 ) -> None:
-    """Set weights of a trained model to zero, and measure what that costs.
+    """Take weights out of a trained model, and measure what that costs.
 
     RUN is a language model or a task's run; overrides name its data if that has moved
-    (data.corpus=, task.train=). The new run is a dense one with many zeros: smaller and faster on
-    paper only.
+    (data.corpus=, task.train=). The new run is a dense one with many zeros, smaller and faster on
+    paper only; or, with --layers, --heads or --channels, really a smaller one.
     """
     from wafergpt.api import prune
 
     names, overrides = names_and_overrides(arguments, runs)
     if len(names) != 1:
         raise click.UsageError("name one run to prune")
+    if any(n is not None for n in (layers, heads, channels)):
+        _require_no_zeros()
     made = prune(
         names[0], name, overrides, method=method, sparsity=sparsity, pattern=pattern is not None,
-        together=together, samples=samples, max_loss_increase=max_loss_increase, root=runs,
+        together=together, samples=samples, max_loss_increase=max_loss_increase, layers=layers,
+        heads=heads, channels=channels, root=runs,
     )  # fmt: skip
     result = made.read("result")
     rows = _rows(result)
-    words = [
-        f"{made.path}: {result['sparsity']:.1%} zeros in the blocks by {result['method']}"
-        + (f", {result['pattern']}" if result["pattern"] else ""),
-        *_following(made, result),
-    ]
+    words = [f"{made.path}: {_what(result)}", *_following(made, result)]
     emit(
         result,
         as_json,
         "\n".join([plain(COLUMNS, rows), "", *words]),
         lambda width: [table(COLUMNS, rows, width), "", *words],
+    )
+
+
+def _require_no_zeros() -> None:
+    """Refuse options that are for zeros, beside those for a smaller shape."""
+    context = click.get_current_context()
+    given = [
+        option
+        for name, option in ZEROS.items()
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+    ]
+    if given:
+        raise click.UsageError(
+            f"{given[0]} sets weights to zero, and --layers, --heads and --channels take parts "
+            "out: one after the other, in two commands"
+        )
+
+
+def _what(result: dict[str, Any]) -> str:
+    """Return what was done."""
+    if "shape_after" not in result:
+        pattern = f", {result['pattern']}" if result["pattern"] else ""
+        return f"{result['sparsity']:.1%} zeros in the blocks by {result['method']}{pattern}"
+    words = {"n_layers": "layers", "n_heads": "heads", "d_ffn": "channels"}
+    before, after = result["shape_before"], result["shape_after"]
+    return ", ".join(
+        f"{after[key]:,} of {before[key]:,} {word}"
+        for key, word in words.items()
+        if after[key] != before[key]
     )
 
 
@@ -123,6 +164,7 @@ def _following(made: Run, result: dict[str, Any]) -> list[str]:
     if made.recipe.task is None and made.recipe.data.corpus is not None:
         root, corpus = made.path.parent, made.recipe.data.corpus
         zeros = ["sparsity.algorithm=static", f"sparsity.sparsity={result['sparsity']:.4f}"]
+        zeros = [] if "shape_after" in result else zeros
         again = command_line("pretrain", "--from", made.name, f"data.corpus={corpus}", *zeros,
                              f"name={made.name}-retrained", root=root)  # fmt: skip
         lines.append(f"      {again}")

@@ -49,6 +49,8 @@ class Model(Section):
     n_layers: int = Field(4, ge=1, le=1024)
     d_model: int = Field(256, ge=1, le=1 << 17)
     n_heads: int = Field(4, ge=1, le=1024)
+    d_head: int = Field(0, ge=0, le=1 << 17)
+    """Width of a head; d_model / n_heads if omitted, as in GPT-2."""
     d_ffn: int = Field(0, ge=1, le=1 << 20)
     """Width between the two feed-forward layers; 4 · d_model if omitted."""
     seq_len: int = Field(256, ge=1, le=1 << 20)
@@ -97,12 +99,22 @@ class Model(Section):
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Model:
-        if self.d_model % self.n_heads:
+        if not self.d_head and self.d_model % self.n_heads:
             raise ValueError(
                 f"n_heads={self.n_heads} does not divide d_model={self.d_model}: "
                 "each head needs the same whole width"
             )
         return self
+
+    @property
+    def head_width(self) -> int:
+        """The width of a head."""
+        return self.d_head or self.d_model // self.n_heads
+
+    @property
+    def attention_width(self) -> int:
+        """The width of all heads together."""
+        return self.n_heads * self.head_width
 
 
 class Train(Section):

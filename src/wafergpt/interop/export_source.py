@@ -11,6 +11,7 @@ from torch import Tensor
 from wafergpt.checkpoint import store
 from wafergpt.config import Model, Recipe
 from wafergpt.data.tokenizer import Tokenizer
+from wafergpt.errors import InputError
 from wafergpt.interop.gpt2 import fold
 from wafergpt.interop.logit_check import Network, logit_difference
 from wafergpt.model.gpt import GPT
@@ -49,9 +50,15 @@ class Source:
         """Read a run's best weights, and fold its multipliers into them.
 
         Raises:
-            InputError: if the run has no checkpoint yet.
+            InputError: if the run has no checkpoint yet, or heads that GPT-2 cannot express.
         """
         recipe, weights = run.recipe, store.weights(run)
+        model = recipe.model
+        if model.attention_width != model.d_model:
+            raise InputError(
+                f"{run.path} has {model.n_heads} heads of {model.head_width}, and d_model="
+                f"{model.d_model}: a GPT-2 has heads of d_model / n_heads"
+            )
         tokenizer = Tokenizer.load(run.tokenizer) if run.tokenizer.is_file() else None
         build = partial(GPT, recipe.model)
         if recipe.task is None:

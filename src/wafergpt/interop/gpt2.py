@@ -80,7 +80,7 @@ def fold(model: Model, weights: Mapping[str, Tensor]) -> tuple[Model, dict[str, 
         for name in weights:
             if ".attention.qkv." in name:
                 folded[name] = weights[name].clone()
-                folded[name][model.d_model : 2 * model.d_model] *= keys
+                folded[name][model.attention_width : 2 * model.attention_width] *= keys
     return plain, folded
 
 

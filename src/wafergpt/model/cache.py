@@ -14,7 +14,7 @@ class LayerCache:
     def __init__(
         self, batch: int, model: config.Model, dtype: torch.dtype, device: torch.device
     ) -> None:
-        shape = (batch, model.n_heads, model.seq_len, model.d_model // model.n_heads)
+        shape = (batch, model.n_heads, model.seq_len, model.head_width)
         self._keys = torch.empty(shape, dtype=dtype, device=device)
         self._values = torch.empty(shape, dtype=dtype, device=device)
         self.length = 0

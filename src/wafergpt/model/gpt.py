@@ -28,8 +28,9 @@ class Attention(nn.Module):
         super().__init__()
         self.n_heads = model.n_heads
         self.scale = parametrization(model).attention_multiplier
-        self.qkv = nn.Linear(model.d_model, 3 * model.d_model)
-        self.out = nn.Linear(model.d_model, model.d_model)
+        self.d_head = model.head_width
+        self.qkv = nn.Linear(model.d_model, 3 * model.attention_width)
+        self.out = nn.Linear(model.attention_width, model.d_model)
 
     def forward(self, x: Tensor, mask: Tensor | None, cache: LayerCache | None) -> Tensor:
         """Map ``[batch, length, d_model]`` to the same shape.
@@ -39,8 +40,8 @@ class Attention(nn.Module):
             mask: ``[batch, 1, length, keys]``, true where a query sees a key; None is causal.
             cache: keys and values of the tokens before these, extended in place.
         """
-        batch, length, d_model = x.shape
-        packed = self.qkv(x).view(batch, length, 3, self.n_heads, d_model // self.n_heads)
+        batch, length, _ = x.shape
+        packed = self.qkv(x).view(batch, length, 3, self.n_heads, self.d_head)
         query, key, value = packed.permute(2, 0, 3, 1, 4)
         if cache is not None:
             key, value = cache.extend(key, value)
@@ -52,7 +53,7 @@ class Attention(nn.Module):
             mixed = F.scaled_dot_product_attention(
                 query, key, value, mask, is_causal=causal, scale=self.scale
             )
-        result: Tensor = self.out(mixed.transpose(1, 2).reshape(batch, length, d_model))
+        result: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return result
 
 

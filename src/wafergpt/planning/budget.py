@@ -46,8 +46,9 @@ TIE = 5e-4
 """Share by which expected losses must differ to be told apart; of equal ones the smallest shape."""
 
 CHOSEN: Mapping[str, tuple[str, ...]] = {
-    "model": ("n_layers", "d_model", "n_heads", "d_ffn"), "train": ("tokens", "batch_size"),
-    "optimizer": ("lr",), "schedule": ("name", "warmup", "final"),
+    "model": ("n_layers", "d_model", "n_heads", "d_head", "d_ffn"),
+    "train": ("tokens", "batch_size"), "optimizer": ("lr",),
+    "schedule": ("name", "warmup", "final"),
 }  # fmt: skip
 """The keys that a budget chooses, by section."""
 
@@ -215,7 +216,10 @@ def _shaped(recipe: Recipe, n_layers: int, d_model: int, n_heads: int) -> Recipe
     vocab_size = recipe.model.vocab_size or GPT2_VOCAB_SIZE
     if recipe.data.corpus is not None:
         vocab_size = read_corpus(recipe.data.corpus).vocab_size
-    shape = {"n_layers": n_layers, "d_model": d_model, "n_heads": n_heads, "d_ffn": 4 * d_model}
+    shape = {
+        "n_layers": n_layers, "d_model": d_model, "n_heads": n_heads, "d_head": 0,
+        "d_ffn": 4 * d_model,
+    }  # fmt: skip
     # Some horizon, until it is known what the budget buys.
     return recipe.replace(
         model={**shape, "vocab_size": vocab_size},

@@ -98,7 +98,7 @@ def predicted(
 
 def _published(recipe: Recipe) -> Recipe | None:
     """Return the shipped recipe of the family that has this shape."""
-    shape = ("n_layers", "d_model", "n_heads", "d_ffn", "seq_len")
+    shape = ("n_layers", "d_model", "n_heads", "d_head", "d_ffn", "seq_len")
     for size, (_, mup) in LOSSES.items():
         found = _shipped(size)
         if all(getattr(found.model, key) == getattr(recipe.model, key) for key in shape):

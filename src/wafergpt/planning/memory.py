@@ -191,7 +191,7 @@ def _activation_bytes_per_token(model: Model, system: System) -> int:
     # The stream before each of the two norms, in fp32 as the residual is.
     stream = 2 * FP32 * d_model
     # Normed inputs of both halves, packed q, k and v, attention's output.
-    matrices = compute * (2 + 3 + 1) * d_model
+    matrices = compute * (2 * d_model + 4 * model.attention_width)
     # Before and after the GELU.
     feed_forward = compute * 2 * model.d_ffn
     dropout = compute * 2 * d_model if model.dropout else 0

@@ -34,8 +34,8 @@ def dense_parameters(model: Model) -> int:
 
 def non_embedding_parameters(model: Model) -> int:
     """Return the number of weights of the blocks and the last norm, without the embeddings."""
-    d_model, d_ffn = model.d_model, model.d_ffn
-    attention = 4 * d_model * d_model + 4 * d_model
+    d_model, d_ffn, heads = model.d_model, model.d_ffn, model.attention_width
+    attention = 4 * d_model * heads + 3 * heads + d_model
     feed_forward = 2 * d_model * d_ffn + d_ffn + d_model
     norms = 4 * d_model
     return model.n_layers * (attention + feed_forward + norms) + 2 * d_model
@@ -59,9 +59,9 @@ def training_flops(
             without a head; for a sampled softmax, those that were drawn.
         score_weights: of a classifier's own head, which reads each sequence once.
     """
-    d_model, length = model.d_model, length or model.seq_len
-    weights = 2 * model.n_layers * d_model * (2 * d_model + model.d_ffn)
-    scores = 2 * model.n_layers * length * d_model
+    d_model, heads, length = model.d_model, model.attention_width, length or model.seq_len
+    weights = 2 * model.n_layers * d_model * (2 * heads + model.d_ffn)
+    scores = 2 * model.n_layers * length * heads
     head = (model.vocab_size if rows is None else rows) * d_model
     return 6.0 * (length * (weights + scores + head) + score_weights)
 

@@ -108,7 +108,7 @@ def parametrization(model: Model) -> Parametrization:
         )
         for role in ROLES
     }
-    d_head = model.d_model / model.n_heads
+    d_head = model.head_width
     return Parametrization(
         rows,
         embedding_multiplier=model.embedding_scale,

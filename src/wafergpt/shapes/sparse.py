@@ -13,10 +13,10 @@ Shape = tuple[int, int]
 
 def matrices(model: Model, settings: Sparsity) -> dict[tuple[int, SparseRole], Shape]:
     """Return the shapes ``(fan_out, fan_in)`` of the matrices with zeros, by layer and role."""
-    d_model, d_ffn = model.d_model, model.d_ffn
+    d_model, d_ffn, heads = model.d_model, model.d_ffn, model.attention_width
     shapes: dict[SparseRole, Shape] = {
-        "qkv": (3 * d_model, d_model),
-        "attention_out": (d_model, d_model),
+        "qkv": (3 * heads, d_model),
+        "attention_out": (d_model, heads),
         "ffn_in": (d_ffn, d_model),
         "ffn_out": (d_model, d_ffn),
     }

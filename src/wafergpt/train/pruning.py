@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from wafergpt.checkpoint import store
 from wafergpt.checkpoint.imported_run import require_new, run_with
 from wafergpt.config import Recipe
-from wafergpt.config.sparsity import BLOCKS
-from wafergpt.data.tokenizer import Tokenizer
-from wafergpt.engines.outputs import evaluate
 from wafergpt.errors import InputError
-from wafergpt.inference.devices import inference_device
-from wafergpt.planning.intervals import with_intervals
-from wafergpt.planning.memory import FP32
 from wafergpt.progress import say, working
 from wafergpt.runs.run import Run
-from wafergpt.shapes.counts import training_flops
-from wafergpt.shapes.roles import role_of
 from wafergpt.sparsity import criteria
-from wafergpt.tasks.base import Splits, Task, gpt_of, task_of
+from wafergpt.tasks.base import gpt_of
+from wafergpt.train.calibrated import Calibrated, Evaluated
 
 ROUNDS = 8
 """Sparsities that are tried for a limit of the loss: to within a hundredth."""
@@ -90,10 +78,10 @@ def prune(run: Run, recipe: Recipe, name: str, how: Pruning, root: Path) -> Run:
         DamagedCheckpointError: if the checkpoint is not what was written.
     """
     require_new(name, root)
-    work = _Work.on(run, recipe)
-    before = work.evaluated()
-    zeros = work.zeros()
-    if how.pattern and (odd := work.odd()):
+    network = Calibrated.of(run, recipe)
+    evaluated, zeros = network.evaluated(), network.zeros()
+    before = network.facts("before", evaluated)
+    if how.pattern and (odd := _odd(network)):
         raise InputError(
             f"2:4 takes inputs four by four, and {odd} has a width that is no multiple"
         )
@@ -101,41 +89,45 @@ def prune(run: Run, recipe: Recipe, name: str, how: Pruning, root: Path) -> Run:
         raise InputError(f"{run.name} has {zeros:.1%} zeros in its blocks: more than asked for")
     if zeros > NOTABLE:
         say(f"{run.name} has {zeros:.0%} zeros in its blocks already; these count")
-    sparsity = how.sparsity
+    work = _Work(network, how)
     if how.max_loss_increase is None:
-        work.prune(how, sparsity)
-        after = work.evaluated()
+        work.prune(how.sparsity)
+        after = network.evaluated()
     else:
-        sparsity, after = work.largest_within(how, (1 + how.max_loss_increase) * before.loss)
-    weights = sum(matrix.numel() for matrix in work.matrices().values())
-    total = sum(parameter.numel() for parameter in work.network.parameters())
-    lost = round(weights * work.zeros())
-    flops = training_flops(recipe.model, rows=None if recipe.task is None else 0) / 3
-    spared = 2.0 * recipe.model.seq_len
+        after = work.largest_within((1 + how.max_loss_increase) * evaluated.loss)
+    facts = {
+        "pruned": str(run.path.resolve()),
+        "method": how.method,
+        "pattern": "2:4" if how.pattern else None,
+        "sparsity": network.zeros(),
+    }
+    return pruned_run(network, name, root, after, {**facts, **before})
+
+
+def pruned_run(
+    network: Calibrated, name: str, root: Path, after: Evaluated, facts: dict[str, object]
+) -> Run:
+    """Write a run of weights that were pruned.
+
+    Args:
+        network: with its weights and recipe as they are now.
+        name: of the new run.
+        root: the folder that holds runs.
+        after: its evaluation.
+        facts: of its result, beside what is measured after.
+
+    Returns:
+        The new run.
+    """
+    fitted = {"task": after.fitted} if after.fitted else {}
     return run_with(
-        work.network.state_dict(),
-        work.recipe.replace(
-            name=name,
-            sparsity={"algorithm": "none"},
-            **({"task": after.fitted} if after.fitted else {}),
-        ),
+        network.network.state_dict(),
+        network.recipe.replace(name=name, sparsity={"algorithm": "none"}, **fitted),
         root,
-        work.tokenizer,
+        network.tokenizer,
         {
-            "pruned": str(run.path.resolve()),
-            "method": how.method,
-            "pattern": "2:4" if how.pattern else None,
-            "sparsity": lost / weights,
-            "parameters_before": total - round(weights * zeros),
-            "parameters_after": total - lost,
-            "flops_before": flops - spared * weights * zeros,
-            "flops_after": flops - spared * lost,
-            "bytes_before": FP32 * total,
-            "bytes_after": FP32 * total,
-            "seconds_before": before.seconds,
-            "seconds_after": after.seconds,
-            "val_loss_before": before.loss,
-            "val_loss_after": after.loss,
+            **facts,
+            **network.facts("after", after),
             "val_loss": after.loss,
             "metrics": after.metrics,
             "tokens": None,
@@ -144,106 +136,47 @@ def prune(run: Run, recipe: Recipe, name: str, how: Pruning, root: Path) -> Run:
     )
 
 
-def _task_section(fitted: dict[str, Any]) -> dict[str, Any]:
-    return {"task": fitted} if fitted else {}
+def _odd(network: Calibrated) -> str:
+    """Return the name of a matrix whose inputs are no multiple of four; "" if there is none."""
+    found = network.matrices().items()
+    return next((name for name, m in found if m.shape[1] % criteria.GROUP), "")
 
 
-@dataclass(frozen=True)
-class _Evaluated:
-    metrics: dict[str, float]
-    seconds: float
-    fitted: dict[str, Any]
-
-    @property
-    def loss(self) -> float:
-        return self.metrics["loss"]
-
-
-@dataclass
 class _Work:
-    """A network that is pruned, and what it is measured on."""
+    """A network that is pruned, each time from its first weights on."""
 
-    recipe: Recipe
-    task: Task
-    splits: Splits
-    tokenizer: Tokenizer
-    network: nn.Module
-    device: torch.device
-    dense: dict[str, Tensor] = field(default_factory=dict)
+    def __init__(self, network: Calibrated, how: Pruning) -> None:
+        self._network, self._how = network, how
+        self._dense = {name: weights.clone() for name, weights in network.matrices().items()}
 
-    @classmethod
-    def on(cls, run: Run, recipe: Recipe) -> _Work:
-        device = inference_device(recipe)
-        precision = recipe.system.precision
-        recipe = recipe.replace(
-            system={"device": device, "precision": "fp32" if precision == "auto" else precision},
-            train={"micro_batch_size": recipe.train.micro_batch_size or 1},
-        )
-        # An imported run has settled nothing.
-        recipe = with_intervals(recipe, recipe.train.steps or 1)
-        task = task_of(recipe)
-        known = Tokenizer.load(run.tokenizer) if run.tokenizer.is_file() else None
-        tokenizer = task.tokenizer(known)
-        recipe, splits = task.prepare(tokenizer)
-        task = task_of(recipe)
-        network = store.restored(task.network, store.weights(run)).to(device).eval()
-        work = cls(recipe, task, splits, tokenizer, network, torch.device(device))
-        work.dense = {name: weights.clone() for name, weights in work.matrices().items()}
-        return work
-
-    def matrices(self) -> dict[str, Tensor]:
-        """Return the weights of the blocks' matrices."""
-        named = self.network.named_parameters()
-        return {name: p.detach() for name, p in named if role_of(name) in BLOCKS}
-
-    def zeros(self) -> float:
-        """Return their share of zeros."""
-        found = self.matrices().values()
-        return sum(int((m == 0).sum()) for m in found) / sum(m.numel() for m in found)
-
-    def odd(self) -> str:
-        """Return the name of a matrix whose inputs are no multiple of four; "" if there is none."""
-        found = self.matrices().items()
-        return next((name for name, m in found if m.shape[1] % criteria.GROUP), "")
-
-    def evaluated(self) -> _Evaluated:
-        start = time.perf_counter()
-        with working("evaluating"):
-            data = self.splits.validation
-            outputs = evaluate(self.task, self.network, data, self.recipe, self.device)
-        seconds = time.perf_counter() - start
-        fitted, outputs = self.task.fit(outputs, data.references)
-        metrics = dict(self.task.compute_metrics(outputs, data.references))
-        return _Evaluated(metrics, seconds, dict(fitted))
-
-    def largest_within(self, how: Pruning, limit: float) -> tuple[float, _Evaluated]:
-        """Find the largest sparsity, at most that of ``how``, whose loss is within a limit.
+    def largest_within(self, limit: float) -> Evaluated:
+        """Prune by the largest sparsity, at most that asked for, whose loss is within a limit.
 
         Raises:
             InputError: if none of those tried is.
         """
-        low, high, found = 0.0, min(how.sparsity, MOST), None
+        low, high, found = 0.0, min(self._how.sparsity, MOST), None
         for round_ in range(ROUNDS):
             tried = high if round_ == 0 else (low + high) / 2
-            self.prune(how, tried)
-            now = self.evaluated()
+            self.prune(tried)
+            now = self._network.evaluated()
             say(f"sparsity {tried:.1%}: validation loss {now.loss:.4f} (limit {limit:.4f})")
             if now.loss <= limit:
                 low, found = tried, now
                 if round_ == 0:
-                    return tried, now
+                    return now
             else:
                 high = tried
         if found is None:
             raise InputError(f"no sparsity from {high:.1%} on keeps the loss within {limit:.4f}")
-        self.prune(how, low)
-        return low, found
+        self.prune(low)
+        return found
 
     @torch.no_grad()
-    def prune(self, how: Pruning, sparsity: float) -> None:
-        """Set weights to zero, from the dense ones on."""
-        matrices = self.matrices()
-        for name, weights in self.dense.items():
+    def prune(self, sparsity: float) -> None:
+        """Set weights to zero."""
+        how, matrices = self._how, self._network.matrices()
+        for name, weights in self._dense.items():
             matrices[name].copy_(weights)
         if how.method == "magnitude":
             masks = (
@@ -254,35 +187,13 @@ class _Work:
             for name, mask in masks.items():
                 matrices[name].mul_(mask)
             return
-        blocks = gpt_of(self.network).blocks
+        blocks = gpt_of(self._network.network).blocks
         for number, block in enumerate(blocks):
+            linears = [module for module in block.modules() if isinstance(module, nn.Linear)]
             with working(f"pruning block {number + 1} of {len(blocks)}"):
                 # Inputs are those of the pruned blocks before it.
-                for module, gram in self._grams(block, how.samples).items():
-                    _prune_one(module.weight, gram, how, sparsity)
-
-    def _grams(self, block: nn.Module, samples: int) -> dict[nn.Linear, Tensor]:
-        """Return the sums of XXᵀ of a block's matrices over some training data."""
-        linears = [module for module in block.modules() if isinstance(module, nn.Linear)]
-        grams = {
-            module: torch.zeros(module.in_features, module.in_features, dtype=torch.float64)
-            for module in linears
-        }
-
-        def add(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            assert isinstance(module, nn.Linear)
-            # Apple's GPUs have no double precision.
-            x = inputs[0].detach().flatten(0, -2).cpu().double()
-            grams[module] += x.T @ x
-
-        batches = self.splits.train
-        count = min(samples, batches.samples_per_epoch)
-        with _hooked(linears, add):
-            for place in range(count):
-                # One at a time: padding is no input.
-                batch = batches.batch(place * batches.samples_per_epoch // count, 1)
-                self.task.loss(self.network, batch.to(self.device))
-        return grams
+                for module, gram in self._network.grams(linears, how.samples).items():
+                    _prune_one(module.weight, gram[:-1, :-1], how, sparsity)
 
 
 def _prune_one(weights: Tensor, gram: Tensor, how: Pruning, sparsity: float) -> None:
@@ -297,13 +208,3 @@ def _prune_one(weights: Tensor, gram: Tensor, how: Pruning, sparsity: float) -> 
     else:
         matrix = matrix * criteria.wanda(matrix, gram, sparsity)
     weights.copy_(matrix)
-
-
-@contextmanager
-def _hooked(modules: list[nn.Linear], hook: Any) -> Iterator[None]:
-    handles = [module.register_forward_pre_hook(hook) for module in modules]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -86,12 +86,15 @@ def proxy_of(target: Recipe, width: int, steps: int | None = None) -> Recipe:
         )
     if width >= model.d_model:
         raise InputError(f"a proxy of width {width} is no narrower than d_model={model.d_model}")
-    d_head = model.d_model // model.n_heads
+    d_head = model.head_width
     heads = width // d_head if width % d_head == 0 else model.n_heads
     if width % heads:
         near = max(1, round(width / heads)) * heads
         raise InputError(f"{heads} heads do not divide a proxy of width {width}: try {near}")
-    shape = {"d_model": width, "n_heads": heads, "d_ffn": width * model.d_ffn // model.d_model}
+    shape = {
+        "d_model": width, "n_heads": heads, "d_head": 0,
+        "d_ffn": width * model.d_ffn // model.d_model,
+    }  # fmt: skip
     train = {"steps": steps, "tokens": None, "epochs": None, "seconds": None}
     train |= {"first_steps": 0, "first_batch_size": 0}
     warmup = f"{100 * _warmup_share(target):.4g}%"

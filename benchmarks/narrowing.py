@@ -1,0 +1,116 @@
+"""A network with fewer layers and channels beside its parent, after the same retraining.
+
+The dense language model of ``benchmarks.sparsity`` (seed 0) is narrowed; then both read the same
+tokens more. Speeds are of updates and of generation, in turns; ratios are of one round.
+
+    python -m benchmarks.sparsity --out sparsity
+    python -m benchmarks.narrowing --out sparsity
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.sparsity import SHAPE
+from wafergpt import atomic_files
+from wafergpt.api import pretrain, prune
+from wafergpt.decoding.generator import Sampling
+from wafergpt.distributed.collectives import SINGLE
+from wafergpt.inference.writer import Writer
+from wafergpt.runs.run import Run
+from wafergpt.train.measurement import tokens_per_second
+
+TO: dict[str, dict[str, int]] = {
+    "3 layers": {"layers": 3},
+    "2 layers": {"layers": 2},
+    "2 layers, 384 channels": {"layers": 2, "channels": 384},
+    "256 channels, 1 head": {"channels": 256, "heads": 1},
+}
+RETRAINING = [
+    *(setting for setting in SHAPE if setting.split(".")[0] not in ("model", "optimizer")),
+    "train.tokens=4000000", "optimizer.lr=1.5e-3",
+]  # fmt: skip
+ROUNDS = 5
+
+
+def retrained(run: Run, out: Path) -> Run:
+    """Train a run on, by the same recipe for all."""
+    name = f"{run.name}-more"
+    shutil.rmtree(out / "runs" / name, ignore_errors=True)
+    asked = [*RETRAINING, f"data.corpus={out / 'corpus'}", f"name={name}"]
+    return pretrain(None, asked, start=run, root=out / "runs")
+
+
+def generation(run: Run) -> float:
+    """Return the tokens/s of generation, batch 1."""
+    writer = Writer.load(run, "cpu")
+    start = time.perf_counter()
+    writer.write("The history of", Sampling(max_tokens=200, temperature=1.0, seed=1))
+    return 200 / (time.perf_counter() - start)
+
+
+def speeds(runs: dict[str, Run]) -> dict[str, dict[str, list[float]]]:
+    """Return tokens/s of updates and generation by round, in turns."""
+    found: dict[str, dict[str, list[float]]] = {
+        name: {"updates": [], "generation": []} for name in runs
+    }
+    for _ in range(ROUNDS):
+        for name, run in runs.items():
+            recipe = run.recipe.model_copy(update={"start": None})
+            found[name]["updates"].append(tokens_per_second(recipe, SINGLE))
+            found[name]["generation"].append(generation(run))
+    return found
+
+
+def table(rows: dict[str, dict[str, Any]], parent: str) -> str:
+    """Return the rows as Markdown."""
+    head = "shape | weights | loss at once | after retraining | against the parent | updates"
+    lines = [f"| {head} | generation |", "|---" * 7 + "|"]
+    for name, row in rows.items():
+        more = row["loss"] / rows[parent]["loss"] - 1
+        shown = []
+        for kind in ("updates", "generation"):
+            ratios = [a / b for a, b in zip(row[kind], rows[parent][kind], strict=True)]
+            shown.append(f"{statistics.median(ratios):.2f} × ({min(ratios):.2f}–{max(ratios):.2f})")
+        at_once = "" if row["at_once"] is None else f"{row['at_once']:.3f}"
+        lines.append(
+            f"| {name} | {row['parameters']:,} | {at_once} | {row['loss']:.3f} | {more:+.1%} "
+            f"| {' | '.join(shown)} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Narrow, retrain, measure, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("sparsity"))
+    out = parser.parse_args().out.resolve()
+    dense, parent = Run.find("dense", out / "runs"), "the parent"
+    runs = {parent: retrained(dense, out)}
+    at_once: dict[str, float | None] = {parent: None}
+    for number, (name, to) in enumerate(TO.items()):
+        shutil.rmtree(out / "runs" / f"narrow-{number}", ignore_errors=True)
+        made = prune(dense, f"narrow-{number}", root=out / "runs", **to)  # type: ignore[arg-type]
+        at_once[name] = made.read("result")["val_loss_after"]
+        runs[name] = retrained(made, out)
+    timed = speeds(runs)
+    rows = {
+        name: {
+            "at_once": at_once[name],
+            "loss": run.read("result")["val_loss"],
+            "parameters": run.read("result")["parameters"],
+            **timed[name],
+        }
+        for name, run in runs.items()
+    }
+    atomic_files.write_json(out / "narrowing.json", rows)
+    print(table(rows, parent))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+"""A trained network with its data: what pruning measures it on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from wafergpt.checkpoint import store
+from wafergpt.config import Recipe
+from wafergpt.config.sparsity import BLOCKS
+from wafergpt.data.batches import Batch
+from wafergpt.data.tokenizer import Tokenizer
+from wafergpt.engines.outputs import evaluate
+from wafergpt.inference.devices import inference_device
+from wafergpt.planning.intervals import with_intervals
+from wafergpt.planning.memory import FP32
+from wafergpt.progress import working
+from wafergpt.runs.run import Run
+from wafergpt.shapes.counts import training_flops
+from wafergpt.shapes.roles import role_of
+from wafergpt.tasks.base import Splits, Task, task_of
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """An evaluation on validation data.
+
+    Attributes:
+        metrics: of the task, with ``loss``.
+        seconds: that it took.
+        fitted: settings of the task that were fitted to it.
+    """
+
+    metrics: dict[str, float]
+    seconds: float
+    fitted: dict[str, Any]
+
+    @property
+    def loss(self) -> float:
+        """The validation loss."""
+        return self.metrics["loss"]
+
+
+@dataclass
+class Calibrated:
+    """A run's network, which is to be changed, and what it is measured on."""
+
+    recipe: Recipe
+    task: Task
+    splits: Splits
+    tokenizer: Tokenizer
+    network: nn.Module
+    device: torch.device
+
+    @classmethod
+    def of(cls, run: Run, recipe: Recipe) -> Calibrated:
+        """Load a run.
+
+        Args:
+            run: a language model or a task's.
+            recipe: the run's, with its data where that is now.
+
+        Raises:
+            InputError: if the data is gone.
+            DamagedCheckpointError: if the checkpoint is not what was written.
+        """
+        device = inference_device(recipe)
+        precision = recipe.system.precision
+        recipe = recipe.replace(
+            system={"device": device, "precision": "fp32" if precision == "auto" else precision},
+            train={"micro_batch_size": recipe.train.micro_batch_size or 1},
+        )
+        # An imported run has settled nothing.
+        recipe = with_intervals(recipe, recipe.train.steps or 1)
+        task = task_of(recipe)
+        known = Tokenizer.load(run.tokenizer) if run.tokenizer.is_file() else None
+        tokenizer = task.tokenizer(known)
+        recipe, splits = task.prepare(tokenizer)
+        task = task_of(recipe)
+        network = store.restored(task.network, store.weights(run)).to(device).eval()
+        return cls(recipe, task, splits, tokenizer, network, torch.device(device))
+
+    def matrices(self) -> dict[str, Tensor]:
+        """Return the weights of the blocks' matrices by name."""
+        named = self.network.named_parameters()
+        return {name: p.detach() for name, p in named if role_of(name) in BLOCKS}
+
+    def zeros(self) -> float:
+        """Return their share of zeros."""
+        found = self.matrices().values()
+        return sum(int((m == 0).sum()) for m in found) / sum(m.numel() for m in found)
+
+    def evaluated(self) -> Evaluated:
+        """Evaluate on validation data."""
+        start = time.perf_counter()
+        with working("evaluating"):
+            data = self.splits.validation
+            outputs = evaluate(self.task, self.network, data, self.recipe, self.device)
+        seconds = time.perf_counter() - start
+        fitted, outputs = self.task.fit(outputs, data.references)
+        metrics = dict(self.task.compute_metrics(outputs, data.references))
+        return Evaluated(metrics, seconds, dict(fitted))
+
+    def samples(self, count: int) -> Iterator[Batch]:
+        """Yield so many samples spread over the training data, one at a time: padding is none."""
+        batches = self.splits.train
+        count = min(count, batches.samples_per_epoch)
+        for place in range(count):
+            batch = batches.batch(place * batches.samples_per_epoch // count, 1)
+            yield batch.to(self.device)
+
+    @torch.no_grad()
+    def grams(self, linears: Sequence[nn.Linear], count: int) -> dict[nn.Linear, Tensor]:
+        """Return the sums of XXᵀ ``[inputs + 1, inputs + 1]`` of matrices' inputs and of a 1.
+
+        Args:
+            linears: of the network.
+            count: samples of the training data.
+        """
+        grams = {m: torch.zeros(m.in_features + 1, m.in_features + 1).double() for m in linears}
+
+        def add(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            assert isinstance(module, nn.Linear)
+            # Apple's GPUs have no double precision.
+            x = F.pad(inputs[0].detach().flatten(0, -2).cpu().double(), (0, 1), value=1.0)
+            grams[module] += x.T @ x
+
+        with hooked(linears, add):
+            for batch in self.samples(count):
+                self.task.loss(self.network, batch)
+        return grams
+
+    def parameters(self) -> int:
+        """Return the number of weights that are not zeros of the blocks."""
+        matrices = self.matrices().values()
+        lost = round(self.zeros() * sum(m.numel() for m in matrices))
+        return sum(p.numel() for p in self.network.parameters()) - lost
+
+    def facts(self, when: str, evaluated: Evaluated) -> dict[str, Any]:
+        """Return what a result says of the network as it is.
+
+        Args:
+            when: ``before`` or ``after``, which ends the keys.
+            evaluated: now.
+        """
+        total = sum(p.numel() for p in self.network.parameters())
+        parameters, model = self.parameters(), self.recipe.model
+        flops = training_flops(model, rows=None if self.recipe.task is None else 0) / 3
+        return {
+            f"parameters_{when}": parameters,
+            f"flops_{when}": flops - 2.0 * model.seq_len * (total - parameters),
+            f"bytes_{when}": FP32 * total,
+            f"seconds_{when}": evaluated.seconds,
+            f"val_loss_{when}": evaluated.loss,
+        }
+
+
+@contextmanager
+def hooked(modules: Sequence[nn.Module], hook: Any) -> Iterator[None]:
+    """Have a hook called before each module's forward pass."""
+    handles = [module.register_forward_pre_hook(hook) for module in modules]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
