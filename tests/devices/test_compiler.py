@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch.fx import GraphModule
 from torch.nn import functional as F
 
 from tests.train.test_resume import SETTINGS, corpus
@@ -20,8 +22,11 @@ from wafergpt.engines import compilation
 from wafergpt.errors import InputError
 from wafergpt.runs.run import Run
 
-# Torch's own code uses what torch has deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+# Torch's own code uses what torch has deprecated or warns of.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf"),
+]
 
 
 @pytest.fixture
@@ -67,6 +72,26 @@ def test_one_process_compiles_networks_of_several_shapes() -> None:
     for scale in (0.25, 0.5, 0.75):
         torch.testing.assert_close(compiled(x, scale), work(x, scale))
     assert backend.failure is None
+
+
+def test_each_training_of_a_process_is_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch stops compiling code that it has compiled so many times, and says so to nobody."""
+    compiled: list[Compiler] = []
+
+    def counted(self: Compiler, graph: GraphModule, inputs: list[torch.Tensor]) -> Any:
+        compiled.append(self)
+        return graph.forward
+
+    monkeypatch.setattr(Compiler, "__call__", counted)
+    path = corpus(tmp_path / "one", 1).path
+    settings = [*SETTINGS, f"data.corpus={path}", "train.steps=2", "evaluate.prompts=[]"]
+    with torch._dynamo.config.patch(recompile_limit=3):
+        for width in (16, 24, 32):
+            shape = [f"model.d_model={width}", f"name=run{width}", "system.compile=on"]
+            pretrain(None, [*settings, *shape], root=tmp_path)
+    assert len(set(map(id, compiled))) == 3
 
 
 @pytest.mark.usefixtures("broken")

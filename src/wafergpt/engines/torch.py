@@ -159,6 +159,9 @@ class TorchEngine:
         self._compile_here(on)
 
     def _compile_here(self, on: bool) -> None:
+        if on:
+            # Other shapes that this process has trained would use up its limit.
+            torch.compiler.reset()
         for block in self._blocks:
             if on:
                 block.compile(dynamic=None, backend=self._compiler)
@@ -231,10 +234,8 @@ class TorchEngine:
 
         Each process reads its share; in all, loss and gradient are those of the whole batch.
         """
-        if self._ahead is None:
-            passes = self._read(first, size)
-        else:
-            passes = self._ahead.take(first, size, self._recipe.train.batch_at(step + 1))
+        ahead, following = self._ahead, self._recipe.train.batch_at(step + 1)
+        passes = ahead.take(first, size, following) if ahead else self._read(first, size)
         weight, tokens, flops = self._group.sum(
             sum(batch.weight * share for batch, share in passes),
             sum(batch["tokens"].numel() * share for batch, share in passes),
@@ -386,7 +387,7 @@ class TorchEngine:
 
     def close(self, run: str) -> None:
         """End the workers."""
-        if self._ahead is not None:
+        if self._ahead:
             self._ahead.close()
         send(self._group, Command.END)
         self._group.broadcast(run)
