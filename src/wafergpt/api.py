@@ -218,6 +218,7 @@ def generate(
     sampling: Sampling | None = None,
     *,
     device: str = "auto",
+    weights: Literal["fp32", "bf16", "int8"] = "fp32",
     root: Path = RUNS,
 ) -> str:
     """Continue a prompt; ``Writer.load`` keeps the network for further calls.
@@ -227,17 +228,19 @@ def generate(
         prompt: the text to continue.
         sampling: how to choose tokens, and when to stop.
         device: ``cpu``, ``cuda`` or ``mps``; ``auto`` is the device it was trained on.
+        weights: ``fp32``; ``bf16``, or on a CPU ``int8``, which are faster and less exact.
         root: the folder that holds runs.
 
     Returns:
         The continuation, without the prompt.
 
     Raises:
-        InputError: if the run has a task, or the device is not available.
+        InputError: if the run has a task, the device is not available, or int8 weights are asked
+            for on a GPU.
     """
     from wafergpt.inference.writer import Writer
 
-    return Writer.load(Run.find(run, root), device).write(prompt, sampling)
+    return Writer.load(Run.find(run, root), device, weights).write(prompt, sampling)
 
 
 def import_model(

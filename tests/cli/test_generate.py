@@ -36,7 +36,7 @@ def generate(
         gpt=SimpleNamespace(config=SimpleNamespace(seq_len=8)),
     )
     monkeypatch.setattr(Run, "find", lambda *a: None)
-    monkeypatch.setattr(Writer, "load", lambda run, device: writer)
+    monkeypatch.setattr(Writer, "load", lambda run, device, weights: writer)
     return CliRunner().invoke(command, ["r", *arguments], catch_exceptions=False)
 
 
@@ -58,3 +58,10 @@ def test_a_model_that_ends_at_once_still_shows_the_prompt(monkeypatch: pytest.Mo
 def test_a_prompt_beyond_the_context_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     done = generate(monkeypatch, [], False, "--prompt", "Once upon a time")
     assert "the prompt has 16 tokens and the model's context 8" in done.stderr
+
+
+def test_other_weights_are_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert generate(monkeypatch, ["x"], False, "--weights", "int8").exit_code == 0
+    done = generate(monkeypatch, ["x"], False, "--weights", "int3")
+    assert done.exit_code == 2
+    assert "'fp32', 'bf16', 'int8'" in done.stderr

@@ -16,6 +16,7 @@ from wafergpt.apps.comparison import compare
 from wafergpt.config import Model
 from wafergpt.data.prepare import prepare
 from wafergpt.decoding.generator import Sampling
+from wafergpt.errors import InputError
 from wafergpt.model.gpt import GPT
 from wafergpt.model.loss import next_token_loss
 
@@ -124,3 +125,6 @@ def test_the_same_text_is_generated_as_on_the_cpu(tmp_path: Path) -> None:
         for device in ("cuda", "cpu")
     ]
     assert texts[0] == texts[1] != ""
+    assert generate("run", "a", device="cuda", weights="bf16", sampling=greedy, root=tmp_path)
+    with pytest.raises(InputError, match="int8 weights are for CPUs"):
+        generate("run", "a", device="cuda", weights="int8", root=tmp_path)

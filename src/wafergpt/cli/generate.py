@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -39,6 +39,13 @@ if TYPE_CHECKING:
 )
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True)
 @click.option("--stop", multiple=True, help="Stop before this text; repeatable.")
+@click.option(
+    "--weights",
+    type=click.Choice(["fp32", "bf16", "int8"]),
+    default="fp32",
+    show_default=True,
+    help="bf16, or on a CPU int8: faster, less exact.",
+)
 @device_option
 @runs_option
 @json_option
@@ -51,6 +58,7 @@ def command(
     top_p: float,
     seed: int,
     stop: tuple[str, ...],
+    weights: Literal["fp32", "bf16", "int8"],
     device: str,
     runs: Path,
     as_json: bool,
@@ -62,7 +70,7 @@ def command(
         from wafergpt.decoding.generator import Sampling
         from wafergpt.inference.writer import Writer
 
-    writer = Writer.load(Run.find(run, runs), device)
+    writer = Writer.load(Run.find(run, runs), device, weights)
     stops = tuple(s for s in stop if s)
     settings = Sampling(max_tokens, temperature, top_k, top_p, seed, stops)
     _warn_of_a_long_prompt(writer, prompt)

@@ -11,6 +11,7 @@ from wafergpt.decoding.generator import Sampling, TextStream
 from wafergpt.errors import InputError
 from wafergpt.inference.devices import inference_device
 from wafergpt.model.gpt import GPT
+from wafergpt.model.quantized import Weights, with_weights
 from wafergpt.runs.run import Run
 
 
@@ -27,27 +28,32 @@ class Writer:
     tokenizer: Tokenizer
 
     @classmethod
-    def load(cls, run: Run, device: str = "auto") -> Writer:
+    def load(cls, run: Run, device: str = "auto", weights: Weights = "fp32") -> Writer:
         """Open a pretrained run.
 
         Args:
             run: a language model.
             device: ``auto`` is the recipe's, if available, else the best one.
+            weights: ``fp32``; ``bf16``, or on a CPU ``int8``, which are faster and less exact.
 
         Returns:
             The writer.
 
         Raises:
-            InputError: if the run has a task, or the device is not available.
+            InputError: if the run has a task, the device is not available, or int8 weights are
+                asked for on a GPU.
         """
         recipe = run.recipe
         if recipe.task is not None:
             line = run.command("predict", "--text", "a text of yours")
             raise InputError(f"{run.path} is fine-tuned for a task: {line}")
         place = inference_device(recipe, device)
+        if weights == "int8" and place != "cpu":
+            raise InputError("int8 weights are for CPUs: bf16, or another device")
         gpt = store.restored(partial(GPT, recipe.model), store.weights(run)).to(place)
         tokenizer = Tokenizer.load(run.tokenizer)
-        return cls(gpt.eval(), tokenizer.require_at_most(recipe.model.vocab_size, run.path))
+        gpt = with_weights(gpt.eval(), weights)
+        return cls(gpt, tokenizer.require_at_most(recipe.model.vocab_size, run.path))
 
     def stream(self, prompt: str, settings: Sampling) -> TextStream:
         """Yield the continuation of ``prompt`` piece by piece."""

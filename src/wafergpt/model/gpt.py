@@ -110,7 +110,7 @@ class GPT(nn.Module):
         self.dropout = Dropout(model.dropout)
         self.blocks = nn.ModuleList(Block(model) for _ in range(model.n_layers))
         self.norm = nn.LayerNorm(model.d_model)
-        self.lm_head = (
+        self.lm_head: nn.Module | None = (
             None if model.tied else nn.Linear(model.d_model, model.vocab_size, bias=False)
         )
         table = parametrization(model)
@@ -120,7 +120,9 @@ class GPT(nn.Module):
     @property
     def head(self) -> Tensor:
         """The head's weight ``[vocab_size, d_model]``: the token embedding, unless untied."""
-        return (self.embedding if self.lm_head is None else self.lm_head).weight
+        weight = (self.embedding if self.lm_head is None else self.lm_head).weight
+        assert isinstance(weight, Tensor)
+        return weight
 
     def forward(
         self, tokens: Tensor, documents: Tensor | None = None, cache: Cache | None = None
@@ -167,7 +169,11 @@ class GPT(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Map hidden states ``[…, d_model]`` to logits ``[…, vocab_size]``."""
-        return F.linear(self.scaled(hidden), self.head)
+        hidden = self.scaled(hidden)
+        if self.lm_head is None:
+            return F.linear(hidden, self.embedding.weight)
+        result: Tensor = self.lm_head(hidden)
+        return result
 
     @torch.no_grad()
     def initialize(self, seed: int) -> GPT:
