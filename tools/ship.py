@@ -18,6 +18,7 @@ from wafergpt import atomic_files
 from wafergpt.checkpoint import store
 from wafergpt.checkpoint.format import WEIGHTS, Stored, as_int8, weights_sha256
 from wafergpt.config import Recipe
+from wafergpt.config.system import System
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.decoding.generator import Sampling
 from wafergpt.inference.writer import Writer
@@ -47,8 +48,8 @@ def ship(run: Run, card: str) -> Path:
     with atomic_files.appearing(built) as temporary:
         made = Run(temporary)
         made.checkpoints.mkdir()
-        # Paths of this machine are nobody else's.
-        made.save_recipe(run.recipe.replace(data={"corpus": None}))
+        # Paths and devices of this machine are nobody else's.
+        made.save_recipe(run.recipe.replace(data={"corpus": None}, system=System().model_dump()))
         Tokenizer.load(run.tokenizer).save(made.tokenizer)
         weights = as_int8(dict(store.weights(run)))
         folder = store.save_weights(weights, made, result["step"])
