@@ -336,6 +336,7 @@ def prune(
     together: bool = False,
     samples: int = 128,
     max_loss_increase: float | None = None,
+    curves: bool = False,
     layers: int | None = None,
     heads: int | None = None,
     channels: int | None = None,
@@ -354,6 +355,8 @@ def prune(
         samples: sequences or rows of the training data that inputs are measured on.
         max_loss_increase: as a share, as in 0.01: find the largest sparsity that keeps to it, at
             most ``sparsity``.
+        curves: also measure, for the report, the loss at several sparsities and with each block
+            alone pruned.
         layers: to keep. With this or one of the next two nothing is set to zero: the new run is a
             smaller dense one.
         heads: to keep in each layer.
@@ -370,7 +373,7 @@ def prune(
     from wafergpt.train import narrowing, pruning
 
     to = narrowing.Narrowing(layers, heads, channels, samples)
-    how = pruning.Pruning(method, sparsity, pattern, together, samples, max_loss_increase)
+    how = pruning.Pruning(method, sparsity, pattern, together, samples, max_loss_increase, curves)
     found = Run.find(run, root)
     recipe = _asked(found.recipe, overrides)
     if recipe.data.corpus != found.recipe.data.corpus:

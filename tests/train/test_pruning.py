@@ -158,3 +158,24 @@ def test_mistakes_are_named_and_nothing_is_written(
     assert message in str(done.exception) + done.output
     assert not (home / "x").exists()
     assert Run.find("lm", home)
+
+
+def test_curves_are_measured_and_drawn(home: Path) -> None:
+    made = prune("lm", "curved", method="magnitude", together=True, sparsity=0.6, curves=True,
+                 root=home)  # fmt: skip
+    result = made.read("result")
+    assert [share for share, _ in result["curve"]] == list(pruning.SHARES)
+    losses = [loss for _, loss in result["curve"]]
+    assert losses[-1] > 1.02 * losses[0]
+    assert len(result["alone"]) == 2
+    # One layer matters more than the other, and neither as much as most of both.
+    assert max(result["alone"]) - min(result["alone"]) > 0.01
+    assert max(result["alone"]) < losses[-1]
+    kept = [share for block in result["densities"] for share in block.values()]
+    assert len(kept) == 8
+    assert max(kept) - min(kept) > 0.02
+    page = report(made).read_text()
+    for title in ("Loss against sparsity", "Sensitivity by layer", "Density by layer"):
+        assert title in page
+    plain = report(prune("lm", "uncurved", method="magnitude", root=home)).read_text()
+    assert "Loss against sparsity" not in plain

@@ -15,6 +15,7 @@ from wafergpt.runs.run import Run
 ZEROS = {
     "method": "--method", "sparsity": "--sparsity", "pattern": "--pattern",
     "together": "--global", "max_loss_increase": "--max-loss-increase",
+    "curves": "--curves",
 }  # fmt: skip
 """Options of pruning by zeros."""
 
@@ -59,6 +60,8 @@ class Share(click.ParamType):  # type: ignore[type-arg]
               help="Sequences or rows of the training data to measure inputs on.")  # fmt: skip
 @click.option("--max-loss-increase", type=Share(), metavar="SHARE",
               help="Find the largest sparsity, up to --sparsity, that keeps to this.")  # fmt: skip
+@click.option("--curves", is_flag=True,
+              help="Also measure several sparsities, and each layer alone.")  # fmt: skip
 @click.option("--layers", type=click.IntRange(1), help="Layers to keep; nothing is set to zero.")
 @click.option("--heads", type=click.IntRange(1), help="Heads to keep in each layer; likewise.")
 @click.option("--channels", type=click.IntRange(1),
@@ -74,6 +77,7 @@ def command(
     together: bool,
     samples: int,
     max_loss_increase: float | None,
+    curves: bool,
     layers: int | None,
     heads: int | None,
     channels: int | None,
@@ -95,8 +99,8 @@ def command(
         _require_no_zeros()
     made = prune(
         names[0], name, overrides, method=method, sparsity=sparsity, pattern=pattern is not None,
-        together=together, samples=samples, max_loss_increase=max_loss_increase, layers=layers,
-        heads=heads, channels=channels, root=runs,
+        together=together, samples=samples, max_loss_increase=max_loss_increase, curves=curves,
+        layers=layers, heads=heads, channels=channels, root=runs,
     )  # fmt: skip
     result = made.read("result")
     rows = _rows(result)

@@ -13,6 +13,7 @@ from wafergpt.reports.classification_metrics import Row, comparison_chart, confu
 from wafergpt.reports.curves import curves
 from wafergpt.reports.document import Document
 from wafergpt.reports.markup import escape, folded, table
+from wafergpt.reports.pruning import pruning_charts
 from wafergpt.reports.samples import read_samples, samples_html
 from wafergpt.reports.sections import Chapter, chapters
 from wafergpt.runs.run import Run
@@ -123,7 +124,8 @@ class _Page(Document):
         )
 
     def chapter(self, chapter: Chapter, note: str) -> None:
-        drawn = "".join(self.chart(chart, chapter.key) for chart in curves(chapter))
+        charts = [*curves(chapter), *pruning_charts(chapter.result)]
+        drawn = "".join(self.chart(chart, chapter.key) for chart in charts)
         parts = [
             f'<section id="{chapter.title.lower()}"><h2>{chapter.title}</h2>'
             f'<p class="lead">{escape(words.settings(chapter))}</p>'

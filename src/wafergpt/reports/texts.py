@@ -61,6 +61,12 @@ def _given(chapter: Chapter) -> str:
             number(chapter.result, key) for key in ("sparsity", "val_loss_before", "val_loss_after")
         )
         zeros = f"{share or 0:.0%} zeros in the blocks of {source}"
+        if "shape_after" in chapter.result:
+            model = chapter.recipe.model
+            zeros = (
+                f"{source} with {model.n_layers} layers, {model.n_heads} heads and {model.d_ffn:,} "
+                "channels"
+            )
         if before is None or after is None:
             return f"{zeros}."
         return f"{zeros}: the validation loss goes from {before:.3f} to {after:.3f}."

@@ -13,6 +13,7 @@ from wafergpt.config import Recipe
 from wafergpt.errors import InputError
 from wafergpt.progress import say, working
 from wafergpt.runs.run import Run
+from wafergpt.shapes.roles import role_of
 from wafergpt.sparsity import criteria
 from wafergpt.tasks.base import gpt_of
 from wafergpt.train.calibrated import Calibrated, Evaluated
@@ -21,6 +22,9 @@ ROUNDS = 8
 """Sparsities that are tried for a limit of the loss: to within a hundredth."""
 
 MOST = 0.99
+
+SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+"""Sparsities of a curve."""
 
 NOTABLE = 0.02
 """Share of zeros from which on a run counts as pruned; rounding to int8 leaves some."""
@@ -38,6 +42,7 @@ class Pruning:
         samples: sequences or rows of the training data that inputs are measured on.
         max_loss_increase: as a share: the largest sparsity that keeps to it is found, at most
             ``sparsity``; None for exactly that.
+        curves: also measure the loss at several sparsities, and with each block alone pruned.
     """
 
     method: criteria.Method = "sparsegpt"
@@ -46,6 +51,7 @@ class Pruning:
     together: bool = False
     samples: int = 128
     max_loss_increase: float | None = None
+    curves: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.sparsity < 1:
@@ -90,6 +96,7 @@ def prune(run: Run, recipe: Recipe, name: str, how: Pruning, root: Path) -> Run:
     if zeros > NOTABLE:
         say(f"{run.name} has {zeros:.0%} zeros in its blocks already; these count")
     work = _Work(network, how)
+    alone = work.measure_curves() if how.curves else []
     if how.max_loss_increase is None:
         work.prune(how.sparsity)
         after = network.evaluated()
@@ -100,6 +107,9 @@ def prune(run: Run, recipe: Recipe, name: str, how: Pruning, root: Path) -> Run:
         "method": how.method,
         "pattern": "2:4" if how.pattern else None,
         "sparsity": network.zeros(),
+        "densities": work.densities(),
+        "curve": sorted(work.tried),
+        "alone": alone,
     }
     return pruned_run(network, name, root, after, {**facts, **before})
 
@@ -148,6 +158,7 @@ class _Work:
     def __init__(self, network: Calibrated, how: Pruning) -> None:
         self._network, self._how = network, how
         self._dense = {name: weights.clone() for name, weights in network.matrices().items()}
+        self.tried: list[tuple[float, float]] = []
 
     def largest_within(self, limit: float) -> Evaluated:
         """Prune by the largest sparsity, at most that asked for, whose loss is within a limit.
@@ -160,6 +171,7 @@ class _Work:
             tried = high if round_ == 0 else (low + high) / 2
             self.prune(tried)
             now = self._network.evaluated()
+            self.tried.append((tried, now.loss))
             say(f"sparsity {tried:.1%}: validation loss {now.loss:.4f} (limit {limit:.4f})")
             if now.loss <= limit:
                 low, found = tried, now
@@ -172,12 +184,36 @@ class _Work:
         self.prune(low)
         return found
 
+    def measure_curves(self) -> list[float]:
+        """Try several sparsities; return the loss with each block alone pruned."""
+        for share in () if self._how.pattern else SHARES:
+            self.prune(share)
+            self.tried.append((share, self._network.evaluated().loss))
+            say(f"sparsity {share:.0%}: validation loss {self.tried[-1][1]:.4f}")
+        losses = []
+        for number in range(len(gpt_of(self._network.network).blocks)):
+            self.prune(self._how.sparsity, only=number)
+            losses.append(self._network.evaluated().loss)
+            say(f"block {number + 1} alone: validation loss {losses[-1]:.4f}")
+        return losses
+
+    def densities(self) -> list[dict[str, float]]:
+        """Return the share of weights that are not zero, by block and role."""
+        found: list[dict[str, float]] = []
+        for name, matrix in self._network.matrices().items():
+            number = int(name.split("blocks.")[1].split(".")[0])
+            found += [{} for _ in range(number + 1 - len(found))]
+            found[number][role_of(name)] = int((matrix != 0).sum()) / matrix.numel()
+        return found
+
     @torch.no_grad()
-    def prune(self, sparsity: float) -> None:
-        """Set weights to zero."""
+    def prune(self, sparsity: float, only: int | None = None) -> None:
+        """Set weights to zero; ``only`` those of one block."""
         how, matrices = self._how, self._network.matrices()
         for name, weights in self._dense.items():
             matrices[name].copy_(weights)
+        if only is not None:
+            matrices = {n: m for n, m in matrices.items() if f".blocks.{only}." in f".{n}"}
         if how.method == "magnitude":
             masks = (
                 {name: criteria.two_of_four(m.abs()) for name, m in matrices.items()}
@@ -189,6 +225,8 @@ class _Work:
             return
         blocks = gpt_of(self._network.network).blocks
         for number, block in enumerate(blocks):
+            if only not in (None, number):
+                continue
             linears = [module for module in block.modules() if isinstance(module, nn.Linear)]
             with working(f"pruning block {number + 1} of {len(blocks)}"):
                 # Inputs are those of the pruned blocks before it.
