@@ -14,8 +14,8 @@ DATA = Path(os.environ.get("WAFERGPT_DATA", Path(__file__).parents[1] / ".." / "
 
 def pytest_configure(config: pytest.Config) -> None:
     """Hide the GPUs from all tests but theirs: those of processes want one for each."""
-    asked = config.option.markexpr
-    if "gpu" not in asked or "not gpu" in asked:
+    marks, named = config.option.markexpr, any("gpu" in argument for argument in config.args)
+    if not named and ("gpu" not in marks or "not gpu" in marks):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 

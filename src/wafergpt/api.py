@@ -379,6 +379,11 @@ def prune(
     if recipe.data.corpus != found.recipe.data.corpus:
         # Another text, which must have the run's tokenizer.
         recipe = recipe.replace(data={"fingerprint": None}, start=found.path)
+    if to.asked and how != pruning.Pruning(samples=samples):
+        raise InputError(
+            "layers, heads and channels take parts out, and the other settings set weights to "
+            "zero: one after the other, from run to run"
+        )
     if to.asked:
         return narrowing.narrow(found, recipe, name, to, root)
     return pruning.prune(found, recipe, name, how, root)

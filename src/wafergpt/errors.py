@@ -14,6 +14,10 @@ class RunFailed(RuntimeError):
     """The work itself failed: disk full, no valid checkpoint, diverged. Exit code 1."""
 
 
+class Diverged(RunFailed):
+    """The loss or the gradient was not finite, or rose, too often. Exit code 1."""
+
+
 class ProcessLost(RunFailed):
     """Another process of the same training has ended or does not answer. Exit code 1."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -10,14 +11,16 @@ from click.testing import CliRunner
 
 from tests.sparsity.test_masks import SMALL, corpus
 from tests.train.test_pruning import home
-from wafergpt.api import export, generate, plan, pretrain, prune
+from wafergpt.api import export, generate, plan, pretrain, prune, report
 from wafergpt.checkpoint import store
+from wafergpt.checkpoint.imported_run import run_with
 from wafergpt.cli.prune import command
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.decoding.generator import Sampling
 from wafergpt.errors import InputError
 from wafergpt.inference.predictor import Predictor
 from wafergpt.model.gpt import GPT
+from wafergpt.planning.memory import optimizer_bytes
 from wafergpt.runs.run import Run
 from wafergpt.shapes.counts import parameters
 
@@ -117,8 +120,9 @@ def test_heads_that_are_no_gpt2s_are_not_exported(smaller: Path, home: Path) -> 
         (["--layers", "3"], "3 layers are not between 1 and the 2"),
         (["--heads", "9"], "9 heads are not between"),
         (["--channels", "128"], "nothing to take out"),
-        (["--layers", "1", "--sparsity", "50%"], "--sparsity sets weights to zero"),
-        (["--layers", "1", "--method", "wanda"], "--method sets weights to zero"),
+        (["--layers", "1", "--sparsity", "60%"], "one after the other"),
+        (["--layers", "1", "--method", "wanda"], "one after the other"),
+        (["--heads", "1", "--max-loss-increase", "1%"], "one after the other"),
         (["--layers", "0"], "0 is not in the range"),
     ],
 )
@@ -128,3 +132,44 @@ def test_mistakes_are_one_line(home: Path, arguments: list[str], named: str) -> 
     assert found.exit_code != 0
     assert named in f"{found.exception}{found.output}"
     assert not (home / "never").exists()
+
+
+def test_muon_trains_it_on_in_the_memory_that_is_planned(
+    smaller: Path, corpus: Path, home: Path
+) -> None:
+    asked = [key for key in SMALL if not key.startswith("model.")]
+    more = [f"data.corpus={corpus}", "train.steps=5", "optimizer.name=muon", "name=with-muon"]
+    run = pretrain(None, [*asked, *more], start=smaller, root=home)
+    moments = store.StoredState(store.every(run)[-1], verified=True).moments.by_rows
+    held = sum(math.prod(m.shape) for m in moments.values() if m.shape)
+    assert 4 * held == optimizer_bytes(run.recipe.model, run.recipe.optimizer)
+
+
+def test_a_width_of_heads_has_one_name(home: Path) -> None:
+    model = Run(home / "lm").recipe.model
+    same = model.model_validate({**model.model_dump(), "d_head": model.head_width})
+    assert same == model
+    assert model.model_validate({**model.model_dump(), "n_heads": 1}).head_width == model.d_model
+
+
+def test_a_broken_run_is_one_line(home: Path) -> None:
+    weights = dict(store.weights(Run(home / "lm")))
+    weights["blocks.0.ffn.up.weight"][0, 0] = math.nan
+    broken = run_with(weights, Run(home / "lm").recipe.replace(name="broken"), home,
+                      Tokenizer.load(Run(home / "lm").tokenizer), {})  # fmt: skip
+    for asked in ({"channels": 32}, {"layers": 1}, {"method": "magnitude"}):
+        with pytest.raises(InputError, match="not finite: this run is broken"):
+            prune(broken, "never", root=home, **asked)
+    assert not (home / "never").exists()
+
+
+def test_zeros_of_a_run_are_named(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prune("lm", "half-zeros", method="magnitude", root=home)
+    prune("half-zeros", "half-zeros-small", layers=1, samples=4, root=home)
+    assert "has 50% zeros in its blocks: what is refitted has none" in capsys.readouterr().err
+
+
+def test_the_report_names_the_shape(smaller: Path) -> None:
+    page = report(smaller).read_text()
+    assert "lm with 1 layer, 1 head and 48 channels" in page
+    assert "1 heads of 16" in page

@@ -12,13 +12,6 @@ from wafergpt.cli.recipe import names_and_overrides, runs_option
 from wafergpt.cli.tables import Column, Row, plain, table
 from wafergpt.runs.run import Run
 
-ZEROS = {
-    "method": "--method", "sparsity": "--sparsity", "pattern": "--pattern",
-    "together": "--global", "max_loss_increase": "--max-loss-increase",
-    "curves": "--curves",
-}  # fmt: skip
-"""Options of pruning by zeros."""
-
 COLUMNS = [
     Column("", min_width=10), Column("before", right=True), Column("after", right=True),
 ]  # fmt: skip
@@ -95,8 +88,6 @@ def command(
     names, overrides = names_and_overrides(arguments, runs)
     if len(names) != 1:
         raise click.UsageError("name one run to prune")
-    if any(n is not None for n in (layers, heads, channels)):
-        _require_no_zeros()
     made = prune(
         names[0], name, overrides, method=method, sparsity=sparsity, pattern=pattern is not None,
         together=together, samples=samples, max_loss_increase=max_loss_increase, curves=curves,
@@ -111,21 +102,6 @@ def command(
         "\n".join([plain(COLUMNS, rows), "", *words]),
         lambda width: [table(COLUMNS, rows, width), "", *words],
     )
-
-
-def _require_no_zeros() -> None:
-    """Refuse options that are for zeros, beside those for a smaller shape."""
-    context = click.get_current_context()
-    given = [
-        option
-        for name, option in ZEROS.items()
-        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
-    ]
-    if given:
-        raise click.UsageError(
-            f"{given[0]} sets weights to zero, and --layers, --heads and --channels take parts "
-            "out: one after the other, in two commands"
-        )
 
 
 def _what(result: dict[str, Any]) -> str:

@@ -85,6 +85,15 @@ class Model(Section):
                 # An impossible d_model is refused by its own check.
                 with suppress(TypeError, ValueError, OverflowError):
                     values = {**values, ffn: 4 * int(d_model)}
+        if isinstance(values, dict) and values.get("d_head"):
+            with suppress(TypeError, ValueError, OverflowError):
+                n_heads, d_model = (
+                    int(values.get(key, cls.model_fields[key].default))
+                    for key in ("n_heads", "d_model")
+                )
+                # One shape has one name.
+                if n_heads * int(values["d_head"]) == d_model:
+                    values = {**values, "d_head": 0}
         return values
 
     @field_validator("ngrams")

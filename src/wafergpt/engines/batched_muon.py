@@ -14,7 +14,7 @@ STEPS = 5
 EPS = 1e-7
 """Of Newton and Schulz' iteration, as in torch's own Muon."""
 
-MOST_ELEMENTS = 1 << 27
+MOST_ELEMENTS = 1 << 25
 """Of the matrices that are moved together, which are copied for it."""
 
 

@@ -12,6 +12,7 @@ from wafergpt.config import Recipe
 from wafergpt.data.batches import Batch
 from wafergpt.devices.compiler import reason
 from wafergpt.engines.base import autocast
+from wafergpt.planning.memory import optimizer_bytes
 from wafergpt.progress import say_once
 
 Shapes = tuple[tuple[str, torch.Size], ...]
@@ -23,7 +24,8 @@ MAX_SHAPES = 4
 """Shapes of batches that are captured: whole batches, the rest of one, and those of a ramp."""
 
 ROOM = 2
-"""A graph keeps its activations, and evaluations need their own: so many times must be free."""
+"""A graph keeps its activations, and evaluations and other shapes need their own: so many times
+must be free, with what the optimizer has yet to allocate."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class Passes:
             and not recipe.train.sampled_softmax
             and not recipe.system.activation_checkpointing
         )
+        self._moments = optimizer_bytes(recipe.model, recipe.optimizer)
         self._gradients: list[tuple[nn.Parameter, Tensor]] = []
         if self._captures:
             self._stream = torch.cuda.Stream()
@@ -74,6 +77,7 @@ class Passes:
     def forget(self) -> None:
         """Drop what was captured: the network's code has changed."""
         self._captured: dict[Shapes, _Captured] = {}
+        self._failed = False
         self._seen: Counter[Shapes] = Counter()
 
     def begin(self) -> None:
@@ -94,7 +98,7 @@ class Passes:
         Returns:
             A scalar on the device, valid until the next pass.
         """
-        if not self._captures:
+        if not self._captures or self._failed:
             return self._pass(batch.to(self._device), self._number(share), self._number(weight))
         shapes = tuple((name, value.shape) for name, value in batch.items())
         captured = self._captured.get(shapes)
@@ -130,7 +134,7 @@ class Passes:
         here.wait_stream(self._stream)
         self._seen[shapes] += 1
         if self._seen[shapes] == WARM_UPS and len(self._captured) < MAX_SHAPES:
-            needed = torch.cuda.max_memory_allocated() - before
+            needed = torch.cuda.max_memory_allocated() - before + self._moments
             torch.cuda.empty_cache()
             if torch.cuda.mem_get_info()[0] >= ROOM * needed:
                 self._capture(moved, shapes)
@@ -143,7 +147,7 @@ class Passes:
             with torch.cuda.graph(graph, stream=self._stream):
                 loss = self._pass(batch, share, weight)
         except RuntimeError as error:
-            self._captures = False
+            self._failed = True
             say_once(
                 "graphs",
                 f"warning: a pass cannot be captured as a CUDA graph ({reason(error)}); "

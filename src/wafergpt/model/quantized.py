@@ -50,7 +50,7 @@ def with_weights(gpt: GPT, weights: Weights) -> GPT:
     """Change the weights of a GPT that is only to be read from; return it.
 
     Activations are bf16 with both. With int8, embeddings and vectors are bf16, and a tied head gets
-    weights of its own.
+    weights of its own. Then it has ``logits``, and no ``head`` for a loss.
 
     Args:
         gpt: in fp32, on a CPU for ``int8``.

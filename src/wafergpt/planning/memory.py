@@ -138,7 +138,8 @@ def optimizer_bytes(model: Model, optimizer: Optimizer) -> int:
         return FP32 * n if optimizer.momentum else 0
     if optimizer.name == "muon":
         # One momentum for the matrices of the blocks; AdamW's two for the rest.
-        matrices = 2 * model.n_layers * model.d_model * (2 * model.d_model + model.d_ffn)
+        widths = 2 * model.attention_width + model.d_ffn
+        matrices = 2 * model.n_layers * model.d_model * widths
         return FP32 * (2 * n - matrices) + tables
     return 2 * FP32 * n + tables
 

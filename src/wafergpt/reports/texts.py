@@ -63,10 +63,9 @@ def _given(chapter: Chapter) -> str:
         zeros = f"{share or 0:.0%} zeros in the blocks of {source}"
         if "shape_after" in chapter.result:
             model = chapter.recipe.model
-            zeros = (
-                f"{source} with {model.n_layers} layers, {model.n_heads} heads and {model.d_ffn:,} "
-                "channels"
-            )
+            words = {"layer": model.n_layers, "head": model.n_heads, "channel": model.d_ffn}
+            parts = [f"{n:,} {word}{'s' if n > 1 else ''}" for word, n in words.items()]
+            zeros = f"{source} with {_joined(parts)}"
         if before is None or after is None:
             return f"{zeros}."
         return f"{zeros}: the validation loss goes from {before:.3f} to {after:.3f}."
@@ -224,7 +223,8 @@ def settings(chapter: Chapter) -> str:
     """Return the settings of a training in one line."""
     recipe, parts = chapter.recipe, []
     model, task = recipe.model, recipe.task
-    parts.append(f"{model.n_layers} layers × {model.d_model} wide, {model.n_heads} heads")
+    width = f" of {model.d_head}" if model.d_head else ""
+    parts.append(f"{model.n_layers} layers × {model.d_model} wide, {model.n_heads} heads{width}")
     parts.append(f"context {model.seq_len:,}")
     if model.parametrization == "mup":
         parts.append(f"µP from width {model.base_d_model}")

@@ -118,6 +118,19 @@ def parametrization(model: Model) -> Parametrization:
     )
 
 
+def require_whole_heads(model: Model) -> None:
+    """Require heads of d_model / n_heads, which widths are compared for.
+
+    Raises:
+        InputError: if ``model.d_head`` is another.
+    """
+    if model.d_head:
+        raise InputError(
+            f"networks of other widths have heads of d_model / n_heads, and not model.d_head="
+            f"{model.d_head}"
+        )
+
+
 def rules(model: Model, optimizer: str, names: Iterable[str]) -> dict[str, Rule]:
     """Return how an optimizer updates each named parameter.
 

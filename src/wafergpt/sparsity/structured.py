@@ -48,9 +48,6 @@ def refitted(linear: nn.Linear, kept: Tensor, gram: Tensor) -> nn.Linear:
         linear: with ``n`` inputs.
         kept: numbers of its inputs.
         gram: ``[n + 1, n + 1]`` sums of XXᵀ over inputs X with a 1 after them, in fp64.
-
-    Raises:
-        LinAlgError: if the inputs are not finite.
     """
     kept = torch.cat([kept, torch.tensor([linear.in_features])])
     weights = torch.cat([linear.weight, linear.bias[:, None]], 1).detach().cpu().double()

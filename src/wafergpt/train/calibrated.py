@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from wafergpt.config.sparsity import BLOCKS
 from wafergpt.data.batches import Batch
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.engines.outputs import evaluate
+from wafergpt.errors import InputError
 from wafergpt.inference.devices import inference_device
 from wafergpt.planning.intervals import with_intervals
 from wafergpt.planning.memory import FP32
@@ -107,6 +109,17 @@ class Calibrated:
         fitted, outputs = self.task.fit(outputs, data.references)
         metrics = dict(self.task.compute_metrics(outputs, data.references))
         return Evaluated(metrics, seconds, dict(fitted))
+
+    def first(self, name: str) -> Evaluated:
+        """Evaluate the run ``name`` before it is changed.
+
+        Raises:
+            InputError: if its loss is not finite.
+        """
+        found = self.evaluated()
+        if not math.isfinite(found.loss):
+            raise InputError(f"the validation loss of {name} is not finite: this run is broken")
+        return found
 
     def samples(self, count: int) -> Iterator[Batch]:
         """Yield so many samples spread over the training data, one at a time: padding is none."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from wafergpt import config
 from wafergpt.engines.base import Decision, UpdateResult
-from wafergpt.errors import RunFailed
+from wafergpt.errors import Diverged
 from wafergpt.progress import say
 from wafergpt.train.state import TrainState
 
@@ -63,12 +63,12 @@ class Guard:
         """Record that the samples from the cursor to ``end`` are skipped.
 
         Raises:
-            RunFailed: if the run has skipped more updates than it may.
+            Diverged: if the run has skipped more updates than it may.
         """
         state, limit = self._state, self._settings.limit
         where = f"at step {state.step + 1}"
         if len(state.skipped) >= limit:
-            raise RunFailed(
+            raise Diverged(
                 f"{fault.reason} {where}, after {limit} skipped updates: the run diverged; "
                 "try a lower optimizer.lr or a longer schedule.warmup"
             )

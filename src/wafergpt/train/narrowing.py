@@ -18,7 +18,7 @@ from wafergpt.runs.run import Run
 from wafergpt.sparsity.structured import cut_channels, cut_heads
 from wafergpt.tasks.base import gpt_of, task_of
 from wafergpt.train.calibrated import Calibrated, hooked
-from wafergpt.train.pruning import pruned_run
+from wafergpt.train.pruning import NOTABLE, pruned_run
 
 
 @dataclass(frozen=True)
@@ -89,17 +89,13 @@ def narrow(run: Run, recipe: Recipe, name: str, to: Narrowing, root: Path) -> Ru
     shape = to.of(recipe.model)
     network = Calibrated.of(run, recipe)
     model = network.recipe.model
-    before = network.facts("before", network.evaluated())
+    before = network.facts("before", network.first(run.name))
+    if (zeros := network.zeros()) > NOTABLE:
+        say(f"{run.name} has {zeros:.0%} zeros in its blocks: what is refitted has none")
     work = _Work(network, to.samples)
     work.keep_layers(shape["n_layers"])
-    try:
-        work.keep_parts(shape["n_heads"], shape["d_ffn"])
-    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
-        raise InputError("the inputs of a matrix are not finite: this run is broken") from None
-    smaller = network.recipe.replace(
-        model={**shape, "d_head": model.d_head if shape["n_heads"] == model.n_heads
-               else model.head_width}
-    )  # fmt: skip
+    work.keep_parts(shape["n_heads"], shape["d_ffn"])
+    smaller = network.recipe.replace(model={**shape, "d_head": model.head_width})
     network.recipe, network.task = smaller, task_of(smaller)
     facts = {
         "pruned": str(run.path.resolve()),

@@ -85,7 +85,7 @@ def prune(run: Run, recipe: Recipe, name: str, how: Pruning, root: Path) -> Run:
     """
     require_new(name, root)
     network = Calibrated.of(run, recipe)
-    evaluated, zeros = network.evaluated(), network.zeros()
+    evaluated, zeros = network.first(run.name), network.zeros()
     before = network.facts("before", evaluated)
     if how.pattern and (odd := _odd(network)):
         raise InputError(

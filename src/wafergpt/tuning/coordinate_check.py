@@ -23,7 +23,7 @@ from wafergpt.errors import RunFailed
 from wafergpt.model.gpt import GPT, Attention, Block
 from wafergpt.model.loss import next_token_loss
 from wafergpt.progress import working
-from wafergpt.shapes.parametrization import rules
+from wafergpt.shapes.parametrization import require_whole_heads, rules
 
 WIDTHS = (64, 128, 256, 512)
 TOLERANCE = 0.15
@@ -133,6 +133,7 @@ def coordinate_check(
         RunFailed: if a network diverges, or does not change at all.
     """
     widths = tuple(sorted(widths))
+    require_whole_heads(recipe.model)
     recipe = recipe.replace(model=_heads_for(recipe.model, widths))
     shapes = [_at_width(recipe, width) for width in widths]
     changes: dict[str, list[float]] = {}
@@ -161,7 +162,7 @@ def _heads_for(model: Model, widths: Sequence[int]) -> dict[str, int]:
     common = math.gcd(*widths)
     heads = next(n for n in range(min(model.n_heads, common), 0, -1) if common % n == 0)
     return {
-        "n_heads": heads, "d_head": 0, "d_model": widths[0], "d_ffn": _ffn(model, widths[0]),
+        "n_heads": heads, "d_model": widths[0], "d_ffn": _ffn(model, widths[0]),
     }  # fmt: skip
 
 

@@ -16,11 +16,12 @@ from wafergpt import atomic_files
 from wafergpt.config import Recipe
 from wafergpt.config.files import flat
 from wafergpt.config.warmup import warmup_steps
-from wafergpt.errors import InputError, Interrupted, RunFailed, nearest
+from wafergpt.errors import Diverged, InputError, Interrupted, RunFailed, nearest
 from wafergpt.planning.plan import TOKENS_PER_PARAMETER
 from wafergpt.progress import say
 from wafergpt.runs.run import RUNS, Run
 from wafergpt.shapes.counts import dense_parameters
+from wafergpt.shapes.parametrization import require_whole_heads
 from wafergpt.tasks.language_model import corpus_of, for_corpus
 from wafergpt.train.run import train
 
@@ -80,6 +81,7 @@ def proxy_of(target: Recipe, width: int, steps: int | None = None) -> Recipe:
             a known share because its horizon is not known.
     """
     model = target.model
+    require_whole_heads(model)
     if model.parametrization != "mup":
         raise InputError(
             "settings transfer only under µP: add model.parametrization=mup, or name a µP recipe"
@@ -92,7 +94,7 @@ def proxy_of(target: Recipe, width: int, steps: int | None = None) -> Recipe:
         near = max(1, round(width / heads)) * heads
         raise InputError(f"{heads} heads do not divide a proxy of width {width}: try {near}")
     shape = {
-        "d_model": width, "n_heads": heads, "d_head": 0,
+        "d_model": width, "n_heads": heads,
         "d_ffn": width * model.d_ffn // model.d_model,
     }  # fmt: skip
     train = {"steps": steps, "tokens": None, "epochs": None, "seconds": None}
@@ -258,7 +260,7 @@ def _run_name(number: int) -> str:
 def _record(study: optuna.Study, number: int, train: Callable[[], Run]) -> None:
     try:
         loss = float(train().read("result")["val_loss"])
-    except RunFailed as failure:
+    except Diverged as failure:
         say(f"trial {number}: {failure}")
         loss = math.inf
     study.tell(number, loss)
