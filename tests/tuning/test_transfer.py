@@ -11,7 +11,7 @@ import pytest
 
 from wafergpt.config import Recipe, load_recipe
 from wafergpt.data.prepare import prepare
-from wafergpt.errors import InputError, Interrupted
+from wafergpt.errors import Diverged, InputError, Interrupted, RunFailed
 from wafergpt.runs.run import Run
 from wafergpt.train.run import train
 from wafergpt.tuning.transfer import proxy_of, transfer
@@ -103,7 +103,6 @@ def test_a_study_of_something_else_is_refused(target: Recipe, tmp_path: Path) ->
 def test_a_diverged_trial_does_not_end_the_study(
     target: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from wafergpt.errors import RunFailed
     from wafergpt.tuning import transfer as module
 
     calls: list[str] = []
@@ -111,12 +110,28 @@ def test_a_diverged_trial_does_not_end_the_study(
     def sometimes(recipe: Recipe, root: Path) -> Run:
         calls.append(recipe.name)
         if len(calls) == 1:
-            raise RunFailed("the loss is nan")
+            raise Diverged("the loss is nan")
         return train(recipe, root=root)
 
     monkeypatch.setattr(module, "train", sometimes)
     found = transfer(target, 8, trials=2, steps=3, root=tmp_path)
     assert len(calls) == found.trials == 2
+    assert found.value < 10
+
+
+def test_a_trial_that_fails_otherwise_says_nothing_of_its_settings(
+    target: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from wafergpt.tuning import transfer as module
+
+    def never(recipe: Recipe, root: Path) -> Run:
+        raise RunFailed("the device has too little memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "train", never)
+        with pytest.raises(RunFailed, match="too little memory"):
+            transfer(target, 8, trials=1, steps=3, root=tmp_path)
+    found = transfer(target, 8, trials=1, steps=3, root=tmp_path)
     assert found.value < 10
 
 
