@@ -373,17 +373,21 @@ def prune(
     from wafergpt.train import narrowing, pruning
 
     to = narrowing.Narrowing(layers, heads, channels, samples)
-    how = pruning.Pruning(method, sparsity, pattern, together, samples, max_loss_increase, curves)
-    found = Run.find(run, root)
-    recipe = _asked(found.recipe, overrides)
-    if recipe.data.corpus != found.recipe.data.corpus:
-        # Another text, which must have the run's tokenizer.
-        recipe = recipe.replace(data={"fingerprint": None}, start=found.path)
-    if to.asked and how != pruning.Pruning(samples=samples):
+    zeros = (method, sparsity, pattern, together, max_loss_increase, curves)
+    if to.asked and zeros != ("sparsegpt", 0.5, False, False, None, False):
         raise InputError(
             "layers, heads and channels take parts out, and the other settings set weights to "
             "zero: one after the other, from run to run"
         )
+    how = pruning.Pruning(method, sparsity, pattern, together, samples, max_loss_increase, curves)
+    found = Run.find(run, root)
+    for override in overrides:
+        if not override.startswith(("data.", "task.", "system.", "evaluate.")):
+            raise InputError(f"{override}: only the data, the device and the evaluation may change")
+    recipe = _asked(found.recipe, overrides)
+    if recipe.data.corpus != found.recipe.data.corpus:
+        # Another text, which must have the run's tokenizer.
+        recipe = recipe.replace(data={"fingerprint": None}, start=found.path)
     if to.asked:
         return narrowing.narrow(found, recipe, name, to, root)
     return pruning.prune(found, recipe, name, how, root)

@@ -120,14 +120,17 @@ def test_heads_that_are_no_gpt2s_are_not_exported(smaller: Path, home: Path) -> 
         (["--layers", "3"], "3 layers are not between 1 and the 2"),
         (["--heads", "9"], "9 heads are not between"),
         (["--channels", "128"], "nothing to take out"),
-        (["--layers", "1", "--sparsity", "60%"], "one after the other"),
+        (["--layers", "1", "--sparsity", "50%"], "--sparsity is for zeros"),
+        (["--layers", "1", "--global"], "one after the other"),
+        (["--layers", "1", "model.n_heads=1"], "only the data, the device and the evaluation"),
         (["--layers", "1", "--method", "wanda"], "one after the other"),
         (["--heads", "1", "--max-loss-increase", "1%"], "one after the other"),
+        (["--layers", "1", "--name", "my run"], "name='my run' is impossible"),
         (["--layers", "0"], "0 is not in the range"),
     ],
 )
 def test_mistakes_are_one_line(home: Path, arguments: list[str], named: str) -> None:
-    asked = ["lm", *arguments, "--name", "never", "--runs", str(home)]
+    asked = ["lm", "--name", "never", *arguments, "--runs", str(home)]
     found = CliRunner().invoke(command, asked)
     assert found.exit_code != 0
     assert named in f"{found.exception}{found.output}"
@@ -172,4 +175,4 @@ def test_zeros_of_a_run_are_named(home: Path, capsys: pytest.CaptureFixture[str]
 def test_the_report_names_the_shape(smaller: Path) -> None:
     page = report(smaller).read_text()
     assert "lm with 1 layer, 1 head and 48 channels" in page
-    assert "1 heads of 16" in page
+    assert "1 layer × 32 wide, 1 head of 16" in page

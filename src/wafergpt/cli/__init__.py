@@ -35,7 +35,7 @@ VERBS = {
     "export": "Export a run to transformers or llama.cpp.",
     "checkpoints": "List a run's checkpoints, or compare two.",
     "average": "Make a run from the mean of a run's checkpoints.",
-    "prune": "Set weights of a trained model to zero.",
+    "prune": "Take weights out of a trained model.",
     "runs": "List the runs of a folder.",
     "report": "Write a run's page: curves, samples, confusion matrix.",
     "doctor": "Show what is installed, what works, and what is missing.",

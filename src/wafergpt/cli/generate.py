@@ -88,6 +88,7 @@ def command(
         "text": text,
         "tokens": len(stream.drawn),
         "cut": stream.cut,
+        "weights": weights,
         "seconds": seconds,
         "tokens_per_second": len(stream.drawn) / seconds,
     }

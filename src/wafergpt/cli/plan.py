@@ -288,6 +288,10 @@ def _more(share: float) -> str:
     return "equal" if text in ("+0.0%", "-0.0%") else text
 
 
+def _layers(n: int) -> str:
+    return "1 layer" if n == 1 else f"{n} layers"
+
+
 def _heads(model: dict[str, Any]) -> str:
     n, width = model["n_heads"], f" of {model['d_head']}" if model["d_head"] else ""
     return ("1 head" if n == 1 else f"{n} heads") + width
@@ -303,7 +307,7 @@ def _rows(facts: dict[str, Any], notes: tuple[str, ...]) -> list[tuple[str, str]
     each = f" for each of {nproc} processes" if nproc > 1 else ""
     gib = 1 << 30
     shape = (
-        f"{model['n_layers']} layers, d_model {model['d_model']}, {_heads(model)}, "
+        f"{_layers(model['n_layers'])}, d_model {model['d_model']}, {_heads(model)}, "
         f"d_ffn {model['d_ffn']}, context {model['seq_len']}, vocabulary {model['vocab_size']:,}"
     )
     how = "measured" if facts["measured"] else "estimated: nothing was run"

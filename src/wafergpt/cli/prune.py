@@ -12,6 +12,9 @@ from wafergpt.cli.recipe import names_and_overrides, runs_option
 from wafergpt.cli.tables import Column, Row, plain, table
 from wafergpt.runs.run import Run
 
+NOTABLE = 0.02
+"""Share of zeros that is named."""
+
 COLUMNS = [
     Column("", min_width=10), Column("before", right=True), Column("after", right=True),
 ]  # fmt: skip
@@ -88,6 +91,13 @@ def command(
     names, overrides = names_and_overrides(arguments, runs)
     if len(names) != 1:
         raise click.UsageError("name one run to prune")
+    context = click.get_current_context()
+    for option in ("method", "sparsity") if layers or heads or channels else ():
+        if context.get_parameter_source(option) is click.core.ParameterSource.COMMANDLINE:
+            raise click.UsageError(
+                f"--{option} is for zeros, and --layers, --heads and --channels take parts out: "
+                "one after the other, from run to run"
+            )
     made = prune(
         names[0], name, overrides, method=method, sparsity=sparsity, pattern=pattern is not None,
         together=together, samples=samples, max_loss_increase=max_loss_increase, curves=curves,
@@ -111,15 +121,17 @@ def _what(result: dict[str, Any]) -> str:
         return f"{result['sparsity']:.1%} zeros in the blocks by {result['method']}{pattern}"
     words = {"n_layers": "layers", "n_heads": "heads", "d_ffn": "channels"}
     before, after = result["shape_before"], result["shape_after"]
-    return ", ".join(
+    parts = [
         f"{after[key]:,} of {before[key]:,} {word}"
         for key, word in words.items()
         if after[key] != before[key]
-    )
+    ]
+    if result["sparsity"] > NOTABLE:
+        parts.append(f"{result['sparsity']:.1%} zeros in the blocks are left")
+    return ", ".join(parts)
 
 
 def _rows(result: dict[str, Any]) -> list[Row]:
-    from wafergpt.progress import duration
     from wafergpt.reports.formatting import size
 
     def pair(key: str) -> tuple[Any, Any]:
@@ -128,11 +140,17 @@ def _rows(result: dict[str, Any]) -> list[Row]:
     losses, weights, flops = pair("val_loss"), pair("parameters"), pair("flops")
     return [
         ("validation loss", *(f"{value:.4f}" for value in losses)),
-        ("weights that are not 0", *(f"{value:,}" for value in weights)),
-        ("FLOPs of a sequence, on paper", *(f"{value:.3g}" for value in flops)),
+        ("weights not 0", *(f"{value:,}" for value in weights)),
+        ("FLOPs, on paper", *(f"{value:.3g}" for value in flops)),
         ("size on disk", *(size(value) for value in pair("bytes"))),
-        ("time of an evaluation", *(duration(value) for value in pair("seconds"))),
+        ("an evaluation", *(_time(value) for value in pair("seconds"))),
     ]
+
+
+def _time(seconds: float) -> str:
+    from wafergpt.progress import duration
+
+    return f"{1000 * seconds:.0f} ms" if seconds < 1 else duration(seconds)
 
 
 def _following(made: Run, result: dict[str, Any]) -> list[str]:
@@ -144,7 +162,7 @@ def _following(made: Run, result: dict[str, Any]) -> list[str]:
     if made.recipe.task is None and made.recipe.data.corpus is not None:
         root, corpus = made.path.parent, made.recipe.data.corpus
         zeros = ["sparsity.algorithm=static", f"sparsity.sparsity={result['sparsity']:.4f}"]
-        zeros = [] if "shape_after" in result else zeros
+        zeros = zeros if result["sparsity"] > NOTABLE else []
         again = command_line("pretrain", "--from", made.name, f"data.corpus={corpus}", *zeros,
                              f"name={made.name}-retrained", root=root)  # fmt: skip
         lines.append(f"      {again}")

@@ -64,14 +64,18 @@ def _given(chapter: Chapter) -> str:
         if "shape_after" in chapter.result:
             model = chapter.recipe.model
             words = {"layer": model.n_layers, "head": model.n_heads, "channel": model.d_ffn}
-            parts = [f"{n:,} {word}{'s' if n > 1 else ''}" for word, n in words.items()]
+            parts = [_counted(n, word) for word, n in words.items()]
             zeros = f"{source} with {_joined(parts)}"
         if before is None or after is None:
             return f"{zeros}."
-        return f"{zeros}: the validation loss goes from {before:.3f} to {after:.3f}."
+        return f"{zeros}: the validation loss goes from {before:.4g} to {after:.4g}."
     steps = values.sequence(chapter.result, "steps")
     shown = _joined([f"{step:,}" for step in steps if type(step) is int])
     return f"The mean of {source}'s checkpoints at the steps {shown}."
+
+
+def _counted(n: int, word: str) -> str:
+    return f"{n:,} {word}{'s' if n > 1 else ''}"
 
 
 def _rows(test: ClassifierMetrics) -> str:
@@ -224,7 +228,8 @@ def settings(chapter: Chapter) -> str:
     recipe, parts = chapter.recipe, []
     model, task = recipe.model, recipe.task
     width = f" of {model.d_head}" if model.d_head else ""
-    parts.append(f"{model.n_layers} layers × {model.d_model} wide, {model.n_heads} heads{width}")
+    layers, heads = _counted(model.n_layers, "layer"), _counted(model.n_heads, "head")
+    parts.append(f"{layers} × {model.d_model} wide, {heads}{width}")
     parts.append(f"context {model.seq_len:,}")
     if model.parametrization == "mup":
         parts.append(f"µP from width {model.base_d_model}")

@@ -59,7 +59,7 @@ class Narrowing:
                 raise InputError(f"{n} {word} are not between 1 and the {there[key]} there are")
         found = {key: there[key] if n is None else n for key, n in wanted.items()}
         if found == there:
-            raise InputError("this is the shape that it has: nothing to take out")
+            raise InputError("these are the numbers that it has: nothing to take out")
         return found
 
 
@@ -85,6 +85,7 @@ def narrow(run: Run, recipe: Recipe, name: str, to: Narrowing, root: Path) -> Ru
         InputError: if the name is taken, the data is gone, or the shape impossible.
         DamagedCheckpointError: if the checkpoint is not what was written.
     """
+    recipe.replace(name=name)
     require_new(name, root)
     shape = to.of(recipe.model)
     network = Calibrated.of(run, recipe)
@@ -148,7 +149,7 @@ class _Work:
             outputs = [part.out for part in attentions] + [part.out for part in ffns]
             importance = self._importance(outputs)
         for number, (attention, ffn) in enumerate(zip(attentions, ffns, strict=True)):
-            with working(f"refitting block {number + 1} of {len(ffns)}"):
+            with working(f"refitting layer {number + 1} of {len(ffns)}"):
                 # Inputs are those of the narrower parts before it.
                 if fewer_heads:
                     kept = _largest(importance[attention.out], heads)

@@ -26,6 +26,9 @@ MOST = 0.99
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 """Sparsities of a curve."""
 
+SAME = 0.001
+"""Difference of two sparsities that are printed alike."""
+
 NOTABLE = 0.02
 """Share of zeros from which on a run counts as pruned; rounding to int8 leaves some."""
 
@@ -55,7 +58,7 @@ class Pruning:
 
     def __post_init__(self) -> None:
         if not 0 < self.sparsity < 1:
-            raise InputError(f"a sparsity of {self.sparsity:g} is not between 0 and 1")
+            raise InputError(f"a sparsity of {self.sparsity:.4g} is not above 0 and below 1 (100%)")
         if self.samples < 1:
             raise InputError("at least one sample is needed to measure inputs on")
         if self.pattern and self.sparsity != criteria.KEPT / criteria.GROUP:
@@ -83,6 +86,7 @@ def prune(run: Run, recipe: Recipe, name: str, how: Pruning, root: Path) -> Run:
         InputError: if the name is taken, the data is gone, or no sparsity keeps to the limit.
         DamagedCheckpointError: if the checkpoint is not what was written.
     """
+    recipe.replace(name=name)
     require_new(name, root)
     network = Calibrated.of(run, recipe)
     evaluated, zeros = network.first(run.name), network.zeros()
@@ -91,7 +95,7 @@ def prune(run: Run, recipe: Recipe, name: str, how: Pruning, root: Path) -> Run:
         raise InputError(
             f"2:4 takes inputs four by four, and {odd} has a width that is no multiple"
         )
-    if zeros > how.sparsity:
+    if zeros > how.sparsity + SAME:
         raise InputError(f"{run.name} has {zeros:.1%} zeros in its blocks: more than asked for")
     if zeros > NOTABLE:
         say(f"{run.name} has {zeros:.0%} zeros in its blocks already; these count")
@@ -138,6 +142,7 @@ def pruned_run(
         {
             **facts,
             **network.facts("after", after),
+            "parameters": sum(p.numel() for p in network.network.parameters()),
             "val_loss": after.loss,
             "metrics": after.metrics,
             "tokens": None,
@@ -186,7 +191,12 @@ class _Work:
 
     def measure_curves(self) -> list[float]:
         """Try several sparsities; return the loss with each block alone pruned."""
-        for share in () if self._how.pattern else SHARES:
+        if self._how.pattern:
+            say("2:4 has one sparsity: no curve, each layer alone")
+        zeros = self._network.zeros()
+        for share in SHARES:
+            if self._how.pattern or share < zeros:
+                continue
             self.prune(share)
             self.tried.append((share, self._network.evaluated().loss))
             say(f"sparsity {share:.0%}: validation loss {self.tried[-1][1]:.4f}")
@@ -194,7 +204,7 @@ class _Work:
         for number in range(len(gpt_of(self._network.network).blocks)):
             self.prune(self._how.sparsity, only=number)
             losses.append(self._network.evaluated().loss)
-            say(f"block {number + 1} alone: validation loss {losses[-1]:.4f}")
+            say(f"layer {number + 1} alone: validation loss {losses[-1]:.4f}")
         return losses
 
     def densities(self) -> list[dict[str, float]]:
@@ -228,7 +238,7 @@ class _Work:
             if only not in (None, number):
                 continue
             linears = [module for module in block.modules() if isinstance(module, nn.Linear)]
-            with working(f"pruning block {number + 1} of {len(blocks)}"):
+            with working(f"pruning layer {number + 1} of {len(blocks)}"):
                 # Inputs are those of the pruned blocks before it.
                 for module, gram in self._network.grams(linears, how.samples).items():
                     _prune_one(module.weight, gram[:-1, :-1], how, sparsity)
