@@ -43,9 +43,9 @@ def test_logits_stay_close_token_by_token(weights: Weights, tied: bool) -> None:
     tokens = torch.randint(0, 100, (1, 20))
     with torch.inference_mode():
         wanted = gpt.logits(gpt(tokens))
-        cache = Cache(1, shape, changed.embedding.weight.dtype)
+        cache = Cache(1, shape, torch.float32)
         found = [changed.logits(changed(tokens[:, :12], cache=cache))]
         found += [changed.logits(changed(tokens[:, n : n + 1], cache=cache)) for n in range(12, 20)]
     logits = torch.cat(found, 1).float()
-    tolerance = {"fp32": 1e-4, "bf16": 0.03, "int8": 0.05}[weights]
+    tolerance = {"fp32": 1e-4, "bf16": 0.01, "int8": 0.02}[weights]
     assert (logits - wanted).norm() < tolerance * wanted.norm()

@@ -6,6 +6,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from wafergpt.model.gpt import GPT
 
@@ -16,6 +17,20 @@ ALIGNED = 32
 
 FEW_ROWS = 4
 """Rows up to which a product with int8 weights is faster than one with a copy in bf16."""
+
+
+class Bf16Linear(nn.Module):
+    """A linear layer that multiplies in bf16; the bias is added in the type of its inputs."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight.bfloat16(), requires_grad=False)
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``[…, inputs]`` to ``[…, outputs]``."""
+        y = F.linear(x.bfloat16(), self.weight).to(x.dtype)
+        return y if self.bias is None else y + self.bias
 
 
 class Int8Linear(nn.Module):
@@ -33,24 +48,25 @@ class Int8Linear(nn.Module):
         scales = weight.abs().amax(1, keepdim=True).clamp(min=1e-12) / 127
         self.register_buffer("values", (weight / scales).round().to(torch.int8))
         self.register_buffer("scales", scales[:, 0].bfloat16())
-        self.bias = None if bias is None else nn.Parameter(bias.bfloat16(), requires_grad=False)
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``[…, inputs]`` in bf16 to ``[…, outputs]``."""
-        rows = x.flatten(0, -2)
+        """Map ``[…, inputs]`` to ``[…, outputs]``."""
+        rows = x.bfloat16().flatten(0, -2)
         if len(rows) <= FEW_ROWS and rows.shape[1] % ALIGNED == 0:
             y = torch._weight_int8pack_mm(rows.contiguous(), self.values, self.scales)
         else:
             y = rows @ (self.values.bfloat16() * self.scales[:, None]).T
-        y = y if self.bias is None else y + self.bias
-        return y.view(*x.shape[:-1], -1)
+        y = y.to(x.dtype).view(*x.shape[:-1], -1)
+        return y if self.bias is None else y + self.bias
 
 
 def with_weights(gpt: GPT, weights: Weights) -> GPT:
     """Change the weights of a GPT that is only to be read from; return it.
 
-    Activations are bf16 with both. With int8, embeddings and vectors are bf16, and a tied head gets
-    weights of its own. Then it has ``logits``, and no ``head`` for a loss.
+    The matrices that every token is multiplied with change; embeddings, of which a token reads one
+    row, and what flows between them stay in fp32. A tied head gets weights of its own. Then there
+    are ``logits``, and no ``head`` for a loss.
 
     Args:
         gpt: in fp32, on a CPU for ``int8``.
@@ -58,12 +74,12 @@ def with_weights(gpt: GPT, weights: Weights) -> GPT:
     """
     if weights == "fp32":
         return gpt
-    if weights == "int8":
-        head = gpt.head.detach()
-        for block in gpt.blocks:
-            for part in block.children():
-                for name, layer in list(part.named_children()):
-                    if isinstance(layer, nn.Linear):
-                        setattr(part, name, Int8Linear(layer.weight.detach(), layer.bias.detach()))
-        gpt.lm_head = Int8Linear(head, None)
-    return gpt.bfloat16()
+    kind = Int8Linear if weights == "int8" else Bf16Linear
+    head = gpt.head.detach()
+    for block in gpt.blocks:
+        for part in block.children():
+            for name, layer in list(part.named_children()):
+                if isinstance(layer, nn.Linear):
+                    setattr(part, name, kind(layer.weight.detach(), layer.bias.detach()))
+    gpt.lm_head = kind(head, None)
+    return gpt
