@@ -17,6 +17,15 @@ def pytest_configure(config: pytest.Config) -> None:
     marks, named = config.option.markexpr, any("gpu" in argument for argument in config.args)
     if not named and ("gpu" not in marks or "not gpu" in marks):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    _stay_on_one_core()
+
+
+def _stay_on_one_core() -> None:
+    """Keep each of several workers on a core of its own: threads of two wait for each other."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    if worker and hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -29,7 +29,7 @@ def blocks(page: str) -> list[tuple[str, str]]:
 def paste(page: str, folder: Path) -> None:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path}
-    # As users have it, with all cores.
+    # As users have it.
     environment.pop("OMP_NUM_THREADS", None)
     for language, content in blocks(page):
         if language == "text":
