@@ -12,9 +12,6 @@ from wafergpt.cli.recipe import names_and_overrides, runs_option
 from wafergpt.cli.tables import Column, Row, plain, table
 from wafergpt.runs.run import Run
 
-NOTABLE = 0.02
-"""Share of zeros that is named."""
-
 COLUMNS = [
     Column("", min_width=10), Column("before", right=True), Column("after", right=True),
 ]  # fmt: skip
@@ -116,6 +113,8 @@ def command(
 
 def _what(result: dict[str, Any]) -> str:
     """Return what was done."""
+    from wafergpt.train.pruning import NOTABLE
+
     if "shape_after" not in result:
         pattern = f", {result['pattern']}" if result["pattern"] else ""
         return f"{result['sparsity']:.1%} zeros in the blocks by {result['method']}{pattern}"
@@ -157,12 +156,14 @@ def _following(made: Run, result: dict[str, Any]) -> list[str]:
     """Return the next command: a language model can be trained on with its zeros."""
     from wafergpt.cli.next_commands import at_work
     from wafergpt.runs.run import command_line
+    from wafergpt.train.pruning import NOTABLE
 
     lines = [f"next: {at_work(made)}"]
     if made.recipe.task is None and made.recipe.data.corpus is not None:
         root, corpus = made.path.parent, made.recipe.data.corpus
-        zeros = ["sparsity.algorithm=static", f"sparsity.sparsity={result['sparsity']:.4f}"]
-        zeros = zeros if result["sparsity"] > NOTABLE else []
+        zeros = []
+        if result["sparsity"] > NOTABLE:
+            zeros = ["sparsity.algorithm=static", f"sparsity.sparsity={result['sparsity']:.4f}"]
         again = command_line("pretrain", "--from", made.name, f"data.corpus={corpus}", *zeros,
                              f"name={made.name}-retrained", root=root)  # fmt: skip
         lines.append(f"      {again}")

@@ -56,8 +56,9 @@ class Source:
         model = recipe.model
         if model.attention_width != model.d_model:
             raise InputError(
-                f"{run.path} has {model.n_heads} heads of {model.head_width}, and d_model="
-                f"{model.d_model}: a GPT-2 has heads of d_model / n_heads"
+                f"the heads of {run.path} are {model.head_width} wide, together "
+                f"{model.attention_width} of d_model={model.d_model}: a GPT-2 has heads of d_model "
+                "/ n_heads"
             )
         tokenizer = Tokenizer.load(run.tokenizer) if run.tokenizer.is_file() else None
         build = partial(GPT, recipe.model)

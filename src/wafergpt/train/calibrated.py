@@ -99,8 +99,10 @@ class Calibrated:
 
     def zeros(self) -> float:
         """Return their share of zeros."""
-        found = self.matrices().values()
-        return sum(int((m == 0).sum()) for m in found) / sum(m.numel() for m in found)
+        return self._lost() / sum(m.numel() for m in self.matrices().values())
+
+    def _lost(self) -> int:
+        return sum(int((m == 0).sum()) for m in self.matrices().values())
 
     def evaluated(self) -> Evaluated:
         """Evaluate on validation data."""
@@ -157,12 +159,6 @@ class Calibrated:
                 self.task.loss(self.network, batch)
         return grams
 
-    def parameters(self) -> int:
-        """Return the number of weights that are not zeros of the blocks."""
-        matrices = self.matrices().values()
-        lost = round(self.zeros() * sum(m.numel() for m in matrices))
-        return sum(p.numel() for p in self.network.parameters()) - lost
-
     def facts(self, when: str, evaluated: Evaluated) -> dict[str, Any]:
         """Return what a result says of the network as it is.
 
@@ -171,11 +167,11 @@ class Calibrated:
             evaluated: now.
         """
         total = sum(p.numel() for p in self.network.parameters())
-        parameters, model = self.parameters(), self.recipe.model
+        lost, model = self._lost(), self.recipe.model
         flops = training_flops(model, rows=None if self.recipe.task is None else 0) / 3
         return {
-            f"parameters_{when}": parameters,
-            f"flops_{when}": flops - 2.0 * model.seq_len * (total - parameters),
+            f"parameters_{when}": total - lost,
+            f"flops_{when}": flops - 2.0 * model.seq_len * lost,
             f"bytes_{when}": FP32 * total,
             f"seconds_{when}": evaluated.seconds,
             f"val_loss_{when}": evaluated.loss,

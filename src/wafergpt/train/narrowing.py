@@ -85,8 +85,7 @@ def narrow(run: Run, recipe: Recipe, name: str, to: Narrowing, root: Path) -> Ru
         InputError: if the name is taken, the data is gone, or the shape impossible.
         DamagedCheckpointError: if the checkpoint is not what was written.
     """
-    recipe.replace(name=name)
-    require_new(name, root)
+    require_new(recipe.replace(name=name).name, root)
     shape = to.of(recipe.model)
     network = Calibrated.of(run, recipe)
     model = network.recipe.model

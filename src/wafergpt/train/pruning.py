@@ -86,8 +86,7 @@ def prune(run: Run, recipe: Recipe, name: str, how: Pruning, root: Path) -> Run:
         InputError: if the name is taken, the data is gone, or no sparsity keeps to the limit.
         DamagedCheckpointError: if the checkpoint is not what was written.
     """
-    recipe.replace(name=name)
-    require_new(name, root)
+    require_new(recipe.replace(name=name).name, root)
     network = Calibrated.of(run, recipe)
     evaluated, zeros = network.first(run.name), network.zeros()
     before = network.facts("before", evaluated)

@@ -161,9 +161,7 @@ def may_fall(name: str) -> bool:
 def _heads_for(model: Model, widths: Sequence[int]) -> dict[str, int]:
     common = math.gcd(*widths)
     heads = next(n for n in range(min(model.n_heads, common), 0, -1) if common % n == 0)
-    return {
-        "n_heads": heads, "d_model": widths[0], "d_ffn": _ffn(model, widths[0]),
-    }  # fmt: skip
+    return {"n_heads": heads, "d_model": widths[0], "d_ffn": _ffn(model, widths[0])}
 
 
 def _ffn(model: Model, width: int) -> int:

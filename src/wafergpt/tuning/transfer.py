@@ -93,10 +93,7 @@ def proxy_of(target: Recipe, width: int, steps: int | None = None) -> Recipe:
     if width % heads:
         near = max(1, round(width / heads)) * heads
         raise InputError(f"{heads} heads do not divide a proxy of width {width}: try {near}")
-    shape = {
-        "d_model": width, "n_heads": heads,
-        "d_ffn": width * model.d_ffn // model.d_model,
-    }  # fmt: skip
+    shape = {"d_model": width, "n_heads": heads, "d_ffn": width * model.d_ffn // model.d_model}
     train = {"steps": steps, "tokens": None, "epochs": None, "seconds": None}
     train |= {"first_steps": 0, "first_batch_size": 0}
     warmup = f"{100 * _warmup_share(target):.4g}%"
