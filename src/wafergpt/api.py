@@ -67,6 +67,7 @@ def plan(
     from wafergpt.devices.probe import probe
     from wafergpt.planning.budget import budget_of
     from wafergpt.planning.hardware import Machine
+    from wafergpt.runs.teacher import with_teacher
     from wafergpt.train.finetuning import with_task
     from wafergpt.train.planner import plan_budget, plan_training
 
@@ -83,6 +84,7 @@ def plan(
         from wafergpt.train.resume import on_top_of
 
         recipe = on_top_of(recipe, base)
+    recipe = with_teacher(recipe, root)
     if recipe.system.device == "cerebras":
         raise InputError(
             "a Cerebras system cannot be measured from here: --lower shows one training step "

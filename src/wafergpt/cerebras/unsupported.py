@@ -18,6 +18,7 @@ def require_supported(recipe: Recipe) -> None:
         (recipe.optimizer.name not in {"adamw", "adam"},
          f"optimizer.name={recipe.optimizer.name}", "optimizer.name=adamw or adam"),
         (train.sampled_softmax, "train.sampled_softmax", "the whole softmax: 0"),
+        (train.teacher, "train.teacher", "system.device=cpu or cuda"),
         (train.first_batch_size, "train.first_batch_size", "one batch size: 0"),
         (train.seconds, "train.seconds", "train.steps or train.tokens"),
         (recipe.model.ngrams, "model.ngrams", "[]"),

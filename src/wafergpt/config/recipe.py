@@ -140,6 +140,13 @@ class Train(Section):
     """Sequences of one forward pass; if omitted, the whole batch where it fits."""
     sampled_softmax: int = Field(0, ge=0, le=1 << 24)
     """Tokens beside a batch's own in a language model's training softmax; 0: all."""
+    teacher: AnyPath | None = None
+    """A run with the same tokenizer, and the same task, whose distribution is learned too
+    (arXiv:1503.02531)."""
+    teacher_weight: float = Field(0.5, gt=0, le=1)
+    """Share of the training loss that is the divergence from the teacher's distribution."""
+    teacher_sha256: str | None = None
+    """Of its weights; set by the run, and checked on a resume."""
     first_steps: int = Field(0, ge=0, le=MAX_COUNT)
     """Number of first steps that use ``first_batch_size`` instead. The schedule goes by the
     sequences read: it counts in steps of ``batch_size``."""
@@ -335,6 +342,10 @@ class Recipe(Section):
     def _goes_together(self) -> Recipe:
         if self.task and self.train.sampled_softmax:
             raise ValueError("train.sampled_softmax is for language models: leave it out of a task")
+        if self.train.teacher and self.train.sampled_softmax:
+            raise ValueError(
+                "train.teacher is learned from over the whole vocabulary: train.sampled_softmax=0"
+            )
         tables = "model.ngrams" if self.model.ngrams else ""
         if getattr(self.task, "ngrams", "none") != "none":
             tables = tables or "task.ngrams"

@@ -16,6 +16,7 @@ from wafergpt.distributed.collectives import SINGLE, ProcessGroup
 from wafergpt.errors import InputError
 from wafergpt.planning.hardware import Machine
 from wafergpt.planning.memory import micro_batch_that_fits
+from wafergpt.runs.teacher import teacher_shape
 
 
 def settled_by_leader(
@@ -92,6 +93,7 @@ def _resolved(recipe: Recipe, group: ProcessGroup) -> tuple[Recipe, Machine]:
         recipe.system,
         memory,
         recipe.checkpoint.background,
+        teacher_shape(recipe),
     )
     return recipe.replace(train={"micro_batch_size": micro}), machine
 

@@ -84,7 +84,7 @@ class TorchEngine:
         zeros = recipe.sparsity.algorithm != "none"
         masks = Masks(named, recipe, start is not None) if zeros else None
         self._optimizer = Optimizer(named, recipe.optimizer, by_name, masks)
-        program = Program(self.network, task.loss)
+        program = Program(self.network, task.training_loss)
         self._copies = 1 if self._sharded else group.size
         self._program = replicated(program, self._device) if self._copies > 1 else program
         self._pass = Passes(self._program, recipe, self._device, self._copies, group.size)
@@ -162,7 +162,8 @@ class TorchEngine:
         if on:
             # Other shapes that this process has trained would use up its limit.
             torch.compiler.reset()
-        for block in self._blocks:
+        teacher = self._task.teacher
+        for block in (*self._blocks, *(gpt_of(teacher.network).blocks if teacher else ())):
             if on:
                 block.compile(dynamic=None, backend=self._compiler)
             else:
@@ -239,7 +240,7 @@ class TorchEngine:
         weight, tokens, flops = self._group.sum(
             sum(batch.weight * share for batch, share in passes),
             sum(batch["tokens"].numel() * share for batch, share in passes),
-            sum(self._task.flops(batch) * share for batch, share in passes),
+            sum(self._task.training_flops(batch) * share for batch, share in passes),
         )
         total = torch.zeros((), device=self._device)
         self.network.train()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,7 +19,24 @@ ALIGNED = 64
 """Columns of logits on a GPU are a multiple of it."""
 
 
-def next_token_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class SoftTargets:
+    """Distributions over the vocabulary that are learned beside the next tokens.
+
+    Attributes:
+        hidden: ``[batch, length, width]`` states of another model, as its head reads them.
+        weight: ``[vocab_size, width]`` of its head.
+        share: of the loss that is the KL divergence from these distributions.
+    """
+
+    hidden: Tensor
+    weight: Tensor
+    share: float
+
+
+def next_token_loss(
+    hidden: Tensor, weight: Tensor, targets: Tensor, soft: SoftTargets | None = None
+) -> Tensor:
     """Return the summed cross-entropy of the next tokens without ever holding all logits.
 
     The gradient of each chunk is computed together with its logits, so that nothing of vocabulary
@@ -28,8 +46,9 @@ def next_token_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
         hidden: ``[batch, length, d_model]`` states after the last norm.
         weight: ``[vocab_size, d_model]`` of the head.
         targets: ``[batch, length]`` next tokens; -100 is not counted.
+        soft: what a share of the loss is the divergence from.
     """
-    return _summed(hidden, weight, targets, None)
+    return _summed(hidden, weight, targets, None, soft)
 
 
 def sampled_softmax_loss(hidden: Tensor, weight: Tensor, targets: Tensor, sample: int) -> Tensor:
@@ -80,9 +99,15 @@ def _own_tokens(targets: Tensor, vocab_size: int) -> Tensor:
     return own
 
 
-def _summed(hidden: Tensor, weight: Tensor, targets: Tensor, shift: Tensor | None) -> Tensor:
+def _summed(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    shift: Tensor | None,
+    soft: SoftTargets | None = None,
+) -> Tensor:
     loss: Tensor = _ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        hidden.flatten(0, -2), weight, targets.flatten(), shift
+        hidden.flatten(0, -2), weight, targets.flatten(), shift, soft
     )
     return loss
 
@@ -90,7 +115,12 @@ def _summed(hidden: Tensor, weight: Tensor, targets: Tensor, shift: Tensor | Non
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, shift: Tensor | None
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        shift: Tensor | None,
+        soft: SoftTargets | None,
     ) -> Tensor:
         device, vocab_size, dtype = hidden.device.type, len(weight), hidden.dtype
         if torch.is_autocast_enabled(device):
@@ -104,6 +134,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             more = -vocab_size % ALIGNED
             head = F.pad(head, (0, 0, 0, more))
             shift = F.pad(shift.expand(vocab_size), (0, more), value=-math.inf)
+        if soft is not None:
+            their_states = soft.hidden.flatten(0, -2).to(dtype)
+            their_head = F.pad(soft.weight.to(dtype), (0, 0, 0, len(head) - vocab_size))
         ignored = targets == -100
         # A state of zeros adds nothing to the head's gradient.
         states = hidden.detach().to(dtype).masked_fill(ignored[:, None], 0.0)
@@ -118,6 +151,11 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 rows = slice(start, start + size)
                 logits = torch.addmm(shift, states[rows], head.T)
                 losses[rows], gradient = softmax_gradient(logits, targets[rows])
+                if soft is not None:
+                    others = their_states[rows] @ their_head.T
+                    # Without the columns that only fill up.
+                    both = logits[:, :vocab_size], others[:, :vocab_size]
+                    _mix(soft.share, *both, gradient[:, :vocab_size], targets[rows], losses[rows])
                 if grad_hidden is not None and grad_weight is not None:
                     torch.mm(gradient, head, out=grad_hidden[rows])
                     grad_weight += (gradient.T @ states[rows])[:vocab_size]
@@ -131,7 +169,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_weight = ctx.saved_tensors
         (scale,) = grads
-        return (grad_hidden * scale).to(ctx.hidden_dtype), grad_weight.mul_(scale), None, None
+        moved = (grad_hidden * scale).to(ctx.hidden_dtype), grad_weight.mul_(scale)
+        return *moved, None, None, None
 
 
 RARE = 1e-30
@@ -169,6 +208,57 @@ def softmax_gradient(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     elif rare.any():
         losses[rare] = F.cross_entropy(logits[rare].float(), targets[rare], reduction="none")
     return losses, gradient
+
+
+def _mix(
+    share: float, logits: Tensor, others: Tensor, gradient: Tensor, targets: Tensor, losses: Tensor
+) -> None:
+    """Turn a share of the cross-entropies and their gradients into divergences, in place.
+
+    Args:
+        share: of the divergence KL(softmax of ``others`` ‖ softmax of ``logits``).
+        logits: ``[rows, vocab_size]``.
+        others: ``[rows, vocab_size]``, overwritten.
+        gradient: of the cross-entropies by the logits.
+        targets: ``[rows]``.
+        losses: ``[rows]``, the cross-entropies.
+    """
+    places = torch.arange(len(targets), device=targets.device)
+    target = places, targets
+    log_sum = losses + logits[target].float()
+    soft = others.softmax(1)
+    highest = others.max(1)
+    their_log_sum = highest.values.float() - soft[places, highest.indices].float().log()
+    # Both gradients are the softmax of the logits less what is learned.
+    gradient.sub_(soft, alpha=share)
+    gradient[target] += share
+    gap = others.sub_(logits).mul_(soft).sum(1, dtype=torch.float32)
+    losses.lerp_(gap - their_log_sum + log_sum, share)
+
+
+def divergence(
+    scores: Tensor, others: Tensor, kind: str = "cross_entropy", weights: Tensor | None = None
+) -> Tensor:
+    """Return how far answers are from another model's, summed over rows.
+
+    It is the KL divergence from the other's distribution; of numbers, the squared difference.
+
+    Args:
+        scores: as for ``classification_loss``.
+        others: of the other model, of the same shape.
+        kind: as for ``classification_loss``.
+        weights: ``[batch]`` weight of each row.
+    """
+    scores, others = scores.float(), others.float()
+    if kind == "squared_error":
+        losses = (scores[:, 0] - others[:, 0]) ** 2
+    else:
+        if kind == "binary":
+            # Two classes, of which the first has the score 0.
+            scores, others = (F.pad(each, (1, 0)) for each in (scores, others))
+        logs = scores.log_softmax(1), others.log_softmax(1)
+        losses = F.kl_div(*logs, reduction="none", log_target=True).sum(1)
+    return (losses if weights is None else losses * weights).sum()
 
 
 def classification_loss(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from wafergpt.config import Recipe
+from wafergpt.config import Model, Recipe
 from wafergpt.errors import InputError
 from wafergpt.planning.duration import Duration
 from wafergpt.planning.hardware import Machine
@@ -28,6 +28,7 @@ from wafergpt.planning.speed import (
     softmax_rows,
     tokens_per_second,
 )
+from wafergpt.runs.teacher import teacher_shape
 from wafergpt.shapes.counts import dense_parameters, training_flops
 
 GPT2_VOCAB_SIZE = 50257
@@ -159,6 +160,7 @@ def _with_system(recipe: Recipe, machine: Machine) -> Recipe:
         recipe.system,
         machine.memory_available // (1 if machine.device == "cuda" else recipe.system.nproc),
         recipe.checkpoint.background,
+        teacher_shape(recipe),
     )
     return recipe.replace(train={"micro_batch_size": micro})
 
@@ -192,17 +194,23 @@ def _with_horizon(
 def speed(recipe: Recipe, machine: Machine, tokens_per_sample: float, compiled: bool) -> float:
     """Return the tokens/s that a recipe is estimated to train at."""
     length = math.ceil(tokens_per_sample)
-    return tokens_per_second(
-        recipe.model.model_copy(update={"seq_len": length}),
-        machine,
-        recipe.system.precision,
-        compiled,
-        recipe.train.batch_size * length,
-        head=recipe.task is None,
-        sampled_softmax=recipe.train.sampled_softmax,
-        micro_batch_tokens=recipe.train.micro_batch_size * length,
-        activation_checkpointing=recipe.system.activation_checkpointing,
-    )
+
+    def rate(model: Model) -> float:
+        return tokens_per_second(
+            model.model_copy(update={"seq_len": length}),
+            machine,
+            recipe.system.precision,
+            compiled,
+            recipe.train.batch_size * length,
+            head=recipe.task is None,
+            sampled_softmax=recipe.train.sampled_softmax,
+            micro_batch_tokens=recipe.train.micro_batch_size * length,
+            activation_checkpointing=recipe.system.activation_checkpointing,
+        )
+
+    own, teacher = rate(recipe.model), teacher_shape(recipe)
+    # A forward pass takes a third of an update.
+    return own if teacher is None else 1 / (1 / own + 1 / (3 * rate(teacher)))
 
 
 def _steps(recipe: Recipe, data: _Data, notes: list[str]) -> int | None:
@@ -227,7 +235,15 @@ def _flops(recipe: Recipe, data: _Data) -> float:
     if recipe.task is None:
         micro_batch_tokens = recipe.train.micro_batch_size * length
         rows = softmax_rows(recipe.model, recipe.train.sampled_softmax, micro_batch_tokens)
-    return training_flops(recipe.model, length, rows)
+    return training_flops(recipe.model, length, rows) + teacher_flops(recipe, length)
+
+
+def teacher_flops(recipe: Recipe, length: int) -> float:
+    """Return the FLOPs of a teacher's forward pass of one sequence; 0 without a teacher."""
+    teacher = teacher_shape(recipe)
+    if teacher is None:
+        return 0.0
+    return training_flops(teacher, length, None if recipe.task is None else 0) / 3
 
 
 def _time(recipe: Recipe, machine: Machine, data: _Data, tokens: int, rate: float) -> Duration:

@@ -131,7 +131,7 @@ def _differences(recipe: Recipe, resolved: Recipe, family: Recipe) -> list[str]:
 
 def _deciding(recipe: Recipe, resolved: Recipe) -> dict[str, Any]:
     """Return the keys that affect the loss, besides the horizon."""
-    train = ("batch_size", "first_steps", "first_batch_size", "sampled_softmax")
+    train = ("batch_size", "first_steps", "first_batch_size", "sampled_softmax", "teacher")
     return flat(
         {
             "model": resolved.model.model_dump(),

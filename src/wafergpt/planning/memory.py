@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from wafergpt.config import Model, Optimizer, Recipe, System
+from wafergpt.runs.teacher import teacher_shape
 from wafergpt.shapes.counts import (
     dense_parameters,
     ngram_parameters,
@@ -36,6 +37,7 @@ class Memory:
         logits: of a chunk, with the gradient of the head.
         saving: the copy that a checkpoint is written from, if it is in the same memory.
         runtime: of Python and torch.
+        teacher: weights, states and logits of a network that is learned from.
     """
 
     weights: int
@@ -47,6 +49,7 @@ class Memory:
     logits: int
     saving: int
     runtime: int
+    teacher: int = 0
 
     @property
     def total(self) -> int:
@@ -66,6 +69,7 @@ def training_memory(
     *,
     head: bool = True,
     background: bool = True,
+    teacher: Model | None = None,
 ) -> Memory:
     """Estimate the peak bytes of training with sequences of ``seq_len`` tokens, in one process.
 
@@ -80,6 +84,7 @@ def training_memory(
         system: with device and precision resolved.
         head: whether next tokens are predicted.
         background: whether checkpoints are written during training.
+        teacher: the shape of a network that is learned from.
     """
     n, shards = parameters(model), system.shards
     block = (non_embedding_parameters(model) - 2 * model.d_model) // model.n_layers
@@ -104,6 +109,7 @@ def training_memory(
         logits=_logits_bytes(model, tokens, system) if head else 0,
         saving=copy // shards if background and system.device != "cuda" else 0,
         runtime=RUNTIME_BYTES[system.device],
+        teacher=0 if teacher is None else _teacher_bytes(teacher, tokens, system, head),
     )
 
 
@@ -118,6 +124,7 @@ def estimated_memory(recipe: Recipe, device: str) -> Memory:
         recipe.system.model_copy(update={"device": device}),
         head=recipe.task is None,
         background=recipe.checkpoint.background,
+        teacher=teacher_shape(recipe),
     )
 
 
@@ -175,12 +182,15 @@ def micro_batch_that_fits(
     system: System,
     memory_available: int,
     background: bool = True,
+    teacher: Model | None = None,
 ) -> int:
     """Return the largest divisor of ``batch_size`` that trains in the memory; 1 if none does."""
     for micro in range(batch_size, 1, -1):
         if batch_size % micro:
             continue
-        need = training_memory(model, micro, optimizer, system, background=background).total
+        need = training_memory(
+            model, micro, optimizer, system, background=background, teacher=teacher
+        ).total
         if need <= HEADROOM * memory_available:
             return micro
     return 1
@@ -229,3 +239,14 @@ def _logits_bytes(model: Model, tokens: int, system: System) -> int:
     # A chunk's part of the head's gradient, and their sum.
     head_gradient = (FP32 + compute) * vocab_size * model.d_model
     return chunk + head_gradient + tokens * model.d_model * compute
+
+
+def _teacher_bytes(teacher: Model, tokens: int, system: System, head: bool) -> int:
+    """Return the bytes of a teacher: its activations are gone before the network has its own."""
+    compute = 2 if system.precision == "bf16" else FP32
+    logits = 0
+    if head:
+        rows = min(tokens, head_chunk_rows(teacher.vocab_size, teacher.d_model, system.device))
+        # Its logits and their softmax, and its head in the type of the products.
+        logits = compute * teacher.vocab_size * (2 * rows + teacher.d_model)
+    return FP32 * parameters(teacher) + compute * tokens * teacher.d_model + logits

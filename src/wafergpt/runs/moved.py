@@ -34,7 +34,9 @@ def located(recipe: Recipe, folder: Path) -> Recipe:
             key: now_at(path, folder, files.is_file) for key, path in _rows(recipe).items()
         }
     if recipe.start is not None:
-        changes["start"] = now_at(recipe.start, folder, lambda p: files.is_file(p / "recipe.yaml"))
+        changes["start"] = now_at(recipe.start, folder, _is_run)
+    if recipe.train.teacher is not None:
+        changes["train"] = {"teacher": now_at(recipe.train.teacher, folder, _is_run)}
     return recipe.replace(**changes) if changes else recipe
 
 
@@ -79,6 +81,8 @@ def require_sources(recipe: Recipe, folder: Path) -> None:
     sources = {f"task.{key}": path for key, path in _rows(recipe).items()}
     if recipe.data.corpus is not None:
         sources["data.corpus"] = recipe.data.corpus
+    if recipe.train.teacher is not None:
+        sources["train.teacher"] = recipe.train.teacher
     for key, path in sources.items():
         if not files.exists(path):
             raise InputError(
@@ -91,6 +95,10 @@ def _rows(recipe: Recipe) -> dict[str, Path]:
     task = recipe.task
     named = {} if task is None else {k: getattr(task, k) for k in ("train", "validation", "test")}
     return {key: path for key, path in named.items() if path is not None}
+
+
+def _is_run(path: Path) -> bool:
+    return files.is_file(path / "recipe.yaml") or files.is_file(path / "manifest.json")
 
 
 def _is_corpus(path: Path, fingerprint: str | None) -> bool:

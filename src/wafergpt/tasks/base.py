@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from wafergpt.config import Recipe, TaskSettings
 from wafergpt.config.registry import LANGUAGE_MODEL, TASKS, imported
 from wafergpt.data.tokenizer import Tokenizer
+from wafergpt.errors import InputError
 from wafergpt.planning.estimate import SCRATCH_VOCABULARY
 from wafergpt.progress import working
 
@@ -68,6 +69,21 @@ class Splits:
     tokens: int
 
 
+@dataclass(frozen=True)
+class Teacher:
+    """A trained network whose answers a training also learns from, frozen.
+
+    Attributes:
+        task: the same as that of the training, of the teacher's own recipe.
+        network: with its weights, on the training's device.
+        share: of the loss that is the distance from its answers.
+    """
+
+    task: Task
+    network: nn.Module
+    share: float
+
+
 class Task(ABC):
     """A training objective with its data, network and metrics.
 
@@ -79,11 +95,15 @@ class Task(ABC):
         metrics: the metrics that a checkpoint can be chosen by (``evaluate.metric``), and whether
             less or more of each is better.
         lowers: whether Cerebras' SDK can compile network and loss.
+        distils: whether it can learn from a teacher: ``distilled_loss`` is there.
+        teacher: set for a training that learns from one.
     """
 
     Settings: ClassVar[type[TaskSettings]] = TaskSettings
     metrics: ClassVar[Mapping[str, Direction]] = {"loss": "min"}
     lowers: ClassVar[bool] = False
+    distils: ClassVar[bool] = False
+    teacher: Teacher | None = None
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
@@ -194,6 +214,46 @@ class Task(ABC):
     @abstractmethod
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
         """Return the summed loss of a batch, a scalar; ``batch.weight`` is its divisor."""
+
+    def training_loss(self, network: nn.Module, batch: Batch) -> Tensor:
+        """Return what a training minimizes: the loss, or with a teacher the distilled one."""
+        if self.teacher is None:
+            return self.loss(network, batch)
+        return self.distilled_loss(network, batch, self.teacher)
+
+    def training_flops(self, batch: Batch) -> float:
+        """Return the FLOPs of a batch in training, a teacher's forward pass included."""
+        flops = self.flops(batch)
+        # A third of a forward and backward pass.
+        return flops if self.teacher is None else flops + self.teacher.task.flops(batch) / 3
+
+    def distilled_loss(self, network: nn.Module, batch: Batch, teacher: Teacher) -> Tensor:
+        """Return (1 - share) · loss + share · distance from the teacher's answers, summed.
+
+        Args:
+            network: in training.
+            batch: on its device.
+            teacher: read without gradients.
+
+        Returns:
+            A scalar.
+
+        Raises:
+            NotImplementedError: if the task has none.
+        """
+        raise NotImplementedError
+
+    def require_teacher(self, teacher: Task) -> None:
+        """Check that a teacher's answers can be compared with this task's.
+
+        Args:
+            teacher: of the same name, and with the same tokenizer.
+
+        Raises:
+            InputError: if they cannot; the message continues after the teacher's path.
+        """
+        if not self.distils:
+            raise InputError("has no use here: this task has no rule to learn from a teacher")
 
     def traced_loss(self, network: nn.Module, batch: Batch) -> Tensor:
         """Return the same loss by operators that Cerebras' SDK can lower."""

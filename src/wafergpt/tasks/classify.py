@@ -14,7 +14,8 @@ from wafergpt.data.labelled_split import classes_kept, hold_out_of_each_class
 from wafergpt.data.labels import doubts, settle_classes
 from wafergpt.errors import InputError
 from wafergpt.evaluation.metrics import classification_metrics
-from wafergpt.tasks.base import Direction, Outputs
+from wafergpt.files import short
+from wafergpt.tasks.base import Direction, Outputs, Task
 from wafergpt.tasks.ngram_scores import fitted_factors, mixed
 from wafergpt.tasks.tables import VALIDATION_SHARE, Tables
 from wafergpt.tasks.text_task import Targets, TextTask, TextTaskSettings
@@ -57,6 +58,7 @@ class Classify(TextTask):
         "accuracy": "max",
         "macro_f1": "max",
     }
+    distils = True
 
     @property
     def settings(self) -> ClassifySettings:
@@ -137,6 +139,22 @@ class Classify(TextTask):
 
         smoothing = self.settings.label_smoothing if training else 0.0
         return classification_loss(scores, targets.long(), self.settings.loss, smoothing, weights)
+
+    def divergence(self, scores: Tensor, others: Tensor, weights: Tensor | None) -> Tensor:
+        """Return the summed KL divergence from the teacher's probabilities."""
+        from wafergpt.model.loss import divergence
+
+        return divergence(scores, others, self.settings.loss, weights)
+
+    def require_teacher(self, teacher: Task) -> None:
+        """Require the same labels, and as many outputs."""
+        super().require_teacher(teacher)
+        assert isinstance(teacher, Classify)
+        ours, theirs = (", ".join(task.settings.labels) for task in (self, teacher))
+        if ours != theirs:
+            raise InputError(f"has the labels {short(theirs)}, not {short(ours)}")
+        if self.settings.loss != teacher.settings.loss:
+            raise InputError(f"has task.loss={teacher.settings.loss}, not {self.settings.loss}")
 
     def compute_metrics(self, outputs: Outputs, references: Any) -> dict[str, Any]:
         """Return loss, accuracy, macro-F1, the scores of each label, and the confusion matrix."""

@@ -13,7 +13,7 @@ from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
 from wafergpt.planning.plan import TOKENS_PER_PARAMETER
 from wafergpt.shapes.counts import dense_parameters, training_flops
-from wafergpt.tasks.base import Direction, EvaluationSet, Outputs, Splits, Task
+from wafergpt.tasks.base import Direction, EvaluationSet, Outputs, Splits, Task, Teacher
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -33,6 +33,7 @@ class LanguageModel(Task):
 
     metrics: ClassVar[Mapping[str, Direction]] = {"loss": "min", "bits_per_byte": "min"}
     lowers = True
+    distils = True
 
     def texts(self) -> Iterator[str]:
         """Raise: a corpus comes with its own tokenizer."""
@@ -94,6 +95,30 @@ class LanguageModel(Task):
         if sample and network.training:
             return sampled_softmax_loss(hidden, network.head, batch["targets"], sample)
         return next_token_loss(hidden, network.head, batch["targets"])
+
+    def distilled_loss(self, network: nn.Module, batch: Batch, teacher: Teacher) -> Tensor:
+        """Return the next-token loss, a share of it the divergence from the teacher's softmax."""
+        import torch
+
+        from wafergpt.model.gpt import GPT
+        from wafergpt.model.loss import SoftTargets, next_token_loss
+
+        assert isinstance(network, GPT)
+        assert isinstance(teacher.network, GPT)
+        inputs = batch["tokens"], batch.get("documents")
+        # First, for its activations are gone when the network's own come.
+        with torch.no_grad():
+            theirs = teacher.network.scaled(teacher.network(*inputs))
+        hidden = network.scaled(network(*inputs))
+        soft = SoftTargets(theirs, teacher.network.head, teacher.share)
+        return next_token_loss(hidden, network.head, batch["targets"], soft)
+
+    def require_teacher(self, teacher: Task) -> None:
+        """Require the same vocabulary."""
+        super().require_teacher(teacher)
+        ours, theirs = (task.recipe.model.vocab_size for task in (self, teacher))
+        if ours != theirs:
+            raise InputError(f"has a vocabulary of {theirs:,}, not {ours:,}")
 
     def traced_loss(self, network: nn.Module, batch: Batch) -> Tensor:
         """Return the summed loss with all logits at once."""

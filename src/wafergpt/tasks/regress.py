@@ -37,6 +37,7 @@ class Regress(TextTask):
         "mean_absolute_error": "min",
         "r2": "max",
     }
+    distils = True
     n_outputs = 1
 
     def settle(self, tables: dict[str, Table]) -> tuple[dict[str, Table], list[str]]:
@@ -59,6 +60,12 @@ class Regress(TextTask):
         from wafergpt.model.loss import classification_loss
 
         return classification_loss(scores, targets, "squared_error", weights=weights)
+
+    def divergence(self, scores: Tensor, others: Tensor, weights: Tensor | None) -> Tensor:
+        """Return the summed squared distance from the teacher's numbers."""
+        from wafergpt.model.loss import divergence
+
+        return divergence(scores, others, "squared_error", weights)
 
     def answers(self, scores: Tensor) -> dict[str, Tensor]:
         """Return the ``value [n]``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,7 +19,7 @@ from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
 from wafergpt.planning.intervals import DEFAULT_EPOCHS
 from wafergpt.progress import say, working
-from wafergpt.tasks.base import EvaluationSet, Splits, Task
+from wafergpt.tasks.base import EvaluationSet, Splits, Task, Teacher
 from wafergpt.tasks.ngram_scores import START, Factors, mixed
 from wafergpt.tasks.tables import VALIDATION_SHARE, Tables, as_before
 
@@ -362,13 +362,55 @@ class TextTask(Task):
 
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
         """Return the summed loss; with n-grams, the mean of the two scores' own losses."""
-        scores, training = self.scores(network, batch), network.training
-        each = scores if scores.ndim == 3 else scores[None]
-        losses = [
-            self.loss_of(one, batch["targets"], batch.get("weights"), training) for one in each
-        ]
-        # Trained together, one would stop where the other has learned the rows by heart.
-        return sum(losses[1:], losses[0]) / len(losses)
+        targets, weights, training = batch["targets"], batch.get("weights"), network.training
+        return _mean_of_each(
+            self.scores(network, batch),
+            lambda one: self.loss_of(one, targets, weights, training),
+        )
+
+    def distilled_loss(self, network: nn.Module, batch: Batch, teacher: Teacher) -> Tensor:
+        """Return the loss, a share of it the divergence of each score from the teacher's answer."""
+        import torch
+
+        assert isinstance(teacher.task, TextTask)
+        with torch.no_grad():
+            theirs = teacher.task.scores(teacher.network, batch)
+            theirs = mixed(theirs, teacher.task.settings.factors)
+        targets, weights, share = batch["targets"], batch.get("weights"), teacher.share
+        return _mean_of_each(
+            self.scores(network, batch),
+            lambda one: (
+                (1 - share) * self.loss_of(one, targets, weights, training=True)
+                + share * self.divergence(one, theirs, weights)
+            ),
+        )
+
+    def divergence(self, scores: Tensor, others: Tensor, weights: Tensor | None) -> Tensor:
+        """Return how far scores ``[n, n_outputs]`` are from a teacher's, summed over rows.
+
+        Args:
+            scores: that are trained.
+            others: of the teacher.
+            weights: ``[n]``, of the rows.
+
+        Returns:
+            A scalar.
+
+        Raises:
+            NotImplementedError: if the task cannot learn from a teacher.
+        """
+        raise NotImplementedError
+
+    def require_teacher(self, teacher: Task) -> None:
+        """Require that it reads the n-grams that the rows are encoded with, or none."""
+        super().require_teacher(teacher)
+        assert isinstance(teacher, TextTask)
+        ours, theirs = ((t.settings.ngrams, t.settings.ngram_rows) for t in (self, teacher))
+        if theirs[0] != "none" and ours != theirs:
+            raise InputError(
+                f"reads n-grams: task.ngrams={theirs[0]} task.ngram_rows={theirs[1]} must be set "
+                "here too"
+            )
 
     def scores(self, network: nn.Module, batch: Batch) -> Tensor:
         """Return the network's outputs (see ``Classifier``), with word dropout in training."""
@@ -383,3 +425,10 @@ class TextTask(Task):
         ngrams = [batch["ngrams"]] if "ngrams" in batch else []
         scores: Tensor = network(tokens, batch["lengths"], *ngrams)
         return scores
+
+
+def _mean_of_each(scores: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return the loss of scores ``[n, n_outputs]``; of two of them, the mean of their own."""
+    losses = [loss(one) for one in (scores if scores.ndim == 3 else scores[None])]
+    # Trained together, one would stop where the other has learned the rows by heart.
+    return sum(losses[1:], losses[0]) / len(losses)

@@ -27,7 +27,7 @@ from wafergpt.distributed.rendezvous import joined
 from wafergpt.distributed.sharding import Part
 from wafergpt.engines.base import Decision, UpdateResult
 from wafergpt.planning.duration import Duration
-from wafergpt.planning.estimate import speed
+from wafergpt.planning.estimate import speed, teacher_flops
 from wafergpt.planning.measurement import Measurement
 from wafergpt.planning.memory import checkpoint_bytes, estimated_memory, optimizer_bytes
 from wafergpt.planning.schedule_check import require_possible_warmup
@@ -106,7 +106,10 @@ def expected(setup: Setup, group: ProcessGroup, startup: float) -> Measurement:
     return Measurement(
         recipe=recipe,
         tokens=tokens,
-        flops=samples * training_flops(recipe.model, round(length), rows),
+        flops=samples
+        * (
+            training_flops(recipe.model, round(length), rows) + teacher_flops(recipe, round(length))
+        ),
         epoch_tokens=setup.splits.tokens,
         time=Duration(
             startup=startup - setup.compile_seconds,

@@ -105,6 +105,8 @@ def plan_budget(
         InputError: if the recipe has a task or another run's shape, or the data is unusable.
         RunFailed: if a measuring process fails.
     """
+    if recipe.train.teacher is not None:
+        raise InputError("--budget has no rule for a train.teacher: leave it out")
     if recipe.task is not None or start is not None:
         raise InputError("--budget chooses the shape of a language model that is trained afresh")
     found = candidates(recipe, budget, machine)

@@ -25,8 +25,11 @@ MAY_CHANGE = (
 rounding of sums over another number of processes or threads or in other code, and the dropout of
 processes."""
 
-MAY_MOVE = {False: ("data.corpus",), True: ("task.train", "task.validation", "task.test")}
-"""Without and with a task, the paths of the same data, which may have moved."""
+MAY_MOVE = {
+    False: ("data.corpus", "train.teacher"),
+    True: ("task.train", "task.validation", "task.test", "train.teacher"),
+}
+"""Without and with a task, the paths of the same files, which may have moved."""
 
 
 def may_change(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
@@ -41,7 +44,7 @@ def may_change(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
             raise InputError(
                 f"'{override}' cannot change on resume; only train.steps, evaluate.*, "
                 "checkpoint.*, tracking.*, system.device, compile, cerebras, nproc, shard, threads "
-                f"and timeout can, and the place of the same data ({', '.join(moves)})"
+                f"and timeout can, and the place of the same files ({', '.join(moves)})"
             )
     changes = load_recipe(None, overrides).model_dump(exclude_unset=True)
     changed = recipe_from(merged(recipe.model_dump(), changes))

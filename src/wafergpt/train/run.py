@@ -21,6 +21,7 @@ from wafergpt.planning.schedule_check import require_possible_warmup
 from wafergpt.progress import progress
 from wafergpt.runs.moved import require_sources
 from wafergpt.runs.run import RUNS, Run
+from wafergpt.runs.teacher import with_teacher
 from wafergpt.tasks.base import task_of
 from wafergpt.train.measurement import expected
 from wafergpt.train.planned import compare_with_plan
@@ -76,6 +77,7 @@ def _train(
     reset_peak_memory()
     require_metric(task_of(recipe))
     if run is None:
+        recipe = with_teacher(recipe, root)
         require_possible_warmup(recipe.schedule)
     else:
         require_sources(recipe, run.path)

@@ -20,6 +20,7 @@ from wafergpt.progress import say, working
 from wafergpt.runs.run import Run
 from wafergpt.shapes.sparse import mask_warning
 from wafergpt.tasks.base import Splits, Task, task_of
+from wafergpt.train.teacher import teacher_of
 
 WORTH_TIMING, BRIEFLY = 100, 1.0
 """Updates of a run whose first ones are timed for its plan alone, and the seconds for that."""
@@ -85,7 +86,9 @@ def set_up(recipe: Recipe, group: ProcessGroup, start: Run | None, run: Run | No
     recipe, splits = task.prepare(tokenizer)
     recipe, machine = make_engine.settle(recipe, group)
     _require_whole_weights(recipe, group)
+    recipe, teacher = teacher_of(task_of(recipe), tokenizer)
     task = task_of(recipe)
+    task.teacher = teacher
     weights = None if start is None else store.weights(start)
     with working("making the network"):
         engine = make_engine(recipe, machine, task, splits, group, weights)
