@@ -342,27 +342,35 @@ def prune(
     layers: int | None = None,
     heads: int | None = None,
     channels: int | None = None,
+    retrain: float | str | None = None,
+    distill: bool = False,
     root: Path = RUNS,
 ) -> Run:
     """Make a run whose blocks have a share of zeros, or fewer parts, from a trained one.
 
+    With ``retrain`` it is then trained on: NAME starts from NAME-pruned. Called again after an
+    interruption, it goes on.
+
     Args:
         run: a language model or a task's.
         name: of the new run.
-        overrides: ``section.key=value`` strings, for data that has moved.
+        overrides: ``section.key=value`` strings, for data that has moved, and for the retraining.
         method: magnitude; Wanda (arXiv:2306.11695); SparseGPT (arXiv:2301.00774).
         sparsity: the share of zeros in the matrices of the blocks.
         pattern: two of each four inputs (2:4).
         together: by magnitude, rank all matrices together.
         samples: sequences or rows of the training data that inputs are measured on.
         max_loss_increase: as a share, as in 0.01: find the largest sparsity that keeps to it, at
-            most ``sparsity``.
+            most ``sparsity``. With ``retrain``, the most zeros or fewest parts, at most those
+            asked for, with which it keeps to it after the retraining.
         curves: also measure, for the report, the loss at several sparsities and with each block
             alone pruned.
         layers: to keep. With this or one of the next two nothing is set to zero: the new run is a
             smaller dense one.
         heads: to keep in each layer.
         channels: of the feed-forward to keep in each layer.
+        retrain: tokens of a language model, as in ``"4M"``; passes over the rows of a task.
+        distill: retrain with the run as the teacher.
         root: the folder that holds runs.
 
     Returns:
@@ -371,25 +379,38 @@ def prune(
     Raises:
         InputError: if the name is taken, the data is gone, no sparsity keeps to the limit, or the
             shape is impossible.
+        RunFailed: if no retrained run keeps to the limit, or one diverges.
+        Interrupted: after saving, if a signal requested a stop of the retraining.
     """
-    from wafergpt.train import narrowing, pruning
+    from wafergpt.train import narrowing, pruning, retraining
 
     to = narrowing.Narrowing(layers, heads, channels, samples)
-    zeros = (method, sparsity, pattern, together, max_loss_increase, curves)
+    limit, own = max_loss_increase, None if retrain is not None else max_loss_increase
+    zeros = (method, sparsity, pattern, together, own, curves)
     if to.asked and zeros != ("sparsegpt", 0.5, False, False, None, False):
         raise InputError(
             "layers, heads and channels take parts out, and the other settings set weights to "
             "zero: one after the other, from run to run"
         )
-    how = pruning.Pruning(method, sparsity, pattern, together, samples, max_loss_increase, curves)
+    if distill and retrain is None:
+        raise InputError("distill is for a retraining: add retrain")
+    how = pruning.Pruning(method, sparsity, pattern, together, samples, own, curves)
     found = Run.find(run, root)
+    for_all = [o for o in overrides if o.startswith(("data.", "task.", "system.", "evaluate."))]
     for override in overrides:
-        if not override.startswith(("data.", "task.", "system.", "evaluate.")):
+        trains = retrain is not None and override.startswith(retraining.OVERRIDES)
+        if override not in for_all and not trains:
             raise InputError(f"{override}: only the data, the device and the evaluation may change")
-    recipe = _asked(found.recipe, overrides)
+    recipe = _asked(found.recipe, for_all)
     if recipe.data.corpus != found.recipe.data.corpus:
         # Another text, which must have the run's tokenizer.
         recipe = recipe.replace(data={"fingerprint": None}, start=found.path)
+    if retrain is not None:
+        amount = retraining.Retraining.amount_of(retrain, recipe)
+        again = [o for o in overrides if not o.startswith(("data.", "task."))]
+        after = retraining.Retraining(amount, distill, limit, tuple(again))
+        wanted = to if to.asked else how
+        return retraining.prune_and_retrain(found, recipe, name, wanted, after, root)
     if to.asked:
         return narrowing.narrow(found, recipe, name, to, root)
     return pruning.prune(found, recipe, name, how, root)

@@ -73,6 +73,21 @@ def test_sharded_it_is_the_same_training(
     assert ours[-1]["val_loss"] == pytest.approx(theirs[-1]["val_loss"], rel=near)
 
 
+def test_a_teacher_is_whole_in_each_process(corpus: Path, tmp_path: Path) -> None:
+    """Of copies and of shards; three processes make different numbers of passes."""
+    recipe = [f"data.corpus={corpus}", *SHARDED, "train.steps=8", "model.ngrams=[]"]
+    end(begin(tmp_path, "name=teacher", *recipe, "model.d_model=48", "system.shard=1"))
+    recipe += ["train.teacher=teacher"]
+    end(begin(tmp_path, "name=alone", *recipe, "system.shard=1"))
+    end(begin(tmp_path, "name=copies", *recipe, "system.shard=1", "--nproc", "2"))
+    end(begin(tmp_path, "name=shards", *recipe, "--nproc", "3"))
+    expected = losses(tmp_path, "alone")
+    for name in ("copies", "shards"):
+        assert losses(tmp_path, name) == pytest.approx(expected, rel=1e-5)
+        result = Run.find(name, tmp_path).read("result")
+        assert result["parameters"] == Run.find("alone", tmp_path).read("result")["parameters"]
+
+
 def test_killed_it_resumes_with_another_number_of_processes_over_the_same_samples(
     corpus: Path, tmp_path: Path
 ) -> None:

@@ -15,6 +15,9 @@ from wafergpt.runs.run import Run
 COLUMNS = [
     Column("", min_width=10), Column("before", right=True), Column("after", right=True),
 ]  # fmt: skip
+RETRAINED = [
+    *COLUMNS[:2], Column("pruned", right=True), Column("retrained", right=True),
+]  # fmt: skip
 
 
 class Share(click.ParamType):  # type: ignore[type-arg]
@@ -59,6 +62,9 @@ class Share(click.ParamType):  # type: ignore[type-arg]
 @click.option("--heads", type=click.IntRange(1), help="Heads to keep in each layer; likewise.")
 @click.option("--channels", type=click.IntRange(1),
               help="Channels of the feed-forward to keep in each layer; likewise.")  # fmt: skip
+@click.option("--retrain", metavar="AMOUNT",
+              help="Then train on: tokens (4M), or passes over a task's rows (1).")  # fmt: skip
+@click.option("--distill", is_flag=True, help="Retrain with RUN as the teacher.")
 @runs_option
 @json_option
 def command(
@@ -74,6 +80,8 @@ def command(
     layers: int | None,
     heads: int | None,
     channels: int | None,
+    retrain: str | None,
+    distill: bool,
     runs: Path,
     as_json: bool,
 ) -> None:
@@ -81,7 +89,10 @@ def command(
 
     RUN is a language model or a task's run; overrides name its data if that has moved
     (data.corpus=, task.train=). The new run is a dense one with many zeros, smaller and faster on
-    paper only; or, with --layers, --heads or --channels, really a smaller one.
+    paper only; or, with --layers, --heads or --channels, really a smaller one. With --retrain it
+    is trained on by RUN's own recipe, whose keys can be overridden (optimizer.lr=); an interrupted
+    one goes on by the same command. With --max-loss-increase too, several are made and trained,
+    and the smallest that keeps to it is named.
     """
     from wafergpt.api import prune
 
@@ -98,16 +109,19 @@ def command(
     made = prune(
         names[0], name, overrides, method=method, sparsity=sparsity, pattern=pattern is not None,
         together=together, samples=samples, max_loss_increase=max_loss_increase, curves=curves,
-        layers=layers, heads=heads, channels=channels, root=runs,
+        layers=layers, heads=heads, channels=channels, retrain=retrain, distill=distill, root=runs,
     )  # fmt: skip
     result = made.read("result")
+    if "retraining" in result:
+        result = {"run": result["run"], **result["retraining"]}
+    columns = RETRAINED if "val_loss_retrained" in result else COLUMNS
     rows = _rows(result)
     words = [f"{made.path}: {_what(result)}", *_following(made, result)]
     emit(
         result,
         as_json,
-        "\n".join([plain(COLUMNS, rows), "", *words]),
-        lambda width: [table(COLUMNS, rows, width), "", *words],
+        "\n".join([plain(columns, rows), "", *words]),
+        lambda width: [table(columns, rows, width), "", *words],
     )
 
 
@@ -133,8 +147,12 @@ def _what(result: dict[str, Any]) -> str:
 def _rows(result: dict[str, Any]) -> list[Row]:
     from wafergpt.reports.formatting import size
 
-    def pair(key: str) -> tuple[Any, Any]:
-        return result[f"{key}_before"], result[f"{key}_after"]
+    def pair(key: str) -> tuple[Any, ...]:
+        found = result[f"{key}_before"], result[f"{key}_after"]
+        if "val_loss_retrained" not in result:
+            return found
+        # Only losses and times are not those of the pruned run.
+        return *found, result.get(f"{key}_retrained", found[1])
 
     losses, weights, flops = pair("val_loss"), pair("parameters"), pair("flops")
     return [
@@ -159,6 +177,9 @@ def _following(made: Run, result: dict[str, Any]) -> list[str]:
     from wafergpt.train.pruning import NOTABLE
 
     lines = [f"next: {at_work(made)}"]
+    if "val_loss_retrained" in result:
+        others = [name for name in result.get("tried", {}) if name != made.name]
+        return [*([f"also made: {', '.join(others)}"] if others else []), *lines]
     if made.recipe.task is None and made.recipe.data.corpus is not None:
         root, corpus = made.path.parent, made.recipe.data.corpus
         zeros = []

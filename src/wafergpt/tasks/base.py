@@ -8,7 +8,7 @@ imports the module of the task that it names.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -172,8 +172,8 @@ class Task(ABC):
         Args:
             network: that they are for.
             start: weights of a language model to initialize the GPT from; if None, they are drawn.
-                A head is always drawn, a normal for each matrix; n-gram tables that ``start`` does
-                not have are zero.
+                A head is then always drawn, a normal for each matrix; n-gram tables that ``start``
+                does not have are zero. Weights of the task's own network are all taken.
             splits: the encoded data, for weights that depend on it.
 
         Yields:
@@ -188,6 +188,10 @@ class Task(ABC):
         from wafergpt.shapes.parametrization import parametrization
         from wafergpt.shapes.roles import role_of
 
+        if start is not None and is_of_task(start):
+            require_fit(network, start)
+            yield from start.by_rows.items()
+            return
         gpt = gpt_of(network)
         prefix = "" if gpt is network else "gpt."
         drawn = gpt.fresh_weights(self.recipe.seed) if start is None else start.by_rows.items()
@@ -360,6 +364,11 @@ def gpt_of(network: nn.Module) -> GPT:
     found: Any = getattr(network, "gpt", network)
     gpt: GPT = found
     return gpt
+
+
+def is_of_task(weights: Container[str]) -> bool:
+    """Return whether weights are of a task's whole network, its head included."""
+    return "gpt.embedding.weight" in weights
 
 
 def joined(parts: Sequence[Outputs], rows: NDArray[np.int64] | None) -> Outputs:

@@ -15,7 +15,7 @@ from wafergpt.data.labels import doubts, settle_classes
 from wafergpt.errors import InputError
 from wafergpt.evaluation.metrics import classification_metrics
 from wafergpt.files import short
-from wafergpt.tasks.base import Direction, Outputs, Task
+from wafergpt.tasks.base import Direction, Outputs, Task, is_of_task
 from wafergpt.tasks.ngram_scores import fitted_factors, mixed
 from wafergpt.tasks.tables import VALIDATION_SHARE, Tables
 from wafergpt.tasks.text_task import Targets, TextTask, TextTaskSettings
@@ -84,8 +84,9 @@ class Classify(TextTask):
 
         from wafergpt.data.labelled_batches import LabelledBatches
 
+        continued = start is not None and is_of_task(start)
         for name, values in super().initial_weights(network, start, splits):
-            if not (self.weighs_ngrams and name == "head_ngrams.weight"):
+            if continued or not (self.weighs_ngrams and name == "head_ngrams.weight"):
                 yield name, values
                 continue
             ratios = torch.zeros(values.shape)

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -91,6 +91,17 @@ class Calibrated:
         task = task_of(recipe)
         network = store.restored(task.network, store.weights(run)).to(device).eval()
         return cls(recipe, task, splits, tokenizer, network, torch.device(device))
+
+    def with_weights(self, run: Run) -> Calibrated:
+        """Return the network of another run of the same task, to be measured on the same data.
+
+        Raises:
+            DamagedCheckpointError: if its checkpoint is not what was written.
+        """
+        recipe = self.recipe.replace(model=run.recipe.model)
+        task = task_of(recipe)
+        network = store.restored(task.network, store.weights(run)).to(self.device).eval()
+        return replace(self, recipe=recipe, task=task, network=network)
 
     def matrices(self) -> dict[str, Tensor]:
         """Return the weights of the blocks' matrices by name."""

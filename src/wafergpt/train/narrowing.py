@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -99,6 +99,7 @@ def narrow(run: Run, recipe: Recipe, name: str, to: Narrowing, root: Path) -> Ru
     network.recipe, network.task = smaller, task_of(smaller)
     facts = {
         "pruned": str(run.path.resolve()),
+        "how": asdict(to),
         "method": "structure",
         "pattern": None,
         "sparsity": network.zeros(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -107,6 +107,7 @@ def prune(run: Run, recipe: Recipe, name: str, how: Pruning, root: Path) -> Run:
         after = work.largest_within((1 + how.max_loss_increase) * evaluated.loss)
     facts = {
         "pruned": str(run.path.resolve()),
+        "how": asdict(how),
         "method": how.method,
         "pattern": "2:4" if how.pattern else None,
         "sparsity": network.zeros(),
