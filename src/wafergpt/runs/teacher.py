@@ -16,6 +16,9 @@ def with_teacher(recipe: Recipe, root: Path = RUNS) -> Recipe:
         recipe: as asked for.
         root: the folder that holds runs.
 
+    Returns:
+        The recipe.
+
     Raises:
         InputError: if there is no such run, or it has another task.
     """
@@ -38,6 +41,9 @@ def teacher_run(recipe: Recipe, root: Path = RUNS) -> Run:
         recipe: that names one.
         root: the folder that holds runs.
 
+    Returns:
+        The run.
+
     Raises:
         InputError: if there is no such run.
     """
@@ -49,10 +55,13 @@ def teacher_run(recipe: Recipe, root: Path = RUNS) -> Run:
 
 
 def teacher_shape(recipe: Recipe) -> Model | None:
-    """Return the shape of the teacher, if there is one, for sequences of the training.
+    """Read the shape of the teacher, for sequences of the training.
 
     Args:
         recipe: of the training, its teacher's path absolute.
+
+    Returns:
+        The shape; None without a teacher.
 
     Raises:
         InputError: if the teacher is gone.
