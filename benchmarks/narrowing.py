@@ -1,7 +1,8 @@
 """A network with fewer layers and channels beside its parent, after the same retraining.
 
 The dense language model of ``benchmarks.sparsity`` (seed 0) is narrowed; then both read the same
-tokens more. Speeds are of updates and of generation, in turns; ratios are of one round.
+tokens more, the narrow ones with and without their parent as the teacher. Runs that are there are
+not trained again. Speeds are of updates and of generation, in turns; ratios are of one round.
 
     python -m benchmarks.sparsity --out sparsity
     python -m benchmarks.narrowing --out sparsity
@@ -10,7 +11,6 @@ tokens more. Speeds are of updates and of generation, in turns; ratios are of on
 from __future__ import annotations
 
 import argparse
-import shutil
 import statistics
 import time
 from pathlib import Path
@@ -38,12 +38,13 @@ RETRAINING = [
 ROUNDS = 5
 
 
-def retrained(run: Run, out: Path) -> Run:
-    """Train a run on, by the same recipe for all."""
-    name = f"{run.name}-more"
-    shutil.rmtree(out / "runs" / name, ignore_errors=True)
+def retrained(run: Run, out: Path, teacher: Run | None = None) -> Run:
+    """Train a run on, by the same recipe for all, but for a teacher."""
+    name = f"{run.name}-{'more' if teacher is None else 'distilled'}"
     asked = [*RETRAINING, f"data.corpus={out / 'corpus'}", f"name={name}"]
-    return pretrain(None, asked, start=run, root=out / "runs")
+    if teacher is not None:
+        asked.append(f"train.teacher={teacher.path}")
+    return pretrain(None, asked, start=run, auto_resume=True, root=out / "runs")
 
 
 def generation(run: Run) -> float:
@@ -61,7 +62,9 @@ def speeds(runs: dict[str, Run]) -> dict[str, dict[str, list[float]]]:
     }
     for _ in range(ROUNDS):
         for name, run in runs.items():
-            recipe = run.recipe.model_copy(update={"start": None})
+            # Of the shape: a teacher is needed no more.
+            train = run.recipe.train.model_copy(update={"teacher": None})
+            recipe = run.recipe.model_copy(update={"start": None, "train": train})
             found[name]["updates"].append(tokens_per_second(recipe, SINGLE))
             found[name]["generation"].append(generation(run))
     return found
@@ -94,10 +97,12 @@ def main() -> None:
     runs = {parent: retrained(dense, out)}
     at_once: dict[str, float | None] = {parent: None}
     for number, (name, to) in enumerate(TO.items()):
-        shutil.rmtree(out / "runs" / f"narrow-{number}", ignore_errors=True)
-        made = prune(dense, f"narrow-{number}", root=out / "runs", **to)  # type: ignore[arg-type]
-        at_once[name] = made.read("result")["val_loss_after"]
-        runs[name] = retrained(made, out)
+        made = Run(out / "runs" / f"narrow-{number}")
+        if not made.path.exists():
+            prune(dense, made.name, root=out / "runs", **to)  # type: ignore[arg-type]
+        for kind, teacher in (("", None), (", distilled", dense)):
+            at_once[name + kind] = made.read("result")["val_loss_after"]
+            runs[name + kind] = retrained(made, out, teacher)
     timed = speeds(runs)
     rows = {
         name: {

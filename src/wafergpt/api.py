@@ -390,7 +390,8 @@ def prune(
     if to.asked and zeros != ("sparsegpt", 0.5, False, False, None, False):
         raise InputError(
             "layers, heads and channels take parts out, and the other settings set weights to "
-            "zero: one after the other, from run to run"
+            "zero: one after the other, from run to run; a limit of the loss finds a shape with "
+            "retrain"
         )
     if distill and retrain is None:
         raise InputError("distill is for a retraining: add retrain")

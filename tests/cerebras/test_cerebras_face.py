@@ -51,6 +51,7 @@ def test_cluster_settings_have_the_sdks_names(tmp_path: Path) -> None:
     [
         ("optimizer.name=muon", "adamw"),
         ("train.sampled_softmax=100", "whole softmax"),
+        ("train.teacher=base", "system.device=cpu or cuda"),
         ("data.document_mask=true", "false"),
         ("model.ngrams=[2]", r"\[\]"),
         ("system.activation_checkpointing=true", "compiler"),

@@ -7,7 +7,12 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from wafergpt.model import loss as losses
-from wafergpt.model.loss import classification_loss, next_token_loss, sampled_softmax_loss
+from wafergpt.model.loss import (
+    SoftTargets,
+    classification_loss,
+    next_token_loss,
+    sampled_softmax_loss,
+)
 
 
 @given(
@@ -35,6 +40,53 @@ def test_chunked_loss_and_gradients_equal_torch(
     assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-5)
     for ours_, theirs_ in zip(gradients, expected, strict=True):
         assert torch.allclose(ours_, theirs_, rtol=1e-4, atol=1e-5)
+
+
+@given(
+    rows=st.integers(1, 40), vocab=st.integers(2, 70), share=st.floats(0, 1),
+    scale=st.sampled_from([0.1, 1.0, 20.0]), seed=st.integers(0, 1000),
+)  # fmt: skip
+@settings(deadline=None, max_examples=40)
+def test_a_share_of_the_loss_is_torchs_divergence(
+    rows: int, vocab: int, share: float, scale: float, seed: int
+) -> None:
+    """From another model of another width, in chunks; with hidden targets."""
+    generator = torch.Generator().manual_seed(seed)
+    hidden = torch.randn(2, rows, 8, generator=generator, requires_grad=True)
+    weight = torch.randn(vocab, 8, generator=generator, requires_grad=True)
+    soft = SoftTargets(
+        scale * torch.randn(2, rows, 5, generator=generator),
+        torch.randn(vocab, 5, generator=generator),
+        share,
+    )
+    targets = torch.randint(0, vocab, (2, rows), generator=generator)
+    targets[torch.rand(2, rows, generator=generator) < 0.3] = -100
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(losses, "head_chunk_rows", lambda *_: 17)
+        ours = next_token_loss(hidden, weight, targets, soft)
+    gradients = torch.autograd.grad(ours * 0.3, (hidden, weight))
+    kept = targets.flatten() != -100
+    logits = F.linear(hidden, weight).flatten(0, 1)[kept]
+    logs = logits.log_softmax(1), F.linear(soft.hidden, soft.weight).flatten(0, 1)[kept]
+    hard = F.cross_entropy(logits, targets.flatten()[kept], reduction="sum")
+    softly = F.kl_div(logs[0], logs[1].log_softmax(1), reduction="sum", log_target=True)
+    theirs = (1 - share) * hard + share * softly
+    expected = torch.autograd.grad(theirs * 0.3, (hidden, weight))
+    assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-3)
+    for ours_, theirs_ in zip(gradients, expected, strict=True):
+        assert torch.allclose(ours_, theirs_, rtol=1e-4, atol=1e-5)
+
+
+def test_a_divergence_in_bf16_is_near() -> None:
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(2, 30, 16), torch.randn(90, 16)
+    soft = SoftTargets(torch.randn(2, 30, 8), torch.randn(90, 8), 0.7)
+    targets = torch.randint(0, 90, (2, 30))
+    exact = next_token_loss(hidden, weight, targets, soft)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = next_token_loss(hidden, weight, targets, soft)
+    assert rounded != exact
+    assert rounded.item() == pytest.approx(exact.item(), rel=0.01)
 
 
 def test_chunked_loss_never_holds_all_logits(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,6 +90,16 @@ def test_a_classifier_goes_on_from_its_own_head(home: Path, distill: bool) -> No
     assert answer["label"] == "good"
 
 
+@pytest.mark.parametrize(("asked", "then"), [("5%", "5%"), ("10", "5.0000%"), ("0", "0.0000%")])
+def test_a_warm_up_is_the_same_share(home: Path, asked: str, then: str) -> None:
+    lm = Run(home / "lm")
+    warmup = int(asked) if asked.isdigit() else asked
+    recipe = lm.recipe.replace(schedule={"warmup": warmup})
+    assert recipe.train.steps == 200
+    again = retraining.Retraining(1e6).recipe(recipe, lm, "x")
+    assert again.schedule.warmup == then
+
+
 def test_all_of_a_tasks_weights_are_taken(home: Path) -> None:
     rows = [f"task.train={home / 'rows.csv'}", "task.ngrams=words", "task.ngram_ratios=true"]
     run = finetune("lm", None, [*rows, "train.steps=4", "name=ratios"], root=home).run

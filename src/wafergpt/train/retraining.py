@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from wafergpt.checkpoint.imported_run import require_new
 from wafergpt.config import Recipe, load_recipe
-from wafergpt.config.warmup import token_count, warmup_steps
+from wafergpt.config.warmup import token_count, warmup_share, warmup_steps
 from wafergpt.errors import InputError, Interrupted, RunFailed
 from wafergpt.progress import say
 from wafergpt.runs.run import Run
@@ -91,9 +91,9 @@ class Retraining:
         train, schedule = recipe.train, recipe.schedule
         amount = {"tokens": round(self.amount)} if recipe.task is None else {"epochs": self.amount}
         warmup = schedule.warmup
-        if train.steps:
+        if train.steps and warmup_share(warmup) is None:
             counted = warmup_steps(warmup, train.steps, train.batch_size * recipe.model.seq_len)
-            warmup = f"{100 * counted / train.steps:.4g}%"
+            warmup = f"{100 * counted / train.steps:.4f}%"
         teacher = {"teacher": run.checkpoint or run.path.resolve(), "sampled_softmax": 0}
         found = recipe.replace(
             name=name,
