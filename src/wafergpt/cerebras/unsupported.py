@@ -32,7 +32,8 @@ def require_supported(recipe: Recipe) -> None:
         (getattr(recipe.task, "word_dropout", 0), "task.word_dropout", "0"),
         (getattr(recipe.task, "ngrams", "none") != "none", "task.ngrams", "none"),
         (getattr(recipe.task, "class_weights", "none") != "none", "task.class_weights", "none"),
-        (not task_of(recipe).lowers, "this task", "system.device=cpu or cuda"),
+        (not task_of(recipe).lowers, f"task.name={recipe.task and recipe.task.name}",
+         "system.device=cpu or cuda"),
     ]  # fmt: skip
     if train.batch_size < system.cerebras.systems:
         raise InputError(

@@ -305,6 +305,11 @@ class TaskSettings(Section):
     max_tokens: int = Field(0, ge=0)
     """Of one row; longer ones are cut. The model's seq_len if omitted."""
 
+    @property
+    def table_key(self) -> str:
+        """The key that gives the task a table beside the GPT; "" if there is none."""
+        return ""
+
 
 class Tracking(Section):
     """Where metrics go, beside metrics.jsonl."""
@@ -347,8 +352,8 @@ class Recipe(Section):
                 "train.teacher is learned from over the whole vocabulary: train.sampled_softmax=0"
             )
         tables = "model.ngrams" if self.model.ngrams else ""
-        if getattr(self.task, "ngrams", "none") != "none":
-            tables = tables or "task.ngrams"
+        if self.task and self.task.table_key:
+            tables = tables or self.task.table_key
         if tables and self.optimizer.name == "sgd":
             raise ValueError(f"{tables} has no rule for sgd: use optimizer.name=adamw or muon")
         if tables and self.optimizer.l2:

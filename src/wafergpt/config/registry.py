@@ -14,6 +14,7 @@ LANGUAGE_MODEL = "wafergpt.tasks.language_model:LanguageModel"
 TASKS: dict[str, str] = {
     "classify": "wafergpt.tasks.classify:Classify",
     "regress": "wafergpt.tasks.regress:Regress",
+    "tag": "wafergpt.tasks.tag:Tag",
 }
 """Module and class of each task by its name."""
 

@@ -42,6 +42,48 @@ def _filled(rows: Sequence[NDArray[np.int32]]) -> torch.Tensor:
     return torch.from_numpy(found)
 
 
+class LengthOrder:
+    """Samples of similar length next to each other, in a new keyed order each epoch.
+
+    Args:
+        lengths: ``[n]`` tokens of each sample.
+        batch_size: the number of samples that are padded together.
+        seed: of the run; None sorts by length and shuffles nothing (validation).
+    """
+
+    def __init__(self, lengths: Ints, batch_size: int, seed: int | None) -> None:
+        self._lengths, self._batch_size, self._seed = lengths, batch_size, seed
+        self._epoch = lru_cache(maxsize=2)(self._ordered)
+
+    def indices(self, first_sample: int, n: int) -> Ints:
+        """Return the places in ``lengths`` of samples ``first_sample …``."""
+        samples = np.arange(first_sample, first_sample + n)
+        epochs, places = np.divmod(samples, len(self._lengths))
+        return np.array(
+            [self._epoch(int(e))[p] for e, p in zip(epochs, places, strict=True)], dtype=np.int64
+        )
+
+    def padded(self, chosen: Ints) -> int:
+        """Return the length that samples are padded to together."""
+        longest = -(-int(self._lengths[chosen].max()) // ROUND) * ROUND
+        return min(longest, int(self._lengths.max()))
+
+    def _ordered(self, epoch: int) -> Ints:
+        n, size = len(self._lengths), self._batch_size
+        if self._seed is None:
+            return np.argsort(self._lengths, kind="stable")
+        order = permute(np.arange(n), n, f"{self._seed}/{epoch}".encode())
+        batches: list[Ints] = []
+        for start in range(0, n, size * POOL_BATCHES):
+            pool = order[start : start + size * POOL_BATCHES]
+            pool = pool[np.argsort(self._lengths[pool], kind="stable")]
+            batches += [pool[i : i + size] for i in range(0, len(pool), size)]
+        # A short batch stays last, so that the others align with steps.
+        last = [batches.pop()] if len(batches[-1]) < size else []
+        shuffled = permute(np.arange(len(batches)), max(len(batches), 1), f"{epoch}".encode())
+        return np.concatenate([*(batches[i] for i in shuffled), *last])
+
+
 class LabelledBatches:
     """Texts with one target each, in a new keyed order each epoch.
 
@@ -67,19 +109,14 @@ class LabelledBatches:
     ) -> None:
         self.samples_per_epoch = len(texts)
         self.texts, self.targets = texts, targets
-        self._batch_size, self._seed = batch_size, seed
         self._length, self._ngrams = length, ngrams
         self._lengths = np.array([len(text) for text in texts])
+        self._order = LengthOrder(self._lengths, batch_size, seed)
         self._weights = None if class_weights is None else class_weights[targets.astype(np.int64)]
-        self._epoch = lru_cache(maxsize=2)(self._order)
 
     def indices(self, first_sample: int, n: int) -> Ints:
         """Return the indices of the texts of samples ``first_sample …``."""
-        samples = np.arange(first_sample, first_sample + n)
-        epochs, places = np.divmod(samples, self.samples_per_epoch)
-        return np.array(
-            [self._epoch(int(e))[p] for e, p in zip(epochs, places, strict=True)], dtype=np.int64
-        )
+        return self._order.indices(first_sample, n)
 
     def batch(self, first_sample: int, n: int) -> Batch:
         """Return samples as one batch.
@@ -127,20 +164,4 @@ class LabelledBatches:
         return self._padded(self.indices(first_sample, n))
 
     def _padded(self, chosen: Ints) -> int:
-        longest = -(-int(self._lengths[chosen].max()) // ROUND) * ROUND
-        return self._length or min(longest, int(self._lengths.max()))
-
-    def _order(self, epoch: int) -> Ints:
-        n, size = self.samples_per_epoch, self._batch_size
-        if self._seed is None:
-            return np.argsort(self._lengths, kind="stable")
-        order = permute(np.arange(n), n, f"{self._seed}/{epoch}".encode())
-        batches: list[Ints] = []
-        for start in range(0, n, size * POOL_BATCHES):
-            pool = order[start : start + size * POOL_BATCHES]
-            pool = pool[np.argsort(self._lengths[pool], kind="stable")]
-            batches += [pool[i : i + size] for i in range(0, len(pool), size)]
-        # A short batch stays last, so that the others align with steps.
-        last = [batches.pop()] if len(batches[-1]) < size else []
-        shuffled = permute(np.arange(len(batches)), max(len(batches), 1), f"{epoch}".encode())
-        return np.concatenate([*(batches[i] for i in shuffled), *last])
+        return self._length or self._order.padded(chosen)

@@ -5,13 +5,39 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from wafergpt.data.labelled_rows import Table
 from wafergpt.errors import InputError
 from wafergpt.files import short
 
 
-def hold_out(table: Table, share: float, seed: int = 0) -> tuple[Table, Table]:
+class Rows(Protocol):
+    """Labelled rows: a text and a label of each, as strings."""
+
+    @property
+    def texts(self) -> list[str]:
+        """What a row is known by."""
+
+    @property
+    def labels(self) -> list[str]:
+        """What is to be learned of each."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Notes for people, a line each."""
+
+    def take(self: R, rows: Sequence[int] | NDArray[np.int64]) -> R:
+        """Return the rows at these places."""
+
+
+R = TypeVar("R", bound=Rows)
+
+
+def hold_out(table: R, share: float, seed: int = 0) -> tuple[R, R]:
     """Split a table into (kept, held) by a hash of each text.
 
     The same text always falls on the same side, whatever its place and however often it occurs.
@@ -103,7 +129,7 @@ def _hash(text: str, seed: int) -> int:
     return int.from_bytes(digest, "little")
 
 
-def _too_few(table: Table, share: float) -> InputError:
+def _too_few(table: Rows, share: float) -> InputError:
     texts = len(set(table.texts))
     return InputError(
         f"{len(table.texts):,} rows ({texts:,} different texts, {len(set(table.labels)):,} labels) "

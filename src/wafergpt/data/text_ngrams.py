@@ -35,7 +35,7 @@ def text_ngrams(text: str, kind: TextNgrams, rows: int) -> NDArray[np.int32]:
         rows: of the table.
     """
     words = _WORD.findall(text.lower())
-    hashes = [*_hashed([_hash(word) for word in words], WORDS)]
+    hashes = [*_hashed([hashed_text(word) for word in words], WORDS)]
     if kind == "characters" and words:
         # A space on both sides tells the ends of words; n-grams across it are not of one word.
         letters = np.frombuffer(f" {'  '.join(words)} ".encode("utf-32-le"), np.uint32)
@@ -80,7 +80,8 @@ def log_count_ratios(
 
 
 @lru_cache(maxsize=1 << 16)
-def _hash(word: str) -> int:
+def hashed_text(word: str) -> int:
+    """Return the hash of a word, below the prime."""
     value = 7
     for character in word:
         value = (value * FACTOR + ord(character)) % PRIME

@@ -125,7 +125,11 @@ class GPT(nn.Module):
         return weight
 
     def forward(
-        self, tokens: Tensor, documents: Tensor | None = None, cache: Cache | None = None
+        self,
+        tokens: Tensor,
+        documents: Tensor | None = None,
+        cache: Cache | None = None,
+        seen: Tensor | None = None,
     ) -> Tensor:
         """Map tokens ``[batch, length]`` to hidden states ``[batch, length, d_model]``.
 
@@ -134,6 +138,8 @@ class GPT(nn.Module):
             documents: ``[batch, length]``, the number of each token's document, not decreasing;
                 attention and positions then stay inside a document.
             cache: of the tokens that earlier calls have read, which these continue.
+            seen: ``[batch, length]``, true for the tokens that all tokens of the row see: attention
+                is then two-way, for tasks that read a whole text; without the other two.
 
         Raises:
             ValueError: if these tokens and those in the cache are more than ``seq_len``.
@@ -145,7 +151,7 @@ class GPT(nn.Module):
                 f"{start + length} tokens do not fit the context of {self.config.seq_len}"
             )
         place = torch.arange(start, start + length, device=tokens.device)
-        mask = None
+        mask = None if seen is None else seen[:, None, None]
         if documents is not None:
             place, mask = _inside_documents(documents, place)
         elif start and length > 1:

@@ -36,6 +36,9 @@ LONG = 400.0
 """Mean characters of a text from which on n-grams of words are enough."""
 
 
+TAGGED_SCALE = 1_800_000
+"""Tagged words over this, to the power of -1/2, are the passes: 3 for 200,000 words."""
+
 ROWS_OF_A_CLASS = 50
 """Training rows of each class, on average, from which on counts say how unevenly classes use an
 n-gram; with 13 and 26 rows they did not."""
@@ -72,29 +75,69 @@ def with_choices(
         values["task.ngram_rows"] = 1 << (4 * most // max(4, classes or 1)).bit_length() - 1
     if values.get("task.ngram_ratios") and values["train.epochs"] <= 3:
         values["optimizer.task_ngram_lr"] = FAST
+    closed = _closed(recipe, asked)
+    if not _is_plain_adamw(recipe):
+        closed.add("task.ngrams")
+    if closed & {"task.ngrams"}:
+        closed |= {"task.ngram_ratios", "task.ngram_rows", "optimizer.task_ngram_lr"}
+    return _chosen(recipe, closed, values, len(texts))
+
+
+def with_choices_for_tagging(
+    recipe: Recipe, asked: Collection[str], sentences: Sequence[Sequence[str]]
+) -> Recipe:
+    """Set what was not asked for by the tagged training sentences, and say it.
+
+    Args:
+        recipe: of a tagging.
+        asked: keys as in ``train.epochs``, which stay as they are.
+        sentences: the training rows' words.
+
+    Returns:
+        The recipe with what was chosen.
+    """
+    rows, words = len(sentences), sum(map(len, sentences))
+    epochs = min(MOST_EPOCHS, max(LEAST_EPOCHS, round((TAGGED_SCALE / max(1, words)) ** 0.5)))
+    values = {
+        **{key: value for key, value in ALWAYS.items() if key != "task.pooling"},
+        "train.batch_size": min(32 if rows >= MANY else 16, max(1, rows)),
+        "train.epochs": float(epochs),
+        "evaluate.metric": "f1",
+    }
+    return _chosen(recipe, _closed(recipe, asked), values, rows)
+
+
+def _is_plain_adamw(recipe: Recipe) -> bool:
+    optimizer = recipe.optimizer
+    return optimizer.name == "adamw" and not optimizer.l2 and recipe.system.device != "cerebras"
+
+
+def _closed(recipe: Recipe, asked: Collection[str]) -> set[str]:
+    """Return the keys that are not chosen: those that were asked for, and what follows."""
     closed = set(asked)
     if recipe.train.micro_batch_size:
         closed.add("train.batch_size")
     if closed & {f"train.{key}" for key in HORIZONS}:
         closed.add("train.epochs")
-    if (
-        recipe.optimizer.name != "adamw"
-        or recipe.optimizer.l2
-        or recipe.system.device == "cerebras"
-    ):
-        closed |= {"task.ngrams", "optimizer.lr", "optimizer.beta2"}
-    if closed & {"task.ngrams"}:
-        closed |= {"task.ngram_ratios", "task.ngram_rows", "optimizer.task_ngram_lr"}
+    if not _is_plain_adamw(recipe):
+        closed |= {"optimizer.lr", "optimizer.beta2"}
+    return closed
+
+
+def _chosen(
+    recipe: Recipe, closed: Collection[str], values: Mapping[str, Any], rows: int
+) -> Recipe:
+    """Set values but for closed keys, have few rows evaluated once, and say what was chosen."""
     values = {key: value for key, value in values.items() if key not in closed}
     recipe, chosen = _replaced(recipe, values), set(values)
-    steps = _steps(recipe, len(texts))
-    few = len(texts) < FEW and not recipe.evaluate.patience
+    steps = _steps(recipe, rows)
+    few = rows < FEW and not recipe.evaluate.patience
     if few and steps and "evaluate.every" not in closed:
         recipe = recipe.replace(evaluate={"every": steps})
         chosen.add("evaluate.every")
     now = flat(recipe.model_dump(mode="json"))
     said = ", ".join(f"{key}={now[key]}" for key in sorted(chosen))
-    say(f"chosen for {len(texts):,} training rows: {said}")
+    say(f"chosen for {rows:,} training rows: {said}")
     return recipe
 
 

@@ -72,6 +72,11 @@ class Classify(TextTask):
         return 1 if self.settings.loss == "binary" else len(self.settings.labels)
 
     @property
+    def n_classes(self) -> int | None:
+        """Number of labels of the training rows."""
+        return len(set(self.tables.train.labels))
+
+    @property
     def weighs_ngrams(self) -> bool:
         """Whether the recipe asks for it."""
         return self.settings.ngrams != "none" and self.settings.ngram_ratios

@@ -1,13 +1,14 @@
-"""The labelled rows of a task with one answer per text."""
+"""The labelled rows of a task."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Generic
 
 from wafergpt.data.labelled_rows import Table
-from wafergpt.data.labelled_split import hold_out
+from wafergpt.data.labelled_split import R, hold_out
 from wafergpt.errors import InputError
 
 VALIDATION_SHARE = 0.1
@@ -15,21 +16,25 @@ VALIDATION_SHARE = 0.1
 
 
 @dataclass(frozen=True)
-class Tables:
+class SplitRows(Generic[R]):
     """The labelled rows of a task, and notes on them, one line each."""
 
-    train: Table
-    validation: Table
-    test: Table | None
+    train: R
+    validation: R
+    test: R | None
     notes: tuple[str, ...] = ()
 
     def fingerprint(self) -> str:
         """Return a hash of all rows."""
         digest = hashlib.sha256()
-        for table in (self.train, self.validation, self.test or Table([], [])):
-            for text, label in zip(table.texts, table.labels, strict=True):
+        for rows in (self.train, self.validation, self.test):
+            for text, label in [] if rows is None else zip(rows.texts, rows.labels, strict=True):
                 digest.update(f"{len(text)} {label}\n{text}\n".encode("utf-8", "surrogatepass"))
         return digest.hexdigest()
+
+
+Tables = SplitRows[Table]
+"""Those of a task with one answer per text."""
 
 
 def as_before(named: Mapping[str, Table], fingerprint: str | None) -> Tables | None:

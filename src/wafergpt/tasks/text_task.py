@@ -1,9 +1,9 @@
-"""What tasks with one answer per text share: rows, cutting to length, and a pooled head."""
+"""What tasks with one answer per text share: cutting to length, and a pooled head."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from wafergpt.config import Recipe, TaskSettings
-from wafergpt.data.labelled_rows import Table, described, is_missing, read_table
-from wafergpt.data.labelled_split import hold_out
+from wafergpt.data.labelled_rows import Table, read_table
 from wafergpt.data.text_ngrams import TextNgrams, text_ngrams
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
-from wafergpt.planning.intervals import DEFAULT_EPOCHS
 from wafergpt.progress import say, working
 from wafergpt.tasks.base import EvaluationSet, Splits, Task, Teacher
+from wafergpt.tasks.chosen import with_choices
+from wafergpt.tasks.labelled_task import LabelledTask, warn_of_another_script
 from wafergpt.tasks.ngram_scores import START, Factors, mixed
-from wafergpt.tasks.tables import VALIDATION_SHARE, Tables, as_before
+from wafergpt.tasks.tables import Tables, as_before
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -53,23 +53,18 @@ class TextTaskSettings(TaskSettings):
     end_of_text: int | None = None
     """That token; set by the run."""
 
-
-CHOSEN = {"pooling", "ngrams", "ngram_rows", "ngram_ratios"}
-"""Settings that are chosen by the rows, which are not read by them."""
-
-_read_ahead: dict[str, Tables] = {}
-"""Rows that were read to choose settings by, until the training takes them."""
+    @property
+    def table_key(self) -> str:
+        """The key of the n-grams' table, if there is one."""
+        return "" if self.ngrams == "none" else "task.ngrams"
 
 
-class TextTask(Task):
+class TextTask(LabelledTask[Table]):
     """A task with one answer per text, computed from a pooled hidden state."""
 
     Settings = TextTaskSettings
+    chosen = frozenset({"pooling", "ngrams", "ngram_rows", "ngram_ratios"})
     lowers = True
-
-    def __init__(self, recipe: Recipe) -> None:
-        super().__init__(recipe)
-        self._tables: Tables | None = None
 
     @property
     def settings(self) -> TextTaskSettings:
@@ -77,95 +72,27 @@ class TextTask(Task):
         assert isinstance(self.recipe.task, TextTaskSettings)
         return self.recipe.task
 
+    def read_rows(self, path: Path) -> Table:
+        """Read a file of labelled texts."""
+        return read_table(path, self.settings.text, self.settings.label)
+
+    def as_before(self, named: Mapping[str, Table]) -> Tables | None:
+        """Return the rows as older versions read them, if the run's are those."""
+        return as_before(named, self.recipe.data.fingerprint)
+
+    def with_choices(self, asked: Collection[str]) -> Recipe:
+        """Choose the settings of a fine-tuning by the rows."""
+        return with_choices(self.recipe, asked, self.read_ahead().train.texts, self.n_classes)
+
     @property
-    def tables(self) -> Tables:
-        """The labelled rows, read once; validation rows are held out where none are named.
-
-        Raises:
-            InputError: if the rows are unusable, or the labels cannot be trained on.
-        """
-        if self._tables is None:
-            self._tables = _read_ahead.pop(self._source(), None)
-        if self._tables is None:
-            with working("reading the rows"):
-                self._tables = self._read()
-            for note in self._tables.notes:
-                say(note)
-        return self._tables
-
-    def read_ahead(self) -> Tables:
-        """Read the rows for the training too that follows, which may choose more settings."""
-        _read_ahead.clear()
-        _read_ahead[self._source()] = self.tables
-        return self.tables
-
-    def _source(self) -> str:
-        """Return what the rows depend on: settings, and when the files were written."""
-        settings = self.settings
-        read = settings.model_dump_json(exclude=CHOSEN)
-        named = (settings.train, settings.validation, settings.test)
-        times = [path.stat().st_mtime_ns for path in named if path is not None and path.exists()]
-        return f"{type(self).__name__} {self.recipe.data.fingerprint} {times} {read}"
-
-    def _read(self) -> Tables:
-        settings = self.settings
-        if settings.train is None:
-            raise InputError("which labelled rows? add task.train=FILE (csv, tsv or jsonl)")
-        named = {
-            name: read_table(path, settings.text, settings.label)
-            for name, path in (
-                ("train", settings.train),
-                ("validation", settings.validation),
-                ("test", settings.test),
-            )
-            if path is not None
-        }
-        if (before := as_before(named, self.recipe.data.fingerprint)) is not None:
-            return before
-        notes = [note for table in named.values() for note in table.notes]
-        named, more = self.settle(named)
-        train, validation = named["train"], named.get("validation")
-        if validation is None:
-            train, validation, held_out = self.hold_out(train)
-            more += held_out
-        return Tables(train, validation, named.get("test"), (*notes, *more))
+    def n_classes(self) -> int | None:
+        """Number of classes of the training rows, if the answers are classes."""
+        return None
 
     @property
     @abstractmethod
     def n_outputs(self) -> int:
         """Number of outputs of the head."""
-
-    def settle(self, tables: dict[str, Table]) -> tuple[dict[str, Table], list[str]]:
-        """Settle the spelling of the answers in all tables.
-
-        Args:
-            tables: ``train``, and ``validation`` and ``test`` where there are any.
-
-        Returns:
-            The tables, and notes on them.
-
-        Raises:
-            InputError: if the answers cannot be learned, or are ambiguous.
-        """
-        return tables, []
-
-    def hold_out(self, train: Table) -> tuple[Table, Table, list[str]]:
-        """Split the training rows into train and validation, and return notes on the split."""
-        return *hold_out(train, VALIDATION_SHARE), []
-
-    def from_rows(self, tables: Tables) -> dict[str, Any]:
-        """Derive keys of the section ``task`` from the rows.
-
-        Args:
-            tables: all rows, settled.
-
-        Returns:
-            Values by key.
-
-        Raises:
-            InputError: if the task cannot be learned from them.
-        """
-        return {}
 
     @abstractmethod
     def targets(self, table: Table, where: str) -> Targets:
@@ -175,65 +102,19 @@ class TextTask(Task):
         """Return the weight of each class in the loss, or None."""
         return None
 
-    def texts(self) -> Iterator[str]:
-        """Yield the training texts."""
-        yield from self.tables.train.texts
+    def from_tokenizer(self, tokenizer: Tokenizer) -> dict[str, Any]:
+        """Return the end-of-text token."""
+        return {"end_of_text": tokenizer.end_of_text}
 
-    def prepare(self, tokenizer: Tokenizer) -> tuple[Recipe, Splits]:
-        """Read the rows; without a horizon it is three epochs."""
-        tables = self.tables
-        recipe = self._resolved(tables, tokenizer)
-        task = type(self)(recipe)
-        with working("encoding the rows"):
-            return recipe, task._encoded(tables, tokenizer)
-
-    def _resolved(self, tables: Tables, tokenizer: Tokenizer) -> Recipe:
-        recipe, settings, train = self.recipe, self.settings, self.recipe.train
-        fingerprint = tables.fingerprint()
-        if recipe.data.fingerprint not in (None, fingerprint):
-            raise InputError(
-                f"the labelled rows are not those that this run started with: {settings.train}"
-            )
-        if train.tokens:
-            raise InputError("fine-tuning counts in train.epochs, train.steps or train.seconds")
-        limit = settings.max_tokens or recipe.model.seq_len
-        if limit > recipe.model.seq_len:
-            raise InputError(
-                f"task.max_tokens={limit} is more than the model's context of "
-                f"{recipe.model.seq_len}"
-            )
-        paths = {
-            key: None if path is None else Path(path).resolve()
-            for key in ("train", "validation", "test")
-            for path in (getattr(settings, key),)
-        }
-        decided = {"max_tokens": limit, "end_of_text": tokenizer.end_of_text}
-        horizon = train.steps or train.epochs or train.seconds
-        return recipe.replace(
-            task={**decided, **paths, **self.from_rows(tables)},
-            data={"fingerprint": fingerprint},
-            # An imported model may have more rows than its tokenizer has tokens.
-            model={"vocab_size": max(recipe.model.vocab_size, tokenizer.vocab_size)},
-            train={} if horizon else {"epochs": DEFAULT_EPOCHS},
-        )
-
-    def _encoded(self, tables: Tables, tokenizer: Tokenizer) -> Splits:
+    def encoded(self, tables: Tables, tokenizer: Tokenizer) -> Splits:
+        """Encode the rows."""
         from wafergpt.data.labelled_batches import LabelledBatches
 
         size = self.recipe.train.batch_size
         texts, targets = self._encode_table(tables.train, tokenizer, "train")
-        if len(texts) < size:
-            raise InputError(
-                f"{len(texts)} training rows are less than one batch of {size}: "
-                "lower train.batch_size"
-            )
-        tokens, characters = sum(map(len, texts)), sum(map(len, tables.train.texts))
-        if tokens > characters:
-            say(
-                f"warning: the tokenizer takes {tokens / characters:.1f} tokens for a character of "
-                "these texts, so it was made for another script, as was the model that reads with "
-                "it: start from one of their language, or from scratch"
-            )
+        self.require_batch(len(texts))
+        tokens = sum(map(len, texts))
+        warn_of_another_script(tokens, sum(map(len, tables.train.texts)))
         weights = self.class_weights(targets)
         ngrams = self._ngrams(tables.train.texts)
         train = LabelledBatches(texts, targets, size, self.recipe.seed, weights, ngrams=ngrams)
@@ -292,18 +173,6 @@ class TextTask(Task):
         nothing, ngrams = np.zeros(len(texts), dtype=np.int64), self._ngrams(inputs)
         batches = LabelledBatches(texts, nothing, self.evaluation_rows(), None, ngrams=ngrams)
         return EvaluationSet(batches, None, batches.indices(0, len(texts)))
-
-    def require_input(self, value: object) -> str | None:
-        """Return a text, or None where there is none: blank, None, NaN."""
-        if is_missing(value):
-            return None
-        if not isinstance(value, str):
-            raise InputError(f"is {described(value)}; texts are wanted")
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise InputError("holds a lone surrogate, which is no character") from None
-        return str(value) if value.strip() else None
 
     def flops(self, batch: Batch) -> float:
         """Return the FLOPs of a forward and backward pass, padding included."""

@@ -10,9 +10,7 @@ from wafergpt.config.recipe import DEFAULT_TASK
 from wafergpt.errors import InputError
 from wafergpt.runs.run import Run
 from wafergpt.tasks.base import task_of
-from wafergpt.tasks.chosen import with_choices
-from wafergpt.tasks.classify import Classify
-from wafergpt.tasks.text_task import TextTask
+from wafergpt.tasks.labelled_task import LabelledTask
 
 
 def with_task(
@@ -47,10 +45,8 @@ def with_task(
 
         recipe = on_top_of(recipe, start)
     chosen_for = task_of(recipe) if chooses else None
-    if isinstance(chosen_for, TextTask) and chosen_for.settings.train is not None:
-        table = chosen_for.read_ahead().train
-        classes = len(set(table.labels)) if isinstance(chosen_for, Classify) else None
-        recipe = with_choices(recipe, asked, table.texts, classes)
+    if isinstance(chosen_for, LabelledTask) and chosen_for.settings.train is not None:
+        recipe = chosen_for.with_choices(asked)
     if recipe.name == Recipe().name:
         recipe = recipe.replace(name=f"{start.name if start else 'scratch'}-{name}")
     return recipe

@@ -1,0 +1,73 @@
+"""Named entities found and missed: an entity counts if its words and its label are all right."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wafergpt.evaluation.intervals import Bootstrap
+
+Found = tuple[int, int, str]
+"""An entity: its first word, the word after its last one, and its label."""
+
+Counts = NDArray[np.int64]
+"""``[…, 3]``: right ones, those that were found, and those that are there."""
+
+
+def entity_metrics(
+    predicted: Sequence[Sequence[Found]], true: Sequence[Sequence[Found]], labels: Sequence[str]
+) -> dict[str, Any]:
+    """Compare entities as conlleval does, which is nervaluate's ``strict``.
+
+    Args:
+        predicted: of each sentence.
+        true: of each sentence.
+        labels: of the table, in its order.
+
+    Returns:
+        ``precision``, ``recall`` and ``f1`` over all entities, which are 0 where nothing is to be
+        divided; ``f1_interval``, which holds 95% of resamples of the sentences; ``per_class``, the
+        same for each label, with its number of entities as ``support``; and ``entities``.
+    """
+    counts = np.array(
+        [_counts(ours, theirs, labels) for ours, theirs in zip(predicted, true, strict=True)],
+        dtype=np.int64,
+    ).reshape(-1, len(labels), 3)
+    of_sentences, of_labels = counts.sum(1), counts.sum(0)
+
+    def f1(rows: NDArray[np.int64]) -> Mapping[str, float]:
+        return {"f1": _scores(of_sentences[rows].sum(0))["f1"]}
+
+    whole = _scores(of_labels.sum(0))
+    interval = Bootstrap.of(f1, len(counts)).interval("f1") if len(counts) else (0.0, 0.0)
+    return {
+        **whole,
+        "f1_interval": list(interval),
+        "entities": int(of_labels[:, 2].sum()),
+        "per_class": [
+            {"label": label, **_scores(row), "support": int(row[2])}
+            for label, row in zip(labels, of_labels, strict=True)
+        ],
+    }
+
+
+def _counts(
+    predicted: Sequence[Found], true: Sequence[Found], labels: Sequence[str]
+) -> list[list[int]]:
+    ours, theirs = set(predicted), set(true)
+    return [
+        [sum(one[2] == label for one in found) for found in (ours & theirs, ours, theirs)]
+        for label in labels
+    ]
+
+
+def _scores(counts: Counts) -> dict[str, float]:
+    right, found, there = map(int, counts)
+    return {
+        "precision": right / max(1, found),
+        "recall": right / max(1, there),
+        "f1": 2 * right / max(1, found + there),
+    }

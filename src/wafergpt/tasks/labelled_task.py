@@ -1,0 +1,240 @@
+"""What tasks that learn from labelled rows share: reading, held-out rows, and the recipe."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Generic
+
+from wafergpt.config import Recipe, TaskSettings
+from wafergpt.data.labelled_rows import described, is_missing
+from wafergpt.data.labelled_split import R, hold_out
+from wafergpt.data.tokenizer import Tokenizer
+from wafergpt.errors import InputError
+from wafergpt.planning.intervals import DEFAULT_EPOCHS
+from wafergpt.progress import say, working
+from wafergpt.tasks.base import Splits, Task
+from wafergpt.tasks.tables import VALIDATION_SHARE, SplitRows
+
+_read_ahead: dict[str, Any] = {}
+"""Rows that were read to choose settings by, until the training takes them."""
+
+
+class LabelledTask(Task, Generic[R]):
+    """A task that learns from labelled rows.
+
+    Attributes:
+        chosen: settings that are chosen by the rows, which are not read by them.
+    """
+
+    chosen: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__(recipe)
+        self._tables: SplitRows[R] | None = None
+
+    @property
+    def settings(self) -> TaskSettings:
+        """The recipe's section ``task``."""
+        assert self.recipe.task is not None
+        return self.recipe.task
+
+    @abstractmethod
+    def read_rows(self, path: Path) -> R:
+        """Read a file of labelled rows.
+
+        Raises:
+            InputError: if it is none.
+        """
+
+    @property
+    def tables(self) -> SplitRows[R]:
+        """The labelled rows, read once; validation rows are held out where none are named.
+
+        Raises:
+            InputError: if the rows are unusable, or the labels cannot be trained on.
+        """
+        if self._tables is None:
+            self._tables = _read_ahead.pop(self._source(), None)
+        if self._tables is None:
+            with working("reading the rows"):
+                self._tables = self._read()
+            for note in self._tables.notes:
+                say(note)
+        return self._tables
+
+    def read_ahead(self) -> SplitRows[R]:
+        """Read the rows for the training too that follows, which may choose more settings."""
+        _read_ahead.clear()
+        _read_ahead[self._source()] = self.tables
+        return self.tables
+
+    @abstractmethod
+    def with_choices(self, asked: Collection[str]) -> Recipe:
+        """Choose the settings of a fine-tuning by the rows.
+
+        Args:
+            asked: keys as in ``train.epochs``, which stay as they are.
+
+        Returns:
+            The recipe with what was chosen.
+        """
+
+    def _source(self) -> str:
+        """Return what the rows depend on: settings, and when the files were written."""
+        settings = self.settings
+        read = settings.model_dump_json(exclude=set(self.chosen))
+        named = (settings.train, settings.validation, settings.test)
+        times = [path.stat().st_mtime_ns for path in named if path is not None and path.exists()]
+        return f"{type(self).__name__} {self.recipe.data.fingerprint} {times} {read}"
+
+    def _read(self) -> SplitRows[R]:
+        settings = self.settings
+        if settings.train is None:
+            raise InputError(f"which labelled rows? add task.train=FILE ({self.formats})")
+        named = {
+            name: self.read_rows(path)
+            for name, path in (
+                ("train", settings.train),
+                ("validation", settings.validation),
+                ("test", settings.test),
+            )
+            if path is not None
+        }
+        if (before := self.as_before(named)) is not None:
+            return before
+        notes = [note for table in named.values() for note in table.notes]
+        named, more = self.settle(named)
+        train, validation = named["train"], named.get("validation")
+        if validation is None:
+            train, validation, held_out = self.hold_out(train)
+            more += held_out
+        return SplitRows(train, validation, named.get("test"), (*notes, *more))
+
+    formats: ClassVar[str] = "csv, tsv or jsonl"
+    """What files of labelled rows may be, for people."""
+
+    def as_before(self, named: Mapping[str, R]) -> SplitRows[R] | None:
+        """Return the rows as older versions read them, if the run's are those."""
+        return None
+
+    def settle(self, tables: dict[str, R]) -> tuple[dict[str, R], list[str]]:
+        """Settle the spelling of the answers in all tables.
+
+        Args:
+            tables: ``train``, and ``validation`` and ``test`` where there are any.
+
+        Returns:
+            The tables, and notes on them.
+
+        Raises:
+            InputError: if the answers cannot be learned, or are ambiguous.
+        """
+        return tables, []
+
+    def hold_out(self, train: R) -> tuple[R, R, list[str]]:
+        """Split the training rows into train and validation, and return notes on the split."""
+        return *hold_out(train, VALIDATION_SHARE), []
+
+    def from_rows(self, tables: SplitRows[R]) -> dict[str, Any]:
+        """Derive keys of the section ``task`` from the rows.
+
+        Args:
+            tables: all rows, settled.
+
+        Returns:
+            Values by key.
+
+        Raises:
+            InputError: if the task cannot be learned from them.
+        """
+        return {}
+
+    def texts(self) -> Iterator[str]:
+        """Yield the training texts."""
+        yield from self.tables.train.texts
+
+    def prepare(self, tokenizer: Tokenizer) -> tuple[Recipe, Splits]:
+        """Read the rows; without a horizon it is three epochs."""
+        tables = self.tables
+        recipe = self._resolved(tables, tokenizer)
+        task = type(self)(recipe)
+        with working("encoding the rows"):
+            return recipe, task.encoded(tables, tokenizer)
+
+    @abstractmethod
+    def encoded(self, tables: SplitRows[R], tokenizer: Tokenizer) -> Splits:
+        """Encode the rows of a resolved recipe."""
+
+    def _resolved(self, tables: SplitRows[R], tokenizer: Tokenizer) -> Recipe:
+        recipe, settings, train = self.recipe, self.settings, self.recipe.train
+        fingerprint = tables.fingerprint()
+        if recipe.data.fingerprint not in (None, fingerprint):
+            raise InputError(
+                f"the labelled rows are not those that this run started with: {settings.train}"
+            )
+        if train.tokens:
+            raise InputError("fine-tuning counts in train.epochs, train.steps or train.seconds")
+        paths = {
+            key: None if path is None else Path(path).resolve()
+            for key in ("train", "validation", "test")
+            for path in (getattr(settings, key),)
+        }
+        horizon = train.steps or train.epochs or train.seconds
+        decided = {"max_tokens": self._limit(), **self.from_tokenizer(tokenizer)}
+        return recipe.replace(
+            task={**decided, **paths, **self.from_rows(tables)},
+            data={"fingerprint": fingerprint},
+            # An imported model may have more rows than its tokenizer has tokens.
+            model={"vocab_size": max(recipe.model.vocab_size, tokenizer.vocab_size)},
+            train={} if horizon else {"epochs": DEFAULT_EPOCHS},
+        )
+
+    def from_tokenizer(self, tokenizer: Tokenizer) -> dict[str, Any]:
+        """Return values of keys of the section ``task`` that the tokenizer decides."""
+        return {}
+
+    def _limit(self) -> int:
+        """Return the tokens of a row at most."""
+        context = self.recipe.model.seq_len
+        limit = self.settings.max_tokens or context
+        if limit > context:
+            raise InputError(
+                f"task.max_tokens={limit} is more than the model's context of {context}"
+            )
+        return limit
+
+    def require_batch(self, rows: int) -> None:
+        """Require as many training rows as a batch has.
+
+        Raises:
+            InputError: if there are fewer.
+        """
+        size = self.recipe.train.batch_size
+        if rows < size:
+            raise InputError(
+                f"{rows} training rows are less than one batch of {size}: lower train.batch_size"
+            )
+
+    def require_input(self, value: object) -> Any:
+        """Return a text, or None where there is none: blank, None, NaN."""
+        if is_missing(value):
+            return None
+        if not isinstance(value, str):
+            raise InputError(f"is {described(value)}; texts are wanted")
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise InputError("holds a lone surrogate, which is no character") from None
+        return str(value) if value.strip() else None
+
+
+def warn_of_another_script(tokens: int, characters: int) -> None:
+    """Warn of a tokenizer that has no tokens for the script of the texts."""
+    if tokens > characters:
+        say(
+            f"warning: the tokenizer takes {tokens / characters:.1f} tokens for a character of "
+            "these texts, so it was made for another script, as was the model that reads with "
+            "it: start from one of their language, or from scratch"
+        )
