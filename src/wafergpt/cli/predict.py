@@ -21,6 +21,8 @@ BLANK = "(blank)"
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from wafergpt.cli.tables import Cell
+
 
 @click.command(
     "predict", epilog="Example: wafergpt predict clf --text 'What a film!' --text 'Dull.'"
@@ -32,12 +34,12 @@ if TYPE_CHECKING:
     "--file",
     "file",
     type=HomePath(path_type=Path),
-    help="txt (one text per line), csv, tsv or jsonl.",
+    help="txt (one text per line), csv, tsv or jsonl; to tag, also words as conll.",
 )
 @click.option(
     "--format",
     "file_format",
-    type=click.Choice(["txt", "jsonl", "csv", "tsv"]),
+    type=click.Choice(["txt", "jsonl", "csv", "tsv", "conll"]),
     help="Type of --file.  [default: by name, else by content]",
 )
 @click.option("--column", default=None, help="The text column of --file  [default: the recipe's]")
@@ -49,7 +51,7 @@ def command(
     stdin: str | None,
     texts: tuple[str, ...],
     file: Path | None,
-    file_format: Literal["txt", "jsonl", "csv", "tsv"] | None,
+    file_format: Literal["txt", "jsonl", "csv", "tsv", "conll"] | None,
     column: str | None,
     device: str,
     runs: Path,
@@ -71,15 +73,27 @@ def command(
 
     found = Run.find(run, runs)
     from wafergpt.data.labelled_rows import read_lines, read_texts
+    from wafergpt.data.tagged_rows import is_tagged, read_words
+    from wafergpt.data.word_splitting import joined
 
+    task = found.recipe.task
+    inputs: Sequence[Any] = texts
     if stdin == "-":
-        texts = tuple(read_lines(sys.stdin.buffer.read(), "stdin"))
+        inputs = texts = tuple(read_lines(sys.stdin.buffer.read(), "stdin"))
+    elif file is not None and (
+        file_format == "conll" or (not file_format and task and task.name == "tag" and is_tagged(file))
+    ):
+        if task is None or task.name != "tag":
+            raise InputError(f"{file}: conll is for task.name=tag")
+        with working(f"reading {file}"):
+            inputs = read_words(file, column or getattr(task, "tokens", None))
+        texts = tuple(joined(words)[0] for words in inputs)
     elif file is not None:
-        task = found.recipe.task
+        assert file_format != "conll"
         with working(f"reading {file}"):
             name = column or str(getattr(task, "text", "text"))
-            texts = tuple(read_texts(file, name, file_format))
-    outputs = Predictor.load(found, device).predict(texts)
+            inputs = texts = tuple(read_texts(file, name, file_format))
+    outputs = Predictor.load(found, device).predict(inputs)
     if blank := outputs.count(None):
         say(f"{blank:,} of {len(outputs):,} texts {'is' if blank == 1 else 'are'} blank: null")
     lines = "\n".join(map(json_line, outputs))
@@ -87,10 +101,19 @@ def command(
 
 
 def _table(texts: Sequence[str], outputs: Sequence[dict[str, Any] | None], width: int) -> Table:
-    """Return texts beside their labels and probabilities, or a regression's values."""
+    """Return texts beside labels and probabilities, a regression's values, or entities."""
     from wafergpt.cli.tables import Column, bar, table
 
     text = Column("text", min_width=16)
+    if any(output and "entities" in output for output in outputs):
+        return table(
+            [text, Column("entities", min_width=16, folds=True)],
+            [
+                (t, _entities(o["entities"])) if o else (t.strip() or BLANK, "")
+                for t, o in zip(texts, outputs, strict=True)
+            ],
+            width,
+        )
     if any(output and "label" not in output for output in outputs):
         rows = [
             (t, f"{o['value']:.4g}") if o else (t.strip() or BLANK, "")
@@ -108,6 +131,14 @@ def _table(texts: Sequence[str], outputs: Sequence[dict[str, Any] | None], width
         ],
         width,
     )
+
+
+def _entities(found: Sequence[dict[str, Any]]) -> Cell:
+    """Return entities in one line, each with its label."""
+    from wafergpt.cli.tables import Cell
+
+    shown = ", ".join(f"{_label(one['text'])} ({_label(one['label'])})" for one in found)
+    return Cell(shown or "–", "green" if found else "")
 
 
 def _label(name: str) -> str:

@@ -13,6 +13,9 @@ from wafergpt.reports.sections import Chapter
 
 Row = dict[str, Any]
 
+NAMES = {"val_macro_f1": "macro-F1", "val_f1": "F1"}
+"""Of metrics in a chart, where they are not the keys."""
+
 MAX_POINTS = 1000
 MIN_SMOOTHED = 40
 """Fewer points than this are drawn as they are."""
@@ -30,6 +33,14 @@ def curves(chapter: Chapter) -> list[Chart]:
             ["val_accuracy", "val_macro_f1"],
             "Validation accuracy",
             lambda found: f"Best accuracy {values.percent(max(found))}.",
+            ".1%",
+        ),
+        _line(
+            chapter,
+            axes,
+            ["val_f1", "val_word_accuracy"],
+            "Validation F1",
+            lambda found: f"Best F1 {values.percent(max(found))}.",
             ".1%",
         ),
         _line(
@@ -139,7 +150,7 @@ def _line(
     for key, colour in zip(keys, (ACCENT, SECOND), strict=False):
         rows = _having(chapter.rows, key)
         if key.startswith("val_") and rows:
-            name = "macro-F1" if key == "val_macro_f1" else key.removeprefix("val_")
+            name = NAMES.get(key) or key.removeprefix("val_").replace("_", " ")
             trace = _trace(rows, [row[key] for row in rows], axes, name, form)
             trace |= {
                 "mode": "lines+markers",

@@ -12,6 +12,7 @@ from wafergpt.reports import texts as words
 from wafergpt.reports.classification_metrics import Row, comparison_chart, confusion_chart, ranked
 from wafergpt.reports.curves import curves
 from wafergpt.reports.document import Document
+from wafergpt.reports.entities import entity_examples
 from wafergpt.reports.markup import escape, folded, table
 from wafergpt.reports.pruning import pruning_charts
 from wafergpt.reports.samples import read_samples, samples_html
@@ -153,10 +154,12 @@ class _Page(Document):
             shares = [values.number(row, key) for key in ("precision", "recall", "f1")]
             support = values.count(values.number(row, "support"))
             cells.append((str(row.get("label")), *map(values.percent, shares), support))
-        inner = table(("Label", "Precision", "Recall", "F1", "Rows"), cells)
+        many = "Rows" if test.f1 is None else "Entities"
+        inner = table(("Label", "Precision", "Recall", "F1", many), cells)
         if len(cells) > MAX_OPEN_CLASSES:
             inner = folded(f"{len(cells)} labels", inner)
-        return [*shown, f'<div class="card"><h3>Label by label</h3>{inner}</div>']
+        examples = entity_examples(chapter.result.get("test") or chapter.result.get("metrics"))
+        return [*shown, f'<div class="card"><h3>Label by label</h3>{inner}</div>', examples]
 
 
 def _planned(chapter: Chapter) -> str:

@@ -25,9 +25,11 @@ from wafergpt.runs.run import Run
 
 @dataclass(frozen=True)
 class ClassifierMetrics:
-    """A classifier's metrics on held-out rows.
+    """A classifier's or a tagger's metrics on held-out rows.
 
     Attributes:
+        f1: of all entities, if it is a tagger.
+        f1_interval: its 95% interval, if it is known.
         labels: the classes, as many as ``confusion`` has rows and columns.
         confusion: counts; rows are true, columns predicted. Empty if unknown.
         per_class: label, precision, recall, f1 and support of each class.
@@ -35,6 +37,8 @@ class ClassifierMetrics:
 
     accuracy: float | None
     macro_f1: float | None
+    f1: float | None
+    f1_interval: tuple[float, ...]
     loss: float | None
     labels: tuple[str, ...]
     confusion: tuple[tuple[int, ...], ...]
@@ -50,6 +54,8 @@ class ClassifierMetrics:
         return cls(
             accuracy=share(test, "accuracy"),
             macro_f1=share(test, "macro_f1"),
+            f1=share(test, "f1"),
+            f1_interval=tuple(n for n in sequence(test, "f1_interval") if isinstance(n, float)),
             loss=number(test, "loss"),
             labels=labels,
             confusion=tuple(map(tuple, rows)) if square and counted else (),

@@ -45,6 +45,11 @@ def verdict(chapter: Chapter, ranked: Sequence[Row]) -> str:
         if test.majority is not None:
             words += f"; always predicting the most frequent label gets {test.majority:.1%}"
         return f"{words}."
+    for part in ("test", "metrics"):
+        f1 = values.share(chapter.result.get(part), "f1")
+        if f1 is not None:
+            rows = "held-out sentences" if part == "test" else "validation sentences"
+            return f"The GPT finds the entities of the {rows} with an F1 of {values.percent(f1)}."
     accuracy = number(chapter.result.get("metrics"), "accuracy")
     if accuracy is not None:
         right = values.percent(accuracy)
@@ -154,10 +159,19 @@ def tiles(chapter: Chapter) -> list[Tile]:
             ("Macro-F1", values.percent(test.macro_f1), ""),
             ("Test loss", values.loss(test.loss), ""),
         ]
+    elif test.f1 is not None:
+        interval = [f"{100 * end:.1f}" for end in test.f1_interval]
+        of_all = chapter.result.get("test")
+        quality = [
+            ("Test F1", values.percent(test.f1), f"95% CI {'–'.join(interval)}" if interval else ""),
+            ("Precision", values.percent(values.share(of_all, "precision")), ""),
+            ("Recall", values.percent(values.share(of_all, "recall")), ""),
+        ]
     else:
         accuracy = now("val_accuracy") if accuracy is None else accuracy
         quality = [
             ("Validation accuracy", values.percent(accuracy), ""),
+            ("Validation F1", values.percent(now("val_f1")), ""),
             ("Validation loss", values.loss(loss), _perplexity(loss) if bits else ""),
             ("Bits per byte", values.loss(bits[-1] if bits else None), ""),
             ("Tokens", values.count(now("tokens")), ""),
