@@ -58,20 +58,29 @@ def words_of(text: str, units: Units) -> list[Word]:
 def _hyphenated(text: str, parts: Sequence[Word]) -> list[Word]:
     """Put parts together that hyphens join without a space, as in well-known."""
     found: list[Word] = []
-    for word in parts:
-        if (
-            len(found) > 1
-            and found[-1].text == "-"
-            and found[-2].end == found[-1].start
-            and found[-1].end == word.start
-            and _LAST.search(found[-2].text)
-            and _FIRST.match(word.text)
+    first = 0
+    for place, word in enumerate(parts):
+        if place < len(parts) - 1 and (
+            _joins(parts, place) if word.text == "-" else _joins(parts, place + 1)
         ):
-            start = found[-2].start
-            found[-2:] = [Word(text[start : word.end], start, word.end)]
-        else:
-            found.append(word)
+            continue
+        start = parts[first].start
+        found.append(Word(text[start : word.end], start, word.end))
+        first = place + 1
     return found
+
+
+def _joins(parts: Sequence[Word], place: int) -> bool:
+    """Return whether the part at a place is a hyphen between two words without spaces."""
+    if not 0 < place < len(parts) - 1 or parts[place].text != "-":
+        return False
+    before, hyphen, after = parts[place - 1 : place + 2]
+    return (
+        before.end == hyphen.start
+        and hyphen.end == after.start
+        and _LAST.search(before.text) is not None
+        and _FIRST.match(after.text) is not None
+    )
 
 
 def joined(words: Sequence[str]) -> tuple[str, list[Word]]:
