@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -59,7 +61,7 @@ def test_there_and_back(tags: list[str]) -> None:
 def test_own_tags_are_allowed(tags: list[str]) -> None:
     may, path = allowed(LABELS), tags_of(of(*tags), len(tags), LABELS)
     places = [-1, *path, -1]
-    assert all(may[a, b] for a, b in zip(places, places[1:], strict=False))
+    assert all(may[a, b] for a, b in pairwise(places))
 
 
 def test_what_bioes_forbids() -> None:
@@ -88,7 +90,7 @@ def test_a_tag_as_written(text: str, tag: Tag | None) -> None:
 
 def pairs(*tags: str) -> dict[tuple[Tag, Tag], int]:
     read = [parsed(tag) or Tag("O", "") for tag in ("O", *tags, "O")]
-    return dict.fromkeys(zip(read, read[1:], strict=False), 1)
+    return dict.fromkeys(pairwise(read), 1)
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,8 @@ def command(
     if stdin == "-":
         inputs = texts = tuple(read_lines(sys.stdin.buffer.read(), "stdin"))
     elif file is not None and (
-        file_format == "conll" or (not file_format and task and task.name == "tag" and is_tagged(file))
+        file_format == "conll"
+        or (not file_format and task and task.name == "tag" and is_tagged(file))
     ):
         if task is None or task.name != "tag":
             raise InputError(f"{file}: conll is for task.name=tag")

@@ -272,7 +272,11 @@ def _words(
         if not columns:
             tabs = "\t" in line
         # A space may be a word, but not a part of one.
-        cells = [c.strip(" ") or c for c in line.split("\t")] if tabs else _BLANKS.split(line.strip(" \t"))
+        cells = (
+            [c.strip(" ") or c for c in line.split("\t")]
+            if tabs
+            else _BLANKS.split(line.strip(" \t"))
+        )
         if cells[0] == DOCUMENT:
             begun = False
             yield None

@@ -71,9 +71,7 @@ def _sentence(
     return f'<p class="tagged" dir="auto">{"".join(parts)}{note}</p>'
 
 
-def _mark(
-    text: str, entity: Found, colours: Mapping[str, int], true: Sequence[Found]
-) -> str:
+def _mark(text: str, entity: Found, colours: Mapping[str, int], true: Sequence[Found]) -> str:
     wrong = "" if entity in true else " wrong"
     label: Any = entity[2]
     return (

@@ -163,7 +163,11 @@ def tiles(chapter: Chapter) -> list[Tile]:
         interval = [f"{100 * end:.1f}" for end in test.f1_interval]
         of_all = chapter.result.get("test")
         quality = [
-            ("Test F1", values.percent(test.f1), f"95% CI {'–'.join(interval)}" if interval else ""),
+            (
+                "Test F1",
+                values.percent(test.f1),
+                f"95% CI {'–'.join(interval)}" if interval else "",
+            ),
             ("Precision", values.percent(values.share(of_all, "precision")), ""),
             ("Recall", values.percent(values.share(of_all, "recall")), ""),
         ]

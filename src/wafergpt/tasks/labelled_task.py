@@ -24,11 +24,16 @@ _read_ahead: dict[str, Any] = {}
 class LabelledTask(Task, Generic[R]):
     """A task that learns from labelled rows.
 
+    Args:
+        recipe: of the training, resolved or not.
+
     Attributes:
         chosen: settings that are chosen by the rows, which are not read by them.
+        formats: what files of labelled rows may be, for people.
     """
 
     chosen: ClassVar[frozenset[str]] = frozenset()
+    formats: ClassVar[str] = "csv, tsv or jsonl"
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__(recipe)
@@ -43,6 +48,12 @@ class LabelledTask(Task, Generic[R]):
     @abstractmethod
     def read_rows(self, path: Path) -> R:
         """Read a file of labelled rows.
+
+        Args:
+            path: the file.
+
+        Returns:
+            The rows.
 
         Raises:
             InputError: if it is none.
@@ -111,9 +122,6 @@ class LabelledTask(Task, Generic[R]):
             train, validation, held_out = self.hold_out(train)
             more += held_out
         return SplitRows(train, validation, named.get("test"), (*notes, *more))
-
-    formats: ClassVar[str] = "csv, tsv or jsonl"
-    """What files of labelled rows may be, for people."""
 
     def as_before(self, named: Mapping[str, R]) -> SplitRows[R] | None:
         """Return the rows as older versions read them, if the run's are those."""
@@ -207,6 +215,9 @@ class LabelledTask(Task, Generic[R]):
 
     def require_batch(self, rows: int) -> None:
         """Require as many training rows as a batch has.
+
+        Args:
+            rows: their number.
 
         Raises:
             InputError: if there are fewer.

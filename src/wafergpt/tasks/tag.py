@@ -336,10 +336,12 @@ class Tag(LabelledTask[Sentences]):
         if not isinstance(value, list | tuple):
             text: str | None = super().require_input(value)
             return text
-        words = tuple(map(super().require_input, value))
-        if None in words:
-            raise InputError(f"[{words.index(None)}] is {described(value[words.index(None)])}")
-        return words or None
+        for place, word in enumerate(value):
+            if not isinstance(word, str) or not word:
+                what = described(word) if word != "" else "an empty word"
+                raise InputError(f"[{place}] is {what}; words are wanted")
+        words = tuple(map(str, value))
+        return words if super().require_input("".join(words)) else None
 
     def encode(self, inputs: Sequence[Any], tokenizer: Tokenizer) -> EvaluationSet:
         """Return the sentences of texts as samples, sorted by length."""
@@ -365,9 +367,7 @@ class Tag(LabelledTask[Sentences]):
         rows, answers = _rows(outputs), []
         sure = iter(outputs["probabilities"])
         for value in inputs:
-            text, words = (value, words_of(value, self.settings.units))
-            if not isinstance(value, str):
-                text, words = joined(value)
+            text, words = self._placed(value)
             found: list[dict[str, Any]] = []
             place = 0
             while place < len(words):
@@ -376,6 +376,12 @@ class Tag(LabelledTask[Sentences]):
                 place += count
             answers.append({"entities": found})
         return answers
+
+    def _placed(self, value: str | tuple[str, ...]) -> tuple[str, list[Word]]:
+        """Return the text of an input, and its words with their places."""
+        if isinstance(value, str):
+            return value, words_of(value, self.settings.units)
+        return joined(value)
 
     def _answers(
         self, text: str, words: Sequence[Word], tags: NDArray[Any], sure: NDArray[Any]
