@@ -78,9 +78,9 @@ def crf(train: Sentences, test: Sentences, labels: Sequence[str]) -> dict[str, A
 def gpt(model: str, train: Path, test: Path, words: Sequence[Any], out: Path, seed: int) -> Any:
     """Fine-tune without options and return the metrics."""
     shutil.rmtree(out / "runs", ignore_errors=True)
-    rows = [f"task.train={train}", f"task.test={test}", "task.tokens=tokens", "task.tags=tags"]
+    rows = ["task.name=tag", f"task.train={train}", f"task.test={test}"]
     start = time.perf_counter()
-    run = finetune(model, None, [*rows, f"seed={seed}", "name=run"], task="tag", root=out / "runs")
+    run = finetune(model, None, [*rows, f"seed={seed}", "name=run"], root=out / "runs")
     seconds, start = time.perf_counter() - start, time.perf_counter()
     predict(run.run, [list(sentence) for sentence in words])
     rate = len(words) / (time.perf_counter() - start)

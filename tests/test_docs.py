@@ -94,6 +94,12 @@ def test_the_page_on_cerebras_works_when_pasted(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_page_on_tagging_works_when_pasted(tmp_path: Path) -> None:
+    paste("docs/tagging.md", tmp_path)
+    assert (tmp_path / "runs" / "names" / "report.html").is_file()
+
+
+@pytest.mark.slow
 def test_the_page_on_mup_works_when_pasted(tmp_path: Path) -> None:
     pytest.importorskip("optuna", reason="the page tunes with Optuna")
     paste("docs/mup.md", tmp_path)
@@ -110,6 +116,7 @@ def test_the_page_on_mup_works_when_pasted(tmp_path: Path) -> None:
         "docs/interop.md",
         "docs/mup.md",
         "docs/sparsity.md",
+        "docs/tagging.md",
         "docs/cerebras.md",
     ],
 )
