@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from wafergpt.data.batches import parts, permute
+from wafergpt.data.continuation_batches import ContinuationBatches
 from wafergpt.data.labelled_batches import LabelledBatches, cut_tokens
 from wafergpt.data.language_batches import LanguageBatches
 
@@ -123,3 +124,30 @@ def test_class_weights_are_the_weight_of_a_batch() -> None:
 def test_cuts(cut: str, kept: list[int]) -> None:
     assert cut_tokens(range(10), 5, cut).tolist() == kept  # type: ignore[arg-type]
     assert cut_tokens(range(4), 5, cut).tolist() == [0, 1, 2, 3]  # type: ignore[arg-type]
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 9), st.integers(0, 9)), min_size=1, max_size=20),
+    st.integers(1, 5),
+    st.integers(0, 3),
+)
+@settings(deadline=None)
+def test_continuations_learn_the_next_tokens_that_are_asked_for(
+    sizes: list[tuple[int, int]], size: int, first: int
+) -> None:
+    # Tokens say where they stand, and in which text.
+    texts = [np.arange(a + b) + 100 * (i + 1) for i, (a, b) in enumerate(sizes)]
+    learned = [np.arange(a + b) >= a for a, b in sizes]
+    prompts = np.array([a for a, _ in sizes])
+    batches = ContinuationBatches(texts, learned, size, seed=1, prompts=prompts)
+    batch, chosen = batches.batch(first, size), batches.indices(first, size)
+    assert batch["tokens"].shape[1] == batches.length(first, size)
+    assert batch.weight == sum(sizes[i][1] for i in chosen)
+    for row, index in enumerate(chosen):
+        read = len(texts[index]) - 1
+        assert batch["tokens"][row, :read].tolist() == texts[index][:-1].tolist()
+        targets = batch["targets"][row]
+        assert targets[targets >= 0].tolist() == texts[index][learned[index]].tolist()
+        places = (targets >= 0).nonzero()[:, 0]
+        assert (batch["tokens"][row, places] + 1 == targets[places]).all()
+        assert batch["prompts"][row] == prompts[index]

@@ -18,6 +18,9 @@ from wafergpt.progress import say, working
 BLANK = "(blank)"
 """Shown in place of a text that has no letters."""
 
+WRITTEN = ("translation", "reply")
+"""Keys of answers that are texts."""
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -102,7 +105,7 @@ def command(
 
 
 def _table(texts: Sequence[str], outputs: Sequence[dict[str, Any] | None], width: int) -> Table:
-    """Return texts beside labels and probabilities, a regression's values, or entities."""
+    """Return texts beside labels and probabilities, values, entities, or what is written."""
     from wafergpt.cli.tables import Column, bar, table
 
     text = Column("text", min_width=16)
@@ -115,6 +118,12 @@ def _table(texts: Sequence[str], outputs: Sequence[dict[str, Any] | None], width
             ],
             width,
         )
+    written = next((key for o in outputs for key in WRITTEN if o and key in o), "")
+    if written:
+        beside = Column(written, min_width=16, folds=True)
+        shown = [(t.strip() or BLANK, o[written] if o else "")
+                 for t, o in zip(texts, outputs, strict=True)]  # fmt: skip
+        return table([Column("text", min_width=16, folds=True), beside], shown, width)
     if any(output and "label" not in output for output in outputs):
         rows = [
             (t, f"{o['value']:.4g}") if o else (t.strip() or BLANK, "")

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import yaml
 from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
@@ -297,6 +297,9 @@ class Evaluate(Section):
 class TaskSettings(Section):
     """The keys that every task has; the rest are its own (``Task.Settings``)."""
 
+    vocabulary_head: ClassVar[bool] = False
+    """Whether its loss is over the vocabulary, as a language model's."""
+
     name: str
     train: AnyPath | None = None
     validation: AnyPath | None = None
@@ -365,6 +368,11 @@ class Recipe(Section):
         if self.model.parametrization == "mup" and self.optimizer.l2:
             raise ValueError("optimizer.l2 has no rule under mup: use optimizer.weight_decay")
         return self
+
+    @property
+    def vocabulary_head(self) -> bool:
+        """Whether the loss is over the vocabulary."""
+        return self.task is None or self.task.vocabulary_head
 
     def replace(self, **sections: Mapping[str, Any] | Section | Path | str | int) -> Recipe:
         """Return a checked copy with keys of the named sections replaced."""

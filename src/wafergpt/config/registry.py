@@ -15,6 +15,7 @@ TASKS: dict[str, str] = {
     "classify": "wafergpt.tasks.classify:Classify",
     "regress": "wafergpt.tasks.regress:Regress",
     "tag": "wafergpt.tasks.tag:Tag",
+    "translate": "wafergpt.tasks.translate:Translate",
 }
 """Module and class of each task by its name."""
 

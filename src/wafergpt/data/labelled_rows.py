@@ -108,8 +108,8 @@ def read_table(path: str | Path, text: str = "text", label: str = "label") -> Ta
     unlabelled: list[int] = []
     numeric = False
     names = (text, label)
-    for number, row in _held(path, rows(path, names=names), names):
-        words = _text(column(row, text, path, number, "task.text=COLUMN"), text, path, number)
+    for number, row in held(path, rows(path, names=names), names):
+        words = cell_text(column(row, text, path, number, "task.text=COLUMN"), text, path, number)
         value = column(row, label, path, number, "task.label=COLUMN")
         if not words.strip():
             blank.append(number)
@@ -160,12 +160,12 @@ def read_texts(
     """
     path = Path(path)
     if require_kind(path, file_format, (text,)) == "txt":
-        texts = [line.rstrip("\r\n") for _, line in _held(path, lines(path))]
+        texts = [line.rstrip("\r\n") for _, line in held(path, lines(path))]
     else:
         numbered = rows(path, blank_lines=True, file_format=file_format, names=(text,))
-        held = _held(path, numbered, (text,))
         texts = [
-            _text(column(row, text, path, n, "--column COLUMN"), text, path, n) for n, row in held
+            cell_text(column(row, text, path, n, "--column COLUMN"), text, path, n)
+            for n, row in held(path, numbered, (text,))
         ]
     if not texts:
         raise InputError(f"{path} has no rows")
@@ -200,10 +200,36 @@ def described(value: object) -> str:
     return f"a value of type {type(value).__name__} ({short(value)})"
 
 
-def _held(
+def given_text(value: object) -> str | None:
+    """Return a text to predict, or None where there is none: blank, None, NaN.
+
+    Raises:
+        InputError: if it is no text, with a message that continues after its index.
+    """
+    if is_missing(value):
+        return None
+    if not isinstance(value, str):
+        raise InputError(f"is {described(value)}; texts are wanted")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise InputError("holds a lone surrogate, which is no character") from None
+    return str(value) if value.strip() else None
+
+
+def held(
     path: Path, numbered: Iterator[tuple[int, T]], columns: Sequence[str] = ()
 ) -> Iterator[tuple[int, T]]:
-    """Yield rows, and refuse those that would take far more memory than their file."""
+    """Yield rows, and refuse those that would take far more memory than their file.
+
+    Args:
+        path: the file.
+        numbered: its lines or rows, and their numbers.
+        columns: of rows, those that count.
+
+    Raises:
+        InputError: if they take too much.
+    """
     require_file(path)
     size, most = 0, max(HARMLESS, EXPANSION * path.stat().st_size)
     for number, row in numbered:
@@ -217,8 +243,12 @@ def _held(
         yield number, row
 
 
-def _text(value: object, name: str, path: Path, number: int) -> str:
-    """Return the text of a cell, empty for an empty cell."""
+def cell_text(value: object, name: str, path: Path, number: int) -> str:
+    """Return the text of a cell, empty for an empty cell.
+
+    Raises:
+        InputError: if it is no text; ``path`` and the line ``number`` are named.
+    """
     if is_missing(value):
         return ""
     if not isinstance(value, str):

@@ -9,12 +9,17 @@ from wafergpt import config
 
 
 class LayerCache:
-    """One layer's keys and values, in buffers of the full context."""
+    """One layer's keys and values, in buffers of ``context`` tokens."""
 
     def __init__(
-        self, batch: int, model: config.Model, dtype: torch.dtype, device: torch.device
+        self,
+        batch: int,
+        model: config.Model,
+        dtype: torch.dtype,
+        device: torch.device,
+        context: int,
     ) -> None:
-        shape = (batch, model.n_heads, model.seq_len, model.head_width)
+        shape = (batch, model.n_heads, context, model.head_width)
         self._keys = torch.empty(shape, dtype=dtype, device=device)
         self._values = torch.empty(shape, dtype=dtype, device=device)
         self.length = 0
@@ -27,9 +32,25 @@ class LayerCache:
         self.length = end
         return self._keys[:, :, :end], self._values[:, :, :end]
 
+    def take(self, rows: Tensor) -> None:
+        """Keep the rows at these places, in this order; one may be there several times."""
+        keys, values = self._keys[rows, :, : self.length], self._values[rows, :, : self.length]
+        if len(rows) != len(self._keys):
+            shape = (len(rows), *self._keys.shape[1:])
+            self._keys, self._values = self._keys.new_empty(shape), self._values.new_empty(shape)
+        self._keys[:, :, : self.length], self._values[:, :, : self.length] = keys, values
+
 
 class Cache:
-    """The caches of all layers."""
+    """The caches of all layers.
+
+    Args:
+        batch: rows that are read side by side, all as long.
+        model: the shape.
+        dtype: of the keys and values.
+        device: of the network.
+        context: tokens of a row at most; those of the model if omitted.
+    """
 
     def __init__(
         self,
@@ -37,10 +58,11 @@ class Cache:
         model: config.Model,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
+        context: int | None = None,
     ) -> None:
         self._recent: Tensor | None = None
-        where = torch.device(device)
-        self.layers = [LayerCache(batch, model, dtype, where) for _ in range(model.n_layers)]
+        where, most = torch.device(device), context or model.seq_len
+        self.layers = [LayerCache(batch, model, dtype, where, most) for _ in range(model.n_layers)]
 
     @property
     def length(self) -> int:
@@ -53,6 +75,13 @@ class Cache:
         read = tokens if before is None else torch.cat((before, tokens), 1)
         self._recent = read[:, -count:]
         return before
+
+    def take(self, rows: Tensor) -> None:
+        """Keep the rows at these places, in this order; one may be there several times."""
+        if self._recent is not None:
+            self._recent = self._recent[rows]
+        for layer in self.layers:
+            layer.take(rows)
 
     def clear(self) -> None:
         """Forget all tokens; the buffers stay."""

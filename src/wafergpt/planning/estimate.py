@@ -202,7 +202,7 @@ def speed(recipe: Recipe, machine: Machine, tokens_per_sample: float, compiled: 
             recipe.system.precision,
             compiled,
             recipe.train.batch_size * length,
-            head=recipe.task is None,
+            head=recipe.vocabulary_head,
             sampled_softmax=recipe.train.sampled_softmax,
             micro_batch_tokens=recipe.train.micro_batch_size * length,
             activation_checkpointing=recipe.system.activation_checkpointing,
@@ -232,7 +232,7 @@ def _flops(recipe: Recipe, data: _Data) -> float:
     """Return the FLOPs of a sample."""
     rows = 0
     length = math.ceil(data.length)
-    if recipe.task is None:
+    if recipe.vocabulary_head:
         micro_batch_tokens = recipe.train.micro_batch_size * length
         rows = softmax_rows(recipe.model, recipe.train.sampled_softmax, micro_batch_tokens)
     return training_flops(recipe.model, length, rows) + teacher_flops(recipe, length)
@@ -243,7 +243,7 @@ def teacher_flops(recipe: Recipe, length: int) -> float:
     teacher = teacher_shape(recipe)
     if teacher is None:
         return 0.0
-    return training_flops(teacher, length, None if recipe.task is None else 0) / 3
+    return training_flops(teacher, length, None if recipe.vocabulary_head else 0) / 3
 
 
 def _time(recipe: Recipe, machine: Machine, data: _Data, tokens: int, rate: float) -> Duration:

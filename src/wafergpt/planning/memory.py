@@ -122,7 +122,7 @@ def estimated_memory(recipe: Recipe, device: str) -> Memory:
         min(recipe.train.micro_batch_size, share),
         recipe.optimizer,
         recipe.system.model_copy(update={"device": device}),
-        head=recipe.task is None,
+        head=recipe.vocabulary_head,
         background=recipe.checkpoint.background,
         teacher=teacher_shape(recipe),
     )

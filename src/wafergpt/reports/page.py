@@ -9,6 +9,7 @@ from wafergpt.errors import InputError
 from wafergpt.progress import duration, say, working
 from wafergpt.reports import formatting as values
 from wafergpt.reports import texts as words
+from wafergpt.reports.answers import answers_card
 from wafergpt.reports.classification_metrics import Row, comparison_chart, confusion_chart, ranked
 from wafergpt.reports.curves import curves
 from wafergpt.reports.document import Document
@@ -135,7 +136,12 @@ class _Page(Document):
             parts.append(f'<p class="aside">{escape(note)}</p>')
         if drawn:
             parts.append(f'<div class="charts">{drawn}</div>')
-        facts = [*self._test_metrics(chapter), _planned(chapter), _samples(chapter)]
+        facts = [
+            *self._test_metrics(chapter),
+            answers_card(chapter.result),
+            _planned(chapter),
+            _samples(chapter),
+        ]
         left, *right = [fact for fact in facts if fact] or [""]
         columns = "".join(f"<div>{cards}</div>" for cards in (left, "".join(right)) if cards)
         if columns:

@@ -179,7 +179,7 @@ class Calibrated:
         """
         total = sum(p.numel() for p in self.network.parameters())
         lost, model = self._lost(), self.recipe.model
-        flops = training_flops(model, rows=None if self.recipe.task is None else 0) / 3
+        flops = training_flops(model, rows=None if self.recipe.vocabulary_head else 0) / 3
         return {
             f"parameters_{when}": total - lost,
             f"flops_{when}": flops - 2.0 * model.seq_len * lost,

@@ -102,7 +102,7 @@ def expected(setup: Setup, group: ProcessGroup, startup: float) -> Measurement:
         token, _ = _evaluation(setup, group, BRIEFLY, fewest=2)
         startup += time.monotonic() - start
     evaluation, final = evaluated_tokens(setup)
-    rows = recipe.model.vocab_size if recipe.task is None else 0
+    rows = recipe.model.vocab_size if recipe.vocabulary_head else 0
     return Measurement(
         recipe=recipe,
         tokens=tokens,

@@ -1,0 +1,143 @@
+"""Beam search: the likeliest continuation, among several that are kept at each token."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from wafergpt.model.cache import Cache
+from wafergpt.model.gpt import GPT
+
+
+@dataclass(frozen=True)
+class Beam:
+    """How to search.
+
+    Attributes:
+        width: continuations that are kept; 1 takes the likeliest token each time.
+        max_tokens: of a continuation, its end included.
+        length_penalty: a continuation's log-probability is divided by its number of tokens to this
+            power; 0 prefers short ones.
+        end_of_text: the token that ends a continuation.
+        vocab_size: tokens there are; a network may have rows for more.
+    """
+
+    width: int
+    max_tokens: int
+    length_penalty: float
+    end_of_text: int
+    vocab_size: int
+
+
+@torch.inference_mode()
+def beam_search(gpt: GPT, prompts: Tensor, beam: Beam) -> list[list[int]]:
+    """Continue prompts.
+
+    A search ends when ``width`` continuations have ended. This is transformers' ``generate`` with
+    ``num_beams``, ``length_penalty`` and ``early_stopping=True``.
+
+    Args:
+        gpt: in evaluation mode.
+        prompts: ``[n, length]`` tokens; together with ``max_tokens`` at most the context.
+        beam: how to search.
+
+    Returns:
+        The best continuation of each prompt, without its end.
+    """
+    n, width, device = len(prompts), beam.width, prompts.device
+    # The last token is drawn, and not read.
+    most = prompts.shape[1] + beam.max_tokens - 1
+    cache = Cache(n, gpt.config, gpt.embedding.weight.dtype, device, most)
+    search = _Search(n, beam, device)
+    log_probs = _log_probs(gpt, prompts, cache, beam.vocab_size)
+    cache.take(torch.arange(n, device=device).repeat_interleave(width))
+    log_probs = log_probs.repeat_interleave(width, 0)
+    rows = search.advance(log_probs)
+    for _ in range(beam.max_tokens - 1):
+        if search.over:
+            break
+        cache.take(rows)
+        rows = search.advance(_log_probs(gpt, search.last, cache, beam.vocab_size))
+    return search.best()
+
+
+def _log_probs(gpt: GPT, tokens: Tensor, cache: Cache, vocab_size: int) -> Tensor:
+    """Return ``[batch, vocab_size]`` of the token after these."""
+    hidden = gpt(tokens, cache=cache)
+    return gpt.logits(hidden[:, -1])[:, :vocab_size].float().log_softmax(1)
+
+
+class _Search:
+    """The continuations of ``n`` prompts, each with ``width`` that go on."""
+
+    def __init__(self, n: int, beam: Beam, device: torch.device) -> None:
+        self._beam = beam
+        # All go on from the same prompt: at first one counts.
+        self._scores = torch.full((n, beam.width), -math.inf, device=device)
+        self._scores[:, 0] = 0.0
+        self._tokens = torch.empty(n, beam.width, 0, dtype=torch.long, device=device)
+        self._ended: list[list[tuple[float, list[int]]]] = [[] for _ in range(n)]
+
+    @property
+    def last(self) -> Tensor:
+        """The last token of each, ``[n · width, 1]``."""
+        return self._tokens[:, :, -1].reshape(-1, 1)
+
+    @property
+    def over(self) -> bool:
+        """Whether enough have ended for each prompt."""
+        return all(len(ended) >= self._beam.width for ended in self._ended)
+
+    def advance(self, log_probs: Tensor) -> Tensor:
+        """Extend each by its best tokens.
+
+        Args:
+            log_probs: ``[n · width, vocab_size]`` of the next token.
+
+        Returns:
+            ``[n · width]``: the row that each one now continues.
+        """
+        n, width = self._scores.shape
+        vocab_size, end = log_probs.shape[1], self._beam.end_of_text
+        total = self._scores[..., None] + log_probs.view(n, width, vocab_size)
+        # Of twice as many, one in each row may end.
+        scores, places = total.flatten(1).topk(min(2 * width, width * vocab_size))
+        parents, tokens = places // vocab_size, places % vocab_size
+        ends = tokens == end
+        self._end(scores, parents, ends)
+        goes_on = ends.long().argsort(dim=1, stable=True)[:, :width]
+        self._scores = scores.gather(1, goes_on).masked_fill(ends.gather(1, goes_on), -math.inf)
+        parents, tokens = parents.gather(1, goes_on), tokens.gather(1, goes_on)
+        read = self._tokens.gather(1, parents[..., None].expand(-1, -1, self._tokens.shape[2]))
+        self._tokens = torch.cat((read, tokens[..., None]), 2)
+        first = torch.arange(n, device=parents.device)[:, None] * width
+        return (first + parents).flatten()
+
+    def _end(self, scores: Tensor, parents: Tensor, ends: Tensor) -> None:
+        # One that is not among the best would not have gone on either.
+        width = self._beam.width
+        for row, place in ends[:, :width].nonzero().tolist():
+            score = float(scores[row, place])
+            if len(self._ended[row]) < width and math.isfinite(score):
+                found: list[int] = self._tokens[row, parents[row, place]].tolist()
+                self._ended[row].append((self._normed(score, len(found) + 1), found))
+
+    def _normed(self, score: float, tokens: int) -> float:
+        return score / float(max(1, tokens) ** self._beam.length_penalty)
+
+    def best(self) -> list[list[int]]:
+        """Return the best of each prompt; of those that have not ended, if too few have."""
+        found = []
+        for row, ended in enumerate(self._ended):
+            if len(ended) < self._beam.width:
+                tokens: list[list[int]] = self._tokens[row].tolist()
+                scores = self._scores[row].tolist()
+                ended = [
+                    *ended,
+                    *((self._normed(s, len(t)), t) for s, t in zip(scores, tokens, strict=True)),
+                ]
+            found.append(max(ended, key=lambda one: one[0])[1])
+        return found

@@ -1,0 +1,400 @@
+"""What tasks that write an answer share: rows, loss on the answer alone, and writing it."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from wafergpt.config import Recipe, TaskSettings
+from wafergpt.data.labelled_rows import Table, given_text
+from wafergpt.data.labelled_split import hold_out
+from wafergpt.data.tokenizer import Tokenizer
+from wafergpt.errors import InputError
+from wafergpt.planning.intervals import DEFAULT_EPOCHS
+from wafergpt.progress import say, working
+from wafergpt.tasks.base import EvaluationSet, Outputs, Splits, Task
+from wafergpt.tasks.tables import VALIDATION_SHARE, Tables
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from wafergpt.data.batches import Batch
+    from wafergpt.decoding.beam import Beam
+
+NOTHING = -1
+"""Stands behind the tokens of an answer."""
+
+SEARCHED = 1 << 17
+"""Tokens of all continuations that are searched at once, prompts included."""
+
+Ints = NDArray[np.int64]
+
+
+class GenerativeSettings(TaskSettings):
+    """The settings of every task that writes an answer."""
+
+    vocabulary_head: ClassVar[bool] = True
+    beams: int = Field(4, ge=1, le=64)
+    """Continuations that the search for an answer keeps; 1 takes the likeliest token each time."""
+    length_penalty: float = Field(1.0, ge=0, le=10)
+    """An answer's log-probability is divided by its number of tokens to this power."""
+    max_new_tokens: int = Field(0, ge=0, le=1 << 20)
+    """Of an answer; if omitted, one and a half times those of the longest training answer."""
+    written: int = Field(100, ge=1)
+    """Validation rows whose answers are written at each evaluation, for metrics of texts."""
+    end_of_text: int | None = None
+    """The token that ends prompts and answers; set by the run."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The rows of an evaluation.
+
+    Attributes:
+        prompts: their texts.
+        references: the texts that are wanted.
+        written: ``[n]``, those whose answers are written.
+        tokenizer: of the run.
+    """
+
+    prompts: Sequence[str]
+    references: Sequence[str]
+    written: Ints
+    tokenizer: Tokenizer
+
+
+class GenerativeTask(Task):
+    """A task whose answer is a text that follows a prompt; its network is the GPT itself.
+
+    A sample is the prompt's tokens, the end-of-text token, the answer's, and that token again. The
+    answer and its end are learned, and the prompt is read.
+    """
+
+    Settings = GenerativeSettings
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__(recipe)
+        self._tables: Tables | None = None
+        self._tokenizer: Tokenizer | None = None
+
+    @property
+    def settings(self) -> GenerativeSettings:
+        """The recipe's section ``task``."""
+        assert isinstance(self.recipe.task, GenerativeSettings)
+        return self.recipe.task
+
+    @property
+    def tables(self) -> Tables:
+        """The rows, read once; validation rows are held out where none are named.
+
+        Raises:
+            InputError: if the rows are unusable.
+        """
+        if self._tables is None:
+            with working("reading the rows"):
+                self._tables = self._read()
+            for note in self._tables.notes:
+                say(note)
+        return self._tables
+
+    @abstractmethod
+    def read(self, path: Path) -> Table:
+        """Read prompts as ``texts`` and answers as ``labels``.
+
+        Raises:
+            InputError: if they cannot be read.
+        """
+
+    @abstractmethod
+    def metrics_of(self, answers: Sequence[str], references: Sequence[str]) -> dict[str, Any]:
+        """Return metrics of the texts of answers, those of ``metrics`` among them."""
+
+    def _read(self) -> Tables:
+        settings = self.settings
+        if settings.train is None:
+            raise InputError("which rows? add task.train=FILE (csv, tsv or jsonl)")
+        paths = {part: getattr(settings, part) for part in ("train", "validation", "test")}
+        named = {part: self.read(path) for part, path in paths.items() if path is not None}
+        train, validation = named["train"], named.get("validation")
+        if validation is None:
+            train, validation = hold_out(train, VALIDATION_SHARE)
+        notes = tuple(note for table in named.values() for note in table.notes)
+        return Tables(train, validation, named.get("test"), notes)
+
+    def texts(self) -> Iterator[str]:
+        """Yield prompts and answers of the training rows."""
+        yield from self.tables.train.texts
+        yield from self.tables.train.labels
+
+    # --- data ------------------------------------------------------------------------------------
+
+    def prepare(self, tokenizer: Tokenizer) -> tuple[Recipe, Splits]:
+        """Read and encode the rows; without a horizon it is three epochs."""
+        tables, recipe, settings = self.tables, self.recipe, self.settings
+        fingerprint = tables.fingerprint()
+        if recipe.data.fingerprint not in (None, fingerprint):
+            raise InputError(f"the rows are not those that this run started with: {settings.train}")
+        train = recipe.train
+        if train.tokens:
+            raise InputError("fine-tuning counts in train.epochs, train.steps or train.seconds")
+        limit = settings.max_tokens or recipe.model.seq_len
+        if limit > recipe.model.seq_len:
+            raise InputError(
+                f"task.max_tokens={limit} is more than the model's context of "
+                f"{recipe.model.seq_len}"
+            )
+        with working("encoding the rows"):
+            answers = tokenizer.encode_batch(tables.train.labels)
+        longest = max(map(len, answers)) + 1
+        paths = {
+            part: None if path is None else Path(path).resolve()
+            for part in ("train", "validation", "test")
+            for path in (getattr(settings, part),)
+        }
+        decided = {
+            "max_tokens": limit,
+            "end_of_text": tokenizer.end_of_text,
+            "max_new_tokens": settings.max_new_tokens or min(limit, math.ceil(1.5 * longest)),
+        }
+        horizon = train.steps or train.epochs or train.seconds
+        recipe = recipe.replace(
+            task={**decided, **paths},
+            data={"fingerprint": fingerprint},
+            # An imported model may have more rows than its tokenizer has tokens.
+            model={"vocab_size": max(recipe.model.vocab_size, tokenizer.vocab_size)},
+            train={} if horizon else {"epochs": DEFAULT_EPOCHS},
+        )
+        task = type(self)(recipe)
+        return recipe, task._encoded(tables, tokenizer)
+
+    def _encoded(self, tables: Tables, tokenizer: Tokenizer) -> Splits:
+        from wafergpt.data.continuation_batches import ContinuationBatches
+
+        size = self.recipe.train.batch_size
+        texts, learned, _ = self._samples(tables.train, tokenizer, trained=True)
+        if len(texts) < size:
+            raise InputError(
+                f"{len(texts)} training rows are less than one batch of {size}: "
+                "lower train.batch_size"
+            )
+        train = ContinuationBatches(texts, learned, size, self.recipe.seed)
+        validation = self._evaluated(tables.validation, tokenizer, self.settings.written)
+        test = None if tables.test is None else self._evaluated(tables.test, tokenizer)
+        return Splits(train, validation, test, sum(map(len, texts)) - len(texts))
+
+    def _evaluated(
+        self, table: Table, tokenizer: Tokenizer, few: int | None = None
+    ) -> EvaluationSet:
+        """Encode rows; the answers of all are written, or of a few from everywhere."""
+        from wafergpt.data.continuation_batches import ContinuationBatches
+
+        texts, learned, prompts = self._samples(table, tokenizer, trained=False)
+        written = np.arange(len(texts))
+        if few is not None:
+            places = np.linspace(0, len(texts) - 1, min(len(texts), few))
+            written = np.unique(places.astype(np.int64))
+        asked = np.zeros(len(texts), dtype=np.int64)
+        asked[written] = np.array(prompts)[written]
+        batches = ContinuationBatches(texts, learned, self.evaluation_rows(), None, asked)
+        answers = Answers(table.texts, table.labels, written, tokenizer)
+        return EvaluationSet(batches, answers, batches.indices(0, len(texts)))
+
+    def _samples(
+        self, table: Table, tokenizer: Tokenizer, trained: bool
+    ) -> tuple[list[Ints], list[NDArray[np.bool_]], list[int]]:
+        """Return the rows' tokens, which are learned, and how many are the prompt's."""
+        end = [tokenizer.end_of_text]
+        limit = self.settings.max_tokens or self.recipe.model.seq_len
+        texts, learned, prompts, cut = [], [], [], 0
+        sides = (tokenizer.encode_batch(table.texts), tokenizer.encode_batch(table.labels))
+        for prompt, answer in zip(*sides, strict=True):
+            # The last token is not read.
+            if len(prompt) + len(answer) + 1 > limit:
+                cut += 1
+                if trained:
+                    continue
+                prompt = prompt[: max(limit // 2, limit - 1 - len(answer))]
+                answer = answer[: max(0, limit - 1 - len(prompt))]
+            ids = np.array([*prompt, *end, *answer, *end], dtype=np.int64)
+            texts.append(ids)
+            learned.append(np.arange(len(ids)) > len(prompt))
+            prompts.append(len(prompt) + 1)
+        if cut:
+            say(
+                f"warning: {cut:,} of {len(table.texts):,} rows are longer than {limit} tokens and "
+                f"are {'left out' if trained else 'cut'}{_of(table)}: model.seq_len is the context"
+            )
+        return texts, learned, prompts
+
+    def require_input(self, value: object) -> str | None:
+        """Return a text, or None where there is none: blank, None, NaN."""
+        return given_text(value)
+
+    def encode(self, inputs: Sequence[Any], tokenizer: Tokenizer) -> EvaluationSet:
+        """Return prompts as samples, cut where they leave no room for an answer."""
+        from wafergpt.data.continuation_batches import ContinuationBatches
+
+        self._tokenizer = tokenizer
+        end, room = tokenizer.end_of_text, min(ROOM, self.settings.max_new_tokens)
+        most = max(1, self.recipe.model.seq_len - room)
+        with working("encoding the texts"):
+            prompts = tokenizer.encode_batch(inputs)
+        if cut := sum(len(ids) > most for ids in prompts):
+            say(f"warning: {cut:,} of {len(inputs):,} texts are longer than {most} tokens: cut")
+        # The last token of a sample is a target alone, and here none.
+        texts = [np.array([*ids[:most], end, end], dtype=np.int64) for ids in prompts]
+        learned = [np.zeros(len(text), dtype=np.bool_) for text in texts]
+        lengths = np.array([len(text) - 1 for text in texts], dtype=np.int64)
+        batches = ContinuationBatches(texts, learned, self.evaluation_rows(), None, lengths)
+        return EvaluationSet(batches, None, batches.indices(0, len(texts)))
+
+    # --- network ---------------------------------------------------------------------------------
+
+    def network(self) -> nn.Module:
+        """Build the GPT."""
+        from wafergpt.model.gpt import GPT
+
+        return GPT(self.recipe.model)
+
+    def flops(self, batch: Batch) -> float:
+        """Return the FLOPs of a forward and backward pass; the head reads what is learned alone."""
+        from wafergpt.shapes.counts import training_flops
+
+        model = self.recipe.model
+        texts, length = batch["tokens"].shape
+        share = batch.weight / (texts * length)
+        return texts * training_flops(model, length, model.vocab_size * share)
+
+    def loss(self, network: nn.Module, batch: Batch) -> Tensor:
+        """Return the summed next-token loss of the answers."""
+        from wafergpt.model.gpt import GPT
+        from wafergpt.model.loss import next_token_loss
+
+        assert isinstance(network, GPT)
+        hidden, targets = network.scaled(network(batch["tokens"])), batch["targets"]
+        learned = targets >= 0
+        return next_token_loss(hidden[learned], network.head, targets[learned])
+
+    def outputs(self, network: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
+        """Return the summed ``loss [batch]`` of each row, its number of ``terms``, and the tokens
+        ``written [batch, max_new_tokens]`` where prompts are to be continued, -1 behind them.
+        """
+        import torch
+
+        from wafergpt.model.gpt import GPT
+        from wafergpt.model.loss import next_token_loss
+
+        assert isinstance(network, GPT)
+        hidden, targets = network.scaled(network(batch["tokens"])), batch["targets"]
+        losses = [
+            next_token_loss(one, network.head, own)
+            for one, own in zip(hidden, targets, strict=True)
+        ]
+        found = {
+            "loss": torch.stack(losses).double(),
+            "terms": (targets >= 0).sum(1),
+        }
+        if "prompts" in batch:
+            found["written"] = self._written(network, batch["tokens"], batch["prompts"])
+        return found
+
+    def _written(self, gpt: Any, tokens: Tensor, prompts: Tensor) -> Tensor:
+        """Continue the first ``prompts`` tokens of each row; those of 0 are not."""
+        import torch
+
+        from wafergpt.decoding.beam import beam_search
+
+        most = self.settings.max_new_tokens
+        found = torch.full((len(tokens), most), NOTHING, device=tokens.device)
+        # Decoding has a new length at each token, and would compile for each.
+        with (
+            torch.autocast(tokens.device.type, enabled=False),
+            torch.compiler.set_stance("force_eager"),
+        ):
+            for length in prompts.unique().tolist():
+                rows = (prompts == length).nonzero()[:, 0]
+                if not length:
+                    continue
+                beam = self._beam(length)
+                together = SEARCHED // (beam.width * (length + beam.max_tokens)) or 1
+                for some in rows.split(together):
+                    answers = beam_search(gpt, tokens[some, :length], beam)
+                    for row, answer in zip(some.tolist(), answers, strict=True):
+                        found[row, : len(answer)] = torch.tensor(answer, device=tokens.device)
+        return found
+
+    def _beam(self, length: int) -> Beam:
+        from wafergpt.decoding.beam import Beam
+
+        settings, model = self.settings, self.recipe.model
+        assert settings.end_of_text is not None
+        # The last token of an answer is not read.
+        room = max(1, model.seq_len - length + 1)
+        return Beam(
+            settings.beams, min(settings.max_new_tokens, room), settings.length_penalty,
+            settings.end_of_text, model.vocab_size,
+        )  # fmt: skip
+
+    # --- answers ---------------------------------------------------------------------------------
+
+    def compute_metrics(self, outputs: Outputs, references: Any) -> dict[str, Any]:
+        """Return ``loss`` and ``perplexity`` per token, and those of the texts that are written,
+        with some of them as ``samples``.
+        """
+        assert isinstance(references, Answers)
+        loss = float(outputs["loss"].sum() / max(1, outputs["terms"].sum()))
+        found: dict[str, Any] = {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
+        rows = references.written.tolist()
+        if not rows:
+            return found
+        texts = _decoded(outputs["written"][rows], references.tokenizer)
+        wanted = [references.references[row] for row in rows]
+        samples = [
+            {"prompt": references.prompts[row], "reference": right, "answer": text}
+            for row, right, text in list(zip(rows, wanted, texts, strict=True))[:SAMPLES]
+        ]
+        return {**found, **self.metrics_of(texts, wanted), "written": len(rows), "samples": samples}
+
+    def answers(self, outputs: Outputs) -> list[str]:
+        """Return the texts that outputs of ``encode``'s samples are."""
+        assert self._tokenizer is not None
+        return _decoded(outputs["written"], self._tokenizer)
+
+    def sample(self, network: nn.Module, tokenizer: Tokenizer, prompt: str) -> str:
+        """Return the answer to a prompt, after an arrow."""
+        import torch
+
+        ids = [*tokenizer.encode(prompt), tokenizer.end_of_text]
+        ids = ids[-self.recipe.model.seq_len :]
+        device = next(network.parameters()).device
+        network.eval()
+        tokens = torch.tensor([ids], device=device)
+        written = self._written(network, tokens, torch.tensor([len(ids)], device=device))
+        return " → " + _decoded(written.cpu().numpy(), tokenizer)[0]
+
+    def evaluation_rows(self) -> int:
+        """Return the rows of a forward pass: prompts of one length are continued together."""
+        return 128
+
+
+SAMPLES = 20
+"""Answers that are kept beside their references."""
+
+ROOM = 64
+"""Tokens of the context that are kept free for an answer, at most."""
+
+
+def _of(table: Table) -> str:
+    return "" if table.path is None else f" ({table.path})"
+
+
+def _decoded(written: NDArray[np.int64], tokenizer: Tokenizer) -> list[str]:
+    return [tokenizer.decode([i for i in row.tolist() if i != NOTHING]).strip() for row in written]
