@@ -31,6 +31,7 @@ VERBS = {
     "finetune": "Fine-tune a model for a task on labelled rows.",
     "predict": "Predict with a fine-tuned model.",
     "generate": "Generate text with a language model.",
+    "chat": "Talk with a model that was fine-tuned for dialogue.",
     "import": "Make a run from a Hugging Face folder.",
     "export": "Export a run to transformers or llama.cpp.",
     "checkpoints": "List a run's checkpoints, or compare two.",

@@ -25,6 +25,8 @@ UNSPACED = 6
 def at_work(run: Run) -> str:
     """Return the command that uses a run: on a text, or on a prompt from its corpus."""
     recipe = run.recipe
+    if recipe.task is not None and recipe.task.name == "dialogue":
+        return run.command("chat")
     if recipe.task is not None:
         return run.command("predict", "--text", "a text of yours")
     return run.command("generate", "--prompt", _prompt(recipe))

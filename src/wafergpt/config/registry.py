@@ -13,6 +13,7 @@ LANGUAGE_MODEL = "wafergpt.tasks.language_model:LanguageModel"
 
 TASKS: dict[str, str] = {
     "classify": "wafergpt.tasks.classify:Classify",
+    "dialogue": "wafergpt.tasks.dialogue:Dialogue",
     "regress": "wafergpt.tasks.regress:Regress",
     "tag": "wafergpt.tasks.tag:Tag",
     "translate": "wafergpt.tasks.translate:Translate",

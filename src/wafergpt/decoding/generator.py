@@ -113,7 +113,7 @@ def stream_tokens(
 
 
 class TextStream(Iterator[str]):
-    """The continuation of a prompt in pieces of whole characters.
+    """The continuation of a prompt, a text or its tokens, in pieces of whole characters.
 
     It ends at the first of ``settings.stop``, which is not part of it.
 
@@ -122,18 +122,22 @@ class TextStream(Iterator[str]):
         drawn: every token drawn, without the end of text.
     """
 
-    def __init__(self, gpt: GPT, codec: Codec, prompt: str, settings: Sampling) -> None:
+    def __init__(
+        self, gpt: GPT, codec: Codec, prompt: str | Sequence[int], settings: Sampling
+    ) -> None:
         self.cut = False
         self.drawn: list[int] = []
-        self._pieces = self._stream(gpt, codec, prompt, settings)
+        ids = codec.encode(prompt) if isinstance(prompt, str) else prompt
+        self._pieces = self._stream(gpt, codec, ids, settings)
 
     def __next__(self) -> str:
         return next(self._pieces)
 
-    def _stream(self, gpt: GPT, codec: Codec, prompt: str, settings: Sampling) -> Iterator[str]:
+    def _stream(
+        self, gpt: GPT, codec: Codec, ids: Sequence[int], settings: Sampling
+    ) -> Iterator[str]:
         was_training = gpt.training
         gpt.eval()
-        ids = codec.encode(prompt)
         tokens = self._kept(stream_tokens(gpt, ids, settings, codec.end_of_text, codec.vocab_size))
         try:
             stopped = yield from _until_stop(_whole_characters(tokens, codec), tuple(settings.stop))

@@ -55,6 +55,29 @@ class GenerativeSettings(TaskSettings):
 
 
 @dataclass(frozen=True)
+class Prompt:
+    """What an answer follows.
+
+    Attributes:
+        tokens: ``[n]``, at least one.
+        learned: ``[n]``, which of them are learned too.
+    """
+
+    tokens: Ints
+    learned: NDArray[np.bool_]
+
+    def cut(self, most: int, keeps_end: bool) -> Prompt:
+        """Return the first tokens and the very last one, or the last ones."""
+        if len(self.tokens) <= most:
+            return self
+        kept = np.arange(len(self.tokens))[-most:] if keeps_end else np.arange(most)
+        if not keeps_end:
+            # The answer follows it.
+            kept[-1] = len(self.tokens) - 1
+        return Prompt(self.tokens[kept], self.learned[kept])
+
+
+@dataclass(frozen=True)
 class Answers:
     """The rows of an evaluation.
 
@@ -76,9 +99,13 @@ class GenerativeTask(Task):
 
     A sample is the prompt's tokens, the end-of-text token, the answer's, and that token again. The
     answer and its end are learned, and the prompt is read.
+
+    Attributes:
+        keeps_end: of a prompt that is too long its end is kept, not its start.
     """
 
     Settings = GenerativeSettings
+    keeps_end: ClassVar[bool] = False
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__(recipe)
@@ -152,7 +179,7 @@ class GenerativeTask(Task):
                 f"{recipe.model.seq_len}"
             )
         with working("encoding the rows"):
-            answers = tokenizer.encode_batch(tables.train.labels)
+            answers = self.encode_answers(tables.train.labels, tokenizer)
         longest = max(map(len, answers)) + 1
         paths = {
             part: None if path is None else Path(path).resolve()
@@ -207,30 +234,46 @@ class GenerativeTask(Task):
         answers = Answers(table.texts, table.labels, written, tokenizer)
         return EvaluationSet(batches, answers, batches.indices(0, len(texts)))
 
+    def prompts(self, texts: Sequence[str], tokenizer: Tokenizer) -> list[Prompt]:
+        """Encode prompts with all that an answer follows; by default the end-of-text token."""
+        found = []
+        for ids in tokenizer.encode_batch(texts):
+            tokens = np.array([*ids, tokenizer.end_of_text], dtype=np.int64)
+            found.append(Prompt(tokens, np.zeros(len(tokens), dtype=np.bool_)))
+        return found
+
+    def encode_answers(self, texts: Sequence[str], tokenizer: Tokenizer) -> list[list[int]]:
+        """Encode answers, without their end."""
+        return tokenizer.encode_batch(texts)
+
     def _samples(
         self, table: Table, tokenizer: Tokenizer, trained: bool
     ) -> tuple[list[Ints], list[NDArray[np.bool_]], list[int]]:
         """Return the rows' tokens, which are learned, and how many are the prompt's."""
-        end = [tokenizer.end_of_text]
         limit = self.settings.max_tokens or self.recipe.model.seq_len
         texts, learned, prompts, cut = [], [], [], 0
-        sides = (tokenizer.encode_batch(table.texts), tokenizer.encode_batch(table.labels))
-        for prompt, answer in zip(*sides, strict=True):
+        both = (
+            self.prompts(table.texts, tokenizer),
+            self.encode_answers(table.labels, tokenizer),
+        )
+        for prompt, answer in zip(*both, strict=True):
             # The last token is not read.
-            if len(prompt) + len(answer) + 1 > limit:
+            if len(prompt.tokens) + len(answer) > limit:
                 cut += 1
-                if trained:
+                if trained and not self.keeps_end:
                     continue
-                prompt = prompt[: max(limit // 2, limit - 1 - len(answer))]
-                answer = answer[: max(0, limit - 1 - len(prompt))]
-            ids = np.array([*prompt, *end, *answer, *end], dtype=np.int64)
-            texts.append(ids)
-            learned.append(np.arange(len(ids)) > len(prompt))
-            prompts.append(len(prompt) + 1)
+                prompt = prompt.cut(max(limit // 2, limit - len(answer)), self.keeps_end)
+                answer = answer[: limit - len(prompt.tokens)]
+            asked = len(prompt.tokens)
+            texts.append(np.array([*prompt.tokens, *answer, tokenizer.end_of_text], dtype=np.int64))
+            own = np.ones(len(answer) + 1, dtype=np.bool_)
+            learned.append(np.concatenate([prompt.learned, own]))
+            prompts.append(asked)
         if cut:
+            left_out = trained and not self.keeps_end
             say(
                 f"warning: {cut:,} of {len(table.texts):,} rows are longer than {limit} tokens and "
-                f"are {'left out' if trained else 'cut'}{_of(table)}: model.seq_len is the context"
+                f"are {'left out' if left_out else 'cut'}{_of(table)}: model.seq_len is the context"
             )
         return texts, learned, prompts
 
@@ -243,18 +286,24 @@ class GenerativeTask(Task):
         from wafergpt.data.continuation_batches import ContinuationBatches
 
         self._tokenizer = tokenizer
-        end, room = tokenizer.end_of_text, min(ROOM, self.settings.max_new_tokens)
-        most = max(1, self.recipe.model.seq_len - room)
+        most = self.longest_prompt
         with working("encoding the texts"):
-            prompts = tokenizer.encode_batch(inputs)
-        if cut := sum(len(ids) > most for ids in prompts):
+            prompts = self.prompts(inputs, tokenizer)
+        if cut := sum(len(prompt.tokens) > most for prompt in prompts):
             say(f"warning: {cut:,} of {len(inputs):,} texts are longer than {most} tokens: cut")
+        kept = [prompt.cut(most, self.keeps_end).tokens for prompt in prompts]
         # The last token of a sample is a target alone, and here none.
-        texts = [np.array([*ids[:most], end, end], dtype=np.int64) for ids in prompts]
+        texts = [np.append(tokens, tokenizer.end_of_text) for tokens in kept]
         learned = [np.zeros(len(text), dtype=np.bool_) for text in texts]
-        lengths = np.array([len(text) - 1 for text in texts], dtype=np.int64)
+        lengths = np.array([len(tokens) for tokens in kept], dtype=np.int64)
         batches = ContinuationBatches(texts, learned, self.evaluation_rows(), None, lengths)
         return EvaluationSet(batches, None, batches.indices(0, len(texts)))
+
+    @property
+    def longest_prompt(self) -> int:
+        """Tokens of a prompt that leave room for an answer."""
+        room = min(ROOM, self.settings.max_new_tokens)
+        return max(1, self.recipe.model.seq_len - room)
 
     # --- network ---------------------------------------------------------------------------------
 
@@ -372,12 +421,15 @@ class GenerativeTask(Task):
         """Return the answer to a prompt, after an arrow."""
         import torch
 
-        ids = [*tokenizer.encode(prompt), tokenizer.end_of_text]
-        ids = ids[-self.recipe.model.seq_len :]
+        given = self.require_input(prompt)
+        if given is None:
+            return ""
+        (asked,) = self.prompts([given], tokenizer)
         device = next(network.parameters()).device
         network.eval()
-        tokens = torch.tensor([ids], device=device)
-        written = self._written(network, tokens, torch.tensor([len(ids)], device=device))
+        tokens = torch.from_numpy(asked.cut(self.longest_prompt, self.keeps_end).tokens[None])
+        lengths = torch.tensor([tokens.shape[1]], device=device)
+        written = self._written(network, tokens.to(device), lengths)
         return " → " + _decoded(written.cpu().numpy(), tokenizer)[0]
 
     def evaluation_rows(self) -> int:

@@ -1,0 +1,90 @@
+"""A conversation with a run that was fine-tuned for dialogue."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass, field
+
+from wafergpt.data.dialogues import Message
+from wafergpt.decoding.generator import Sampling, TextStream
+from wafergpt.errors import InputError
+from wafergpt.inference.predictor import Predictor
+from wafergpt.model.gpt import GPT
+from wafergpt.runs.run import Run
+from wafergpt.tasks.dialogue import Dialogue, dialogue_prompt
+
+
+@dataclass
+class Conversation:
+    """Messages so far, and who replies to them.
+
+    Attributes:
+        predictor: of a run with the task ``dialogue``.
+        sampling: how words are chosen.
+        system: a message before all others; "" for none.
+        messages: of the user and the assistant in turn.
+    """
+
+    predictor: Predictor
+    sampling: Sampling = field(default_factory=lambda: Sampling(temperature=0.7))
+    system: str = ""
+    messages: list[Message] = field(default_factory=list)
+
+    @classmethod
+    def load(cls, run: Run, device: str = "auto") -> Conversation:
+        """Open a run.
+
+        Args:
+            run: fine-tuned for dialogue.
+            device: ``auto`` is the recipe's, if available, else the best one.
+
+        Raises:
+            InputError: if it is a language model or has another task.
+        """
+        task = run.recipe.task
+        if task is None or task.name != "dialogue":
+            what = "is a language model" if task is None else f"has the task {task.name}"
+            raise InputError(
+                f"{run.path} {what}: wafergpt finetune {run.name if task is None else 'RUN'} "
+                "task.name=dialogue task.train=FILE makes one that replies"
+            )
+        return cls(Predictor.load(run, device))
+
+    def reply(self, text: str) -> Generator[str]:
+        """Say something, and yield the reply piece by piece; both are kept when it has ended.
+
+        Where messages do not fit the context, the oldest are not read.
+
+        Args:
+            text: of the user, not blank.
+        """
+        asked = [*self.messages, Message("user", text.strip())]
+        predictor, gpt = self.predictor, self.predictor.network
+        assert isinstance(gpt, GPT)
+        stream = TextStream(gpt, predictor.tokenizer, self._tokens(asked), self.sampling)
+        pieces: list[str] = []
+        try:
+            for piece in stream:
+                # A reply follows its role and a space.
+                shown = piece if pieces else piece.lstrip()
+                if shown:
+                    pieces.append(shown)
+                    yield shown
+        finally:
+            if content := "".join(pieces).strip():
+                self.messages = [*asked, Message("assistant", content)]
+
+    def _tokens(self, messages: list[Message]) -> list[int]:
+        task = self.predictor.task
+        assert isinstance(task, Dialogue)
+        first = [Message("system", self.system)] if self.system else []
+        tokenizer, most = self.predictor.tokenizer, task.longest_prompt
+        while True:
+            prompt = dialogue_prompt([*first, *messages], tokenizer)
+            if len(prompt.tokens) <= most or len(messages) == 1:
+                return [int(token) for token in prompt.cut(most, task.keeps_end).tokens]
+            messages = messages[1:]
+
+    def reset(self) -> None:
+        """Forget the messages, but not ``system``."""
+        self.messages = []

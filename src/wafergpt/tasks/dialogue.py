@@ -1,0 +1,88 @@
+"""Dialogue: the assistant's next reply to messages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from wafergpt.data.dialogues import (
+    Message,
+    as_json,
+    from_json,
+    messages_of,
+    read_dialogues,
+)
+from wafergpt.data.labelled_rows import Table, given_text
+from wafergpt.data.tokenizer import Tokenizer
+from wafergpt.tasks.base import Direction, Outputs
+from wafergpt.tasks.generative_task import GenerativeSettings, GenerativeTask, Prompt
+
+
+class DialogueSettings(GenerativeSettings):
+    """The section ``task`` of a dialogue."""
+
+    name: Literal["dialogue"] = "dialogue"
+    messages: str = "messages"
+    """The column of messages, each with a role and a text."""
+
+
+class Dialogue(GenerativeTask):
+    """Writes the next reply of the assistant, whose every reply is learned.
+
+    A message is ``role: text`` and the end-of-text token (see ``TEMPLATE``).
+    """
+
+    Settings = DialogueSettings
+    metrics: ClassVar[Mapping[str, Direction]] = {"loss": "min", "perplexity": "min"}
+    keeps_end = True
+
+    @property
+    def settings(self) -> DialogueSettings:
+        """The recipe's section ``task``."""
+        assert isinstance(self.recipe.task, DialogueSettings)
+        return self.recipe.task
+
+    def read(self, path: Path) -> Table:
+        """Read dialogues."""
+        return read_dialogues(path, self.settings.messages)
+
+    def prompts(self, texts: Sequence[str], tokenizer: Tokenizer) -> list[Prompt]:
+        """Encode messages and the start of a reply; earlier replies are learned."""
+        return [dialogue_prompt(from_json(text), tokenizer) for text in texts]
+
+    def encode_answers(self, texts: Sequence[str], tokenizer: Tokenizer) -> list[list[int]]:
+        """Encode replies as they follow their role."""
+        return tokenizer.encode_batch([f" {text}" for text in texts])
+
+    def metrics_of(self, answers: Sequence[str], references: Sequence[str]) -> dict[str, Any]:
+        """Return nothing: a reply is not wrong for being another one."""
+        return {}
+
+    def require_input(self, value: object) -> str | None:
+        """Return messages as JSON: of a list of them, or of one text of a user's."""
+        if isinstance(value, list):
+            return as_json(messages_of(value))
+        text = given_text(value)
+        return None if text is None else as_json([Message("user", text)])
+
+    def decode(self, outputs: Outputs, inputs: Sequence[Any]) -> list[dict[str, Any]]:
+        """Return the ``reply``."""
+        return [{"reply": text} for text in self.answers(outputs)]
+
+
+def dialogue_prompt(messages: Sequence[Message], tokenizer: Tokenizer) -> Prompt:
+    """Return the tokens that the assistant's next reply follows, and which are its replies'."""
+    pieces = [part for one in messages for part in (f"{one.role}:", f" {one.content}")]
+    encoded = tokenizer.encode_batch([*pieces, "assistant:"])
+    tokens: list[int] = []
+    learned: list[bool] = []
+    for place, one in enumerate(messages):
+        role, content = encoded[2 * place], [*encoded[2 * place + 1], tokenizer.end_of_text]
+        tokens += [*role, *content]
+        learned += [False] * len(role) + [one.role == "assistant"] * len(content)
+    tokens += encoded[-1]
+    learned += [False] * len(encoded[-1])
+    return Prompt(np.array(tokens, dtype=np.int64), np.array(learned))
