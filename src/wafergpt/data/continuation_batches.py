@@ -38,7 +38,8 @@ class ContinuationBatches:
         self.samples_per_epoch = len(texts)
         self._texts, self._learned, self._prompts = texts, learned, prompts
         # The last token is a target alone.
-        self._order = LengthOrder([max(1, len(text) - 1) for text in texts], batch_size, seed)
+        lengths = np.array([max(1, len(text) - 1) for text in texts], dtype=np.int64)
+        self._order = LengthOrder(lengths, batch_size, seed)
 
     def indices(self, first_sample: int, n: int) -> Ints:
         """Return the indices of the texts of samples ``first_sample …``."""

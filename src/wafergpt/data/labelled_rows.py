@@ -200,23 +200,6 @@ def described(value: object) -> str:
     return f"a value of type {type(value).__name__} ({short(value)})"
 
 
-def given_text(value: object) -> str | None:
-    """Return a text to predict, or None where there is none: blank, None, NaN.
-
-    Raises:
-        InputError: if it is no text, with a message that continues after its index.
-    """
-    if is_missing(value):
-        return None
-    if not isinstance(value, str):
-        raise InputError(f"is {described(value)}; texts are wanted")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise InputError("holds a lone surrogate, which is no character") from None
-    return str(value) if value.strip() else None
-
-
 def held(
     path: Path, numbered: Iterator[tuple[int, T]], columns: Sequence[str] = ()
 ) -> Iterator[tuple[int, T]]:

@@ -9,8 +9,11 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from wafergpt.config import Recipe
 from wafergpt.config.files import HORIZONS, flat
+from wafergpt.data.text_ngrams import text_ngrams
 from wafergpt.progress import say
 
 ALWAYS: Mapping[str, Any] = {
@@ -39,6 +42,10 @@ LONG = 400.0
 TAGGED_SCALE = 1_800_000
 """Tagged words over this, to the power of -1/2, are the passes: 3 for 200,000 words."""
 
+WRITTEN_SCALE = 350_000_000
+"""Characters of all prompts over this, to the power of -1/2, are the passes: 14 for 29,000
+sentences, 5 for 12,000 dialogues."""
+
 ROWS_OF_A_CLASS = 50
 """Training rows of each class, on average, from which on counts say how unevenly classes use an
 n-gram; with 13 and 26 rows they did not."""
@@ -46,6 +53,15 @@ n-gram; with 13 and 26 rows they did not."""
 WORD_ROWS, MANY_WORD_ROWS = 1 << 20, 1 << 22
 """Rows of a table for long texts, which have many n-grams of words, of few and of many texts; as
 many numbers in all for more than four classes."""
+
+MANY_NGRAMS, MANY_CHARACTER_ROWS = 1 << 17, 1 << 18
+"""More different n-grams of characters than this, in SAMPLED texts at most, want so many rows; half
+of them are in few texts, and share rows without harm."""
+
+SAMPLED = 4000
+
+MOST_ROWS = 1 << 26
+"""So many that n-grams hardly share any."""
 
 FAST = 16.0
 """Learning rate of that table, with ratios, where there are few passes."""
@@ -73,6 +89,8 @@ def with_choices(
     if mean >= LONG:
         most = WORD_ROWS if len(texts) < MANY else MANY_WORD_ROWS
         values["task.ngram_rows"] = 1 << (4 * most // max(4, classes or 1)).bit_length() - 1
+    elif _distinct_ngrams(texts) > MANY_NGRAMS:
+        values["task.ngram_rows"] = MANY_CHARACTER_ROWS
     if values.get("task.ngram_ratios") and values["train.epochs"] <= 3:
         values["optimizer.task_ngram_lr"] = FAST
     closed = _closed(recipe, asked)
@@ -81,6 +99,13 @@ def with_choices(
     if closed & {"task.ngrams"}:
         closed |= {"task.ngram_ratios", "task.ngram_rows", "optimizer.task_ngram_lr"}
     return _chosen(recipe, closed, values, len(texts))
+
+
+def _distinct_ngrams(texts: Sequence[str]) -> int:
+    """Return the number of different n-grams of characters in some of the texts."""
+    some = texts[:: -(-len(texts) // SAMPLED)]
+    rows = [text_ngrams(text, "characters", MOST_ROWS) for text in some]
+    return len(np.unique(np.concatenate(rows))) if rows else 0
 
 
 def with_choices_for_tagging(
@@ -103,6 +128,31 @@ def with_choices_for_tagging(
         "train.batch_size": min(32 if rows >= MANY else 16, max(1, rows)),
         "train.epochs": float(epochs),
         "evaluate.metric": "f1",
+    }
+    return _chosen(recipe, _closed(recipe, asked), values, rows)
+
+
+def with_choices_for_writing(
+    recipe: Recipe, asked: Collection[str], texts: Sequence[str]
+) -> Recipe:
+    """Set what was not asked for by the rows of a task that writes answers, and say it.
+
+    Args:
+        recipe: of the task.
+        asked: keys as in ``train.epochs``, which stay as they are.
+        texts: prompts of the training rows.
+
+    Returns:
+        The recipe with what was chosen.
+    """
+    rows, characters = len(texts), sum(map(len, texts))
+    epochs = round((WRITTEN_SCALE / max(1, characters)) ** 0.5)
+    values = {key: value for key, value in ALWAYS.items() if key != "task.pooling"}
+    if recipe.start is None:
+        values |= {"optimizer.lr": 1e-3, "model.dropout": 0.2}
+    values |= {
+        "train.batch_size": min(32 if rows >= MANY else 16, max(1, rows)),
+        "train.epochs": float(min(MOST_EPOCHS, max(LEAST_EPOCHS, epochs))),
     }
     return _chosen(recipe, _closed(recipe, asked), values, rows)
 

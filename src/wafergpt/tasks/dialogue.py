@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -15,7 +15,7 @@ from wafergpt.data.dialogues import (
     messages_of,
     read_dialogues,
 )
-from wafergpt.data.labelled_rows import Table, given_text
+from wafergpt.data.labelled_rows import Table
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.tasks.base import Direction, Outputs
 from wafergpt.tasks.generative_task import GenerativeSettings, GenerativeTask, Prompt
@@ -45,9 +45,15 @@ class Dialogue(GenerativeTask):
         assert isinstance(self.recipe.task, DialogueSettings)
         return self.recipe.task
 
-    def read(self, path: Path) -> Table:
+    def read_rows(self, path: Path) -> Table:
         """Read dialogues."""
         return read_dialogues(path, self.settings.messages)
+
+    def texts(self) -> Iterator[str]:
+        """Yield what is said in the training rows."""
+        for text, reply in zip(self.tables.train.texts, self.tables.train.labels, strict=True):
+            yield from (f"{one.role}: {one.content}" for one in from_json(text))
+            yield reply
 
     def prompts(self, texts: Sequence[str], tokenizer: Tokenizer) -> list[Prompt]:
         """Encode messages and the start of a reply; earlier replies are learned."""
@@ -65,7 +71,7 @@ class Dialogue(GenerativeTask):
         """Return messages as JSON: of a list of them, or of one text of a user's."""
         if isinstance(value, list):
             return as_json(messages_of(value))
-        text = given_text(value)
+        text = super().require_input(value)
         return None if text is None else as_json([Message("user", text)])
 
     def decode(self, outputs: Outputs, inputs: Sequence[Any]) -> list[dict[str, Any]]:

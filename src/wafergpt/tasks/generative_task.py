@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -14,14 +14,13 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from wafergpt.config import Recipe, TaskSettings
-from wafergpt.data.labelled_rows import Table, given_text
-from wafergpt.data.labelled_split import hold_out
+from wafergpt.data.labelled_rows import Table
 from wafergpt.data.tokenizer import Tokenizer
-from wafergpt.errors import InputError
-from wafergpt.planning.intervals import DEFAULT_EPOCHS
 from wafergpt.progress import say, working
-from wafergpt.tasks.base import EvaluationSet, Outputs, Splits, Task
-from wafergpt.tasks.tables import VALIDATION_SHARE, Tables
+from wafergpt.tasks.base import EvaluationSet, Outputs, Splits
+from wafergpt.tasks.chosen import with_choices_for_writing
+from wafergpt.tasks.labelled_task import LabelledTask
+from wafergpt.tasks.tables import Tables
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -94,7 +93,7 @@ class Answers:
     tokenizer: Tokenizer
 
 
-class GenerativeTask(Task):
+class GenerativeTask(LabelledTask[Table]):
     """A task whose answer is a text that follows a prompt; its network is the GPT itself.
 
     A sample is the prompt's tokens, the end-of-text token, the answer's, and that token again. The
@@ -109,7 +108,6 @@ class GenerativeTask(Task):
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__(recipe)
-        self._tables: Tables | None = None
         self._tokenizer: Tokenizer | None = None
 
     @property
@@ -118,43 +116,17 @@ class GenerativeTask(Task):
         assert isinstance(self.recipe.task, GenerativeSettings)
         return self.recipe.task
 
-    @property
-    def tables(self) -> Tables:
-        """The rows, read once; validation rows are held out where none are named.
-
-        Raises:
-            InputError: if the rows are unusable.
-        """
-        if self._tables is None:
-            with working("reading the rows"):
-                self._tables = self._read()
-            for note in self._tables.notes:
-                say(note)
-        return self._tables
-
     @abstractmethod
-    def read(self, path: Path) -> Table:
-        """Read prompts as ``texts`` and answers as ``labels``.
-
-        Raises:
-            InputError: if they cannot be read.
-        """
+    def read_rows(self, path: Path) -> Table:
+        """Read prompts as ``texts`` and answers as ``labels``."""
 
     @abstractmethod
     def metrics_of(self, answers: Sequence[str], references: Sequence[str]) -> dict[str, Any]:
         """Return metrics of the texts of answers, those of ``metrics`` among them."""
 
-    def _read(self) -> Tables:
-        settings = self.settings
-        if settings.train is None:
-            raise InputError("which rows? add task.train=FILE (csv, tsv or jsonl)")
-        paths = {part: getattr(settings, part) for part in ("train", "validation", "test")}
-        named = {part: self.read(path) for part, path in paths.items() if path is not None}
-        train, validation = named["train"], named.get("validation")
-        if validation is None:
-            train, validation = hold_out(train, VALIDATION_SHARE)
-        notes = tuple(note for table in named.values() for note in table.notes)
-        return Tables(train, validation, named.get("test"), notes)
+    def with_choices(self, asked: Collection[str]) -> Recipe:
+        """Choose passes, batch and learning rate by the number of rows."""
+        return with_choices_for_writing(self.recipe, asked, self.read_ahead().train.texts)
 
     def texts(self) -> Iterator[str]:
         """Yield prompts and answers of the training rows."""
@@ -163,55 +135,23 @@ class GenerativeTask(Task):
 
     # --- data ------------------------------------------------------------------------------------
 
-    def prepare(self, tokenizer: Tokenizer) -> tuple[Recipe, Splits]:
-        """Read and encode the rows; without a horizon it is three epochs."""
-        tables, recipe, settings = self.tables, self.recipe, self.settings
-        fingerprint = tables.fingerprint()
-        if recipe.data.fingerprint not in (None, fingerprint):
-            raise InputError(f"the rows are not those that this run started with: {settings.train}")
-        train = recipe.train
-        if train.tokens:
-            raise InputError("fine-tuning counts in train.epochs, train.steps or train.seconds")
-        limit = settings.max_tokens or recipe.model.seq_len
-        if limit > recipe.model.seq_len:
-            raise InputError(
-                f"task.max_tokens={limit} is more than the model's context of "
-                f"{recipe.model.seq_len}"
-            )
-        with working("encoding the rows"):
-            answers = self.encode_answers(tables.train.labels, tokenizer)
-        longest = max(map(len, answers)) + 1
-        paths = {
-            part: None if path is None else Path(path).resolve()
-            for part in ("train", "validation", "test")
-            for path in (getattr(settings, part),)
-        }
-        decided = {
-            "max_tokens": limit,
+    def from_tokenizer(self, tokenizer: Tokenizer) -> dict[str, Any]:
+        """Return the end of answers, and their length at most."""
+        answers = self.encode_answers(self.tables.train.labels, tokenizer)
+        longest = math.ceil(1.5 * (max(map(len, answers)) + 1))
+        return {
             "end_of_text": tokenizer.end_of_text,
-            "max_new_tokens": settings.max_new_tokens or min(limit, math.ceil(1.5 * longest)),
+            "max_new_tokens": self.settings.max_new_tokens
+            or min(self.recipe.model.seq_len, longest),
         }
-        horizon = train.steps or train.epochs or train.seconds
-        recipe = recipe.replace(
-            task={**decided, **paths},
-            data={"fingerprint": fingerprint},
-            # An imported model may have more rows than its tokenizer has tokens.
-            model={"vocab_size": max(recipe.model.vocab_size, tokenizer.vocab_size)},
-            train={} if horizon else {"epochs": DEFAULT_EPOCHS},
-        )
-        task = type(self)(recipe)
-        return recipe, task._encoded(tables, tokenizer)
 
-    def _encoded(self, tables: Tables, tokenizer: Tokenizer) -> Splits:
+    def encoded(self, tables: Tables, tokenizer: Tokenizer) -> Splits:
+        """Encode prompts and answers."""
         from wafergpt.data.continuation_batches import ContinuationBatches
 
-        size = self.recipe.train.batch_size
         texts, learned, _ = self._samples(tables.train, tokenizer, trained=True)
-        if len(texts) < size:
-            raise InputError(
-                f"{len(texts)} training rows are less than one batch of {size}: "
-                "lower train.batch_size"
-            )
+        self.require_batch(len(texts))
+        size = self.recipe.train.batch_size
         train = ContinuationBatches(texts, learned, size, self.recipe.seed)
         validation = self._evaluated(tables.validation, tokenizer, self.settings.written)
         test = None if tables.test is None else self._evaluated(tables.test, tokenizer)
@@ -276,10 +216,6 @@ class GenerativeTask(Task):
                 f"are {'left out' if left_out else 'cut'}{_of(table)}: model.seq_len is the context"
             )
         return texts, learned, prompts
-
-    def require_input(self, value: object) -> str | None:
-        """Return a text, or None where there is none: blank, None, NaN."""
-        return given_text(value)
 
     def encode(self, inputs: Sequence[Any], tokenizer: Tokenizer) -> EvaluationSet:
         """Return prompts as samples, cut where they leave no room for an answer."""

@@ -45,7 +45,7 @@ class Translate(GenerativeTask):
         _sacrebleu()
         yield from super().texts()
 
-    def read(self, path: Path) -> Table:
+    def read_rows(self, path: Path) -> Table:
         """Read pairs."""
         return read_pairs(path, self.settings.source, self.settings.target)
 

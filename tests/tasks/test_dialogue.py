@@ -1,0 +1,117 @@
+"""Dialogue end to end: what is learned, its form for other programs, and talking."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jinja2
+import pytest
+from click.testing import CliRunner
+
+from wafergpt.api import finetune
+from wafergpt.cli.chat import command
+from wafergpt.data.dialogues import TEMPLATE, Message
+from wafergpt.decoding.generator import Sampling
+from wafergpt.errors import InputError
+from wafergpt.inference.conversation import Conversation
+from wafergpt.inference.predictor import Predictor
+from wafergpt.tasks.dialogue import dialogue_prompt
+
+REPLIES = {"good morning": "hello to you", "how are you": "very well", "good night": "sleep well"}
+
+SMALL = [
+    "model.n_layers=1", "model.d_model=48", "model.n_heads=2", "model.seq_len=64",
+    "model.vocab_size=290", "system.precision=fp32", "system.threads=1", "system.compile=off",
+    "model.dropout=0", "optimizer.lr=6e-3", "train.batch_size=16", "task.name=dialogue", "task.written=4",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
+    home = tmp_path_factory.mktemp("home")
+    with (home / "train.jsonl").open("w") as file:
+        for first in REPLIES:
+            for second in REPLIES:
+                turns = [["user", first], ["bot", REPLIES[first]], ["user", second],
+                         ["bot", REPLIES[second]]]  # fmt: skip
+                for copy in range(6):
+                    file.write(json.dumps({"messages": turns, "id": copy}) + "\n")
+    asked = [*SMALL, f"task.train={home / 'train.jsonl'}", "train.steps=100", "name=desk",
+             f"task.validation={home / 'train.jsonl'}"]  # fmt: skip
+    return finetune("scratch", None, asked, root=home / "runs")
+
+
+def test_it_replies(desk: Predictor) -> None:
+    assert desk.predict("how are you") == {"reply": "very well"}
+    messages = [{"role": "user", "content": "how are you"},
+                {"role": "assistant", "content": "very well"},
+                {"role": "user", "content": "good night"}]  # fmt: skip
+    assert desk.predict([messages, " "]) == [{"reply": "sleep well"}, None]
+    result = desk.run.read("result")
+    assert result["metrics"]["perplexity"] < 1.5
+    assert result["metrics"]["samples"][0]["answer"] in REPLIES.values()
+
+
+def test_every_reply_is_learned_and_nothing_else(desk: Predictor) -> None:
+    messages = [Message("system", "Be kind."), Message("user", "how are you"),
+                Message("assistant", "very well"), Message("user", "good night")]  # fmt: skip
+    prompt = dialogue_prompt(messages, desk.tokenizer)
+    learned = [int(token) for token in prompt.tokens[prompt.learned]]
+    assert learned[-1] == desk.tokenizer.end_of_text
+    assert desk.tokenizer.decode(learned[:-1]) == " very well"
+
+
+def test_the_template_writes_what_is_read(desk: Predictor) -> None:
+    messages = [Message("system", "Be kind."), Message("user", "how are you")]
+    shown = jinja2.Template(TEMPLATE).render(
+        messages=[{"role": m.role, "content": m.content} for m in messages],
+        eos_token="\0", add_generation_prompt=True,
+    )  # fmt: skip
+    tokens = [int(token) for token in dialogue_prompt(messages, desk.tokenizer).tokens]
+    end, parts = desk.tokenizer.end_of_text, shown.split("\0")
+    assert [desk.tokenizer.encode(part) for part in parts] == [
+        list(part) for part in _split(tokens, end)
+    ]
+
+
+def _split(tokens: list[int], end: int) -> list[list[int]]:
+    parts: list[list[int]] = [[]]
+    for token in tokens:
+        if token == end:
+            parts.append([])
+        else:
+            parts[-1].append(token)
+    return parts
+
+
+def test_a_conversation_remembers_and_forgets(desk: Predictor) -> None:
+    talk = Conversation(desk, Sampling(max_tokens=16, temperature=0))
+    assert "".join(talk.reply("good morning")) == "hello to you"
+    assert "".join(talk.reply("good night")) == "sleep well"
+    assert [message.role for message in talk.messages] == ["user", "assistant"] * 2
+    for _ in range(20):
+        # Far beyond the context: the oldest messages are not read.
+        assert "".join(talk.reply("how are you"))
+    assert len(talk.messages) == 44
+    talk.reset()
+    assert talk.messages == []
+
+
+def test_chat_reads_lines_and_commands(desk: Predictor) -> None:
+    lines = "good night\n\n/history\n/nonsense\n/system Be kind.\n/reset\nhow are you\n/quit\nno\n"
+    asked = [str(desk.run.path), "--temperature", "0"]
+    found = CliRunner().invoke(command, asked, input=lines)
+    assert found.exit_code == 0
+    assert found.stdout == "sleep well\nvery well\n"
+    assert "assistant: sleep well" in found.stderr
+    assert "there is no /nonsense" in found.stderr
+    as_json = CliRunner().invoke(command, [*asked, "--json"], input="good night\n")
+    assert json.loads(as_json.stdout)["messages"][-1]["content"] == "sleep well"
+
+
+def test_only_dialogues_are_talked_with(tmp_path: Path) -> None:
+    from wafergpt.runs.run import Run
+
+    with pytest.raises(InputError, match=r"base.* is a language model.*task.name=dialogue"):
+        Conversation.load(Run.find("base", tmp_path))
