@@ -73,6 +73,13 @@ def test_the_page_on_sparsity_works_when_pasted(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_page_on_translation_and_dialogue_works_when_pasted(tmp_path: Path) -> None:
+    paste("docs/translation-and-dialogue.md", tmp_path)
+    assert (tmp_path / "runs" / "en-de" / "report.html").is_file()
+    assert (tmp_path / "runs" / "desk" / "result.json").is_file()
+
+
+@pytest.mark.slow
 def test_the_page_on_clusters_works_when_pasted(tmp_path: Path) -> None:
     soak.corpus(tmp_path)
     paste("docs/clusters.md", tmp_path)
@@ -114,6 +121,7 @@ def test_the_page_on_mup_works_when_pasted(tmp_path: Path) -> None:
         "README.zh-CN.md",
         "docs/guide.md",
         "docs/interop.md",
+        "docs/translation-and-dialogue.md",
         "docs/mup.md",
         "docs/sparsity.md",
         "docs/tagging.md",

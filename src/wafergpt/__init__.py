@@ -28,11 +28,13 @@ if TYPE_CHECKING:
     from wafergpt.errors import InputError as InputError
     from wafergpt.errors import Interrupted as Interrupted
     from wafergpt.errors import RunFailed as RunFailed
+    from wafergpt.inference.conversation import Conversation as Conversation
     from wafergpt.inference.predictor import Predictor as Predictor
     from wafergpt.inference.writer import Writer as Writer
     from wafergpt.runs.run import Run as Run
 
 _HOMES = {
+    "Conversation": "wafergpt.inference.conversation",
     "InputError": "wafergpt.errors",
     "Interrupted": "wafergpt.errors",
     "Predictor": "wafergpt.inference.predictor",

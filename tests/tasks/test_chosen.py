@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.tasks.test_finetune import sentences, write
@@ -28,6 +28,7 @@ def of(rows: int, *overrides: str, text: str = "a short text", classes: int | No
     return with_choices(recipe, asked, [text] * rows, classes)
 
 
+@settings(deadline=None, max_examples=25)
 @given(st.integers(1, 100_000))
 def test_any_number_of_rows_gives_a_training(rows: int) -> None:
     train = of(rows).train

@@ -23,7 +23,8 @@ REPLIES = {"good morning": "hello to you", "how are you": "very well", "good nig
 SMALL = [
     "model.n_layers=1", "model.d_model=48", "model.n_heads=2", "model.seq_len=64",
     "model.vocab_size=290", "system.precision=fp32", "system.threads=1", "system.compile=off",
-    "model.dropout=0", "optimizer.lr=6e-3", "train.batch_size=16", "task.name=dialogue", "task.written=4",
+    "model.dropout=0", "optimizer.lr=6e-3", "train.batch_size=16", "task.name=dialogue",
+    "task.written=4",
 ]  # fmt: skip
 
 

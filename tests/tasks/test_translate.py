@@ -25,7 +25,8 @@ WORDS = {
 SMALL = [
     "model.n_layers=1", "model.d_model=48", "model.n_heads=2", "model.seq_len=48",
     "model.vocab_size=300", "system.precision=fp32", "system.threads=1", "system.compile=off",
-    "model.dropout=0", "optimizer.lr=6e-3", "schedule.warmup=5%", "train.batch_size=32", "task.written=20",
+    "model.dropout=0", "optimizer.lr=6e-3", "schedule.warmup=5%", "train.batch_size=32",
+    "task.written=20",
 ]  # fmt: skip
 
 
