@@ -344,6 +344,8 @@ def prune(
     channels: int | None = None,
     retrain: float | str | None = None,
     distill: bool = False,
+    rows: float | None = None,
+    vocabulary: bool = False,
     root: Path = RUNS,
 ) -> Run:
     """Make a run whose blocks have a share of zeros, or fewer parts, from a trained one.
@@ -371,6 +373,9 @@ def prune(
         channels: of the feed-forward to keep in each layer.
         retrain: tokens of a language model, as in ``"4M"``; passes over the rows of a task.
         distill: retrain with the run as the teacher.
+        rows: of a task's run, the share to keep of the rows that training texts read in each
+            n-gram table; 1 keeps all of these. With this or the next nothing else is done.
+        vocabulary: of a task's run, take out tokens that training texts do not need.
         root: the folder that holds runs.
 
     Returns:
@@ -382,9 +387,10 @@ def prune(
         RunFailed: if no retrained run keeps to the limit, or one diverges.
         Interrupted: after saving, if a signal requested a stop of the retraining.
     """
-    from wafergpt.train import narrowing, pruning, retraining
+    from wafergpt.train import narrowing, pruning, retraining, trimming
 
     to = narrowing.Narrowing(layers, heads, channels, samples)
+    trimmed = trimming.Trimming(rows, vocabulary)
     limit, own = max_loss_increase, None if retrain is not None else max_loss_increase
     zeros = (method, sparsity, pattern, together, own, curves)
     if to.asked and zeros != ("sparsegpt", 0.5, False, False, None, False):
@@ -395,6 +401,13 @@ def prune(
         )
     if distill and retrain is None:
         raise InputError("distill is for a retraining: add retrain")
+    if trimmed.asked and (
+        to.asked or retrain is not None or zeros != ("sparsegpt", 0.5, False, False, None, False)
+    ):
+        raise InputError(
+            "rows and vocabulary make tables smaller, and the other settings change blocks: one "
+            "after the other, from run to run"
+        )
     how = pruning.Pruning(method, sparsity, pattern, together, samples, own, curves)
     found = Run.find(run, root)
     for_all = [o for o in overrides if o.startswith(("data.", "task.", "system.", "evaluate."))]
@@ -406,6 +419,8 @@ def prune(
     if recipe.data.corpus != found.recipe.data.corpus:
         # Another text, which must have the run's tokenizer.
         recipe = recipe.replace(data={"fingerprint": None}, start=found.path)
+    if trimmed.asked:
+        return trimming.trim(found, recipe, name, trimmed, root)
     if retrain is not None:
         amount = retraining.Retraining.amount_of(retrain, recipe)
         again = [o for o in overrides if not o.startswith(("data.", "task."))]

@@ -36,6 +36,16 @@ class Share(click.ParamType):  # type: ignore[type-arg]
             self.fail(f"{text!r} is no share: write 0.01 or 1%", param, ctx)
 
 
+class Rows(Share):
+    """A share of rows, or ``used`` for all of those that are read."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return it as a number."""
+        return 1.0 if value == "used" else super().convert(value, param, ctx)
+
+
 @click.command(
     "prune", epilog="Example: wafergpt prune reviews --sparsity 50% --name reviews-sparse"
 )
@@ -65,6 +75,10 @@ class Share(click.ParamType):  # type: ignore[type-arg]
 @click.option("--retrain", metavar="AMOUNT",
               help="Then train on: tokens (4M), or passes over a task's rows (1).")  # fmt: skip
 @click.option("--distill", is_flag=True, help="Retrain with RUN as the teacher.")
+@click.option("--rows", type=Rows(), metavar="SHARE|used",
+              help="Share to keep of the n-gram rows that a task's texts read.")  # fmt: skip
+@click.option("--vocabulary", is_flag=True,
+              help="Take out tokens that a task's texts do not need.")  # fmt: skip
 @runs_option
 @json_option
 def command(
@@ -82,6 +96,8 @@ def command(
     channels: int | None,
     retrain: str | None,
     distill: bool,
+    rows: float | None,
+    vocabulary: bool,
     runs: Path,
     as_json: bool,
 ) -> None:
@@ -89,10 +105,10 @@ def command(
 
     RUN is a language model or a task's run; overrides name its data if that has moved
     (data.corpus=, task.train=). The new run is a dense one with many zeros, smaller and faster on
-    paper only; or, with --layers, --heads or --channels, really a smaller one. With --retrain it
-    is trained on by RUN's own recipe, whose keys can be overridden (optimizer.lr=); an interrupted
-    one goes on by the same command. With --max-loss-increase too, several are made and trained,
-    and the smallest that keeps to it is named.
+    paper only; or, with --layers, --heads, --channels, --rows or --vocabulary, a really smaller
+    one. With --retrain it is trained on by RUN's own recipe, whose keys can be overridden
+    (optimizer.lr=); an interrupted one goes on by the same command. With --max-loss-increase too,
+    several are made and trained, and the smallest that keeps to it is named.
     """
     from wafergpt.api import prune
 
@@ -100,28 +116,30 @@ def command(
     if len(names) != 1:
         raise click.UsageError("name one run to prune")
     context = click.get_current_context()
-    for option in ("method", "sparsity") if layers or heads or channels else ():
+    smaller = layers or heads or channels or rows or vocabulary
+    for option in ("method", "sparsity") if smaller else ():
         if context.get_parameter_source(option) is click.core.ParameterSource.COMMANDLINE:
             raise click.UsageError(
-                f"--{option} is for zeros, and --layers, --heads and --channels take parts out: "
-                "one after the other, from run to run"
+                f"--{option} is for zeros, and --layers, --heads, --channels, --rows and "
+                "--vocabulary take parts out: one after the other, from run to run"
             )
     made = prune(
         names[0], name, overrides, method=method, sparsity=sparsity, pattern=pattern is not None,
         together=together, samples=samples, max_loss_increase=max_loss_increase, curves=curves,
-        layers=layers, heads=heads, channels=channels, retrain=retrain, distill=distill, root=runs,
+        layers=layers, heads=heads, channels=channels, retrain=retrain, distill=distill,
+        rows=rows, vocabulary=vocabulary, root=runs,
     )  # fmt: skip
     result = made.read("result")
     if "retraining" in result:
         result = {"run": result["run"], **result["retraining"]}
     columns = RETRAINED if "val_loss_retrained" in result else COLUMNS
-    rows = _rows(result)
+    shown = _rows(result)
     words = [f"{made.path}: {_what(result)}", *_following(made, result)]
     emit(
         result,
         as_json,
-        "\n".join([plain(columns, rows), "", *words]),
-        lambda width: [table(columns, rows, width), "", *words],
+        "\n".join([plain(columns, shown), "", *words]),
+        lambda width: [table(columns, shown, width), "", *words],
     )
 
 
@@ -129,6 +147,13 @@ def _what(result: dict[str, Any]) -> str:
     """Return what was done."""
     from wafergpt.train.pruning import NOTABLE
 
+    if "tables_after" in result:
+        before, after = result["tables_before"], result["tables_after"]
+        return ", ".join(
+            f"{after[what]:,} of {before[what]:,} {what}"
+            for what in after
+            if after[what] != before[what]
+        )
     if "shape_after" not in result:
         pattern = f", {result['pattern']}" if result["pattern"] else ""
         return f"{result['sparsity']:.1%} zeros in the blocks by {result['method']}{pattern}"

@@ -62,6 +62,10 @@ class Model(Section):
     """Orders of the n-grams whose embeddings are added to each token's, as in [2, 3]."""
     ngram_rows: int = Field(1 << 16, ge=1, le=1 << 28)
     """Rows of each order's table, which n-grams share by a hash."""
+    ngram_kept: tuple[int, ...] = ()
+    """Rows that are left of each table; set by prune. All others add nothing."""
+    ngram_ids: bool = False
+    """Hash tokens by the ids that they had before prune took tokens out; set by prune."""
     tied: bool = True
     """Whether the head is the token embedding; an untied one has its own weights."""
     parametrization: Literal["sp", "mup"] = "sp"
@@ -113,6 +117,15 @@ class Model(Section):
                 f"n_heads={self.n_heads} does not divide d_model={self.d_model}: "
                 "each head needs the same whole width"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _tables_have_rows(self) -> Model:
+        kept = self.ngram_kept
+        if kept and len(kept) != len(self.ngrams):
+            raise ValueError(f"ngram_kept names {len(kept)} of {len(self.ngrams)} tables")
+        if any(not 1 <= rows <= self.ngram_rows for rows in kept):
+            raise ValueError(f"ngram_kept={list(kept)} is not 1 to {self.ngram_rows} of each table")
         return self
 
     @property

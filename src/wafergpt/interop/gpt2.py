@@ -29,6 +29,8 @@ _MODULES = {
 def hugging_face_names(model: Model) -> dict[str, str]:
     """Return our name of each tensor of a body, and Hugging Face's without ``transformer.``."""
     tables = {f"ngrams.tables.{n}.weight": f"ngrams.{n}.weight" for n in range(len(model.ngrams))}
+    tables |= {f"ngrams.kept.{n}.rows": f"kept.{n}.rows" for n in range(len(model.ngram_kept))}
+    tables |= {"ngrams.ids": "ids"} if model.ngram_ids else {}
     inside = {
         f"blocks.{layer}.{ours}.{kind}": f"h.{layer}.{theirs}.{kind}"
         for layer in range(model.n_layers)
@@ -71,7 +73,8 @@ def fold(model: Model, weights: Mapping[str, Tensor]) -> tuple[Model, dict[str, 
     head = weights["embedding.weight" if model.tied else "lm_head.weight"]
     folded = dict(weights)
     for name in weights:
-        if role_of(name) in ("embedding", "position", "ngram"):
+        scales = name.endswith("weight") and role_of(name) in ("embedding", "position", "ngram")
+        if scales:
             folded[name] = _scaled(weights[name], table.embedding_multiplier)
     if not tied:
         folded["lm_head.weight"] = _scaled(head, table.logits_multiplier)

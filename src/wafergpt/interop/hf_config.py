@@ -24,6 +24,9 @@ EPSILON = 1e-5
 NGRAM_TYPE, NGRAM_MODULE = "ngram_gpt2", "modeling_ngram_gpt2"
 """The model type of a GPT-2 with n-gram embeddings, and the module that computes it there."""
 
+NGRAM_KEYS = ("ngrams", "ngram_rows", "ngram_kept", "ngram_ids")
+"""Keys of their shape, there and here."""
+
 NGRAM_PREFIX = "Ngram"
 """Of that module's classes, before the names of transformers' own."""
 
@@ -126,10 +129,9 @@ def describe(config: Mapping[str, Any], where: Path, ignore: Collection[str] = (
     Raises:
         InputError: naming the first setting that is unknown, or that our network does not support.
     """
-    orders: Any = ()
-    rows: Any = 1
+    ngrams: dict[str, Any] = {}
     if config.get("model_type") == NGRAM_TYPE:
-        orders, rows = config.get("ngrams", ()), config.get("ngram_rows", 0)
+        ngrams = {key: config[key] for key in NGRAM_KEYS if key in config}
         config = _without_ngrams(config)
     if "model_type" not in config:
         raise InputError(f"{where} names no model_type: only 'gpt2' is read")
@@ -169,20 +171,20 @@ def describe(config: Mapping[str, Any], where: Path, ignore: Collection[str] = (
     problem = config.get("problem_type")
     if problem not in (None, "regression", "single_label_classification"):
         raise InputError(f"{where}: problem_type={short(problem)} cannot be imported")
-    model = _model({**config, "ngrams": orders, "ngram_rows": rows}, where)
+    model = _model(config, ngrams, where)
     return Described(model, kinds[0] == CLASSIFIER, _labels(config, where), problem)
 
 
 def _without_ngrams(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the configuration of the same network without n-grams."""
-    plain = {k: v for k, v in config.items() if k not in ("auto_map", "ngrams", "ngram_rows")}
+    plain = {k: v for k, v in config.items() if k not in ("auto_map", *NGRAM_KEYS)}
     kinds = config.get("architectures")
     if isinstance(kinds, list):
         plain["architectures"] = [f"{kind}".removeprefix(NGRAM_PREFIX) for kind in kinds]
     return {**plain, "model_type": "gpt2"}
 
 
-def _model(config: Mapping[str, Any], where: Path) -> Model:
+def _model(config: Mapping[str, Any], ngrams: Mapping[str, Any], where: Path) -> Model:
     shape = {}
     for theirs, (ours, default) in _SHAPE.items():
         shape[ours] = _whole(config, theirs, default, where)
@@ -201,8 +203,7 @@ def _model(config: Mapping[str, Any], where: Path) -> Model:
     values = {
         **shape,
         "d_ffn": d_ffn,
-        "ngrams": config["ngrams"],
-        "ngram_rows": config["ngram_rows"],
+        **ngrams,
         "activation": ACTIVATIONS[activation],
         "tied": config.get("tie_word_embeddings", True),
         "dropout": residual if same else 0.0,
@@ -279,6 +280,8 @@ def _ngrams(model: Model, plain: str) -> dict[str, Any]:
         "model_type": NGRAM_TYPE,
         "ngrams": list(model.ngrams),
         "ngram_rows": model.ngram_rows,
+        "ngram_kept": list(model.ngram_kept),
+        "ngram_ids": model.ngram_ids,
         "auto_map": {
             "AutoConfig": f"{NGRAM_MODULE}.{NGRAM_PREFIX}GPT2Config",
             auto: f"{NGRAM_MODULE}.{kind}",

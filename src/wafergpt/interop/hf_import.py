@@ -185,9 +185,10 @@ def _match(
                 f"{entry.file}: '{theirs}' is {list(entry.shape)}, but {CONFIG} makes it "
                 f"{list(shape)}"
             )
-        if entry.kind not in files.TYPES:
+        kinds = files.TYPES if ours.endswith(("weight", "bias")) else (files.WHOLE,)
+        if entry.kind not in kinds:
             raise InputError(
-                f"{entry.file}: '{theirs}' is {entry.kind}; only {', '.join(files.TYPES)} are read"
+                f"{entry.file}: '{theirs}' is {entry.kind}; only {', '.join(kinds)} are read"
             )
         wanted[ours] = entry
     return wanted

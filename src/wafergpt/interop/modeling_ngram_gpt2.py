@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel, GPT2Model
 
@@ -20,23 +21,48 @@ class NgramGPT2Config(GPT2Config):
     Attributes:
         ngrams: their orders.
         ngram_rows: of each order's table.
+        ngram_kept: rows that are left of each table, if others were taken out.
+        ngram_ids: whether tokens are hashed by the ids that they had in a larger vocabulary.
     """
 
     model_type = "ngram_gpt2"
     ngrams: Any = (2,)
     ngram_rows: int = 1 << 16
+    ngram_kept: Any = ()
+    ngram_ids: bool = False
+
+
+class KeptRows(nn.Module):
+    """The rows that are left of a table; all others are row 0, which is zero."""
+
+    rows: Tensor
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.register_buffer("rows", torch.zeros(count, dtype=torch.int32))
+
+    def forward(self, numbers: Tensor) -> Tensor:
+        """Map rows of the whole table to rows of what is left of it."""
+        numbers = numbers.to(self.rows.dtype)
+        places = torch.searchsorted(self.rows, numbers)
+        found = self.rows[places.clamp(max=len(self.rows) - 1)] == numbers
+        return torch.where(found, places + 1, 0)
 
 
 class NgramGPT2Model(GPT2Model):
     """The network from tokens to hidden states; arguments but the first go by name."""
 
     config_class = NgramGPT2Config
+    ids: Tensor | None
 
     def __init__(self, config: NgramGPT2Config) -> None:
         super().__init__(config)
-        self.ngrams = nn.ModuleList(
-            nn.Embedding(config.ngram_rows, config.hidden_size) for _ in config.ngrams
-        )
+        kept = tuple(config.ngram_kept)
+        rows = [n + 1 for n in kept] or [config.ngram_rows] * len(config.ngrams)
+        self.ngrams = nn.ModuleList(nn.Embedding(n, config.hidden_size) for n in rows)
+        self.kept = nn.ModuleList(map(KeptRows, kept))
+        ids = torch.zeros(config.vocab_size, dtype=torch.int32) if config.ngram_ids else None
+        self.register_buffer("ids", ids)
         self.post_init()
 
     def embed(self, tokens: Tensor, text: Tensor, mask: Tensor | None) -> Tensor:
@@ -48,7 +74,7 @@ class NgramGPT2Model(GPT2Model):
             mask: ``[batch, n]``, 0 where the text is padding; None for a text without any.
         """
         orders, length = tuple(self.config.ngrams), tokens.shape[1]
-        text = text.long() + 1
+        text = self.hashed_as(text) + 1
         if mask is not None:
             if mask.shape != text.shape:
                 raise ValueError("n-grams need a mask of the whole text, [batch, n]")
@@ -56,13 +82,18 @@ class NgramGPT2Model(GPT2Model):
         text = nn.functional.pad(text, (max(orders) - 1, 0))
         end = text.shape[1]
         total: Tensor = self.wte(tokens)
-        hashes = tokens.long() + 1
+        hashes = self.hashed_as(tokens) + 1
         for back in range(1, max(orders)):
             hashes = (hashes * FACTOR + text[:, end - length - back : end - back]) % PRIME
             if back + 1 in orders:
-                table = self.ngrams[orders.index(back + 1)]
-                total = total + table(hashes % self.config.ngram_rows)
+                place = orders.index(back + 1)
+                rows = hashes % self.config.ngram_rows
+                total = total + self.ngrams[place](self.kept[place](rows) if self.kept else rows)
         return total
+
+    def hashed_as(self, tokens: Tensor) -> Tensor:
+        """Return the ids that tokens are hashed by."""
+        return (tokens if self.ids is None else self.ids[tokens]).long()
 
     def forward(self, input_ids: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
         """Read whole texts; what continues a cache comes as ``inputs_embeds``."""

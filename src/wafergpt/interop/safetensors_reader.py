@@ -28,6 +28,9 @@ PICKLES = ("pytorch_model*.bin", "*.ckpt", "*.pt", "*.pth")
 TYPES = ("F32", "BF16", "F16")
 """Types that convert to fp32 without loss."""
 
+WHOLE = "I32"
+"""The type of numbers of rows and tokens."""
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -110,7 +113,7 @@ def entries(folder: Path) -> dict[str, Entry]:
 
 
 def read(wanted: Mapping[str, Entry]) -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors of some entries in fp32, under their keys, one at a time.
+    """Yield the tensors of some entries, under their keys, one at a time: whole numbers, or fp32.
 
     Raises:
         InputError: if a tensor cannot be read, or has a value that is not finite.
@@ -119,7 +122,9 @@ def read(wanted: Mapping[str, Entry]) -> Iterator[tuple[str, Tensor]]:
         with _open(path) as file:
             for key, entry in wanted.items():
                 if entry.file == path:
-                    tensor = file.get_tensor(entry.name).to(torch.float32)
+                    tensor = file.get_tensor(entry.name)
+                    if entry.kind != WHOLE:
+                        tensor = tensor.to(torch.float32)
                     if not bool(torch.isfinite(tensor).all()):
                         raise InputError(f"{path}: {entry.name!r} contains NaN or infinity")
                     yield key, tensor

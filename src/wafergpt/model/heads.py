@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from wafergpt.model.dropout import Dropout
 from wafergpt.model.gpt import GPT
+from wafergpt.model.ngrams import KeptRows
 from wafergpt.shapes.parametrization import parametrization
 
 Pooling = Literal["last", "mean", "max", "mean_max_last"]
@@ -20,13 +21,21 @@ class NgramScores(nn.EmbeddingBag):
     With ``ratios``, each row has a fixed weight: naive Bayes' log-count ratio, as in NB-SVM (Wang
     and Manning, ACL 2012). It scales the row's gradient too, so what tells classes apart is learned
     first.
+
+    Args:
+        rows: of the hashed table.
+        n_outputs: scores of a row.
+        ratios: whether rows have weights.
+        left: rows that were not taken out of it; 0: all.
     """
 
     ratios: Tensor | None
 
-    def __init__(self, rows: int, n_outputs: int, ratios: bool) -> None:
+    def __init__(self, rows: int, n_outputs: int, ratios: bool, left: int = 0) -> None:
+        rows = left + 1 if left else rows
         super().__init__(rows, n_outputs, mode="sum", padding_idx=0)
         self.register_buffer("ratios", torch.zeros(rows) if ratios else None)
+        self.kept = KeptRows(left) if left else None
 
 
 class Classifier(nn.Module):
@@ -42,6 +51,7 @@ class Classifier(nn.Module):
         ngram_rows: rows of a table that scores a text by its n-grams beside the GPT, as fastText
             does (arXiv:1607.01759); 0: none.
         ratios: weigh each row of it by how unevenly classes read it.
+        ngram_kept: rows that were not taken out of it; 0: all.
     """
 
     def __init__(
@@ -51,6 +61,7 @@ class Classifier(nn.Module):
         pooling: Pooling = "last",
         ngram_rows: int = 0,
         ratios: bool = False,
+        ngram_kept: int = 0,
     ) -> None:
         super().__init__()
         self.gpt = gpt
@@ -58,7 +69,9 @@ class Classifier(nn.Module):
         width = gpt.config.d_model * (3 if pooling == "mean_max_last" else 1)
         self.dropout = Dropout(gpt.config.dropout)
         self.head = nn.Linear(width, n_outputs, bias=False)
-        self.head_ngrams = NgramScores(ngram_rows, n_outputs, ratios) if ngram_rows else None
+        self.head_ngrams = (
+            NgramScores(ngram_rows, n_outputs, ratios, ngram_kept) if ngram_rows else None
+        )
         self._multiplier = parametrization(gpt.config).task_multiplier
 
     def forward(self, tokens: Tensor, lengths: Tensor, ngrams: Tensor | None = None) -> Tensor:
@@ -78,6 +91,8 @@ class Classifier(nn.Module):
             assert ngrams is not None
             # Of long and short texts the sums are as large.
             shares = (ngrams != 0).sum(1, keepdim=True).clamp(min=1).rsqrt().expand(ngrams.shape)
+            if self.head_ngrams.kept is not None:
+                ngrams = self.head_ngrams.kept(ngrams)
             if self.head_ngrams.ratios is not None:
                 shares = shares * self.head_ngrams.ratios[ngrams]
             by_ngrams = self.head_ngrams(ngrams, per_sample_weights=shares)

@@ -12,6 +12,7 @@ from wafergpt.shapes.counts import (
     ngram_parameters,
     non_embedding_parameters,
     parameters,
+    table_rows,
 )
 
 FP32 = 4
@@ -140,7 +141,7 @@ def optimizer_bytes(model: Model, optimizer: Optimizer) -> int:
     """Return the bytes of the optimizer's state, as kept in memory and in checkpoints."""
     n = dense_parameters(model)
     # One number for each row of an n-gram table.
-    tables = FP32 * len(model.ngrams) * model.ngram_rows
+    tables = FP32 * sum(table_rows(model))
     if optimizer.name == "sgd":
         return FP32 * n if optimizer.momentum else 0
     if optimizer.name == "muon":

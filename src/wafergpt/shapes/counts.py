@@ -18,9 +18,14 @@ def parameters(model: Model) -> int:
     return embeddings + ngram_parameters(model) + non_embedding_parameters(model)
 
 
+def table_rows(model: Model) -> tuple[int, ...]:
+    """Return the rows of each n-gram table; a pruned one has a row of zeros beside those kept."""
+    return tuple(kept + 1 for kept in model.ngram_kept) or (model.ngram_rows,) * len(model.ngrams)
+
+
 def ngram_parameters(model: Model) -> int:
     """Return the number of weights of the n-gram tables, of which an update moves a few rows."""
-    return len(model.ngrams) * model.ngram_rows * model.d_model
+    return sum(table_rows(model)) * model.d_model
 
 
 def dense_parameters(model: Model) -> int:

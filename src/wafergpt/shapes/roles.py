@@ -38,6 +38,7 @@ _NAMES: Mapping[str, Role] = {
     "lm_head.weight": "head",
     "head_ngrams.weight": "task_ngram",
     "head_ngrams.ratios": "task_ngram",
+    "head_ngrams.kept.rows": "task_ngram",
 }
 
 
@@ -50,7 +51,7 @@ def role_of(name: str) -> Role:
     for ending, role in _NAMES.items():
         if f".{name}".endswith(f".{ending}"):
             return role
-    if re.search(r"(^|\.)ngrams\.tables\.\d+\.weight$", name):
+    if re.search(r"(^|\.)ngrams\.(tables\.\d+\.weight|kept\.\d+\.rows|ids)$", name):
         return "ngram"
     if re.search(r"(norm\.weight|\.bias)$", name):
         return "vector"

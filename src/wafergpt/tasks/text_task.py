@@ -46,6 +46,8 @@ class TextTaskSettings(TaskSettings):
     loss of its own, and both scores are added up."""
     ngram_rows: int = Field(1 << 16, ge=2, le=1 << 26)
     """Rows of that table, which n-grams share by a hash."""
+    ngram_kept: int = Field(0, ge=0, le=1 << 26)
+    """Rows that are left of it, if prune took others out; set by prune."""
     factors: Factors = START
     """Of the GPT's scores and the n-grams' in that sum; set by the run, from validation rows."""
     word_dropout: float = Field(0.0, ge=0, lt=1)
@@ -189,8 +191,10 @@ class TextTask(LabelledTask[Table]):
 
         settings = self.settings
         rows = 0 if settings.ngrams == "none" else settings.ngram_rows
-        ratios = self.weighs_ngrams
-        return Classifier(GPT(self.recipe.model), self.n_outputs, settings.pooling, rows, ratios)
+        return Classifier(
+            GPT(self.recipe.model), self.n_outputs, settings.pooling, rows, self.weighs_ngrams,
+            settings.ngram_kept,
+        )  # fmt: skip
 
     @property
     def weighs_ngrams(self) -> bool:

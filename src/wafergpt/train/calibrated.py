@@ -22,7 +22,6 @@ from wafergpt.engines.outputs import evaluate
 from wafergpt.errors import InputError
 from wafergpt.inference.devices import inference_device
 from wafergpt.planning.intervals import with_intervals
-from wafergpt.planning.memory import FP32
 from wafergpt.progress import working
 from wafergpt.runs.run import Run
 from wafergpt.shapes.counts import training_flops
@@ -183,7 +182,7 @@ class Calibrated:
         return {
             f"parameters_{when}": total - lost,
             f"flops_{when}": flops - 2.0 * model.seq_len * lost,
-            f"bytes_{when}": FP32 * total,
+            f"bytes_{when}": sum(t.nbytes for t in self.network.state_dict().values()),
             f"seconds_{when}": evaluated.seconds,
             f"val_loss_{when}": evaluated.loss,
         }

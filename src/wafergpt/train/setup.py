@@ -81,6 +81,8 @@ def set_up(recipe: Recipe, group: ProcessGroup, start: Run | None, run: Run | No
     """
     make_engine = engine_for(recipe.system.device)
     make_engine.require(recipe)
+    if run is None:
+        _require_rows(recipe, start)
     task = task_of(recipe)
     tokenizer = task.tokenizer(_tokenizer_of(run or start))
     recipe, splits = task.prepare(tokenizer)
@@ -135,6 +137,18 @@ def _tokenizer_of(source: Run | None) -> Tokenizer | None:
     if source is None or not source.tokenizer.is_file():
         return None
     return Tokenizer.load(source.tokenizer)
+
+
+def _require_rows(recipe: Recipe, start: Run | None) -> None:
+    """Require that rows which are said to be left of tables are those of the run to start from."""
+    there = Recipe() if start is None else start.recipe
+    for section, key in (("model", "ngram_kept"), ("model", "ngram_ids"), ("task", "ngram_kept")):
+        asked, found = (getattr(getattr(r, section), key, None) for r in (recipe, there))
+        if asked and asked != found:
+            raise InputError(
+                f"{section}.{key} is set by prune, which takes rows out of a trained run: leave it "
+                "out"
+            )
 
 
 def _require_whole_weights(recipe: Recipe, group: ProcessGroup) -> None:
