@@ -387,6 +387,7 @@ def prune(
         RunFailed: if no retrained run keeps to the limit, or one diverges.
         Interrupted: after saving, if a signal requested a stop of the retraining.
     """
+    from wafergpt.runs.moved import require_sources
     from wafergpt.train import narrowing, pruning, retraining, trimming
 
     to = narrowing.Narrowing(layers, heads, channels, samples)
@@ -416,6 +417,9 @@ def prune(
         if override not in for_all and not trains:
             raise InputError(f"{override}: only the data, the device and the evaluation may change")
     recipe = _asked(found.recipe, for_all)
+    require_sources(recipe, found.path, overrides)
+    if found.read("result") is None:
+        say(f"{found.path} is not finished: what it has learned so far is pruned")
     if recipe.data.corpus != found.recipe.data.corpus:
         # Another text, which must have the run's tokenizer.
         recipe = recipe.replace(data={"fingerprint": None}, start=found.path)

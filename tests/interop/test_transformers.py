@@ -47,6 +47,7 @@ SHAPES = {
     "one head": {"n_heads": 1, "vocab_size": 1031},
     "n-grams": NGRAMS,
     "n-grams under mup": {**MUP, **NGRAMS},
+    "few n-grams": {**MUP, **NGRAMS, "ngram_kept": [9, 150], "ngram_ids": True},
 }
 
 
@@ -56,6 +57,10 @@ def noisy(network: torch.nn.Module) -> torch.nn.Module:
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
+        for name, rows in network.named_buffers():
+            # Tables whose other rows were taken out.
+            chosen = torch.randperm(NGRAMS["ngram_rows"])[: len(rows)]
+            rows.copy_(chosen.sort().values if "kept" in name else chosen)
     return network.eval()
 
 

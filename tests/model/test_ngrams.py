@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from tests.model.test_gpt import noisy_gpt
 from wafergpt.config import Model
 from wafergpt.model.cache import Cache
 from wafergpt.model.gpt import GPT
-from wafergpt.model.ngrams import NgramEmbedding
+from wafergpt.model.ngrams import KeptRows, NgramEmbedding
 
 SHAPE = Model(
     n_layers=2, d_model=16, n_heads=2, d_ffn=32, seq_len=24, vocab_size=101,
@@ -79,3 +80,23 @@ def test_documents_do_not_see_each_other() -> None:
     documents = torch.repeat_interleave(torch.arange(4), torch.tensor(lengths))[None]
     apart = [gpt(part) for part in tokens.split(lengths, dim=1)]
     torch.testing.assert_close(gpt(tokens, documents), torch.cat(apart, 1))
+
+
+@given(st.sets(st.integers(0, 996), min_size=1), st.integers(0, 2**32))
+def test_rows_that_are_left_give_what_a_table_with_zeros_gives(kept: set[int], seed: int) -> None:
+    torch.manual_seed(seed)
+    whole, rows = NgramEmbedding(SHAPE), torch.tensor(sorted(kept))
+    counts = (len(rows), len(rows))
+    left = NgramEmbedding(SHAPE.model_copy(update={"ngram_kept": counts}))
+    with torch.no_grad():
+        for table, small, numbers in zip(whole.tables, left.tables, left.kept, strict=True):
+            assert isinstance(table, nn.Embedding)
+            assert isinstance(small, nn.Embedding)
+            assert isinstance(numbers, KeptRows)
+            weights = torch.zeros_like(table.weight)
+            weights[rows] = torch.randn(len(rows), SHAPE.d_model)
+            table.weight.copy_(weights)
+            small.weight[1:] = weights[rows]
+            numbers.rows.copy_(rows)
+    tokens, place = torch.randint(101, (3, 20)), torch.arange(20)
+    assert torch.equal(whole(tokens, place), left(tokens, place))

@@ -9,7 +9,7 @@ import click
 
 from wafergpt.cli import emit, json_option
 from wafergpt.cli.recipe import names_and_overrides, runs_option
-from wafergpt.cli.tables import Column, Row, plain, table
+from wafergpt.cli.tables import Column, plain, table
 from wafergpt.runs.run import Run
 
 COLUMNS = [
@@ -111,6 +111,7 @@ def command(
     several are made and trained, and the smallest that keeps to it is named.
     """
     from wafergpt.api import prune
+    from wafergpt.reports.pruning import before_and_after
 
     names, overrides = names_and_overrides(arguments, runs)
     if len(names) != 1:
@@ -133,7 +134,7 @@ def command(
     if "retraining" in result:
         result = {"run": result["run"], **result["retraining"]}
     columns = RETRAINED if "val_loss_retrained" in result else COLUMNS
-    shown = _rows(result)
+    shown = before_and_after(result)
     words = [f"{made.path}: {_what(result)}", *_following(made, result)]
     emit(
         result,
@@ -145,15 +146,11 @@ def command(
 
 def _what(result: dict[str, Any]) -> str:
     """Return what was done."""
+    from wafergpt.reports.pruning import left_of_tables
     from wafergpt.train.pruning import NOTABLE
 
-    if "tables_after" in result:
-        before, after = result["tables_before"], result["tables_after"]
-        return ", ".join(
-            f"{after[what]:,} of {before[what]:,} {what}"
-            for what in after
-            if after[what] != before[what]
-        )
+    if tables := left_of_tables(result):
+        return tables
     if "shape_after" not in result:
         pattern = f", {result['pattern']}" if result["pattern"] else ""
         return f"{result['sparsity']:.1%} zeros in the blocks by {result['method']}{pattern}"
@@ -167,32 +164,6 @@ def _what(result: dict[str, Any]) -> str:
     if result["sparsity"] > NOTABLE:
         parts.append(f"{result['sparsity']:.1%} zeros in the blocks are left")
     return ", ".join(parts)
-
-
-def _rows(result: dict[str, Any]) -> list[Row]:
-    from wafergpt.reports.formatting import size
-
-    def pair(key: str) -> tuple[Any, ...]:
-        found = result[f"{key}_before"], result[f"{key}_after"]
-        if "val_loss_retrained" not in result:
-            return found
-        # Only losses and times are not those of the pruned run.
-        return *found, result.get(f"{key}_retrained", found[1])
-
-    losses, weights, flops = pair("val_loss"), pair("parameters"), pair("flops")
-    return [
-        ("validation loss", *(f"{value:.4f}" for value in losses)),
-        ("weights not 0", *(f"{value:,}" for value in weights)),
-        ("FLOPs, on paper", *(f"{value:.3g}" for value in flops)),
-        ("size on disk", *(size(value) for value in pair("bytes"))),
-        ("an evaluation", *(_time(value) for value in pair("seconds"))),
-    ]
-
-
-def _time(seconds: float) -> str:
-    from wafergpt.progress import duration
-
-    return f"{1000 * seconds:.0f} ms" if seconds < 1 else duration(seconds)
 
 
 def _following(made: Run, result: dict[str, Any]) -> list[str]:

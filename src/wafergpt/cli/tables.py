@@ -175,7 +175,16 @@ def show(screen: Screen, console: Console | None = None) -> None:
 
     console = console or Console(highlight=False, markup=False, emoji=False)
     for part in screen(console.width):
-        console.print(legible(part) if isinstance(part, str) else part)
+        if not isinstance(part, str):
+            console.print(part)
+            continue
+        for line in legible(part).split("\n"):
+            # The terminal itself breaks a command, so that it is still one when copied.
+            console.print(line, soft_wrap=_is_command(line))
+
+
+def _is_command(line: str) -> bool:
+    return line.removeprefix("next:").lstrip().startswith("wafergpt ")
 
 
 def _said(text: str) -> bool:

@@ -14,8 +14,9 @@ from wafergpt.reports.classification_metrics import Row, comparison_chart, confu
 from wafergpt.reports.curves import curves
 from wafergpt.reports.document import Document
 from wafergpt.reports.entities import entity_examples
+from wafergpt.reports.frontier import frontier_charts
 from wafergpt.reports.markup import escape, folded, table
-from wafergpt.reports.pruning import pruning_charts
+from wafergpt.reports.pruning import before_and_after, pruning_charts
 from wafergpt.reports.samples import read_samples, samples_html
 from wafergpt.reports.sections import Chapter, chapters
 from wafergpt.runs.run import Run
@@ -126,7 +127,7 @@ class _Page(Document):
         )
 
     def chapter(self, chapter: Chapter, note: str) -> None:
-        charts = [*curves(chapter), *pruning_charts(chapter.result)]
+        charts = [*curves(chapter), *frontier_charts(chapter), *pruning_charts(chapter.result)]
         drawn = "".join(self.chart(chart, chapter.key) for chart in charts)
         parts = [
             f'<section id="{chapter.title.lower()}"><h2>{chapter.title}</h2>'
@@ -137,6 +138,7 @@ class _Page(Document):
         if drawn:
             parts.append(f'<div class="charts">{drawn}</div>')
         facts = [
+            _pruned(chapter),
             *self._test_metrics(chapter),
             answers_card(chapter.result),
             _planned(chapter),
@@ -166,6 +168,16 @@ class _Page(Document):
             inner = folded(f"{len(cells)} labels", inner)
         examples = entity_examples(chapter.result.get("test") or chapter.result.get("metrics"))
         return [*shown, f'<div class="card"><h3>Label by label</h3>{inner}</div>', examples]
+
+
+def _pruned(chapter: Chapter) -> str:
+    rows = before_and_after(chapter.result)
+    if not rows:
+        return ""
+    named = [(f"{name[0].upper()}{name[1:]}", *pair) for name, *pair in rows]
+    when = ("Before", "After") if len(rows[0]) == 3 else ("Before", "Pruned", "Retrained")
+    inner = table(("", *when), named)
+    return f'<div class="card"><h3>Before and after</h3>{inner}</div>'
 
 
 def _planned(chapter: Chapter) -> str:

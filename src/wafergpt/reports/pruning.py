@@ -1,10 +1,11 @@
-"""The charts of a pruned run: what zeros cost, and where they are."""
+"""A pruned run: what it was before and after, what zeros cost, and where they are."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from wafergpt.progress import duration
 from wafergpt.reports import formatting as values
 from wafergpt.reports.charts import ACCENT, HEAT, SURFACE, Chart, short
 
@@ -12,6 +13,48 @@ ROLES = {"qkv": "Q, K, V", "attention_out": "attention out", "ffn_in": "feed-for
          "ffn_out": "feed-forward out"}  # fmt: skip
 
 Result = Mapping[str, Any]
+
+
+def before_and_after(result: Result) -> list[tuple[str, ...]]:
+    """Return the name of each number of a pruned run, and its values before and after, and as a
+    third one after it was trained on, if it was.
+    """
+    retraining = result.get("retraining")
+    found = retraining if isinstance(retraining, Mapping) else result
+    whens = ("before", "after")
+    if "val_loss_retrained" in found:
+        whens = (*whens, "retrained")
+    rows: list[tuple[str, ...]] = []
+    for key, name, shown in (
+        ("val_loss", "validation loss", "{:.4f}".format),
+        ("parameters", "weights not 0", "{:,.0f}".format),
+        ("flops", "FLOPs, on paper", "{:.3g}".format),
+        ("bytes", "size on disk", values.size),
+        ("seconds", "an evaluation", _time),
+    ):
+        numbers = [values.number(found, f"{key}_{when}") for when in whens]
+        if numbers[0] is not None and numbers[1] is not None:
+            # A training changes losses and times alone.
+            full = (numbers[1] if number is None else number for number in numbers)
+            rows.append((name, *map(shown, full)))
+    return rows
+
+
+def _time(seconds: float) -> str:
+    return f"{1000 * seconds:.0f} ms" if seconds < 1 else duration(seconds)
+
+
+def left_of_tables(result: Result) -> str:
+    """Return what is left of each table that lost rows; "" if none did."""
+    before, after = result.get("tables_before"), result.get("tables_after")
+    if not isinstance(before, Mapping) or not isinstance(after, Mapping):
+        return ""
+    counts = [(name, values.number(before, name), values.number(after, name)) for name in after]
+    return ", ".join(
+        f"{left:,.0f} of {all_:,.0f} {name}"
+        for name, all_, left in counts
+        if all_ is not None and left is not None and left != all_
+    )
 
 
 def pruning_charts(result: Result) -> list[Chart]:

@@ -12,6 +12,7 @@ from wafergpt.planning.duration import PARTS
 from wafergpt.progress import duration
 from wafergpt.reports import formatting as values
 from wafergpt.reports.formatting import number
+from wafergpt.reports.pruning import left_of_tables
 from wafergpt.reports.sections import Chapter, ClassifierMetrics
 
 Row = Mapping[str, Any]
@@ -71,6 +72,8 @@ def _given(chapter: Chapter) -> str:
             words = {"layer": model.n_layers, "head": model.n_heads, "channel": model.d_ffn}
             parts = [_counted(n, word) for word, n in words.items()]
             zeros = f"{source} with {_joined(parts)}"
+        if tables := left_of_tables(chapter.result):
+            zeros = f"{source} with {tables}"
         if before is None or after is None:
             return f"{zeros}."
         return f"{zeros}: the validation loss goes from {before:.4g} to {after:.4g}."

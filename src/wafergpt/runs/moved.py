@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from wafergpt import files
@@ -68,12 +68,13 @@ def now_at(path: Path, folder: Path, fits: Callable[[Path], bool]) -> Path:
     return path
 
 
-def require_sources(recipe: Recipe, folder: Path) -> None:
-    """Require that the data which a resumed run reads exists.
+def require_sources(recipe: Recipe, folder: Path, given: Sequence[str] = ()) -> None:
+    """Require that the data which a run reads exists.
 
     Args:
         recipe: of the run.
         folder: the run's.
+        given: overrides; what these name is not required.
 
     Raises:
         InputError: if it does not, with the override to add.
@@ -84,7 +85,7 @@ def require_sources(recipe: Recipe, folder: Path) -> None:
     if recipe.train.teacher is not None:
         sources["train.teacher"] = recipe.train.teacher
     for key, path in sources.items():
-        if not files.exists(path):
+        if not files.exists(path) and not any(one.startswith(f"{key}=") for one in given):
             raise InputError(
                 f"{folder} reads {path}, which is not there any more: add {key}=PATH, where it "
                 "is now"

@@ -87,7 +87,8 @@ class Calibrated:
         known = Tokenizer.load(run.tokenizer) if run.tokenizer.is_file() else None
         tokenizer = task.tokenizer(known)
         recipe, splits = task.prepare(tokenizer)
-        task = task_of(recipe)
+        # It has read the rows.
+        task.recipe = recipe
         network = store.restored(task.network, store.weights(run)).to(device).eval()
         return cls(recipe, task, splits, tokenizer, network, torch.device(device))
 

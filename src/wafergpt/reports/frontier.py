@@ -1,0 +1,135 @@
+"""The runs that were pruned from one run, directly or through others, beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wafergpt.errors import InputError
+from wafergpt.reports import formatting as values
+from wafergpt.reports.charts import ACCENT, INK, MUTED, QUIET, Chart, literal, short
+from wafergpt.reports.sections import Chapter
+from wafergpt.runs.run import Run
+
+NAMED = 8
+"""Points that have their names beside them; more would overlap."""
+
+SMALLEST, LARGEST = 9, 30
+"""Pixels of the markers."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """A run: its validation loss, the seconds of an evaluation, and its bytes."""
+
+    name: str
+    loss: float
+    seconds: float
+    bytes: float
+
+    @classmethod
+    def of(cls, name: str, result: Mapping[str, Any], when: str) -> Point | None:
+        """Read what a result says of ``before`` or ``after``; None if that is not everything."""
+        keys = ("val_loss", "seconds", "bytes")
+        found = [values.number(result, f"{key}_{when}") for key in keys]
+        loss, seconds, size = found
+        if loss is None or seconds is None or size is None or min(seconds, size) <= 0:
+            return None
+        return cls(name, loss, seconds, size)
+
+
+def frontier_charts(chapter: Chapter) -> list[Chart]:
+    """Return the chart of a pruned run, its relatives in the same folder, and their ancestor."""
+    points = _relatives(chapter)
+    return [_chart(points, chapter.run.name)] if len(points) > 1 else []
+
+
+def _relatives(chapter: Chapter) -> list[Point]:
+    """Return all points, the ancestor first."""
+    if chapter.origin != "pruned":
+        return []
+    folder = chapter.run.path.absolute().parent
+    results = _pruned(folder, chapter)
+    own = chapter.run.path.absolute().name
+    ancestor = _ancestor(own, results)
+    family = [name for name in results if _ancestor(name, results) == ancestor]
+    # Its numbers were measured for each of those made from it: those of this run come first.
+    children = [name for name in (own, *family) if _parent(results[name]) == ancestor]
+    first = Point.of(ancestor, results[children[0]], "before") if children else None
+    found = [first, *(Point.of(name, results[name], "after") for name in family)]
+    return [point for point in found if point is not None]
+
+
+def _pruned(folder: Path, chapter: Chapter) -> dict[str, Mapping[str, Any]]:
+    """Return the results of a folder's pruned runs on the same data and device, by name."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for path in sorted(folder.iterdir()):
+        try:
+            run = Run(path)
+            result = values.read_object(run, "result")
+            if "pruned" not in result or _measured_on(run) != _measured_on(chapter.run):
+                continue
+        except (InputError, OSError):
+            # A damaged run has a page of its own to say it.
+            continue
+        found[path.name] = result
+    return found
+
+
+def _measured_on(run: Run) -> tuple[object, ...]:
+    recipe = run.recipe
+    return recipe.data.fingerprint, recipe.system.device, recipe.evaluate.batches
+
+
+def _parent(result: Mapping[str, Any]) -> str:
+    return Path(str(result["pruned"])).name
+
+
+def _ancestor(name: str, results: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the name of the run that a pruned run comes from in the end."""
+    seen: set[str] = set()
+    while name in results and name not in seen:
+        seen.add(name)
+        name = _parent(results[name])
+    return name
+
+
+def _chart(points: list[Point], own: str) -> Chart:
+    largest = max(point.bytes for point in points)
+    sizes = [max(SMALLEST, LARGEST * (point.bytes / largest) ** 0.5) for point in points]
+    best = _best(points)
+    line = {
+        "x": [short(p.seconds) for p in best], "y": [short(p.loss) for p in best],
+        "mode": "lines", "line": {"color": QUIET, "dash": "dot"}, "hoverinfo": "skip",
+    }  # fmt: skip
+    dots = {
+        "x": [short(p.seconds) for p in points], "y": [short(p.loss) for p in points],
+        "mode": "markers+text" if len(points) <= NAMED else "markers",
+        "text": [literal(p.name) for p in points], "textposition": "top center",
+        "textfont": {"color": INK, "size": 12}, "cliponaxis": False,
+        "customdata": [values.size(p.bytes) for p in points],
+        "marker": {"size": [round(size, 1) for size in sizes],
+                   "color": [ACCENT if p.name == own else MUTED for p in points], "opacity": 0.85},
+        "hovertemplate": "%{text}<br>loss %{y:.4f}, %{x:.3g} s, %{customdata}<extra></extra>",
+    }  # fmt: skip
+    layout = {"xaxis": {"title": "seconds of an evaluation", "rangemode": "tozero"},
+              "yaxis": {"title": "validation loss"}, "showlegend": False}  # fmt: skip
+    caption = (
+        f"{points[0].name} and what was pruned from it. Further left is faster, lower is better, "
+        "and a smaller mark takes less space; no other run is both faster and better than one on "
+        "the line."
+    )
+    return Chart(
+        "frontier", "Loss, speed and size", caption, [line, dots], layout, height=380, wide=True
+    )
+
+
+def _best(points: list[Point]) -> list[Point]:
+    """Return the points that no other one beats in both loss and seconds, the fastest first."""
+    found: list[Point] = []
+    for point in sorted(points, key=lambda p: (p.seconds, p.loss)):
+        if not found or point.loss < found[-1].loss:
+            found.append(point)
+    return found
