@@ -24,6 +24,11 @@ RUN = {
 }  # fmt: skip
 
 
+def whole_command(row: str) -> bool:
+    """Return whether a row is a command, which is copied in one piece."""
+    return row.startswith("next: wafergpt ")
+
+
 def shown(screen: Any, width: int) -> list[str]:
     out = io.StringIO()
     console = Console(
@@ -35,8 +40,21 @@ def shown(screen: Any, width: int) -> list[str]:
     lines = io.StringIO()
     show(screen, Console(file=lines, width=width, highlight=False))
     rows = lines.getvalue().splitlines()
-    assert all(cell_len(row) <= width for row in rows)
+    assert all(cell_len(row) <= width or whole_command(row) for row in rows)
     return rows
+
+
+def test_commands_can_be_copied_and_sentences_are_wrapped() -> None:
+    commands = (
+        f"next: wafergpt predict {'a' * 50} --text 'a text of yours'\n      wafergpt {'b' * 50}"
+    )
+    out = io.StringIO()
+    said = "a sentence of several words that is longer than a narrow terminal"
+    show(lambda width: [said, commands], Console(file=out, width=30, highlight=False))
+    *wrapped, first, second = out.getvalue().splitlines()
+    assert [first, second] == commands.splitlines()
+    assert len(wrapped) == 3
+    assert max(map(len, wrapped)) <= 30
 
 
 @pytest.mark.parametrize("width", WIDTHS)

@@ -16,28 +16,9 @@ from wafergpt.data.smaller_vocabulary import without_unused
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
 
-WORDS = [
-    "the",
-    "there",
-    "then",
-    "other",
-    "mother",
-    "and",
-    "hand",
-    "handle",
-    "é",
-    "naïve",
-    "film",
-    "films",
-    "loved",
-    "glove",
-    "love",
-    "lovely",
-    "1999",
-    "19",
-    "漢字",
-    "😀",
-] + ["  ", "\n"]
+WORDS = ["the", "there", "then", "other", "mother", "and", "hand", "handle", "é", "naïve", "film",
+         "films", "loved", "glove", "love", "lovely", "1999", "19", "漢字", "😀", "  ",
+         "\n"]  # fmt: skip
 
 
 @cache

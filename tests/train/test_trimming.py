@@ -126,7 +126,10 @@ def test_the_command_and_the_report(home: Path) -> None:
     assert "of 4,096 2-grams" in done.stdout
     assert "wafergpt predict cli" in done.stdout
     page = report("cli", root=home).read_text(encoding="utf-8")
-    assert "of 4,096 2-grams" in page
+    assert "clf in " in page
+    assert "<td>4,096</td>" in page
+    assert "Before and after" in page
+    assert "Loss, speed and size" in page
     shown = CliRunner().invoke(command, [*words[:2], "--name=cli2", "--json", *words[-2:]])
     assert json.loads(shown.stdout.splitlines()[-1])["tables_after"]["tokens"] == 270
 

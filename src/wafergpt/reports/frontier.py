@@ -13,8 +13,11 @@ from wafergpt.reports.charts import ACCENT, INK, MUTED, QUIET, Chart, literal, s
 from wafergpt.reports.sections import Chapter
 from wafergpt.runs.run import Run
 
-NAMED = 8
-"""Points that have their names beside them; more would overlap."""
+APART = (0.1, 0.07)
+"""Shares of the width and the height that two names are apart."""
+
+LEAST = 0.02
+"""Share of the loss that the axis shows above and below all points."""
 
 SMALLEST, LARGEST = 9, 30
 """Pixels of the markers."""
@@ -106,16 +109,17 @@ def _chart(points: list[Point], own: str) -> Chart:
     }  # fmt: skip
     dots = {
         "x": [short(p.seconds) for p in points], "y": [short(p.loss) for p in points],
-        "mode": "markers+text" if len(points) <= NAMED else "markers",
-        "text": [literal(p.name) for p in points], "textposition": "top center",
-        "textfont": {"color": INK, "size": 12}, "cliponaxis": False,
-        "customdata": [values.size(p.bytes) for p in points],
+        "mode": "markers+text", "text": [literal(name) for name in _names(points, own)],
+        "textposition": "top center", "textfont": {"color": INK, "size": 12}, "cliponaxis": False,
+        "customdata": [[literal(p.name), values.size(p.bytes)] for p in points],
         "marker": {"size": [round(size, 1) for size in sizes],
                    "color": [ACCENT if p.name == own else MUTED for p in points], "opacity": 0.85},
-        "hovertemplate": "%{text}<br>loss %{y:.4f}, %{x:.3g} s, %{customdata}<extra></extra>",
+        "hovertemplate": "%{customdata[0]}<br>loss %{y:.4f}, %{x:.3g} s, %{customdata[1]}"
+        "<extra></extra>",
     }  # fmt: skip
-    layout = {"xaxis": {"title": "seconds of an evaluation", "rangemode": "tozero"},
-              "yaxis": {"title": "validation loss"}, "showlegend": False}  # fmt: skip
+    layout = {"xaxis": {"title": {"text": "seconds of an evaluation"}, "rangemode": "tozero"},
+              "yaxis": {"title": {"text": "validation loss"}, "range": _range(points)},
+              "showlegend": False}  # fmt: skip
     caption = (
         f"{points[0].name} and what was pruned from it. Further left is faster, lower is better, "
         "and a smaller mark takes less space; no other run is both faster and better than one on "
@@ -124,6 +128,28 @@ def _chart(points: list[Point], own: str) -> Chart:
     return Chart(
         "frontier", "Loss, speed and size", caption, [line, dots], layout, height=380, wide=True
     )
+
+
+def _names(points: list[Point], own: str) -> list[str]:
+    """Return the names to print: this run's, and those that overlap none before them."""
+    low, high = _range(points)
+    width = max(point.seconds for point in points)
+    shown: list[Point] = []
+    for point in sorted(points, key=lambda p: p.name != own):
+        if all(
+            abs(point.seconds - other.seconds) > APART[0] * width
+            or abs(point.loss - other.loss) > APART[1] * (high - low)
+            for other in shown
+        ):
+            shown.append(point)
+    return [point.name if point in shown else "" for point in points]
+
+
+def _range(points: list[Point]) -> list[float]:
+    """Return the ends of the axis of losses: a small difference shall look like one."""
+    low, high = (f(point.loss for point in points) for f in (min, max))
+    space = max(0.2 * (high - low), LEAST * abs(high))
+    return [short(low - space), short(high + space)]
 
 
 def _best(points: list[Point]) -> list[Point]:

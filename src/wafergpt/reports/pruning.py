@@ -37,7 +37,8 @@ def before_and_after(result: Result) -> list[tuple[str, ...]]:
             # A training changes losses and times alone.
             full = (numbers[1] if number is None else number for number in numbers)
             rows.append((name, *map(shown, full)))
-    return rows
+    tables = ((name, f"{of:,.0f}", f"{left:,.0f}") for name, of, left in _tables(result))
+    return [*rows, *tables]
 
 
 def _time(seconds: float) -> str:
@@ -46,15 +47,15 @@ def _time(seconds: float) -> str:
 
 def left_of_tables(result: Result) -> str:
     """Return what is left of each table that lost rows; "" if none did."""
+    return ", ".join(f"{left:,.0f} of {of:,.0f} {name}" for name, of, left in _tables(result))
+
+
+def _tables(result: Result) -> list[tuple[str, float, float]]:
+    """Return the name of each table that lost rows, and its rows before and after."""
     before, after = result.get("tables_before"), result.get("tables_after")
-    if not isinstance(before, Mapping) or not isinstance(after, Mapping):
-        return ""
-    counts = [(name, values.number(before, name), values.number(after, name)) for name in after]
-    return ", ".join(
-        f"{left:,.0f} of {all_:,.0f} {name}"
-        for name, all_, left in counts
-        if all_ is not None and left is not None and left != all_
-    )
+    names = after if isinstance(after, Mapping) else {}
+    counts = [(str(n), values.number(before, n), values.number(after, n)) for n in names]
+    return [(n, b, a) for n, b, a in counts if b is not None and a is not None and a != b]
 
 
 def pruning_charts(result: Result) -> list[Chart]:
@@ -82,8 +83,8 @@ def _curve(result: Result) -> Chart | None:
         "mode": "lines+markers", "line": {"color": ACCENT},
         "hovertemplate": "%{x:.0%} zeros: %{y:.4f}<extra></extra>",
     }  # fmt: skip
-    layout = {"xaxis": {"title": "zeros in the blocks", "tickformat": ".0%"},
-              "yaxis": {"title": "validation loss"}}  # fmt: skip
+    layout = {"xaxis": {"title": {"text": "zeros in the blocks"}, "tickformat": ".0%"},
+              "yaxis": {"title": {"text": "validation loss"}}}  # fmt: skip
     return Chart("sparsity", "Loss against sparsity", caption, [data], layout)
 
 
@@ -99,8 +100,8 @@ def _alone(result: Result) -> Chart | None:
         "type": "bar", "marker": {"color": ACCENT},
         "hovertemplate": "layer %{x} alone: %{y:+.4f}<extra></extra>",
     }  # fmt: skip
-    layout = {"xaxis": {"title": "layer", "type": "category"},
-              "yaxis": {"title": "rise of the loss"}}  # fmt: skip
+    layout = {"xaxis": {"title": {"text": "layer"}, "type": "category"},
+              "yaxis": {"title": {"text": "rise of the loss"}}}  # fmt: skip
     caption = f"Pruned alone, layer {worst} of {len(rises)} costs most."
     return Chart("alone", "Sensitivity by layer", caption, [data], layout)
 
@@ -121,6 +122,6 @@ def _densities(result: Result) -> Chart | None:
         "texttemplate": "%{z:.0%}", "showscale": False,
         "hovertemplate": "layer %{x}, %{y}: %{z:.1%}<extra></extra>",
     }  # fmt: skip
-    layout = {"xaxis": {"title": "layer", "type": "category"}}
+    layout = {"xaxis": {"title": {"text": "layer"}, "type": "category"}}
     caption = f"Between {min(flat):.0%} and {max(flat):.0%} of a matrix is left."
     return Chart("densities", "Density by layer", caption, [data], layout)

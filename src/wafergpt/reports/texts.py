@@ -72,8 +72,9 @@ def _given(chapter: Chapter) -> str:
             words = {"layer": model.n_layers, "head": model.n_heads, "channel": model.d_ffn}
             parts = [_counted(n, word) for word, n in words.items()]
             zeros = f"{source} with {_joined(parts)}"
-        if tables := left_of_tables(chapter.result):
-            zeros = f"{source} with {tables}"
+        if left_of_tables(chapter.result):
+            sizes = (number(chapter.result, f"bytes_{when}") for when in ("after", "before"))
+            zeros = f"{source} in {' instead of '.join(map(values.size, sizes))}"
         if before is None or after is None:
             return f"{zeros}."
         return f"{zeros}: the validation loss goes from {before:.4g} to {after:.4g}."
