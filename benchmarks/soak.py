@@ -63,6 +63,11 @@ def corpus(root: Path) -> Path:
 
 KINDS: dict[str, list[str]] = {
     "one process": [],
+    "one process with masks": [
+        "sparsity.algorithm=rigl",
+        "sparsity.sparsity=0.75",
+        "sparsity.every=7",
+    ],
     "two with copies of the weights": ["--nproc", "2"],
     "two that spread them": ["--nproc", "2", "system.shard=0"],
 }

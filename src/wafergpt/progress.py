@@ -78,6 +78,20 @@ def say(line: str) -> None:
         logger.log(logging.WARNING if warns else logging.INFO, "%s", line)
 
 
+@contextmanager
+def silent() -> Iterator[None]:
+    """Log nothing for a while, such as what another process has said already."""
+    logger.addFilter(_nothing)
+    try:
+        yield
+    finally:
+        logger.removeFilter(_nothing)
+
+
+def _nothing(record: logging.LogRecord) -> bool:
+    return False
+
+
 def show() -> None:
     """Show messages on stderr, above the live line, as the command line does."""
     if not shown():

@@ -20,6 +20,7 @@ from wafergpt.checkpoint import store
 from wafergpt.config import Recipe, load_recipe
 from wafergpt.errors import InputError
 from wafergpt.model.gpt import GPT
+from wafergpt.planning.memory import estimated_memory, mask_bytes
 from wafergpt.runs.run import Run
 from wafergpt.shapes import sparse
 from wafergpt.sparsity.masks import SUFFIX, Masks, largest, packed, unpacked, with_whole_masks
@@ -315,3 +316,19 @@ def test_several_processes_change_the_same_masks(corpus: Path, tmp_path: Path, s
     again = [row["loss"] for row in run.metrics()]
     end(begin(tmp_path, "--resume", "two", "--nproc", "2"))
     assert losses(tmp_path, "two") == again
+
+
+@pytest.mark.parametrize("algorithm", ["static", "set", "rigl"])
+def test_the_plan_counts_masks_and_what_their_change_needs(algorithm: str) -> None:
+    made = recipe(f"sparsity.algorithm={algorithm}", "train.micro_batch_size=1", "model.seq_len=1",
+                  "model.d_model=256", "system.precision=fp32", "system.device=cpu")  # fmt: skip
+    masks = Masks(gpt(made).named_parameters(), made, from_run=False)
+    held = sum(mask.numel() * mask.element_size() for mask in masks._masks.values())
+    assert mask_bytes(made) == held
+    dense = estimated_memory(made.replace(sparsity={"algorithm": "none"}), "cpu")
+    assert dense.masks == 0
+    more = estimated_memory(made, "cpu").total - dense.total
+    largest_ = max(mask.numel() for mask in masks._masks.values())
+    # RigL holds the gradients of all weights, of four bytes each, until the masks have changed.
+    assert {"static": more == held, "set": held < more < held + 41 * largest_,
+            "rigl": 3 * held < more < 5 * held + 41 * largest_}[algorithm]  # fmt: skip

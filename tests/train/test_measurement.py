@@ -288,3 +288,9 @@ def test_the_load_of_others_is_a_share() -> None:
     sum(i * i for i in range(300_000))
     assert 0 <= load.share() <= 1
     assert load.share(processes=1000) == 0
+
+
+def test_rows_are_counted_once(rows: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    asked = ["model.n_layers=1", "model.d_model=16", "model.n_heads=1", "train.steps=2"]
+    assert plan(None, [*asked, f"task.train={rows}", "system.threads=1"]).measured
+    assert capfd.readouterr().err.count(f"{rows}: ") == 1

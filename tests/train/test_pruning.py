@@ -179,3 +179,27 @@ def test_curves_are_measured_and_drawn(home: Path) -> None:
         assert title in page
     plain = report(prune("lm", "uncurved", method="magnitude", root=home)).read_text()
     assert "Loss against sparsity" not in plain
+
+
+def test_data_that_has_moved_is_named_with_the_option(home: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(home / "lm", tmp_path / "lm")
+    recipe = Run(copy).recipe
+    Run(copy).save_recipe(recipe.replace(data={"corpus": tmp_path / "gone"}))
+    with pytest.raises(InputError, match=r"gone, which is not there any more: add data.corpus="):
+        prune("lm", "x", root=tmp_path)
+    copy = shutil.copytree(home / "clf", tmp_path / "clf")
+    Run(copy).save_recipe(Run(copy).recipe.replace(task={"train": tmp_path / "gone.csv"}))
+    with pytest.raises(InputError, match=r"gone.csv, which is not there any more: add task.train="):
+        prune("clf", "x", root=tmp_path)
+    assert prune("clf", "x", [f"task.train={home / 'rows.csv'}"], samples=4, root=tmp_path)
+
+
+def test_a_run_that_is_not_finished_is_said(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(home / "lm", tmp_path / "lm")
+    prune("lm", "whole", method="magnitude", root=tmp_path)
+    assert "is not finished" not in capsys.readouterr().err
+    (copy / "result.json").unlink()
+    prune("lm", "part", method="magnitude", root=tmp_path)
+    assert "is not finished: what it has learned so far is pruned" in capsys.readouterr().err

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from wafergpt.config import Model, Optimizer, Recipe, System
 from wafergpt.runs.teacher import teacher_shape
@@ -14,11 +14,15 @@ from wafergpt.shapes.counts import (
     parameters,
     table_rows,
 )
+from wafergpt.shapes.sparse import matrices
 
 FP32 = 4
 
 HEADROOM = 0.9
 """Share of the free memory that a plan may fill; the rest is for fragmentation and others."""
+
+SORTED = 40
+"""Bytes for each weight of a matrix while its mask changes: two copies, and numbers to sort by."""
 
 RUNTIME_BYTES = {"cpu": 350 << 20, "cuda": 600 << 20, "mps": 600 << 20}
 """Python, torch and its kernels, before any model (measured on CPU; a CUDA context's size)."""
@@ -39,6 +43,8 @@ class Memory:
         saving: the copy that a checkpoint is written from, if it is in the same memory.
         runtime: of Python and torch.
         teacher: weights, states and logits of a network that is learned from.
+        masks: of weights that are zero in training, and what a change of them needs beyond
+            activations and logits, which are free then.
     """
 
     weights: int
@@ -51,6 +57,7 @@ class Memory:
     saving: int
     runtime: int
     teacher: int = 0
+    masks: int = 0
 
     @property
     def total(self) -> int:
@@ -118,7 +125,7 @@ def estimated_memory(recipe: Recipe, device: str) -> Memory:
     """Estimate the peak bytes of training by a resolved recipe on a kind of device."""
     # Each process reads its share of a batch.
     share = math.ceil(recipe.train.batch_size / recipe.system.nproc)
-    return training_memory(
+    dense = training_memory(
         running_shape(recipe),
         min(recipe.train.micro_batch_size, share),
         recipe.optimizer,
@@ -127,6 +134,27 @@ def estimated_memory(recipe: Recipe, device: str) -> Memory:
         background=recipe.checkpoint.background,
         teacher=teacher_shape(recipe),
     )
+    return replace(dense, masks=mask_bytes(recipe) + change_bytes(recipe, dense))
+
+
+def mask_bytes(recipe: Recipe) -> int:
+    """Return the bytes of the masks that a process holds: one for each weight."""
+    if recipe.sparsity.algorithm == "none":
+        return 0
+    found = matrices(recipe.model, recipe.sparsity).values()
+    return sum(rows * columns for rows, columns in found) // recipe.system.shards
+
+
+def change_bytes(recipe: Recipe, dense: Memory) -> int:
+    """Return what a change of the masks takes beyond the activations, which are free by then."""
+    algorithm = recipe.sparsity.algorithm
+    if algorithm in ("none", "static"):
+        return 0
+    found = matrices(recipe.model, recipe.sparsity).values()
+    largest = max(rows * columns for rows, columns in found)
+    # Sizes of a matrix' weights, and of those that may come back; then all are sorted.
+    needed = SORTED * largest + (FP32 * mask_bytes(recipe) if algorithm == "rigl" else 0)
+    return max(0, needed - dense.activations - dense.logits)
 
 
 def running_shape(recipe: Recipe) -> Model:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, Generic
 
@@ -13,7 +14,7 @@ from wafergpt.data.labelled_split import R, hold_out
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
 from wafergpt.planning.intervals import DEFAULT_EPOCHS
-from wafergpt.progress import say, working
+from wafergpt.progress import say, silent, working
 from wafergpt.tasks.base import Splits, Task
 from wafergpt.tasks.tables import VALIDATION_SHARE, SplitRows
 
@@ -69,11 +70,18 @@ class LabelledTask(Task, Generic[R]):
         if self._tables is None:
             self._tables = _read_ahead.pop(self._source(), None)
         if self._tables is None:
-            with working("reading the rows"):
-                self._tables = self._read()
-            for note in self._tables.notes:
-                say(note)
+            with nullcontext() if self.tells else silent():
+                with working("reading the rows"):
+                    self._tables = self._read()
+                for note in self._tables.notes:
+                    say(note)
+            _told.add(self._source())
         return self._tables
+
+    @property
+    def is_told(self) -> bool:
+        """Whether this process has said what there is to say about the rows."""
+        return self._source() in _told
 
     def read_ahead(self) -> SplitRows[R]:
         """Read the rows for the training too that follows, which may choose more settings."""

@@ -29,7 +29,12 @@ from wafergpt.engines.base import Decision, UpdateResult
 from wafergpt.planning.duration import Duration
 from wafergpt.planning.estimate import speed, teacher_flops
 from wafergpt.planning.measurement import Measurement
-from wafergpt.planning.memory import checkpoint_bytes, estimated_memory, optimizer_bytes
+from wafergpt.planning.memory import (
+    change_bytes,
+    checkpoint_bytes,
+    estimated_memory,
+    optimizer_bytes,
+)
 from wafergpt.planning.schedule_check import require_possible_warmup
 from wafergpt.planning.speed import APPLY_BYTES
 from wafergpt.progress import working
@@ -130,6 +135,8 @@ def _expected_memory(setup: Setup) -> int:
         return estimated_memory(recipe, setup.machine.device).total
     memory = peak_memory(torch.device(recipe.system.host))
     memory += optimizer_bytes(recipe.model, recipe.optimizer) // recipe.system.shards
+    # None of the timed updates changes masks.
+    memory += change_bytes(recipe, estimated_memory(recipe, setup.machine.device))
     on_host = recipe.checkpoint.background and recipe.system.device != "cuda"
     return memory + on_host * _checkpoint_bytes(setup)
 
