@@ -16,6 +16,9 @@ Found = tuple[int, int, str]
 Counts = NDArray[np.int64]
 """``[…, 3]``: right ones, those that were found, and those that are there."""
 
+SHOWN = 8
+"""Sentences with their entities that are kept for the report."""
+
 
 def entity_metrics(
     predicted: Sequence[Sequence[Found]], true: Sequence[Sequence[Found]], labels: Sequence[str]
@@ -52,6 +55,35 @@ def entity_metrics(
             for label, row in zip(labels, of_labels, strict=True)
         ],
     }
+
+
+def entity_examples(
+    sentences: Sequence[Sequence[str]],
+    true: Sequence[Sequence[Found]],
+    predicted: Sequence[Sequence[Found]],
+) -> list[dict[str, Any]]:
+    """Return the first sentences with mistakes and with none, half of each where there are.
+
+    Args:
+        sentences: the words of each.
+        true: entities of each.
+        predicted: entities of each.
+
+    Returns:
+        ``words``, ``true`` and ``predicted`` of at most ``SHOWN`` sentences, in their order.
+    """
+    right = [set(ours) == set(theirs) for ours, theirs in zip(predicted, true, strict=True)]
+    wrong = [i for i, fits in enumerate(right) if not fits]
+    found = [i for i, fits in enumerate(right) if fits and predicted[i]][:SHOWN]
+    of_wrong = wrong[: max(SHOWN // 2, SHOWN - len(found))]
+    return [
+        {
+            "words": list(sentences[i]),
+            "true": [list(entity) for entity in true[i]],
+            "predicted": [list(entity) for entity in predicted[i]],
+        }
+        for i in sorted([*of_wrong, *found[: SHOWN - len(of_wrong)]])
+    ]
 
 
 def _counts(

@@ -19,7 +19,7 @@ from wafergpt.data.tagged_rows import Sentences, read_sentences
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.data.word_splitting import Units, Word, joined, sentences, units_of, words_of
 from wafergpt.errors import InputError, nearest
-from wafergpt.evaluation.entities import entity_metrics
+from wafergpt.evaluation.entities import entity_examples, entity_metrics
 from wafergpt.files import short
 from wafergpt.progress import say, working
 from wafergpt.tasks.base import Direction, EvaluationSet, Outputs, Splits
@@ -36,9 +36,6 @@ if TYPE_CHECKING:
 
 MOST_LABELS = 100
 """More are no kinds of entities, and a step of the field would take their square."""
-
-SHOWN = 8
-"""Sentences with their entities that are kept for the report."""
 
 
 class TagSettings(TaskSettings):
@@ -325,7 +322,7 @@ class Tag(LabelledTask[Sentences]):
             "word_accuracy": float((tags == references.targets).mean()),
             **metrics,
             "words": len(tags),
-            "examples": _examples(known, predicted),
+            "examples": entity_examples(known.words, known.entities, predicted),
         }
 
     def _entities(self, tags: NDArray[np.int64]) -> tuple[Entity, ...]:
@@ -410,20 +407,3 @@ def _losses(scores: Tensor, steps: Tensor, batch: Batch) -> Tensor:
 def _rows(outputs: Outputs) -> Iterator[tuple[NDArray[Any], int]]:
     """Yield the tags of each window, and how many of them are of words."""
     yield from zip(outputs["tags"], outputs["word_counts"].tolist(), strict=True)
-
-
-def _examples(known: Sentences, predicted: Sequence[Sequence[Entity]]) -> list[dict[str, Any]]:
-    """Return the first sentences with mistakes and with none, half of each where there are."""
-    wrong = [i for i, found in enumerate(predicted) if set(found) != set(known.entities[i])]
-    right = [i for i, found in enumerate(predicted) if found and i not in set(wrong[:SHOWN])]
-    right = [i for i in right[: 2 * SHOWN] if set(predicted[i]) == set(known.entities[i])]
-    wanted = max(SHOWN // 2, SHOWN - len(right))
-    chosen = sorted([*wrong[:wanted], *right[: SHOWN - min(wanted, len(wrong))]])
-    return [
-        {
-            "words": list(known.words[i]),
-            "true": [list(entity) for entity in known.entities[i]],
-            "predicted": [list(entity) for entity in predicted[i]],
-        }
-        for i in chosen
-    ]
