@@ -269,26 +269,32 @@ def import_model(
 
 
 def export(
-    run: AnyRun, out: str | Path, to: Literal["hf", "gguf"] = "hf", root: Path = RUNS
+    run: AnyRun,
+    out: str | Path,
+    to: Literal["hf", "gguf", "onnx"] = "hf",
+    root: Path = RUNS,
+    weights: Literal["fp32", "int8"] = "fp32",
 ) -> dict[str, Any]:
-    """Export a run for transformers or llama.cpp, after comparing its logits.
+    """Export a run for transformers, llama.cpp or onnxruntime, after comparing its outputs.
 
     Args:
         run: whose best weights are exported.
-        out: the folder (``hf``) or file (``gguf``) to make.
+        out: the folder (``hf``, ``onnx``) or file (``gguf``) to make.
         to: the format.
         root: the folder that holds runs.
+        weights: ``int8``, for ``onnx`` only: smaller and faster, and less exact, which is measured.
 
     Returns:
-        ``path``, ``format``, ``max_relative_logit_difference`` and what it was compared with.
+        ``path``, ``format``, ``max_relative_logit_difference`` and what it was compared with; for
+        ``int8`` also sizes, seconds and metrics before and after.
 
     Raises:
         InputError: if the format cannot express the run, or ``out`` is taken.
-        RunFailed: if the exported model's logits differ.
+        RunFailed: if the exported model's outputs differ.
     """
     from wafergpt.interop import export as exporting
 
-    return exporting.export(run, out, to, root)
+    return exporting.export(run, out, to, root, weights)
 
 
 def average(

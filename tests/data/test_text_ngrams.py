@@ -9,7 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from wafergpt.data.text_ngrams import log_count_ratios, text_ngrams
+from wafergpt.data.ngram_ratios import log_count_ratios
+from wafergpt.data.text_ngrams import text_ngrams
 
 ROWS = 2**31 - 1
 """So many that two n-grams of a short text hardly ever share one."""

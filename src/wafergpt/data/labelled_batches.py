@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from wafergpt.data.batches import Batch, Ints, permute
-from wafergpt.data.text_ngrams import log_count_ratios
+from wafergpt.data.ngram_ratios import log_count_ratios
 
 Cut = Literal["end", "start", "middle"]
 

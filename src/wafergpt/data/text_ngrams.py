@@ -1,9 +1,12 @@
-"""The n-grams of words and characters in a text, as row numbers of a hashed table."""
+"""The n-grams of words and characters in a text, as row numbers of a hashed table.
+
+An export to ONNX contains this file, so it needs nothing but NumPy and the two numbers of the hash.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Literal
 
@@ -47,36 +50,6 @@ def text_ngrams(text: str, kind: TextNgrams, rows: int) -> NDArray[np.int32]:
     if not hashes:
         return np.zeros(0, dtype=np.int32)
     return np.unique(np.concatenate(hashes) % (rows - 1) + 1).astype(np.int32)
-
-
-def log_count_ratios(
-    ngrams: Sequence[NDArray[np.int32]], targets: NDArray[np.int64], n_classes: int, rows: int
-) -> NDArray[np.float32]:
-    """Return how much more often each row is read by texts of a class than by all others.
-
-    The logarithms of ratios of shares, each count plus one (Wang and Manning, ACL 2012); 0 for rows
-    that no text reads.
-
-    Args:
-        ngrams: of each text.
-        targets: ``[n]``, its class.
-        n_classes: number of classes.
-        rows: of the table.
-
-    Returns:
-        ``[rows, n_classes]``.
-    """
-    counts = np.zeros((n_classes, rows))
-    for label in range(n_classes):
-        own = [ngrams[place] for place in np.flatnonzero(targets == label).tolist()]
-        if own:
-            counts[label] = np.bincount(np.concatenate(own), minlength=rows)
-    total = counts.sum(0)
-    seen, others = total > 0, total - counts + 1
-    counts += 1
-    ratios = np.log(counts / counts.sum(1, keepdims=True))
-    ratios -= np.log(others / others.sum(1, keepdims=True))
-    return np.where(seen, ratios, 0.0).T.astype(np.float32)
 
 
 @lru_cache(maxsize=1 << 16)

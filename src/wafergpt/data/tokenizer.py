@@ -162,6 +162,14 @@ class Tokenizer:
         content: dict[str, Any] = json.loads(self._definition)
         return content
 
+    def encoder_definition(self) -> str:
+        """Return a ``tokenizer.json`` for the package ``tokenizers`` alone.
+
+        With ``encode_special_tokens`` set, and ``add_special_tokens=False``, it gives these ids.
+        """
+        definition: str = self._encoder.to_str()
+        return definition
+
     def token(self, index: int) -> str | None:
         """Return a token as written in the vocabulary, or None if there is no such id."""
         name: str | None = self._whole.id_to_token(index)

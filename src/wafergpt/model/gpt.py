@@ -45,8 +45,9 @@ class Attention(nn.Module):
         query, key, value = packed.permute(2, 0, 3, 1, 4)
         if cache is not None:
             key, value = cache.extend(key, value)
-        # A single query sees every key; only several need the causal mask.
-        causal = mask is None and length > 1
+        # A single query sees every key; only several need the causal mask. Without a cache the
+        # length is not asked for: in an exported graph it is not known.
+        causal = mask is None and (cache is None or length > 1)
         if causal and query.dtype == torch.bfloat16 and query.device.type == "cpu":
             mixed = causal_attention(query, key, value, self.scale)
         else:

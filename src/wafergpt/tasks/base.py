@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from wafergpt.data.batches import Batch, Batches
     from wafergpt.distributed.sharding import Rows
     from wafergpt.model.gpt import GPT
+    from wafergpt.tasks.graph import Graph
 
 Outputs = Mapping[str, NDArray[Any]]
 """The network's outputs for some samples: named arrays ``[samples, …]``."""
@@ -324,6 +325,31 @@ class Task(ABC):
 
         Raises:
             NotImplementedError: if the task has no answers.
+        """
+        raise NotImplementedError
+
+    def validation(self, tokenizer: Tokenizer) -> EvaluationSet:
+        """Read and encode the validation data of a resolved recipe.
+
+        Args:
+            tokenizer: of the run.
+
+        Returns:
+            The samples with their answers.
+
+        Raises:
+            InputError: if the data is gone, or not what the run was trained with.
+        """
+        return self.prepare(tokenizer)[1].validation
+
+    def graph(self) -> Graph:
+        """Describe the network of a resolved recipe as a graph for other programs.
+
+        Returns:
+            Its inputs, its outputs, and how they are computed.
+
+        Raises:
+            NotImplementedError: if the task has no such form.
         """
         raise NotImplementedError
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -24,8 +25,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from wafergpt.checkpoint.format import Stored
+    from wafergpt.data.batches import Batch
     from wafergpt.distributed.sharding import Rows
     from wafergpt.tasks.base import Splits
+    from wafergpt.tasks.graph import Graph
 
 
 NAIVE_BAYES = 0.1
@@ -194,10 +197,34 @@ class Classify(TextTask):
 
     def answers(self, scores: Tensor) -> dict[str, Tensor]:
         """Return ``probabilities [n, n_labels]``."""
+        return {"probabilities": self._probabilities(scores.double())}
+
+    def _probabilities(self, scores: Tensor) -> Tensor:
         import torch
 
-        scores = scores.double()
         if self.settings.loss == "binary":
             positive = scores.sigmoid()
-            return {"probabilities": torch.cat([1 - positive, positive], 1)}
-        return {"probabilities": scores.softmax(1)}
+            return torch.cat([1 - positive, positive], 1)
+        return scores.softmax(1)
+
+    def graph(self) -> Graph:
+        """Describe the network, which computes ``probabilities`` too."""
+        graph = super().graph()
+
+        def forward(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
+            (logits,) = graph.forward(network, batch).values()
+            return {"logits": logits, "probabilities": self._probabilities(logits)}
+
+        return replace(
+            graph,
+            outputs={
+                "logits": "`[batch, 1]`, the log-odds of the second label"
+                if self.n_outputs == 1
+                else "`[batch, labels]`, the scores",
+                "probabilities": "`[batch, labels]`, in the order of `labels`",
+            },
+            forward=forward,
+            settings={**graph.settings, "labels": self.settings.labels},
+            answer="for text, row in zip(texts, probabilities):\n"
+            "    print(settings['labels'][row.argmax()], row.max(), text)",
+        )

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from wafergpt.data.batches import Batch, Batches
     from wafergpt.data.language_batches import LanguageBatches
+    from wafergpt.tasks.graph import Graph
 
 PROBE = "It's a test of 1,234 tokens:\tnaïve café, 日本 🙂\n\n  def f(x): return x\n"
 """Two tokenizers that encode this alike count as the same."""
@@ -141,6 +142,31 @@ class LanguageModel(Task):
         loss = sum(outputs["loss"].tolist()) / sum(outputs["terms"].tolist())
         bits = loss * references["tokens"] / max(references["bytes"], 1) / math.log(2)
         return {"loss": loss, "bits_per_byte": bits}
+
+    def graph(self) -> Graph:
+        """Describe the GPT, which computes the ``logits`` of every next token."""
+        from wafergpt.model.gpt import GPT
+        from wafergpt.tasks.graph import Graph
+
+        def forward(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
+            assert isinstance(network, GPT)
+            return {"logits": network.logits(network(batch["tokens"]))}
+
+        def evaluated(found: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+            from torch.nn import functional as F
+
+            logits, targets = found["logits"].flatten(0, 1), batch["targets"].flatten().long()
+            loss = F.cross_entropy(logits, targets, reduction="sum").double().view(1)
+            return {"loss": loss, "terms": loss.new_tensor([batch.weight])}
+
+        return Graph(
+            {"tokens": ("batch", "length")},
+            {"logits": "`[batch, length, vocabulary]`, of the token that follows each"},
+            forward,
+            {"max_tokens": self.recipe.model.seq_len},
+            "print(tokenizer.decode(ids))",
+            evaluated,
+        )
 
     def evaluation_samples(self, batches: Batches) -> int:
         """Return ``evaluate.batches`` micro-batches, whatever the number of processes."""

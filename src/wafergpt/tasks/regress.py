@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from wafergpt.data.labelled_rows import Table, encode_scores
@@ -17,7 +18,10 @@ from wafergpt.tasks.text_task import (
 )
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
+
+    from wafergpt.data.batches import Batch
+    from wafergpt.tasks.graph import Graph
 
 
 class RegressSettings(TextTaskSettings):
@@ -70,6 +74,22 @@ class Regress(TextTask):
     def answers(self, scores: Tensor) -> dict[str, Tensor]:
         """Return the ``value [n]``."""
         return {"value": scores[:, 0].double()}
+
+    def graph(self) -> Graph:
+        """Describe the network; its score is the ``value``."""
+        graph = super().graph()
+
+        def forward(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
+            (logits,) = graph.forward(network, batch).values()
+            return {"value": logits[:, 0]}
+
+        return replace(
+            graph,
+            outputs={"value": "`[batch]`, the number"},
+            forward=forward,
+            answer="for text, number in zip(texts, value):\n    print(number, text)",
+            evaluated=lambda found, batch: found,
+        )
 
     def compute_metrics(self, outputs: Outputs, references: Any) -> dict[str, Any]:
         """Return mean squared error (``loss``), mean absolute error and R²."""

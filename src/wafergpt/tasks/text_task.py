@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from wafergpt.data.batches import Batch
+    from wafergpt.tasks.graph import Graph
 
 Targets = NDArray[np.int64] | NDArray[np.float64]
 
@@ -175,6 +176,34 @@ class TextTask(LabelledTask[Table]):
         nothing, ngrams = np.zeros(len(texts), dtype=np.int64), self._ngrams(inputs)
         batches = LabelledBatches(texts, nothing, self.evaluation_rows(), None, ngrams=ngrams)
         return EvaluationSet(batches, None, batches.indices(0, len(texts)))
+
+    def validation(self, tokenizer: Tokenizer) -> EvaluationSet:
+        """Encode the validation rows alone."""
+        if self.tables.fingerprint() != self.recipe.data.fingerprint:
+            raise InputError(f"the rows of {self.settings.train} are not those of the training")
+        return self._evaluated(self.tables.validation, tokenizer, "validation")
+
+    def graph(self) -> Graph:
+        """Describe the network; its ``logits`` are the sum of the GPT's and the n-grams'."""
+        from wafergpt.tasks.graph import Graph
+
+        settings = self.settings
+        inputs: dict[str, tuple[str, ...]] = {"tokens": ("batch", "length"), "lengths": ("batch",)}
+        kept = ["name", "max_tokens", "cut", "end_of_text", "pooling"]
+        if settings.ngrams != "none":
+            inputs["ngrams"] = ("batch", "ngrams")
+            kept += ["ngrams", "ngram_rows", "factors"]
+        return Graph(
+            inputs,
+            {"logits": "`[batch, outputs]`, the scores"},
+            self._graph_outputs,
+            {key: getattr(settings, key) for key in kept},
+            "for text, row in zip(texts, logits):\n    print(row, text)",
+            lambda found, batch: self.answers(found["logits"]),
+        )
+
+    def _graph_outputs(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        return {"logits": mixed(self.scores(network, batch), self.settings.factors)}
 
     def flops(self, batch: Batch) -> float:
         """Return the FLOPs of a forward and backward pass, padding included."""

@@ -1,0 +1,264 @@
+"""A task's network written as an ONNX graph, and read back with onnxruntime."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from wafergpt.data.batches import Batch
+from wafergpt.errors import InputError
+from wafergpt.model.heads import NgramScores
+from wafergpt.progress import working
+from wafergpt.tasks.base import gpt_of
+from wafergpt.tasks.graph import Graph
+
+OnnxWeights = Literal["fp32", "int8"]
+
+NAMES = {"tokens": "input_ids", "lengths": "attention_mask"}
+"""Of inputs that other programs know by another name, or in another form."""
+
+OPSET = 20
+"""The first with GELU."""
+
+PROTOBUF_BYTES = 2_000_000_000
+"""What a file may hold: a protobuf's limit is 2 GiB. Larger weights lie in a file beside it."""
+
+WIDE = 16
+"""Columns from which on a table's rows have a scale each in int8; narrower ones are in fp16."""
+
+
+class Int8Table(nn.Module):
+    """An embedding in int8, each row with a scale."""
+
+    values: Tensor
+    scales: Tensor
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        scales = weight.abs().amax(1, keepdim=True).clamp(min=1e-30) / 127
+        self.register_buffer("values", (weight / scales).round().to(torch.int8))
+        self.register_buffer("scales", scales)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Return ``[…, width]`` of row numbers ``[…]``."""
+        return F.embedding(rows, self.values).float() * F.embedding(rows, self.scales)
+
+
+class Fp16Table(nn.Module):
+    """An embedding in fp16."""
+
+    weight: Tensor
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight.half())
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Return ``[…, width]`` of row numbers ``[…]``."""
+        return F.embedding(rows, self.weight).float()
+
+
+class SummedRows(nn.Module):
+    """``NgramScores`` by a look-up and a sum; ONNX has no bag of embeddings.
+
+    The ratios are multiplied into the rows, and row 0, of no n-gram, is zeros.
+    """
+
+    def __init__(self, scores: NgramScores, weights: OnnxWeights) -> None:
+        super().__init__()
+        self.ratios = None
+        rows = scores.weight.detach().clone()
+        if scores.ratios is not None:
+            rows *= scores.ratios[:, None]
+        rows[0] = 0
+        self.table = _table(rows, weights)
+
+    def forward(self, ngrams: Tensor, per_sample_weights: Tensor) -> Tensor:
+        """Return the weighted sums ``[batch, n_outputs]`` of rows ``[batch, n]``."""
+        summed: Tensor = (self.table(ngrams) * per_sample_weights[..., None]).sum(1)
+        return summed
+
+
+class _Outputs(nn.Module):
+    """The network with the inputs and outputs of its graph, in their order."""
+
+    def __init__(self, network: nn.Module, graph: Graph) -> None:
+        super().__init__()
+        self.network, self.graph = network, graph
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        named = dict(zip(self.graph.inputs, inputs, strict=True))
+        if "lengths" in named:
+            named["lengths"] = named["lengths"].sum(1)
+        found = self.graph.forward(self.network, Batch(named, 1.0))
+        return tuple(found[name].float() for name in self.graph.outputs)
+
+
+def require_packages() -> None:
+    """Require what writes a graph and reads it back.
+
+    Raises:
+        InputError: if a package is missing.
+    """
+    try:
+        with working("loading onnxruntime"):
+            for name in ("onnx", "onnxruntime", "onnxscript"):
+                importlib.import_module(name)
+    except ImportError as error:
+        raise InputError(
+            f"ONNX needs the package {error.name}: pip install 'wafergpt[onnx]'"
+        ) from None
+
+
+def input_axes(graph: Graph) -> dict[str, tuple[str, ...]]:
+    """Return the graph's inputs by their names there, and their axes."""
+    return {
+        NAMES.get(name, name): ("batch", "length") if name == "lengths" else axes
+        for name, axes in graph.inputs.items()
+    }
+
+
+def input_arrays(graph: Graph, batch: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
+    """Return a batch as the inputs of a session."""
+    arrays = {}
+    for name in graph.inputs:
+        tensor = batch[name]
+        if name == "lengths":
+            places = torch.arange(batch["tokens"].shape[1])
+            tensor = (places < tensor[:, None]).long()
+        arrays[NAMES.get(name, name)] = tensor.numpy()
+    return arrays
+
+
+def write(network: nn.Module, graph: Graph, path: Path, weights: OnnxWeights = "fp32") -> None:
+    """Write a network as a graph; weights of more than 2 GB lie in ``PATH.data``.
+
+    Args:
+        network: of the task, in fp32 on a CPU; it is left as it is.
+        graph: of the task.
+        path: of the file.
+        weights: ``int8`` writes tables in int8 or fp16, and the matrices too.
+    """
+    prepared = _Outputs(_prepared(network, weights), graph).eval()
+    seq_len, axes = gpt_of(network).config.seq_len, input_axes(graph)
+    # A size of 1 would be taken for a constant.
+    sizes = {name: n + 2 for n, name in enumerate(sorted({a for of in axes.values() for a in of}))}
+    sizes["length"] = min(sizes["length"], seq_len)
+    if sizes["length"] < 2:
+        raise InputError("a model with a context of one token has no axis of tokens")
+    known = {"length": torch.export.Dim("length", max=seq_len)}
+    dims = {name: known.get(name) or torch.export.Dim(name) for name in sizes}
+    examples = tuple(torch.ones([sizes[a] for a in of], dtype=torch.long) for of in axes.values())
+    size = sum(t.numel() * t.element_size() for t in [*prepared.parameters(), *prepared.buffers()])
+    with _quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            prepared,
+            examples,
+            dynamo=True,
+            verbose=False,
+            input_names=list(axes),
+            output_names=list(graph.outputs),
+            dynamic_shapes=(tuple({n: dims[a] for n, a in enumerate(of)} for of in axes.values()),),
+            opset_version=OPSET,
+        )
+        assert program is not None
+        program.save(path, external_data=size > PROTOBUF_BYTES)
+    if weights == "int8":
+        _quantize(path, size > PROTOBUF_BYTES)
+
+
+class Session:
+    """A graph in onnxruntime on the CPU, with as many threads as torch has."""
+
+    def __init__(self, path: Path, graph: Graph) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        # Errors only.
+        options.log_severity_level = 3
+        self.graph = graph
+        self._session = onnxruntime.InferenceSession(
+            path, options, providers=["CPUExecutionProvider"]
+        )
+
+    def __call__(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the outputs of a batch by name."""
+        found = self._session.run(list(self.graph.outputs), input_arrays(self.graph, batch))
+        return {
+            name: torch.from_numpy(np.asarray(array))
+            for name, array in zip(self.graph.outputs, found, strict=True)
+        }
+
+
+def _prepared(network: nn.Module, weights: OnnxWeights) -> nn.Module:
+    """Return the network with modules that ONNX has, sharing the weights that stay."""
+    shared = {id(tensor): tensor for tensor in [*network.parameters(), *network.buffers()]}
+    network = copy.deepcopy(network, shared)
+    for parent in list(network.modules()):
+        for name, module in list(parent.named_children()):
+            if isinstance(module, NgramScores):
+                setattr(parent, name, SummedRows(module, weights))
+    gpt = gpt_of(network)
+    if weights == "int8":
+        if gpt is network and gpt.lm_head is None:
+            vocab_size, d_model = gpt.head.shape
+            gpt.lm_head = nn.Linear(d_model, vocab_size, bias=False, device="meta")
+            gpt.lm_head.weight = gpt.embedding.weight
+        for name, module in list(gpt.named_modules()):
+            if isinstance(module, nn.Embedding) and name != "position":
+                gpt.set_submodule(name, _table(module.weight.detach(), weights))
+    return network
+
+
+def _table(rows: Tensor, weights: OnnxWeights) -> nn.Module:
+    if weights == "fp32":
+        table: nn.Module = nn.Embedding.from_pretrained(rows)
+        return table
+    return Int8Table(rows) if rows.shape[1] >= WIDE else Fp16Table(rows)
+
+
+def _quantize(path: Path, large: bool) -> None:
+    """Have matrices multiplied in int8, each output channel with a scale."""
+    from onnxruntime import quantization
+
+    whole = path.with_name(f"whole-{path.name}")
+    path.rename(whole)
+    with _quiet():
+        quantization.quantize_dynamic(
+            whole,
+            path,
+            op_types_to_quantize=["MatMul"],
+            per_channel=True,
+            weight_type=quantization.QuantType.QInt8,
+            use_external_data_format=large,
+            extra_options={"MatMulConstBOnly": True},
+        )
+    for written in (whole, path.with_name(f"{path.name}.data") if large else whole):
+        written.unlink(missing_ok=True)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Suppress what the exporter says of itself to its own developers."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            for category in (FutureWarning, DeprecationWarning, UserWarning):
+                warnings.simplefilter("ignore", category)
+            yield
+    finally:
+        logging.disable(before)

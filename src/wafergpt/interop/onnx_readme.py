@@ -1,0 +1,178 @@
+"""What lies beside an exported graph: how inputs are prepared, and lines of Python that do it."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+from wafergpt.config import Recipe
+from wafergpt.data import text_ngrams
+from wafergpt.interop.onnx_graph import OnnxWeights, input_axes
+from wafergpt.runs.run import Run
+from wafergpt.shapes import hashing
+from wafergpt.tasks.graph import Graph
+
+NGRAMS = f"{text_ngrams.__name__.rpartition('.')[2]}.py"
+"""The module that finds the n-grams of a text; of this package, with nothing of it imported."""
+
+_HASH = f"from {hashing.__name__} import FACTOR, PRIME\n"
+
+_MEANINGS = {
+    "input_ids": "the tokens of each text, padded on the right with any token",
+    "attention_mask": "1 for tokens, 0 for padding",
+    "ngrams": "rows of the n-grams of each whole text, padded with 0; `text_ngrams.py` finds them",
+}
+
+
+def settings(run: Run, graph: Graph, weights: OnnxWeights) -> dict[str, Any]:
+    """Return what a program must know to run the graph, as JSON.
+
+    Args:
+        run: that is exported.
+        graph: of its task.
+        weights: of the file.
+    """
+    recipe = run.recipe
+    return {
+        "run": run.name,
+        "task": "language_model" if recipe.task is None else recipe.task.name,
+        "weights": weights,
+        "vocab_size": recipe.model.vocab_size,
+        **{key: value for key, value in graph.settings.items() if key != "name"},
+        "inputs": {name: list(axes) for name, axes in input_axes(graph).items()},
+        "outputs": list(graph.outputs),
+    }
+
+
+def ngrams_module() -> str:
+    """Return the source of ``text_ngrams.py`` without an import of this package."""
+    source = inspect.getsource(text_ngrams)
+    assert _HASH in source
+    found = source.replace(_HASH, f"PRIME, FACTOR = {hashing.PRIME}, {hashing.FACTOR}\n")
+    assert "wafergpt" not in found
+    return found
+
+
+def readme(run: Run, graph: Graph, weights: OnnxWeights) -> str:
+    """Return the README.md of an exported folder."""
+    recipe = run.recipe
+    kind = "a language model" if recipe.task is None else f"a model for task `{recipe.task.name}`"
+    axes = input_axes(graph)
+    inputs = [
+        f"| `{name}` | `[{', '.join(of)}]`, {_MEANINGS.get(name, 'as the task describes')} |"
+        for name, of in axes.items()
+    ]
+    outputs = [f"| `{name}` | {meaning} |" for name, meaning in graph.outputs.items()]
+    steps = "\n".join(f"- {step}" for step in _steps(recipe, graph))
+    return f"""# {run.name}
+
+`model.onnx` is {kind}, with weights in {weights}. It was trained with wafergpt.
+
+| input (int64) | |
+|---|---|
+{chr(10).join(inputs)}
+
+| output (float32) | |
+|---|---|
+{chr(10).join(outputs)}
+
+{steps}
+
+These lines need `pip install onnxruntime tokenizers`, and run in this folder:
+
+```python
+{_lines(recipe, graph)}
+```
+"""
+
+
+def _steps(recipe: Recipe, graph: Graph) -> list[str]:
+    limit = graph.settings["max_tokens"]
+    steps = [
+        "`tokenizer.json` contains all that is done to a text, such as lower-casing. Nothing is "
+        "added before or after it, and special tokens written in it are read as text.",
+        f"At most {recipe.model.seq_len:,} tokens fit.",
+    ]
+    if "cut" in graph.settings:
+        where = {"end": "first", "start": "last", "middle": "first and last"}
+        steps[-1] = (
+            f"Of a longer text the {where[graph.settings['cut']]} {limit:,} tokens are read; an "
+            f"empty text is the token {graph.settings['end_of_text']}."
+        )
+    return [*steps, "`settings.json` contains this for programs."]
+
+
+def _lines(recipe: Recipe, graph: Graph) -> str:
+    ngrams = "ngrams" in graph.inputs
+    head = [
+        "import json",
+        "",
+        "import numpy as np",
+        "import onnxruntime",
+        "from tokenizers import Tokenizer",
+        *(["from text_ngrams import text_ngrams"] if ngrams else []),
+        "",
+        'settings = json.load(open("settings.json", encoding="utf-8"))',
+        'tokenizer = Tokenizer.from_file("tokenizer.json")',
+        "tokenizer.encode_special_tokens = True",
+        'session = onnxruntime.InferenceSession("model.onnx")',
+        "",
+    ]
+    body = _continuation(recipe) if "lengths" not in graph.inputs else _answers(graph, ngrams)
+    return "\n".join([*head, *body, graph.answer])
+
+
+def _continuation(recipe: Recipe) -> list[str]:
+    return [
+        'ids = tokenizer.encode("This is", add_special_tokens=False).ids',
+        "for _ in range(20):",
+        '    inputs = {"input_ids": np.array([ids[-settings["max_tokens"] :]])}',
+        '    (logits,) = session.run(["logits"], inputs)',
+        "    ids.append(int(logits[0, -1].argmax()))",
+    ]
+
+
+def _answers(graph: Graph, ngrams: bool) -> list[str]:
+    limit = graph.settings["max_tokens"]
+    ids = "tokenizer.encode(text, add_special_tokens=False).ids"
+    head = limit // 2
+    cut = {
+        "end": f"{ids}[:{limit}]",
+        "start": f"{ids}[-{limit}:]",
+        "middle": f"middle({ids})",
+    }[graph.settings["cut"]]
+    middle = [
+        "def middle(ids):",
+        f"    return ids if len(ids) <= {limit} else ids[:{head}] + ids[-{limit - head}:]",
+        "",
+        "",
+    ]
+    rows = 'text_ngrams(text, settings["ngrams"], settings["ngram_rows"])'
+    return [
+        "",
+        *(middle if graph.settings["cut"] == "middle" else []),
+        "def padded(rows):",
+        "    filled = np.zeros((len(rows), max(1, *map(len, rows))), dtype=np.int64)",
+        "    for place, row in zip(filled, rows):",
+        "        place[: len(row)] = row",
+        "    return filled",
+        "",
+        "",
+        'texts = ["A warm and funny film.", "It was dull."]',
+        f"tokens = [{cut} or [settings['end_of_text']] for text in texts]",
+        "inputs = {",
+        '    "input_ids": padded(tokens),',
+        '    "attention_mask": padded([[1] * len(row) for row in tokens]),',
+        *([f'    "ngrams": padded([{rows} for text in texts]),'] if ngrams else []),
+        "}",
+        f"{', '.join(graph.outputs)}{',' if len(graph.outputs) == 1 else ''} = "
+        "session.run(None, inputs)",
+    ]
+
+
+def write_beside(folder: Path, run: Run, graph: Graph, weights: OnnxWeights) -> None:
+    """Write README.md, and the n-grams' module where the graph reads them."""
+    (folder / "README.md").write_text(readme(run, graph, weights), encoding="utf-8")
+    if "ngrams" in graph.inputs:
+        (folder / NGRAMS).write_text(ngrams_module(), encoding="utf-8")
