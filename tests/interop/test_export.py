@@ -19,6 +19,7 @@ from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError, RunFailed
 from wafergpt.interop import export_source, gpt2
 from wafergpt.interop.export import export
+from wafergpt.interop.hf_import import import_folder
 from wafergpt.model.gpt import GPT
 from wafergpt.model.heads import Classifier
 from wafergpt.runs.run import Run
@@ -112,10 +113,17 @@ def test_what_is_there_stays(tmp_path: Path, there: str) -> None:
 
 
 @pytest.mark.parametrize("pooling", ["mean", "max", "mean_max_last"])
-def test_other_poolings_are_refused_by_name(tmp_path: Path, pooling: str) -> None:
+def test_other_poolings_come_with_their_own_module(tmp_path: Path, pooling: str) -> None:
     run = make_run(tmp_path, {"labels": ("a", "b"), "pooling": pooling})
-    with pytest.raises(InputError, match=f"task.pooling={pooling} is not what GPT2ForSequence"):
-        export(run, tmp_path / "hf")
+    result = export(run, tmp_path / "hf")
+    assert result["compared_with"] == "wafergpt import"
+    assert result["max_relative_logit_difference"] <= 1e-5
+    assert (tmp_path / "hf" / "modeling_ngram_gpt2.py").is_file()
+    config = json.loads((tmp_path / "hf" / "config.json").read_text())
+    config["pooling"] = "median"
+    (tmp_path / "hf" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="pooling='median' cannot be imported"):
+        import_folder(tmp_path / "hf", "back", tmp_path)
 
 
 def test_a_classifier_without_tokenizer_is_refused(tmp_path: Path) -> None:

@@ -239,9 +239,42 @@ def test_a_classifier_has_the_same_logits_on_padded_rows(
     export(back, tmp_path / "again")
     first, second = (load_file(tmp_path / f / "model.safetensors") for f in ("hf", "again"))
     assert all(torch.equal(first[name], second[name]) for name in first)
-    model = transformers.GPT2ForSequenceClassification.from_pretrained(tmp_path / "hf")
+    model = loaded(tmp_path / "hf")
     if isinstance(run.recipe.task, ClassifySettings):
         assert tuple(model.config.id2label.values()) == run.recipe.task.labels
+
+
+@pytest.mark.parametrize("pooling", ["mean", "max", "mean_max_last"])
+@pytest.mark.parametrize("shape", [{}, {**MUP, **NGRAMS}], ids=["plain", "n-grams under mup"])
+def test_a_pooled_classifier_answers_as_ours(
+    tmp_path: Path, shape: dict[str, Any], pooling: str
+) -> None:
+    """With a mask and without one, padded on either side where positions are given."""
+    run = make_run(tmp_path, {**shape, "vocab_size": 270}, {"pooling": pooling})
+    assert export(run, tmp_path / "hf")["max_relative_logit_difference"] <= 1e-5
+    end = Tokenizer.load(run.tokenizer).end_of_text
+    tokens = torch.randint(1, 270, (4, 20))
+    lengths = torch.tensor([20, 7, 1, 13])
+    mask = (torch.arange(20) < lengths[:, None]).long()
+    tokens = tokens.masked_fill(mask == 0, end)
+    expected = ours(run, tokens, lengths)
+    model = loaded(tmp_path / "hf")
+    with torch.no_grad():
+        assert close(model(tokens).logits, expected)
+        assert close(model(tokens, attention_mask=mask).logits, expected)
+        assert close(model(tokens, attention_mask=mask, return_dict=False)[0], expected)
+        left, left_mask = (
+            torch.stack([row.roll(20 - int(n)) for row, n in zip(rows, lengths, strict=True)])
+            for rows in (tokens, mask)
+        )
+        places = (left_mask.cumsum(1) - 1).clamp(min=0)
+        found = model(left, attention_mask=left_mask, position_ids=places).logits
+        assert close(found, expected)
+    assert model(tokens, labels=torch.tensor([0, 1, 2, 0])).loss.detach() > 0
+    back = import_folder(tmp_path / "hf", "back", tmp_path)
+    assert isinstance(back.recipe.task, ClassifySettings)
+    assert back.recipe.task.pooling == pooling
+    assert close(ours(back, tokens, lengths), expected)
 
 
 @pytest.mark.parametrize("lowercase", [False, True])

@@ -59,7 +59,7 @@ def test_they_learn_beside_the_gpt(home: Path, kind: str) -> None:
     texts = [text for text, _ in sentences(20, 1)]
     again = Predictor.load(Run.find(kind, home)).predict(texts)
     assert again == classifier.predict(texts)
-    with pytest.raises(InputError, match=f"task.ngrams={kind} has no form"):
+    with pytest.raises(InputError, match=rf"task.ngrams={kind} has no form.*--format onnx"):
         export(Run.find(kind, home), home / "hf")
 
 

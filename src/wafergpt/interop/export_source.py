@@ -32,7 +32,7 @@ class Source:
         network: the network as trained, the reference for an export.
         model: the plain shape.
         body: the plain weights by our names, without a prefix.
-        score: ``[n_outputs, d_model]`` weights of a classifier's head, multiplier folded in; None
+        score: ``[n_outputs, width]`` weights of a classifier's head, multiplier folded in; None
             for a language model.
         tokenizer: the run's tokenizer, if it has one.
     """
@@ -57,8 +57,8 @@ class Source:
         if model.attention_width != model.d_model:
             raise InputError(
                 f"the heads of {run.path} are {model.head_width} wide, together "
-                f"{model.attention_width} of d_model={model.d_model}: a GPT-2 has heads of d_model "
-                "/ n_heads"
+                f"{model.attention_width} of d_model={model.d_model}, but a GPT-2 has heads of "
+                "d_model / n_heads: use --format onnx"
             )
         tokenizer = Tokenizer.load(run.tokenizer) if run.tokenizer.is_file() else None
         build = partial(GPT, recipe.model)

@@ -51,12 +51,13 @@ def write_gguf(source: Source, out: Path) -> Checked:
         raise InputError("GGUF needs the package gguf: pip install 'wafergpt[gguf]'") from None
     if source.recipe.task is not None:
         raise InputError(
-            f"{source.run.path} is a classifier, which llama.cpp does not support: use --format hf"
+            f"{source.run.path} is a classifier, which llama.cpp does not support: use --format "
+            "hf or onnx"
         )
     if source.model.ngrams:
         raise InputError(
             f"{source.run.path} has n-gram embeddings, which llama.cpp does not support: "
-            "use --format hf"
+            "use --format hf or onnx"
         )
     vocabulary = _vocabulary(source)
     with atomic_files.replacing(out) as temporary:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from wafergpt.config import Model, Recipe, TaskSettings, recipe_from
 from wafergpt.errors import InputError, nearest
 from wafergpt.files import short
+from wafergpt.model.heads import Pooling
 from wafergpt.tasks.classify import ClassifySettings
+from wafergpt.tasks.text_task import TextTaskSettings
 
 CAUSAL, CLASSIFIER = "GPT2LMHeadModel", "GPT2ForSequenceClassification"
 ARCHITECTURES = (CAUSAL, CLASSIFIER, "GPT2Model")
@@ -110,12 +112,14 @@ class Described:
         classifies: whether the folder's network is ``GPT2ForSequenceClassification``.
         labels: in the order of the outputs, if they are named.
         problem_type: the meaning of a classifier's outputs, if configured.
+        pooling: of a classifier's hidden states.
     """
 
     model: Model
     classifies: bool
     labels: tuple[str, ...]
     problem_type: str | None
+    pooling: Pooling = "last"
 
 
 def describe(config: Mapping[str, Any], where: Path, ignore: Collection[str] = ()) -> Described:
@@ -130,8 +134,12 @@ def describe(config: Mapping[str, Any], where: Path, ignore: Collection[str] = (
         InputError: naming the first setting that is unknown, or that our network does not support.
     """
     ngrams: dict[str, Any] = {}
+    pooling: Any = "last"
     if config.get("model_type") == NGRAM_TYPE:
         ngrams = {key: config[key] for key in NGRAM_KEYS if key in config}
+        pooling = config.get("pooling", pooling)
+        if pooling not in get_args(Pooling):
+            raise InputError(f"{where}: pooling={short(pooling)} cannot be imported")
         config = _without_ngrams(config)
     if "model_type" not in config:
         raise InputError(f"{where} names no model_type: only 'gpt2' is read")
@@ -171,13 +179,15 @@ def describe(config: Mapping[str, Any], where: Path, ignore: Collection[str] = (
     problem = config.get("problem_type")
     if problem not in (None, "regression", "single_label_classification"):
         raise InputError(f"{where}: problem_type={short(problem)} cannot be imported")
+    labels = _labels(config, where)
     model = _model(config, ngrams, where)
-    return Described(model, kinds[0] == CLASSIFIER, _labels(config, where), problem)
+    return Described(model, kinds[0] == CLASSIFIER, labels, problem, pooling)
 
 
 def _without_ngrams(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the configuration of the same network without n-grams."""
-    plain = {k: v for k, v in config.items() if k not in ("auto_map", *NGRAM_KEYS)}
+    """Return the configuration of the same network without n-grams and pooling."""
+    own = ("auto_map", "pooling", *NGRAM_KEYS)
+    plain = {k: v for k, v in config.items() if k not in own}
     kinds = config.get("architectures")
     if isinstance(kinds, list):
         plain["architectures"] = [f"{kind}".removeprefix(NGRAM_PREFIX) for kind in kinds]
@@ -264,15 +274,25 @@ def write(
         "dtype": "float32",
         "torch_dtype": "float32",
     }
-    if model.ngrams:
-        config |= _ngrams(model, config["architectures"][0])
+    if needs_module(model, recipe.task):
+        config |= _ngrams(model, recipe.task, config["architectures"][0])
     if n_outputs is None:
         return config
     assert recipe.task is not None
     return config | {"pad_token_id": end_of_text} | _outputs(recipe.task, n_outputs)
 
 
-def _ngrams(model: Model, plain: str) -> dict[str, Any]:
+def pooling_of(task: TaskSettings | None) -> Pooling:
+    """Return how a task's head reads hidden states; GPT-2's reads the last one."""
+    return task.pooling if isinstance(task, TextTaskSettings) else "last"
+
+
+def needs_module(model: Model, task: TaskSettings | None) -> bool:
+    """Return whether transformers has no such network of its own."""
+    return bool(model.ngrams) or pooling_of(task) != "last"
+
+
+def _ngrams(model: Model, task: TaskSettings | None, plain: str) -> dict[str, Any]:
     kind = NGRAM_PREFIX + plain
     auto = "AutoModelForCausalLM" if plain == CAUSAL else "AutoModelForSequenceClassification"
     return {
@@ -282,6 +302,7 @@ def _ngrams(model: Model, plain: str) -> dict[str, Any]:
         "ngram_rows": model.ngram_rows,
         "ngram_kept": list(model.ngram_kept),
         "ngram_ids": model.ngram_ids,
+        "pooling": pooling_of(task),
         "auto_map": {
             "AutoConfig": f"{NGRAM_MODULE}.{NGRAM_PREFIX}GPT2Config",
             auto: f"{NGRAM_MODULE}.{kind}",

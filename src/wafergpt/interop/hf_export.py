@@ -28,7 +28,7 @@ from wafergpt.progress import working
 from wafergpt.tasks.text_task import TextTaskSettings
 
 NETWORK = f"{hf_config.NGRAM_MODULE}.py"
-"""What transformers needs to compute n-gram embeddings."""
+"""What transformers needs to compute n-gram embeddings and pooled heads."""
 
 SAMPLE = "It's 7 o'clock: naïve «façades», 你好!\n\n\tIndented  text.  "
 """A text that both tokenizers must encode to the same tokens."""
@@ -38,7 +38,7 @@ def write_folder(source: Source, out: Path) -> Checked:
     """Write a run as a Hugging Face folder, which appears after its logits were compared.
 
     Raises:
-        InputError: if ``GPT2ForSequenceClassification`` cannot express the classifier.
+        InputError: if transformers cannot express the classifier.
         RunFailed: if the logits of the export differ.
     """
     warnings = _require_expressible(source)
@@ -49,7 +49,7 @@ def write_folder(source: Source, out: Path) -> Checked:
         save_file(_tensors(source), folder / WEIGHTS, metadata={"format": "pt"})
         # safetensors writes files for the owner only, and an export is to be shared.
         (folder / WEIGHTS).chmod((folder / CONFIG).stat().st_mode)
-        if source.model.ngrams:
+        if hf_config.needs_module(source.model, source.recipe.task):
             shutil.copyfile(Path(__file__).parent / NETWORK, folder / NETWORK)
         if source.tokenizer is not None:
             _write_json(folder / DEFINITION, _tokenizer_definition(source.tokenizer))
@@ -69,16 +69,14 @@ def _require_expressible(source: Source) -> tuple[str, ...]:
     if task is None:
         return ()
     if not isinstance(task, TextTaskSettings):
-        raise InputError(f"{source.run.path}: task.name={task.name} has no form in transformers")
+        raise InputError(
+            f"{source.run.path}: task.name={task.name} has no form in transformers: "
+            "use --format onnx"
+        )
     if task.ngrams != "none":
         raise InputError(
-            f"{source.run.path}: task.ngrams={task.ngrams} has no form in transformers; "
-            "only a classifier with task.ngrams=none and task.pooling=last is exported"
-        )
-    if task.pooling != "last":
-        raise InputError(
-            f"{source.run.path}: task.pooling={task.pooling} is not what "
-            f"{hf_config.CLASSIFIER} computes; only a classifier with task.pooling=last is exported"
+            f"{source.run.path}: task.ngrams={task.ngrams} has no form in transformers, whose "
+            "classifiers read tokens alone: use --format onnx"
         )
     if source.tokenizer is None:
         raise InputError(
@@ -144,7 +142,7 @@ def _compare(source: Source, folder: Path, warnings: tuple[str, ...]) -> Checked
         return Checked(source.difference(_through_our_import(folder)), "wafergpt import", warnings)
     with _quiet(transformers):
         plain = hf_config.CAUSAL if source.score is None else hf_config.CLASSIFIER
-        if source.model.ngrams:
+        if hf_config.needs_module(source.model, source.recipe.task):
             from wafergpt.interop import modeling_ngram_gpt2
 
             kind = getattr(modeling_ngram_gpt2, hf_config.NGRAM_PREFIX + plain)
@@ -167,7 +165,8 @@ def _through_our_import(folder: Path) -> Network:
     if read.task is None:
         gpt.load_state_dict(read.weights)
         return language_model(gpt)
-    classifier = Classifier(gpt, len(read.weights["head.weight"]))
+    pooling = hf_config.pooling_of(read.task)
+    classifier = Classifier(gpt, len(read.weights["head.weight"]), pooling)
     classifier.load_state_dict(read.weights)
     return classifier_network(classifier)
 

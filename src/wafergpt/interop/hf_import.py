@@ -122,7 +122,9 @@ def read_network(folder: Path, ignore: Collection[str] = ()) -> Imported:
         task = _task(described, found, folder)
         # It has no head for tokens; a tied one takes no memory.
         model = described.model.model_copy(update={"tied": True})
-        wanted = _match(model, found, folder, n_outputs=found["score.weight"].shape[0])
+        outputs = found["score.weight"].shape[0]
+        width = model.d_model * (3 if described.pooling == "mean_max_last" else 1)
+        wanted = _match(model, found, folder, score=(outputs, width))
         body = _read(wanted)
         score = body.pop("score.weight")
         weights = {f"gpt.{name}": tensor for name, tensor in body.items()}
@@ -155,7 +157,7 @@ def _match(
     model: Model,
     found: Mapping[str, Entry],
     folder: Path,
-    n_outputs: int | None = None,
+    score: tuple[int, int] | None = None,
     copied: bool = False,
 ) -> dict[str, Entry]:
     """Return the entry of each tensor by our name, after comparing its shape with the network's."""
@@ -165,9 +167,9 @@ def _match(
     if copied or not model.tied:
         names["lm_head.weight"] = "lm_head.weight"
         shapes["lm_head.weight"] = (model.vocab_size, model.d_model)
-    if n_outputs is not None:
+    if score is not None:
         names["score.weight"] = "score.weight"
-        shapes["score.weight"] = (n_outputs, model.d_model)
+        shapes["score.weight"] = score
     extra = sorted(found.keys() - names.values())
     if extra:
         raise InputError(
@@ -210,7 +212,7 @@ def _task(described: Described, found: Mapping[str, Entry], folder: Path) -> Tas
     if n_outputs == 1:
         if described.problem_type == "single_label_classification":
             raise InputError(f"{folder}: one output cannot choose between labels")
-        return RegressSettings()
+        return RegressSettings(pooling=described.pooling)
     if described.problem_type == "regression":
         raise InputError(f"{folder}: a regression to {n_outputs} numbers cannot be imported")
     labels = described.labels or tuple(f"LABEL_{index}" for index in range(n_outputs))
@@ -218,4 +220,4 @@ def _task(described: Described, found: Mapping[str, Entry], folder: Path) -> Tas
         raise InputError(
             f"{folder}: id2label names {len(set(labels))} labels for {n_outputs} outputs"
         )
-    return ClassifySettings(labels=labels)
+    return ClassifySettings(labels=labels, pooling=described.pooling)

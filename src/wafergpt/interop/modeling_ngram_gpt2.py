@@ -1,7 +1,8 @@
-"""GPT-2 with n-gram embeddings for transformers: exports of such runs contain this file.
+"""GPT-2 with n-gram embeddings, or with a head on pooled states: exports contain this file.
 
 It needs torch and transformers alone; only an export reads it here. Load an export with
-``AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)``.
+``AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)``, or a classifier with
+``AutoModelForSequenceClassification``.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ class NgramGPT2Config(GPT2Config):
     """A GPT-2 whose token embeddings are joined by those of hashed n-grams.
 
     Attributes:
-        ngrams: their orders.
+        ngrams: their orders; there may be none.
         ngram_rows: of each order's table.
         ngram_kept: rows that are left of each table, if others were taken out.
         ngram_ids: whether tokens are hashed by the ids that they had in a larger vocabulary.
+        pooling: of a text's hidden states for a classifier's head: ``last``, ``mean``, ``max``, or
+            ``mean_max_last``, all three beside each other.
     """
 
     model_type = "ngram_gpt2"
@@ -30,6 +33,7 @@ class NgramGPT2Config(GPT2Config):
     ngram_rows: int = 1 << 16
     ngram_kept: Any = ()
     ngram_ids: bool = False
+    pooling: str = "last"
 
 
 class KeptRows(nn.Module):
@@ -74,16 +78,17 @@ class NgramGPT2Model(GPT2Model):
             mask: ``[batch, n]``, 0 where the text is padding; None for a text without any.
         """
         orders, length = tuple(self.config.ngrams), tokens.shape[1]
+        earlier = max(orders, default=1) - 1
         text = self.hashed_as(text) + 1
         if mask is not None:
             if mask.shape != text.shape:
                 raise ValueError("n-grams need a mask of the whole text, [batch, n]")
             text = text.masked_fill(mask == 0, 0)
-        text = nn.functional.pad(text, (max(orders) - 1, 0))
+        text = nn.functional.pad(text, (earlier, 0))
         end = text.shape[1]
         total: Tensor = self.wte(tokens)
         hashes = self.hashed_as(tokens) + 1
-        for back in range(1, max(orders)):
+        for back in range(1, earlier + 1):
             hashes = (hashes * FACTOR + text[:, end - length - back : end - back]) % PRIME
             if back + 1 in orders:
                 place = orders.index(back + 1)
@@ -160,14 +165,49 @@ class NgramGPT2LMHeadModel(GPT2LMHeadModel):
         )
 
 
+class PooledNgramGPT2Model(NgramGPT2Model):
+    """The network from tokens to pooled states, which are the same at every place of a text."""
+
+    def forward(self, input_ids: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Pool over the places that the mask names, or up to the last token that is not padding."""
+        outputs = super().forward(input_ids, *args, **kwargs)
+        hidden = outputs[0]
+        batch, length = hidden.shape[:2]
+        places = torch.arange(length, device=hidden.device)
+        text = kwargs.get("attention_mask")
+        if text is not None:
+            if text.shape != (batch, length):
+                raise ValueError("pooling needs a mask of the whole text, [batch, length]")
+            text = text.bool()
+        elif input_ids is not None and self.config.pad_token_id is not None:
+            end = (places * (input_ids != self.config.pad_token_id)).amax(1, keepdim=True)
+            text = places <= end
+        else:
+            text = torch.ones(batch, length, dtype=torch.bool, device=hidden.device)
+        pooling, parts = self.config.pooling, []
+        if pooling in ("mean", "mean_max_last"):
+            parts.append((hidden * text[..., None]).sum(1) / text.sum(1, keepdim=True))
+        if pooling in ("max", "mean_max_last"):
+            parts.append(hidden.masked_fill(~text[..., None], float("-inf")).amax(1))
+        if pooling in ("last", "mean_max_last"):
+            parts.append(hidden[torch.arange(batch), (places * text).argmax(1)])
+        pooled = torch.cat(parts, 1)[:, None].expand(-1, length, -1)
+        if isinstance(outputs, tuple):
+            return pooled, *outputs[1:]
+        outputs["last_hidden_state"] = pooled
+        return outputs
+
+
 class NgramGPT2ForSequenceClassification(GPT2ForSequenceClassification):
-    """A classifier, whose head reads the last token."""
+    """A classifier, whose head reads a text's pooled states."""
 
     config_class = NgramGPT2Config
 
     def __init__(self, config: NgramGPT2Config) -> None:
         super().__init__(config)
-        self.transformer = NgramGPT2Model(config)
+        self.transformer = PooledNgramGPT2Model(config)
+        parts = 3 if config.pooling == "mean_max_last" else 1
+        self.score = nn.Linear(parts * int(config.hidden_size or 0), config.num_labels, bias=False)
         self.post_init()
 
 
@@ -176,4 +216,5 @@ __all__ = [
     "NgramGPT2ForSequenceClassification",
     "NgramGPT2LMHeadModel",
     "NgramGPT2Model",
+    "PooledNgramGPT2Model",
 ]

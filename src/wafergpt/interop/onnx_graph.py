@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 import logging
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -150,33 +151,35 @@ def write(network: nn.Module, graph: Graph, path: Path, weights: OnnxWeights = "
         graph: of the task.
         path: of the file.
         weights: ``int8`` writes tables in int8 or fp16, and the matrices too.
+
+    Raises:
+        InputError: if the context is a single token.
     """
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+
     prepared = _Outputs(_prepared(network, weights), graph).eval()
-    seq_len, axes = gpt_of(network).config.seq_len, input_axes(graph)
-    # A size of 1 would be taken for a constant.
-    sizes = {name: n + 2 for n, name in enumerate(sorted({a for of in axes.values() for a in of}))}
-    sizes["length"] = min(sizes["length"], seq_len)
-    if sizes["length"] < 2:
-        raise InputError("a model with a context of one token has no axis of tokens")
-    known = {"length": torch.export.Dim("length", max=seq_len)}
-    dims = {name: known.get(name) or torch.export.Dim(name) for name in sizes}
-    examples = tuple(torch.ones([sizes[a] for a in of], dtype=torch.long) for of in axes.values())
     size = sum(t.numel() * t.element_size() for t in [*prepared.parameters(), *prepared.buffers()])
+    large = size > PROTOBUF_BYTES
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
             prepared,
-            examples,
             dynamo=True,
             verbose=False,
-            input_names=list(axes),
+            input_names=list(input_axes(graph)),
             output_names=list(graph.outputs),
-            dynamic_shapes=(tuple({n: dims[a] for n, a in enumerate(of)} for of in axes.values()),),
             opset_version=OPSET,
+            **_examples(graph, gpt_of(network).config.seq_len),
         )
-        assert program is not None
-        program.save(path, external_data=size > PROTOBUF_BYTES)
-    if weights == "int8":
-        _quantize(path, size > PROTOBUF_BYTES)
+    assert program is not None
+    # They are of this machine: paths, and lines of source for each node.
+    ClearMetadataAndDocStringPass()(program.model)
+    if weights == "fp32":
+        program.save(path, external_data=large)
+        return
+    # Weights in a file beside the graph have the same name before and after.
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        program.save(Path(folder) / path.name, external_data=large)
+        _quantize(Path(folder) / path.name, path, large)
 
 
 class Session:
@@ -201,6 +204,22 @@ class Session:
             name: torch.from_numpy(np.asarray(array))
             for name, array in zip(self.graph.outputs, found, strict=True)
         }
+
+
+def _examples(graph: Graph, seq_len: int) -> dict[str, Any]:
+    """Return inputs to trace with, and which of their axes may have any size."""
+    axes = list(input_axes(graph).values())
+    # Each its own size; a size of 1 would be taken for a constant.
+    sizes = {name: 2 + n for n, name in enumerate(sorted({name for of in axes for name in of}))}
+    sizes["length"] = min(sizes["length"], seq_len)
+    if sizes["length"] < 2:
+        raise InputError("a model with a context of one token has no axis of tokens")
+    dims = {name: torch.export.Dim(name) for name in sizes if name != "length"}
+    dims["length"] = torch.export.Dim("length", max=seq_len)
+    return {
+        "args": tuple(torch.ones([sizes[name] for name in of], dtype=torch.long) for of in axes),
+        "dynamic_shapes": (tuple({n: dims[name] for n, name in enumerate(of)} for of in axes),),
+    }
 
 
 def _prepared(network: nn.Module, weights: OnnxWeights) -> nn.Module:
@@ -230,12 +249,10 @@ def _table(rows: Tensor, weights: OnnxWeights) -> nn.Module:
     return Int8Table(rows) if rows.shape[1] >= WIDE else Fp16Table(rows)
 
 
-def _quantize(path: Path, large: bool) -> None:
+def _quantize(whole: Path, path: Path, large: bool) -> None:
     """Have matrices multiplied in int8, each output channel with a scale."""
     from onnxruntime import quantization
 
-    whole = path.with_name(f"whole-{path.name}")
-    path.rename(whole)
     with _quiet():
         quantization.quantize_dynamic(
             whole,
@@ -246,8 +263,6 @@ def _quantize(path: Path, large: bool) -> None:
             use_external_data_format=large,
             extra_options={"MatMulConstBOnly": True},
         )
-    for written in (whole, path.with_name(f"{path.name}.data") if large else whole):
-        written.unlink(missing_ok=True)
 
 
 @contextmanager
