@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from benchmarks import soak
+from wafergpt.api import export
 from wafergpt.config.registry import ENGINES, TASKS
 
 PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
@@ -52,6 +53,9 @@ def test_the_task_of_the_page_learns(examples: dict[str, Any], tmp_path: Path) -
     high, low = names["shares"].predict(["good good good good", "bad bad bad bad"])
     assert high["share"] > 0.8
     assert low["share"] < 0.2
+    pytest.importorskip("onnxruntime", reason="the task is exported to ONNX")
+    result = export(names["shares"].run, tmp_path / "onnx", "onnx")
+    assert result["compared_on"] == "validation data"
     assert {"val_loss", "val_within_margin"} <= names["shares"].run.metrics()[-1].keys()
 
 

@@ -27,6 +27,7 @@ EXTRAS = {
     "optuna": "tune",
     "transformers": "bench",
     "gguf": "gguf",
+    "onnxruntime": "onnx",
 }
 
 

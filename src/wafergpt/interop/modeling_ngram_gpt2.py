@@ -207,7 +207,7 @@ class NgramGPT2ForSequenceClassification(GPT2ForSequenceClassification):
         super().__init__(config)
         self.transformer = PooledNgramGPT2Model(config)
         parts = 3 if config.pooling == "mean_max_last" else 1
-        self.score = nn.Linear(parts * int(config.hidden_size or 0), config.num_labels, bias=False)
+        self.score = nn.Linear(parts * config.hidden_size, self.score.out_features, bias=False)
         self.post_init()
 
 

@@ -259,6 +259,8 @@ def _quantize(whole: Path, path: Path, large: bool) -> None:
             path,
             op_types_to_quantize=["MatMul"],
             per_channel=True,
+            # Processors without 8-bit dot products add pairs in 16 bits, which 8 bits overflow.
+            reduce_range=True,
             weight_type=quantization.QuantType.QInt8,
             use_external_data_format=large,
             extra_options={"MatMulConstBOnly": True},
