@@ -88,7 +88,7 @@ TASKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
          "ngram_rows": 997, "ngram_ratios": True, "cut": "start", "max_tokens": 20},
         EVERYTHING,
     ),
-    "binary": ({"labels": ("bad", "good"), "loss": "binary", "cut": "middle", "max_tokens": 9}, {}),
+    "binary": ({"labels": ("bad", "good"), "loss": "binary", "cut": "middle"}, {}),
     "regression": (
         {"name": "regress", "pooling": "mean", "ngrams": "words", "ngram_rows": 99,
          "max_tokens": 24},
@@ -100,8 +100,7 @@ TASKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 @pytest.mark.parametrize("name", TASKS)
 def test_the_lines_of_the_readme_give_our_answers(tmp_path: Path, name: str) -> None:
     task, shape = TASKS[name]
-    settings = {"end_of_text": 0, **task}
-    run = make_run(tmp_path, settings, **shape)
+    run = make_run(tmp_path, task, **shape)
     result = export(run, tmp_path / "out", "onnx")
     assert 0 < result["max_relative_logit_difference"] <= 1e-5
     assert result["compared_on"] == "made-up texts"
@@ -117,7 +116,7 @@ def test_the_lines_of_the_readme_give_our_answers(tmp_path: Path, name: str) -> 
             assert float(printed[1]) == pytest.approx(answer["score"], rel=1e-4)
     written = json.loads((tmp_path / "out" / "settings.json").read_text())
     assert written["task"] == task.get("name", "classify")
-    assert written["max_tokens"] == task["max_tokens"]
+    assert written["max_tokens"] == task.get("max_tokens", 24)
     assert written.get("labels", []) == list(task.get("labels", ()))
 
 
@@ -220,7 +219,7 @@ def test_int8_of_a_large_language_model(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_a_wrong_graph_never_appears(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = make_run(tmp_path / "runs", {"labels": ("a", "b"), "max_tokens": 24, "end_of_text": 0})
+    run = make_run(tmp_path / "runs", {"labels": ("a", "b")})
     unchanged = onnx_graph.input_arrays
 
     def without_padding(graph: Any, batch: Any) -> Any:

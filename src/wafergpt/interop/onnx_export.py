@@ -149,7 +149,8 @@ def write_folder(run: Run, out: Path, weights: OnnxWeights = "fp32") -> Written:
                 f"(relative difference {difference:.2g}, allowed {TOLERANCE:g})"
             )
         _write_tokenizer(opened.tokenizer, folder / DEFINITION, out)
-        atomic_files.write_json(folder / SETTINGS, onnx_readme.settings(run, graph, weights))
+        told = onnx_readme.settings(run, graph, weights, opened.tokenizer.end_of_text)
+        atomic_files.write_json(folder / SETTINGS, told)
         onnx_readme.write_beside(folder, run, graph, weights)
         measured = {}
         if weights == "int8":

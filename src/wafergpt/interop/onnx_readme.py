@@ -25,13 +25,14 @@ _MEANINGS = {
 }
 
 
-def settings(run: Run, graph: Graph, weights: OnnxWeights) -> dict[str, Any]:
+def settings(run: Run, graph: Graph, weights: OnnxWeights, end_of_text: int) -> dict[str, Any]:
     """Return what a program must know to run the graph, as JSON.
 
     Args:
         run: that is exported.
         graph: of its task.
         weights: of the file.
+        end_of_text: the token that ends a text, and is all of an empty one.
     """
     recipe = run.recipe
     return {
@@ -39,7 +40,8 @@ def settings(run: Run, graph: Graph, weights: OnnxWeights) -> dict[str, Any]:
         "task": "language_model" if recipe.task is None else recipe.task.name,
         "weights": weights,
         "vocab_size": recipe.model.vocab_size,
-        **{key: value for key, value in graph.settings.items() if key != "name"},
+        "end_of_text": end_of_text,
+        **graph.settings,
         "inputs": {name: list(axes) for name, axes in input_axes(graph).items()},
         "outputs": list(graph.outputs),
     }
@@ -98,9 +100,9 @@ def _steps(recipe: Recipe, graph: Graph) -> list[str]:
         where = {"end": "first", "start": "last", "middle": "first and last"}
         steps[-1] = (
             f"Of a longer text the {where[graph.settings['cut']]} {limit:,} tokens are read; an "
-            f"empty text is the token {graph.settings['end_of_text']}."
+            "empty text is the token that ends a text (`end_of_text`)."
         )
-    return [*steps, "`settings.json` contains this for programs."]
+    return [*steps, "`settings.json` contains the numbers and names for programs."]
 
 
 def _lines(recipe: Recipe, graph: Graph) -> str:
@@ -160,7 +162,8 @@ def _answers(graph: Graph, ngrams: bool) -> list[str]:
         "",
         "",
         'texts = ["A warm and funny film.", "It was dull."]',
-        f"tokens = [{cut} or [settings['end_of_text']] for text in texts]",
+        f"ids = [{cut} for text in texts]",
+        "tokens = [row or [settings['end_of_text']] for row in ids]",
         "inputs = {",
         '    "input_ids": padded(tokens),',
         '    "attention_mask": padded([[1] * len(row) for row in tokens]),',

@@ -189,7 +189,7 @@ class TextTask(LabelledTask[Table]):
 
         settings = self.settings
         inputs: dict[str, tuple[str, ...]] = {"tokens": ("batch", "length"), "lengths": ("batch",)}
-        kept = ["name", "max_tokens", "cut", "end_of_text", "pooling"]
+        kept = ["cut", "pooling"]
         if settings.ngrams != "none":
             inputs["ngrams"] = ("batch", "ngrams")
             kept += ["ngrams", "ngram_rows", "factors"]
@@ -197,7 +197,10 @@ class TextTask(LabelledTask[Table]):
             inputs,
             {"logits": "`[batch, outputs]`, the scores"},
             self._graph_outputs,
-            {key: getattr(settings, key) for key in kept},
+            {
+                "max_tokens": settings.max_tokens or self.recipe.model.seq_len,
+                **{key: getattr(settings, key) for key in kept},
+            },
             "for text, row in zip(texts, logits):\n    print(row, text)",
             lambda found, batch: self.answers(found["logits"]),
         )
