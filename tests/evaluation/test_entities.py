@@ -1,4 +1,4 @@
-"""Entity metrics beside nervaluate's strict ones and conlleval's printed numbers."""
+"""Entity metrics beside nervaluate's strict ones."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def test_it_is_nervaluates_strict(rows: list[list[tuple[str, str]]]) -> None:
             assert row["f1"] == pytest.approx(one["strict"].f1)
 
 
-def test_conllevals_numbers() -> None:
-    # The example of conlleval's README has 2 phrases, of which one is found, and 3 found ones.
+def test_numbers_counted_by_hand() -> None:
+    # Two phrases, of which one is found, and three found ones.
     true = found(["B-PER", "I-PER", "O", "B-LOC"])
     ours = found(["B-PER", "O", "B-PER", "B-LOC"])
     metrics = entity_metrics([ours], [true], ["LOC", "PER"])

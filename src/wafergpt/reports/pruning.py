@@ -21,7 +21,7 @@ def before_and_after(result: Result) -> list[tuple[str, ...]]:
     """
     retraining = result.get("retraining")
     found = retraining if isinstance(retraining, Mapping) else result
-    whens = ("before", "after")
+    whens: tuple[str, ...] = ("before", "after")
     if "val_loss_retrained" in found:
         whens = (*whens, "retrained")
     rows: list[tuple[str, ...]] = []

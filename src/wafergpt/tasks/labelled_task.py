@@ -21,6 +21,9 @@ from wafergpt.tasks.tables import VALIDATION_SHARE, SplitRows
 _read_ahead: dict[str, Any] = {}
 """Rows that were read to choose settings by, until the training takes them."""
 
+_told: set[str] = set()
+"""Rows that notes were said on."""
+
 
 class LabelledTask(Task, Generic[R]):
     """A task that learns from labelled rows.
@@ -31,10 +34,13 @@ class LabelledTask(Task, Generic[R]):
     Attributes:
         chosen: settings that are chosen by the rows, which are not read by them.
         formats: what files of labelled rows may be, for people.
+        tells: whether notes on the rows and their number are said; a plan's process repeats
+            nothing.
     """
 
     chosen: ClassVar[frozenset[str]] = frozenset()
     formats: ClassVar[str] = "csv, tsv or jsonl"
+    tells: ClassVar[bool] = True
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__(recipe)
