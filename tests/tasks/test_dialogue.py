@@ -7,9 +7,10 @@ from pathlib import Path
 
 import jinja2
 import pytest
+import torch
 from click.testing import CliRunner
 
-from wafergpt.api import finetune
+from wafergpt.api import export, finetune
 from wafergpt.cli.chat import command
 from wafergpt.data.dialogues import TEMPLATE, Message
 from wafergpt.decoding.generator import Sampling
@@ -84,6 +85,29 @@ def _split(tokens: list[int], end: int) -> list[list[int]]:
         else:
             parts[-1].append(token)
     return parts
+
+
+def test_transformers_reads_and_continues_the_same(desk: Predictor, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers", reason="it is compared with transformers")
+    export(desk.run, tmp_path / "hf")
+    messages = [Message("user", "how are you")]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
+    ids = tokenizer.apply_chat_template(
+        [{"role": m.role, "content": m.content} for m in messages],
+        add_generation_prompt=True, return_tensors="pt", return_dict=False,
+    )  # fmt: skip
+    assert ids[0].tolist() == dialogue_prompt(messages, desk.tokenizer).tokens.tolist()
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf")
+    reply = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=12,
+                           do_sample=False)  # fmt: skip
+    assert tokenizer.decode(reply[0, ids.shape[1] :], skip_special_tokens=True) == " very well"
+
+
+def test_it_goes_to_onnx_as_a_language_model(desk: Predictor, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="it is read back with onnxruntime")
+    found = export(desk.run, tmp_path / "onnx", to="onnx")
+    assert found["max_relative_logit_difference"] < 1e-3
+    assert found["compared_on"] != "made-up texts"
 
 
 def test_a_conversation_remembers_and_forgets(desk: Predictor) -> None:

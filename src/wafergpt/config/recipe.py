@@ -387,7 +387,7 @@ class Recipe(Section):
         """Whether the loss is over the vocabulary."""
         return self.task is None or self.task.vocabulary_head
 
-    def replace(self, **sections: Mapping[str, Any] | Section | Path | str | int) -> Recipe:
+    def replace(self, **sections: Mapping[str, Any] | Section | Path | str | int | None) -> Recipe:
         """Return a checked copy with keys of the named sections replaced."""
         values = self.model_dump()
         for section, change in sections.items():

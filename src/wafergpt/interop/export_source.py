@@ -53,6 +53,9 @@ class Source:
             InputError: if the run has no checkpoint yet, or heads that GPT-2 cannot express.
         """
         recipe, weights = run.recipe, store.weights(run)
+        if recipe.vocabulary_head:
+            # A task that writes its answer has a language model's network.
+            recipe = recipe.replace(task=None)
         model = recipe.model
         if model.attention_width != model.d_model:
             raise InputError(

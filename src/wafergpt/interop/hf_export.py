@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from wafergpt import atomic_files
+from wafergpt.data.dialogues import TEMPLATE
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.data.tokenizer_files import DEFINITION, SETTINGS
 from wafergpt.errors import InputError, RunFailed
@@ -116,7 +117,10 @@ def _tokenizer_config(source: Source) -> dict[str, Any]:
     assert tokenizer is not None
     assert task is None or isinstance(task, TextTaskSettings)
     end = tokenizer.token(tokenizer.end_of_text)
+    own = source.run.recipe.task
+    talks = own is not None and own.name == "dialogue"
     return {
+        **({"chat_template": TEMPLATE} if talks else {}),
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": end,
         "eos_token": end,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -16,6 +16,7 @@ from pydantic import Field
 from wafergpt.config import Recipe, TaskSettings
 from wafergpt.data.labelled_rows import Table
 from wafergpt.data.tokenizer import Tokenizer
+from wafergpt.errors import InputError
 from wafergpt.progress import say, working
 from wafergpt.tasks.base import EvaluationSet, Outputs, Splits
 from wafergpt.tasks.chosen import with_choices_for_writing
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from wafergpt.data.batches import Batch
     from wafergpt.decoding.beam import Beam
+    from wafergpt.tasks.graph import Graph
 
 NOTHING = -1
 """Stands behind the tokens of an answer."""
@@ -241,6 +243,12 @@ class GenerativeTask(LabelledTask[Table]):
         room = min(ROOM, self.settings.max_new_tokens)
         return max(1, self.recipe.model.seq_len - room)
 
+    def validation(self, tokenizer: Tokenizer) -> EvaluationSet:
+        """Encode the validation rows alone; no answer is written."""
+        if self.tables.fingerprint() != self.recipe.data.fingerprint:
+            raise InputError(f"the rows of {self.settings.train} are not those of the training")
+        return self._evaluated(self.tables.validation, tokenizer, few=0)
+
     # --- network ---------------------------------------------------------------------------------
 
     def network(self) -> nn.Module:
@@ -248,6 +256,12 @@ class GenerativeTask(LabelledTask[Table]):
         from wafergpt.model.gpt import GPT
 
         return GPT(self.recipe.model)
+
+    def graph(self) -> Graph:
+        """Describe the GPT, as that of a language model."""
+        from wafergpt.tasks.language_model import LanguageModel
+
+        return replace(LanguageModel(self.recipe).graph(), evaluated=_from_logits)
 
     def flops(self, batch: Batch) -> float:
         """Return the FLOPs of a forward and backward pass; the head reads what is learned alone."""
@@ -378,6 +392,14 @@ SAMPLES = 20
 
 ROOM = 64
 """Tokens of the context that are kept free for an answer, at most."""
+
+
+def _from_logits(found: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+    from torch.nn import functional as F
+
+    targets = batch["targets"]
+    losses = F.cross_entropy(found["logits"].transpose(1, 2), targets, reduction="none")
+    return {"loss": losses.double().sum(1), "terms": (targets >= 0).sum(1)}
 
 
 def _of(table: Table) -> str:
