@@ -393,53 +393,20 @@ def prune(
         RunFailed: if no retrained run keeps to the limit, or one diverges.
         Interrupted: after saving, if a signal requested a stop of the retraining.
     """
-    from wafergpt.runs.moved import require_sources
-    from wafergpt.train import narrowing, pruning, retraining, trimming
+    from wafergpt.train.narrowing import Narrowing
+    from wafergpt.train.prune_run import Wanted, prune_run
+    from wafergpt.train.pruning import Pruning
+    from wafergpt.train.trimming import Trimming
 
-    to = narrowing.Narrowing(layers, heads, channels, samples)
-    trimmed = trimming.Trimming(rows, vocabulary)
-    limit, own = max_loss_increase, None if retrain is not None else max_loss_increase
-    zeros = (method, sparsity, pattern, together, own, curves)
-    if to.asked and zeros != ("sparsegpt", 0.5, False, False, None, False):
-        raise InputError(
-            "layers, heads and channels take parts out, and the other settings set weights to "
-            "zero: one after the other, from run to run; a limit of the loss finds a shape with "
-            "retrain"
-        )
-    if distill and retrain is None:
-        raise InputError("distill is for a retraining: add retrain")
-    if trimmed.asked and (
-        to.asked or retrain is not None or zeros != ("sparsegpt", 0.5, False, False, None, False)
-    ):
-        raise InputError(
-            "rows and vocabulary make tables smaller, and the other settings change blocks: one "
-            "after the other, from run to run"
-        )
-    how = pruning.Pruning(method, sparsity, pattern, together, samples, own, curves)
-    found = Run.find(run, root)
-    for_all = [o for o in overrides if o.startswith(("data.", "task.", "system.", "evaluate."))]
-    for override in overrides:
-        trains = retrain is not None and override.startswith(retraining.OVERRIDES)
-        if override not in for_all and not trains:
-            raise InputError(f"{override}: only the data, the device and the evaluation may change")
-    recipe = _asked(found.recipe, for_all)
-    require_sources(recipe, found.path, overrides)
-    if found.read("result") is None:
-        say(f"{found.path} is not finished: what it has learned so far is pruned")
-    if recipe.data.corpus != found.recipe.data.corpus:
-        # Another text, which must have the run's tokenizer.
-        recipe = recipe.replace(data={"fingerprint": None}, start=found.path)
-    if trimmed.asked:
-        return trimming.trim(found, recipe, name, trimmed, root)
-    if retrain is not None:
-        amount = retraining.Retraining.amount_of(retrain, recipe)
-        again = [o for o in overrides if not o.startswith(("data.", "task."))]
-        after = retraining.Retraining(amount, distill, limit, tuple(again))
-        wanted = to if to.asked else how
-        return retraining.prune_and_retrain(found, recipe, name, wanted, after, root)
-    if to.asked:
-        return narrowing.narrow(found, recipe, name, to, root)
-    return pruning.prune(found, recipe, name, how, root)
+    wanted = Wanted(
+        Pruning(method, sparsity, pattern, together, samples, None, curves),
+        Narrowing(layers, heads, channels, samples),
+        Trimming(rows, vocabulary),
+        max_loss_increase,
+        retrain,
+        distill,
+    )
+    return prune_run(Run.find(run, root), name, overrides, wanted, root)
 
 
 def report(

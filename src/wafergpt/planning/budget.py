@@ -10,7 +10,7 @@ from typing import Literal
 
 from wafergpt.config import Recipe
 from wafergpt.config.files import HORIZONS
-from wafergpt.config.recipe import MAX_COUNT
+from wafergpt.config.training import MAX_COUNT
 from wafergpt.config.warmup import token_count
 from wafergpt.errors import InputError
 from wafergpt.files import short

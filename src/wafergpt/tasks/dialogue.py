@@ -18,7 +18,8 @@ from wafergpt.data.dialogues import (
 from wafergpt.data.labelled_rows import Table
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.tasks.base import Direction, Outputs
-from wafergpt.tasks.generative_task import GenerativeSettings, GenerativeTask, Prompt
+from wafergpt.tasks.generative_task import GenerativeSettings, GenerativeTask
+from wafergpt.tasks.prompts import Prompt
 
 
 class DialogueSettings(GenerativeSettings):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -21,6 +21,7 @@ from wafergpt.progress import say, working
 from wafergpt.tasks.base import EvaluationSet, Outputs, Splits
 from wafergpt.tasks.chosen import with_choices_for_writing
 from wafergpt.tasks.labelled_task import LabelledTask
+from wafergpt.tasks.prompts import Answers, Ints, Prompt
 from wafergpt.tasks.tables import Tables
 
 if TYPE_CHECKING:
@@ -35,8 +36,6 @@ NOTHING = -1
 
 SEARCHED = 1 << 17
 """Tokens of all continuations that are searched at once, prompts included."""
-
-Ints = NDArray[np.int64]
 
 
 class GenerativeSettings(TaskSettings):
@@ -53,46 +52,6 @@ class GenerativeSettings(TaskSettings):
     """Validation rows whose answers are written at each evaluation, for metrics of texts."""
     end_of_text: int | None = None
     """The token that ends prompts and answers; set by the run."""
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """What an answer follows.
-
-    Attributes:
-        tokens: ``[n]``, at least one.
-        learned: ``[n]``, which of them are learned too.
-    """
-
-    tokens: Ints
-    learned: NDArray[np.bool_]
-
-    def cut(self, most: int, keeps_end: bool) -> Prompt:
-        """Return the first tokens and the very last one, or the last ones."""
-        if len(self.tokens) <= most:
-            return self
-        kept = np.arange(len(self.tokens))[-most:] if keeps_end else np.arange(most)
-        if not keeps_end:
-            # The answer follows it.
-            kept[-1] = len(self.tokens) - 1
-        return Prompt(self.tokens[kept], self.learned[kept])
-
-
-@dataclass(frozen=True)
-class Answers:
-    """The rows of an evaluation.
-
-    Attributes:
-        prompts: their texts.
-        references: the texts that are wanted.
-        written: ``[n]``, those whose answers are written.
-        tokenizer: of the run.
-    """
-
-    prompts: Sequence[str]
-    references: Sequence[str]
-    written: Ints
-    tokenizer: Tokenizer
 
 
 class GenerativeTask(LabelledTask[Table]):
