@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,9 @@ RIVAL = [
     "optimizer.name=adamw", "optimizer.beta2=0.99", "schedule.name=cosine", "schedule.warmup=5%",
     "schedule.final=0.1",
 ]  # fmt: skip
-RATES = (5e-4, 1e-3, 2e-3, 4e-3)
+RATES = (5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
+"""Tried in this order, until the loss rises."""
+
 OURS: dict[str, list[str]] = {
     "n-grams": ["model.ngrams=[2, 3]", "model.ngram_rows=262144"],
     "Muon": ["optimizer.name=muon"],
@@ -107,27 +110,30 @@ def _ours(but: str | None, corpus: str) -> list[str]:
     return [*RIVAL, *(setting for some in parts for setting in some)]
 
 
+def _tuned(
+    corpus: str, what: str, settings: list[str], tokens: int, rates: Sequence[float], cells: Cells
+) -> tuple[float, float]:
+    """Return the lowest loss over learning rates, and its rate."""
+    found: list[tuple[float, float]] = []
+    for rate in rates:
+        asked = [*settings, f"optimizer.lr={rate}"]
+        found.append((cells.get(corpus, f"{what}, lr {rate:g}", asked, tokens)["loss"], rate))
+        if len(found) > 1 and found[-1] > found[-2]:
+            break
+    return min(found)
+
+
 def measure(corpus: str, cells: Cells) -> None:
     """Train the rival, ours at shorter horizons, and ours with one ingredient less."""
     tokens = CORPORA[corpus][3]
-    tuned = {
-        rate: cells.get(corpus, f"rival, lr {rate:g}", [*RIVAL, f"optimizer.lr={rate}"], tokens)
-        for rate in RATES
-    }
-    target = min(cell["loss"] for cell in tuned.values())
+    target, _ = _tuned(corpus, "rival", RIVAL, tokens, RATES, cells)
     reached: tuple[float, float] | None = None
     for share in SHARES:
-        found = {
-            rate: cells.get(
-                corpus, f"ours, {share:g} of the tokens, lr {rate:g}",
-                [*_ours(None, corpus), f"optimizer.lr={rate}"], round(share * tokens),
-            )
-            for rate in RATES[1:]
-        }  # fmt: skip
-        best = min(found, key=lambda rate: found[rate]["loss"])
-        if found[best]["loss"] > target:
+        what, ours = f"ours, {share:g} of the tokens", _ours(None, corpus)
+        loss, rate = _tuned(corpus, what, ours, round(share * tokens), RATES[1:], cells)
+        if loss > target:
             break
-        reached = share, best
+        reached = share, rate
     if reached is None:
         return
     share, rate = reached
