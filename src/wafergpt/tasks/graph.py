@@ -6,10 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from wafergpt.tasks.ngram_scores import mixed
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from wafergpt.data.batches import Batch
+    from wafergpt.tasks.text_task import TextTask
 
 
 def _unchanged(found: Mapping[str, Tensor], batch: Batch) -> Mapping[str, Tensor]:
@@ -40,4 +43,34 @@ class Graph:
     answer: str
     evaluated: Callable[[Mapping[str, Tensor], Batch], Mapping[str, Tensor]] = field(
         default=_unchanged
+    )
+
+
+def graph_of_texts(task: TextTask) -> Graph:
+    """Describe the network of a task with one answer per text.
+
+    Args:
+        task: of a resolved recipe.
+
+    Returns:
+        The graph, with ``logits`` as its output.
+    """
+    settings = task.settings
+    inputs: dict[str, tuple[str, ...]] = {"tokens": ("batch", "length"), "lengths": ("batch",)}
+    told: dict[str, Any] = {"max_tokens": settings.max_tokens or task.recipe.model.seq_len}
+    kept = ["cut", "pooling"]
+    if settings.ngrams != "none":
+        inputs["ngrams"] = ("batch", "ngrams")
+        kept += ["ngrams", "ngram_rows", "factors"]
+
+    def forward(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        return {"logits": mixed(task.scores(network, batch), settings.factors)}
+
+    return Graph(
+        inputs,
+        {"logits": "`[batch, outputs]`, the scores"},
+        forward,
+        {**told, **{key: getattr(settings, key) for key in kept}},
+        "for text, row in zip(texts, logits):\n    print(row, text)",
+        lambda found, batch: task.answers(found["logits"]),
     )

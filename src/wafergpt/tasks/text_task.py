@@ -185,28 +185,9 @@ class TextTask(LabelledTask[Table]):
 
     def graph(self) -> Graph:
         """Describe the network; its ``logits`` are the sum of the GPT's and the n-grams'."""
-        from wafergpt.tasks.graph import Graph
+        from wafergpt.tasks.graph import graph_of_texts
 
-        settings = self.settings
-        inputs: dict[str, tuple[str, ...]] = {"tokens": ("batch", "length"), "lengths": ("batch",)}
-        kept = ["cut", "pooling"]
-        if settings.ngrams != "none":
-            inputs["ngrams"] = ("batch", "ngrams")
-            kept += ["ngrams", "ngram_rows", "factors"]
-        return Graph(
-            inputs,
-            {"logits": "`[batch, outputs]`, the scores"},
-            self._graph_outputs,
-            {
-                "max_tokens": settings.max_tokens or self.recipe.model.seq_len,
-                **{key: getattr(settings, key) for key in kept},
-            },
-            "for text, row in zip(texts, logits):\n    print(row, text)",
-            lambda found, batch: self.answers(found["logits"]),
-        )
-
-    def _graph_outputs(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        return {"logits": mixed(self.scores(network, batch), self.settings.factors)}
+        return graph_of_texts(self)
 
     def flops(self, batch: Batch) -> float:
         """Return the FLOPs of a forward and backward pass, padding included."""
