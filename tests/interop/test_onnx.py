@@ -55,7 +55,13 @@ def make_run(root: Path, task: dict[str, Any] | None = None, **shape: Any) -> Ru
     torch.manual_seed(0)
     with torch.no_grad():
         for name, tensor in network.state_dict().items():
-            tensor.copy_(0.3 * torch.randn_like(tensor) + float(name.endswith("norm.weight")))
+            if name.endswith(".rows"):
+                rows = 997 if "head" in name else 211
+                tensor.copy_(torch.randperm(rows - 1)[: len(tensor)].sort().values + 1)
+            elif name.endswith(".ids"):
+                tensor.copy_(torch.arange(len(tensor)) * 3)
+            else:
+                tensor.copy_(0.3 * torch.randn_like(tensor) + float(name.endswith("norm.weight")))
     tokenizer = Tokenizer.train(["It is a film that I loved. 你好"], 280, exactly=False)
     return run_with(network.state_dict(), recipe, root, tokenizer, {})
 
@@ -87,6 +93,10 @@ TASKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"labels": ("bad", "so-so", "good"), "pooling": "mean_max_last", "ngrams": "characters",
          "ngram_rows": 997, "ngram_ratios": True, "cut": "start", "max_tokens": 20},
         EVERYTHING,
+    ),
+    "tables of few rows": (
+        {"labels": ("bad", "good"), "ngrams": "words", "ngram_rows": 997, "ngram_kept": 40},
+        {"ngrams": [2, 3], "ngram_rows": 211, "ngram_kept": [30, 20], "ngram_ids": True},
     ),
     "binary": ({"labels": ("bad", "good"), "loss": "binary", "cut": "middle"}, {}),
     "regression": (

@@ -12,12 +12,14 @@ from click.testing import CliRunner
 
 from wafergpt.api import export, finetune
 from wafergpt.cli.chat import command
-from wafergpt.data.dialogues import TEMPLATE, Message
+from wafergpt.cli.predict import command as predict
+from wafergpt.data.dialogues import TEMPLATE, Message, as_json
+from wafergpt.data.labelled_rows import Table
 from wafergpt.decoding.generator import Sampling
 from wafergpt.errors import InputError
 from wafergpt.inference.conversation import Conversation
 from wafergpt.inference.predictor import Predictor
-from wafergpt.tasks.dialogue import dialogue_prompt
+from wafergpt.tasks.dialogue import Dialogue, dialogue_prompt
 
 REPLIES = {"good morning": "hello to you", "how are you": "very well", "good night": "sleep well"}
 
@@ -53,6 +55,28 @@ def test_it_replies(desk: Predictor) -> None:
     result = desk.run.read("result")
     assert result["metrics"]["perplexity"] < 1.5
     assert result["metrics"]["samples"][0]["answer"] in REPLIES.values()
+
+
+def test_a_reply_that_is_cut_does_not_learn_to_end_there(desk: Predictor) -> None:
+    long = as_json([Message("user", "how are you")])
+    table = Table([long, long], ["very well " * 40, "very well"])
+    data = desk.task
+    assert isinstance(data, Dialogue)
+    texts, learned, prompts = data._samples(table, desk.tokenizer, trained=True)
+    end = desk.tokenizer.end_of_text
+    assert [text[-1] == end for text in texts] == [False, True]
+    assert len(texts[0]) == desk.recipe.model.seq_len + 1
+    assert all(mask[asked:].all() for mask, asked in zip(learned, prompts, strict=True))
+
+
+def test_a_file_of_dialogues_or_lines_is_answered(desk: Predictor, tmp_path: Path) -> None:
+    rows = [{"turns": [["user", "how are you"]]}, {"turns": [["user", "good night"]]}]
+    (tmp_path / "d.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "d.txt").write_text("how are you\n\ngood night\n")
+    wanted = [{"reply": "very well"}, {"reply": "sleep well"}]
+    for name, expected in (("d.jsonl", wanted), ("d.txt", [wanted[0], None, wanted[1]])):
+        found = CliRunner().invoke(predict, [str(desk.run.path), "--file", str(tmp_path / name)])
+        assert [json.loads(line) for line in found.stdout.splitlines()] == expected
 
 
 def test_every_reply_is_learned_and_nothing_else(desk: Predictor) -> None:

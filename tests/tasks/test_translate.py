@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import sacrebleu
 import torch
+from click.testing import CliRunner
 from torch.nn import functional as F
 
 from wafergpt.api import finetune
+from wafergpt.cli.predict import command
 from wafergpt.errors import InputError
 from wafergpt.inference.predictor import Predictor
 from wafergpt.model.gpt import GPT
@@ -78,6 +80,13 @@ def test_metrics_are_those_of_sacrebleu(trained: Predictor, home: Path) -> None:
     assert test["chrf"] == pytest.approx(sacrebleu.corpus_chrf(found, wanted).score)
     assert test["bleu_signature"].startswith("nrefs:1|case:mixed")
     assert [s["answer"] for s in test["samples"]] == found[:20]
+
+
+def test_a_file_is_read_by_its_column(trained: Predictor, home: Path) -> None:
+    asked = [str(trained.run.path), "--file", str(home / "test.jsonl"), "--json"]
+    found = json.loads(CliRunner().invoke(command, asked).stdout)["outputs"]
+    samples = trained.run.read("result")["test"]["samples"]
+    assert [one["translation"] for one in found[:20]] == [one["answer"] for one in samples]
 
 
 def test_the_loss_is_that_of_the_answer_alone(trained: Predictor, home: Path) -> None:

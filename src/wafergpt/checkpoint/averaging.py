@@ -91,6 +91,10 @@ def _mean(folders: Sequence[Path], shares: Sequence[float]) -> dict[str, Tensor]
     """Average tensor by tensor, in fp64, so that no two checkpoints are in memory at once."""
     mean: dict[str, Tensor] = {}
     for name, tensors in _side_by_side(folders):
+        if not tensors[0].is_floating_point():
+            # Numbers of rows, which no training changes.
+            mean[name] = tensors[-1]
+            continue
         total = torch.zeros(tensors[0].shape, dtype=torch.float64)
         for tensor, share in zip(tensors, shares, strict=True):
             total += tensor.double() * share

@@ -74,29 +74,17 @@ def command(
     with working("loading torch"):
         from wafergpt.inference.predictor import Predictor
 
-    found = Run.find(run, runs)
-    from wafergpt.data.labelled_rows import read_lines, read_texts
-    from wafergpt.data.tagged_rows import is_tagged, read_words
-    from wafergpt.data.word_splitting import joined
+    from wafergpt.data.labelled_rows import read_lines
+    from wafergpt.tasks.base import task_of
 
-    task = found.recipe.task
+    found = Run.find(run, runs)
     inputs: Sequence[Any] = texts
     if stdin == "-":
         inputs = texts = tuple(read_lines(sys.stdin.buffer.read(), "stdin"))
-    elif file is not None and (
-        file_format == "conll"
-        or (not file_format and task and task.name == "tag" and is_tagged(file))
-    ):
-        if task is None or task.name != "tag":
-            raise InputError(f"{file}: conll is for task.name=tag")
+    elif file is not None and found.recipe.task is not None:
         with working(f"reading {file}"):
-            inputs = read_words(file, column or getattr(task, "tokens", None))
-        texts = tuple(joined(words)[0] for words in inputs)
-    elif file is not None:
-        assert file_format != "conll"
-        with working(f"reading {file}"):
-            name = column or str(getattr(task, "text", "text"))
-            inputs = texts = tuple(read_texts(file, name, file_format))
+            inputs, shown = task_of(found.recipe).read_inputs(file, column, file_format)
+        texts = tuple(shown)
     outputs = Predictor.load(found, device).predict(inputs)
     if blank := outputs.count(None):
         say(f"{blank:,} of {len(outputs):,} texts {'is' if blank == 1 else 'are'} blank: null")

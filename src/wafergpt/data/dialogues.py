@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -111,32 +111,55 @@ def read_dialogues(path: str | Path, name: str) -> Table:
         InputError: if there is no such file or column, or a row is no dialogue.
     """
     path = Path(path)
-    texts, labels, numbers, total, without = [], [], [], 0, 0
-    for number, row in held(path, rows(path, names=(name,))):
+    texts, labels, numbers, total = [], [], [], 0
+    for number, found in _dialogues(path, name):
         total += 1
-        place = name
-        if name not in row and name == COLUMNS[0]:
-            place = next((other for other in COLUMNS if other in row), name)
-        value = column(row, place, path, number, "task.messages=COLUMN")
-        try:
-            found = messages_of(value)
-        except InputError as error:
-            raise InputError(f"{path}, line {number}: column '{place}' {error}") from None
         while found and found[-1].role != "assistant":
             found.pop()
-        if len(found) < 2:
-            without += 1
-            continue
-        texts.append(whole(as_json(found[:-1]), path, number))
-        labels.append(whole(found[-1].content, path, number))
-        numbers.append(number)
+        if len(found) > 1:
+            texts.append(whole(as_json(found[:-1]), path, number))
+            labels.append(whole(found[-1].content, path, number))
+            numbers.append(number)
     if not texts:
         raise InputError(f"{path} has no dialogue in which an assistant replies")
     say(counted(path, total, names=(name,)))
     notes: tuple[str, ...] = ()
-    if without:
+    if without := total - len(texts):
         notes = (f"{path}: {without:,} of {total:,} dialogues have no reply and are skipped",)
     return Table(texts, labels, path, numbers, notes=notes)
+
+
+def read_messages(path: str | Path, name: str) -> list[list[Message]]:
+    """Read dialogues to reply to; see ``read_dialogues``.
+
+    Args:
+        path: a jsonl file, plain or compressed.
+        name: the column of messages.
+
+    Raises:
+        InputError: if there is no such file or column, or a row is no dialogue.
+    """
+    path = Path(path)
+    found = [messages for _, messages in _dialogues(path, name)]
+    if not found:
+        raise InputError(f"{path} has no rows")
+    say(counted(path, len(found), names=(name,)))
+    return found
+
+
+def _dialogues(path: Path, name: str) -> Iterator[tuple[int, list[Message]]]:
+    # A list counts by its text.
+    numbered = ((number, row | {"": str(row)}) for number, row in rows(path, names=(name,)))
+    for number, row in held(path, numbered, ("",)):
+        place = name
+        if name not in row and name == COLUMNS[0]:
+            place = next((other for other in COLUMNS if other in row), name)
+        del row[""]
+        value = column(row, place, path, number, "task.messages=COLUMN")
+        try:
+            yield number, messages_of(value)
+        except InputError as error:
+            raise InputError(f"{path}, line {number}: column '{place}' {error}") from None
 
 
 def as_json(messages: Iterable[Message]) -> str:

@@ -22,6 +22,7 @@ from wafergpt.data.file_formats import (
     whole,
 )
 from wafergpt.data.json_rows import json_object
+from wafergpt.data.labelled_rows import held
 from wafergpt.data.opening import encoding_of, lines
 from wafergpt.data.tag_schemes import (
     OUTSIDE,
@@ -263,7 +264,7 @@ def _words(
     token, tag = _place(tokens, 0, "task.tokens"), _place(tags, -1, "task.tags")
     columns = first = 0
     tabs = begun = False
-    for number, line in lines(path):
+    for number, line in held(path, lines(path)):
         line = line.rstrip("\r\n")
         if not line.strip():
             begun = False

@@ -71,8 +71,8 @@ class Conversation:
                     pieces.append(shown)
                     yield shown
         finally:
-            if content := "".join(pieces).strip():
-                self.messages = [*asked, Message("assistant", content)]
+            content = "".join(pieces).strip()
+            self.messages = [*asked, *([Message("assistant", content)] if content else [])]
 
     def _tokens(self, messages: list[Message]) -> list[int]:
         task = self.predictor.task

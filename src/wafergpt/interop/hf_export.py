@@ -70,10 +70,7 @@ def _require_expressible(source: Source) -> tuple[str, ...]:
     if task is None:
         return ()
     if not isinstance(task, TextTaskSettings):
-        raise InputError(
-            f"{source.run.path}: task.name={task.name} has no form in transformers: "
-            "use --format onnx"
-        )
+        raise InputError(f"{source.run.path}: task.name={task.name} has no form in transformers")
     if task.ngrams != "none":
         raise InputError(
             f"{source.run.path}: task.ngrams={task.ngrams} has no form in transformers, whose "

@@ -34,6 +34,9 @@ ROWS = 4
 PLACES = 4
 """Such batches, spread over the validation data, whose rows may be sorted by length."""
 
+LOGITS = 1 << 26
+"""Numbers of the outputs of such a batch at most."""
+
 MEASURED = 16
 """Rows of a batch that int8 is measured on."""
 
@@ -114,7 +117,8 @@ class _Opened:
             shape = (ROWS, model.seq_len)
             yield Batch({"tokens": torch.randint(model.vocab_size, shape, generator=generator)}, 1)
         else:
-            yield self.task.encode(TEXTS, self.tokenizer).batches.batch(0, len(TEXTS))
+            given = [v for t in TEXTS if (v := self.task.require_input(t)) is not None]
+            yield self.task.encode(given, self.tokenizer).batches.batch(0, len(given))
 
 
 def write_folder(run: Run, out: Path, weights: OnnxWeights = "fp32") -> Written:
@@ -228,7 +232,7 @@ def _measured(opened: _Opened, exact: Session, fast: Session) -> dict[str, Any]:
     outputs: dict[str, list[Any]] = {name: [] for name in sessions}
     seconds = dict.fromkeys(sessions, 0.0)
     with progress("measuring int8", count, "rows") as bar:
-        for first, n in parts(0, count, MEASURED):
+        for first, n in parts(0, count, _rows_at_once(opened)):
             batch = data.batches.batch(first, n)
             for name, session in sessions.items():
                 if not first:
@@ -246,6 +250,13 @@ def _measured(opened: _Opened, exact: Session, fast: Session) -> dict[str, Any]:
         found[f"metrics_{name}"] = {key: metrics[key] for key in task.metrics if key in metrics}
         found[f"seconds_{name}"] = seconds[name]
     return {**found, "rows": count}
+
+
+def _rows_at_once(opened: _Opened) -> int:
+    """Return the rows of a measured batch: a language model's logits are large."""
+    model = opened.run.recipe.model
+    width = model.vocab_size * model.seq_len if opened.run.recipe.vocabulary_head else 1
+    return max(1, min(MEASURED, LOGITS // width))
 
 
 def _bytes(folder: Path) -> int:

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from wafergpt.data.batches import Batch
 from wafergpt.errors import InputError
 from wafergpt.model.heads import NgramScores
+from wafergpt.model.ngrams import KeptRows
 from wafergpt.progress import working
 from wafergpt.tasks.base import gpt_of
 from wafergpt.tasks.graph import Graph
@@ -71,6 +72,23 @@ class Fp16Table(nn.Module):
         return F.embedding(rows, self.weight).float()
 
 
+class DenseRows(nn.Module):
+    """``KeptRows`` as a table of all rows' places; ONNX has no search."""
+
+    places: Tensor
+
+    def __init__(self, kept: KeptRows) -> None:
+        super().__init__()
+        # The last one stands for all rows beyond.
+        places = torch.zeros(int(kept.rows.max()) + 2, dtype=torch.int32)
+        places[kept.rows.long()] = torch.arange(1, len(kept.rows) + 1, dtype=torch.int32)
+        self.register_buffer("places", places)
+
+    def forward(self, numbers: Tensor) -> Tensor:
+        """Map rows of the whole table to rows of what is left of it, of any shape."""
+        return self.places[numbers.clamp(max=len(self.places) - 1)].long()
+
+
 class SummedRows(nn.Module):
     """``NgramScores`` by a look-up and a sum; ONNX has no bag of embeddings.
 
@@ -80,6 +98,7 @@ class SummedRows(nn.Module):
     def __init__(self, scores: NgramScores, weights: OnnxWeights) -> None:
         super().__init__()
         self.ratios = None
+        self.kept = None if scores.kept is None else DenseRows(scores.kept)
         rows = scores.weight.detach().clone()
         if scores.ratios is not None:
             rows *= scores.ratios[:, None]
@@ -230,6 +249,8 @@ def _prepared(network: nn.Module, weights: OnnxWeights) -> nn.Module:
         for name, module in list(parent.named_children()):
             if isinstance(module, NgramScores):
                 setattr(parent, name, SummedRows(module, weights))
+            elif isinstance(module, KeptRows):
+                parent.add_module(name, DenseRows(module))
     gpt = gpt_of(network)
     if weights == "int8":
         if gpt is network and gpt.lm_head is None:

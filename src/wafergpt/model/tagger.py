@@ -36,7 +36,6 @@ class Tagger(nn.Module):
         pooling: of the hidden states of a word's tokens.
         two_way: let each token see those after it too, which a GPT learns while it is fine-tuned.
         feature_rows: rows of the table; 0: none.
-        feature_dropout: share of the features that training hides.
     """
 
     def __init__(
@@ -46,7 +45,6 @@ class Tagger(nn.Module):
         pooling: WordPooling,
         two_way: bool,
         feature_rows: int = 0,
-        feature_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.gpt = gpt
@@ -58,7 +56,6 @@ class Tagger(nn.Module):
             if feature_rows
             else None
         )
-        self.feature_dropout = feature_dropout
         self._multiplier = parametrization(gpt.config).task_multiplier
 
     def forward(
@@ -88,9 +85,6 @@ class Tagger(nn.Module):
 
     def _by_features(self, features: Tensor) -> Tensor:
         batch, words, n = features.shape
-        if self.training and self.feature_dropout:
-            hidden = torch.rand(features.shape, device=features.device) < self.feature_dropout
-            features = features.masked_fill(hidden, 0)
         assert self.head_ngrams is not None
         found: Tensor = self.head_ngrams(features.flatten(0, 1)) * n**-0.5
         return found.view(batch, words, -1)

@@ -34,10 +34,10 @@ class Point:
 
     @classmethod
     def of(cls, name: str, result: Mapping[str, Any], when: str) -> Point | None:
-        """Read what a result says of ``before`` or ``after``; None if that is not everything."""
-        keys = ("val_loss", "seconds", "bytes")
-        found = [values.number(result, f"{key}_{when}") for key in keys]
-        loss, seconds, size = found
+        """Read what a result says of ``before``, ``after`` or ``retrained``; None if not all."""
+        loss, seconds = (values.number(result, f"{key}_{when}") for key in ("val_loss", "seconds"))
+        # A training on changes no sizes.
+        size = values.number(result, f"bytes_{'before' if when == 'before' else 'after'}")
         if loss is None or seconds is None or size is None or min(seconds, size) <= 0:
             return None
         return cls(name, loss, seconds, size)
@@ -51,7 +51,7 @@ def frontier_charts(chapter: Chapter) -> list[Chart]:
 
 def _relatives(chapter: Chapter) -> list[Point]:
     """Return all points, the ancestor first."""
-    if chapter.origin != "pruned":
+    if "pruned" not in _facts(chapter.result):
         return []
     folder = chapter.run.path.absolute().parent
     results = _pruned(folder, chapter)
@@ -61,7 +61,7 @@ def _relatives(chapter: Chapter) -> list[Point]:
     # Its numbers were measured for each of those made from it: those of this run come first.
     children = [name for name in (own, *family) if _parent(results[name]) == ancestor]
     first = Point.of(ancestor, results[children[0]], "before") if children else None
-    found = [first, *(Point.of(name, results[name], "after") for name in family)]
+    found = [first, *(Point.of(name, results[name], _last(results[name])) for name in family)]
     return [point for point in found if point is not None]
 
 
@@ -71,7 +71,7 @@ def _pruned(folder: Path, chapter: Chapter) -> dict[str, Mapping[str, Any]]:
     for path in sorted(folder.iterdir()):
         try:
             run = Run(path)
-            result = values.read_object(run, "result")
+            result = _facts(values.read_object(run, "result"))
             if "pruned" not in result or _measured_on(run) != _measured_on(chapter.run):
                 continue
         except (InputError, OSError):
@@ -79,6 +79,16 @@ def _pruned(folder: Path, chapter: Chapter) -> dict[str, Mapping[str, Any]]:
             continue
         found[path.name] = result
     return found
+
+
+def _facts(result: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what was measured of a pruned run, or of one that was then trained on."""
+    found = result.get("retraining")
+    return found if isinstance(found, Mapping) else result
+
+
+def _last(result: Mapping[str, Any]) -> str:
+    return "retrained" if "val_loss_retrained" in result else "after"
 
 
 def _measured_on(run: Run) -> tuple[object, ...]:

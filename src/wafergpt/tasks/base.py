@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
 Outputs = Mapping[str, NDArray[Any]]
 """The network's outputs for some samples: named arrays ``[samples, …]``."""
+
+InputFormat = Literal["txt", "jsonl", "csv", "tsv", "conll"]
+"""Kinds of files that inputs are read from."""
 
 Direction = Literal["min", "max"]
 """Whether less or more of a metric is better."""
@@ -103,6 +107,8 @@ class Task(ABC):
     Settings: ClassVar[type[TaskSettings]] = TaskSettings
     metrics: ClassVar[Mapping[str, Direction]] = {"loss": "min"}
     lowers: ClassVar[bool] = False
+    input_column = "text"
+    """The column that ``predict`` reads from a table."""
     distils: ClassVar[bool] = False
     teacher: Teacher | None = None
 
@@ -312,6 +318,29 @@ class Task(ABC):
             InputError: if it is not one, with a message that continues after its index.
         """
         return value
+
+    def read_inputs(
+        self, path: Path, column: str | None, file_format: InputFormat | None
+    ) -> tuple[list[Any], list[str]]:
+        """Read the inputs of ``predict`` from a file.
+
+        Args:
+            path: the file.
+            column: of the inputs; the recipe's if omitted.
+            file_format: the kind of file; detected if omitted.
+
+        Returns:
+            The inputs, and the text of each for people.
+
+        Raises:
+            InputError: if there are none.
+        """
+        from wafergpt.data.labelled_rows import read_texts
+
+        if file_format == "conll":
+            raise InputError(f"{path}: conll is for task.name=tag")
+        texts = read_texts(path, column or self.input_column, file_format)
+        return [*texts], texts
 
     def encode(self, inputs: Sequence[Any], tokenizer: Tokenizer) -> EvaluationSet:
         """Encode inputs as samples without references, for ``outputs``.

@@ -14,10 +14,12 @@ from wafergpt.data.dialogues import (
     from_json,
     messages_of,
     read_dialogues,
+    read_messages,
 )
+from wafergpt.data.file_formats import require_kind
 from wafergpt.data.labelled_rows import Table
 from wafergpt.data.tokenizer import Tokenizer
-from wafergpt.tasks.base import Direction, Outputs
+from wafergpt.tasks.base import Direction, InputFormat, Outputs
 from wafergpt.tasks.generative_task import GenerativeSettings, GenerativeTask
 from wafergpt.tasks.prompts import Prompt
 
@@ -71,9 +73,19 @@ class Dialogue(GenerativeTask):
     def require_input(self, value: object) -> str | None:
         """Return messages as JSON: of a list of them, or of one text of a user's."""
         if isinstance(value, list):
-            return as_json(messages_of(value))
+            known = all(isinstance(one, Message) for one in value)
+            return as_json(value if value and known else messages_of(value))
         text = super().require_input(value)
         return None if text is None else as_json([Message("user", text)])
+
+    def read_inputs(
+        self, path: Path, column: str | None, file_format: InputFormat | None
+    ) -> tuple[list[Any], list[str]]:
+        """Read dialogues, or lines that a user says."""
+        if file_format == "conll" or require_kind(path, file_format) == "txt":
+            return super().read_inputs(path, column, file_format)
+        found = read_messages(path, column or self.settings.messages)
+        return [*found], [messages[-1].content for messages in found]
 
     def decode(self, outputs: Outputs, inputs: Sequence[Any]) -> list[dict[str, Any]]:
         """Return the ``reply``."""

@@ -16,7 +16,6 @@ from pydantic import Field
 from wafergpt.config import Recipe, TaskSettings
 from wafergpt.data.labelled_rows import Table
 from wafergpt.data.tokenizer import Tokenizer
-from wafergpt.errors import InputError
 from wafergpt.progress import say, working
 from wafergpt.tasks.base import EvaluationSet, Outputs, Splits
 from wafergpt.tasks.chosen import with_choices_for_writing
@@ -34,8 +33,8 @@ if TYPE_CHECKING:
 NOTHING = -1
 """Stands behind the tokens of an answer."""
 
-SEARCHED = 1 << 17
-"""Tokens of all continuations that are searched at once, prompts included."""
+SEARCH_BYTES = 1 << 28
+"""Memory of all continuations that are searched at once: keys, values and logits."""
 
 
 class GenerativeSettings(TaskSettings):
@@ -163,13 +162,12 @@ class GenerativeTask(LabelledTask[Table]):
                 cut += 1
                 if trained and not self.keeps_end:
                     continue
-                prompt = prompt.cut(max(limit // 2, limit - len(answer)), self.keeps_end)
-                answer = answer[: limit - len(prompt.tokens)]
-            asked = len(prompt.tokens)
-            texts.append(np.array([*prompt.tokens, *answer, tokenizer.end_of_text], dtype=np.int64))
-            own = np.ones(len(answer) + 1, dtype=np.bool_)
-            learned.append(np.concatenate([prompt.learned, own]))
-            prompts.append(asked)
+                prompt = prompt.cut(self.longest_prompt, self.keeps_end)
+            room = max(1, limit + 1 - len(prompt.tokens))
+            own = np.array([*answer, tokenizer.end_of_text], dtype=np.int64)[:room]
+            texts.append(np.concatenate([prompt.tokens, own]))
+            learned.append(np.concatenate([prompt.learned, np.ones(len(own), dtype=np.bool_)]))
+            prompts.append(len(prompt.tokens))
         if cut:
             left_out = trained and not self.keeps_end
             say(
@@ -199,14 +197,12 @@ class GenerativeTask(LabelledTask[Table]):
     @property
     def longest_prompt(self) -> int:
         """Tokens of a prompt that leave room for an answer."""
-        room = min(ROOM, self.settings.max_new_tokens)
-        return max(1, self.recipe.model.seq_len - room)
+        limit = self.settings.max_tokens or self.recipe.model.seq_len
+        return max(1, limit - min(ROOM, self.settings.max_new_tokens, limit // 2))
 
-    def validation(self, tokenizer: Tokenizer) -> EvaluationSet:
-        """Encode the validation rows alone; no answer is written."""
-        if self.tables.fingerprint() != self.recipe.data.fingerprint:
-            raise InputError(f"the rows of {self.settings.train} are not those of the training")
-        return self._evaluated(self.tables.validation, tokenizer, few=0)
+    def evaluated(self, table: Table, tokenizer: Tokenizer) -> EvaluationSet:
+        """Encode validation rows; no answer is written."""
+        return self._evaluated(table, tokenizer, few=0)
 
     # --- network ---------------------------------------------------------------------------------
 
@@ -282,12 +278,18 @@ class GenerativeTask(LabelledTask[Table]):
                 if not length:
                     continue
                 beam = self._beam(length)
-                together = SEARCHED // (beam.width * (length + beam.max_tokens)) or 1
+                together = self._searched_together(length + beam.max_tokens)
                 for some in rows.split(together):
                     answers = beam_search(gpt, tokens[some, :length], beam)
                     for row, answer in zip(some.tolist(), answers, strict=True):
                         found[row, : len(answer)] = torch.tensor(answer, device=tokens.device)
         return found
+
+    def _searched_together(self, tokens: int) -> int:
+        """Return how many prompts are searched at once, each with so many tokens."""
+        model = self.recipe.model
+        states = 2 * 4 * model.n_layers * model.attention_width * tokens
+        return max(1, SEARCH_BYTES // (self.settings.beams * (states + 8 * model.vocab_size)))
 
     def _beam(self, length: int) -> Beam:
         from wafergpt.decoding.beam import Beam

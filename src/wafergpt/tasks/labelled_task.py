@@ -15,7 +15,7 @@ from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
 from wafergpt.planning.intervals import DEFAULT_EPOCHS
 from wafergpt.progress import say, silent, working
-from wafergpt.tasks.base import Splits, Task
+from wafergpt.tasks.base import EvaluationSet, Splits, Task
 from wafergpt.tasks.tables import VALIDATION_SHARE, SplitRows
 
 _read_ahead: dict[str, Any] = {}
@@ -188,6 +188,16 @@ class LabelledTask(Task, Generic[R]):
     @abstractmethod
     def encoded(self, tables: SplitRows[R], tokenizer: Tokenizer) -> Splits:
         """Encode the rows of a resolved recipe."""
+
+    def validation(self, tokenizer: Tokenizer) -> EvaluationSet:
+        """Encode the validation rows alone."""
+        if self.tables.fingerprint() != self.recipe.data.fingerprint:
+            raise InputError(f"the rows of {self.settings.train} are not those of the training")
+        return self.evaluated(self.tables.validation, tokenizer)
+
+    @abstractmethod
+    def evaluated(self, table: R, tokenizer: Tokenizer) -> EvaluationSet:
+        """Encode validation rows of a resolved recipe."""
 
     def _resolved(self, tables: SplitRows[R], tokenizer: Tokenizer) -> Recipe:
         recipe, settings, train = self.recipe, self.settings, self.recipe.train

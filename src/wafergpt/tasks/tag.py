@@ -15,14 +15,14 @@ from pydantic import Field
 from wafergpt.config import Recipe, TaskSettings
 from wafergpt.data.labelled_rows import described
 from wafergpt.data.tag_schemes import Entity, allowed, entities, tag_names, tags_of
-from wafergpt.data.tagged_rows import Sentences, read_sentences
+from wafergpt.data.tagged_rows import Sentences, is_tagged, read_sentences, read_words
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.data.word_splitting import Units, Word, joined, sentences, units_of, words_of
 from wafergpt.errors import InputError, nearest
 from wafergpt.evaluation.entities import entity_examples, entity_metrics
 from wafergpt.files import short
 from wafergpt.progress import say, working
-from wafergpt.tasks.base import Direction, EvaluationSet, Outputs, Splits
+from wafergpt.tasks.base import Direction, EvaluationSet, InputFormat, Outputs, Splits
 from wafergpt.tasks.chosen import with_choices_for_tagging
 from wafergpt.tasks.labelled_task import LabelledTask, warn_of_another_script
 from wafergpt.tasks.ngram_scores import START, Factors
@@ -186,6 +186,19 @@ class Tag(LabelledTask[Sentences]):
         for place, tags in enumerate(windows if found.split else ()):
             windows[place] = tags_of(self._entities(tags), len(tags), self.settings.labels)
         return windows
+
+    def evaluated(self, table: Sentences, tokenizer: Tokenizer) -> EvaluationSet:
+        """Encode validation rows."""
+        return self._evaluated(table, tokenizer, "validation")
+
+    def read_inputs(
+        self, path: Path, column: str | None, file_format: InputFormat | None
+    ) -> tuple[list[Any], list[str]]:
+        """Read texts, or the words of a CoNLL file."""
+        if file_format == "conll" or (file_format is None and is_tagged(path)):
+            words = read_words(path, column or self.settings.tokens)
+            return [*words], [joined(row)[0] for row in words]
+        return super().read_inputs(path, column, file_format)
 
     def _evaluated(self, table: Sentences, tokenizer: Tokenizer, name: str) -> EvaluationSet:
         known = Tagged(table, self._targets(table))

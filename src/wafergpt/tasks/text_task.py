@@ -177,11 +177,14 @@ class TextTask(LabelledTask[Table]):
         batches = LabelledBatches(texts, nothing, self.evaluation_rows(), None, ngrams=ngrams)
         return EvaluationSet(batches, None, batches.indices(0, len(texts)))
 
-    def validation(self, tokenizer: Tokenizer) -> EvaluationSet:
-        """Encode the validation rows alone."""
-        if self.tables.fingerprint() != self.recipe.data.fingerprint:
-            raise InputError(f"the rows of {self.settings.train} are not those of the training")
-        return self._evaluated(self.tables.validation, tokenizer, "validation")
+    def evaluated(self, table: Table, tokenizer: Tokenizer) -> EvaluationSet:
+        """Encode validation rows."""
+        return self._evaluated(table, tokenizer, "validation")
+
+    @property
+    def input_column(self) -> str:  # type: ignore[override]
+        """The recipe's column of texts."""
+        return self.settings.text
 
     def graph(self) -> Graph:
         """Describe the network; its ``logits`` are the sum of the GPT's and the n-grams'."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -40,14 +40,15 @@ class Translate(GenerativeTask):
         assert isinstance(self.recipe.task, TranslateSettings)
         return self.recipe.task
 
-    def texts(self) -> Iterator[str]:
-        """Yield sources and targets, which share a tokenizer."""
-        _sacrebleu()
-        yield from super().texts()
-
     def read_rows(self, path: Path) -> Table:
         """Read pairs."""
+        _sacrebleu()
         return read_pairs(path, self.settings.source, self.settings.target)
+
+    @property
+    def input_column(self) -> str:  # type: ignore[override]
+        """The recipe's column of sources."""
+        return self.settings.source
 
     def metrics_of(self, answers: Sequence[str], references: Sequence[str]) -> dict[str, Any]:
         """Return ``bleu`` and ``chrf`` (0 to 100) of sacreBLEU, and the ``signature`` of each."""

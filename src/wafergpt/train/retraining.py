@@ -175,10 +175,10 @@ def _pruned(name: str) -> str:
 
 
 def _sparsities(how: Pruning, name: str) -> list[tuple[str, How]]:
-    """Return ways to prune and their names, the most zeros first, in whole percents."""
+    """Return ways to prune and their names, in percents, the most zeros first."""
     steps = range(STEPS, 0, -1)
-    percents = dict.fromkeys(round(100 * how.sparsity * step / STEPS) for step in steps)
-    return [(f"{name}-s{n}", replace(how, sparsity=n / 100)) for n in percents if 0 < n < 100]
+    shares = [how.sparsity * step / STEPS for step in steps]
+    return [(f"{name}-s{100 * share:.4g}", replace(how, sparsity=share)) for share in shares]
 
 
 def _shapes(how: Narrowing, recipe: Recipe, name: str) -> list[tuple[str, How]]:
