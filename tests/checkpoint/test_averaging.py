@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -59,6 +60,20 @@ def test_the_exponential_mean_goes_from_old_to_new(run: Run, tmp_path: Path) -> 
         expected = {n: 0.75 * mean + 0.25 * newer[n] for n, mean in expected.items()}
     for name, tensor in store.weights(made).items():
         assert torch.allclose(tensor, expected[name].float(), rtol=1e-6, atol=0), name
+
+
+@pytest.mark.parametrize("chosen", [{"last": 3}, {"ema": 0.9}])
+def test_numbers_of_rows_are_no_weights(tmp_path: Path, chosen: dict[str, Any]) -> None:
+    rows = {"ngrams": (2,), "ngram_rows": 4001, "ngram_kept": (1000,)}
+    shape = Model.model_validate({**SHAPE.model_dump(), **rows})
+    run = Run.create(load_recipe(None, ["name=r"]).replace(model=shape), tmp_path)
+    numbers = torch.randperm(4000)[:1000].sort().values.int() + 1
+    for step in STEPS:
+        weights = GPT(shape).initialize(step).state_dict()
+        weights["ngrams.kept.0.rows"].copy_(numbers)
+        store.save_weights(weights, run, step)
+    made = average(run, "mean", root=tmp_path, **chosen)
+    assert torch.equal(store.weights(made)["ngrams.kept.0.rows"], numbers)
 
 
 @pytest.mark.parametrize("ema", [None, 0.1, 0.9, 0.999])
