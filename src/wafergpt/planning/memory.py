@@ -21,8 +21,8 @@ FP32 = 4
 HEADROOM = 0.9
 """Share of the free memory that a plan may fill; the rest is for fragmentation and others."""
 
-SORTED = 40
-"""Bytes for each weight of a matrix while its mask changes: two copies, and numbers to sort by."""
+SORTED = 56
+"""Bytes for each weight of a matrix while its mask changes, as measured: copies, and an order."""
 
 RUNTIME_BYTES = {"cpu": 350 << 20, "cuda": 600 << 20, "mps": 600 << 20}
 """Python, torch and its kernels, before any model (measured on CPU; a CUDA context's size)."""
