@@ -71,6 +71,11 @@ def test_what_is_no_pairs_is_refused(tmp_path: Path, name: str, message: str) ->
         read_pairs(tmp_path / name, "en", "fr")
 
 
+def test_a_text_is_no_translation_of_itself(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="are both en"):
+        read_pairs(tmp_path / "a.jsonl", "en", "en")
+
+
 def test_a_number_is_no_text(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"source": "one", "target": 1}\n')

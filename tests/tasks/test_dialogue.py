@@ -148,12 +148,15 @@ def test_a_conversation_remembers_and_forgets(desk: Predictor) -> None:
 
 
 def test_chat_reads_lines_and_commands(desk: Predictor) -> None:
-    lines = "good night\n\n/history\n/nonsense\n/system Be kind.\n/reset\nhow are you\n/quit\nno\n"
+    lines = (
+        "good night\n\n/history\n/nonsense\n/system Be kind.\n/history\nhow are you\n/quit\nno\n"
+    )
     asked = [str(desk.run.path), "--temperature", "0"]
     found = CliRunner().invoke(command, asked, input=lines)
     assert found.exit_code == 0
     assert found.stdout == "sleep well\nvery well\n"
     assert "assistant: sleep well" in found.stderr
+    assert "system: Be kind." in found.stderr
     assert "there is no /nonsense" in found.stderr
     as_json = CliRunner().invoke(command, [*asked, "--json"], input="good night\n")
     assert json.loads(as_json.stdout)["messages"][-1]["content"] == "sleep well"

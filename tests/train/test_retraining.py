@@ -192,12 +192,12 @@ def test_the_command_prints_three_columns(home: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["lm", "--retrain", "0.5"], "is trained on for some tokens, as in 4M"),
-        (["lm", "--retrain", "a lot"], "is trained on for some tokens, as in 4M"),
+        (["lm", "--retrain", "0.5"], "a language model takes tokens, as in 4M"),
+        (["lm", "--retrain", "a lot"], "a language model takes tokens, as in 4M"),
         (["lm", "--retrain", "3"], "and a batch has 128"),
         (["clf", "--retrain", "4M"], "passes over its rows, as in 1"),
         (["clf", "--retrain", "-1"], "passes over its rows"),
-        (["lm", "--distill"], "add retrain"),
+        (["lm", "--distill"], "add --retrain"),
         (["lm", "optimizer.lr=1"], "only the data, the device and the evaluation may change"),
         (["lm", "--retrain", "1k", "optimizer.lr=-1"], "optimizer.lr"),
         (["lm", "--retrain", "1k", "model.d_ffn=3"], "only the data, the device"),

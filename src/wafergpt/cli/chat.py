@@ -52,12 +52,15 @@ def command(
     and each reply a line.
     """
     from wafergpt.runs.run import Run
+    from wafergpt.tasks.dialogue import require_dialogue
 
+    found = Run.find(run, runs)
+    require_dialogue(found)
     with working("loading torch"):
         from wafergpt.decoding.generator import Sampling
         from wafergpt.inference.conversation import Conversation
 
-    conversation = Conversation.load(Run.find(run, runs), device)
+    conversation = Conversation.load(found, device)
     conversation.system = system.strip()
     conversation.sampling = Sampling(max_tokens, temperature, top_p=top_p, seed=seed)
     talks = sys.stdin.isatty()
@@ -72,7 +75,7 @@ def command(
         elif text:
             _reply(conversation, text, as_json)
     if as_json:
-        messages = [{"role": m.role, "content": m.content} for m in conversation.messages]
+        messages = [{"role": m.role, "content": m.content} for m in conversation.all_messages]
         emit({"messages": messages}, as_json, "")
 
 
@@ -81,7 +84,8 @@ def _line(talks: bool) -> str | None:
     try:
         if talks:
             return input("> ")
-        return sys.stdin.readline() or None
+        # Bytes that are no text must not end a conversation.
+        return sys.stdin.buffer.readline().decode(errors="replace") or None
     except (EOFError, KeyboardInterrupt):
         if talks:
             print()
@@ -98,7 +102,7 @@ def _obey(conversation: Conversation, text: str) -> None:
         conversation.reset()
         say(f"a new conversation, with the system message: {conversation.system or '(none)'}")
     elif name == "/history":
-        for message in conversation.messages:
+        for message in conversation.all_messages:
             say(f"{message.role}: {message.content}")
     else:
         say(f"there is no {name}: {HELP}")

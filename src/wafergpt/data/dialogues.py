@@ -89,8 +89,8 @@ def _turn(value: object, number: int) -> tuple[Role, str]:
     known = ROLES.get(role.strip().lower())
     if known is None:
         raise InputError(
-            f"has the role {short(role)} in turn {number}{nearest(role, ROLES)}: roles are system, "
-            "user and assistant"
+            f"has the role {short(role)} in turn {number}, where system, user and assistant are "
+            f"known{nearest(role, ROLES)}"
         )
     if not text.strip():
         raise InputError(f"has an empty turn {number}")

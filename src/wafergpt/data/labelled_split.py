@@ -130,8 +130,9 @@ def _hash(text: str, seed: int) -> int:
 
 
 def _too_few(table: Rows, share: float) -> InputError:
-    texts = len(set(table.texts))
+    rows, texts, labels = (len(n) for n in (table.texts, set(table.texts), set(table.labels)))
+    counts = f"{texts:,} different texts" + (f", {labels:,} labels" if labels < rows else "")
     return InputError(
-        f"{len(table.texts):,} rows ({texts:,} different texts, {len(set(table.labels)):,} labels) "
-        f"are too few to hold out {share:.0%} of them: name a validation file, or add more rows"
+        f"{rows:,} row{'s' * (rows != 1)} ({counts}) are too few to hold out {share:.0%} of them: "
+        "name a validation file (task.validation=FILE), or add more rows"
     )

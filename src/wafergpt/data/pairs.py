@@ -29,6 +29,8 @@ def read_pairs(path: str | Path, source: str, target: str) -> Table:
     Raises:
         InputError: if there is no such file or column, files of two lengths, or no pair.
     """
+    if source == target:
+        raise InputError(f"task.source and task.target are both {source}: a text is no translation")
     path = Path(path)
     pairs: list[tuple[int, str, str]] = []
     if require_kind(path, None, (source, target)) == "txt":

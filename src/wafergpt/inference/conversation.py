@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 
 from wafergpt.data.dialogues import Message
 from wafergpt.decoding.generator import Sampling, TextStream
-from wafergpt.errors import InputError
 from wafergpt.inference.predictor import Predictor
 from wafergpt.model.gpt import GPT
 from wafergpt.runs.run import Run
-from wafergpt.tasks.dialogue import Dialogue, dialogue_prompt
+from wafergpt.tasks.dialogue import Dialogue, dialogue_prompt, require_dialogue
 
 
 @dataclass
@@ -41,13 +40,7 @@ class Conversation:
         Raises:
             InputError: if it is a language model or has another task.
         """
-        task = run.recipe.task
-        if task is None or task.name != "dialogue":
-            what = "is a language model" if task is None else f"has the task {task.name}"
-            raise InputError(
-                f"{run.path} {what}: wafergpt finetune {run.name if task is None else 'RUN'} "
-                "task.name=dialogue task.train=FILE makes one that replies"
-            )
+        require_dialogue(run)
         return cls(Predictor.load(run, device))
 
     def reply(self, text: str) -> Generator[str]:
@@ -74,10 +67,19 @@ class Conversation:
             content = "".join(pieces).strip()
             self.messages = [*asked, *([Message("assistant", content)] if content else [])]
 
+    @property
+    def all_messages(self) -> list[Message]:
+        """The messages, ``system`` before them."""
+        return [*self._first, *self.messages]
+
+    @property
+    def _first(self) -> list[Message]:
+        return [Message("system", self.system)] if self.system else []
+
     def _tokens(self, messages: list[Message]) -> list[int]:
         task = self.predictor.task
         assert isinstance(task, Dialogue)
-        first = [Message("system", self.system)] if self.system else []
+        first = self._first
         tokenizer, most = self.predictor.tokenizer, task.longest_prompt
         while True:
             prompt = dialogue_prompt([*first, *messages], tokenizer)

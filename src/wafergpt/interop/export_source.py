@@ -20,6 +20,7 @@ from wafergpt.runs.run import Run
 from wafergpt.shapes.parametrization import parametrization
 from wafergpt.tasks.base import task_of
 from wafergpt.tasks.classify import ClassifySettings
+from wafergpt.tasks.text_task import TextTaskSettings
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,10 @@ class Source:
                 f"the heads of {run.path} are {model.head_width} wide, together "
                 f"{model.attention_width} of d_model={model.d_model}, but a GPT-2 has heads of "
                 "d_model / n_heads: use --format onnx"
+            )
+        if not isinstance(recipe.task, TextTaskSettings | None):
+            raise InputError(
+                f"{run.path}: task.name={recipe.task.name} has no form in transformers or llama.cpp"
             )
         tokenizer = Tokenizer.load(run.tokenizer) if run.tokenizer.is_file() else None
         build = partial(GPT, recipe.model)

@@ -69,8 +69,7 @@ def _require_expressible(source: Source) -> tuple[str, ...]:
     task = source.recipe.task
     if task is None:
         return ()
-    if not isinstance(task, TextTaskSettings):
-        raise InputError(f"{source.run.path}: task.name={task.name} has no form in transformers")
+    assert isinstance(task, TextTaskSettings)
     if task.ngrams != "none":
         raise InputError(
             f"{source.run.path}: task.ngrams={task.ngrams} has no form in transformers, whose "

@@ -19,6 +19,8 @@ from wafergpt.data.dialogues import (
 from wafergpt.data.file_formats import require_kind
 from wafergpt.data.labelled_rows import Table
 from wafergpt.data.tokenizer import Tokenizer
+from wafergpt.errors import InputError
+from wafergpt.runs.run import Run
 from wafergpt.tasks.base import Direction, InputFormat, Outputs
 from wafergpt.tasks.generative_task import GenerativeSettings, GenerativeTask
 from wafergpt.tasks.prompts import Prompt
@@ -90,6 +92,21 @@ class Dialogue(GenerativeTask):
     def decode(self, outputs: Outputs, inputs: Sequence[Any]) -> list[dict[str, Any]]:
         """Return the ``reply``."""
         return [{"reply": text} for text in self.answers(outputs)]
+
+
+def require_dialogue(run: Run) -> None:
+    """Require a run that replies.
+
+    Raises:
+        InputError: if it is a language model or has another task.
+    """
+    task = run.recipe.task
+    if task is None or task.name != "dialogue":
+        what = "is a language model" if task is None else f"has the task {task.name}"
+        raise InputError(
+            f"{run.path} {what}: wafergpt finetune {run.name if task is None else 'RUN'} "
+            "task.name=dialogue task.train=FILE makes one that replies"
+        )
 
 
 def dialogue_prompt(messages: Sequence[Message], tokenizer: Tokenizer) -> Prompt:

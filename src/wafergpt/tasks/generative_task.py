@@ -326,7 +326,10 @@ class GenerativeTask(LabelledTask[Table]):
     def answers(self, outputs: Outputs) -> list[str]:
         """Return the texts that outputs of ``encode``'s samples are."""
         assert self._tokenizer is not None
-        return _decoded(outputs["written"], self._tokenizer)
+        found = _decoded(outputs["written"], self._tokenizer)
+        if not any(found):
+            say("warning: every answer is empty: the model has hardly been trained")
+        return found
 
     def sample(self, network: nn.Module, tokenizer: Tokenizer, prompt: str) -> str:
         """Return the answer to a prompt, after an arrow."""

@@ -46,15 +46,15 @@ class Wanted:
         blocks = self.zeros != plain or limited
         if self.parts.asked and blocks:
             raise InputError(
-                "layers, heads and channels take parts out, and the other settings set weights to "
-                "zero: one after the other, from run to run; a limit of the loss finds a shape "
-                "with retrain"
+                "--layers, --heads and --channels take parts out, and the other options set "
+                "weights to zero: one after the other, from run to run; --max-loss-increase finds "
+                "a shape with --retrain"
             )
         if self.distill and self.retrain is None:
-            raise InputError("distill is for a retraining: add retrain")
+            raise InputError("--distill is for a retraining: add --retrain")
         if self.tables.asked and (self.parts.asked or self.retrain is not None or blocks):
             raise InputError(
-                "rows and vocabulary make tables smaller, and the other settings change blocks: "
+                "--rows and --vocabulary make tables smaller, and the other options change blocks: "
                 "one after the other, from run to run"
             )
 

@@ -70,10 +70,10 @@ class Retraining:
         except ValueError:
             enough = False
         if not enough:
-            counts = "passes over its rows, as in 1"
+            wanted = "a classifier or regression takes passes over its rows, as in 1"
             if recipe.task is None:
-                counts = f"tokens, as in 4M, and a batch has {batch:,}"
-            raise InputError(f"retrain={text}: this run is trained on for some {counts}")
+                wanted = f"a language model takes tokens, as in 4M, at least a batch of {batch:,}"
+            raise InputError(f"--retrain {text}: {wanted}")
         return found
 
     def recipe(self, recipe: Recipe, run: Run, name: str, start: Run | None = None) -> Recipe:

@@ -78,8 +78,7 @@ def trim(run: Run, recipe: Recipe, name: str, what: Trimming, root: Path) -> Run
     require_new(recipe.replace(name=name).name, root)
     if not isinstance(task_of(recipe), TextTask):
         raise InputError(
-            f"{run.name} is no classifier or regression: which rows and tokens a language model's "
-            "texts will need is not known"
+            f"{run.name} is no classifier or regression, which alone lose rows of tables and tokens"
         )
     if what.rows is not None and not recipe.model.ngrams and not _scores_ngrams(recipe):
         raise InputError(f"{run.name} has no tables of n-grams to take rows out of")
