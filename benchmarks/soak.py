@@ -38,6 +38,7 @@ from wafergpt.engines.optimizers import Optimizer
 from wafergpt.errors import RunFailed
 from wafergpt.model.gpt import GPT
 from wafergpt.runs.run import Run
+from wafergpt.sparsity.masks import SUFFIX
 from wafergpt.train.state import TrainState
 
 STEPS = 1200
@@ -211,7 +212,10 @@ class Trained(TrainState):
     def load(self, stored: store.StoredState) -> None:
         """Take over a checkpoint."""
         fill(self.network, stored.weights.by_rows.items())
-        self.optimizer.load_state_tensors(stored.moments.by_rows)
+        moments = stored.moments.by_rows.items()
+        # Masks are the engine's.
+        moments_alone = {name: rows for name, rows in moments if not name.endswith(SUFFIX)}
+        self.optimizer.load_state_tensors(moments_alone)
         self.take_scalars(stored.scalars)
 
     def read(self, folder: Path) -> None:

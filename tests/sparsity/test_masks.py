@@ -332,3 +332,18 @@ def test_the_plan_counts_masks_and_what_their_change_needs(algorithm: str) -> No
     # RigL holds the gradients of all weights, of four bytes each, until the masks have changed.
     assert {"static": more == held, "set": held < more < held + 57 * largest_,
             "rigl": 3 * held < more < 5 * held + 57 * largest_}[algorithm]  # fmt: skip
+
+
+@given(st.sampled_from(["static", "gmp", "set", "rigl"]), st.integers(1, 30), st.integers(1, 60),
+       st.floats(0.1, 1.0))  # fmt: skip
+def test_changes_are_counted_as_they_happen(
+    algorithm: str, every: int, steps: int, until: float
+) -> None:
+    settings_ = recipe(f"sparsity.algorithm={algorithm}", f"sparsity.every={every}",
+                       f"sparsity.until={until}").sparsity  # fmt: skip
+    happen = [step for step in range(1, steps + 1) if sparse.changes(settings_, step, steps)]
+    if algorithm == "gmp":
+        last = max(1, round(until * steps))
+        # The first one at the end of the schedule is the last one that takes weights.
+        happen = [step for step in happen if step <= last] or happen[:1]
+    assert sparse.mask_changes(settings_, steps) == len(happen)

@@ -72,6 +72,15 @@ def changes(settings: Sparsity, step: int, steps: int) -> bool:
     return settings.algorithm in ("set", "rigl") and regular and step < last
 
 
+def mask_changes(settings: Sparsity, steps: int) -> int:
+    """Return after how many of ``steps`` updates the mask changes."""
+    if settings.algorithm in ("none", "static"):
+        return 0
+    last = max(1, round(settings.until * steps))
+    # gmp has all its zeros after the last change.
+    return (last - 1) // settings.every + (settings.algorithm == "gmp")
+
+
 def mask_warning(settings: Sparsity, steps: int) -> str:
     """Return that a training is too short for its masks to change; "" if it is not."""
     exchanges = settings.algorithm in ("set", "rigl")

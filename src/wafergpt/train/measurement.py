@@ -39,7 +39,9 @@ from wafergpt.planning.schedule_check import require_possible_warmup
 from wafergpt.planning.speed import APPLY_BYTES
 from wafergpt.progress import working
 from wafergpt.runs.run import Run
+from wafergpt.shapes import sparse
 from wafergpt.shapes.counts import dense_parameters, parameters, training_flops
+from wafergpt.sparsity.masks import largest
 from wafergpt.tasks.base import task_of
 from wafergpt.train.counted import (
     evaluated_tokens,
@@ -77,6 +79,9 @@ OVERLAP = 0.5
 DISTURBED = 0.1
 """Share of the cores used by other programs, from which on a measurement is in doubt."""
 
+SORTED_AT_MOST = 1 << 20
+"""Weights of a matrix that a change of its mask is timed on."""
+
 BRIEFLY = 0.5
 """Seconds for the evaluation that a run times for its own plan."""
 
@@ -98,6 +103,7 @@ def expected(setup: Setup, group: ProcessGroup, startup: float) -> Measurement:
     if setup.update_seconds:
         apply = APPLY_BYTES * dense_parameters(recipe.model) / setup.machine.bandwidth
         updates = setup.update_seconds * samples / train.batch_size + apply * steps
+        updates += _changing_seconds(recipe)
     else:
         updates = tokens / speed(recipe, setup.machine, length, recipe.system.compile == "on")
     # A forward pass takes a third of an update, and more where the network is small.
@@ -133,12 +139,36 @@ def _expected_memory(setup: Setup) -> int:
     recipe = setup.recipe
     if not setup.update_seconds:
         return estimated_memory(recipe, setup.machine.device).total
-    memory = peak_memory(torch.device(recipe.system.host))
+    memory = _peak_memory(recipe)
     memory += optimizer_bytes(recipe.model, recipe.optimizer) // recipe.system.shards
-    # None of the timed updates changes masks.
-    memory += change_bytes(recipe, estimated_memory(recipe, setup.machine.device))
     on_host = recipe.checkpoint.background and recipe.system.device != "cuda"
     return memory + on_host * _checkpoint_bytes(setup)
+
+
+def _peak_memory(recipe: Recipe) -> int:
+    """Return the peak of timed updates, and what a change of masks, which none made, adds to it."""
+    host = torch.device(recipe.system.host)
+    return peak_memory(host) + change_bytes(recipe, estimated_memory(recipe, host.type))
+
+
+def _changing_seconds(recipe: Recipe) -> float:
+    """Return the seconds that a training's changes of masks take, as timed on one matrix."""
+    changes = sparse.mask_changes(recipe.sparsity, recipe.train.steps or 0)
+    if not changes or recipe.sparsity.every == 1:
+        return 0.0
+    sizes = [
+        rows * columns for rows, columns in sparse.matrices(recipe.model, recipe.sparsity).values()
+    ]
+    count = min(SORTED_AT_MOST, max(sizes))
+    scores = torch.rand(count, device=recipe.system.host)
+    times = []
+    for _ in range(2):
+        start = time.monotonic()
+        # Those that stay, those that come back, and how many there are.
+        kept = largest(scores, count // 2)
+        int((kept | largest(scores.masked_fill(kept, -1.0), count // 4)).sum())
+        times.append(time.monotonic() - start)
+    return changes * min(times) * sum(sizes) / count
 
 
 def measure(recipe: Recipe, start: Run | None, folder: Path, began: float) -> Measurement | None:
@@ -224,12 +254,12 @@ class _Stopwatch:
             time=Duration(
                 startup=startup - setup.compile_seconds,
                 compiling=compiling,
-                updates=tokens * seconds,
+                updates=tokens * seconds + _changing_seconds(recipe),
                 evaluation=count * (evaluated * evaluation + sampling),
                 saving=_saving_seconds(recipe, saving),
                 final=final * evaluation * self.group.size,
             ),
-            memory_bytes=peak_memory(torch.device(recipe.system.host)),
+            memory_bytes=_peak_memory(recipe),
             task_parameters=_task_parameters(setup),
             cold_compile_seconds=compiling if cold_compiles() else None,
         )
@@ -239,6 +269,10 @@ class _Stopwatch:
         train, splits = self.setup.recipe.train, self.setup.splits
         span = min(train.steps or 0, train.steps_for(EPOCHS * splits.train.samples_per_epoch))
         places = [int(span * share) for share in _spread(MOST)]
+        sparsity = self.setup.recipe.sparsity
+        if sparse.mask_changes(sparsity, train.steps or 0) and sparsity.every > 1:
+            # Changes of masks are timed apart: a few updates have too many or too few.
+            places = [place - ((place + 1) % sparsity.every == 0) for place in places]
         largest = max(places, key=lambda step: update_tokens(self.setup, self.group, step))
         self._update(largest)
         timed: list[UpdateResult] = []
