@@ -9,8 +9,8 @@ from pathlib import Path
 import wafergpt as wg
 
 NAMES = [
-    "InputError", "Interrupted", "Predictor", "Recipe", "Run", "RunFailed", "Sampling", "Writer",
-    "__version__", "average", "export", "finetune", "generate", "import_model", "load_recipe",
+    "Conversation", "InputError", "Interrupted", "Predictor", "Recipe", "Run", "RunFailed",
+    "Sampling", "Writer", "__version__", "average", "export", "finetune", "generate", "import_model", "load_recipe",
     "plan", "predict", "prepare", "pretrain", "prune", "report",
 ]  # fmt: skip
 

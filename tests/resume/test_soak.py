@@ -13,7 +13,8 @@ from wafergpt.checkpoint import store
 from wafergpt.runs.run import Run
 
 
-@pytest.fixture(scope="module", params=list(soak.KINDS))
+# Of one process, that with masks has all that the other has.
+@pytest.fixture(scope="module", params=[kind for kind in soak.KINDS if kind != "one process"])
 def killed(
     tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> tuple[Run, soak.Kills]:

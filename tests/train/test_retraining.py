@@ -194,7 +194,7 @@ def test_the_command_prints_three_columns(home: Path) -> None:
     [
         (["lm", "--retrain", "0.5"], "a language model takes tokens, as in 4M"),
         (["lm", "--retrain", "a lot"], "a language model takes tokens, as in 4M"),
-        (["lm", "--retrain", "3"], "and a batch has 128"),
+        (["lm", "--retrain", "3"], "at least a batch of 128"),
         (["clf", "--retrain", "4M"], "passes over its rows, as in 1"),
         (["clf", "--retrain", "-1"], "passes over its rows"),
         (["lm", "--distill"], "add --retrain"),

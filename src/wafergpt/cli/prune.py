@@ -118,10 +118,11 @@ def command(
         raise click.UsageError("name one run to prune")
     context = click.get_current_context()
     smaller = layers or heads or channels or rows or vocabulary
-    for option in ("method", "sparsity") if smaller else ():
+    for option in ("method", "sparsity", "together", "pattern", "curves") if smaller else ():
         if context.get_parameter_source(option) is click.core.ParameterSource.COMMANDLINE:
+            flag = "global" if option == "together" else option
             raise click.UsageError(
-                f"--{option} is for zeros, and --layers, --heads, --channels, --rows and "
+                f"--{flag} is for zeros, and --layers, --heads, --channels, --rows and "
                 "--vocabulary take parts out: one after the other, from run to run"
             )
     made = prune(
