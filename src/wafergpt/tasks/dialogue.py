@@ -97,6 +97,9 @@ class Dialogue(GenerativeTask):
 def require_dialogue(run: Run) -> None:
     """Require a run that replies.
 
+    Args:
+        run: any.
+
     Raises:
         InputError: if it is a language model or has another task.
     """

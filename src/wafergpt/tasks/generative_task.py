@@ -59,6 +59,9 @@ class GenerativeTask(LabelledTask[Table]):
     A sample is the prompt's tokens, the end-of-text token, the answer's, and that token again. The
     answer and its end are learned, and the prompt is read.
 
+    Args:
+        recipe: of the training, resolved or not.
+
     Attributes:
         keeps_end: of a prompt that is too long its end is kept, not its start.
     """
