@@ -37,6 +37,9 @@ class Conversation:
             run: fine-tuned for dialogue.
             device: ``auto`` is the recipe's, if available, else the best one.
 
+        Returns:
+            A conversation without messages.
+
         Raises:
             InputError: if it is a language model or has another task.
         """
@@ -50,6 +53,9 @@ class Conversation:
 
         Args:
             text: of the user, not blank.
+
+        Yields:
+            Pieces of the reply, of whole characters.
         """
         asked = [*self.messages, Message("user", text.strip())]
         predictor, gpt = self.predictor, self.predictor.network
