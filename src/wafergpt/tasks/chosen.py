@@ -26,6 +26,9 @@ ALWAYS: Mapping[str, Any] = {
     "schedule.final": 0.0,
 }
 
+UNPOOLED = {key: value for key, value in ALWAYS.items() if key != "task.pooling"}
+"""Those of tasks that answer for words or with texts."""
+
 MOST_EPOCHS, LEAST_EPOCHS = 15, 2
 
 SCALE = 115_000
@@ -81,7 +84,7 @@ def with_choices(
     Returns:
         The recipe with what was chosen.
     """
-    values = {**ALWAYS, **_by_rows(len(texts))}
+    values = {**ALWAYS, **_sizes(len(texts), SCALE / max(1, len(texts)))}
     mean = sum(map(len, texts)) / max(1, len(texts))
     values["task.ngrams"] = "words" if mean >= LONG else "characters"
     if classes is not None:
@@ -122,13 +125,8 @@ def with_choices_for_tagging(
         The recipe with what was chosen.
     """
     rows, words = len(sentences), sum(map(len, sentences))
-    epochs = min(MOST_EPOCHS, max(LEAST_EPOCHS, round((TAGGED_SCALE / max(1, words)) ** 0.5)))
-    values = {
-        **{key: value for key, value in ALWAYS.items() if key != "task.pooling"},
-        "train.batch_size": min(32 if rows >= MANY else 16, max(1, rows)),
-        "train.epochs": float(epochs),
-        "evaluate.metric": "f1",
-    }
+    sizes = _sizes(rows, TAGGED_SCALE / max(1, words))
+    values = {**UNPOOLED, **sizes, "evaluate.metric": "f1"}
     return _chosen(recipe, _closed(recipe, asked), values, rows)
 
 
@@ -146,14 +144,9 @@ def with_choices_for_writing(
         The recipe with what was chosen.
     """
     rows, characters = len(texts), sum(map(len, texts))
-    epochs = round((WRITTEN_SCALE / max(1, characters)) ** 0.5)
-    values = {key: value for key, value in ALWAYS.items() if key != "task.pooling"}
+    values = {**UNPOOLED, **_sizes(rows, WRITTEN_SCALE / max(1, characters))}
     if recipe.start is None:
         values |= {"optimizer.lr": 1e-3, "model.dropout": 0.2}
-    values |= {
-        "train.batch_size": min(32 if rows >= MANY else 16, max(1, rows)),
-        "train.epochs": float(min(MOST_EPOCHS, max(LEAST_EPOCHS, epochs))),
-    }
     return _chosen(recipe, _closed(recipe, asked), values, rows)
 
 
@@ -191,8 +184,8 @@ def _chosen(
     return recipe
 
 
-def _by_rows(rows: int) -> dict[str, Any]:
-    epochs = min(MOST_EPOCHS, max(LEAST_EPOCHS, round((SCALE / max(1, rows)) ** 0.5)))
+def _sizes(rows: int, squared_passes: float) -> dict[str, Any]:
+    epochs = min(MOST_EPOCHS, max(LEAST_EPOCHS, round(squared_passes**0.5)))
     batch = min(32 if rows >= MANY else 16, max(1, rows))
     return {"train.batch_size": batch, "train.epochs": float(epochs)}
 
