@@ -28,5 +28,5 @@ def answers_card(result: Mapping[str, Any]) -> str:
         said = ", ".join(f"{label} {value:.2f}" for label, value in found.items() if value)
         inner = table(("Text", "Reference", "Answer"), rows)
         lead = f'<p class="aside">{escape(f"On the {name} rows: {said}.")}</p>' if said else ""
-        return f'<div class="card wide"><h3>What it answers</h3>{lead}{inner}</div>'
+        return f'<div class="card answers"><h3>What it answers</h3>{lead}{inner}</div>'
     return ""

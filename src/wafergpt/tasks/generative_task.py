@@ -100,13 +100,12 @@ class GenerativeTask(LabelledTask[Table]):
 
     def from_tokenizer(self, tokenizer: Tokenizer) -> dict[str, Any]:
         """Return the end of answers, and their length at most."""
-        answers = self.encode_answers(self.tables.train.labels, tokenizer)
-        longest = math.ceil(1.5 * (max(map(len, answers)) + 1))
-        return {
-            "end_of_text": tokenizer.end_of_text,
-            "max_new_tokens": self.settings.max_new_tokens
-            or min(self.recipe.model.seq_len, longest),
-        }
+        most = self.settings.max_new_tokens
+        if not most:
+            answers = self.encode_answers(self.tables.train.labels, tokenizer)
+            longest = math.ceil(1.5 * (max(map(len, answers)) + 1))
+            most = min(self.recipe.model.seq_len, longest)
+        return {"end_of_text": tokenizer.end_of_text, "max_new_tokens": most}
 
     def encoded(self, tables: Tables, tokenizer: Tokenizer) -> Splits:
         """Encode prompts and answers."""
