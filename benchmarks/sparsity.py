@@ -109,6 +109,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("sparsity"))
     parser.add_argument("--seeds", nargs="+", type=int, choices=SEEDS, default=list(SEEDS))
+    parser.add_argument("--kinds", nargs="+", choices=TRAINED, default=list(TRAINED))
     parser.add_argument("--table", action="store_true", help="Only print what is there.")
     asked = parser.parse_args()
     out = asked.out.resolve()
@@ -125,7 +126,7 @@ def main() -> None:
         source = DATA / "wikipedia_en" / "articles.jsonl.xz"
         prepare(source, out / "corpus", vocab_size=VOCABULARY)
         for seed in asked.seeds:
-            for name in TRAINED:
+            for name in asked.kinds:
                 if f"{name}, seed {seed}" not in cells:
                     keep(f"{name}, seed {seed}", trained(name, seed, out))
             for method in PRUNED if (out / "runs" / "dense").is_dir() else ():
