@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import soak
+from tests.preloaded import folder_with_command
 from wafergpt.cerebras import environment
 from wafergpt.checkpoint import store
 from wafergpt.data.prepare import prepare
@@ -27,8 +28,8 @@ def blocks(page: str) -> list[tuple[str, str]]:
 
 
 def paste(page: str, folder: Path) -> None:
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path}
+    places = [str(folder_with_command()), str(Path(sys.executable).parent), os.environ["PATH"]]
+    environment = {**os.environ, "PATH": os.pathsep.join(places)}
     # As users have it.
     environment.pop("OMP_NUM_THREADS", None)
     for language, content in blocks(page):

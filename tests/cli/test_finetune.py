@@ -67,6 +67,7 @@ def test_show_has_the_task_and_the_name(tmp_path: Path, monkeypatch: pytest.Monk
     assert values["task"]["name"] == "classify"
     assert values["task"]["train"] == "rows.csv"
     assert shown(finetune.command, "scratch", "name=mine")["name"] == "mine"
+    assert shown(finetune.command, "scratch", "name=run")["name"] == "run"
 
 
 def test_show_has_the_shape_of_the_run_to_start_from(

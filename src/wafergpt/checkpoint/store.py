@@ -9,9 +9,8 @@ import threading
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from wafergpt import atomic_files, files
@@ -28,6 +27,7 @@ from wafergpt.checkpoint.format import (
 )
 from wafergpt.distributed.sharding import Part, fill
 from wafergpt.errors import InputError, RunFailed
+from wafergpt.model.empty import N, empty
 from wafergpt.progress import say, working
 from wafergpt.runs.run import Run
 
@@ -302,20 +302,16 @@ def weights(run: Run) -> Stored:
     return Stored(folder, WEIGHTS)
 
 
-N = TypeVar("N", bound=nn.Module)
-
-
 def restored(build: Callable[[], N], stored: Stored) -> N:
     """Build a network and load its weights.
 
     Raises:
         DamagedCheckpointError: if they do not fit the network.
     """
-    with torch.device("meta"):
-        network = build()
-    require_fit(network, stored)
+    require_fit(empty(build), stored)
+    # Built again, for moving it from meta would import half of torch's compiler.
+    network = empty(build, "cpu")
     with working("loading the weights"):
-        network.to_empty(device="cpu")
         fill(network, stored.by_rows.items())
     return network
 

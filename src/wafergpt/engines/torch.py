@@ -41,6 +41,7 @@ from wafergpt.engines.passes import Passes
 from wafergpt.engines.schedules import learning_rate
 from wafergpt.engines.settings import settle_for_torch
 from wafergpt.errors import RunFailed
+from wafergpt.model.empty import empty
 from wafergpt.model.ngrams import use_sparse_gradients
 from wafergpt.planning.hardware import Machine
 from wafergpt.shapes.parametrization import rules
@@ -74,8 +75,7 @@ class TorchEngine:
         self._device = torch.device(recipe.system.device)
         self._sharded = recipe.system.shards > 1
         # Sharded weights are never whole in any process.
-        with torch.device("meta" if self._sharded else "cpu"):
-            self.network = task.network()
+        self.network = empty(task.network, "meta" if self._sharded else "cpu")
         self._blocks = gpt_of(self.network).blocks
         self._place(start)
         names = [name for name, _ in self.network.named_parameters()]

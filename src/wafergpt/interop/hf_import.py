@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ from wafergpt.interop import safetensors_reader as files
 from wafergpt.interop.gpt2 import hugging_face_names, is_transposed
 from wafergpt.interop.hf_config import Described, describe
 from wafergpt.interop.safetensors_reader import Entry
+from wafergpt.model.empty import empty
 from wafergpt.model.gpt import GPT
 from wafergpt.progress import working
 from wafergpt.runs.run import RUNS, Run
@@ -161,8 +163,8 @@ def _match(
     copied: bool = False,
 ) -> dict[str, Entry]:
     """Return the entry of each tensor by our name, after comparing its shape with the network's."""
-    with torch.device("meta"):
-        shapes = {name: tuple(t.shape) for name, t in GPT(model).state_dict().items()}
+    weights = empty(partial(GPT, model)).state_dict()
+    shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     names = hugging_face_names(model)
     if copied or not model.tied:
         names["lm_head.weight"] = "lm_head.weight"

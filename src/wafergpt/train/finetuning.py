@@ -47,6 +47,6 @@ def with_task(
     chosen_for = task_of(recipe) if chooses else None
     if isinstance(chosen_for, LabelledTask) and chosen_for.settings.train is not None:
         recipe = chosen_for.with_choices(asked)
-    if recipe.name == Recipe().name:
+    if "name" not in asked:
         recipe = recipe.replace(name=f"{start.name if start else 'scratch'}-{name}")
     return recipe
