@@ -141,9 +141,10 @@ def test_the_command_and_the_report(home: Path) -> None:
         (["clf", "--rows", "0"], "a share of 0 is not above 0"),
         (["clf", "--rows", "150%"], "a share of 1.5 is not above 0 and at most 1"),
         (["clf", "--rows", "many"], "'many' is no share"),
-        (["clf", "--rows", "50%", "--sparsity", "20%"], "one after the other"),
-        (["clf", "--vocabulary", "--layers", "1"], "one after the other"),
-        (["clf", "--rows", "50%", "--curves"], "one after the other"),
+        (["clf", "--rows", "50%", "--curves"], "--curves are of zeros alone"),
+        (["clf", "--rows", "50%", "--layers", "1", "--sparsity", "20%"], "one after the other"),
+        (["clf", "--rows", "50%", "--layers", "9"], "9 layers are not between"),
+        (["clf", "--vocabulary", "--retrain", "1", "--distill"], "--distill needs a teacher"),
         (["clf", "--rows", "50%", "--name", "lm"], "lm exists"),
     ],
 )
