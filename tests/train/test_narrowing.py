@@ -126,7 +126,7 @@ def test_heads_that_are_no_gpt2s_are_not_exported(smaller: Path, home: Path) -> 
         (["--width", "32"], "nothing to take out"),
         (["--width", "16", "--method", "wanda"], "one after the other"),
         (["--layers", "1", "--sparsity", "50%"], "one after the other"),
-        (["--layers", "1", "--global"], "one after the other"),
+        (["--layers", "1", "--global", "--method", "magnitude"], "one after the other"),
         (["--layers", "1", "model.n_heads=1"], "only the data, the device and the evaluation"),
         (["--layers", "1", "--method", "wanda"], "one after the other"),
         (["--heads", "1", "--max-loss-increase", "1%"], "one after the other"),

@@ -156,9 +156,7 @@ def _what(result: dict[str, Any]) -> str:
             parts.append(f"{result['sparsity']:.1%} zeros in the blocks are left")
     elif result["method"] != "tables":
         pattern = f", {result['pattern']}" if result["pattern"] else ""
-        parts.append(
-            f"{result['sparsity']:.1%} zeros in the blocks by {result['method']}{pattern}"
-        )
+        parts.append(f"{result['sparsity']:.1%} zeros in the blocks by {result['method']}{pattern}")
     return ", ".join(parts)
 
 

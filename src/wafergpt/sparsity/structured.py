@@ -1,4 +1,4 @@
-"""Taking heads and channels out of blocks, and channels out of the stream, with the rest refitted."""
+"""Taking heads and channels out of blocks, and channels out of the stream; the rest is refitted."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from wafergpt.model.gpt import Attention, FeedForward
 
 DAMPING = 1e-5
-"""Share of the mean square of an input that is added to each, as every least-squares fit needs."""
+"""Share of the mean square of an input by which a least-squares fit holds on to what is there."""
 
 
 def largest_ones(importance: Tensor, n: int) -> Tensor:
@@ -56,22 +56,24 @@ def refitted(linear: nn.Linear, kept: Tensor, gram: Tensor) -> nn.Linear:
         kept: numbers of its inputs.
         gram: ``[n + 1, n + 1]`` sums of XXᵀ over inputs X with a 1 after them, in fp64.
     """
-    kept = torch.cat([kept, torch.tensor([linear.in_features])])
+    cut = _linear(linear.weight.detach()[:, kept], linear.bias.detach(), linear)
     weights = torch.cat([linear.weight, linear.bias[:, None]], 1).detach().cpu().double()
-    return fitted(linear, gram[kept][:, kept], gram[kept] @ weights.T)
+    kept = torch.cat([kept, torch.tensor([linear.in_features])])
+    return fitted(cut, gram[kept][:, kept], gram[kept] @ weights.T)
 
 
 def fitted(linear: nn.Linear, gram: Tensor, cross: Tensor) -> nn.Linear:
     """Return a layer that comes closest to given outputs, by least squares, bias included.
 
     Args:
-        linear: whose type and device the layer has.
+        linear: what the layer is where its inputs say nothing.
         gram: ``[n + 1, n + 1]`` sums of XXᵀ over its inputs X with a 1 after them, in fp64.
         cross: ``[n + 1, outputs]`` sums of XYᵀ with the outputs that it shall have.
     """
-    damped = gram.clone()
-    damped.diagonal().add_(DAMPING * damped.diagonal().mean())
-    found = torch.linalg.solve(damped, cross).T
+    weights = torch.cat([linear.weight, linear.bias[:, None]], 1).detach().cpu().double()
+    damping = DAMPING * gram.diagonal().mean()
+    damped = gram + damping * torch.eye(len(gram))
+    found = torch.linalg.solve(damped, cross + damping * weights.T).T
     return _linear(found[:, :-1], found[:, -1], linear)
 
 

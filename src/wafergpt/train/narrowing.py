@@ -19,7 +19,6 @@ from wafergpt.train.calibrated import Calibrated, Evaluated, hooked
 from wafergpt.train.pruning import NOTABLE
 from wafergpt.train.width import keep_width
 
-
 PARTS = {
     "n_layers": "layers",
     "n_heads": "heads",

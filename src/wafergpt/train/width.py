@@ -8,11 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from wafergpt.model.gpt import Block
 from wafergpt.progress import working
 from wafergpt.shapes.roles import role_of
 from wafergpt.sparsity.structured import DAMPING, fitted, largest_ones, without_channels
 from wafergpt.tasks.base import gpt_of
 from wafergpt.train.calibrated import Calibrated, hooked
+
 
 def keep_width(network: Calibrated, width: int, samples: int) -> None:
     """Keep so many channels of the residual stream, the same ones in the whole network.
@@ -65,8 +67,8 @@ def _importance(network: Calibrated, samples: int) -> Tensor:
     def add(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
         found.add_(output.flatten(0, -2).abs().mean(0))
 
-    inner = [norm for block in gpt.blocks for norm in (block.attention_norm, block.ffn_norm)]
-    with hooked([*inner, gpt.norm], add, after=True):
+    norms = [module for module in gpt.modules() if isinstance(module, nn.LayerNorm)]
+    with hooked(norms, add, after=True):
         for batch in network.samples(samples):
             network.task.loss(network.network, batch)
     return found
@@ -81,6 +83,8 @@ class _Refit:
     def block(self, number: int) -> None:
         """Fit what a block reads; its inputs are those behind the blocks that are fitted."""
         before, now = (gpt_of(net).blocks[number] for net in (self._whole, self._network.network))
+        assert isinstance(before, Block)
+        assert isinstance(now, Block)
         now.attention.qkv = self._fitted(before.attention.qkv, now.attention.qkv)
         now.ffn.up = self._fitted(before.ffn.up, now.ffn.up)
 
@@ -114,7 +118,7 @@ class _Refit:
     @torch.no_grad()
     def _fit_heads(self, lost: Tensor) -> None:
         """Have heads read all channels as ``lost [width, d_model]`` gives them from those left."""
-        width, d_model = lost.shape
+        d_model = lost.shape[1]
         before = dict(self._whole.named_parameters())
         for name, now in self._network.network.named_parameters():
             there = before[name].shape
