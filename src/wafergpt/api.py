@@ -338,8 +338,8 @@ def prune(
     name: str,
     overrides: Sequence[str] = (),
     *,
-    method: Literal["magnitude", "wanda", "sparsegpt"] = "sparsegpt",
-    sparsity: float = 0.5,
+    method: Literal["magnitude", "wanda", "sparsegpt"] | None = None,
+    sparsity: float | None = None,
     pattern: bool = False,
     together: bool = False,
     samples: int = 128,
@@ -348,6 +348,7 @@ def prune(
     layers: int | None = None,
     heads: int | None = None,
     channels: int | None = None,
+    width: int | None = None,
     retrain: float | str | None = None,
     distill: bool = False,
     rows: float | None = None,
@@ -363,8 +364,9 @@ def prune(
         run: a language model or a task's.
         name: of the new run.
         overrides: ``section.key=value`` strings, for data that has moved, and for the retraining.
-        method: magnitude; Wanda (arXiv:2306.11695); SparseGPT (arXiv:2301.00774).
-        sparsity: the share of zeros in the matrices of the blocks.
+        method: magnitude; Wanda (arXiv:2306.11695); SparseGPT (arXiv:2301.00774), if omitted.
+        sparsity: the share of zeros in the matrices of the blocks; 0.5 if omitted, and none if
+            only parts or rows are asked for.
         pattern: two of each four inputs (2:4).
         together: by magnitude, rank all matrices together.
         samples: sequences or rows of the training data that inputs are measured on.
@@ -373,14 +375,15 @@ def prune(
             asked for, with which it keeps to it after the retraining.
         curves: also measure, for the report, the loss at several sparsities and with each block
             alone pruned.
-        layers: to keep. With this or one of the next two nothing is set to zero: the new run is a
+        layers: to keep. With this or one of the next three nothing is set to zero: the new run is a
             smaller dense one.
         heads: to keep in each layer.
         channels: of the feed-forward to keep in each layer.
+        width: channels of the residual stream (``model.d_model``) to keep.
         retrain: tokens of a language model, as in ``"4M"``; passes over the rows of a task.
         distill: retrain with the run as the teacher.
         rows: of a task's run, the share to keep of the rows that training texts read in each
-            n-gram table; 1 keeps all of these. With this or the next nothing else is done.
+            n-gram table; 1 keeps all of these.
         vocabulary: of a task's run, take out tokens that training texts do not need.
         root: the folder that holds runs.
 
@@ -398,9 +401,12 @@ def prune(
     from wafergpt.train.pruning import Pruning
     from wafergpt.train.trimming import Trimming
 
+    asked = method or sparsity is not None or pattern or together or curves
+    share = 0.5 if sparsity is None else sparsity
+    zeros = Pruning(method or "sparsegpt", share, pattern, together, samples, None, curves)
     wanted = Wanted(
-        Pruning(method, sparsity, pattern, together, samples, None, curves),
-        Narrowing(layers, heads, channels, samples),
+        zeros if asked else None,
+        Narrowing(layers, heads, channels, width, samples),
         Trimming(rows, vocabulary),
         max_loss_increase,
         retrain,

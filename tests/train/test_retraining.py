@@ -170,7 +170,7 @@ def test_shapes_on_the_way(home: Path) -> None:
     names = [name for name, _ in shapes]
     assert names[0] == "x-l4-c64"
     assert names[-1] == "x-l8-c124"
-    numbers = [(how.layers, how.channels) for _, how in shapes]  # type: ignore[union-attr]
+    numbers = [(how.layers, how.channels) for _, how in shapes]
     assert numbers == sorted(numbers)
     assert len(names) == retraining.STEPS
     assert [n for n, _ in retraining._shapes(Narrowing(layers=6), recipe, "x")] == [

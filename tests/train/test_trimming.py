@@ -10,13 +10,14 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from tests.sparsity.test_masks import SMALL, corpus
+from tests.sparsity.test_masks import SMALL, corpus, zeros
 from wafergpt.api import export, finetune, import_model, pretrain, prune, report
 from wafergpt.checkpoint import store
 from wafergpt.cli.prune import command
 from wafergpt.errors import InputError
 from wafergpt.inference.predictor import Predictor
 from wafergpt.runs.run import Run
+from wafergpt.train import retraining
 
 __all__ = ["corpus"]
 
@@ -107,6 +108,44 @@ def test_it_is_exported_imported_and_pruned_further(home: Path) -> None:
     assert len(scores(small, TEXTS)) == 3
 
 
+def test_what_is_left_is_trained_on(home: Path) -> None:
+    made = prune("clf", "again", rows=0.2, vocabulary=True, sparsity=0.5, method="magnitude",
+                 retrain=8, root=home)  # fmt: skip
+    pruned, result = Run(home / "again-pruned"), made.read("result")["retraining"]
+    assert result["tables_after"] == pruned.read("result")["tables_after"]
+    assert result["tables_after"]["2-grams"] < result["tables_before"]["2-grams"]
+    assert result["val_loss_retrained"] < result["val_loss_after"]
+    assert made.recipe.model == pruned.recipe.model
+    first, then = (dict(store.weights(run)) for run in (pruned, made))
+    for name, value in first.items():
+        if "kept" in name or name.endswith((".ids", "ratios")):
+            assert torch.equal(then[name], value), name
+        if "ngrams" in name and name.endswith(".weight"):
+            # The row of those that were taken out.
+            assert not then[name][0].any()
+            assert not torch.equal(then[name], value)
+    assert zeros(made) == pytest.approx(zeros(pruned)) == pytest.approx(0.5, abs=0.01)
+    read = ["it is fine 3", "it is dull 8"]
+    assert [answer["label"] for answer in Predictor.load(made).predict(read) if answer] == [
+        "good", "bad"]  # fmt: skip
+    # Measured on the tokens that are left.
+    assert made.read("result")["val_loss"] == pytest.approx(result["val_loss_retrained"], rel=0.01)
+
+
+def test_a_teacher_of_all_rows(home: Path) -> None:
+    made = prune("clf", "taught", rows=0.5, retrain=2, distill=True, root=home)
+    assert made.recipe.train.teacher == (home / "clf").resolve()
+
+
+def test_the_smallest_has_tables_of_one_size(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retraining, "STEPS", 2)
+    made = prune("clf", "least", rows=0.5, method="magnitude", sparsity=0.4, retrain=2,
+                 max_loss_increase=10.0, root=home)  # fmt: skip
+    assert made.name == "least-s40"
+    assert made.recipe.model.ngram_kept
+    assert zeros(made) == pytest.approx(0.4, abs=0.01)
+
+
 def test_rows_are_not_asked_for_in_a_recipe(home: Path, corpus: Path) -> None:
     asked = [*SMALL, f"data.corpus={corpus}", "model.ngrams=[2]", "train.steps=2", "name=never"]
     with pytest.raises(InputError, match=r"model\.ngram_kept is set by prune"):
@@ -141,9 +180,10 @@ def test_the_command_and_the_report(home: Path) -> None:
         (["clf", "--rows", "0"], "a share of 0 is not above 0"),
         (["clf", "--rows", "150%"], "a share of 1.5 is not above 0 and at most 1"),
         (["clf", "--rows", "many"], "'many' is no share"),
-        (["clf", "--rows", "50%", "--sparsity", "20%"], "one after the other"),
-        (["clf", "--vocabulary", "--layers", "1"], "one after the other"),
-        (["clf", "--rows", "50%", "--curves"], "one after the other"),
+        (["clf", "--rows", "50%", "--curves"], "--curves are of zeros alone"),
+        (["clf", "--rows", "50%", "--layers", "1", "--sparsity", "20%"], "one after the other"),
+        (["clf", "--rows", "50%", "--layers", "9"], "9 layers are not between"),
+        (["clf", "--vocabulary", "--retrain", "1", "--distill"], "--distill needs a teacher"),
         (["clf", "--rows", "50%", "--name", "lm"], "lm exists"),
     ],
 )

@@ -54,11 +54,10 @@ class Rows(Share):
 @click.option(
     "--method",
     type=click.Choice(["magnitude", "wanda", "sparsegpt"]),
-    default="sparsegpt",
-    show_default=True,
+    show_default="sparsegpt",
     help="How the weights are chosen.",
 )
-@click.option("--sparsity", type=Share(), default="50%", show_default=True,
+@click.option("--sparsity", type=Share(), show_default="50%",
               help="Share of zeros in the matrices of the blocks.")  # fmt: skip
 @click.option("--pattern", type=click.Choice(["2:4"]), help="Two zeros of each four inputs.")
 @click.option("--global", "together", is_flag=True, help="Rank all magnitudes together.")
@@ -72,6 +71,8 @@ class Rows(Share):
 @click.option("--heads", type=click.IntRange(1), help="Heads to keep in each layer; likewise.")
 @click.option("--channels", type=click.IntRange(1),
               help="Channels of the feed-forward to keep in each layer; likewise.")  # fmt: skip
+@click.option("--width", type=click.IntRange(1),
+              help="Channels of the residual stream (d_model) to keep; likewise.")  # fmt: skip
 @click.option("--retrain", metavar="AMOUNT",
               help="Then train on: tokens (4M), or passes over a task's rows (1).")  # fmt: skip
 @click.option("--distill", is_flag=True, help="Retrain with RUN as the teacher.")
@@ -84,8 +85,8 @@ class Rows(Share):
 def command(
     arguments: tuple[str, ...],
     name: str,
-    method: Literal["magnitude", "wanda", "sparsegpt"],
-    sparsity: float,
+    method: Literal["magnitude", "wanda", "sparsegpt"] | None,
+    sparsity: float | None,
     pattern: str | None,
     together: bool,
     samples: int,
@@ -94,6 +95,7 @@ def command(
     layers: int | None,
     heads: int | None,
     channels: int | None,
+    width: int | None,
     retrain: str | None,
     distill: bool,
     rows: float | None,
@@ -105,8 +107,8 @@ def command(
 
     RUN is a language model or a task's run; overrides name its data if that has moved
     (data.corpus=, task.train=). The new run is a dense one with many zeros, smaller and faster on
-    paper only; or, with --layers, --heads, --channels, --rows or --vocabulary, a really smaller
-    one. With --retrain it is trained on by RUN's own recipe, whose keys can be overridden
+    paper only; or, with --layers, --heads, --channels, --width, --rows or --vocabulary, a really
+    smaller one. With --retrain it is trained on by RUN's own recipe, whose keys can be overridden
     (optimizer.lr=); an interrupted one goes on by the same command. With --max-loss-increase too,
     several are made and trained, and the smallest that keeps to it is named.
     """
@@ -116,20 +118,11 @@ def command(
     names, overrides = names_and_overrides(arguments, runs)
     if len(names) != 1:
         raise click.UsageError("name one run to prune")
-    context = click.get_current_context()
-    smaller = layers or heads or channels or rows or vocabulary
-    for option in ("method", "sparsity", "together", "pattern", "curves") if smaller else ():
-        if context.get_parameter_source(option) is click.core.ParameterSource.COMMANDLINE:
-            flag = "global" if option == "together" else option
-            raise click.UsageError(
-                f"--{flag} is for zeros, and --layers, --heads, --channels, --rows and "
-                "--vocabulary take parts out: one after the other, from run to run"
-            )
     made = prune(
         names[0], name, overrides, method=method, sparsity=sparsity, pattern=pattern is not None,
         together=together, samples=samples, max_loss_increase=max_loss_increase, curves=curves,
-        layers=layers, heads=heads, channels=channels, retrain=retrain, distill=distill,
-        rows=rows, vocabulary=vocabulary, root=runs,
+        layers=layers, heads=heads, channels=channels, width=width, retrain=retrain,
+        distill=distill, rows=rows, vocabulary=vocabulary, root=runs,
     )  # fmt: skip
     result = made.read("result")
     if "retraining" in result:
@@ -148,22 +141,22 @@ def command(
 def _what(result: dict[str, Any]) -> str:
     """Return what was done."""
     from wafergpt.reports.pruning import left_of_tables
+    from wafergpt.train.narrowing import PARTS
     from wafergpt.train.pruning import NOTABLE
 
-    if tables := left_of_tables(result):
-        return tables
-    if "shape_after" not in result:
+    parts = [tables] if (tables := left_of_tables(result)) else []
+    if result["method"] == "structure":
+        before, after = result["shape_before"], result["shape_after"]
+        parts += [
+            f"{after[key]:,} of {before[key]:,} {word}"
+            for key, word in PARTS.items()
+            if after[key] != before[key]
+        ]
+        if result["sparsity"] > NOTABLE:
+            parts.append(f"{result['sparsity']:.1%} zeros in the blocks are left")
+    elif result["method"] != "tables":
         pattern = f", {result['pattern']}" if result["pattern"] else ""
-        return f"{result['sparsity']:.1%} zeros in the blocks by {result['method']}{pattern}"
-    words = {"n_layers": "layers", "n_heads": "heads", "d_ffn": "channels"}
-    before, after = result["shape_before"], result["shape_after"]
-    parts = [
-        f"{after[key]:,} of {before[key]:,} {word}"
-        for key, word in words.items()
-        if after[key] != before[key]
-    ]
-    if result["sparsity"] > NOTABLE:
-        parts.append(f"{result['sparsity']:.1%} zeros in the blocks are left")
+        parts.append(f"{result['sparsity']:.1%} zeros in the blocks by {result['method']}{pattern}")
     return ", ".join(parts)
 
 

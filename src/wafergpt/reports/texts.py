@@ -71,10 +71,15 @@ def _given(chapter: Chapter) -> str:
             model = chapter.recipe.model
             words = {"layer": model.n_layers, "head": model.n_heads, "channel": model.d_ffn}
             parts = [_counted(n, word) for word, n in words.items()]
+            shape_before = chapter.result.get("shape_before")
+            if number(shape_before, "d_model") not in (None, model.d_model):
+                parts[0] += f" × {model.d_model} wide"
             zeros = f"{source} with {_joined(parts)}"
         if left_of_tables(chapter.result):
+            if chapter.result.get("method") == "tables":
+                zeros = source
             sizes = (number(chapter.result, f"bytes_{when}") for when in ("after", "before"))
-            zeros = f"{source} in {' instead of '.join(map(values.size, sizes))}"
+            zeros = f"{zeros} in {' instead of '.join(map(values.size, sizes))}"
         if before is None or after is None:
             return f"{zeros}."
         return f"{zeros}: the validation loss goes from {before:.4g} to {after:.4g}."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,7 +22,7 @@ from wafergpt.engines.outputs import evaluate
 from wafergpt.errors import InputError
 from wafergpt.inference.devices import inference_device
 from wafergpt.planning.intervals import with_intervals
-from wafergpt.progress import working
+from wafergpt.progress import silent, working
 from wafergpt.runs.run import Run
 from wafergpt.shapes.counts import training_flops
 from wafergpt.shapes.roles import role_of
@@ -98,10 +98,26 @@ class Calibrated:
         Raises:
             DamagedCheckpointError: if its checkpoint is not what was written.
         """
-        recipe = self.recipe.replace(model=run.recipe.model)
-        task = task_of(recipe)
-        network = store.restored(task.network, store.weights(run)).to(self.device).eval()
-        return replace(self, recipe=recipe, task=task, network=network)
+        task = {} if run.recipe.task is None else {"task": run.recipe.task}
+        recipe = self.recipe.replace(model=run.recipe.model, **task)
+        found = replace(self, recipe=recipe, task=task_of(recipe))
+        if recipe.model.vocab_size != self.recipe.model.vocab_size:
+            found.tokenizer = Tokenizer.load(run.tokenizer)
+            found.splits = self.encoded(found.tokenizer)
+        weights = store.weights(run)
+        found.network = store.restored(found.task.network, weights).to(self.device).eval()
+        return found
+
+    def encoded(self, tokenizer: Tokenizer) -> Splits:
+        """Return the same data as another tokenizer reads it."""
+        with silent():
+            return self.task.prepare(tokenizer)[1]
+
+    def settle(self, **changes: Mapping[str, Any]) -> None:
+        """Change the recipe as the network was changed."""
+        self.recipe = self.recipe.replace(**changes)
+        # It has read the data.
+        self.task.recipe = self.recipe
 
     def matrices(self) -> dict[str, Tensor]:
         """Return the weights of the blocks' matrices by name."""
@@ -190,9 +206,12 @@ class Calibrated:
 
 
 @contextmanager
-def hooked(modules: Sequence[nn.Module], hook: Any) -> Iterator[None]:
-    """Have a hook called before each module's forward pass."""
-    handles = [module.register_forward_pre_hook(hook) for module in modules]
+def hooked(modules: Sequence[nn.Module], hook: Any, after: bool = False) -> Iterator[None]:
+    """Have a hook called before each module's forward pass, or after it, with the output too."""
+    handles = [
+        module.register_forward_hook(hook) if after else module.register_forward_pre_hook(hook)
+        for module in modules
+    ]
     try:
         yield
     finally:

@@ -1,40 +1,54 @@
-"""Narrowing a trained run: a smaller dense one with fewer layers, heads and channels."""
+"""Narrowing a trained run: a smaller dense one with fewer layers, heads, channels, less width."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from wafergpt.checkpoint.imported_run import require_new
 from wafergpt.config import Model, Recipe
 from wafergpt.errors import InputError
 from wafergpt.model.gpt import Attention, FeedForward
 from wafergpt.progress import say, working
-from wafergpt.runs.run import Run
-from wafergpt.sparsity.structured import cut_channels, cut_heads
-from wafergpt.tasks.base import gpt_of, task_of
-from wafergpt.train.calibrated import Calibrated, hooked
-from wafergpt.train.pruning import NOTABLE, pruned_run
+from wafergpt.sparsity.structured import cut_channels, cut_heads, largest_ones
+from wafergpt.tasks.base import gpt_of
+from wafergpt.train.calibrated import Calibrated, Evaluated, hooked
+from wafergpt.train.pruning import NOTABLE
+from wafergpt.train.width import keep_width
+
+PARTS = {
+    "n_layers": "layers",
+    "n_heads": "heads",
+    "d_ffn": "channels",
+    "d_model": "channels of the residual stream",
+}
+"""What a narrowing takes out, by the key of the recipe."""
 
 
 @dataclass(frozen=True)
 class Narrowing:
     """The shape to narrow to; None leaves a number as it is.
 
+    Layers are taken out one by one, each time that without which the training loss is lowest. Heads
+    and channels are kept by what the loss would change without them, estimated to first order
+    (arXiv:1905.10650, arXiv:1906.10771); the width as ``keep_width`` says. What reads them is
+    refitted to its outputs by least squares, block by block.
+
     Attributes:
         layers: blocks.
         heads: of each block.
         channels: of each block's feed-forward, ``model.d_ffn``.
+        width: channels of the residual stream, ``model.d_model``.
         samples: sequences or rows of the training data to measure importance on.
     """
 
     layers: int | None = None
     heads: int | None = None
     channels: int | None = None
+    width: int | None = None
     samples: int = 128
 
     def __post_init__(self) -> None:
@@ -44,69 +58,52 @@ class Narrowing:
     @property
     def asked(self) -> bool:
         """Whether any number is given."""
-        return any(n is not None for n in (self.layers, self.heads, self.channels))
+        return any(n is not None for n in (self.layers, self.heads, self.channels, self.width))
 
     def of(self, model: Model) -> dict[str, int]:
-        """Return the three numbers for a model, by its keys.
+        """Return the four numbers for a model, by its keys.
 
         Raises:
             InputError: if one is not between 1 and what is there, or nothing would change.
         """
-        wanted = {"n_layers": self.layers, "n_heads": self.heads, "d_ffn": self.channels}
+        wanted = {
+            "n_layers": self.layers, "n_heads": self.heads, "d_ffn": self.channels,
+            "d_model": self.width,
+        }  # fmt: skip
         there = {key: getattr(model, key) for key in wanted}
-        for (key, n), word in zip(wanted.items(), ("layers", "heads", "channels"), strict=True):
+        for key, n in wanted.items():
             if n is not None and not 1 <= n <= there[key]:
-                raise InputError(f"{n} {word} are not between 1 and the {there[key]} there are")
+                raise InputError(
+                    f"{n} {PARTS[key]} are not between 1 and the {there[key]} there are"
+                )
         found = {key: there[key] if n is None else n for key, n in wanted.items()}
         if found == there:
             raise InputError("these are the numbers that it has: nothing to take out")
         return found
 
+    def require(self, name: str, recipe: Recipe) -> None:
+        """Require that it has so many parts, and one more; see ``removal.Removal``."""
+        self.of(recipe.model)
 
-def narrow(run: Run, recipe: Recipe, name: str, to: Narrowing, root: Path) -> Run:
-    """Make a smaller run from another one's weights.
-
-    Layers are taken out one by one, each time that without which the training loss is lowest. Heads
-    and channels are kept by what the loss would change without them, estimated to first order
-    (arXiv:1905.10650, arXiv:1906.10771); what reads them is refitted to its outputs by least
-    squares, block by block.
-
-    Args:
-        run: a language model or a task's, with its data.
-        recipe: the run's, with its data where that is now.
-        name: of the new run.
-        to: the shape.
-        root: the folder that holds runs.
-
-    Returns:
-        The new run; its result has loss, time and sizes before and after.
-
-    Raises:
-        InputError: if the name is taken, the data is gone, or the shape impossible.
-        DamagedCheckpointError: if the checkpoint is not what was written.
-    """
-    require_new(recipe.replace(name=name).name, root)
-    shape = to.of(recipe.model)
-    network = Calibrated.of(run, recipe)
-    model = network.recipe.model
-    before = network.facts("before", network.first(run.name))
-    if (zeros := network.zeros()) > NOTABLE:
-        say(f"{run.name} has {zeros:.0%} zeros in its blocks: what is refitted has none")
-    work = _Work(network, to.samples)
-    work.keep_layers(shape["n_layers"])
-    work.keep_parts(shape["n_heads"], shape["d_ffn"])
-    smaller = network.recipe.replace(model={**shape, "d_head": model.head_width})
-    network.recipe, network.task = smaller, task_of(smaller)
-    facts = {
-        "pruned": str(run.path.resolve()),
-        "how": asdict(to),
-        "method": "structure",
-        "pattern": None,
-        "sparsity": network.zeros(),
-        "shape_before": {key: getattr(model, key) for key in shape},
-        "shape_after": shape,
-    }
-    return pruned_run(network, name, root, network.evaluated(), {**facts, **before})
+    def take_out(self, network: Calibrated, name: str, before: Evaluated) -> dict[str, Any]:
+        """Make a network smaller; see ``removal.Removal``."""
+        model = network.recipe.model
+        shape = self.of(model)
+        if (zeros := network.zeros()) > NOTABLE:
+            say(f"{name} has {zeros:.0%} zeros in its blocks: what is refitted has none")
+        work = _Work(network, self.samples)
+        work.keep_layers(shape["n_layers"])
+        work.keep_parts(shape["n_heads"], shape["d_ffn"])
+        parts = {key: n for key, n in shape.items() if key != "d_model"}
+        network.settle(model={**parts, "d_head": model.head_width})
+        if shape["d_model"] < model.d_model:
+            keep_width(network, shape["d_model"], self.samples)
+        return {
+            "method": "structure",
+            "pattern": None,
+            "shape_before": {key: getattr(model, key) for key in shape},
+            "shape_after": shape,
+        }
 
 
 class _Work:
@@ -152,10 +149,10 @@ class _Work:
             with working(f"refitting layer {number + 1} of {len(ffns)}"):
                 # Inputs are those of the narrower parts before it.
                 if fewer_heads:
-                    kept = _largest(importance[attention.out], heads)
+                    kept = largest_ones(importance[attention.out], heads)
                     cut_heads(attention, kept, self._gram(attention.out))
                 if fewer_channels:
-                    kept = _largest(importance[ffn.out], channels)
+                    kept = largest_ones(importance[ffn.out], channels)
                     cut_channels(ffn, kept, self._gram(ffn.out))
 
     def _parts(self) -> tuple[list[Attention], list[FeedForward]]:
@@ -193,8 +190,3 @@ class _Work:
                     found[linear] = change if linear not in found else found[linear] + change
                 network.network.zero_grad()
         return found
-
-
-def _largest(importance: Tensor, n: int) -> Tensor:
-    """Return the numbers of the ``n`` largest, ascending."""
-    return importance.argsort(descending=True, stable=True)[:n].sort().values.cpu()

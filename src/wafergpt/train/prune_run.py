@@ -1,4 +1,4 @@
-"""What ``wafergpt prune`` is asked for: zeros, fewer parts or smaller tables, and a retraining."""
+"""What ``wafergpt prune`` is asked for: smaller tables, zeros or fewer parts, and a retraining."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from wafergpt.errors import InputError
 from wafergpt.progress import say
 from wafergpt.runs.moved import require_sources
 from wafergpt.runs.run import Run
-from wafergpt.train.narrowing import Narrowing, narrow
-from wafergpt.train.pruning import Pruning, prune
+from wafergpt.train.narrowing import Narrowing
+from wafergpt.train.pruning import Pruning
+from wafergpt.train.removal import take_out
 from wafergpt.train.retraining import OVERRIDES, Retraining, prune_and_retrain
-from wafergpt.train.trimming import Trimming, trim
+from wafergpt.train.trimming import Trimming
 
 FOR_ALL = ("data.", "task.", "system.", "evaluate.")
 """Settings of the run that may change."""
@@ -22,10 +23,10 @@ FOR_ALL = ("data.", "task.", "system.", "evaluate.")
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is to be taken out of a run; one of the first three, zeros if no other is asked for.
+    """What is to be taken out of a run: of its tables, and of its blocks zeros or parts.
 
     Attributes:
-        zeros: weights that are set to zero.
+        zeros: weights that are set to zero; None for none, unless nothing else is asked for.
         parts: the shape of a smaller network.
         tables: what stays of tables.
         max_loss_increase: as a share; of zeros, or after the retraining.
@@ -33,7 +34,7 @@ class Wanted:
         distill: retrain with the run as the teacher.
     """
 
-    zeros: Pruning
+    zeros: Pruning | None
     parts: Narrowing
     tables: Trimming
     max_loss_increase: float | None
@@ -41,22 +42,34 @@ class Wanted:
     distill: bool
 
     def __post_init__(self) -> None:
-        plain = Pruning(samples=self.zeros.samples)
         limited = self.retrain is None and self.max_loss_increase is not None
-        blocks = self.zeros != plain or limited
-        if self.parts.asked and blocks:
+        if self.parts.asked and (self.zeros is not None or limited):
             raise InputError(
-                "--layers, --heads and --channels take parts out, and the other options set "
-                "weights to zero: one after the other, from run to run; --max-loss-increase finds "
-                "a shape with --retrain"
+                "--layers, --heads, --channels and --width take parts out, and the other options "
+                "set weights to zero: one after the other, from run to run; --max-loss-increase "
+                "finds a shape with --retrain"
             )
         if self.distill and self.retrain is None:
             raise InputError("--distill is for a retraining: add --retrain")
-        if self.tables.asked and (self.parts.asked or self.retrain is not None or blocks):
+        if self.distill and self.tables.vocabulary:
             raise InputError(
-                "--rows and --vocabulary make tables smaller, and the other options change blocks: "
-                "one after the other, from run to run"
+                "--distill needs a teacher that reads the same tokens, and --vocabulary takes some "
+                "out: leave one of them out"
             )
+        if self.tables.asked and self.zeros is not None and self.zeros.curves:
+            raise InputError("--curves are of zeros alone: not with --rows or --vocabulary")
+
+    @property
+    def removals(self) -> list[Trimming | Pruning | Narrowing]:
+        """What to take out, in this order: tables, then parts or zeros."""
+        found: list[Trimming | Pruning | Narrowing] = [self.tables] if self.tables.asked else []
+        limit = None if self.retrain is not None else self.max_loss_increase
+        if self.parts.asked:
+            found.append(self.parts)
+        elif not found or self.zeros is not None or self.max_loss_increase is not None:
+            zeros = self.zeros or Pruning(samples=self.parts.samples)
+            found.append(replace(zeros, max_loss_increase=limit))
+        return found
 
 
 def prune_run(run: Run, name: str, overrides: Sequence[str], wanted: Wanted, root: Path) -> Run:
@@ -81,18 +94,12 @@ def prune_run(run: Run, name: str, overrides: Sequence[str], wanted: Wanted, roo
     recipe = _with_data(run, overrides, wanted)
     if run.read("result") is None:
         say(f"{run.path} is not finished: what it has learned so far is pruned")
-    if wanted.tables.asked:
-        return trim(run, recipe, name, wanted.tables, root)
-    limit = wanted.max_loss_increase
-    if wanted.retrain is not None:
-        amount = Retraining.amount_of(wanted.retrain, recipe)
-        again = tuple(o for o in overrides if not o.startswith(("data.", "task.")))
-        after = Retraining(amount, wanted.distill, limit, again)
-        how = wanted.parts if wanted.parts.asked else wanted.zeros
-        return prune_and_retrain(run, recipe, name, how, after, root)
-    if wanted.parts.asked:
-        return narrow(run, recipe, name, wanted.parts, root)
-    return prune(run, recipe, name, replace(wanted.zeros, max_loss_increase=limit), root)
+    if wanted.retrain is None:
+        return take_out(run, recipe, name, wanted.removals, root)
+    amount = Retraining.amount_of(wanted.retrain, recipe)
+    again = tuple(o for o in overrides if not o.startswith(("data.", "task.")))
+    after = Retraining(amount, wanted.distill, wanted.max_loss_increase, again)
+    return prune_and_retrain(run, recipe, name, wanted.removals, after, root)
 
 
 def _with_data(run: Run, overrides: Sequence[str], wanted: Wanted) -> Recipe:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from wafergpt.checkpoint.imported_run import require_new, run_with
 from wafergpt.config import Recipe
 from wafergpt.errors import InputError
 from wafergpt.progress import say, working
-from wafergpt.runs.run import Run
 from wafergpt.shapes.roles import role_of
 from wafergpt.sparsity import criteria
 from wafergpt.tasks.base import gpt_of
@@ -68,87 +66,32 @@ class Pruning:
         if self.max_loss_increase is not None and (self.pattern or self.max_loss_increase <= 0):
             raise InputError("a limit of the loss is above 0, and finds a sparsity: no pattern")
 
+    def require(self, name: str, recipe: Recipe) -> None:
+        """Every run has weights that can be zero."""
 
-def prune(run: Run, recipe: Recipe, name: str, how: Pruning, root: Path) -> Run:
-    """Make a run from another one's weights, many of them set to zero.
-
-    Args:
-        run: a language model or a task's, with its data.
-        recipe: the run's, with its data where that is now.
-        name: of the new run.
-        how: which weights, and how many.
-        root: the folder that holds runs.
-
-    Returns:
-        The new run; its result has loss, time and sizes before and after.
-
-    Raises:
-        InputError: if the name is taken, the data is gone, or no sparsity keeps to the limit.
-        DamagedCheckpointError: if the checkpoint is not what was written.
-    """
-    require_new(recipe.replace(name=name).name, root)
-    network = Calibrated.of(run, recipe)
-    evaluated, zeros = network.first(run.name), network.zeros()
-    before = network.facts("before", evaluated)
-    if how.pattern and (odd := _odd(network)):
-        raise InputError(
-            f"2:4 takes inputs four by four, and {odd} has a width that is no multiple"
-        )
-    if zeros > how.sparsity + SAME:
-        raise InputError(f"{run.name} has {zeros:.1%} zeros in its blocks: more than asked for")
-    if zeros > NOTABLE:
-        say(f"{run.name} has {zeros:.0%} zeros in its blocks already; these count")
-    work = _Work(network, how)
-    alone = work.measure_curves() if how.curves else []
-    if how.max_loss_increase is None:
-        work.prune(how.sparsity)
-        after = network.evaluated()
-    else:
-        after = work.largest_within((1 + how.max_loss_increase) * evaluated.loss)
-    facts = {
-        "pruned": str(run.path.resolve()),
-        "how": asdict(how),
-        "method": how.method,
-        "pattern": "2:4" if how.pattern else None,
-        "sparsity": network.zeros(),
-        "densities": work.densities(),
-        "curve": sorted(work.tried),
-        "alone": alone,
-    }
-    return pruned_run(network, name, root, after, {**facts, **before})
-
-
-def pruned_run(
-    network: Calibrated, name: str, root: Path, after: Evaluated, facts: dict[str, object]
-) -> Run:
-    """Write a run of weights that were pruned.
-
-    Args:
-        network: with its weights and recipe as they are now.
-        name: of the new run.
-        root: the folder that holds runs.
-        after: its evaluation.
-        facts: of its result, beside what is measured after.
-
-    Returns:
-        The new run.
-    """
-    fitted = {"task": after.fitted} if after.fitted else {}
-    return run_with(
-        network.network.state_dict(),
-        network.recipe.replace(name=name, sparsity={"algorithm": "none"}, **fitted),
-        root,
-        network.tokenizer,
-        {
-            **facts,
-            **network.facts("after", after),
-            "parameters": sum(p.numel() for p in network.network.parameters()),
-            "val_loss": after.loss,
-            "metrics": after.metrics,
-            "tokens": None,
-            "loss": None,
-        },
-    )
+    def take_out(self, network: Calibrated, name: str, before: Evaluated) -> dict[str, Any]:
+        """Set weights of a network to zero; see ``removal.Removal``."""
+        if self.pattern and (odd := _odd(network)):
+            raise InputError(
+                f"2:4 takes inputs four by four, and {odd} has a width that is no multiple"
+            )
+        if (zeros := network.zeros()) > self.sparsity + SAME:
+            raise InputError(f"{name} has {zeros:.1%} zeros in its blocks: more than asked for")
+        if zeros > NOTABLE:
+            say(f"{name} has {zeros:.0%} zeros in its blocks already; these count")
+        work = _Work(network, self)
+        alone = work.measure_curves() if self.curves else []
+        if self.max_loss_increase is None:
+            work.prune(self.sparsity)
+        else:
+            work.find_largest_within((1 + self.max_loss_increase) * before.loss)
+        return {
+            "method": self.method,
+            "pattern": "2:4" if self.pattern else None,
+            "densities": work.densities(),
+            "curve": sorted(work.tried),
+            "alone": alone,
+        }
 
 
 def _odd(network: Calibrated) -> str:
@@ -165,13 +108,13 @@ class _Work:
         self._dense = {name: weights.clone() for name, weights in network.matrices().items()}
         self.tried: list[tuple[float, float]] = []
 
-    def largest_within(self, limit: float) -> Evaluated:
+    def find_largest_within(self, limit: float) -> None:
         """Prune by the largest sparsity, at most that asked for, whose loss is within a limit.
 
         Raises:
             InputError: if none of those tried is.
         """
-        low, high, found = 0.0, min(self._how.sparsity, MOST), None
+        low, high = 0.0, min(self._how.sparsity, MOST)
         for round_ in range(ROUNDS):
             tried = high if round_ == 0 else (low + high) / 2
             self.prune(tried)
@@ -179,15 +122,14 @@ class _Work:
             self.tried.append((tried, now.loss))
             say(f"sparsity {tried:.1%}: validation loss {now.loss:.4f} (limit {limit:.4f})")
             if now.loss <= limit:
-                low, found = tried, now
+                low = tried
                 if round_ == 0:
-                    return now
+                    return
             else:
                 high = tried
-        if found is None:
+        if not low:
             raise InputError(f"no sparsity from {high:.1%} on keeps the loss within {limit:.4f}")
         self.prune(low)
-        return found
 
     def measure_curves(self) -> list[float]:
         """Try several sparsities; return the loss with each block alone pruned."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,11 +16,14 @@ from wafergpt.progress import say
 from wafergpt.runs.run import Run
 from wafergpt.runs.teacher import with_teacher
 from wafergpt.train.calibrated import Calibrated
-from wafergpt.train.narrowing import Narrowing, narrow
-from wafergpt.train.pruning import NOTABLE, SAME, Pruning, prune
+from wafergpt.train.narrowing import Narrowing
+from wafergpt.train.pruning import NOTABLE, SAME, Pruning
+from wafergpt.train.removal import how, take_out
 from wafergpt.train.run import train
+from wafergpt.train.trimming import Trimming
 
-How = Pruning | Narrowing
+Removals = Sequence[Trimming | Pruning | Narrowing]
+"""What is taken out; only zeros or parts, which come last, have a size to search for."""
 
 STEPS = 16
 """Sizes between a run's own and the smallest one, of which a search finds one in five trainings."""
@@ -122,7 +125,7 @@ class Retraining:
 
 
 def prune_and_retrain(
-    run: Run, recipe: Recipe, name: str, how: How, retraining: Retraining, root: Path
+    run: Run, recipe: Recipe, name: str, removals: Removals, retraining: Retraining, root: Path
 ) -> Run:
     """Prune a run, and train what is left on; with a limit, find the smallest that keeps to it.
 
@@ -133,7 +136,7 @@ def prune_and_retrain(
         run: a language model or a task's, with its data.
         recipe: the run's, with its data where that is now.
         name: of the new run; with a limit, what the names begin with.
-        how: how to prune; with a limit, the most that is taken out.
+        removals: what to take out; with a limit, the most that is.
         retraining: how to train.
         root: the folder that holds runs.
 
@@ -146,21 +149,25 @@ def prune_and_retrain(
         Interrupted: if a signal requested a stop.
     """
     with_teacher(retraining.recipe(recipe, run, name), root)
-    if isinstance(how, Narrowing):
-        how.of(recipe.model)
+    for each in removals:
+        each.require(run.name, recipe)
     if retraining.max_loss_increase is None:
         _require_free(name, root)
         work = _Work(run, recipe, retraining, root)
-        return work.made(name, how)
-    if isinstance(how, Pruning) and (how.pattern or how.curves):
-        raise InputError("a pattern has one sparsity, and curves are of one: not with a search")
-    if isinstance(how, Narrowing):
-        candidates = _shapes(how, recipe, name)
+        return work.made(name, removals)
+    *first, last = removals
+    if isinstance(last, Trimming):
+        raise InputError("tables have one size, and no smallest one is searched for")
+    if isinstance(last, Narrowing):
+        found: list[tuple[str, Pruning | Narrowing]] = [*_shapes(last, recipe, name)]
     else:
-        candidates = _sparsities(how, name)
-    for each, _ in candidates:
-        _require_free(each, root)
+        if last.pattern or last.curves:
+            raise InputError("a pattern has one sparsity, and curves are of one: not with a search")
+        found = [*_sparsities(last, name)]
+    for each_name, _ in found:
+        _require_free(each_name, root)
     work = _Work(run, recipe, retraining, root)
+    candidates = [(each_name, [*first, size]) for each_name, size in found]
     return work.smallest(candidates, retraining.max_loss_increase)
 
 
@@ -174,23 +181,24 @@ def _pruned(name: str) -> str:
     return f"{name}-pruned"
 
 
-def _sparsities(how: Pruning, name: str) -> list[tuple[str, How]]:
+def _sparsities(how: Pruning, name: str) -> list[tuple[str, Pruning]]:
     """Return ways to prune and their names, in percents, the most zeros first."""
     steps = range(STEPS, 0, -1)
     shares = [how.sparsity * step / STEPS for step in steps]
     return [(f"{name}-s{100 * share:.4g}", replace(how, sparsity=share)) for share in shares]
 
 
-def _shapes(how: Narrowing, recipe: Recipe, name: str) -> list[tuple[str, How]]:
+def _shapes(how: Narrowing, recipe: Recipe, name: str) -> list[tuple[str, Narrowing]]:
     """Return shapes and their names, the smallest first, on the line to the run's own."""
     model = recipe.model
     parts = {
         "layers": (model.n_layers, how.layers),
         "heads": (model.n_heads, how.heads),
         "channels": (model.d_ffn, how.channels),
+        "width": (model.d_model, how.width),
     }
     asked = {part: (there, n) for part, (there, n) in parts.items() if n is not None}
-    found: dict[str, How] = {}
+    found: dict[str, Narrowing] = {}
     for step in range(STEPS, 0, -1):
         numbers = {
             part: there - round((there - n) * step / STEPS) for part, (there, n) in asked.items()
@@ -209,7 +217,7 @@ class _Work:
         self._parent = Calibrated.of(run, recipe)
         self._before = self._parent.first(run.name).loss
 
-    def smallest(self, candidates: Sequence[tuple[str, How]], share: float) -> Run:
+    def smallest(self, candidates: Sequence[tuple[str, Removals]], share: float) -> Run:
         """Return the smallest run within a limit of the loss, of those found by bisection.
 
         Raises:
@@ -218,17 +226,17 @@ class _Work:
         """
         zeros = self._parent.zeros()
         candidates = [
-            (name, how)
-            for name, how in candidates
-            if isinstance(how, Narrowing) or how.sparsity > zeros + SAME
+            (name, removals)
+            for name, removals in candidates
+            if not isinstance(last := removals[-1], Pruning) or last.sparsity > zeros + SAME
         ]
         if not candidates:
             raise InputError(f"{self._run.name} has {zeros:.1%} zeros already: nothing to search")
         limit, tried = (1 + share) * self._before, dict[str, float]()
 
-        def keeps(candidate: tuple[str, How]) -> bool:
-            name, how = candidate
-            loss = self.made(name, how).read("result")["retraining"]["val_loss_retrained"]
+        def keeps(candidate: tuple[str, Removals]) -> bool:
+            name, removals = candidate
+            loss = self.made(name, removals).read("result")["retraining"]["val_loss_retrained"]
             tried[name] = loss
             say(f"{name}: validation loss {loss:.4f} (limit {limit:.4f})")
             return bool(loss <= limit)
@@ -247,9 +255,9 @@ class _Work:
         run.write("result", result)
         return run
 
-    def made(self, name: str, how: How) -> Run:
+    def made(self, name: str, removals: Removals) -> Run:
         """Prune, train on, and measure, unless that is done."""
-        pruned = self._pruned_run(_pruned(name), how)
+        pruned = self._pruned_run(_pruned(name), removals)
         recipe = self._retraining.recipe(self._recipe, self._run, name, pruned)
         try:
             run = train(recipe, start=pruned, auto_resume=True, root=self._root)
@@ -264,13 +272,12 @@ class _Work:
         run.write("result", run.read("result") | {"retraining": facts})
         return run
 
-    def _pruned_run(self, name: str, how: How) -> Run:
+    def _pruned_run(self, name: str, removals: Removals) -> Run:
         path = self._root / name
         if not path.exists():
-            make: Callable[..., Run] = narrow if isinstance(how, Narrowing) else prune
-            return make(self._run, self._recipe, name, how, self._root)
+            return take_out(self._run, self._recipe, name, removals, self._root)
         result = Run(path).read("result") or {}
-        same = result.get("how") == asdict(how) and math.isclose(
+        same = result.get("how") == how(removals) and math.isclose(
             result.get("val_loss_before", 0.0), self._before, rel_tol=SAME_LOSS
         )
         if not same:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wafergpt.checkpoint.imported_run import require_new
 from wafergpt.config import Recipe
 from wafergpt.data.batches import Batch
 from wafergpt.data.labelled_batches import LabelledBatches
@@ -20,11 +19,9 @@ from wafergpt.model.gpt import GPT
 from wafergpt.model.heads import Classifier
 from wafergpt.model.ngrams import KeptRows
 from wafergpt.progress import working
-from wafergpt.runs.run import Run
-from wafergpt.tasks.base import EvaluationSet, task_of
+from wafergpt.tasks.base import task_of
 from wafergpt.tasks.text_task import TextTask
-from wafergpt.train.calibrated import Calibrated
-from wafergpt.train.pruning import pruned_run
+from wafergpt.train.calibrated import Calibrated, Evaluated
 
 ROWS = 64
 """Training rows that are read at once."""
@@ -32,7 +29,11 @@ ROWS = 64
 
 @dataclass(frozen=True)
 class Trimming:
-    """What to take out.
+    """What to take out of tables.
+
+    Of an n-gram table those rows stay whose squared norm times the number of times that training
+    texts read them is largest: what Wanda (arXiv:2306.11695) gives for whole rows. All other rows
+    add nothing. Tokens go as ``without_unused`` says.
 
     Attributes:
         rows: the share to keep of the rows that training texts read, in each n-gram table; 1 keeps
@@ -52,55 +53,28 @@ class Trimming:
         """Whether anything is to be taken out."""
         return self.rows is not None or self.vocabulary
 
+    def require(self, name: str, recipe: Recipe) -> None:
+        """Require a task's run that has tables; see ``removal.Removal``."""
+        if not isinstance(task_of(recipe), TextTask):
+            raise InputError(
+                f"{name} is no classifier or regression, which alone lose rows of tables and tokens"
+            )
+        if self.rows is not None and not recipe.model.ngrams and not _scores_ngrams(recipe):
+            raise InputError(f"{name} has no tables of n-grams to take rows out of")
 
-def trim(run: Run, recipe: Recipe, name: str, what: Trimming, root: Path) -> Run:
-    """Make a run with smaller tables from a task's run.
-
-    Of an n-gram table those rows stay whose squared norm times the number of times that training
-    texts read them is largest: what Wanda (arXiv:2306.11695) gives for whole rows. All other rows
-    add nothing. Tokens go as ``without_unused`` says.
-
-    Args:
-        run: a task's, with its rows.
-        recipe: the run's, with its data where that is now.
-        name: of the new run.
-        what: to take out.
-        root: the folder that holds runs.
-
-    Returns:
-        The new run; its result has loss, time and sizes before and after.
-
-    Raises:
-        InputError: if the name is taken, the data is gone, the run is a language model, or nothing
-            can be taken out.
-        DamagedCheckpointError: if the checkpoint is not what was written.
-    """
-    require_new(recipe.replace(name=name).name, root)
-    if not isinstance(task_of(recipe), TextTask):
-        raise InputError(
-            f"{run.name} is no classifier or regression, which alone lose rows of tables and tokens"
-        )
-    if what.rows is not None and not recipe.model.ngrams and not _scores_ngrams(recipe):
-        raise InputError(f"{run.name} has no tables of n-grams to take rows out of")
-    network = Calibrated.of(run, recipe)
-    before = network.facts("before", network.first(run.name))
-    tables = _sizes(network)
-    work = _Work(network)
-    if what.rows is not None:
-        work.keep_rows(what.rows)
-    if what.vocabulary:
-        work.drop_tokens()
-    if (left := _sizes(network)) == tables:
-        raise InputError(f"training texts need every row and token of {run.name}")
-    facts = {
-        "pruned": str(run.path.resolve()),
-        "method": "tables",
-        "pattern": None,
-        "sparsity": network.zeros(),
-        "tables_before": tables,
-        "tables_after": left,
-    }
-    return pruned_run(network, name, root, network.evaluated(), {**facts, **before})
+    def take_out(self, network: Calibrated, name: str, before: Evaluated) -> dict[str, Any]:
+        """Make tables smaller; see ``removal.Removal``."""
+        tables = _sizes(network)
+        work = _Work(network)
+        if self.rows is not None:
+            work.keep_rows(self.rows)
+        if self.vocabulary:
+            work.drop_tokens()
+        if (left := _sizes(network)) == tables:
+            raise InputError(f"training texts need every row and token of {name}")
+        return {
+            "method": "tables", "pattern": None, "tables_before": tables, "tables_after": left,
+        }  # fmt: skip
 
 
 def _scores_ngrams(recipe: Recipe) -> bool:
@@ -127,11 +101,6 @@ class _Work:
         self._gpt: GPT = network.network.gpt
         self._train = network.splits.train
 
-    def _settle(self, **changes: dict[str, object]) -> None:
-        """Change the recipe as the network was changed."""
-        self._network.recipe = self._network.recipe.replace(**changes)
-        self._network.task.recipe = self._network.recipe
-
     @torch.no_grad()
     def keep_rows(self, share: float) -> None:
         """Keep a share of the rows that are read, in each table of n-grams."""
@@ -154,7 +123,7 @@ class _Work:
                 kept.append(_numbers(rows, old))
                 _cut(table, rows)
             ngrams.kept = nn.ModuleList(kept)
-            self._settle(model={"ngram_kept": tuple(len(each.rows) for each in kept)})
+            self._network.settle(model={"ngram_kept": tuple(len(each.rows) for each in kept)})
         if scores is not None:
             weights = scores.weight
             if scores.ratios is not None:
@@ -164,7 +133,7 @@ class _Work:
             _cut(scores, rows)
             if scores.ratios is not None:
                 scores.ratios = torch.cat((scores.ratios.new_zeros(1), scores.ratios[rows]))
-            self._settle(task={"ngram_kept": len(rows)})
+            self._network.settle(task={"ngram_kept": len(rows)})
 
     def _batches(self) -> Iterator[Batch]:
         count = self._train.samples_per_epoch
@@ -201,15 +170,11 @@ class _Work:
             ids = self._gpt.ngrams.ids
             self._gpt.ngrams.ids = (old if ids is None else ids[old]).int()
         network.tokenizer = tokenizer
-        self._settle(
+        network.settle(
             model={"vocab_size": len(left), "tied": True, "ngram_ids": hashes},
             task={"end_of_text": tokenizer.end_of_text},
         )
-        assert isinstance(network.task, TextTask)
-        texts = network.task.tables.validation.texts
-        encoded, validation = network.task.encode(texts, tokenizer), network.splits.validation
-        validation = EvaluationSet(encoded.batches, validation.references, encoded.rows)
-        network.splits = replace(network.splits, validation=validation)
+        network.splits = network.encoded(tokenizer)
 
 
 def _most_important(weights: Tensor, reads: Tensor, share: float) -> Tensor:
