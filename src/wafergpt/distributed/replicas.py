@@ -53,6 +53,8 @@ def _tables(module: nn.Module) -> dict[str, torch.Tensor]:
         f"{name}.weight": part.weight
         for name, part in module.named_modules()
         if isinstance(part, nn.Embedding | nn.EmbeddingBag) and part.sparse
+        # A frozen one has none.
+        and part.weight.requires_grad
     }
 
 
