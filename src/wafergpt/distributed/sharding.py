@@ -41,9 +41,7 @@ def shard(
 
 
 @torch.no_grad()
-def fill(
-    network: nn.Module, values: Iterable[tuple[str, Rows]], kept: Container[str] = ()
-) -> None:
+def fill(network: nn.Module, values: Iterable[tuple[str, Rows]], kept: Container[str] = ()) -> None:
     """Copy values into the weights, one after the other; of sharded weights, this process' part.
 
     Args:

@@ -205,7 +205,9 @@ class Task(ABC):
         if start is not None:
             new = gpt.added_to(start)
             require_fit(gpt, start, new)
-            yield from ((prefix + name, values) for name, values in gpt.added(new, self.recipe.seed))
+            yield from (
+                (prefix + name, values) for name, values in gpt.added(new, self.recipe.seed)
+            )
         for name, values in drawn:
             yield prefix + name, values
         rows = parametrization(self.recipe.model).rows
