@@ -98,7 +98,9 @@ def test_what_the_paper_says_in_transformers_gpt2() -> None:
 
 @examples(max_examples=25, deadline=None)
 @given(st.integers(1, 6), st.integers(1, 9), st.integers(1, 9), st.floats(0.1, 64))
-def test_a_merged_matrix_computes_the_same(rank: int, rows: int, columns: int, scale: float) -> None:
+def test_a_merged_matrix_computes_the_same(
+    rank: int, rows: int, columns: int, scale: float
+) -> None:
     torch.manual_seed(rank)
     layer = LoraLinear(nn.Linear(columns, rows), rank, scale).double()
     nn.init.normal_(layer.lora_a)

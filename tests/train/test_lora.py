@@ -21,7 +21,7 @@ from wafergpt.checkpoint.averaging import average
 from wafergpt.checkpoint.format import WEIGHTS, Stored
 from wafergpt.config import Lora, load_recipe
 from wafergpt.engines.base import engine_for
-from wafergpt.errors import InputError
+from wafergpt.errors import InputError, RunFailed
 from wafergpt.inference.predictor import Predictor
 from wafergpt.planning.memory import checkpoint_bytes, estimated_memory
 from wafergpt.runs.run import SHIPPED, Run
@@ -44,8 +44,11 @@ def home(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "regress": [{"text": f"it is {n}", "label": n} for n, _ in words],
         "tag": [{"tokens": ["it", "is", w], "tags": ["O", "O", f"B-{w}"]} for _, w in words * 2],
         "translate": [{"source": f"{w} {n}", "target": f"{n} {w}"} for n, w in words],
-        "dialogue": [{"messages": [{"role": "user", "content": f"how {n}"},
-                                   {"role": "assistant", "content": w}]} for n, w in words],
+        "dialogue": [
+            {"messages": [{"role": "user", "content": f"how {n}"},
+                          {"role": "assistant", "content": f"{n} good"}]}
+            for n in range(100)
+        ],
     }  # fmt: skip
     for task, some in rows.items():
         text = "".join(json.dumps(row) + "\n" for row in some)
@@ -95,16 +98,16 @@ def test_every_task_trains_adapters_alone(home: Path, task: str) -> None:
     )
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon", "sgd"])
+@pytest.mark.parametrize(("optimizer", "lr"), [("adamw", 0.01), ("muon", 0.02), ("sgd", 0.3)])
 def test_a_language_model_goes_on_with_a_corpus(
-    home: Path, corpus: Path, tmp_path: Path, optimizer: str
+    home: Path, corpus: Path, tmp_path: Path, optimizer: str, lr: float
 ) -> None:
     more = [f"data.corpus={corpus}", f"optimizer.name={optimizer}", "evaluate.batches=2",
-            "optimizer.weight_decay=0", "name=more", "evaluate.prompts=[the]",
-            "train.micro_batch_size=2"]  # fmt: skip
+            "optimizer.weight_decay=0", "name=more", "evaluate.prompts=[the]", "train.steps=20",
+            "train.micro_batch_size=2", f"optimizer.lr={lr}"]  # fmt: skip
     run = pretrain(None, [*QUICK, *more], start=home / "lm", root=tmp_path)
-    rows = run.metrics()
-    assert rows[-1]["loss"] < rows[0]["loss"]
+    before, after = Run(home / "lm").read("result"), run.read("result")
+    assert after["best_val_loss"] < before["val_loss"]
     assert all(name.endswith(("lora_a", "lora_b")) for name in own(run))
     assert generate(run, "the", root=tmp_path)
     written = export(run, tmp_path / "hf", root=tmp_path)
@@ -137,11 +140,29 @@ def test_a_resume_ends_in_the_same_bits(adapted: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("shards", [1, 2])
+def test_several_processes_train_the_same(
+    home: Path, corpus: Path, tmp_path: Path, shards: int
+) -> None:
+    asked = [*QUICK, f"data.corpus={corpus}", "evaluate.batches=2"]
+    one = pretrain(None, [*asked, "name=one"], start=home / "lm", root=tmp_path)
+    command = [sys.executable, "-m", "wafergpt.cli", "pretrain", "--runs", str(tmp_path)]
+    more = ["--from", str(home / "lm"), "--nproc", "2", f"system.shard={shards}", "name=two"]
+    subprocess.run([*command, *asked, *more], check=True, capture_output=True)
+    two = Run(tmp_path / "two")
+    losses = [[row["loss"] for row in run.metrics()] for run in (one, two)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert own(one).keys() == own(two).keys()
+    merged = store.weights(one), store.weights(two)
+    assert all(torch.allclose(merged[0][name], merged[1][name], atol=1e-4) for name in merged[0])
+
+
+@pytest.mark.slow
 def test_killed_and_resumed_it_ends_in_the_same_bits(home: Path, tmp_path: Path) -> None:
     shutil.copytree(home / "lm", tmp_path / "lm")
     more = ["train.steps=300", "checkpoint.every=10", "model.dropout=0.1", "evaluate.every=300"]
     straight = finetune(home / "lm", None, asked(home, "straight", *more), root=tmp_path).run
-    command = [sys.executable, "-m", "wafergpt", "finetune", "--runs", str(tmp_path)]
+    command = [sys.executable, "-m", "wafergpt.cli", "finetune", "--runs", str(tmp_path)]
     process = subprocess.Popen([*command, "lm", *asked(home, "cut", *more)],
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
     while process.poll() is None and not (tmp_path / "cut/checkpoints/step-00000010").exists():
@@ -177,11 +198,18 @@ def test_a_checkpoint_is_small_and_goes_with_its_base(
         shutil.rmtree(folder)
     with pytest.raises(InputError, match=r"^adapted holds adapters of .*lm, which has other"):
         Predictor.load(Run(moved / "adapted"))
+    path = tmp_path / "adapted" / "recipe.yaml"
+    for name in ("lm", "adapted"):
+        shutil.copytree(home / name, tmp_path / name)
+    path.write_text(path.read_text().replace("  rank: 4\n", "  rank: 8\n"))
+    with pytest.raises(RunFailed, match=r"lora_a' fits no matrix of rank 8"):
+        Predictor.load(Run(path.parent))
     shutil.rmtree(moved / "lm")
+    shutil.rmtree(tmp_path / "lm")
     with pytest.raises(InputError, match=r"^adapted holds adapters of .*lm, which is gone"):
         Predictor.load(Run(moved / "adapted"))
     with pytest.raises(InputError, match="is gone"):
-        finetune(resume=moved / "adapted")
+        finetune(resume=moved / "adapted", overrides=[f"task.train={home / 'classify.jsonl'}"])
 
 
 def test_the_shipped_base_is_found_wherever_the_package_is(home: Path, tmp_path: Path) -> None:
@@ -204,7 +232,9 @@ def test_from_adapters_it_starts_with_them_merged_in(
                      root=tmp_path)  # fmt: skip
     capsys.readouterr()
     second = finetune(first, None, asked(home, "second", "train.steps=1"), root=tmp_path).run
-    assert "holds adapters: the weights to start from have them merged in" in capsys.readouterr().err
+    assert (
+        "holds adapters: the weights to start from have them merged in" in capsys.readouterr().err
+    )
     before, after = store.weights(first), store.weights(second)
     kept = [n for n in before if "lora_a" not in n and not n.endswith(("qkv.weight", "out.weight",
                                                                        "up.weight"))]  # fmt: skip
@@ -216,7 +246,7 @@ def test_from_adapters_it_starts_with_them_merged_in(
     assert torch.equal(at_first[f"gpt.{name}weight"], before[f"{name}weight"])
     whole = finetune(first, None, [*asked(home, "whole")[:-1], "name=whole", "lora.rank=0"],
                      root=tmp_path).run  # fmt: skip
-    assert len(own(whole)) == len(before) + 1
+    assert own(whole).keys() >= {f"gpt.{name}" for name in before}
 
 
 def test_means_of_checkpoints_and_pruned_ones(home: Path, adapted: Run, tmp_path: Path) -> None:
@@ -230,6 +260,7 @@ def test_means_of_checkpoints_and_pruned_ones(home: Path, adapted: Run, tmp_path
     assert Predictor.load(pruned).predict(texts)
 
 
+@pytest.mark.slow
 def test_a_plan_counts_what_is_trained(home: Path, corpus: Path, tmp_path: Path) -> None:
     shape = ["model.n_layers=2", "model.d_model=512", "model.n_heads=4", "model.seq_len=32",
              "train.batch_size=4", "train.steps=4", f"data.corpus={corpus}", "system.threads=1",
@@ -240,7 +271,10 @@ def test_a_plan_counts_what_is_trained(home: Path, corpus: Path, tmp_path: Path)
     lora = Lora(rank=4)
     assert found.measured
     assert found.to_dict()["trained_parameters"] == adapter_parameters(wide.recipe.model, lora)
-    run = pretrain(None, with_lora, start=wide, root=tmp_path)
+    # In a process of its own, for the memory of this one has held more.
+    command = [sys.executable, "-m", "wafergpt.cli", "pretrain", "--runs", str(tmp_path)]
+    subprocess.run([*command, "--from", "wide", *with_lora], check=True, capture_output=True)
+    run = Run(tmp_path / "planned")
     result = run.read("result")
     assert found.memory_bytes == pytest.approx(result["peak_memory_bytes"], rel=0.15)
     assert found.flops == pytest.approx(run.metrics()[-1]["flops"], rel=0.01)
@@ -267,9 +301,7 @@ def test_a_plan_counts_what_is_trained(home: Path, corpus: Path, tmp_path: Path)
         (["model.ngrams=[2]"], "model.ngrams are added to a network that is trained as a whole"),
     ],
 )
-def test_what_cannot_be_adapted_is_one_line(
-    home: Path, overrides: list[str], words: str
-) -> None:
+def test_what_cannot_be_adapted_is_one_line(home: Path, overrides: list[str], words: str) -> None:
     with pytest.raises(InputError) as error:
         finetune("lm", None, asked(home, "never", *overrides), root=home)
     assert words in str(error.value)
@@ -278,7 +310,7 @@ def test_what_cannot_be_adapted_is_one_line(
 
 
 def test_there_is_nothing_to_adapt_from_scratch(home: Path, corpus: Path) -> None:
-    words = "lora.rank adapts a trained network"
+    words = r"lora\.rank adapts a trained network"
     with pytest.raises(InputError, match=words):
         finetune("scratch", None, asked(home, "never"), root=home)
     for verb in (pretrain, plan):
@@ -286,5 +318,5 @@ def test_there_is_nothing_to_adapt_from_scratch(home: Path, corpus: Path) -> Non
             verb(None, [*QUICK, f"data.corpus={corpus}", "name=never"], root=home)
     assert not (home / "never").exists()
     recipe = load_recipe(None, [*QUICK, "system.device=cerebras"])
-    with pytest.raises(InputError, match="lora.rank is not for system.device=cerebras"):
+    with pytest.raises(InputError, match=r"lora\.rank is not for system\.device=cerebras"):
         engine_for("cerebras").require(recipe)

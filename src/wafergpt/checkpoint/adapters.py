@@ -7,7 +7,8 @@ from types import EllipsisType
 
 from torch import Tensor
 
-from wafergpt.checkpoint.format import Stored
+from wafergpt import files
+from wafergpt.checkpoint.format import Stored, UnreadableTensorsError
 from wafergpt.config import Lora
 from wafergpt.distributed.sharding import Rows
 from wafergpt.model.lora import A, B
@@ -37,6 +38,9 @@ class Merged(Stored):
         own: of the run: adapters, and the task's own weights.
         base: that the adapters were trained on.
         lora: of the run's recipe.
+
+    Raises:
+        UnreadableTensorsError: if the adapters do not fit the base.
     """
 
     def __init__(self, own: Stored, base: Stored, lora: Lora) -> None:
@@ -49,5 +53,14 @@ class Merged(Stored):
         for name, a in adapters.items():
             if name.endswith(A):
                 layer = name.removesuffix(A)
-                weight, b = self.by_rows[f"{layer}weight"], adapters[layer + B]
+                weight, b = self.by_rows.get(f"{layer}weight"), adapters.get(layer + B)
+                if weight is None or b is None or not _fit(weight, a, b, lora.rank):
+                    raise UnreadableTensorsError(
+                        f"{own.folder}: {files.short(name)} fits no matrix of rank {lora.rank}"
+                    )
                 self.by_rows[f"{layer}weight"] = _Merged(weight, a, b, lora.scale)
+
+
+def _fit(weight: Rows, a: Rows, b: Rows, rank: int) -> bool:
+    rows, columns = weight.shape
+    return (tuple(a.shape), tuple(b.shape)) == ((rank, columns), (rows, rank))
