@@ -74,6 +74,15 @@ def test_the_page_on_sparsity_works_when_pasted(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_page_on_adapters_works_when_pasted(tmp_path: Path) -> None:
+    rows = (json.dumps({"text": f"it is {w} {n}", "label": w})
+            for n in range(40) for w in ("good", "bad"))  # fmt: skip
+    (tmp_path / "reviews.jsonl").write_text("\n".join(rows))
+    paste("docs/lora.md", tmp_path)
+    assert Run.find("clf", tmp_path / "runs").recipe.lora.base_sha256
+
+
+@pytest.mark.slow
 def test_the_page_on_translation_and_dialogue_works_when_pasted(tmp_path: Path) -> None:
     paste("docs/translation-and-dialogue.md", tmp_path)
     assert (tmp_path / "runs" / "en-de" / "report.html").is_file()

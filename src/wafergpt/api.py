@@ -84,6 +84,7 @@ def plan(
         from wafergpt.train.resume import on_top_of
 
         recipe = on_top_of(recipe, base)
+    recipe.lora.require_start(base)
     recipe = with_teacher(recipe, root)
     if recipe.system.device == "cerebras":
         raise InputError(

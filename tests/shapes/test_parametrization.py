@@ -15,7 +15,7 @@ from wafergpt.errors import InputError
 from wafergpt.model.gpt import GPT
 from wafergpt.model.heads import Classifier
 from wafergpt.shapes.parametrization import Rule, parametrization, rules
-from wafergpt.shapes.roles import ROLES, Role, role_of
+from wafergpt.shapes.roles import LORA, ROLES, Role, role_of
 
 SMALL: dict[str, Any] = {"n_layers": 2, "n_heads": 4, "seq_len": 16, "vocab_size": 50}
 
@@ -79,8 +79,10 @@ def test_a_feed_forward_layer_of_its_own_width() -> None:
 
 def test_sgd_and_muon_have_columns() -> None:
     rows = parametrization(mup(256)).rows
-    assert {role: row.lr["sgd"] for role, row in rows.items()} == {
-        role: 1 if role in ("qkv", "attention_out", "ffn_in", "ffn_out") else 4 for role in ROLES
+    assert {role: row.lr["sgd"] for role, row in rows.items() if role not in LORA} == {
+        role: 1 if role in ("qkv", "attention_out", "ffn_in", "ffn_out") else 4
+        for role in ROLES
+        if role not in LORA
     }
     assert rows["qkv"].lr["muon"] == rows["ffn_out"].lr["muon"] == 1 / 2
     assert rows["embedding"].lr["muon"] == rows["head"].lr["muon"] == 1
@@ -122,7 +124,7 @@ def test_every_parameter_has_a_role_and_decay_follows_it() -> None:
         roles.add(role_of(name))
         assert rows[role_of(name)].decays == (parameter.ndim == 2 and "ngrams" not in name), name
         assert role_of(f"_orig_mod.module.{name}") == role_of(name)
-    assert roles == set(ROLES)
+    assert roles == set(ROLES) - set(LORA)
     with pytest.raises(ValueError, match="no role is known"):
         role_of("blocks.0.rotary.frequencies")
 

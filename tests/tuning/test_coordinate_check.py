@@ -101,3 +101,15 @@ def test_what_diverges_or_stands_still_is_no_check() -> None:
 def test_heads_are_those_that_every_width_can_have() -> None:
     recipe = load_recipe("cerebras-gpt/111m-mup", ["model.n_layers=1"])
     assert coordinate_check(recipe, widths=(48, 64), steps=1, seeds=1).n_heads == 8
+
+
+@pytest.mark.parametrize("role", [None, "lora_a", "ffn_lora_a"])
+def test_adapters_change_each_layer_alike(
+    role: Role | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rates of arXiv:2402.12354 on top of frozen weights, and each is needed."""
+    if role is not None:
+        monkeypatch.setattr(table, "parametrization", without(table.parametrization, "lr", role))
+    recipe = load_recipe("mup-check", ["lora.rank=8", "optimizer.lr=0.003"])
+    found = coordinate_check(recipe, (64, 128, 256), seeds=2)
+    assert found.passed == (role is None), found.slopes

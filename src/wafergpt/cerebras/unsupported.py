@@ -21,6 +21,7 @@ def require_supported(recipe: Recipe) -> None:
         (train.teacher, "train.teacher", "system.device=cpu or cuda"),
         (train.first_batch_size, "train.first_batch_size", "one batch size: 0"),
         (train.seconds, "train.seconds", "train.steps or train.tokens"),
+        (recipe.lora.rank, "lora.rank", "0: its SDK trains whole weights"),
         (recipe.model.ngrams, "model.ngrams", "[]"),
         (recipe.data.document_mask, "data.document_mask", "false"),
         (system.activation_checkpointing, "system.activation_checkpointing",

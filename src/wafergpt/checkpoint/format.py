@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from wafergpt import atomic_files, files
-from wafergpt.distributed.sharding import Part
+from wafergpt.distributed.sharding import Part, Rows
 from wafergpt.errors import RunFailed
 
 WEIGHTS, MOMENTS = "model", "optimizer"
@@ -276,7 +276,7 @@ class Stored(Mapping[str, Tensor]):
     def __init__(self, folder: Path, kind: str) -> None:
         self.folder = folder
         self._opened: dict[str, Any] = {}
-        self.by_rows: dict[str, StoredTensor] = {}
+        self.by_rows: dict[str, Rows] = {}
         if (folder / SHARDS).exists():
             for name, value in _index(folder, kind).items():
                 places = sorted((part["start"], part["file"]) for part in value["parts"])
@@ -341,8 +341,9 @@ def weights_checksum(weights: Mapping[str, Tensor]) -> int:
 def weights_sha256(weights: Mapping[str, Tensor]) -> str:
     """Return a hash of weights: names, types, shapes and bytes, in the order of names."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(weights.items()):
-        tensor = tensor.detach().cpu().contiguous()
+    for name in sorted(weights):
+        # One after the other: stored ones are read now.
+        tensor = weights[name].detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -6,7 +6,8 @@ import json
 import re
 import shutil
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from wafergpt import atomic_files, files
+from wafergpt.checkpoint.adapters import Merged
 from wafergpt.checkpoint.format import (
     MOMENTS,
     WEIGHTS,
@@ -22,14 +24,16 @@ from wafergpt.checkpoint.format import (
     entry,
     file_names,
     join_parts,
+    weights_sha256,
     write_part,
     write_whole,
 )
+from wafergpt.config import Recipe
 from wafergpt.distributed.sharding import Part, fill
 from wafergpt.errors import InputError, RunFailed
 from wafergpt.model.empty import N, empty
 from wafergpt.progress import say, working
-from wafergpt.runs.run import Run
+from wafergpt.runs.run import SHIPPED, Run
 
 STATE = "state.json"
 
@@ -290,8 +294,10 @@ def resume(run: Run, take: Callable[[StoredState], None]) -> Path:
 def weights(run: Run) -> Stored:
     """Return a run's weights: of the checkpoint asked for, else the best, else the last.
 
+    Adapters are merged into the weights that they were trained on.
+
     Raises:
-        InputError: if the run has no checkpoint yet.
+        InputError: if the run has no checkpoint yet, or what its adapters were trained on is gone.
         DamagedCheckpointError: if the checkpoint is not what was written.
     """
     everything = every(run)
@@ -299,7 +305,39 @@ def weights(run: Run) -> Stored:
         raise InputError(f"{run.path} has no checkpoint yet")
     folder = run.checkpoint or best(run) or everything[-1]
     verify(folder)
-    return Stored(folder, WEIGHTS)
+    own, recipe = Stored(folder, WEIGHTS), run.recipe
+    return Merged(own, base_weights(recipe)[0], recipe.lora) if recipe.lora.rank else own
+
+
+def base_weights(recipe: Recipe, start: Run | None = None) -> tuple[Stored, str]:
+    """Return the weights that a recipe's adapters are trained on, and their hash.
+
+    Args:
+        recipe: with adapters; once resolved, also with that hash.
+        start: the run to start from; if omitted, that of the recipe, wherever the package is.
+
+    Raises:
+        InputError: if they are gone, or are others than at the start.
+        DamagedCheckpointError: if the checkpoint is not what was written.
+    """
+    known, named = recipe.lora.base_sha256, recipe.start or Path()
+    wrong = "is gone: put it back"
+    for run in _bases(named) if start is None else (start,):
+        found = weights(run)
+        digest = weights_sha256(found)
+        if known in (None, digest):
+            return found, digest
+        wrong = "has other weights now: put the old ones back"
+    raise InputError(f"{recipe.name} holds adapters of {named}, which {wrong}")
+
+
+def _bases(named: Path) -> Iterator[Run]:
+    """Yield what a base may be: the run, then its checkpoints, for another may be best by now."""
+    for path in (named, SHIPPED / named.name):
+        with suppress(InputError):
+            run = Run.find(path)
+            yield run
+            yield from (Run(run.path, folder) for folder in every(run))
 
 
 def restored(build: Callable[[], N], stored: Stored) -> N:

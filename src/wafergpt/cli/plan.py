@@ -103,9 +103,13 @@ def command(
     if shows_table:
         from wafergpt.config import load_recipe
         from wafergpt.shapes.parametrization import parametrization
+        from wafergpt.shapes.roles import LORA
 
         recipe = load_recipe(name, overrides)
         found_table = parametrization(recipe.model).to_dict()
+        if not recipe.lora.rank:
+            for role in LORA:
+                del found_table["rows"][role]
         emit(found_table, as_json, _table(found_table, recipe.optimizer))
         return
     if show and budget is None:
@@ -234,8 +238,9 @@ def _time(facts: dict[str, Any]) -> str:
 
 
 def _tables(facts: dict[str, Any]) -> str:
-    tables = facts["ngram_parameters"]
-    return f", {tables:,} of them in n-gram tables" if tables else ""
+    tables, trained = facts["ngram_parameters"], facts["trained_parameters"]
+    own = f", {trained:,} of them trained" if trained < facts["parameters"] else ""
+    return (f", {tables:,} of them in n-gram tables" if tables else "") + own
 
 
 def _loss(facts: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ import yaml
 from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
 
 from wafergpt.config.files import current
+from wafergpt.config.lora import Lora as Lora
 from wafergpt.config.messages import one_line
 from wafergpt.config.paths import AnyPath
 from wafergpt.config.registry import TASKS, imported
@@ -181,6 +182,7 @@ class Recipe(Section):
     task: SerializeAsAny[TaskSettings] | None = None
     """A language model if omitted."""
     sparsity: Sparsity = Sparsity()
+    lora: Lora = Lora()
     tracking: Tracking = Tracking()
 
     @model_validator(mode="after")
@@ -202,6 +204,10 @@ class Recipe(Section):
             self.sparsity.require_of_sdk()
         if self.sparsity.supar and self.optimizer.name not in ("adam", "adamw"):
             raise ValueError("sparsity.supar has a rule for adam and adamw alone")
+        if self.lora.rank and self.sparsity.algorithm != "none":
+            raise ValueError(
+                "lora.rank freezes the weights, and sparsity.algorithm changes them: one of the two"
+            )
         if self.model.parametrization == "mup" and self.optimizer.l2:
             raise ValueError("optimizer.l2 has no rule under mup: use optimizer.weight_decay")
         return self

@@ -52,7 +52,10 @@ def _tables(module: nn.Module) -> dict[str, torch.Tensor]:
     return {
         f"{name}.weight": part.weight
         for name, part in module.named_modules()
-        if isinstance(part, nn.Embedding | nn.EmbeddingBag) and part.sparse
+        if isinstance(part, nn.Embedding | nn.EmbeddingBag)
+        and part.sparse
+        # A frozen one has none.
+        and part.weight.requires_grad
     }
 
 

@@ -6,7 +6,7 @@ all-gathers each block when it runs. This module reads and writes those parts.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from types import EllipsisType
 from typing import Any, Protocol
@@ -41,13 +41,18 @@ def shard(
 
 
 @torch.no_grad()
-def fill(network: nn.Module, values: Iterable[tuple[str, Rows]]) -> None:
+def fill(network: nn.Module, values: Iterable[tuple[str, Rows]], kept: Container[str] = ()) -> None:
     """Copy values into the weights, one after the other; of sharded weights, this process' part.
+
+    Args:
+        network: to copy into.
+        values: by name.
+        kept: names of weights that stay as they are, and have no value.
 
     Raises:
         ValueError: if names or shapes differ.
     """
-    own = network.state_dict()
+    own = {name: value for name, value in network.state_dict().items() if name not in kept}
     for name, value in values:
         if name not in own:
             raise ValueError(f"there is no {files.short(name)}")

@@ -94,9 +94,9 @@ class Optimizer:
         rest = [n for n in self._named if n not in hidden and n not in self._tables]
         adam = torch.optim.Adam if settings.name == "adam" else torch.optim.AdamW
         betas = (settings.beta1, settings.beta2)
-        parts: list[torch.optim.Optimizer] = [
-            adam(self._groups(rest), settings.lr, betas, settings.eps, fused=True)
-        ]
+        parts: list[torch.optim.Optimizer] = []
+        if rest:
+            parts.append(adam(self._groups(rest), settings.lr, betas, settings.eps, fused=True))
         if self._tables:
             parts.append(RowAdagrad(self._table_groups(), settings.lr))
         if hidden:

@@ -66,7 +66,7 @@ class Passes:
             and not recipe.train.sampled_softmax
             and not recipe.system.activation_checkpointing
         )
-        self._moments = optimizer_bytes(recipe.model, recipe.optimizer)
+        self._moments = optimizer_bytes(recipe.model, recipe.optimizer, recipe.lora)
         self._gradients: list[tuple[nn.Parameter, Tensor]] = []
         if self._captures:
             self._stream = torch.cuda.Stream()

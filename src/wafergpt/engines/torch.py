@@ -42,6 +42,7 @@ from wafergpt.engines.schedules import learning_rate
 from wafergpt.engines.settings import settle_for_torch
 from wafergpt.errors import RunFailed
 from wafergpt.model.empty import empty
+from wafergpt.model.lora import add_adapters
 from wafergpt.model.ngrams import use_sparse_gradients
 from wafergpt.planning.hardware import Machine
 from wafergpt.shapes.parametrization import rules
@@ -75,12 +76,12 @@ class TorchEngine:
         self._device = torch.device(recipe.system.device)
         self._sharded = recipe.system.shards > 1
         # Sharded weights are never whole in any process.
-        self.network = empty(task.network, "meta" if self._sharded else "cpu")
+        self._frozen: set[str] = set()
+        self.network = empty(self._built, "meta" if self._sharded else "cpu")
         self._blocks = gpt_of(self.network).blocks
         self._place(start)
-        names = [name for name, _ in self.network.named_parameters()]
-        by_name = rules(recipe.model, recipe.optimizer.name, names)
-        named = list(self.network.named_parameters())
+        named = [(n, p) for n, p in self.network.named_parameters() if p.requires_grad]
+        by_name = rules(recipe.model, recipe.optimizer.name, [name for name, _ in named])
         zeros = recipe.sparsity.algorithm != "none"
         masks = Masks(named, recipe, start is not None) if zeros else None
         self._optimizer = Optimizer(named, recipe.optimizer, by_name, masks)
@@ -91,6 +92,14 @@ class TorchEngine:
         self._compiler, self._norm = Compiler(), math.nan
         # On a CPU, reading ahead would only take a core from the update.
         self._ahead = Prefetch(self._read) if self._device.type == "cuda" else None
+
+    def _built(self) -> nn.Module:
+        network = self._task.network()
+        if self._recipe.lora.rank:
+            gpt = gpt_of(network)
+            prefix = "" if gpt is network else "gpt."
+            self._frozen = {prefix + n for n in add_adapters(gpt, self._recipe.lora)}
+        return network
 
     def _place(self, start: Stored | None) -> None:
         system = self._recipe.system
@@ -312,7 +321,13 @@ class TorchEngine:
     def state(self) -> HostState:
         """Return weights and moments, after comparing the replicas."""
         self._require_same_replicas()
-        return HostState.of(self.network.state_dict(), self._optimizer.state_tensors())
+        return self._host_state()
+
+    def _host_state(self) -> HostState:
+        """Return what a checkpoint holds: moments, and weights but for frozen ones."""
+        weights = self.network.state_dict()
+        trained = {name: value for name, value in weights.items() if name not in self._frozen}
+        return HostState.of(trained, self._optimizer.state_tensors())
 
     def load(self, stored: StoredState | None) -> None:
         """Load a checkpoint; without one, copy the leader's state to every replica."""
@@ -323,7 +338,7 @@ class TorchEngine:
             self._share_state(stored)
 
     def _take(self, stored: StoredState) -> None:
-        fill(self.network, stored.weights.by_rows.items())
+        fill(self.network, stored.weights.by_rows.items(), self._frozen)
         self._optimizer.load_state_tensors(stored.moments.by_rows)
 
     def _share_state(self, stored: StoredState | None = None) -> None:
@@ -377,8 +392,7 @@ class TorchEngine:
         elif command is Command.OUTPUTS:
             self._outputs_here(int(numbers[0]), int(numbers[1]))
         elif command is Command.SAVE:
-            tensors = (self.network.state_dict(), self._optimizer.state_tensors())
-            saver.save(HostState.of(*tensors))
+            saver.save(self._host_state())
         elif command is Command.CHECKSUM:
             self._checksums()
         elif command is Command.STATE:

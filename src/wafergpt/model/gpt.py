@@ -6,7 +6,7 @@ not know where it runs, nor whether it is compiled or sharded.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from wafergpt.model.cpu_attention import causal_attention
 from wafergpt.model.dropout import Dropout
 from wafergpt.model.ngrams import NgramEmbedding
 from wafergpt.shapes.parametrization import parametrization
-from wafergpt.shapes.roles import role_of
+from wafergpt.shapes.roles import LORA, role_of
 
 
 class Attention(nn.Module):
@@ -211,9 +211,23 @@ class GPT(nn.Module):
             )
 
     def added_to(self, weights: Container[str]) -> list[str]:
-        """Return the names of n-gram tables, if ``weights`` are of a GPT without any."""
-        tables = [name for name, _ in self.named_parameters() if role_of(name) == "ngram"]
-        return [] if any(name in weights for name in tables) else tables
+        """Return the names of adapters, and of n-gram tables, if ``weights`` have none of these."""
+        roles = {name: role_of(name) for name, _ in self.named_parameters()}
+        found: list[str] = []
+        for kind in (("ngram",), LORA):
+            names = [name for name, role in roles.items() if role in kind]
+            found += [] if any(name in weights for name in names) else names
+        return found
+
+    def added(self, names: Iterable[str], seed: int) -> Iterator[tuple[str, Tensor]]:
+        """Draw the weights of ``added_to``: zeros, so that at first nothing is added, but for A."""
+        generator = torch.Generator().manual_seed(seed)
+        rows = parametrization(self.config).rows
+        for name in names:
+            # That of a uniform distribution is its bound over √3.
+            bound = 3**0.5 * rows[role_of(name)].init_std
+            values = torch.zeros(self.get_parameter(name).shape, device="cpu")
+            yield name, values.uniform_(-bound, bound, generator=generator) if bound else values
 
 
 def _inside_documents(documents: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:

@@ -125,7 +125,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         device, vocab_size, dtype = hidden.device.type, len(weight), hidden.dtype
         if torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
-        differentiable = hidden.requires_grad or weight.requires_grad
+        # A frozen head has no gradient, but what it reads has.
+        learns = weight.requires_grad
+        differentiable = hidden.requires_grad or learns
         head = weight.detach().to(dtype)
         # Added to the logits; zeros where there is no shift.
         shift = head.new_zeros(()) if shift is None else shift.to(dtype)
@@ -143,7 +145,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         targets = targets.masked_fill(ignored, 0)
         losses = hidden.new_empty(len(states), dtype=torch.float32)
         grad_hidden = torch.empty_like(states) if differentiable else None
-        grad_weight = torch.zeros_like(weight) if differentiable else None
+        grad_weight = torch.zeros_like(weight) if learns else None
         size = head_chunk_rows(vocab_size, weight.shape[1], device)
         # Autocast would turn the softmax to fp32.
         with torch.autocast(device, enabled=False):
@@ -156,8 +158,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                     # Without the columns that only fill up.
                     both = logits[:, :vocab_size], others[:, :vocab_size]
                     _mix(soft.share, *both, gradient[:, :vocab_size], targets[rows], losses[rows])
-                if grad_hidden is not None and grad_weight is not None:
+                if grad_hidden is not None:
                     torch.mm(gradient, head, out=grad_hidden[rows])
+                if grad_weight is not None:
                     grad_weight += (gradient.T @ states[rows])[:vocab_size]
         if grad_hidden is not None:
             grad_hidden.masked_fill_(ignored[:, None], 0.0)
@@ -169,8 +172,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_weight = ctx.saved_tensors
         (scale,) = grads
-        moved = (grad_hidden * scale).to(ctx.hidden_dtype), grad_weight.mul_(scale)
-        return *moved, None, None, None
+        if grad_weight is not None:
+            grad_weight.mul_(scale)
+        return (grad_hidden * scale).to(ctx.hidden_dtype), grad_weight, None, None, None
 
 
 RARE = 1e-30

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from wafergpt.config import Model, Recipe
+from wafergpt.config import Lora, Model, Recipe
 from wafergpt.errors import InputError
 from wafergpt.planning.duration import Duration
 from wafergpt.planning.hardware import Machine
@@ -161,6 +161,7 @@ def _with_system(recipe: Recipe, machine: Machine) -> Recipe:
         machine.memory_available // (1 if machine.device == "cuda" else recipe.system.nproc),
         recipe.checkpoint.background,
         teacher_shape(recipe),
+        recipe.lora,
     )
     return recipe.replace(train={"micro_batch_size": micro})
 
@@ -195,7 +196,7 @@ def speed(recipe: Recipe, machine: Machine, tokens_per_sample: float, compiled: 
     """Return the tokens/s that a recipe is estimated to train at."""
     length = math.ceil(tokens_per_sample)
 
-    def rate(model: Model) -> float:
+    def rate(model: Model, lora: Lora | None = None) -> float:
         return tokens_per_second(
             model.model_copy(update={"seq_len": length}),
             machine,
@@ -206,9 +207,10 @@ def speed(recipe: Recipe, machine: Machine, tokens_per_sample: float, compiled: 
             sampled_softmax=recipe.train.sampled_softmax,
             micro_batch_tokens=recipe.train.micro_batch_size * length,
             activation_checkpointing=recipe.system.activation_checkpointing,
+            lora=lora,
         )
 
-    own, teacher = rate(recipe.model), teacher_shape(recipe)
+    own, teacher = rate(recipe.model, recipe.lora), teacher_shape(recipe)
     # A forward pass takes a third of an update.
     return own if teacher is None else 1 / (1 / own + 1 / (3 * rate(teacher)))
 
@@ -235,7 +237,8 @@ def _flops(recipe: Recipe, data: _Data) -> float:
     if recipe.vocabulary_head:
         micro_batch_tokens = recipe.train.micro_batch_size * length
         rows = softmax_rows(recipe.model, recipe.train.sampled_softmax, micro_batch_tokens)
-    return training_flops(recipe.model, length, rows) + teacher_flops(recipe, length)
+    own = training_flops(recipe.model, length, rows, lora=recipe.lora)
+    return own + teacher_flops(recipe, length)
 
 
 def teacher_flops(recipe: Recipe, length: int) -> float:

@@ -5,18 +5,22 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from wafergpt.config import Model, Optimizer, Recipe, System
+from wafergpt.config import Lora, Model, Optimizer, Recipe, System
 from wafergpt.runs.teacher import teacher_shape
 from wafergpt.shapes.counts import (
-    dense_parameters,
+    adapter_parameters,
     ngram_parameters,
     non_embedding_parameters,
     parameters,
     table_rows,
+    trained_parameters,
 )
 from wafergpt.shapes.sparse import matrices
 
 FP32 = 4
+
+WHOLE = Lora()
+"""A training of all weights."""
 
 HEADROOM = 0.9
 """Share of the free memory that a plan may fill; the rest is for fragmentation and others."""
@@ -78,6 +82,7 @@ def training_memory(
     head: bool = True,
     background: bool = True,
     teacher: Model | None = None,
+    lora: Lora = WHOLE,
 ) -> Memory:
     """Estimate the peak bytes of training with sequences of ``seq_len`` tokens, in one process.
 
@@ -93,6 +98,7 @@ def training_memory(
         head: whether next tokens are predicted.
         background: whether checkpoints are written during training.
         teacher: the shape of a network that is learned from.
+        lora: adapters, beside which the weights have no gradients and no optimizer state.
     """
     n, shards = parameters(model), system.shards
     block = (non_embedding_parameters(model) - 2 * model.d_model) // model.n_layers
@@ -102,19 +108,21 @@ def training_memory(
     if shards == 1 and system.device == "cpu":
         # A sparse gradient, and its copy without repeated rows.
         rows = min(tables, 2 * len(model.ngrams) * micro_batch_size * model.seq_len * model.d_model)
+    adapters = adapter_parameters(model, lora)
+    learning = adapters if lora.rank else n - tables + rows
     kept_blocks = 1 if system.activation_checkpointing else model.n_layers
     copies = 2 * (ends + kept_blocks * block) if system.precision == "bf16" else 0
     tokens = micro_batch_size * model.seq_len
-    copy = checkpoint_bytes(model, optimizer)
+    copy = checkpoint_bytes(model, optimizer, lora=lora)
     return Memory(
-        weights=FP32 * n // shards,
+        weights=FP32 * (n + adapters) // shards,
         copies=copies,
-        gradients=FP32 * (n - tables + rows) // shards,
-        optimizer=optimizer_bytes(model, optimizer) // shards,
+        gradients=FP32 * learning // shards,
+        optimizer=optimizer_bytes(model, optimizer, lora) // shards,
         # The next block is gathered while one computes.
         gathered=2 * FP32 * (2 * block + ends + tables) if shards > 1 else 0,
-        activations=tokens * _activation_bytes_per_token(model, system),
-        logits=_logits_bytes(model, tokens, system) if head else 0,
+        activations=tokens * _activation_bytes_per_token(model, system, lora),
+        logits=_logits_bytes(model, tokens, system, not lora.rank) if head else 0,
         saving=copy // shards if background and system.device != "cuda" else 0,
         runtime=RUNTIME_BYTES[system.device],
         teacher=0 if teacher is None else _teacher_bytes(teacher, tokens, system, head),
@@ -133,6 +141,7 @@ def estimated_memory(recipe: Recipe, device: str) -> Memory:
         head=recipe.vocabulary_head,
         background=recipe.checkpoint.background,
         teacher=teacher_shape(recipe),
+        lora=recipe.lora,
     )
     return replace(dense, masks=mask_bytes(recipe) + change_bytes(recipe, dense))
 
@@ -165,22 +174,24 @@ def running_shape(recipe: Recipe) -> Model:
     return recipe.model.model_copy(update={"seq_len": length})
 
 
-def optimizer_bytes(model: Model, optimizer: Optimizer) -> int:
+def optimizer_bytes(model: Model, optimizer: Optimizer, lora: Lora = WHOLE) -> int:
     """Return the bytes of the optimizer's state, as kept in memory and in checkpoints."""
-    n = dense_parameters(model)
+    n = trained_parameters(model, lora)
     # One number for each row of an n-gram table.
-    tables = FP32 * sum(table_rows(model))
+    tables = 0 if lora.rank else FP32 * sum(table_rows(model))
     if optimizer.name == "sgd":
         return FP32 * n if optimizer.momentum else 0
     if optimizer.name == "muon":
         # One momentum for the matrices of the blocks; AdamW's two for the rest.
         widths = 2 * model.attention_width + model.d_ffn
-        matrices = 2 * model.n_layers * model.d_model * widths
-        return FP32 * (2 * n - matrices) + tables
+        inside = 2 * model.n_layers * model.d_model * widths
+        return FP32 * (2 * n - (n if lora.rank else inside)) + tables
     return 2 * FP32 * n + tables
 
 
-def checkpoint_bytes(model: Model, optimizer: Optimizer, task_parameters: int = 0) -> int:
+def checkpoint_bytes(
+    model: Model, optimizer: Optimizer, task_parameters: int = 0, lora: Lora = WHOLE
+) -> int:
     """Return the bytes of one checkpoint: fp32 weights and the optimizer's state.
 
     Args:
@@ -188,9 +199,11 @@ def checkpoint_bytes(model: Model, optimizer: Optimizer, task_parameters: int = 
         optimizer: of the recipe.
         task_parameters: weights of the task's own: mostly a table with one number for each row
             of two outputs or more.
+        lora: adapters, which are then all that is stored of the GPT.
     """
     task = FP32 * task_parameters * 3 // 2
-    return FP32 * parameters(model) + optimizer_bytes(model, optimizer) + task
+    stored = adapter_parameters(model, lora) if lora.rank else parameters(model)
+    return FP32 * stored + optimizer_bytes(model, optimizer, lora) + task
 
 
 def disk_bytes(recipe: Recipe, task_parameters: int = 0) -> int:
@@ -200,7 +213,7 @@ def disk_bytes(recipe: Recipe, task_parameters: int = 0) -> int:
     """
     kept, every = recipe.checkpoint.keep, recipe.checkpoint.keep_every
     milestones = (recipe.train.steps or 0) // every if every else 0
-    one = checkpoint_bytes(recipe.model, recipe.optimizer, task_parameters)
+    one = checkpoint_bytes(recipe.model, recipe.optimizer, task_parameters, recipe.lora)
     return one * (kept + milestones + 2)
 
 
@@ -212,28 +225,32 @@ def micro_batch_that_fits(
     memory_available: int,
     background: bool = True,
     teacher: Model | None = None,
+    lora: Lora = WHOLE,
 ) -> int:
     """Return the largest divisor of ``batch_size`` that trains in the memory; 1 if none does."""
     for micro in range(batch_size, 1, -1):
         if batch_size % micro:
             continue
         need = training_memory(
-            model, micro, optimizer, system, background=background, teacher=teacher
+            model, micro, optimizer, system, background=background, teacher=teacher, lora=lora
         ).total
         if need <= HEADROOM * memory_available:
             return micro
     return 1
 
 
-def _activation_bytes_per_token(model: Model, system: System) -> int:
+def _activation_bytes_per_token(model: Model, system: System, lora: Lora) -> int:
     compute = 2 if system.precision == "bf16" else FP32
     d_model = model.d_model
     # The stream before each of the two norms, in fp32 as the residual is.
     stream = 2 * FP32 * d_model
+    # The input of a frozen matrix is not kept; of an adapter, also what is between A and B.
+    kept = [role in lora.roles or not lora.rank for role in ("qkv", "ffn_in", "ffn_out")]
+    between = compute * lora.rank * len(lora.roles)
     # Normed inputs of both halves, packed q, k and v, attention's output.
-    matrices = compute * (2 * d_model + 4 * model.attention_width)
+    matrices = compute * ((kept[0] + kept[1]) * d_model + 4 * model.attention_width) + between
     # Before and after the GELU.
-    feed_forward = compute * 2 * model.d_ffn
+    feed_forward = compute * (1 + kept[2]) * model.d_ffn
     dropout = compute * 2 * d_model if model.dropout else 0
     block = stream + matrices + feed_forward + dropout + FP32 * model.n_heads
     # Embeddings, the last norm, and the gradients that flow through one block at a time.
@@ -259,14 +276,15 @@ def head_chunk_rows(vocab_size: int, d_model: int, device: str) -> int:
     return 256 if vocab_size * d_model <= 1 << 22 else 1024
 
 
-def _logits_bytes(model: Model, tokens: int, system: System) -> int:
+def _logits_bytes(model: Model, tokens: int, system: System, learns: bool = True) -> int:
     compute = 2 if system.precision == "bf16" else FP32
     vocab_size = model.vocab_size
     rows = min(tokens, head_chunk_rows(vocab_size, model.d_model, system.device))
     # The logits, and the softmax that becomes their gradient.
     chunk = rows * vocab_size * 2 * compute
-    # A chunk's part of the head's gradient, and their sum.
-    head_gradient = (FP32 + compute) * vocab_size * model.d_model
+    # A chunk's part of the head's gradient, and their sum; of a frozen head, its copy alone.
+    copy = compute if compute < FP32 else 0
+    head_gradient = (FP32 + compute if learns else copy) * vocab_size * model.d_model
     return chunk + head_gradient + tokens * model.d_model * compute
 
 

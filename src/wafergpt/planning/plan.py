@@ -14,7 +14,13 @@ from wafergpt.planning.hardware import Machine
 from wafergpt.planning.laws import Prediction
 from wafergpt.planning.memory import HEADROOM, Memory, checkpoint_bytes, disk_bytes, running_shape
 from wafergpt.planning.schedule_check import schedule_warning
-from wafergpt.shapes.counts import dense_parameters, ngram_parameters, parameters
+from wafergpt.shapes.counts import (
+    adapter_parameters,
+    dense_parameters,
+    ngram_parameters,
+    parameters,
+    trained_parameters,
+)
 from wafergpt.shapes.sparse import mean_spared_flops
 
 TOKENS_PER_PARAMETER = 20.0
@@ -143,6 +149,13 @@ class Plan:
         return fits(self.memory_bytes, self.machine, self.resolved)
 
     @property
+    def trained_parameters(self) -> int:
+        """Weights that the training moves, those of tables and of the task's own included."""
+        model, lora = self.resolved.model, self.resolved.lora
+        tables = 0 if lora.rank else ngram_parameters(model)
+        return trained_parameters(model, lora) + tables + self.task_parameters
+
+    @property
     def disk_bytes(self) -> int:
         """Maximum bytes of all checkpoints that a run holds at once."""
         return disk_bytes(self.resolved, self.task_parameters)
@@ -171,7 +184,10 @@ class Plan:
         return {
             "name": recipe.name,
             "model": recipe.model.model_dump(),
-            "parameters": parameters(recipe.model) + task_parameters,
+            "parameters": parameters(recipe.model)
+            + adapter_parameters(recipe.model, recipe.lora)
+            + task_parameters,
+            "trained_parameters": self.trained_parameters,
             "ngram_parameters": ngram_parameters(recipe.model),
             "tokens": self.tokens,
             "tokens_per_parameter": self.tokens / dense_parameters(recipe.model),
@@ -195,7 +211,9 @@ class Plan:
             "memory_available": self.machine.memory_available,
             "fits": self.fits,
             "micro_batch_size": recipe.train.micro_batch_size,
-            "checkpoint_bytes": checkpoint_bytes(recipe.model, recipe.optimizer, task_parameters),
+            "checkpoint_bytes": checkpoint_bytes(
+                recipe.model, recipe.optimizer, task_parameters, recipe.lora
+            ),
             "disk_bytes": self.disk_bytes,
             "device": self.machine.device,
             "machine": self.machine.name,

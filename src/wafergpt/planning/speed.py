@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from wafergpt.config import Model
+from wafergpt.config import Lora, Model
 from wafergpt.planning.hardware import Machine
-from wafergpt.shapes.counts import dense_parameters, training_flops
+from wafergpt.shapes.counts import trained_parameters, training_flops
 
 PRECISION_MARGIN = 1.1
 """bf16 must be this much faster than fp32 to be chosen: less is within the noise of a probe."""
@@ -64,6 +64,7 @@ def tokens_per_second(
     sampled_softmax: int = 0,
     micro_batch_tokens: int = 0,
     activation_checkpointing: bool = False,
+    lora: Lora | None = None,
 ) -> float:
     """Estimate training speed from the probe.
 
@@ -77,10 +78,11 @@ def tokens_per_second(
         sampled_softmax: as in the recipe.
         micro_batch_tokens: of one forward pass, which sets a sampled softmax's size.
         activation_checkpointing: whether blocks run forward twice.
+        lora: adapters, beside which no weight is trained.
     """
     name = precision if precision in machine.training_flops else "fp32"
     softmax = softmax_rows(model, sampled_softmax, micro_batch_tokens) if head else 0
-    flops = training_flops(model, rows=softmax)
+    flops = training_flops(model, rows=softmax, lora=lora)
     if activation_checkpointing:
         flops += training_flops(model, rows=0) / 3
     flops /= model.seq_len
@@ -89,7 +91,8 @@ def tokens_per_second(
     if compiled:
         compute /= COMPILE_GAIN
         loss *= COMPILED_LOSS
-    update = OPTIMIZER_BYTES * dense_parameters(model) / (machine.bandwidth * batch_tokens)
+    moved = OPTIMIZER_BYTES * trained_parameters(model, lora or Lora())
+    update = moved / (machine.bandwidth * batch_tokens)
     return 1.0 / (compute + loss + update)
 
 

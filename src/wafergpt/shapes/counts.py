@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from wafergpt.config import Model
+from wafergpt.config import Lora, Model
+from wafergpt.shapes.sparse import matrices
 
 
 def parameters(model: Model) -> int:
@@ -46,8 +47,26 @@ def non_embedding_parameters(model: Model) -> int:
     return model.n_layers * (attention + feed_forward + norms) + 2 * d_model
 
 
+def adapter_parameters(model: Model, lora: Lora) -> int:
+    """Return the number of weights of all adapters; 0 without any."""
+    return lora.rank * sum(sum(shape) for shape in matrices(model, lora).values())
+
+
+def trained_parameters(model: Model, lora: Lora) -> int:
+    """Return the number of the GPT's weights that every update moves.
+
+    Raises:
+        ValueError: if the vocabulary is not known yet.
+    """
+    return adapter_parameters(model, lora) if lora.rank else dense_parameters(model)
+
+
 def training_flops(
-    model: Model, length: int = 0, rows: float | None = None, score_weights: int = 0
+    model: Model,
+    length: int = 0,
+    rows: float | None = None,
+    score_weights: int = 0,
+    lora: Lora | None = None,
 ) -> float:
     """Return the FLOPs of one sequence's forward and backward pass: two for each multiplication.
 
@@ -63,12 +82,32 @@ def training_flops(
         rows: of the head that each token is multiplied with: if omitted, the whole vocabulary; 0
             without a head; for a sampled softmax, those that were drawn.
         score_weights: of a classifier's own head, which reads each sequence once.
+        lora: adapters, if there are some: frozen weights have no gradient.
     """
     d_model, heads, length = model.d_model, model.attention_width, length or model.seq_len
+    head = (model.vocab_size if rows is None else rows) * d_model
+    if lora is not None and lora.rank:
+        return length * (_adapted_flops(model, length, lora) + 4.0 * head) + 6.0 * score_weights
     weights = 2 * model.n_layers * d_model * (2 * heads + model.d_ffn)
     scores = 2 * model.n_layers * length * heads
-    head = (model.vocab_size if rows is None else rows) * d_model
     return 6.0 * (length * (weights + scores + head) + score_weights)
+
+
+def _adapted_flops(model: Model, length: int, lora: Lora) -> float:
+    """Return a token's FLOPs in blocks with adapters.
+
+    The gradient goes back through frozen matrices, but not beyond the first adapter.
+    """
+    total, differentiable = 0, False
+    for (_, role), (fan_out, fan_in) in matrices(model, Lora()).items():
+        total += fan_out * fan_in * (4 if differentiable else 2)
+        if role in lora.roles:
+            # Forward, gradients of A and B, and of what both read.
+            total += lora.rank * (6 * fan_out + (6 if differentiable else 4) * fan_in)
+            differentiable = True
+        if role == "qkv":
+            total += 4 * length * model.attention_width * (3 if differentiable else 1)
+    return float(total)
 
 
 def published_flops(model: Model) -> float:

@@ -26,8 +26,8 @@ class Row:
     """The numbers of one role.
 
     Attributes:
-        init_std: of a normal, truncated at two standard deviations except for a task's head; 0 for
-            biases (norms start at 1).
+        init_std: of a normal, truncated at two standard deviations except for a task's head; of an
+            adapter's A uniform; 0 for biases (norms start at 1).
         decays: whether weight decay, which is multiplied by the role's learning rate, acts on it.
         lr: the factor of the recipe's learning rate, by optimizer.
     """
@@ -98,6 +98,11 @@ def parametrization(model: Model) -> Parametrization:
         "task_ngram": 0.0,
         "vector": 0.0,
         "ffn_vector": 0.0,
+        # A's is uniform with He's bound for a slope of √5, 1/√fan_in, as in peft; B starts at zero.
+        "lora_a": (3 * model.d_model) ** -0.5,
+        "ffn_lora_a": (3 * model.d_ffn) ** -0.5,
+        "lora_b": 0.0,
+        "ffn_lora_b": 0.0,
     }
     rates = _learning_rates(wide, ffn_wide)
     rows = {
@@ -155,12 +160,18 @@ def _learning_rates(wide: float, ffn_wide: float) -> dict[str, Mapping[Role, flo
     changes nothing). Muon moves hidden matrices by updates of a set spectral norm, which has to be
     √(fan_out/fan_in) (Yang et al., arXiv:2310.17813); torch's, scaled to AdamW's size, has one of
     √max(fan_out, fan_in), which is divided out. The rest is as under AdamW.
+
+    An adapter's rank stays as the width grows. So A is like a head, whose update of entries η adds
+    up over fan_in, and B like an embedding: η/fan_in for A and η for B, which is what efficient
+    learning of features needs (Hayou et al., LoRA+, arXiv:2402.12354, theorem 1).
     """
     ones: dict[Role, float] = dict.fromkeys(ROLES, 1.0)
     narrow, root = 1 / wide, wide**-0.5
     inputs: tuple[Role, ...] = ("qkv", "attention_out", "ffn_in")
+    adapters: dict[Role, float] = {"lora_a": narrow, "ffn_lora_a": 1 / ffn_wide}
     adam: dict[Role, float] = {**ones, **dict.fromkeys(inputs, narrow), "ffn_out": 1 / ffn_wide}
     muon = {**ones, **dict.fromkeys(inputs, root), "ffn_out": wide**0.5 / ffn_wide}
+    adam, muon = {**adam, **adapters}, {**muon, **adapters}
     sgd: dict[Role, float] = {
         **dict.fromkeys(ROLES, wide),
         "qkv": 1.0,
@@ -168,5 +179,7 @@ def _learning_rates(wide: float, ffn_wide: float) -> dict[str, Mapping[Role, flo
         "ffn_in": ffn_wide / wide,
         "ffn_out": wide / ffn_wide,
         "ffn_vector": ffn_wide,
+        **adapters,
+        "ffn_lora_b": ffn_wide,
     }
     return {"adamw": adam, "adam": adam, "sgd": sgd, "muon": muon}

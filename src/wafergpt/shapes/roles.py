@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 Role = Literal[
     "embedding", "position", "ngram", "qkv", "attention_out", "ffn_in", "ffn_out", "vector",
-    "ffn_vector", "head", "task_head", "task_ngram",
+    "ffn_vector", "head", "task_head", "task_ngram", "lora_a", "ffn_lora_a", "lora_b", "ffn_lora_b",
 ]  # fmt: skip
 ROLES: tuple[Role, ...] = get_args(Role)
 
@@ -25,7 +25,14 @@ MEANING: Mapping[Role, str] = {
     "head": "untied head",
     "task_head": "head of a task",
     "task_ngram": "n-grams of a task's texts, added to its head",
+    "lora_a": "A of an adapter, from the width of the stream to its rank",
+    "ffn_lora_a": "A of an adapter, from the feed-forward width to its rank",
+    "lora_b": "B of an adapter, from its rank to the width of the stream",
+    "ffn_lora_b": "B of an adapter, from its rank to the feed-forward width",
 }
+
+LORA: tuple[Role, ...] = ("lora_a", "ffn_lora_a", "lora_b", "ffn_lora_b")
+"""Roles of the parameters of adapters."""
 
 _NAMES: Mapping[str, Role] = {
     "embedding.weight": "embedding",
@@ -39,6 +46,10 @@ _NAMES: Mapping[str, Role] = {
     "head_ngrams.weight": "task_ngram",
     "head_ngrams.ratios": "task_ngram",
     "head_ngrams.kept.rows": "task_ngram",
+    "ffn.out.lora_a": "ffn_lora_a",
+    "ffn.up.lora_b": "ffn_lora_b",
+    "lora_a": "lora_a",
+    "lora_b": "lora_b",
 }
 
 

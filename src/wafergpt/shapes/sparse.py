@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from wafergpt.config import Model, Recipe, Sparsity
+from wafergpt.config import Lora, Model, Recipe, Sparsity
 from wafergpt.config.sparsity import SparseRole
 
 Shape = tuple[int, int]
 
 
-def matrices(model: Model, settings: Sparsity) -> dict[tuple[int, SparseRole], Shape]:
-    """Return the shapes ``(fan_out, fan_in)`` of the matrices with zeros, by layer and role."""
+def matrices(model: Model, settings: Sparsity | Lora) -> dict[tuple[int, SparseRole], Shape]:
+    """Return the shapes ``(fan_out, fan_in)`` of the matrices in question, by layer and role."""
     d_model, d_ffn, heads = model.d_model, model.d_ffn, model.attention_width
     shapes: dict[SparseRole, Shape] = {
         "qkv": (3 * heads, d_model),

@@ -205,8 +205,9 @@ class Task(ABC):
         if start is not None:
             new = gpt.added_to(start)
             require_fit(gpt, start, new)
-            for name in new:
-                yield prefix + name, torch.zeros(gpt.get_parameter(name).shape)
+            yield from (
+                (prefix + name, values) for name, values in gpt.added(new, self.recipe.seed)
+            )
         for name, values in drawn:
             yield prefix + name, values
         rows = parametrization(self.recipe.model).rows

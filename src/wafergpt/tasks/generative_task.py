@@ -227,7 +227,8 @@ class GenerativeTask(LabelledTask[Table]):
         model = self.recipe.model
         texts, length = batch["tokens"].shape
         share = batch.weight / (texts * length)
-        return texts * training_flops(model, length, model.vocab_size * share)
+        rows = model.vocab_size * share
+        return texts * training_flops(model, length, rows, lora=self.recipe.lora)
 
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
         """Return the summed next-token loss of the answers."""

@@ -83,7 +83,7 @@ class LanguageModel(Task):
         if sample:
             rows = sampled_rows(batch["targets"], model.vocab_size, sample)
         sequences, length = batch["tokens"].shape
-        return sequences * training_flops(model, length, rows)
+        return sequences * training_flops(model, length, rows, lora=self.recipe.lora)
 
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
         """Return the summed next-token loss; in training, of a sampled softmax if set."""

@@ -256,7 +256,8 @@ class Tag(LabelledTask[Sentences]):
 
         sentences, length = batch["tokens"].shape
         weights = batch["words"].shape[1] * len(self._names) * self.recipe.model.d_model
-        return sentences * training_flops(self.recipe.model, length, 0, weights)
+        recipe = self.recipe
+        return sentences * training_flops(recipe.model, length, 0, weights, recipe.lora)
 
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
         """Return the summed loss of words; with features, the mean of the two scores' own."""

@@ -198,7 +198,8 @@ class TextTask(LabelledTask[Table]):
 
         texts, length = batch["tokens"].shape
         width = self.recipe.model.d_model * (3 if self.settings.pooling == "mean_max_last" else 1)
-        return texts * training_flops(self.recipe.model, length, 0, self.n_outputs * width)
+        recipe, weights = self.recipe, self.n_outputs * width
+        return texts * training_flops(recipe.model, length, 0, weights, recipe.lora)
 
     def network(self) -> nn.Module:
         """Build a GPT with a pooled head."""

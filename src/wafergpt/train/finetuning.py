@@ -44,6 +44,7 @@ def with_task(
         from wafergpt.train.resume import on_top_of
 
         recipe = on_top_of(recipe, start)
+    recipe.lora.require_start(start)
     chosen_for = task_of(recipe) if chooses else None
     if isinstance(chosen_for, LabelledTask) and chosen_for.settings.train is not None:
         recipe = chosen_for.with_choices(asked)

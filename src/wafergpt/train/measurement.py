@@ -40,7 +40,12 @@ from wafergpt.planning.speed import APPLY_BYTES
 from wafergpt.progress import working
 from wafergpt.runs.run import Run
 from wafergpt.shapes import sparse
-from wafergpt.shapes.counts import dense_parameters, parameters, training_flops
+from wafergpt.shapes.counts import (
+    adapter_parameters,
+    parameters,
+    trained_parameters,
+    training_flops,
+)
 from wafergpt.sparsity.masks import largest
 from wafergpt.tasks.base import task_of
 from wafergpt.train.counted import (
@@ -101,7 +106,8 @@ def expected(setup: Setup, group: ProcessGroup, startup: float) -> Measurement:
     tokens, samples = total_tokens(setup, group), train.samples(steps)
     length = tokens / samples
     if setup.update_seconds:
-        apply = APPLY_BYTES * dense_parameters(recipe.model) / setup.machine.bandwidth
+        moved = APPLY_BYTES * trained_parameters(recipe.model, recipe.lora)
+        apply = moved / setup.machine.bandwidth
         updates = setup.update_seconds * samples / train.batch_size + apply * steps
         updates += _changing_seconds(recipe)
     else:
@@ -119,7 +125,8 @@ def expected(setup: Setup, group: ProcessGroup, startup: float) -> Measurement:
         tokens=tokens,
         flops=samples
         * (
-            training_flops(recipe.model, round(length), rows) + teacher_flops(recipe, round(length))
+            training_flops(recipe.model, round(length), rows, lora=recipe.lora)
+            + teacher_flops(recipe, round(length))
         ),
         epoch_tokens=setup.splits.tokens,
         time=Duration(
@@ -140,7 +147,7 @@ def _expected_memory(setup: Setup) -> int:
     if not setup.update_seconds:
         return estimated_memory(recipe, setup.machine.device).total
     memory = _peak_memory(recipe)
-    memory += optimizer_bytes(recipe.model, recipe.optimizer) // recipe.system.shards
+    memory += optimizer_bytes(recipe.model, recipe.optimizer, recipe.lora) // recipe.system.shards
     on_host = recipe.checkpoint.background and recipe.system.device != "cuda"
     return memory + on_host * _checkpoint_bytes(setup)
 
@@ -214,7 +221,8 @@ def tokens_per_second(recipe: Recipe, group: ProcessGroup) -> float:
         return 0.0
     seconds = setup.engine.seconds_per_update(NEVER, max_seconds=SHAPE_SECONDS)
     setup.engine.close("")
-    seconds += APPLY_BYTES * dense_parameters(setup.recipe.model) / setup.machine.bandwidth
+    moved = APPLY_BYTES * trained_parameters(setup.recipe.model, setup.recipe.lora)
+    seconds += moved / setup.machine.bandwidth
     return recipe.train.batch_size * setup.recipe.model.seq_len / seconds
 
 
@@ -347,14 +355,15 @@ def _evaluation(
 
 def _checkpoint_bytes(setup: Setup) -> int:
     recipe = setup.recipe
-    whole = checkpoint_bytes(recipe.model, recipe.optimizer, _task_parameters(setup))
+    whole = checkpoint_bytes(recipe.model, recipe.optimizer, _task_parameters(setup), recipe.lora)
     return whole // recipe.system.shards
 
 
 def _task_parameters(setup: Setup) -> int:
     """Return the number of weights that the task adds to the GPT."""
     weights = sum(parameter.numel() for parameter in setup.engine.network.parameters())
-    return weights - parameters(setup.recipe.model)
+    model, lora = setup.recipe.model, setup.recipe.lora
+    return weights - parameters(model) - adapter_parameters(model, lora)
 
 
 def _saving_seconds(recipe: Recipe, one: float) -> float:

@@ -112,6 +112,8 @@ def _with_data(run: Run, overrides: Sequence[str], wanted: Wanted) -> Recipe:
     changes = load_recipe(None, for_all).model_dump(exclude_unset=True)
     recipe = run.recipe.replace(**changes) if changes else run.recipe
     require_sources(recipe, run.path, overrides)
+    # What is pruned is the network with its adapters merged in.
+    recipe = recipe.replace(lora={"rank": 0, "base_sha256": None})
     if recipe.data.corpus != run.recipe.data.corpus:
         # Another text, which must have the run's tokenizer.
         recipe = recipe.replace(data={"fingerprint": None}, start=run.path)

@@ -16,6 +16,7 @@ from wafergpt.errors import InputError
 from wafergpt.progress import say
 from wafergpt.runs.moved import located
 from wafergpt.runs.run import Run
+from wafergpt.shapes.sparse import matrices
 
 MAY_CHANGE = (
     "train.steps", "evaluate.", "checkpoint.", "tracking.", "system.nproc", "system.shard",
@@ -76,7 +77,7 @@ def on_top_of(recipe: Recipe, start: Run) -> Recipe:
     """Take the shape from the run to start from; its dropout may differ, and n-grams be added.
 
     Raises:
-        InputError: if the recipe has another shape.
+        InputError: if the recipe has another shape, or adapters that do not fit it.
     """
     shape = start.recipe.model
     changed = {"dropout"}
@@ -90,7 +91,23 @@ def on_top_of(recipe: Recipe, start: Run) -> Recipe:
                 f"the weights of {start.path} have {key}={getattr(shape, key)}"
             )
     model = shape.model_copy(update={key: getattr(recipe.model, key) for key in changed})
+    if recipe.lora.rank:
+        _require_adaptable(recipe, shape)
     return recipe.replace(model=model, start=start.path.resolve())
+
+
+def _require_adaptable(recipe: Recipe, shape: Model) -> None:
+    for (_, role), (fan_out, fan_in) in matrices(shape, recipe.lora).items():
+        if recipe.lora.rank > min(fan_out, fan_in):
+            raise InputError(
+                f"lora.rank={recipe.lora.rank} is more than {role}, {fan_out} × {fan_in}, can "
+                f"have: at most {min(fan_out, fan_in)}"
+            )
+    if recipe.model.ngrams and not shape.ngrams:
+        raise InputError(
+            "model.ngrams are added to a network that is trained as a whole: leave them out, or "
+            "lora.rank"
+        )
 
 
 def asked_for(recipe: Recipe) -> dict[str, Any]:

@@ -76,6 +76,7 @@ def _train(
     load = OtherLoad()
     reset_peak_memory()
     require_metric(task_of(recipe))
+    recipe.lora.require_start(recipe.start)
     if run is None:
         recipe = with_teacher(recipe, root)
         require_possible_warmup(recipe.schedule)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from wafergpt.checkpoint import store
+from wafergpt.checkpoint.format import Stored
 from wafergpt.config import Recipe
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.distributed.collectives import ProcessGroup
@@ -89,9 +90,9 @@ def set_up(recipe: Recipe, group: ProcessGroup, start: Run | None, run: Run | No
     recipe, machine = make_engine.settle(recipe, group)
     _require_whole_weights(recipe, group)
     recipe, teacher = teacher_of(task_of(recipe), tokenizer)
+    recipe, weights = _initial(recipe, start)
     task = task_of(recipe)
     task.teacher = teacher
-    weights = None if start is None else store.weights(start)
     with working("making the network"):
         engine = make_engine(recipe, machine, task, splits, group, weights)
     return Setup(recipe, task, tokenizer, splits, machine, engine)
@@ -137,6 +138,16 @@ def _tokenizer_of(source: Run | None) -> Tokenizer | None:
     if source is None or not source.tokenizer.is_file():
         return None
     return Tokenizer.load(source.tokenizer)
+
+
+def _initial(recipe: Recipe, start: Run | None) -> tuple[Recipe, Stored | None]:
+    """Return the weights to start from, and the recipe with their hash if they stay frozen."""
+    if start is not None and start.recipe.lora.rank:
+        say(f"{start.path} holds adapters: the weights to start from have them merged in")
+    if recipe.lora.rank:
+        weights, digest = store.base_weights(recipe, start)
+        return recipe.replace(lora={"base_sha256": digest}), weights
+    return recipe, None if start is None else store.weights(start)
 
 
 def _require_rows(recipe: Recipe, start: Run | None) -> None:

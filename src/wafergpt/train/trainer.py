@@ -330,6 +330,9 @@ class Trainer:
             "mfu": statistics.median(mfu) if mfu else None,
             "peak_memory_bytes": max(memory, default=None),
             "parameters": sum(p.numel() for p in self.engine.network.parameters()),
+            "trained_parameters": sum(
+                p.numel() for p in self.engine.network.parameters() if p.requires_grad
+            ),
             "sparse_flops": state.sparse_flops or None,
             "stopped_early": state.finished,
             "skipped_updates": state.skipped,
@@ -349,9 +352,9 @@ class Trainer:
         return Duration(startup, compiling, updates, evaluation, saving).to_dict()
 
     def _weights_sha256(self) -> str:
-        if not self._sharded:
+        if not (self._sharded or self.recipe.lora.rank):
             return weights_sha256(self.engine.network.state_dict())
-        # No process has the whole weights, but the last checkpoint does.
+        # No process has the whole weights, but the last checkpoint does; of adapters, those alone.
         return weights_sha256(Stored(store.every(self.run)[-1], WEIGHTS))
 
 

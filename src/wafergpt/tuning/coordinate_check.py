@@ -21,6 +21,7 @@ from wafergpt.config import Model, Recipe
 from wafergpt.engines.optimizers import Optimizer
 from wafergpt.errors import RunFailed
 from wafergpt.model.gpt import GPT, Attention, Block
+from wafergpt.model.lora import add_adapters
 from wafergpt.model.loss import next_token_loss
 from wafergpt.progress import working
 from wafergpt.shapes.parametrization import require_whole_heads, rules
@@ -122,6 +123,8 @@ def coordinate_check(
     next smaller one that divides all widths. Depth, optimizer, learning rate, parametrization and
     base width are the recipe's; the text is small and synthetic.
 
+    With ``lora.rank``, only adapters are trained, on top of initial weights.
+
     Args:
         recipe: the recipe to check.
         widths: values of d_model.
@@ -182,9 +185,13 @@ def _changes(recipe: Recipe, shape: Model, steps: int, seed: int) -> tuple[dict[
     """Return each layer's mean |change| after some steps, and the mean |logit| before them."""
     tokens, targets = _text(seed)
     gpt = GPT(shape).initialize(seed)
-    names = [name for name, _ in gpt.named_parameters()]
+    if recipe.lora.rank:
+        frozen = add_adapters(gpt, recipe.lora)
+        for name, values in gpt.added(gpt.added_to(frozen), seed):
+            gpt.get_parameter(name).detach().copy_(values)
+    named = {name: p for name, p in gpt.named_parameters() if p.requires_grad}
     settings = recipe.optimizer.model_copy(update={"weight_decay": 0.0})
-    optimizer = Optimizer(gpt.named_parameters(), settings, rules(shape, settings.name, names))
+    optimizer = Optimizer(named.items(), settings, rules(shape, settings.name, named))
     before = _outputs(gpt, tokens)
     for _ in range(steps):
         hidden = gpt.scaled(gpt(tokens))
@@ -193,6 +200,9 @@ def _changes(recipe: Recipe, shape: Model, steps: int, seed: int) -> tuple[dict[
         optimizer.step(settings.lr)
     after = _outputs(gpt, tokens)
     changes = {name: float((after[name] - before[name]).abs().mean()) for name in before}
+    if recipe.lora.rank:
+        # Nothing that comes before the first adapter changes.
+        changes = {name: change for name, change in changes.items() if change or name == LOGITS}
     return changes, float(before[LOGITS].abs().mean())
 
 
