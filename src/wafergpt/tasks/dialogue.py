@@ -121,7 +121,7 @@ def dialogue_prompt(messages: Sequence[Message], tokenizer: Tokenizer) -> Prompt
     for place, one in enumerate(messages):
         role, content = encoded[2 * place], [*encoded[2 * place + 1], tokenizer.end_of_text]
         tokens += [*role, *content]
-        learned += [False] * len(role) + [one.role == "assistant"] * len(content)
+        learned += [False] * len(role) + [one.role == "assistant" and one.learned] * len(content)
     tokens += encoded[-1]
     learned += [False] * len(encoded[-1])
     return Prompt(np.array(tokens, dtype=np.int64), np.array(learned))
