@@ -46,7 +46,9 @@ class TagSettings(TaskSettings):
     """Column of the words: of a CoNLL file its number, the first if omitted; of jsonl its name,
     ``tokens`` if omitted."""
     tags: str | None = None
-    """Column of the tags: the last one, or ``tags``."""
+    """Column of the tags: the last one, or ``tags`` or ``ner_tags``."""
+    tag_names: tuple[str, ...] = ()
+    """Of tags that are numbers from 0."""
     repair: bool = False
     """Read tags that no scheme allows as conlleval does, instead of refusing them."""
     labels: tuple[str, ...] = ()
@@ -114,7 +116,9 @@ class Tag(LabelledTask[Sentences]):
     def read_rows(self, path: Path) -> Sentences:
         """Read a file of tagged sentences."""
         settings = self.settings
-        return read_sentences(path, settings.tokens, settings.tags, settings.repair)
+        return read_sentences(
+            path, settings.tokens, settings.tags, settings.repair, settings.tag_names
+        )
 
     def settle(self, tables: dict[str, Sentences]) -> tuple[dict[str, Sentences], list[str]]:
         """Check that training has entities, and every label of the other sentences."""
