@@ -54,9 +54,9 @@ class Dialogue(GenerativeTask):
         """Read dialogues."""
         return read_dialogues(path, self.settings.messages)
 
-    def texts(self) -> Iterator[str]:
-        """Yield what is said in the training rows."""
-        for text, reply in zip(self.tables.train.texts, self.tables.train.labels, strict=True):
+    def texts_of(self, table: Table) -> Iterator[str]:
+        """Yield what is said in rows."""
+        for text, reply in zip(table.texts, table.labels, strict=True):
             yield from (f"{one.role}: {one.content}" for one in from_json(text))
             yield reply
 
