@@ -324,6 +324,7 @@ class Tag(LabelledTask[Sentences]):
         scores: Tensor = network(batch["tokens"], batch["lengths"], batch["words"], *features)
         head = network.head
         assert isinstance(head, TagHead)
+        assert head.transitions is not None
         transitions = head.transitions.weight
         may = torch.from_numpy(self._allowed).to(transitions.device)
         return scores, with_forbidden(transitions, may)
