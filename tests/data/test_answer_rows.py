@@ -57,7 +57,8 @@ def test_every_form_of_a_row_is_read(tmp_path: Path) -> None:
     assert CONTEXT[25:27] == "東京"
     forms: list[dict[str, Any]] = [
         row("東京"), row(" 東京 ", answer_start=24), row(["東京"]), row("東京", answer_start="25"),
-        {"question": "Who?", "context": CONTEXT, "answers": {"text": ["東京"], "answer_start": [25]}},
+        {"question": "Who?", "context": CONTEXT,
+         "answers": {"text": ["東京"], "answer_start": [25]}},
         {"question": "Who?", "context": CONTEXT, "answers": [{"text": "東京", "answer_start": 25}]},
         squad([{"text": "東京", "answer_start": 25}] * 3)["data"][0],
     ]  # fmt: skip

@@ -35,7 +35,7 @@ def test_windows_hold_every_word_once_or_more(
     reached = 0
     for window in found:
         assert len(window.tokens) <= limit
-        assert window.first <= reached < window.first + len(window.ends) or reached == 0
+        assert window.first <= reached < window.first + len(window.ends)
         reached = window.first + len(window.ends)
         assert window.tokens[window.begin - 1] == window.tokens[-1] == END
         places = window.places
@@ -91,7 +91,7 @@ def test_features_say_what_stands_beside_the_words_of_the_question() -> None:
     missed = features("What is the code of Rome?", "The code of Oslo is 123 today.")
     assert one.shape == (9, N_FEATURES)
     assert (one > 0).all()
-    # The number is the same beside either name that is asked for, and another beside one that is not.
+    # The number is the same beside either name that is asked for, and another beside others.
     same = one[6] == other[6]
     assert same[N_FEATURES - 14 :].all()
     assert (one[6] != missed[6]).sum() >= 3

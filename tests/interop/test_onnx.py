@@ -152,6 +152,24 @@ def test_the_lines_of_the_readme_find_our_entities(tmp_path: Path, features: boo
         assert [one["score"] for one in found] == pytest.approx(scores, rel=1e-3)
 
 
+def test_the_lines_of_the_readme_answer_as_we_do(tmp_path: Path) -> None:
+    task = {"name": "answer", "feature_rows": 997, "no_answer": True, "no_answer_margin": 3.0}
+    run = make_run(tmp_path, task, **EVERYTHING)
+    result = export(run, tmp_path / "out", "onnx")
+    assert 0 < result["max_relative_logit_difference"] <= 1e-5
+    asked = [(one, other) for one in MESSY[2:6] for other in MESSY[2:] if other.strip()]
+    answers = Predictor.load(run, "cpu")._answers(asked)
+    assert {bool(answer["answer"]) for answer in answers} == {True, False}
+    old = 'asked = [("Where does Anna live?", "Anna lives in Oslo, and Bob in Rome.")]'
+    printed = run_readme(
+        tmp_path / "out", (old, f"asked = json.loads({json.dumps(json.dumps(asked))})")
+    )
+    for line, expected in zip(printed.splitlines(), answers, strict=True):
+        found = ast.literal_eval(line)
+        assert found | {"score": 0} == expected | {"score": 0}
+        assert found["score"] == pytest.approx(expected["score"], rel=1e-3)
+
+
 @pytest.mark.parametrize(
     "shape", [EVERYTHING, {"tied": False, "activation": "gelu_tanh"}], ids=["everything", "untied"]
 )

@@ -102,6 +102,9 @@ def windows(
         # What begins at a word's end goes on at the next one.
         following = int(np.searchsorted(ends, before + step, side="left")) + 1
         first = min(max(following, first + 1), last)
+        # One that ends where this one does has no new word.
+        while first < last and np.searchsorted(ends, ends[first - 1] + room, side="right") == last:
+            first += 1
 
 
 def is_content(word: str) -> bool:

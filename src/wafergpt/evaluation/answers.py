@@ -86,6 +86,20 @@ def _best(score: Any, answer: str, true: Sequence[str]) -> float:
     return max(score(answer, text) for text in texts)
 
 
+def best_margin(gains: Sequence[tuple[float, float]]) -> float:
+    """Return the margin of "no answer" with which most is gained.
+
+    Args:
+        gains: of each question, how much likelier "no answer" is than the best span, and what is
+            gained if that span is answered. It is where the margin is above the former.
+    """
+    ordered = sorted(gains)
+    best = int(np.cumsum([0.0, *(gain for _, gain in ordered)]).argmax())
+    below = ordered[best - 1][0] if best else ordered[0][0] - 2.0
+    above = ordered[best][0] if best < len(ordered) else ordered[-1][0] + 2.0
+    return (below + above) / 2
+
+
 def answer_examples(
     questions: Sequence[str],
     contexts: Sequence[str],

@@ -19,7 +19,7 @@ from wafergpt.data.labelled_rows import described, is_missing
 from wafergpt.data.labelled_split import hold_out
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
-from wafergpt.evaluation.answers import answer_examples, answer_metrics, token_f1
+from wafergpt.evaluation.answers import answer_examples, answer_metrics, best_margin, token_f1
 from wafergpt.progress import say, working
 from wafergpt.tasks.base import Direction, EvaluationSet, InputFormat, Outputs, Splits
 from wafergpt.tasks.chosen import with_choices_for_tagging
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from wafergpt.data.answer_batches import EncodedQuestions
     from wafergpt.data.batches import Batch
+    from wafergpt.tasks.graph import Graph
 
 MANY_CONTEXTS = 50
 """From so many on, all questions on a context are on one side of a split."""
@@ -161,7 +162,7 @@ class Answer(LabelledTask[Questions]):
                 "words, which none that is found will be: task.max_answer_words"
             )
         batches = AnswerBatches(
-            train, targets, recipe.train.batch_size, recipe.seed, self._table_rows
+            train, targets, recipe.train.batch_size, recipe.seed, self.table_rows
         )
         validation, test = (
             None if table is None else self._evaluated(table, tokenizer, name)
@@ -183,7 +184,7 @@ class Answer(LabelledTask[Questions]):
     ) -> EvaluationSet:
         from wafergpt.data.answer_batches import AnswerBatches
 
-        batches = AnswerBatches(found, targets, self.evaluation_rows(), None, self._table_rows)
+        batches = AnswerBatches(found, targets, self.evaluation_rows(), None, self.table_rows)
         return EvaluationSet(batches, known, batches.indices(0, len(found.windows)))
 
     def _encoded(
@@ -205,7 +206,8 @@ class Answer(LabelledTask[Questions]):
         return found
 
     @property
-    def _table_rows(self) -> int:
+    def table_rows(self) -> int:
+        """Rows of the table of features; 0: there is none."""
         return self.settings.feature_rows if self.settings.word_features else 0
 
     # --- network ---------------------------------------------------------------------------------
@@ -218,8 +220,14 @@ class Answer(LabelledTask[Questions]):
         settings = self.settings
         two_way = settings.attention == "two_way"
         return Tagger(
-            GPT(self.recipe.model), 2, settings.pooling, two_way, self._table_rows, follow=False
+            GPT(self.recipe.model), 2, settings.pooling, two_way, self.table_rows, follow=False
         )
+
+    def graph(self) -> Graph:
+        """Describe the network; answers are read from its scores outside of the graph."""
+        from wafergpt.tasks.answer_graph import graph_of_answers
+
+        return graph_of_answers(self)
 
     def flops(self, batch: Batch) -> float:
         """Return the FLOPs of a forward and backward pass, padding included."""
@@ -231,7 +239,7 @@ class Answer(LabelledTask[Questions]):
 
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
         """Return the summed loss of windows; with features, the mean of the two scores' own."""
-        losses = [_losses(one, batch["targets"]).sum() for one in self._scores(network, batch)]
+        losses = [_losses(one, batch).sum() for one in self.scores(network, batch)]
         # Trained together, one would stop where the other has learned the rows by heart.
         return sum(losses[1:], losses[0]) / len(losses)
 
@@ -243,14 +251,20 @@ class Answer(LabelledTask[Questions]):
         ``lasts [n]``, whether a window is the last one of its question; and ``losses [n]`` where
         answers are known.
         """
+        return self.found_by(self.mixed(self.scores(network, batch)), batch)
+
+    def found_by(self, mixed: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Return the outputs that scores ``[batch, words, 2]`` lead to."""
         import torch
 
         settings = self.settings
-        mixed = self.mixed(self._scores(network, batch))
         parts = batch["parts"].cpu().numpy()
         spans, scores, nones = [], [], []
         for own, count, part in zip(
-            mixed.double().cpu().numpy(), batch["word_counts"].tolist(), parts, strict=True
+            mixed.float().cpu().double().numpy(),
+            batch["word_counts"].tolist(),
+            parts,
+            strict=True,
         ):
             start, end, score, none = best_span(own[:count], settings.max_answer_words)
             spans.append((part[0] + start, part[0] + end))
@@ -263,7 +277,7 @@ class Answer(LabelledTask[Questions]):
             "lasts": torch.from_numpy(parts[:, 1] == 1),
         }
         if "targets" in batch:
-            found["losses"] = _losses(mixed, batch["targets"])
+            found["losses"] = _losses(mixed, batch)
         return found
 
     def mixed(self, scores: Tensor) -> Tensor:
@@ -273,13 +287,11 @@ class Answer(LabelledTask[Questions]):
         of_gpt, of_features = self.settings.factors
         return of_gpt * scores[0].float() + of_features * scores[1].float()
 
-    def _scores(self, network: nn.Module, batch: Batch) -> Tensor:
-        import torch
-
+    def scores(self, network: nn.Module, batch: Batch) -> Tensor:
+        """Return the scores ``[1 or 2, batch, words, 2]`` of words as first and last ones."""
         features = [batch["features"]] if "features" in batch else []
         scores: Tensor = network(batch["tokens"], batch["lengths"], batch["words"], *features)
-        there = torch.arange(scores.shape[2], device=scores.device) < batch["word_counts"][:, None]
-        return scores.float().masked_fill(~there[..., None], HIDDEN)
+        return scores
 
     # --- metrics and answers ---------------------------------------------------------------------
 
@@ -289,21 +301,18 @@ class Answer(LabelledTask[Questions]):
         table = references.table
         if not self.settings.no_answer or all(table.answers) or not any(table.answers):
             return {}, outputs
-        found = list(_of_questions(outputs))
         gains = []
         for (span, score, none), words, context, true in zip(
-            found, references.encoded.words, table.contexts, table.answers, strict=True
+            _of_questions(outputs),
+            references.encoded.words,
+            table.contexts,
+            table.answers,
+            strict=True,
         ):
             text = context[words[span[0]].start : words[span[1]].end]
             answered = max((token_f1(text, one.text) for one in true), default=0.0)
             gains.append((none - score, answered - (not true)))
-        gains.sort()
-        # With a margin above a difference that question is answered, and those before it.
-        total = np.cumsum([0.0, *(gain for _, gain in gains)])
-        best = int(total.argmax())
-        below = gains[best - 1][0] if best else gains[0][0] - 2.0
-        above = gains[best][0] if best < len(gains) else gains[-1][0] + 2.0
-        margin = (below + above) / 2
+        margin = best_margin(gains)
         moved = {**outputs, "nones": outputs["nones"] - margin}
         return {"no_answer_margin": self.settings.no_answer_margin + margin}, moved
 
@@ -363,6 +372,10 @@ class Answer(LabelledTask[Questions]):
         found = read_asked(path, self._columns._replace(question=column or self.settings.question))
         return [*found], [question for question, _ in found]
 
+    def inputs_of(self, texts: Sequence[str]) -> list[Any]:
+        """Return each text as a question on itself."""
+        return [pair for text in texts if (pair := self.require_input((text, text))) is not None]
+
     def encode(self, inputs: Sequence[Any], tokenizer: Tokenizer) -> EvaluationSet:
         """Return the windows of questions as samples, sorted by length."""
         with working("encoding the texts"):
@@ -391,11 +404,14 @@ def _pairs(table: Questions) -> list[tuple[str, str]]:
     return list(zip(table.questions, table.contexts, strict=True))
 
 
-def _losses(scores: Tensor, targets: Tensor) -> Tensor:
+def _losses(scores: Tensor, batch: Batch) -> Tensor:
     """Return the negative log-likelihood ``[n]`` of the first and the last word, added up."""
+    import torch
     from torch.nn import functional as F
 
-    return F.cross_entropy(scores, targets, reduction="none").sum(1)
+    there = torch.arange(scores.shape[1], device=scores.device) < batch["word_counts"][:, None]
+    scores = scores.float().masked_fill(~there[..., None], HIDDEN)
+    return F.cross_entropy(scores, batch["targets"], reduction="none").sum(1)
 
 
 def _of_questions(outputs: Outputs) -> Iterator[tuple[tuple[int, int], float, float]]:
