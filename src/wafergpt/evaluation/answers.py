@@ -93,11 +93,12 @@ def best_margin(gains: Sequence[tuple[float, float]]) -> float:
         gains: of each question, how much likelier "no answer" is than the best span, and what is
             gained if that span is answered. It is where the margin is above the former.
     """
-    ordered = sorted(gains)
-    best = int(np.cumsum([0.0, *(gain for _, gain in ordered)]).argmax())
-    below = ordered[best - 1][0] if best else ordered[0][0] - 2.0
-    above = ordered[best][0] if best < len(ordered) else ordered[-1][0] + 2.0
-    return (below + above) / 2
+    likelier = np.array([one for one, _ in gains])
+    different, place = np.unique(likelier, return_inverse=True)
+    sums = np.bincount(place, [gain for _, gain in gains])
+    best = int(np.append(0.0, sums.cumsum()).argmax())
+    ends = np.concatenate([[different[0] - 2.0], different, [different[-1] + 2.0]])
+    return float(ends[best] + ends[best + 1]) / 2
 
 
 def answer_examples(
