@@ -52,7 +52,7 @@ def test_places_of_words_are_those_of_the_text() -> None:
     context = "Zoë lives in 東京 with 👩‍👩‍👧 since 1998. " * 9
     found = encoded([("Who lives?", context)], tokenizer, 40, 0)
     assert len(found.windows) > 2
-    (words,) = found.words
+    (places,) = found.places
     for text in ("Zoë", "東京", "👩‍👩‍👧", "1998"):
         start = context.rindex(text)
         targets = found.targets([[Span(text, start, start + len(text))]])
@@ -61,8 +61,8 @@ def test_places_of_words_are_those_of_the_text() -> None:
         assert not inside[0]
         for window, (first, last) in zip(found.windows, targets, strict=True):
             if first:
-                own = words[window.first :]
-                assert context[own[first - 1].start : own[last - 1].end] == text
+                own = places[window.first :]
+                assert context[own[first - 1, 0] : own[last - 1, 1]] == text
 
 
 @given(st.integers(1, 12), st.integers(1, 14), st.integers(0, 999))

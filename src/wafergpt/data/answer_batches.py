@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,7 +16,6 @@ from wafergpt.data.batches import Batch, Ints
 from wafergpt.data.labelled_batches import LengthOrder
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.data.word_features import own_hashes
-from wafergpt.data.word_splitting import Word
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ class EncodedQuestions:
         rows: ``[windows]``, the question of each.
         asked: of each question, the places of its words in ``vocabulary``.
         contexts: of each question, those of its context's words.
-        words: of each question, its context's words.
+        places: of each question, ``[words, 2]``: where in the context each word begins and ends, in
+            characters.
         vocabulary: all words.
         cut: how many questions are so long that their ends are not read.
     """
@@ -36,7 +37,7 @@ class EncodedQuestions:
     rows: Ints
     asked: list[Ints]
     contexts: list[Ints]
-    words: list[list[Word]]
+    places: list[Ints]
     vocabulary: list[str]
     cut: int
 
@@ -50,9 +51,9 @@ class EncodedQuestions:
         """Those of all windows."""
         total = 0
         for window, row in zip(self.windows, self.rows, strict=True):
-            words = self.words[row][window.first :][: len(window.ends)]
+            places = self.places[row][window.first :][: len(window.ends)]
             total += sum(len(self.vocabulary[word]) for word in self.asked[row])
-            total += words[-1].end - words[0].start
+            total += int(places[-1, 1] - places[0, 0])
         return total
 
     def targets(self, answers: Sequence[Sequence[Span]]) -> NDArray[np.int64]:
@@ -61,8 +62,8 @@ class EncodedQuestions:
         Words count from 1; both are 0 where a window does not hold the answer.
         """
         spans = [
-            None if not spans else _covering(words, spans[0])
-            for words, spans in zip(self.words, answers, strict=True)
+            _covering(places, spans[0]) if spans else None
+            for places, spans in zip(self.places, answers, strict=True)
         ]
         found = np.zeros((len(self.windows), 2), dtype=np.int64)
         for place, (window, row) in enumerate(zip(self.windows, self.rows, strict=True)):
@@ -74,10 +75,18 @@ class EncodedQuestions:
         return found
 
 
-def _covering(words: Sequence[Word], span: Span) -> tuple[int, int]:
+def _covering(places: Ints, span: Span) -> tuple[int, int]:
     """Return the first and the last word that hold characters of a span."""
-    inside = [n for n, word in enumerate(words) if word.end > span.start and word.start < span.end]
-    return inside[0], inside[-1]
+    inside = np.flatnonzero((places[:, 1] > span.start) & (places[:, 0] < span.end))
+    return int(inside[0]), int(inside[-1])
+
+
+class _Text(NamedTuple):
+    """A question or a context: its words in the vocabulary, their places and their pieces."""
+
+    ids: Ints
+    places: Ints
+    pieces: Ints
 
 
 def encoded(
@@ -91,19 +100,24 @@ def encoded(
         limit: tokens of a window.
         stride: as in ``windows``.
     """
-    texts = {text: split(text) for row in rows for text in row}
-    pieces = dict.fromkeys(piece for _, parts in texts.values() for piece in parts)
-    tokens = dict(zip(pieces, tokenizer.encode_batch(list(pieces)), strict=True))
     vocabulary: dict[str, int] = {}
-    ids = {
-        text: np.array([vocabulary.setdefault(w.text, len(vocabulary)) for w in words])
-        for text, (words, _) in texts.items()
-    }
+    known: dict[str, int] = {}
+    texts: dict[str, _Text] = {}
+    for text in dict.fromkeys(text for row in rows for text in row):
+        words, parts = split(text)
+        texts[text] = _Text(
+            np.array([vocabulary.setdefault(word.text, len(vocabulary)) for word in words]),
+            np.array([(word.start, word.end) for word in words]),
+            np.array([known.setdefault(part, len(known)) for part in parts]),
+        )
+    tokens = tokenizer.encode_batch(list(known))
     found: list[Window] = []
     of: list[int] = []
     cut = 0
     for row, (question, context) in enumerate(rows):
-        asked, read = ([tokens[part] for part in texts[text][1]] for text in (question, context))
+        asked, read = (
+            [tokens[piece] for piece in texts[text].pieces] for text in (question, context)
+        )
         some = list(windows(asked, read, limit, stride, tokenizer.end_of_text))
         cut += sum(map(len, asked)) > some[0].begin - 1
         found += some
@@ -111,9 +125,9 @@ def encoded(
     return EncodedQuestions(
         found,
         np.array(of, dtype=np.int64),
-        [ids[question] for question, _ in rows],
-        [ids[context] for _, context in rows],
-        [texts[context][0] for _, context in rows],
+        [texts[question].ids for question, _ in rows],
+        [texts[context].ids for _, context in rows],
+        [texts[context].places for _, context in rows],
         list(vocabulary),
         cut,
     )

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wafergpt.data.file_formats import column, counted, rows
+from wafergpt.data.json_rows import json_object
 from wafergpt.data.labelled_rows import cell_text, described, held, is_missing
 from wafergpt.errors import InputError
 from wafergpt.files import short
@@ -58,9 +59,14 @@ class Questions:
     notes: tuple[str, ...] = field(default=(), compare=False)
 
     @property
-    def texts(self) -> list[str]:
+    def pairs(self) -> list[tuple[str, str]]:
         """Each question with its context."""
-        return [f"{q}\n{c}" for q, c in zip(self.questions, self.contexts, strict=True)]
+        return list(zip(self.questions, self.contexts, strict=True))
+
+    @property
+    def texts(self) -> list[str]:
+        """Each question with its context, as one text."""
+        return ["\n".join(pair) for pair in self.pairs]
 
     @property
     def labels(self) -> list[str]:
@@ -147,6 +153,33 @@ def read_asked(path: str | Path, names: Columns) -> list[tuple[str, str]]:
         raise InputError(f"{path} has no rows")
     say(counted(path, len(found), "questions", names=names[:2]))
     return found
+
+
+def pair_of(value: object, names: Columns) -> tuple[Any, Any] | None:
+    """Return a question and its context as a program gives them; None if there is nothing.
+
+    Args:
+        value: a mapping, a pair, or JSON of a mapping.
+        names: of the mapping's keys.
+
+    Raises:
+        InputError: if it is none of these, with a message that continues after its place.
+    """
+    wanted = f'{{"{names.question}": TEXT, "{names.context}": TEXT}} is wanted'
+    if isinstance(value, str) and value.strip():
+        row = json_object(value)
+        if row is None:
+            raise InputError(f"is a text alone: {wanted}")
+        value = row
+    if is_missing(value) or isinstance(value, str):
+        return None
+    if isinstance(value, Mapping):
+        if missing := [name for name in names[:2] if name not in value]:
+            raise InputError(f"has no {missing[0]}: {wanted}")
+        return value[names.question], value[names.context]
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise InputError(f"is {described(value)}: {wanted}")
+    return value[0], value[1]
 
 
 def _spans(row: _Row) -> tuple[list[Span] | None, set[str]]:

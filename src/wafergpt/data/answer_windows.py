@@ -182,7 +182,8 @@ def _distances(met: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Return how many words after the last one of the question each word is, at most FAR."""
     places = np.arange(len(met))
     last = np.maximum.accumulate(np.where(met, places, -FAR - 1))
-    return np.minimum(places - last, FAR)
+    found: NDArray[np.int64] = np.minimum(places - last, FAR)
+    return found
 
 
 def _near(lower: NDArray[np.int64], asked: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -80,7 +80,7 @@ def answer_metrics(answers: Sequence[str], true: Sequence[Sequence[str]]) -> dic
     return found
 
 
-def _best(score: Any, answer: str, true: Sequence[str]) -> float:
+def _best(score: Callable[[str, str], float], answer: str, true: Sequence[str]) -> float:
     # The script leaves out true answers of which nothing is compared.
     texts = [text for text in true if normalized(text)] or [""]
     return max(score(answer, text) for text in texts)

@@ -12,10 +12,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from wafergpt.config import Recipe, TaskSettings
-from wafergpt.data.answer_rows import Columns, Questions, read_asked, read_questions
+from wafergpt.data.answer_rows import Columns, Questions, pair_of, read_asked, read_questions
 from wafergpt.data.answer_windows import best_span, split
-from wafergpt.data.json_rows import json_object
-from wafergpt.data.labelled_rows import described, is_missing
 from wafergpt.data.labelled_split import hold_out
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
@@ -126,19 +124,12 @@ class Answer(LabelledTask[Questions]):
 
     def hold_out(self, train: Questions) -> tuple[Questions, Questions, list[str]]:
         """Hold out contexts with all of their questions; of few contexts, questions."""
-        if len(set(train.contexts)) < MANY_CONTEXTS:
-            return *hold_out(train, VALIDATION_SHARE), []
-        return *hold_out(train, VALIDATION_SHARE, by=train.contexts), []
+        by = train.contexts if len(set(train.contexts)) >= MANY_CONTEXTS else None
+        return *hold_out(train, VALIDATION_SHARE, by=by), []
 
     def from_rows(self, tables: SplitRows[Questions]) -> dict[str, Any]:
         """Return whether a context may have no answer."""
         return {"no_answer": not all(tables.train.answers)}
-
-    def texts(self) -> Iterator[str]:
-        """Yield questions, and each context once."""
-        train = self.tables.train
-        yield from dict.fromkeys(train.contexts)
-        yield from train.questions
 
     def with_choices(self, asked: Collection[str]) -> Recipe:
         """Choose the settings of a fine-tuning by the rows."""
@@ -151,7 +142,7 @@ class Answer(LabelledTask[Questions]):
         from wafergpt.data.answer_batches import AnswerBatches
 
         recipe, settings = self.recipe, self.settings
-        train = self._encoded(_pairs(tables.train), tokenizer, "train")
+        train = self._encoded(tables.train.pairs, tokenizer, "train")
         self.require_batch(len(train.windows))
         warn_of_another_script(train.tokens, train.characters)
         targets = train.targets(tables.train.answers)
@@ -176,7 +167,7 @@ class Answer(LabelledTask[Questions]):
         return self._evaluated(table, tokenizer, "validation")
 
     def _evaluated(self, table: Questions, tokenizer: Tokenizer, name: str) -> EvaluationSet:
-        found = self._encoded(_pairs(table), tokenizer, name)
+        found = self._encoded(table.pairs, tokenizer, name)
         return self._samples(found, found.targets(table.answers), _Asked(table, found))
 
     def _samples(
@@ -302,14 +293,14 @@ class Answer(LabelledTask[Questions]):
         if not self.settings.no_answer or all(table.answers) or not any(table.answers):
             return {}, outputs
         gains = []
-        for (span, score, none), words, context, true in zip(
+        for (span, score, none), places, context, true in zip(
             _of_questions(outputs),
-            references.encoded.words,
+            references.encoded.places,
             table.contexts,
             table.answers,
             strict=True,
         ):
-            text = context[words[span[0]].start : words[span[1]].end]
+            text = context[places[span[0], 0] : places[span[1], 1]]
             answered = max((token_f1(text, one.text) for one in true), default=0.0)
             gains.append((none - score, answered - (not true)))
         margin = best_margin(gains)
@@ -323,45 +314,31 @@ class Answer(LabelledTask[Questions]):
         """
         assert isinstance(references, _Asked)
         table = references.table
-        predicted: list[tuple[int, int] | None] = []
-        for (span, score, none), words in zip(
-            _of_questions(outputs), references.encoded.words, strict=True
-        ):
-            there = none <= score
-            predicted.append((words[span[0]].start, words[span[1]].end) if there else None)
+        predicted = [
+            (int(places[span[0], 0]), int(places[span[1], 1])) if none <= score else None
+            for (span, score, none), places in zip(
+                _of_questions(outputs), references.encoded.places, strict=True
+            )
+        ]
         answers = [
             "" if span is None else context[span[0] : span[1]]
             for span, context in zip(predicted, table.contexts, strict=True)
         ]
         true = [[span.text for span in spans] for spans in table.answers]
-        places = [[(span.start, span.end) for span in spans] for spans in table.answers]
+        right = [[(span.start, span.end) for span in spans] for spans in table.answers]
         return {
             "loss": float(outputs["losses"].mean()),
             **answer_metrics(answers, true),
-            "examples": answer_examples(table.questions, table.contexts, places, predicted),
+            "examples": answer_examples(table.questions, table.contexts, right, predicted),
         }
 
     def require_input(self, value: object) -> tuple[str, str] | None:
         """Return a question and its context; None where one is blank."""
-        if isinstance(value, str) and value.strip():
-            value = json_object(value)
-            if value is None:
-                raise InputError(f"is no question with its context: {self._wanted} is wanted")
-        if is_missing(value) or value == "" or isinstance(value, str):
+        pair = pair_of(value, self._columns)
+        if pair is None:
             return None
-        if isinstance(value, Mapping):
-            names = (self.settings.question, self.settings.context)
-            if missing := [name for name in names if name not in value]:
-                raise InputError(f"has no {missing[0]}: {self._wanted} is wanted")
-            value = tuple(value[name] for name in names)
-        if not isinstance(value, list | tuple) or len(value) != 2:
-            raise InputError(f"is {described(value)}: {self._wanted} is wanted")
-        question, context = (super(Answer, self).require_input(text) for text in value)
+        question, context = (super(Answer, self).require_input(text) for text in pair)
         return None if question is None or context is None else (question, context)
-
-    @property
-    def _wanted(self) -> str:
-        return f'{{"{self.settings.question}": TEXT, "{self.settings.context}": TEXT}}'
 
     def read_inputs(
         self, path: Path, column: str | None, file_format: InputFormat | None
@@ -400,10 +377,6 @@ class Answer(LabelledTask[Questions]):
         return answers
 
 
-def _pairs(table: Questions) -> list[tuple[str, str]]:
-    return list(zip(table.questions, table.contexts, strict=True))
-
-
 def _losses(scores: Tensor, batch: Batch) -> Tensor:
     """Return the negative log-likelihood ``[n]`` of the first and the last word, added up."""
     import torch
@@ -420,7 +393,7 @@ def _of_questions(outputs: Outputs) -> Iterator[tuple[tuple[int, int], float, fl
     Where a window holds an answer, "no answer" is unlikely: the lowest of its scores counts.
     """
     begin = 0
-    for stop in np.flatnonzero(outputs["lasts"]) + 1:
+    for stop in (np.flatnonzero(outputs["lasts"]) + 1).tolist():
         scores = outputs["scores"][begin:stop]
         best = begin + int(scores.argmax())
         start, end = outputs["spans"][best].tolist()

@@ -158,8 +158,8 @@ def _run_in(
         (folder / f"{index}.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
     source = None if start is None else str((start.checkpoint or start.path).resolve())
     job = {"recipes": len(recipes), "start": source, "speeds": speeds, "began": time.time()}
-    job["said"] = said()
-    atomic_files.write_json(folder / "job.json", {**job, "tasks": TASKS, "engines": ENGINES})
+    known = {"tasks": TASKS, "engines": ENGINES, "said": said()}
+    atomic_files.write_json(folder / "job.json", {**job, **known})
     code, errors = _run(["plan", "--measure", str(folder)], recipes[0], quiet)
     if code == 0:
         return
