@@ -157,7 +157,7 @@ def test_the_lines_of_the_readme_answer_as_we_do(tmp_path: Path) -> None:
     run = make_run(tmp_path, task, **EVERYTHING)
     result = export(run, tmp_path / "out", "onnx")
     assert 0 < result["max_relative_logit_difference"] <= 1e-5
-    asked = [(one, other) for one in MESSY[2:6] for other in MESSY[2:] if other.strip()]
+    asked = [(one, other[:400]) for one in MESSY[2:6] for other in MESSY[2:] if other.strip()]
     answers = Predictor.load(run, "cpu")._answers(asked)
     assert {bool(answer["answer"]) for answer in answers} == {True, False}
     old = 'asked = [("Where does Anna live?", "Anna lives in Oslo, and Bob in Rome.")]'

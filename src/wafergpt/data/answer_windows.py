@@ -157,7 +157,8 @@ def answer_features(
     found[0, len(ends) :] = _hash(np.full(1, none))
     # The same hash is another feature in another column, and that of "no answer" another again.
     kinds = np.arange(N_FEATURES) + N_FEATURES * (np.arange(1 + n) == 0)[:, None]
-    return (found * FACTOR + kinds) % PRIME % (rows - 1) + 1
+    numbers: NDArray[np.int64] = (found * FACTOR + kinds) % PRIME % (rows - 1) + 1
+    return numbers
 
 
 def _ends(asked: NDArray[np.int64]) -> list[int]:
