@@ -223,7 +223,7 @@ def test_a_process_without_memory_says_so(
         "start": None,
         "speeds": False,
         "began": 0.0,
-        "told": False,
+        "said": [],
         "tasks": {},
         "engines": {},
     }
