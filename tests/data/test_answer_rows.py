@@ -113,7 +113,8 @@ def test_what_is_not_as_it_should_be_is_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([row("Kyoto")], "1 of 1 rows have an answer that is not in the context.*line 1"),
+        ([row("Kyoto")], "1 of 1 rows have an answer that is not in the context.*line 1.*piece of"),
+        ([row("{'text': array(['Zoë'])}")], "line 1: column 'answer' has a printed object"),
         ([row(True)], "column 'answer' holds a truth value"),
         ([row("Zoë", answer_start="here")], "line 1: answer_start is 'here', not a whole number"),
         ([row("Zoë", answer_start=float("inf"))], "answer_start is inf"),

@@ -22,6 +22,8 @@ from wafergpt.progress import say
 
 _MARKUP = re.compile(r"</?[a-zA-Z][^<>]*>|&(?:[a-zA-Z]+|#\d+);")
 
+_PRINTED = re.compile(r"\{'(?:text|answer_start)': ")
+
 
 class Span(NamedTuple):
     """An answer: its text, and the places in the context of its first character and behind it."""
@@ -125,10 +127,14 @@ def read_questions(path: str | Path, names: Columns) -> Questions:
         for what, places in faults.items()
     ]
     if not kept:
-        raise InputError(notes[0] if notes else f"{path} has no rows")
+        why = f"{notes[0]}: nothing is left; an answer is a piece of its context" if notes else ""
+        raise InputError(why or f"{path} has no rows")
     skipped = sum(len(places) for what, places in faults.items() if "skipped" in what)
     if (again := total - skipped - len(kept)) > 0:
-        notes.append(f"{path}: {again:,} of {total:,} rows repeat a question: one more answer each")
+        notes.append(
+            f"{path}: {again:,} of {total:,} rows repeat a question on its context: their answers "
+            "are alternatives"
+        )
     answers = [tuple(spans) for spans in kept.values()]
     without = sum(not spans for spans in answers)
     said = f", {without:,} without an answer" if without else ""
@@ -240,18 +246,20 @@ def _of_table(row: dict[str, Any], names: Columns, path: Path, number: int, answ
         for key, name in (("question", names.question), ("context", names.context))
     )
     answers: tuple[tuple[str, int | None], ...] = ()
-    if answered and names.answer not in row and "answers" in row:
-        answers = _listed(row["answers"], path, f"line {number}")
-    elif answered:
-        value = column(row, names.answer, path, number, "task.answer=COLUMN")
-        if isinstance(value, Mapping | list):
-            answers = _listed(value, path, f"line {number}")
-        else:
-            if isinstance(value, int | float) and not isinstance(value, bool | None):
+    if answered:
+        other = "answers" if names.answer not in row and "answers" in row else names.answer
+        value = column(row, other, path, number, "task.answer=COLUMN")
+        if not isinstance(value, Mapping | list):
+            if isinstance(value, int | float) and not isinstance(value, bool):
                 value = None if is_missing(value) else str(value)
-            text = cell_text(value, names.answer, path, number)
-            value = {"text": text, "answer_start": row.get(names.start)}
-            answers = _listed([value], path, f"line {number}")
+            text = cell_text(value, other, path, number)
+            if _PRINTED.match(text):
+                raise InputError(
+                    f"{path}, line {number}: column '{other}' has a printed object of Python, "
+                    f"{short(text)}: write the rows as jsonl"
+                )
+            value = [{"text": text, "answer_start": row.get(names.start)}]
+        answers = _listed(value, path, f"line {number}")
     return _Row(f"line {number}", question, context, answers)
 
 
