@@ -111,6 +111,12 @@ def test_the_page_on_cerebras_works_when_pasted(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_page_on_answering_works_when_pasted(tmp_path: Path) -> None:
+    paste("docs/answering.md", tmp_path)
+    assert (tmp_path / "runs" / "facts" / "report.html").is_file()
+
+
+@pytest.mark.slow
 def test_the_page_on_tagging_works_when_pasted(tmp_path: Path) -> None:
     paste("docs/tagging.md", tmp_path)
     assert (tmp_path / "runs" / "names" / "report.html").is_file()
@@ -134,6 +140,7 @@ def test_the_page_on_mup_works_when_pasted(tmp_path: Path) -> None:
         "docs/translation-and-dialogue.md",
         "docs/mup.md",
         "docs/sparsity.md",
+        "docs/answering.md",
         "docs/tagging.md",
         "docs/cerebras.md",
     ],

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol, TextIO
 
@@ -40,6 +40,8 @@ FAILURES = (OSError, ValueError, RuntimeError)
 full disk, a signal in the middle of a line."""
 
 _said: set[object] = set()
+_lines: set[str] = set()
+_said_before: set[str] = set()
 
 
 class Bar(Protocol):
@@ -73,23 +75,20 @@ def is_worker() -> bool:
 
 def say(line: str) -> None:
     """Log one line, a warning as such; of several processes, only rank 0 logs."""
-    if not is_worker():
+    if not is_worker() and line not in _said_before:
+        _lines.add(line)
         warns = line.lower().startswith("warning")
         logger.log(logging.WARNING if warns else logging.INFO, "%s", line)
 
 
-@contextmanager
-def silent() -> Iterator[None]:
-    """Log nothing for a while, such as what another process has said already."""
-    logger.addFilter(_nothing)
-    try:
-        yield
-    finally:
-        logger.removeFilter(_nothing)
+def said() -> list[str]:
+    """Return the lines that this process has logged."""
+    return sorted(_lines)
 
 
-def _nothing(record: logging.LogRecord) -> bool:
-    return False
+def repeat_none(lines: Iterable[str]) -> None:
+    """Never log these lines, which the process that started this one has logged."""
+    _said_before.update(lines)
 
 
 def show() -> None:

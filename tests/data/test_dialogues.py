@@ -10,7 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wafergpt.data.dialogues import Message, as_json, from_json, messages_of, read_dialogues
+from wafergpt.data.dialogues import (
+    Message,
+    as_json,
+    from_json,
+    messages_of,
+    read_dialogues,
+    read_messages,
+)
 from wafergpt.errors import InputError
 
 HELLO = [Message("user", "Hello."), Message("assistant", "Hi!")]
@@ -46,7 +53,9 @@ def test_neighbours_of_one_role_are_joined() -> None:
     ("value", "message"),
     [
         ("Hello.", "is a value of type str .*, not a list of messages"),
-        ([], "not a list of messages"),
+        ([], "has no messages"),
+        ([{"role": "assistant", "content": None, "tool_calls": [{}]}], "has no messages"),
+        ([{"role": "user", "content": [{"type": "image_url"}]}], "turn 1 without a role or a text"),
         ([{"role": "user"}], "turn 1 without a role or a text"),
         ([["user", "Hello.", "x"]], "turn 1 without a role or a text"),
         ([["user", 3]], "turn 1 without a role or a text"),
@@ -61,6 +70,56 @@ def test_neighbours_of_one_role_are_joined() -> None:
 def test_what_is_no_dialogue_is_refused(value: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         messages_of(value)
+
+
+def test_tools_are_context_and_their_calls_are_not_learned() -> None:
+    found = messages_of(
+        [
+            {"role": "developer", "content": "Be kind."},
+            {"role": "user", "content": [{"type": "text", "text": "Rain?"}]},
+            {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]},
+            {"role": "tool", "content": "sunny", "tool_call_id": "1"},
+            {"role": "assistant", "content": "No.", "weight": 0},
+            {"role": "assistant", "content": "No rain."},
+        ]
+    )
+    assert found == [
+        Message("system", "Be kind."), Message("user", "Rain?"), Message("tool", "sunny"),
+        Message("assistant", "No.", learned=False), Message("assistant", "No rain."),
+    ]  # fmt: skip
+    assert from_json(as_json(found)) == found
+    shared = [
+        {"from": "human", "value": "Rain?"},
+        {"from": "function_call", "value": "{}"},
+        {"from": "observation", "value": "sunny"},
+        {"from": "gpt", "value": "No."},
+    ]
+    assert [one.role for one in messages_of(shared)] == ["user", "tool", "assistant"]
+
+
+def test_rows_that_cannot_be_used_are_skipped_and_counted(tmp_path: Path) -> None:
+    path = tmp_path / "d.jsonl"
+    rows = [
+        [["user", "Hello."], ["bot", "Hi!"]],
+        [["user", "Hello."], ["narrator", "They met."]],
+        [["user", "Hello."], ["assistant", ""]],
+        [["user", "Rain?"], ["function", "sunny"], ["assistant", "No."]],
+        [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 0}],
+    ]
+    path.write_text("\n".join(json.dumps({"messages": row}) for row in rows))
+    table = read_dialogues(path, "messages")
+    assert table.labels == ["Hi!", "No."]
+    skipped, without, tools = table.notes
+    assert (
+        "2 of 5 dialogues are skipped (first: line 2 has the role 'narrator' in turn 2" in skipped
+    )
+    assert "1 of 5 dialogues have no reply" in without
+    assert "1 of 5 dialogues have tools" in tools
+    with pytest.raises(InputError, match="line 2 has the role 'narrator'"):
+        read_messages(path, "messages")
+    path.write_text(json.dumps({"messages": rows[1]}))
+    with pytest.raises(InputError, match=r"no dialogue .*first: line 1 has the role 'narrator'"):
+        read_dialogues(path, "messages")
 
 
 @given(st.lists(st.tuples(st.sampled_from(["user", "assistant"]), st.text(min_size=1))))

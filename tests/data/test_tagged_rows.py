@@ -50,13 +50,18 @@ def test_one_file_in_many_forms(tmp_path: Path, content: str | bytes, name: str)
 
 
 def test_jsonl(tmp_path: Path) -> None:
-    rows = [
+    rows: list[dict[str, list[str]]] = [
         {"tokens": ["John", "Smith", "slept"], "tags": ["B-PER", "I-PER", "O"]},
         {"tokens": ["Paris"], "tags": ["B-LOC"]},
         {"tokens": [], "tags": []},
     ]
     text = "\n".join(map(json.dumps, rows))
     assert read(tmp_path, text, "a.jsonl") == WANTED == read(tmp_path, text, "a.data")
+    names = ["O", "B-PER", "I-PER", "B-LOC"]
+    numbered = [{"tokens": r["tokens"], "ner_tags": [names.index(t) for t in r["tags"]]}
+                for r in rows]  # fmt: skip
+    found = read(tmp_path, "\n".join(map(json.dumps, numbered)), "n.jsonl", tag_names=names)
+    assert found == WANTED
     renamed = text.replace('"tags"', '"ner"')
     assert read(tmp_path, renamed, "a.jsonl", tags="ner") == WANTED
 
@@ -108,7 +113,8 @@ def test_one_line_says_what_is_wrong(
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"tokens": ["a"], "tags": [3]}, "3 in it, where names are wanted"),
+        ({"tokens": ["a"], "tags": [3]}, r"the tag 3 is a number: task.tag_names=\[O,B-PER"),
+        ({"tokens": ["a", "b"], "tags": ["O", 3]}, "3 in it, where names are wanted"),
         ({"tokens": ["a", "b"], "tags": ["O"]}, "2 words, but 1 tag"),
         ({"tokens": "a b", "tags": ["O"]}, "'tokens' is not a list"),
         ({"tokens": [""], "tags": ["O"]}, "an empty word"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import subprocess
@@ -128,6 +129,45 @@ def test_the_lines_of_the_readme_give_our_answers(tmp_path: Path, name: str) -> 
     assert written["task"] == task.get("name", "classify")
     assert written["max_tokens"] == task.get("max_tokens", 24)
     assert written.get("labels", []) == list(task.get("labels", ()))
+
+
+@pytest.mark.parametrize("features", [True, False])
+def test_the_lines_of_the_readme_find_our_entities(tmp_path: Path, features: bool) -> None:
+    task: dict[str, Any] = {"name": "tag", "labels": ("LOC", "PER"), "word_features": features,
+                            "feature_rows": 997, "pooling": "mean" if features else "last",
+                            "attention": "two_way" if features else "causal"}  # fmt: skip
+    run = make_run(tmp_path, task, **(EVERYTHING if features else {}))
+    result = export(run, tmp_path / "out", "onnx")
+    assert 0 < result["max_relative_logit_difference"] <= 1e-5
+    answers = [answer["entities"] for answer in Predictor.load(run, "cpu")._answers(MESSY)]
+    assert sum(map(len, answers)) > 100
+    old = 'texts = ["Anna Smith went to New York.", "Bob saw Rome."]'
+    printed = run_readme(
+        tmp_path / "out", (old, f"texts = json.loads({json.dumps(json.dumps(MESSY))})")
+    )
+    for line, expected in zip(printed.splitlines(), answers, strict=True):
+        found = ast.literal_eval(line)
+        assert [one | {"score": 0} for one in found] == [one | {"score": 0} for one in expected]
+        scores = [one["score"] for one in expected]
+        assert [one["score"] for one in found] == pytest.approx(scores, rel=1e-3)
+
+
+def test_the_lines_of_the_readme_answer_as_we_do(tmp_path: Path) -> None:
+    task = {"name": "answer", "feature_rows": 997, "no_answer": True, "no_answer_margin": 0.5}
+    run = make_run(tmp_path, task, **EVERYTHING)
+    result = export(run, tmp_path / "out", "onnx")
+    assert 0 < result["max_relative_logit_difference"] <= 1e-5
+    asked = [(one, other[:400]) for one in MESSY[2:6] for other in MESSY[2:] if other.strip()]
+    answers = Predictor.load(run, "cpu")._answers(asked)
+    assert {bool(answer["answer"]) for answer in answers} == {True, False}
+    old = 'asked = [("Where does Anna live?", "Anna lives in Oslo, and Bob in Rome.")]'
+    printed = run_readme(
+        tmp_path / "out", (old, f"asked = json.loads({json.dumps(json.dumps(asked))})")
+    )
+    for line, expected in zip(printed.splitlines(), answers, strict=True):
+        found = ast.literal_eval(line)
+        assert found | {"score": 0} == expected | {"score": 0}
+        assert found["score"] == pytest.approx(expected["score"], rel=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -281,5 +321,5 @@ def test_the_shipped_module_reads_messy_texts() -> None:
 
 
 _namespace: dict[str, Any] = {}
-exec(onnx_readme.ngrams_module(), _namespace)
+exec(onnx_readme.module("text_ngrams"), _namespace)
 shipped = _namespace["text_ngrams"]

@@ -125,6 +125,20 @@ def test_rows_beyond_the_context_are_said(home: Path, capfd: pytest.CaptureFixtu
     assert "1 of 601 rows are longer than 48 tokens and are cut" in said
 
 
+def test_a_tokenizer_of_another_script_is_told(
+    trained: Predictor, home: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = home / "zh.jsonl"
+    rows = [{"source": f"好电影{n}", "target": "烂电影好电影"} for n in range(40)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    tables = trained.task.read_rows(path)  # type: ignore[attr-defined]
+    trained.task._samples(tables, trained.tokenizer, trained=True)  # type: ignore[attr-defined]
+    assert "tokens for a character of these texts" in capfd.readouterr().err
+    ours = trained.task.read_rows(home / "train.jsonl")  # type: ignore[attr-defined]
+    trained.task._samples(ours, trained.tokenizer, trained=True)  # type: ignore[attr-defined]
+    assert "tokens for a character" not in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [

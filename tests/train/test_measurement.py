@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import subprocess
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from wafergpt.errors import InputError, RunFailed
 from wafergpt.planning.duration import Duration
 from wafergpt.planning.measurement import Measurement
 from wafergpt.runs.run import Run
-from wafergpt.train import measuring, planner
+from wafergpt.train import measurement, measuring, planner
 from wafergpt.train.counted import total_tokens
 from wafergpt.train.measurement import _spread, expected
 from wafergpt.train.planned import compare_with_plan
@@ -222,7 +223,7 @@ def test_a_process_without_memory_says_so(
         "start": None,
         "speeds": False,
         "began": 0.0,
-        "told": False,
+        "said": [],
         "tasks": {},
         "engines": {},
     }
@@ -289,6 +290,30 @@ def test_the_load_of_others_is_a_share() -> None:
     sum(i * i for i in range(300_000))
     assert 0 <= load.share() <= 1
     assert load.share(processes=1000) == 0
+
+
+def test_the_answers_to_test_rows_are_all_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = []
+    for name, n in (("train", 64), ("validation", 64), ("test", 640)):
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("".join(f'{{"source": "one {i}", "target": "two"}}\n' for i in range(n)))
+        files.append(f"task.{name}={path}")
+    asked = ["task.name=translate", "task.written=1", "train.steps=1", "model.vocab_size=270"]
+    recipe = load_recipe(None, [*SMALL, *files, *asked])
+    setup = settled(set_up(recipe, SINGLE, None), lambda: False)
+    written: list[int] = []
+
+    def slow(*args: Any, samples: range) -> None:
+        written.append(len(samples))
+        time.sleep(0.1)
+
+    monkeypatch.setattr(measurement, "evaluate", slow)
+    # A training of so few updates is not timed.
+    final = expected(replace(setup, update_seconds=1e-3), SINGLE, 0.0).time.final
+    (rows,) = written
+    assert 640 / rows * 0.1 <= final < 640 / rows * 1.0
 
 
 def test_rows_are_counted_once(rows: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -27,6 +27,8 @@ def at_work(run: Run) -> str:
     recipe = run.recipe
     if recipe.task is not None and recipe.task.name == "dialogue":
         return run.command("chat")
+    if recipe.task is not None and recipe.task.name == "answer":
+        return run.command("predict", "--file", str(recipe.task.test or recipe.task.train))
     if recipe.task is not None:
         return run.command("predict", "--text", "a text of yours")
     return run.command("generate", "--prompt", _prompt(recipe))

@@ -18,7 +18,7 @@ from wafergpt.progress import say, working
 BLANK = "(blank)"
 """Shown in place of a text that has no letters."""
 
-WRITTEN = ("translation", "reply")
+WRITTEN = ("translation", "reply", "answer")
 """Keys of answers that are texts."""
 
 if TYPE_CHECKING:

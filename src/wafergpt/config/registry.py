@@ -12,6 +12,7 @@ LANGUAGE_MODEL = "wafergpt.tasks.language_model:LanguageModel"
 """The task of a recipe without a section ``task``."""
 
 TASKS: dict[str, str] = {
+    "answer": "wafergpt.tasks.answer:Answer",
     "classify": "wafergpt.tasks.classify:Classify",
     "dialogue": "wafergpt.tasks.dialogue:Dialogue",
     "regress": "wafergpt.tasks.regress:Regress",

@@ -37,8 +37,8 @@ class Rows(Protocol):
 R = TypeVar("R", bound=Rows)
 
 
-def hold_out(table: R, share: float, seed: int = 0) -> tuple[R, R]:
-    """Split a table into (kept, held) by a hash of each text.
+def hold_out(table: R, share: float, seed: int = 0, by: Sequence[str] | None = None) -> tuple[R, R]:
+    """Split a table into (kept, held) by a hash of each text, or of what is named by ``by``.
 
     The same text always falls on the same side, whatever its place and however often it occurs.
 
@@ -48,7 +48,7 @@ def hold_out(table: R, share: float, seed: int = 0) -> tuple[R, R]:
     limit = int(share * 2**64)
     held: list[int] = []
     kept: list[int] = []
-    for row, text in enumerate(table.texts):
+    for row, text in enumerate(by or table.texts):
         (held if _hash(text, seed) < limit else kept).append(row)
     if not held or not kept:
         raise _too_few(table, share)

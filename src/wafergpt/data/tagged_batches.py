@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from wafergpt.data.batches import Batch, Ints
 from wafergpt.data.labelled_batches import LengthOrder
+from wafergpt.data.tag_reading import windows as windows_of
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.data.word_features import feature_rows, own_hashes
 from wafergpt.data.word_splitting import pieces
@@ -80,7 +81,7 @@ def encoded(
     for place, (written, words) in enumerate(rows):
         parts = [tokens[piece] for piece in written]
         ends = np.cumsum([len(part) for part in parts])
-        for first, last in _fitting(ends, limit):
+        for first, last in windows_of(ends, limit):
             before = int(ends[first - 1]) if first else 0
             windows.append(
                 Window(
@@ -91,22 +92,6 @@ def encoded(
             )
             counts[place] += 1
     return EncodedSentences(windows, counts, list(ids), cut)
-
-
-def _fitting(ends: Ints, limit: int) -> Iterator[tuple[int, int]]:
-    """Yield the words of as few windows as hold a sentence, all of about the same size."""
-    n = len(ends)
-    if ends[-1] <= limit:
-        yield 0, n
-        return
-    target = ends[-1] / -(-int(ends[-1]) // limit)
-    first = 0
-    while first < n:
-        before = ends[first - 1] if first else 0
-        last = int(np.searchsorted(ends, before + min(limit, target + 1), side="right"))
-        last = max(last, first + 1)
-        yield first, last
-        first = last
 
 
 class TaggedBatches:

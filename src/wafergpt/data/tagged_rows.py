@@ -110,7 +110,11 @@ def is_tagged(path: Path) -> bool:
 
 
 def read_sentences(
-    path: str | Path, tokens: str | None = None, tags: str | None = None, repair: bool = False
+    path: str | Path,
+    tokens: str | None = None,
+    tags: str | None = None,
+    repair: bool = False,
+    tag_names: Sequence[str] = (),
 ) -> Sentences:
     """Read tagged sentences from a file, plain or compressed.
 
@@ -122,15 +126,16 @@ def read_sentences(
         path: the file.
         tokens: the column of the words: a number from 1, or from -1 backwards; the first if
             omitted. Of JSON Lines a name, ``tokens`` if omitted.
-        tags: the column of the tags; the last one, or ``tags``, if omitted.
+        tags: the column of the tags; the last one, or ``tags`` or ``ner_tags``, if omitted.
         repair: read tags that no scheme allows as conlleval does, instead of refusing them.
+        tag_names: of tags that JSON Lines have as numbers from 0.
 
     Raises:
         InputError: if there is no such file or column, no sentence, a word without a tag, or a tag
             that is none or that the scheme does not allow.
     """
     path = Path(path)
-    sentences = list(_sentences(path, tokens, tags, tagged=True))
+    sentences = list(_sentences(path, tokens, tags, tagged=True, tag_names=tag_names))
     parsed_tags = [[_tag(line, path) for line in sentence] for sentence in sentences]
     scheme, note = _scheme(path, sentences, parsed_tags, repair)
     found = [entities(tags) for tags in parsed_tags]
@@ -230,11 +235,11 @@ def _scheme(
 
 
 def _sentences(
-    path: Path, tokens: str | None, tags: str | None, tagged: bool
+    path: Path, tokens: str | None, tags: str | None, tagged: bool, tag_names: Sequence[str] = ()
 ) -> Iterator[list[_Line]]:
     require_file(path)
     if kind(path) == "jsonl" or (not is_tagged(path) and _begins_with_json(path)):
-        yield from _json_sentences(path, tokens, tags, tagged)
+        yield from _json_sentences(path, tokens, tags, tagged, tag_names)
         return
     if kind(path) == "csv":
         raise InputError(
@@ -339,17 +344,18 @@ def _require_columns(path: Path, number: int, columns: int, token: int, tag: int
 
 
 def _json_sentences(
-    path: Path, tokens: str | None, tags: str | None, tagged: bool
+    path: Path, tokens: str | None, tags: str | None, tagged: bool, tag_names: Sequence[str]
 ) -> Iterator[list[_Line]]:
-    names = (tokens or "tokens", tags or "tags")
-    for number, row in rows(path, file_format="jsonl", names=names):
+    for number, row in rows(path, file_format="jsonl"):
+        others = "ner_tags" if "ner_tags" in row and "tags" not in row else "tags"
+        names = (tokens or "tokens", tags or others)
         words = _strings(
             column(row, names[0], path, number, "task.tokens=NAME"), *names[:1], path, number
         )
         letters = [""] * len(words)
         if tagged:
             found = column(row, names[1], path, number, "task.tags=NAME")
-            letters = _strings(found, names[1], path, number)
+            letters = _strings(_named(found, tag_names, path, number), names[1], path, number)
             if len(words) != len(letters):
                 raise InputError(
                     f"{path}, line {number}: {_many(len(words), 'word')}, but "
@@ -357,6 +363,23 @@ def _json_sentences(
                 )
         if words:
             yield [_Line(number, *pair) for pair in zip(words, letters, strict=True)]
+
+
+def _named(tags: Any, names: Sequence[str], path: Path, number: int) -> Any:
+    """Return a list of numbers as names, and anything else as it is.
+
+    Raises:
+        InputError: if a number has no name.
+    """
+    if not isinstance(tags, list) or not tags or not all(type(tag) is int for tag in tags):
+        return tags
+    if unknown := [tag for tag in tags if not 0 <= tag < len(names)]:
+        raise InputError(
+            f"{path}, line {number}: the tag {unknown[0]} is a number"
+            f"{f', but there are {len(names):,} names' if names else ''}: "
+            "task.tag_names=[O,B-PER,I-PER] names the tags 0, 1, 2"
+        )
+    return [names[tag] for tag in tags]
 
 
 def _strings(value: Any, name: str, path: Path, number: int) -> list[str]:

@@ -14,6 +14,7 @@ from wafergpt.shapes.hashing import FACTOR, PRIME
 
 # A trained table depends on these lists and their order: they may never change.
 _WORD, _LOWER, _SHAPE, _SHORT, _ENDING = range(5)
+LOWER, SHORT = _LOWER, _SHORT
 _OWN = 14
 """Columns of a word's own hashes: the five above, other beginnings and endings."""
 

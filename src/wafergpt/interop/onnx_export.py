@@ -117,7 +117,7 @@ class _Opened:
             shape = (ROWS, model.seq_len)
             yield Batch({"tokens": torch.randint(model.vocab_size, shape, generator=generator)}, 1)
         else:
-            given = [v for t in TEXTS if (v := self.task.require_input(t)) is not None]
+            given = self.task.inputs_of(TEXTS)
             yield self.task.encode(given, self.tokenizer).batches.batch(0, len(given))
 
 

@@ -90,25 +90,26 @@ class DenseRows(nn.Module):
 
 
 class SummedRows(nn.Module):
-    """``NgramScores`` by a look-up and a sum; ONNX has no bag of embeddings.
+    """A table whose rows are summed up, such as ``NgramScores``; ONNX has no bag of embeddings.
 
     The ratios are multiplied into the rows, and row 0, of no n-gram, is zeros.
     """
 
-    def __init__(self, scores: NgramScores, weights: OnnxWeights) -> None:
+    def __init__(self, scores: nn.EmbeddingBag, weights: OnnxWeights) -> None:
         super().__init__()
-        self.ratios = None
-        self.kept = None if scores.kept is None else DenseRows(scores.kept)
+        self.ratios = self.kept = None
         rows = scores.weight.detach().clone()
-        if scores.ratios is not None:
-            rows *= scores.ratios[:, None]
+        if isinstance(scores, NgramScores):
+            self.kept = None if scores.kept is None else DenseRows(scores.kept)
+            if scores.ratios is not None:
+                rows *= scores.ratios[:, None]
         rows[0] = 0
         self.table = _table(rows, weights)
 
-    def forward(self, ngrams: Tensor, per_sample_weights: Tensor) -> Tensor:
-        """Return the weighted sums ``[batch, n_outputs]`` of rows ``[batch, n]``."""
-        summed: Tensor = (self.table(ngrams) * per_sample_weights[..., None]).sum(1)
-        return summed
+    def forward(self, numbers: Tensor, per_sample_weights: Tensor | None = None) -> Tensor:
+        """Return the sums ``[batch, n_outputs]`` of rows ``[batch, n]``, weighted if so."""
+        rows: Tensor = self.table(numbers)
+        return (rows if per_sample_weights is None else rows * per_sample_weights[..., None]).sum(1)
 
 
 class _Outputs(nn.Module):
@@ -229,15 +230,21 @@ def _examples(graph: Graph, seq_len: int) -> dict[str, Any]:
     """Return inputs to trace with, and which of their axes may have any size."""
     axes = list(input_axes(graph).values())
     # Each its own size; a size of 1 would be taken for a constant.
-    sizes = {name: 2 + n for n, name in enumerate(sorted({name for of in axes for name in of}))}
+    named = sorted({name for of in axes for name in of if not name.isdigit()})
+    sizes = {name: 2 + n for n, name in enumerate(named)}
     sizes["length"] = min(sizes["length"], seq_len)
     if sizes["length"] < 2:
         raise InputError("a model with a context of one token has no axis of tokens")
     dims = {name: torch.export.Dim(name) for name in sizes if name != "length"}
     dims["length"] = torch.export.Dim("length", max=seq_len)
     return {
-        "args": tuple(torch.ones([sizes[name] for name in of], dtype=torch.long) for of in axes),
-        "dynamic_shapes": (tuple({n: dims[name] for n, name in enumerate(of)} for of in axes),),
+        "args": tuple(
+            torch.ones([sizes.get(name) or int(name) for name in of], dtype=torch.long)
+            for of in axes
+        ),
+        "dynamic_shapes": (
+            tuple({n: dims[name] for n, name in enumerate(of) if name in dims} for of in axes),
+        ),
     }
 
 
@@ -247,7 +254,7 @@ def _prepared(network: nn.Module, weights: OnnxWeights) -> nn.Module:
     network = copy.deepcopy(network, shared)
     for parent in list(network.modules()):
         for name, module in list(parent.named_children()):
-            if isinstance(module, NgramScores):
+            if isinstance(module, nn.EmbeddingBag):
                 setattr(parent, name, SummedRows(module, weights))
             elif isinstance(module, KeptRows):
                 parent.add_module(name, DenseRows(module))

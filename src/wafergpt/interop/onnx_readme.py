@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from pathlib import Path
 from typing import Any
 
+from wafergpt import data
 from wafergpt.config import Recipe
-from wafergpt.data import text_ngrams
 from wafergpt.interop.onnx_graph import OnnxWeights, input_axes
 from wafergpt.runs.run import Run
 from wafergpt.shapes import hashing
 from wafergpt.tasks.graph import Graph
-
-NGRAMS = f"{text_ngrams.__name__.rpartition('.')[2]}.py"
-"""The module that finds the n-grams of a text; of this package, with nothing of it imported."""
 
 _HASH = f"from {hashing.__name__} import FACTOR, PRIME\n"
 
@@ -22,6 +20,8 @@ _MEANINGS = {
     "input_ids": "the tokens of each text, padded on the right with any token",
     "attention_mask": "1 for tokens, 0 for padding",
     "ngrams": "rows of the n-grams of each whole text, padded with 0; `text_ngrams.py` finds them",
+    "words": "the first token of each word of a sentence and the one after its last; 0 for padding",
+    "features": "rows of the features of each word, 0 for padding; `word_features.py` finds them",
 }
 
 
@@ -47,11 +47,15 @@ def settings(run: Run, graph: Graph, weights: OnnxWeights, end_of_text: int) -> 
     }
 
 
-def ngrams_module() -> str:
-    """Return the source of ``text_ngrams.py`` without an import of this package."""
-    source = inspect.getsource(text_ngrams)
-    assert _HASH in source
+def module(name: str) -> str:
+    """Return the source of a module of ``wafergpt.data`` that imports others from beside it.
+
+    Args:
+        name: of a module that needs NumPy alone.
+    """
+    source = inspect.getsource(importlib.import_module(f"{data.__name__}.{name}"))
     found = source.replace(_HASH, f"PRIME, FACTOR = {hashing.PRIME}, {hashing.FACTOR}\n")
+    found = found.replace(f"from {data.__name__}.", "from ")
     assert "wafergpt" not in found
     return found
 
@@ -106,14 +110,13 @@ def _steps(recipe: Recipe, graph: Graph) -> list[str]:
 
 
 def _lines(recipe: Recipe, graph: Graph) -> str:
-    ngrams = "ngrams" in graph.inputs
     head = [
         "import json",
         "",
         "import numpy as np",
         "import onnxruntime",
         "from tokenizers import Tokenizer",
-        *(["from text_ngrams import text_ngrams"] if ngrams else []),
+        *(f"from {name} import {what}" for name, what in graph.modules.items() if what),
         "",
         'settings = json.load(open("settings.json", encoding="utf-8"))',
         'tokenizer = Tokenizer.from_file("tokenizer.json")',
@@ -121,7 +124,11 @@ def _lines(recipe: Recipe, graph: Graph) -> str:
         'session = onnxruntime.InferenceSession("model.onnx")',
         "",
     ]
-    body = _continuation(recipe) if "lengths" not in graph.inputs else _answers(graph, ngrams)
+    body = []
+    if "lengths" not in graph.inputs:
+        body = _continuation(recipe)
+    elif "cut" in graph.settings:
+        body = _answers(graph)
     return "\n".join([*head, *body, graph.answer])
 
 
@@ -135,7 +142,8 @@ def _continuation(recipe: Recipe) -> list[str]:
     ]
 
 
-def _answers(graph: Graph, ngrams: bool) -> list[str]:
+def _answers(graph: Graph) -> list[str]:
+    ngrams = "ngrams" in graph.inputs
     limit = graph.settings["max_tokens"]
     ids = "tokenizer.encode(text, add_special_tokens=False).ids"
     head = limit // 2
@@ -175,7 +183,7 @@ def _answers(graph: Graph, ngrams: bool) -> list[str]:
 
 
 def write_beside(folder: Path, run: Run, graph: Graph, weights: OnnxWeights) -> None:
-    """Write README.md, and the n-grams' module where the graph reads them."""
+    """Write README.md, and the modules that prepare inputs and read outputs."""
     (folder / "README.md").write_text(readme(run, graph, weights), encoding="utf-8")
-    if "ngrams" in graph.inputs:
-        (folder / NGRAMS).write_text(ngrams_module(), encoding="utf-8")
+    for name in graph.modules:
+        (folder / f"{name}.py").write_text(module(name), encoding="utf-8")

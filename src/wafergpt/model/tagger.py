@@ -18,13 +18,13 @@ class TagHead(nn.Module):
     """Scores of a word's tags, and of each tag after another.
 
     ``transitions`` is ``[tags + 1, tags + 1]``: its last row is before the first word, its last
-    column after the last one.
+    column after the last one. It is None where tags do not follow each other.
     """
 
-    def __init__(self, width: int, n_tags: int) -> None:
+    def __init__(self, width: int, n_tags: int, follow: bool = True) -> None:
         super().__init__()
         self.tags = nn.Linear(width, n_tags, bias=False)
-        self.transitions = nn.Embedding(n_tags + 1, n_tags + 1)
+        self.transitions = nn.Embedding(n_tags + 1, n_tags + 1) if follow else None
 
 
 class Tagger(nn.Module):
@@ -36,6 +36,7 @@ class Tagger(nn.Module):
         pooling: of the hidden states of a word's tokens.
         two_way: let each token see those after it too, which a GPT learns while it is fine-tuned.
         feature_rows: rows of the table; 0: none.
+        follow: score each tag after another.
     """
 
     def __init__(
@@ -45,12 +46,13 @@ class Tagger(nn.Module):
         pooling: WordPooling,
         two_way: bool,
         feature_rows: int = 0,
+        follow: bool = True,
     ) -> None:
         super().__init__()
         self.gpt = gpt
         self.pooling, self.two_way = pooling, two_way
         self.dropout = Dropout(gpt.config.dropout)
-        self.head = TagHead(gpt.config.d_model, n_tags)
+        self.head = TagHead(gpt.config.d_model, n_tags, follow)
         self.head_ngrams = (
             nn.EmbeddingBag(feature_rows, n_tags, mode="sum", padding_idx=0)
             if feature_rows

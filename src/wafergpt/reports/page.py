@@ -19,6 +19,7 @@ from wafergpt.reports.markup import escape, folded, table
 from wafergpt.reports.pruning import before_and_after, pruning_charts
 from wafergpt.reports.samples import read_samples, samples_html
 from wafergpt.reports.sections import Chapter, chapters
+from wafergpt.reports.spans import span_examples
 from wafergpt.runs.run import Run
 
 MAX_OPEN_CLASSES = 20
@@ -140,6 +141,7 @@ class _Page(Document):
         facts = [
             _pruned(chapter),
             *self._test_metrics(chapter),
+            span_examples(chapter.result.get("test") or chapter.result.get("metrics")),
             answers_card(chapter.result),
             _planned(chapter),
             _samples(chapter),

@@ -49,7 +49,10 @@ def verdict(chapter: Chapter, ranked: Sequence[Row]) -> str:
     for part in ("test", "metrics"):
         f1 = values.share(chapter.result.get(part), "f1")
         if f1 is not None:
-            rows = "held-out sentences" if part == "test" else "validation sentences"
+            kind = "held-out" if part == "test" else "validation"
+            if values.share(chapter.result.get(part), "exact_match") is not None:
+                return f"The GPT answers the {kind} questions with an F1 of {values.percent(f1)}."
+            rows = f"{kind} sentences"
             return f"The GPT finds the entities of the {rows} with an F1 of {values.percent(f1)}."
     accuracy = number(chapter.result.get("metrics"), "accuracy")
     if accuracy is not None:
@@ -177,6 +180,7 @@ def tiles(chapter: Chapter) -> list[Tile]:
                 values.percent(test.f1),
                 f"95% CI {'–'.join(interval)}" if interval else "",
             ),
+            ("Exact match", values.percent(values.share(of_all, "exact_match")), ""),
             ("Precision", values.percent(values.share(of_all, "precision")), ""),
             ("Recall", values.percent(values.share(of_all, "recall")), ""),
         ]

@@ -320,6 +320,10 @@ class Task(ABC):
         """
         return value
 
+    def inputs_of(self, texts: Sequence[str]) -> list[Any]:
+        """Return inputs that are made of texts, without those in which there is nothing."""
+        return [given for text in texts if (given := self.require_input(text)) is not None]
+
     def read_inputs(
         self, path: Path, column: str | None, file_format: InputFormat | None
     ) -> tuple[list[Any], list[str]]:

@@ -54,9 +54,9 @@ class Dialogue(GenerativeTask):
         """Read dialogues."""
         return read_dialogues(path, self.settings.messages)
 
-    def texts(self) -> Iterator[str]:
-        """Yield what is said in the training rows."""
-        for text, reply in zip(self.tables.train.texts, self.tables.train.labels, strict=True):
+    def texts_of(self, table: Table) -> Iterator[str]:
+        """Yield what is said in rows."""
+        for text, reply in zip(table.texts, table.labels, strict=True):
             yield from (f"{one.role}: {one.content}" for one in from_json(text))
             yield reply
 
@@ -121,7 +121,7 @@ def dialogue_prompt(messages: Sequence[Message], tokenizer: Tokenizer) -> Prompt
     for place, one in enumerate(messages):
         role, content = encoded[2 * place], [*encoded[2 * place + 1], tokenizer.end_of_text]
         tokens += [*role, *content]
-        learned += [False] * len(role) + [one.role == "assistant"] * len(content)
+        learned += [False] * len(role) + [one.role == "assistant" and one.learned] * len(content)
     tokens += encoded[-1]
     learned += [False] * len(encoded[-1])
     return Prompt(np.array(tokens, dtype=np.int64), np.array(learned))

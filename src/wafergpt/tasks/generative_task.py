@@ -19,7 +19,7 @@ from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.progress import say, working
 from wafergpt.tasks.base import EvaluationSet, Outputs, Splits
 from wafergpt.tasks.chosen import with_choices_for_writing
-from wafergpt.tasks.labelled_task import LabelledTask
+from wafergpt.tasks.labelled_task import LabelledTask, warn_of_another_script
 from wafergpt.tasks.prompts import Answers, Ints, Prompt
 from wafergpt.tasks.tables import Tables
 
@@ -93,8 +93,12 @@ class GenerativeTask(LabelledTask[Table]):
 
     def texts(self) -> Iterator[str]:
         """Yield prompts and answers of the training rows."""
-        yield from self.tables.train.texts
-        yield from self.tables.train.labels
+        return self.texts_of(self.tables.train)
+
+    def texts_of(self, table: Table) -> Iterator[str]:
+        """Yield prompts and answers of rows."""
+        yield from table.texts
+        yield from table.labels
 
     # --- data ------------------------------------------------------------------------------------
 
@@ -158,6 +162,10 @@ class GenerativeTask(LabelledTask[Table]):
             self.prompts(table.texts, tokenizer),
             self.encode_answers(table.labels, tokenizer),
         )
+        if trained:
+            # Ends of texts are no part of a script.
+            tokens = sum(len(prompt.tokens) - 1 for prompt in both[0]) + sum(map(len, both[1]))
+            warn_of_another_script(tokens, sum(map(len, self.texts_of(table))))
         for prompt, answer in zip(*both, strict=True):
             # The last token is not read.
             if len(prompt.tokens) + len(answer) > limit:
@@ -270,7 +278,8 @@ class GenerativeTask(LabelledTask[Table]):
         from wafergpt.decoding.beam import beam_search
 
         most = self.settings.max_new_tokens
-        found = torch.full((len(tokens), most), NOTHING, device=tokens.device)
+        # Of all rows this is kept until the last one is written.
+        found = torch.full((len(tokens), most), NOTHING, dtype=torch.int32, device=tokens.device)
         # Decoding has a new length at each token, and would compile for each.
         with (
             torch.autocast(tokens.device.type, enabled=False),
@@ -285,7 +294,7 @@ class GenerativeTask(LabelledTask[Table]):
                 for some in rows.split(together):
                     answers = beam_search(gpt, tokens[some, :length], beam)
                     for row, answer in zip(some.tolist(), answers, strict=True):
-                        found[row, : len(answer)] = torch.tensor(answer, device=tokens.device)
+                        found[row, : len(answer)] = torch.tensor(answer).to(found)
         return found
 
     def _searched_together(self, tokens: int) -> int:
@@ -373,5 +382,5 @@ def _of(table: Table) -> str:
     return "" if table.path is None else f" ({table.path})"
 
 
-def _decoded(written: NDArray[np.int64], tokenizer: Tokenizer) -> list[str]:
+def _decoded(written: NDArray[np.int32], tokenizer: Tokenizer) -> list[str]:
     return [tokenizer.decode([i for i in row.tolist() if i != NOTHING]).strip() for row in written]

@@ -24,16 +24,18 @@ class Graph:
     """What ``export --format onnx`` makes of a task's network.
 
     Attributes:
-        inputs: the tensors of a batch that the network reads, and the names of their axes, all of
-            any size. ``tokens`` become ``input_ids`` there, and ``lengths [batch]`` an
-            ``attention_mask [batch, length]``.
+        inputs: the tensors of a batch that the network reads, and the names of their axes, of any
+            size, or a size in digits. ``tokens`` become ``input_ids`` there, and ``lengths
+            [batch]`` an ``attention_mask [batch, length]``.
         outputs: what it computes by name, each with a line that says what that is.
         forward: computes the outputs from the network and a batch with those inputs.
         settings: what a program must know to prepare inputs and to read outputs, as JSON.
         answer: lines of Python that print an answer from arrays with the names of the outputs,
-            ``texts`` and ``settings``.
+            ``texts`` and ``settings``; or, where no text is ``cut``, from ``session``.
         evaluated: computes ``Task.outputs`` from those of the graph and the batch that they are
             for, so that an export's metrics can be measured.
+        modules: of ``wafergpt.data`` that lie beside the graph for those lines, and what they
+            import from each; "" for what another module imports.
     """
 
     inputs: Mapping[str, tuple[str, ...]]
@@ -44,6 +46,7 @@ class Graph:
     evaluated: Callable[[Mapping[str, Tensor], Batch], Mapping[str, Tensor]] = field(
         default=_unchanged
     )
+    modules: Mapping[str, str] = field(default_factory=dict)
 
 
 def graph_of_texts(task: TextTask) -> Graph:
@@ -59,7 +62,9 @@ def graph_of_texts(task: TextTask) -> Graph:
     inputs: dict[str, tuple[str, ...]] = {"tokens": ("batch", "length"), "lengths": ("batch",)}
     told: dict[str, Any] = {"max_tokens": settings.max_tokens or task.recipe.model.seq_len}
     kept = ["cut", "pooling"]
+    modules = {}
     if settings.ngrams != "none":
+        modules = {"text_ngrams": "text_ngrams"}
         inputs["ngrams"] = ("batch", "ngrams")
         kept += ["ngrams", "ngram_rows", "factors"]
 
@@ -73,4 +78,5 @@ def graph_of_texts(task: TextTask) -> Graph:
         {**told, **{key: getattr(settings, key) for key in kept}},
         "for text, row in zip(texts, logits):\n    print(row, text)",
         lambda found, batch: task.answers(found["logits"]),
+        modules,
     )

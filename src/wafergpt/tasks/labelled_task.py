@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, Generic
 
@@ -14,15 +13,12 @@ from wafergpt.data.labelled_split import R, hold_out
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
 from wafergpt.planning.intervals import DEFAULT_EPOCHS
-from wafergpt.progress import say, silent, working
+from wafergpt.progress import say, working
 from wafergpt.tasks.base import EvaluationSet, Splits, Task
 from wafergpt.tasks.tables import VALIDATION_SHARE, SplitRows
 
 _read_ahead: dict[str, Any] = {}
 """Rows that were read to choose settings by, until the training takes them."""
-
-_told: set[str] = set()
-"""Rows that notes were said on."""
 
 
 class LabelledTask(Task, Generic[R]):
@@ -34,13 +30,10 @@ class LabelledTask(Task, Generic[R]):
     Attributes:
         chosen: settings that are chosen by the rows, which are not read by them.
         formats: what files of labelled rows may be, for people.
-        tells: whether notes on the rows and their number are said; a plan's process repeats
-            nothing.
     """
 
     chosen: ClassVar[frozenset[str]] = frozenset()
     formats: ClassVar[str] = "csv, tsv or jsonl"
-    tells: ClassVar[bool] = True
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__(recipe)
@@ -76,18 +69,11 @@ class LabelledTask(Task, Generic[R]):
         if self._tables is None:
             self._tables = _read_ahead.pop(self._source(), None)
         if self._tables is None:
-            with nullcontext() if self.tells else silent():
-                with working("reading the rows"):
-                    self._tables = self._read()
-                for note in self._tables.notes:
-                    say(note)
-            _told.add(self._source())
+            with working("reading the rows"):
+                self._tables = self._read()
+            for note in self._tables.notes:
+                say(note)
         return self._tables
-
-    @property
-    def is_told(self) -> bool:
-        """Whether this process has said what there is to say about the rows."""
-        return self._source() in _told
 
     def read_ahead(self) -> SplitRows[R]:
         """Read the rows for the training too that follows, which may choose more settings."""

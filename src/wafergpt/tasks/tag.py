@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from wafergpt.data.batches import Batch
     from wafergpt.data.tagged_batches import EncodedSentences
+    from wafergpt.tasks.graph import Graph
 
 MOST_LABELS = 100
 """More are no kinds of entities, and a step of the field would take their square."""
@@ -46,7 +47,9 @@ class TagSettings(TaskSettings):
     """Column of the words: of a CoNLL file its number, the first if omitted; of jsonl its name,
     ``tokens`` if omitted."""
     tags: str | None = None
-    """Column of the tags: the last one, or ``tags``."""
+    """Column of the tags: the last one, or ``tags`` or ``ner_tags``."""
+    tag_names: tuple[str, ...] = ()
+    """Of tags that are numbers from 0."""
     repair: bool = False
     """Read tags that no scheme allows as conlleval does, instead of refusing them."""
     labels: tuple[str, ...] = ()
@@ -114,7 +117,9 @@ class Tag(LabelledTask[Sentences]):
     def read_rows(self, path: Path) -> Sentences:
         """Read a file of tagged sentences."""
         settings = self.settings
-        return read_sentences(path, settings.tokens, settings.tags, settings.repair)
+        return read_sentences(
+            path, settings.tokens, settings.tags, settings.repair, settings.tag_names
+        )
 
     def settle(self, tables: dict[str, Sentences]) -> tuple[dict[str, Sentences], list[str]]:
         """Check that training has entities, and every label of the other sentences."""
@@ -160,7 +165,7 @@ class Tag(LabelledTask[Sentences]):
         warn_of_another_script(tokens, sum(len(word) for row in words for word in row))
         targets = self._of_windows(train, self._targets(tables.train))
         batches = TaggedBatches(
-            train, targets, recipe.train.batch_size, recipe.seed, self._table_rows
+            train, targets, recipe.train.batch_size, recipe.seed, self.table_rows
         )
         validation, test = (
             None if table is None else self._evaluated(table, tokenizer, name)
@@ -208,7 +213,7 @@ class Tag(LabelledTask[Sentences]):
         from wafergpt.data.tagged_batches import TaggedBatches
 
         targets = None if known is None else self._of_windows(found, known.targets)
-        batches = TaggedBatches(found, targets, self.evaluation_rows(), None, self._table_rows)
+        batches = TaggedBatches(found, targets, self.evaluation_rows(), None, self.table_rows)
         return EvaluationSet(batches, known, batches.indices(0, len(found.windows)))
 
     def _encoded(
@@ -231,7 +236,8 @@ class Tag(LabelledTask[Sentences]):
         return found
 
     @property
-    def _table_rows(self) -> int:
+    def table_rows(self) -> int:
+        """Rows of the table of features; 0: there is none."""
         return self.settings.feature_rows if self.settings.word_features else 0
 
     # --- network ---------------------------------------------------------------------------------
@@ -247,8 +253,14 @@ class Tag(LabelledTask[Sentences]):
             len(self._names),
             settings.pooling,
             settings.attention == "two_way",
-            self._table_rows,
+            self.table_rows,
         )
+
+    def graph(self) -> Graph:
+        """Describe the network; the field over its scores is read outside of the graph."""
+        from wafergpt.tasks.tag_graph import graph_of_tags
+
+        return graph_of_tags(self)
 
     def flops(self, batch: Batch) -> float:
         """Return the FLOPs of a forward and backward pass, padding included."""
@@ -261,7 +273,7 @@ class Tag(LabelledTask[Sentences]):
 
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
         """Return the summed loss of words; with features, the mean of the two scores' own."""
-        scores, steps = self._scores(network, batch)
+        scores, steps = self.scores(network, batch)
         losses = [_losses(one, steps, batch).sum() for one in scores]
         # Trained together, one would stop where the other has learned the rows by heart.
         return sum(losses[1:], losses[0]) / len(losses)
@@ -272,15 +284,22 @@ class Tag(LabelledTask[Sentences]):
         ``tags`` and ``probabilities [n, max_tokens]``, padded with 0; ``word_counts [n]``; and
         ``losses [n]``, summed over words, where the tags are known.
         """
+        scores, steps = self.scores(network, batch)
+        return self.found_by(self.mixed(scores), steps, batch)
+
+    def mixed(self, scores: Tensor) -> Tensor:
+        """Add up the scores ``[1 or 2, batch, words, tags]`` of the GPT and of features."""
+        if len(scores) == 1:
+            return scores[0]
+        of_gpt, of_features = self.settings.factors
+        return of_gpt * scores[0].float() + of_features * scores[1].float()
+
+    def found_by(self, mixed: Tensor, steps: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Return the outputs that scores ``[batch, words, tags]`` and those of steps lead to."""
         from torch.nn import functional as F
 
         from wafergpt.model.crf import best_paths, marginals
 
-        scores, steps = self._scores(network, batch)
-        mixed = scores[0]
-        if len(scores) == 2:
-            of_gpt, of_features = self.settings.factors
-            mixed = of_gpt * scores[0].float() + of_features * scores[1].float()
         counts = batch["word_counts"]
         tags = best_paths(mixed, steps, counts)
         sure = marginals(mixed, steps, counts).gather(2, tags[..., None])[..., 0]
@@ -295,7 +314,7 @@ class Tag(LabelledTask[Sentences]):
             found["losses"] = _losses(mixed, steps, batch)
         return found
 
-    def _scores(self, network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    def scores(self, network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the scores of words' tags (see ``Tagger``), and of steps between them."""
         import torch
 
@@ -306,6 +325,7 @@ class Tag(LabelledTask[Sentences]):
         scores: Tensor = network(batch["tokens"], batch["lengths"], batch["words"], *features)
         head = network.head
         assert isinstance(head, TagHead)
+        assert head.transitions is not None
         transitions = head.transitions.weight
         may = torch.from_numpy(self._allowed).to(transitions.device)
         return scores, with_forbidden(transitions, may)

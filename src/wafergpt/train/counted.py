@@ -7,6 +7,7 @@ import math
 from wafergpt.config import Recipe
 from wafergpt.data.batches import Batches, parts
 from wafergpt.distributed.collectives import ProcessGroup
+from wafergpt.tasks.base import Task
 from wafergpt.train.setup import Setup
 
 COUNTED = 4096
@@ -33,18 +34,10 @@ def update_tokens(setup: Setup, group: ProcessGroup, step: int) -> int:
     )
 
 
-def evaluated_tokens(setup: Setup) -> tuple[int, int]:
-    """Return the tokens of one evaluation, and of the final one."""
-    task, splits = setup.task, setup.splits
-
-    def tokens(batches: Batches) -> int:
-        passes = parts(0, task.evaluation_samples(batches), max(1, task.evaluation_rows()))
-        return sum(n * batches.length(first, n) for first, n in passes)
-
-    final = 0
-    if setup.recipe.task is not None:
-        final = sum(tokens(part.batches) for part in (splits.validation, splits.test) if part)
-    return tokens(splits.validation.batches), final
+def evaluated_tokens(task: Task, batches: Batches) -> int:
+    """Return the tokens of one evaluation, padding included."""
+    passes = parts(0, task.evaluation_samples(batches), max(1, task.evaluation_rows()))
+    return sum(n * batches.length(first, n) for first, n in passes)
 
 
 def evaluations(recipe: Recipe) -> int:

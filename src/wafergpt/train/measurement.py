@@ -26,6 +26,7 @@ from wafergpt.distributed.collectives import ProcessGroup
 from wafergpt.distributed.rendezvous import joined
 from wafergpt.distributed.sharding import Part
 from wafergpt.engines.base import Decision, UpdateResult
+from wafergpt.engines.outputs import evaluate
 from wafergpt.planning.duration import Duration
 from wafergpt.planning.estimate import speed, teacher_flops
 from wafergpt.planning.measurement import Measurement
@@ -78,6 +79,9 @@ DISK_RATE = 200e6
 WRITTEN = 256 << 20
 """Largest checkpoint that is written to measure the disk."""
 
+WRITTEN_ROWS = 32
+"""Test rows whose answers are written to time them."""
+
 OVERLAP = 0.5
 """Share of a checkpoint's writing that training on the same cores waits for."""
 
@@ -118,7 +122,7 @@ def expected(setup: Setup, group: ProcessGroup, startup: float) -> Measurement:
         start = time.monotonic()
         token, _ = _evaluation(setup, group, BRIEFLY, fewest=2)
         startup += time.monotonic() - start
-    evaluation, final = evaluated_tokens(setup)
+    evaluation = evaluated_tokens(setup.task, setup.splits.validation.batches)
     rows = recipe.model.vocab_size if recipe.vocabulary_head else 0
     return Measurement(
         recipe=recipe,
@@ -135,7 +139,7 @@ def expected(setup: Setup, group: ProcessGroup, startup: float) -> Measurement:
             updates=updates,
             evaluation=evaluations(recipe) * evaluation * token,
             saving=_saving_seconds(recipe, _checkpoint_bytes(setup) / DISK_RATE),
-            final=final * token * group.size,
+            final=_final_seconds(setup, group, token),
         ),
         memory_bytes=_expected_memory(setup),
         task_parameters=_task_parameters(setup),
@@ -243,7 +247,8 @@ class _Stopwatch:
         with working("timing an evaluation"):
             evaluation, first = _evaluation(setup, self.group, SECONDS / 2, FEWEST + 1)
             sampling = self._sampling()
-        evaluated, final = evaluated_tokens(setup)
+            final = _final_seconds(setup, self.group, evaluation)
+        evaluated = evaluated_tokens(setup.task, setup.splits.validation.batches)
         with working("timing a checkpoint"):
             # The copy that is written while training goes on.
             state = engine.state()
@@ -265,7 +270,7 @@ class _Stopwatch:
                 updates=tokens * seconds + _changing_seconds(recipe),
                 evaluation=count * (evaluated * evaluation + sampling),
                 saving=_saving_seconds(recipe, saving),
-                final=final * evaluation * self.group.size,
+                final=final,
             ),
             memory_bytes=_peak_memory(recipe),
             task_parameters=_task_parameters(setup),
@@ -351,6 +356,34 @@ def _evaluation(
     # The first pass allocates, and may compile.
     token = sum(times[1:]) / sum(tokens[1:])
     return token, max(0.0, times[0] - token * tokens[0])
+
+
+def _final_seconds(setup: Setup, group: ProcessGroup, token: float) -> float:
+    """Return the seconds that one process evaluates the best checkpoint for.
+
+    Args:
+        setup: of the training.
+        group: its processes.
+        token: seconds of a token in an evaluation by all of them.
+    """
+    task, splits, recipe = setup.task, setup.splits, setup.recipe
+    if recipe.task is None:
+        return 0.0
+    seconds = token * group.size * evaluated_tokens(task, splits.validation.batches)
+    if splits.test is None:
+        return seconds
+    batches = splits.test.batches
+    if setup.update_seconds and recipe.vocabulary_head and recipe.system.shards == 1:
+        # Answers to all test rows are written, and to few validation rows.
+        rows = min(WRITTEN_ROWS, batches.samples_per_epoch)
+        first = (batches.samples_per_epoch - rows) // 2
+        device, network = torch.device(recipe.system.host), setup.engine.network
+        start = time.monotonic()
+        evaluate(task, network, splits.test, recipe, device, samples=range(first, first + rows))
+        token = (time.monotonic() - start) / (rows * batches.length(first, rows))
+    else:
+        token *= group.size
+    return seconds + token * evaluated_tokens(task, batches)
 
 
 def _checkpoint_bytes(setup: Setup) -> int:

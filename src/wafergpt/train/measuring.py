@@ -23,10 +23,8 @@ from wafergpt.devices.probe import cache_folder
 from wafergpt.distributed.launcher import launch, outside_of_a_group
 from wafergpt.errors import InputError, Interrupted, RunFailed
 from wafergpt.planning.measurement import Measurement
-from wafergpt.progress import is_worker, shown
+from wafergpt.progress import is_worker, repeat_none, said, shown
 from wafergpt.runs.run import RUNS, Run
-from wafergpt.tasks.base import task_of
-from wafergpt.tasks.labelled_task import LabelledTask
 
 KILLED = (-9, 137)
 """Exit codes of a process that was killed, here and by a shell."""
@@ -92,7 +90,7 @@ def work(folder: Path) -> None:
     job = files.read_json(folder / "job.json")
     TASKS.update(job["tasks"])
     ENGINES.update(job["engines"])
-    LabelledTask.tells = not job["told"]
+    repeat_none(job["said"])
     recipes = [load_recipe(str(folder / f"{index}.yaml")) for index in range(job["recipes"])]
     try:
         if job["speeds"]:
@@ -160,9 +158,8 @@ def _run_in(
         (folder / f"{index}.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
     source = None if start is None else str((start.checkpoint or start.path).resolve())
     job = {"recipes": len(recipes), "start": source, "speeds": speeds, "began": time.time()}
-    task = task_of(recipes[0])
-    job["told"] = isinstance(task, LabelledTask) and task.is_told
-    atomic_files.write_json(folder / "job.json", {**job, "tasks": TASKS, "engines": ENGINES})
+    known = {"tasks": TASKS, "engines": ENGINES, "said": said()}
+    atomic_files.write_json(folder / "job.json", {**job, **known})
     code, errors = _run(["plan", "--measure", str(folder)], recipes[0], quiet)
     if code == 0:
         return
