@@ -14,6 +14,8 @@ LANGUAGE_MODEL = "wafergpt.tasks.language_model:LanguageModel"
 TASKS: dict[str, str] = {
     "classify": "wafergpt.tasks.classify:Classify",
     "dialogue": "wafergpt.tasks.dialogue:Dialogue",
+    "embed": "wafergpt.tasks.embed:Embed",
+    "rank": "wafergpt.tasks.rank:Rank",
     "regress": "wafergpt.tasks.regress:Regress",
     "tag": "wafergpt.tasks.tag:Tag",
     "translate": "wafergpt.tasks.translate:Translate",

@@ -94,6 +94,7 @@ def _resolved(recipe: Recipe, group: ProcessGroup) -> tuple[Recipe, Machine]:
         memory,
         recipe.checkpoint.background,
         teacher_shape(recipe),
+        recipe.sequences,
     )
     return recipe.replace(train={"micro_batch_size": micro}), machine
 

@@ -161,6 +161,7 @@ def _with_system(recipe: Recipe, machine: Machine) -> Recipe:
         machine.memory_available // (1 if machine.device == "cuda" else recipe.system.nproc),
         recipe.checkpoint.background,
         teacher_shape(recipe),
+        recipe.sequences,
     )
     return recipe.replace(train={"micro_batch_size": micro})
 
@@ -231,11 +232,12 @@ def _steps(recipe: Recipe, data: _Data, notes: list[str]) -> int | None:
 def _flops(recipe: Recipe, data: _Data) -> float:
     """Return the FLOPs of a sample."""
     rows = 0
-    length = math.ceil(data.length)
+    length = math.ceil(data.length / recipe.sequences)
     if recipe.vocabulary_head:
         micro_batch_tokens = recipe.train.micro_batch_size * length
         rows = softmax_rows(recipe.model, recipe.train.sampled_softmax, micro_batch_tokens)
-    return training_flops(recipe.model, length, rows) + teacher_flops(recipe, length)
+    one = training_flops(recipe.model, length, rows) + teacher_flops(recipe, length)
+    return recipe.sequences * one
 
 
 def teacher_flops(recipe: Recipe, length: int) -> float:

@@ -127,7 +127,7 @@ def estimated_memory(recipe: Recipe, device: str) -> Memory:
     share = math.ceil(recipe.train.batch_size / recipe.system.nproc)
     dense = training_memory(
         running_shape(recipe),
-        min(recipe.train.micro_batch_size, share),
+        min(recipe.train.micro_batch_size, share) * recipe.sequences,
         recipe.optimizer,
         recipe.system.model_copy(update={"device": device}),
         head=recipe.vocabulary_head,
@@ -212,13 +212,17 @@ def micro_batch_that_fits(
     memory_available: int,
     background: bool = True,
     teacher: Model | None = None,
+    sequences: int = 1,
 ) -> int:
-    """Return the largest divisor of ``batch_size`` that trains in the memory; 1 if none does."""
+    """Return the largest divisor of ``batch_size`` that trains in the memory; 1 if none does.
+
+    A sample of the batch is at most so many ``sequences``.
+    """
     for micro in range(batch_size, 1, -1):
         if batch_size % micro:
             continue
         need = training_memory(
-            model, micro, optimizer, system, background=background, teacher=teacher
+            model, micro * sequences, optimizer, system, background=background, teacher=teacher
         ).total
         if need <= HEADROOM * memory_available:
             return micro

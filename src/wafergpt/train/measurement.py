@@ -99,7 +99,7 @@ def expected(setup: Setup, group: ProcessGroup, startup: float) -> Measurement:
     recipe, train = setup.recipe, setup.recipe.train
     steps = train.steps or 0
     tokens, samples = total_tokens(setup, group), train.samples(steps)
-    length = tokens / samples
+    length, sequences = tokens / samples / recipe.sequences, samples * recipe.sequences
     if setup.update_seconds:
         apply = APPLY_BYTES * dense_parameters(recipe.model) / setup.machine.bandwidth
         updates = setup.update_seconds * samples / train.batch_size + apply * steps
@@ -117,7 +117,7 @@ def expected(setup: Setup, group: ProcessGroup, startup: float) -> Measurement:
     return Measurement(
         recipe=recipe,
         tokens=tokens,
-        flops=samples
+        flops=sequences
         * (
             training_flops(recipe.model, round(length), rows) + teacher_flops(recipe, round(length))
         ),
