@@ -18,7 +18,7 @@ from wafergpt.errors import InputError
 from wafergpt.inference.devices import inference_device
 from wafergpt.progress import progress
 from wafergpt.runs.run import Run
-from wafergpt.tasks.base import Outputs, Task, task_of
+from wafergpt.tasks.base import Task, task_of
 
 
 @dataclass(frozen=True)
@@ -119,18 +119,12 @@ class Predictor:
                 raise InputError(f"texts[{place}] {error}") from None
         return given
 
-    def outputs(self, inputs: Sequence[Any]) -> Outputs:
-        """Return what the network computes, as arrays: of ``embed`` the vectors, for example.
-
-        Args:
-            inputs: of the task, one at least and none blank.
-
-        Returns:
-            Arrays ``[inputs, …]`` by name, see ``Task.outputs``.
-        """
+    def _answers(self, inputs: Sequence[Any]) -> list[dict[str, Any]]:
+        if not inputs:
+            return []
         encoded = self.task.encode(inputs, self.tokenizer)
         with progress("predicting", len(inputs), "texts") as bar:
-            return evaluate(self.task, self.network, encoded, self.recipe, self.device, bar.advance)
-
-    def _answers(self, inputs: Sequence[Any]) -> list[dict[str, Any]]:
-        return self.task.decode(self.outputs(inputs), inputs) if inputs else []
+            outputs = evaluate(
+                self.task, self.network, encoded, self.recipe, self.device, bar.advance
+            )
+        return self.task.decode(outputs, inputs)

@@ -9,10 +9,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from wafergpt.engines.outputs import evaluate
 from wafergpt.errors import InputError
 from wafergpt.evaluation.ranking import first_ranks
 from wafergpt.inference.predictor import Predictor
-from wafergpt.progress import working
+from wafergpt.progress import progress, working
 from wafergpt.tasks.embed import Embed, shortened
 
 How = Literal["vectors", "words", "hybrid"]
@@ -81,7 +82,7 @@ class SearchIndex:
         self._there = np.array([bool(text.strip()) for text in texts])
         if not self._there.any():
             raise InputError("there are no texts to search in")
-        self.vectors = None if how == "words" else self._encoded(texts)
+        self.vectors = None if how == "words" else self.encode(texts)
         self._bm25 = None if how == "vectors" else _bm25_of(texts)
 
     def search(self, queries: Iterable[str], k: int = 10) -> list[list[Hit]]:
@@ -147,7 +148,7 @@ class SearchIndex:
         nothing = np.zeros((len(queries), len(self._there)))
         cosines = words = nothing
         if self.vectors is not None:
-            cosines = (self._encoded(queries) @ self.vectors.T).astype(np.float64)
+            cosines = (self.encode(queries) @ self.vectors.T).astype(np.float64)
         if self._bm25 is not None:
             split = [words_of(query) for query in queries]
             words = np.stack(
@@ -155,22 +156,30 @@ class SearchIndex:
             ).astype(np.float64)
         return cosines, words
 
-    def _encoded(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return the vectors ``[texts, size]`` of any texts, of length 1; zeros for blank ones."""
         predictor = self._predictor
         if predictor is None:
             raise InputError(f"a search by {self._how} needs a run with task.name=embed")
-        if not isinstance(predictor.task, Embed):
-            name = predictor.recipe.task and predictor.recipe.task.name
+        task, recipe = predictor.task, predictor.recipe
+        if not isinstance(task, Embed):
             raise InputError(
-                f"{predictor.run.path} has task.name={name}: texts are found with task.name=embed"
+                f"{predictor.run.path} has task.name={recipe.task and recipe.task.name}: texts are "
+                "found with task.name=embed"
             )
-        there = [text for text in texts if text.strip()]
-        outputs = predictor.outputs(there)["embedding"] if there else np.zeros((0, 1))
-        found = np.zeros((len(texts), outputs.shape[1]), dtype=np.float32)
-        found[[bool(text.strip()) for text in texts]] = outputs
-        if self._size is not None and not 1 <= self._size <= outputs.shape[1]:
-            raise InputError(f"size={self._size}, but the vectors have {outputs.shape[1]} numbers")
-        return shortened(found, self._size or outputs.shape[1])
+        size = self._size or task.width
+        if not 1 <= size <= task.width:
+            raise InputError(f"size={size}, but the vectors have {task.width} numbers")
+        found = np.zeros((len(texts), size), dtype=np.float32)
+        there = [place for place, text in enumerate(texts) if text.strip()]
+        if there:
+            encoded = task.encode([texts[place] for place in there], predictor.tokenizer)
+            with progress("reading", len(there), "texts") as bar:
+                outputs = evaluate(
+                    task, predictor.network, encoded, recipe, predictor.device, bar.advance
+                )
+            found[there] = shortened(outputs["embedding"], size)
+        return found
 
 
 def words_of(text: str) -> list[str]:

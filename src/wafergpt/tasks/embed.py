@@ -136,9 +136,9 @@ class Embed(LabelledTask[QueryPairs]):
     def _resolved(self, tables: SplitRows[QueryPairs], tokenizer: Tokenizer) -> Recipe:
         recipe = super()._resolved(tables, tokenizer)
         train, sizes = recipe.train, self.settings.sizes
-        if sizes and sizes[-1] >= self._width:
+        if sizes and sizes[-1] >= self.width:
             raise InputError(
-                f"task.sizes={list(sizes)} are parts of a vector, which has {self._width} numbers"
+                f"task.sizes={list(sizes)} are parts of a vector, which has {self.width} numbers"
             )
         # The wrong texts are those of a micro-batch, so its size is not left to the machine.
         micro = train.micro_batch_size or train.common_batch
@@ -150,7 +150,7 @@ class Embed(LabelledTask[QueryPairs]):
         return recipe.replace(train={"micro_batch_size": micro})
 
     @property
-    def _width(self) -> int:
+    def width(self) -> int:
         """The numbers of a vector."""
         wide = 3 if self.settings.pooling == "mean_max_last" else 1
         return self.settings.projection or wide * self.recipe.model.d_model
@@ -263,7 +263,7 @@ class Embed(LabelledTask[QueryPairs]):
         if self.settings.projection:
             wide = 3 if self.settings.pooling == "mean_max_last" else 1
             head = self.settings.projection * wide * self.recipe.model.d_model
-        compared = batch["ignored"].numel() * sum((*self.settings.sizes, self._width))
+        compared = batch["ignored"].numel() * sum((*self.settings.sizes, self.width))
         encoded = (
             len(batch[name]) * training_flops(self.recipe.model, batch[name].shape[1], 0, head)
             for name in ("tokens", "queries")
@@ -283,7 +283,7 @@ class Embed(LabelledTask[QueryPairs]):
             contrastive_loss(
                 queries[:, :size], candidates[:, :size], ignored, self.settings.temperature
             )
-            for size in (*self.settings.sizes, self._width)
+            for size in (*self.settings.sizes, self.width)
         ]
         return sum(losses[1:], losses[0]) / len(losses)
 
@@ -306,7 +306,7 @@ class Embed(LabelledTask[QueryPairs]):
                 "max_tokens": self._limit(),
                 "cut": self.settings.cut,
                 "pooling": self.settings.pooling,
-                "size": self._width,
+                "size": self.width,
                 "sizes": self.settings.sizes,
             },
             "print(embedding @ embedding.T)",
@@ -321,7 +321,7 @@ class Embed(LabelledTask[QueryPairs]):
         """
         assert isinstance(references, Known)
         vectors = outputs["embedding"]
-        found = self._search(vectors, references, self._width)
+        found = self._search(vectors, references, self.width)
         if self.settings.sizes:
             sizes = {n: self._search(vectors, references, n) for n in self.settings.sizes}
             found["by_size"] = {
