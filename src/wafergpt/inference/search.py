@@ -118,7 +118,9 @@ class SearchIndex:
         elif self._how == "words":
             found = np.where(words > 0, words, NEVER)
         elif self.weight is None:
-            found = _fused(cosines) + np.where(words > 0, _fused(words), 0.0)
+            # Blank texts have no rank.
+            ranked = _fused(np.where(self._there, cosines, NEVER))
+            found = ranked + np.where(words > 0, _fused(words), 0.0)
         else:
             found = _weighed(cosines, words, self.weight)
         asked = np.array([bool(query.strip()) for query in queries])

@@ -16,7 +16,7 @@ from wafergpt.data.retrieval_rows import OPTIONAL, QueryPairs, read_query_pairs
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
 from wafergpt.evaluation.ranking import ranks_by_cosine, search_metrics
-from wafergpt.progress import say, working
+from wafergpt.progress import place, say, working
 from wafergpt.tasks.base import Direction, EvaluationSet, Outputs, Splits
 from wafergpt.tasks.chosen import with_choices_for_retrieval
 from wafergpt.tasks.labelled_task import LabelledTask, warn_of_another_script
@@ -114,9 +114,10 @@ class Embed(LabelledTask[QueryPairs]):
 
     def settle(self, tables: dict[str, QueryPairs]) -> tuple[dict[str, QueryPairs], list[str]]:
         """Check that there is something to tell apart."""
-        for table in tables.values():
-            if len({*table.positives}) < 2 and not any(table.negatives):
-                raise InputError(f"{table.path} has one {self.settings.positive}: nothing to find")
+        train, settings = tables["train"], self.settings
+        for name, texts in ((settings.query, train.texts), (settings.positive, train.positives)):
+            if len({*texts}) < 2 and not any(train.negatives):
+                raise InputError(f"{train.path} has one {name}: nothing to tell apart")
         return tables, []
 
     def with_choices(self, asked: Collection[str]) -> Recipe:
@@ -142,10 +143,11 @@ class Embed(LabelledTask[QueryPairs]):
             )
         # The wrong texts are those of a micro-batch, so its size is not left to the machine.
         micro = train.micro_batch_size or train.common_batch
-        if micro < 2 and not all(tables.train.negatives):
+        together = min(micro, train.common_batch // place()[1])
+        if together < 2 and not all(tables.train.negatives):
             raise InputError(
-                f"train.micro_batch_size={micro} leaves a query no wrong texts: 2 or more, or "
-                "name texts with task.negative"
+                "a query of a process' micro-batch of one row has no wrong texts: raise "
+                "train.micro_batch_size or train.batch_size, or name texts with task.negative"
             )
         return recipe.replace(train={"micro_batch_size": micro})
 
@@ -183,7 +185,7 @@ class Embed(LabelledTask[QueryPairs]):
                 f"warning: {cut:,} of {len(distinct):,} {name} texts are longer than "
                 f"{self._limit()} tokens; what is beyond is cut (task.cut={self.settings.cut})"
             )
-        places = {text: place for place, text in enumerate(distinct)}
+        places = {text: at for at, text in enumerate(distinct)}
         pairs = PairBatches(
             tokens,
             np.array([places[text] for text in table.texts]),
@@ -206,7 +208,7 @@ class Embed(LabelledTask[QueryPairs]):
     def _evaluated(self, table: QueryPairs, tokenizer: Tokenizer, name: str) -> EvaluationSet:
         """Return the distinct texts of a table as samples, the same text once."""
         pairs, tokens = self._pairs(table, tokenizer, name)
-        places = {text: place for place, text in enumerate(tokens)}
+        places = {text: at for at, text in enumerate(tokens)}
         wrong = (text for negatives in table.negatives for text in negatives)
         candidates = {t: at for at, t in enumerate(dict.fromkeys([*table.positives, *wrong]))}
         if len(candidates) < 2:
@@ -300,8 +302,8 @@ class Embed(LabelledTask[QueryPairs]):
 
         return Graph(
             {"tokens": ("batch", "length"), "lengths": ("batch",)},
-            {"embedding": "`[batch, size]`, of length 1: products are cosines"},
-            self.outputs,
+            {"vectors": "`[batch, size]`, of length 1: products are cosines"},
+            lambda network, batch: {"vectors": self.outputs(network, batch)["embedding"]},
             {
                 "max_tokens": self._limit(),
                 "cut": self.settings.cut,
@@ -309,7 +311,8 @@ class Embed(LabelledTask[QueryPairs]):
                 "size": self.width,
                 "sizes": self.settings.sizes,
             },
-            "print(embedding @ embedding.T)",
+            "print(vectors @ vectors.T)",
+            lambda found, batch: {"embedding": found["vectors"]},
         )
 
     # --- metrics and answers ---------------------------------------------------------------------
