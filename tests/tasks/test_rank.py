@@ -204,9 +204,10 @@ def test_its_page_shows_the_rankings_and_the_rest_is_refused(
     run = prune(trained.run, "sparse", method="magnitude", sparsity=0.3, root=home / "runs")
     assert run.read("result")["val_loss_after"] > 0
     for form, message in (("onnx", "has no form in ONNX"), ("hf", "has no form in transformers")):
-        with pytest.raises(InputError, match=re.escape(f"task.name=rank {message}")):
+        expected = re.escape(f"task.name=rank {message}")
+        with pytest.raises(InputError, match=expected):
             export(trained.run, home / form, form)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="task.name=rank is another task"):
+    with pytest.raises(InputError, match=r"task\.name=rank is another task"):
         require_comparable(trained.recipe)
 
 
@@ -214,6 +215,7 @@ def test_its_page_shows_the_rankings_and_the_rest_is_refused(
     ("more", "message"),
     [
         (["task.text=passage"], "no column 'passage'"),
+        (["task.text=query"], "a text ranks itself"),
         (["task.label=query"], "line 2: column 'query' has the label '.*', not a number"),
         (["task.group=text"], "one candidate"),
         (["task.objective=pointwise"], "task.objective"),

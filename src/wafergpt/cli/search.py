@@ -77,7 +77,9 @@ def command(
     settings = _settings(Run.find(run, runs))
     with working(f"reading {texts}"):
         known = read_texts(texts, column or settings.positive)
-        asked = list(queries) if file is None else read_texts(file, query_column or settings.query)
+        asked = list(queries)
+        if file is not None:
+            asked = read_texts(file, query_column or settings.query, option="--query-column")
     with working("loading torch"):
         from wafergpt import atomic_files
         from wafergpt.inference.predictor import Predictor

@@ -233,6 +233,8 @@ def read_ranked_lists(path: Path, columns: RankedColumns) -> RankedLists:
         InputError: if there is no such file or column, no row with both texts, or a label that is
             no number of 0 or more.
     """
+    if columns.query == columns.text:
+        raise InputError(f"task.query and task.text are both {columns.query}: a text ranks itself")
     lists: dict[str, tuple[list[Candidate], list[float]]] = {}
     blank: list[int] = []
     count = 0

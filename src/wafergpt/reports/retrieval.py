@@ -87,9 +87,9 @@ def _ranks(counts: Counts, rows: str) -> Chart | None:
 def _span(names: list[str], place: int) -> str:
     """Return the ranks of a class, which is named by its last one."""
     before = names[place - 1] if place else "0"
-    if not before.isdigit():
+    if not before.isdecimal():
         return names[place]
-    if not names[place].isdigit():
+    if not names[place].isdecimal():
         return f"> {before}"
     low, high = int(before) + 1, int(names[place])
     return str(high) if low >= high else f"{low}–{high}"

@@ -241,13 +241,15 @@ class Rank(LabelledTask[RankedLists]):
     def require_input(self, value: object) -> Candidate | None:
         """Return a candidate with its query, or None where either is blank."""
         if isinstance(value, Mapping):
-            value = tuple(value.get(key) for key in (self.settings.query, self.settings.text))
+            columns = (self.settings.query, self.settings.text, self.settings.group)
+            value = [value.get(column) for column in columns]
         if not isinstance(value, Sequence) or isinstance(value, str) or not 2 <= len(value) <= 3:
             raise InputError(f"is no pair; {WANTED}")
         query, text = (super(Rank, self).require_input(one) for one in value[:2])
         if query is None or text is None:
             return None
-        return Candidate(query, text, *value[2:])
+        group = value[2] if len(value) == 3 else None
+        return Candidate(query, text, None if group is None else str(group))
 
     def read_inputs(
         self, path: Path, column: str | None, file_format: InputFormat | None
