@@ -123,6 +123,14 @@ def test_the_page_on_tagging_works_when_pasted(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_page_on_retrieval_works_when_pasted(tmp_path: Path) -> None:
+    pytest.importorskip("bm25s", reason="the page searches by words too")
+    paste("docs/retrieval.md", tmp_path)
+    assert (tmp_path / "runs" / "facts" / "report.html").is_file()
+    assert (tmp_path / "runs" / "order" / "result.json").is_file()
+
+
+@pytest.mark.slow
 def test_the_page_on_mup_works_when_pasted(tmp_path: Path) -> None:
     pytest.importorskip("optuna", reason="the page tunes with Optuna")
     paste("docs/mup.md", tmp_path)
@@ -142,6 +150,7 @@ def test_the_page_on_mup_works_when_pasted(tmp_path: Path) -> None:
         "docs/sparsity.md",
         "docs/answering.md",
         "docs/tagging.md",
+        "docs/retrieval.md",
         "docs/cerebras.md",
     ],
 )

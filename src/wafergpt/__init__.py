@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from wafergpt.errors import RunFailed as RunFailed
     from wafergpt.inference.conversation import Conversation as Conversation
     from wafergpt.inference.predictor import Predictor as Predictor
+    from wafergpt.inference.search import SearchIndex as SearchIndex
     from wafergpt.inference.writer import Writer as Writer
     from wafergpt.runs.run import Run as Run
 
@@ -42,6 +43,7 @@ _HOMES = {
     "Run": "wafergpt.runs.run",
     "RunFailed": "wafergpt.errors",
     "Sampling": "wafergpt.decoding.generator",
+    "SearchIndex": "wafergpt.inference.search",
     "Writer": "wafergpt.inference.writer",
     "load_recipe": "wafergpt.config",
     **dict.fromkeys(

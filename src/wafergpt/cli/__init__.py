@@ -30,6 +30,7 @@ VERBS = {
     "pretrain": "Train a language model on a corpus.",
     "finetune": "Fine-tune a model for a task on labelled rows.",
     "predict": "Predict with a fine-tuned model.",
+    "search": "Find texts with a model that was fine-tuned for embedding.",
     "generate": "Generate text with a language model.",
     "chat": "Talk with a model that was fine-tuned for dialogue.",
     "import": "Make a run from a Hugging Face folder.",

@@ -29,6 +29,10 @@ def at_work(run: Run) -> str:
         return run.command("chat")
     if recipe.task is not None and recipe.task.name == "answer":
         return run.command("predict", "--file", str(recipe.task.test or recipe.task.train))
+    if recipe.task is not None and recipe.task.name == "embed":
+        return run.command("search", "TEXTS.csv", "a question of yours")
+    if recipe.task is not None and recipe.task.name == "rank":
+        return run.command("predict", "--file", "CANDIDATES.csv")
     if recipe.task is not None:
         return run.command("predict", "--text", "a text of yours")
     return run.command("generate", "--prompt", _prompt(recipe))

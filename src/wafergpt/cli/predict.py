@@ -106,6 +106,17 @@ def _table(texts: Sequence[str], outputs: Sequence[dict[str, Any] | None], width
             ],
             width,
         )
+    if any(output and "embedding" in output for output in outputs):
+        # A vector is for programs: people see how it begins.
+        vectors = [_vector(o["embedding"]) if o else "" for o in outputs]
+        return table([text, Column("embedding")], zip(texts, vectors, strict=True), width)
+    if any(output and "rank" in output for output in outputs):
+        ranked = [
+            (t, str(o["rank"]), f"{o['score']:.4g}") if o else (t.strip() or BLANK, "", "")
+            for t, o in zip(texts, outputs, strict=True)
+        ]
+        columns = [text, Column("rank", right=True), Column("score", right=True, rank=1)]
+        return table(columns, ranked, width)
     written = next((key for o in outputs for key in WRITTEN if o and key in o), "")
     if written:
         beside = Column(written, min_width=16, folds=True)
@@ -129,6 +140,12 @@ def _table(texts: Sequence[str], outputs: Sequence[dict[str, Any] | None], width
         ],
         width,
     )
+
+
+def _vector(numbers: Sequence[float]) -> str:
+    """Return the first numbers of a vector, and how many there are."""
+    shown = " ".join(f"{number:.3f}" for number in numbers[:3])
+    return f"{shown} … ({len(numbers):,} numbers)"
 
 
 def _entities(found: Sequence[dict[str, Any]]) -> Cell:

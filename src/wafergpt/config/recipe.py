@@ -158,6 +158,11 @@ class TaskSettings(Section):
         """The key that gives the task a table beside the GPT; "" if there is none."""
         return ""
 
+    @property
+    def sequences(self) -> int:
+        """The most sequences that the network reads for one training sample."""
+        return 1
+
 
 DEFAULT_TASK = "classify"
 """The task of a section ``task`` without a name."""
@@ -211,6 +216,11 @@ class Recipe(Section):
         if self.model.parametrization == "mup" and self.optimizer.l2:
             raise ValueError("optimizer.l2 has no rule under mup: use optimizer.weight_decay")
         return self
+
+    @property
+    def sequences(self) -> int:
+        """The most sequences that the network reads for one training sample."""
+        return 1 if self.task is None else self.task.sequences
 
     @property
     def vocabulary_head(self) -> bool:

@@ -15,6 +15,8 @@ TASKS: dict[str, str] = {
     "answer": "wafergpt.tasks.answer:Answer",
     "classify": "wafergpt.tasks.classify:Classify",
     "dialogue": "wafergpt.tasks.dialogue:Dialogue",
+    "embed": "wafergpt.tasks.embed:Embed",
+    "rank": "wafergpt.tasks.rank:Rank",
     "regress": "wafergpt.tasks.regress:Regress",
     "tag": "wafergpt.tasks.tag:Tag",
     "translate": "wafergpt.tasks.translate:Translate",

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from wafergpt.data.batches import Batch, Ints, permute
 from wafergpt.data.ngram_ratios import log_count_ratios
+from wafergpt.data.tokenizer import Tokenizer
 
 Cut = Literal["end", "start", "middle"]
 
@@ -33,6 +34,17 @@ def cut_tokens(tokens: Sequence[int], limit: int, cut: Cut) -> NDArray[np.int64]
             head = limit // 2
             tokens = [*tokens[:head], *tokens[len(tokens) - (limit - head) :]]
     return np.asarray(tokens, dtype=np.int64)
+
+
+def encode_texts(
+    texts: Sequence[str], tokenizer: Tokenizer, limit: int, cut: Cut
+) -> tuple[list[NDArray[np.int64]], int]:
+    """Return the tokens of each text, at most ``limit``, and how many texts were cut.
+
+    An empty text is the end-of-text token alone.
+    """
+    encoded = [list(ids) or [tokenizer.end_of_text] for ids in tokenizer.encode_batch(texts)]
+    return [cut_tokens(ids, limit, cut) for ids in encoded], sum(len(i) > limit for i in encoded)
 
 
 def _filled(rows: Sequence[NDArray[np.int32]]) -> torch.Tensor:

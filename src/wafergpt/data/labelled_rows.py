@@ -143,7 +143,10 @@ def read_table(path: str | Path, text: str = "text", label: str = "label") -> Ta
 
 
 def read_texts(
-    path: str | Path, text: str = "text", file_format: FileFormat | None = None
+    path: str | Path,
+    text: str = "text",
+    file_format: FileFormat | None = None,
+    option: str = "--column",
 ) -> list[str]:
     """Read the text column of a file, or the lines of a .txt; a missing text is blank.
 
@@ -154,6 +157,7 @@ def read_texts(
         path: the file.
         text: the column of texts; a .txt has none.
         file_format: overrides the kind that the file's name stands for.
+        option: by which a user names the column.
 
     Raises:
         InputError: if there is no such file or column, no row, or a number in the text column.
@@ -164,7 +168,7 @@ def read_texts(
     else:
         numbered = rows(path, blank_lines=True, file_format=file_format, names=(text,))
         texts = [
-            cell_text(column(row, text, path, n, "--column COLUMN"), text, path, n)
+            cell_text(column(row, text, path, n, f"{option} COLUMN"), text, path, n)
             for n, row in held(path, numbered, (text,))
         ]
     if not texts:

@@ -46,7 +46,7 @@ class Classifier(nn.Module):
 
     Args:
         gpt: the network below.
-        n_outputs: scores of a text.
+        n_outputs: scores of a text; 0: the pooled hidden state itself.
         pooling: of the hidden states.
         ngram_rows: rows of a table that scores a text by its n-grams beside the GPT, as fastText
             does (arXiv:1607.01759); 0: none.
@@ -68,7 +68,9 @@ class Classifier(nn.Module):
         self.pooling = pooling
         width = gpt.config.d_model * (3 if pooling == "mean_max_last" else 1)
         self.dropout = Dropout(gpt.config.dropout)
-        self.head = nn.Linear(width, n_outputs, bias=False)
+        self.head = nn.Linear(width, n_outputs or 1, bias=False)
+        if not n_outputs:
+            self.add_module("head", nn.Identity())
         self.head_ngrams = (
             NgramScores(ngram_rows, n_outputs, ratios, ngram_kept) if ngram_rows else None
         )

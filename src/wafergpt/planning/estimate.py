@@ -162,6 +162,7 @@ def _with_system(recipe: Recipe, machine: Machine) -> Recipe:
         recipe.checkpoint.background,
         teacher_shape(recipe),
         recipe.lora,
+        recipe.sequences,
     )
     return recipe.replace(train={"micro_batch_size": micro})
 
@@ -233,12 +234,12 @@ def _steps(recipe: Recipe, data: _Data, notes: list[str]) -> int | None:
 def _flops(recipe: Recipe, data: _Data) -> float:
     """Return the FLOPs of a sample."""
     rows = 0
-    length = math.ceil(data.length)
+    length = math.ceil(data.length / recipe.sequences)
     if recipe.vocabulary_head:
         micro_batch_tokens = recipe.train.micro_batch_size * length
         rows = softmax_rows(recipe.model, recipe.train.sampled_softmax, micro_batch_tokens)
     own = training_flops(recipe.model, length, rows, lora=recipe.lora)
-    return own + teacher_flops(recipe, length)
+    return recipe.sequences * (own + teacher_flops(recipe, length))
 
 
 def teacher_flops(recipe: Recipe, length: int) -> float:

@@ -135,7 +135,7 @@ def estimated_memory(recipe: Recipe, device: str) -> Memory:
     share = math.ceil(recipe.train.batch_size / recipe.system.nproc)
     dense = training_memory(
         running_shape(recipe),
-        min(recipe.train.micro_batch_size, share),
+        min(recipe.train.micro_batch_size, share) * recipe.sequences,
         recipe.optimizer,
         recipe.system.model_copy(update={"device": device}),
         head=recipe.vocabulary_head,
@@ -226,13 +226,23 @@ def micro_batch_that_fits(
     background: bool = True,
     teacher: Model | None = None,
     lora: Lora = WHOLE,
+    sequences: int = 1,
 ) -> int:
-    """Return the largest divisor of ``batch_size`` that trains in the memory; 1 if none does."""
+    """Return the largest divisor of ``batch_size`` that trains in the memory; 1 if none does.
+
+    A sample of the batch is at most so many ``sequences``.
+    """
     for micro in range(batch_size, 1, -1):
         if batch_size % micro:
             continue
         need = training_memory(
-            model, micro, optimizer, system, background=background, teacher=teacher, lora=lora
+            model,
+            micro * sequences,
+            optimizer,
+            system,
+            background=background,
+            teacher=teacher,
+            lora=lora,
         ).total
         if need <= HEADROOM * memory_available:
             return micro

@@ -13,7 +13,10 @@ from wafergpt.reports.sections import Chapter
 
 Row = dict[str, Any]
 
-NAMES = {"val_macro_f1": "macro-F1", "val_f1": "F1"}
+NAMES = {
+    "val_macro_f1": "macro-F1", "val_f1": "F1", "val_recall_at_5": "recall@5", "val_mrr": "MRR",
+    "val_ndcg_at_10": "NDCG@10",
+}  # fmt: skip
 """Of metrics in a chart, where they are not the keys."""
 
 MAX_POINTS = 1000
@@ -42,6 +45,22 @@ def curves(chapter: Chapter) -> list[Chart]:
             "Validation F1",
             lambda found: f"Best F1 {values.percent(max(found))}.",
             ".1%",
+        ),
+        _line(
+            chapter,
+            axes,
+            ["val_recall_at_5", "val_mrr"],
+            "Validation recall",
+            lambda found: f"Best recall among the first five {values.percent(max(found))}.",
+            ".1%",
+        ),
+        _line(
+            chapter,
+            axes,
+            ["val_ndcg_at_10", "val_mrr"],
+            "Validation NDCG",
+            lambda found: f"Best NDCG@10 {max(found):.3f}.",
+            ".3g",
         ),
         _line(
             chapter,

@@ -17,6 +17,7 @@ from wafergpt.reports.entities import entity_examples
 from wafergpt.reports.frontier import frontier_charts
 from wafergpt.reports.markup import escape, folded, table
 from wafergpt.reports.pruning import before_and_after, pruning_charts
+from wafergpt.reports.retrieval import retrieval_charts
 from wafergpt.reports.samples import read_samples, samples_html
 from wafergpt.reports.sections import Chapter, chapters
 from wafergpt.reports.spans import span_examples
@@ -128,7 +129,12 @@ class _Page(Document):
         )
 
     def chapter(self, chapter: Chapter, note: str) -> None:
-        charts = [*curves(chapter), *frontier_charts(chapter), *pruning_charts(chapter.result)]
+        charts = [
+            *curves(chapter),
+            *frontier_charts(chapter),
+            *pruning_charts(chapter.result),
+            *retrieval_charts(chapter.result),
+        ]
         drawn = "".join(self.chart(chart, chapter.key) for chart in charts)
         parts = [
             f'<section id="{chapter.title.lower()}"><h2>{chapter.title}</h2>'

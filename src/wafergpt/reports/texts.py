@@ -13,6 +13,7 @@ from wafergpt.progress import duration
 from wafergpt.reports import formatting as values
 from wafergpt.reports.formatting import number
 from wafergpt.reports.pruning import left_of_tables
+from wafergpt.reports.retrieval import finding, scores
 from wafergpt.reports.sections import Chapter, ClassifierMetrics
 
 Row = Mapping[str, Any]
@@ -58,7 +59,7 @@ def verdict(chapter: Chapter, ranked: Sequence[Row]) -> str:
     if accuracy is not None:
         right = values.percent(accuracy)
         return f"The GPT labels {right} of the validation rows correctly; no test was held out."
-    return _language(chapter)
+    return finding(chapter.result) or _language(chapter)
 
 
 def _given(chapter: Chapter) -> str:
@@ -184,6 +185,8 @@ def tiles(chapter: Chapter) -> list[Tile]:
             ("Precision", values.percent(values.share(of_all, "precision")), ""),
             ("Recall", values.percent(values.share(of_all, "recall")), ""),
         ]
+    elif found := scores(chapter.result):
+        quality = found[:3]
     else:
         accuracy = now("val_accuracy") if accuracy is None else accuracy
         quality = [
@@ -268,7 +271,9 @@ def settings(chapter: Chapter) -> str:
         return " · ".join(parts)
     parts.append(f"{OPTIMIZERS[recipe.optimizer.name]}, peak learning rate {recipe.optimizer.lr:g}")
     first = f"{recipe.train.first_batch_size:,}, then " if recipe.train.first_steps else ""
-    parts.append(f"batches of {first}{recipe.train.batch_size:,} sequences")
+    # A row of some tasks is several sequences.
+    unit = "rows" if recipe.sequences > 1 else "sequences"
+    parts.append(f"batches of {first}{recipe.train.batch_size:,} {unit}")
     if task:
         start = chapter.result.get("init")
         if isinstance(start, str):

@@ -49,6 +49,10 @@ WRITTEN_SCALE = 350_000_000
 """Characters of all prompts over this, to the power of -1/2, are the passes: 14 for 29,000
 sentences, 5 for 12,000 dialogues."""
 
+RETRIEVAL_SCALE, RETRIEVAL_SEQUENCES = 100_000_000, 64
+"""Characters of all texts over the first, to the power of -1/2, are the passes; so many sequences
+are in a batch: the others' texts are a query's wrong ones."""
+
 ROWS_OF_A_CLASS = 50
 """Training rows of each class, on average, from which on counts say how unevenly classes use an
 n-gram; with 13 and 26 rows they did not."""
@@ -148,6 +152,28 @@ def with_choices_for_writing(
     if recipe.start is None:
         values |= {"optimizer.lr": 1e-3, "model.dropout": 0.2}
     return _chosen(recipe, _closed(recipe, asked), values, rows)
+
+
+def with_choices_for_retrieval(
+    recipe: Recipe, asked: Collection[str], rows: int, characters: int, together: int, metric: str
+) -> Recipe:
+    """Set what was not asked for by the rows of a task that finds or ranks texts, and say it.
+
+    Args:
+        recipe: of the task.
+        asked: keys as in ``train.epochs``, which stay as they are.
+        rows: for training.
+        characters: that are read in one pass over them.
+        together: sequences of a row, on average.
+        metric: that picks the checkpoint.
+
+    Returns:
+        The recipe with what was chosen.
+    """
+    epochs = _sizes(rows, RETRIEVAL_SCALE / max(1, characters))["train.epochs"]
+    batch = max(2, min(RETRIEVAL_SEQUENCES // together, rows))
+    values = {**UNPOOLED, "train.epochs": epochs, "train.batch_size": batch}
+    return _chosen(recipe, _closed(recipe, asked), {**values, "evaluate.metric": metric}, rows)
 
 
 def _is_plain_adamw(recipe: Recipe) -> bool:

@@ -151,16 +151,10 @@ class TextTask(LabelledTask[Table]):
     def _encode_texts(
         self, texts: Sequence[str], tokenizer: Tokenizer
     ) -> tuple[list[NDArray[np.int64]], int]:
-        """Return the tokens of each text, and how many texts were cut.
-
-        An empty text is the end-of-text token alone.
-        """
-        from wafergpt.data.labelled_batches import cut_tokens
+        from wafergpt.data.labelled_batches import encode_texts
 
         limit = self.settings.max_tokens or self.recipe.model.seq_len
-        encoded = [list(ids) or [tokenizer.end_of_text] for ids in tokenizer.encode_batch(texts)]
-        cut = sum(len(ids) > limit for ids in encoded)
-        return [cut_tokens(ids, limit, self.settings.cut) for ids in encoded], cut
+        return encode_texts(texts, tokenizer, limit, self.settings.cut)
 
     def _ngrams(self, texts: Sequence[str]) -> list[NDArray[np.int32]] | None:
         """Return the n-grams of each whole text, which need not fit the context."""

@@ -108,7 +108,7 @@ def expected(setup: Setup, group: ProcessGroup, startup: float) -> Measurement:
     recipe, train = setup.recipe, setup.recipe.train
     steps = train.steps or 0
     tokens, samples = total_tokens(setup, group), train.samples(steps)
-    length = tokens / samples
+    length, sequences = tokens / samples / recipe.sequences, samples * recipe.sequences
     if setup.update_seconds:
         moved = APPLY_BYTES * trained_parameters(recipe.model, recipe.lora)
         apply = moved / setup.machine.bandwidth
@@ -127,7 +127,7 @@ def expected(setup: Setup, group: ProcessGroup, startup: float) -> Measurement:
     return Measurement(
         recipe=recipe,
         tokens=tokens,
-        flops=samples
+        flops=sequences
         * (
             training_flops(recipe.model, round(length), rows, lora=recipe.lora)
             + teacher_flops(recipe, round(length))

@@ -24,6 +24,7 @@ from wafergpt.planning.plan import UNDERTRAINED, Candidate, Plan
 from wafergpt.progress import duration, working
 from wafergpt.runs.run import RUNS, Run
 from wafergpt.tasks.base import task_of
+from wafergpt.tasks.labelled_task import LabelledTask
 from wafergpt.train.measuring import NoMemoryError, measured, speeds
 
 UPDATES = 8
@@ -187,6 +188,7 @@ def _rows(recipe: Recipe) -> RowFacts | None:
         min(limit, max(1, math.ceil(len(text.encode(errors="replace")) / BYTES_PER_TOKEN)))
         for text in task.texts()
     ]
-    n = len(lengths)
+    # A row of some tasks has several texts.
+    n = len(task.tables.train.texts) if isinstance(task, LabelledTask) else len(lengths)
     held_out = round(n * HELD_OUT)
     return RowFacts(n, max(1.0, PADDING * sum(lengths) / max(n, 1)), held_out, 2 * held_out)
