@@ -192,6 +192,53 @@ def finetune(
     return Predictor.load(run)
 
 
+def cross_validate(
+    start: AnyRun,
+    recipe: Recipe | str | Path | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    folds: int = 5,
+    refit: bool = False,
+    task: str | None = None,
+    data: str | Path | None = None,
+    root: Path = RUNS,
+) -> Run:
+    """Fine-tune once for each part of the rows, which is held out and judged; resumable.
+
+    Args:
+        start: the run to start from, or ``"scratch"``.
+        recipe: a recipe, a YAML file, or the name of a shipped recipe. If omitted, what
+            ``overrides`` do not set is chosen by the rows, and said.
+        overrides: ``section.key=value`` strings; ``name`` is that of the network of all rows.
+        folds: the number of parts.
+        refit: train ``name`` on all rows at the end; ``task.test`` is judged by this one alone.
+        task: the task's name, if the recipe does not name it; ``classify`` if neither does.
+        data: the labelled rows, if the recipe does not name them.
+        root: the folder that holds runs.
+
+    Returns:
+        The run ``NAME-folds``. Its result has in ``folds`` the metrics of each, their mean and
+        standard deviation, and in ``metrics`` and ``intervals`` those over all rows.
+
+    Raises:
+        InputError: if the recipe is impossible, the rows are unusable or too few, or a name is
+            taken.
+        RunFailed: if a training diverges.
+        Interrupted: after saving, if a signal requested a stop; the same call goes on.
+    """
+    from wafergpt.train.finetuning import with_task
+    from wafergpt.train.folds import CrossValidation
+    from wafergpt.train.resume import language_model
+
+    named = [] if task is None else [f"task.name={task}"]
+    whole = _asked(recipe, [*overrides, *named])
+    test = None if whole.task is None else whole.task.test
+    base = None if str(start) == SCRATCH else language_model(start, root)
+    asked = _asked(recipe, [*overrides, *named, f"task.folds={folds}", "task.test=null"])
+    asked = with_task(asked, base, task, data, chooses=recipe is None)
+    return CrossValidation(asked, base, root, refit, test).made()
+
+
 def predict(
     run: AnyRun, inputs: Sequence[Any], *, device: str = "auto", root: Path = RUNS
 ) -> list[dict[str, Any] | None]:

@@ -10,6 +10,7 @@ import click
 
 from wafergpt.cli import emit, json_option
 from wafergpt.cli.compared import cells, columns, failures
+from wafergpt.cli.folds import cross_validate, require_alone
 from wafergpt.cli.recipe import (
     RecipeCommand,
     auto_resume_option,
@@ -43,6 +44,13 @@ SCORES = {"accuracy": "accuracy", "macro f1": "macro_f1", "loss": "loss"}
 @click.option(
     "--baselines", is_flag=True, help="Also train baselines on the same rows, and compare."
 )
+@click.option(
+    "--folds",
+    type=click.IntRange(2, 1000),
+    metavar="N",
+    help="Cross-validate: train N times, each without another part of the rows, which is judged.",
+)
+@click.option("--refit", is_flag=True, help="After --folds, train on all rows.")
 @auto_resume_option
 @nproc_option
 @restarts_option
@@ -53,6 +61,8 @@ def command(
     arguments: tuple[str, ...],
     resume: str | None,
     baselines: bool,
+    folds: int | None,
+    refit: bool,
     auto_resume: bool,
     nproc: int | None,
     restarts: int,
@@ -66,12 +76,21 @@ def command(
     weights. Without a RECIPE, what KEY=VALUE does not set is chosen by the rows, and said.
     """
     names, overrides = names_and_overrides(arguments, runs)
+    require_alone(
+        refit,
+        folds,
+        {"--baselines": baselines, "--auto-resume": auto_resume, "--resume": resume,
+         "--nproc": nproc, "--restarts": restarts, "--show": show},
+    )  # fmt: skip
     start, *rest = names or [""]
     name, _ = split_arguments(rest, runs)
     if show:
         recipe = planned(name, overrides, resume, runs)
         recipe = recipe if resume else _recipe_at_start(recipe, start, runs, name is None)
         click.echo(recipe.to_yaml(), nl=False)
+        return
+    if folds and start:
+        cross_validate(start, name, overrides, folds, refit, runs, as_json)
         return
     if bool(start) == bool(resume):
         raise click.UsageError("start from a RUN or from 'scratch', or use --resume RUN")

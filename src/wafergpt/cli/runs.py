@@ -18,7 +18,13 @@ from wafergpt.runs.run import RUNS, SHIPPED, Run, command_line
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-COLOURS = {"finished": "green", "shipped": "green", "unfinished": "yellow", "damaged": "red"}
+COLOURS = {
+    "finished": "green",
+    "folds": "green",
+    "shipped": "green",
+    "unfinished": "yellow",
+    "damaged": "red",
+}
 
 
 @click.command(

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from wafergpt.errors import InputError
-from wafergpt.reports.formatting import first, number
+from wafergpt.reports.folds import folds_of
+from wafergpt.reports.formatting import first, number, sequence
 from wafergpt.reports.sections import Chapter
 from wafergpt.runs.run import Run
 
@@ -17,7 +18,7 @@ def list_runs(folder: Path) -> list[dict[str, Any]]:
     """Return one row for each run below ``folder``, the newest first.
 
     Each has name, path, kind, parameters, state (``finished``, ``unfinished``, ``imported``,
-    ``averaged``, ``pruned``, ``shipped`` or ``damaged``) and planned_seconds; of the last step
+    ``averaged``, ``pruned``, ``folds``, ``shipped`` …) and planned_seconds; of the last step
     step, tokens, loss, val_loss, seconds (of the updates) and elapsed (of the command); and of the
     best checkpoint best_step, best_val_loss, accuracy and accuracy_of (``test`` or ``val``).
     Unknown values are None.
@@ -48,10 +49,18 @@ def _row(run: Run) -> dict[str, Any]:
         **{key: chapter.now(key) for key in last},
         "planned_seconds": number(chapter.plan, "seconds"),
         **_best(chapter),
-        "state": "shipped"
-        if run.shipped
-        else chapter.origin or ("finished" if chapter.result else "unfinished"),
+        "state": _state(chapter),
     }
+
+
+def _state(chapter: Chapter) -> str:
+    if chapter.run.shipped:
+        return "shipped"
+    if chapter.origin == "folds":
+        folds = folds_of(chapter.result)
+        done, count = len(sequence(folds, "done")), number(folds, "count")
+        return "folds" if count == done else f"{done} of {count:.0f} folds"
+    return chapter.origin or ("finished" if chapter.result else "unfinished")
 
 
 def _best(chapter: Chapter) -> dict[str, float | str | None]:

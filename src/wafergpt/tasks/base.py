@@ -38,6 +38,8 @@ Outputs = Mapping[str, NDArray[Any]]
 InputFormat = Literal["txt", "jsonl", "csv", "tsv", "conll"]
 """Kinds of files that inputs are read from."""
 
+NOTHING_HELD_OUT = "the run has learned from all of its rows, and has no validation rows"
+
 Direction = Literal["min", "max"]
 """Whether less or more of a metric is better."""
 
@@ -63,15 +65,26 @@ class Splits:
 
     Attributes:
         train: training samples.
-        validation: samples that checkpoints are chosen by.
+        validation: samples that checkpoints are chosen by; None if all are trained on.
         test: samples that the best checkpoint is evaluated on at the end, if any.
         tokens: number of tokens in one pass over ``train``.
     """
 
     train: Batches
-    validation: EvaluationSet
+    validation: EvaluationSet | None
     test: EvaluationSet | None
     tokens: int
+
+    @property
+    def held_out(self) -> EvaluationSet:
+        """The validation samples.
+
+        Raises:
+            InputError: if all rows are trained on.
+        """
+        if self.validation is None:
+            raise InputError(NOTHING_HELD_OUT)
+        return self.validation
 
 
 @dataclass(frozen=True)
@@ -369,7 +382,7 @@ class Task(ABC):
         Raises:
             InputError: if the data is gone, or not what the run was trained with.
         """
-        return self.prepare(tokenizer)[1].validation
+        return self.prepare(tokenizer)[1].held_out
 
     def graph(self) -> Graph:
         """Describe the network of a resolved recipe as a graph for other programs.

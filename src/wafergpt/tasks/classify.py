@@ -14,11 +14,12 @@ from wafergpt.data.labelled_rows import Table, encode_labels, label_names
 from wafergpt.data.labelled_split import classes_kept, hold_out_of_each_class
 from wafergpt.data.labels import doubts, settle_classes
 from wafergpt.errors import InputError
-from wafergpt.evaluation.metrics import classification_metrics
+from wafergpt.evaluation.intervals import Bootstrap
+from wafergpt.evaluation.metrics import RowScores, classification_metrics
 from wafergpt.files import short
 from wafergpt.tasks.base import Direction, Outputs, Task, is_of_task
 from wafergpt.tasks.ngram_scores import fitted_factors, mixed
-from wafergpt.tasks.tables import VALIDATION_SHARE, Tables
+from wafergpt.tasks.tables import Tables
 from wafergpt.tasks.text_task import Targets, TextTask, TextTaskSettings
 
 if TYPE_CHECKING:
@@ -115,8 +116,18 @@ class Classify(TextTask):
 
     def hold_out(self, train: Table) -> tuple[Table, Table, list[str]]:
         """Hold out a share of each class."""
-        kept, held, without = hold_out_of_each_class(train, VALIDATION_SHARE)
+        kept, held, without = hold_out_of_each_class(train, self.settings.held_out)
         return kept, held, [classes_kept(without, kept)] if without else []
+
+    def classes_of(self, rows: Table) -> Sequence[str]:
+        """Return the labels."""
+        return rows.labels
+
+    def intervals(self, outputs: Outputs, references: Any) -> dict[str, list[float]]:
+        """Return those of accuracy, macro-F1 and loss."""
+        scores = RowScores.of(outputs["probabilities"], references.astype(np.int64))
+        n = len(references)
+        return Bootstrap.of(scores.metrics, n).intervals(n, shares=("accuracy",))
 
     def from_rows(self, tables: Tables) -> dict[str, Any]:
         """Return the labels of the training rows."""

@@ -139,7 +139,7 @@ class Tag(LabelledTask[Sentences]):
 
     def from_rows(self, tables: SplitRows[Sentences]) -> dict[str, Any]:
         """Return the labels of the training rows, and what their words are."""
-        rows = [*tables.train.entities, *tables.validation.entities]
+        rows = tables.train.entities
         return {
             "labels": tuple(sorted({entity.label for found in rows for entity in found})),
             "units": units_of(word for words in tables.train.words for word in words),
@@ -166,7 +166,6 @@ class Tag(LabelledTask[Sentences]):
             None if table is None else self._evaluated(table, tokenizer, name)
             for name, table in (("validation", tables.validation), ("test", tables.test))
         )
-        assert validation is not None
         return Splits(batches, validation, test, tokens)
 
     def _targets(self, table: Sentences) -> NDArray[np.int64]:
@@ -337,6 +336,10 @@ class Tag(LabelledTask[Sentences]):
             "words": len(tags),
             "examples": entity_examples(known.words, known.entities, predicted),
         }
+
+    def intervals(self, outputs: Outputs, references: Any) -> dict[str, list[float]]:
+        """Return that of F1."""
+        return {"f1": self.compute_metrics(outputs, references)["f1_interval"]}
 
     def _entities(self, tags: NDArray[np.int64]) -> tuple[Entity, ...]:
         return entities([self._names[tag] for tag in tags.tolist()])

@@ -119,7 +119,7 @@ class Calibrated:
         """Evaluate on validation data."""
         start = time.perf_counter()
         with working("evaluating"):
-            data = self.splits.validation
+            data = self.splits.held_out
             outputs = evaluate(self.task, self.network, data, self.recipe, self.device)
         seconds = time.perf_counter() - start
         fitted, outputs = self.task.fit(outputs, data.references)

@@ -44,7 +44,7 @@ def evaluated_tokens(setup: Setup) -> tuple[int, int]:
     final = 0
     if setup.recipe.task is not None:
         final = sum(tokens(part.batches) for part in (splits.validation, splits.test) if part)
-    return tokens(splits.validation.batches), final
+    return 0 if splits.validation is None else tokens(splits.validation.batches), final
 
 
 def evaluations(recipe: Recipe) -> int:

@@ -108,7 +108,7 @@ def expected(setup: Setup, group: ProcessGroup, startup: float) -> Measurement:
         updates = tokens / speed(recipe, setup.machine, length, recipe.system.compile == "on")
     # A forward pass takes a third of an update, and more where the network is small.
     token = updates / tokens / 3
-    if setup.update_seconds:
+    if setup.update_seconds and setup.splits.validation is not None:
         start = time.monotonic()
         token, _ = _evaluation(setup, group, BRIEFLY, fewest=2)
         startup += time.monotonic() - start
@@ -233,7 +233,10 @@ class _Stopwatch:
             compiles = recipe.system.compile == "on"
             seconds, flops, compiled = _per_token(self._updates(), compiles)
         with working("timing an evaluation"):
-            evaluation, first = _evaluation(setup, self.group, SECONDS / 2, FEWEST + 1)
+            # Without validation rows only test rows are evaluated, in forward passes.
+            evaluation, first = seconds / 3, 0.0
+            if setup.splits.validation is not None:
+                evaluation, first = _evaluation(setup, self.group, SECONDS / 2, FEWEST + 1)
             sampling = self._sampling()
         evaluated, final = evaluated_tokens(setup)
         with working("timing a checkpoint"):
@@ -326,7 +329,7 @@ def _evaluation(
     Returns:
         Seconds of one token, and the seconds of the first pass beyond its share.
     """
-    task, batches = setup.task, setup.splits.validation.batches
+    task, batches = setup.task, setup.splits.held_out.batches
     samples, rows = task.evaluation_samples(batches), task.evaluation_rows()
     at_once = max(1, min(samples, rows * group.size))
     times: list[float] = []

@@ -125,6 +125,24 @@ def _differences(run: Run, recipe: Recipe) -> list[str] | None:
     """Return how a recipe differs from the run's, as overrides; None without a run."""
     if not run.path.exists():
         return None
+    changes = changes_since(run, recipe)
+    if store.every(run):
+        return changes
+    _changed(run, changes)
+    with run.held():
+        if store.every(run):
+            return changes
+        say(f"{run.path} was killed before its first checkpoint, and starts again")
+        shutil.rmtree(run.path)
+    return None
+
+
+def changes_since(run: Run, recipe: Recipe) -> list[str]:
+    """Return how a recipe differs from what a run was asked for, as overrides.
+
+    Raises:
+        InputError: if it was asked for nothing: its weights were given.
+    """
     asked = run.read("asked")
     if not isinstance(asked, dict):
         raise InputError(
@@ -135,21 +153,12 @@ def _differences(run: Run, recipe: Recipe) -> list[str] | None:
     if _same_weights(before.start, recipe.start):
         before = before.model_copy(update={"start": recipe.start})
     then, now = flat(asked_for(before)), flat(asked_for(recipe))
-    changes = [
+    return [
         f"{key}={json.dumps(value, ensure_ascii=False)}"
         for key, value in now.items()
         # A horizon that is not asked for is the run's.
         if value != then.get(key) and not (value is None and key.removeprefix("train.") in HORIZONS)
     ]
-    if store.every(run):
-        return changes
-    _changed(run, changes)
-    with run.held():
-        if store.every(run):
-            return changes
-        say(f"{run.path} was killed before its first checkpoint, and starts again")
-        shutil.rmtree(run.path)
-    return None
 
 
 def _same_weights(one: Path | None, other: Path | None) -> bool:

@@ -206,8 +206,9 @@ class _Work:
             task={"end_of_text": tokenizer.end_of_text},
         )
         assert isinstance(network.task, TextTask)
-        texts = network.task.tables.validation.texts
-        encoded, validation = network.task.encode(texts, tokenizer), network.splits.validation
+        table, validation = network.task.tables.validation, network.splits.held_out
+        assert table is not None
+        encoded = network.task.encode(table.texts, tokenizer)
         validation = EvaluationSet(encoded.batches, validation.references, encoded.rows)
         network.splits = replace(network.splits, validation=validation)
 
