@@ -75,9 +75,9 @@ def plan(
     recipe = _planned(what, overrides)
     base = None
     if start is not None and str(start) != SCRATCH:
-        from wafergpt.train.resume import language_model
+        from wafergpt.train.resume import beginning, language_model
 
-        base = language_model(start, root)
+        base = (language_model if recipe.task is None else beginning)(start, root)
     if recipe.task is not None:
         recipe = with_task(recipe, base, chooses=what is None)
     elif base is not None:
@@ -153,10 +153,11 @@ def finetune(
     auto_resume: bool = False,
     root: Path = RUNS,
 ) -> Predictor:
-    """Fine-tune a language model for a task.
+    """Fine-tune a language model for a task, or a run of this task on more rows.
 
     Args:
-        start: a pretrained run, or ``"scratch"``; omitted only to resume.
+        start: a run, or ``"scratch"``; omitted only to resume. Of a run of the same task the head
+            goes on too, label by label; of another task's, the GPT alone.
         recipe: a recipe, a YAML file, or the name of a shipped recipe. If omitted, what
             ``overrides`` do not set is chosen by the rows, and said.
         overrides: ``section.key=value`` strings.
@@ -177,7 +178,7 @@ def finetune(
     began = time.monotonic()
     from wafergpt.inference.predictor import Predictor
     from wafergpt.train.finetuning import with_task
-    from wafergpt.train.resume import language_model, may_change
+    from wafergpt.train.resume import beginning, may_change
     from wafergpt.train.run import train
 
     if resume is not None:
@@ -186,7 +187,7 @@ def finetune(
         return Predictor.load(train(recipe, run=run, root=root, began=began))
     if start is None:
         raise InputError("start from a run or from 'scratch', or name a run to resume")
-    base = None if str(start) == SCRATCH else language_model(start, root)
+    base = None if str(start) == SCRATCH else beginning(start, root)
     asked = with_task(_asked(recipe, overrides), base, task, data, chooses=recipe is None)
     run = train(asked, start=base, auto_resume=auto_resume, root=root, began=began)
     return Predictor.load(run)
@@ -228,12 +229,12 @@ def cross_validate(
     """
     from wafergpt.train.finetuning import with_task
     from wafergpt.train.folds import CrossValidation
-    from wafergpt.train.resume import language_model
+    from wafergpt.train.resume import beginning
 
     named = [] if task is None else [f"task.name={task}"]
     whole = _asked(recipe, [*overrides, *named])
     test = None if whole.task is None else whole.task.test
-    base = None if str(start) == SCRATCH else language_model(start, root)
+    base = None if str(start) == SCRATCH else beginning(start, root)
     asked = _asked(recipe, [*overrides, *named, f"task.folds={folds}", "task.test=null"])
     asked = with_task(asked, base, task, data, chooses=recipe is None)
     return CrossValidation(asked, base, root, refit, test).made()

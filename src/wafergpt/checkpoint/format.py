@@ -6,6 +6,7 @@ tensor and the first row of each part.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import re
@@ -291,6 +292,16 @@ class Stored(Mapping[str, Tensor]):
                 continue
             shape, scaled = tuple(values.get_slice(name).get_shape()), name + SCALE in names
             self.by_rows[current_name(name)] = StoredTensor(name, shape, [(0, file)], self, scaled)
+
+    def below(self, prefix: str) -> Stored:
+        """Return the tensors whose names begin with a prefix, named without it."""
+        found = copy.copy(self)
+        found.by_rows = {
+            name.removeprefix(prefix): tensor
+            for name, tensor in self.by_rows.items()
+            if name.startswith(prefix)
+        }
+        return found
 
     def opened(self, file: str) -> Any:
         """Return an open file of the checkpoint, opened once."""

@@ -73,7 +73,8 @@ def command(
     """Fine-tune a language model for a task on labelled rows.
 
     RUN is a pretrained run, or 'base', which comes with wafergpt; 'scratch' starts from fresh
-    weights. Without a RECIPE, what KEY=VALUE does not set is chosen by the rows, and said.
+    weights. A RUN that is fine-tuned for the same task goes on with its head. Without a RECIPE,
+    what KEY=VALUE does not set is chosen by the rows, and said.
     """
     names, overrides = names_and_overrides(arguments, runs)
     require_alone(
@@ -126,9 +127,9 @@ def _recipe_at_start(recipe: Recipe, start: str, runs: Path, chooses: bool) -> R
 
     if start in ("", "scratch"):
         return with_task(recipe, None, chooses=chooses)
-    from wafergpt.train.resume import language_model
+    from wafergpt.train.resume import beginning
 
-    return with_task(recipe, language_model(start, runs), chooses=chooses)
+    return with_task(recipe, beginning(start, runs), chooses=chooses)
 
 
 def _text(run: Run, result: dict[str, Any]) -> str:

@@ -67,6 +67,16 @@ def language_model(start: Run | str | Path, root: Path) -> Run:
     run = Run.find(start, root)
     if run.recipe.task is not None:
         raise InputError(f"{run.path} has a task already: start from a language model")
+    return beginning(run, root)
+
+
+def beginning(start: Run | str | Path, root: Path) -> Run:
+    """Open the run that a fine-tuning starts from: a language model, or a task's.
+
+    Raises:
+        InputError: if there is none, or it has no weights.
+    """
+    run = Run.find(start, root)
     if not (run.checkpoint or store.every(run)):
         raise InputError(f"{run.path} has no checkpoint yet")
     return run

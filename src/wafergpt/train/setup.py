@@ -73,7 +73,7 @@ def set_up(recipe: Recipe, group: ProcessGroup, start: Run | None, run: Run | No
     Args:
         recipe: as asked for; for a resume, the run's own.
         group: the processes of this training.
-        start: a language model to initialize the weights from.
+        start: a run to initialize the weights from.
         run: the run to resume.
 
     Raises:
@@ -91,6 +91,8 @@ def set_up(recipe: Recipe, group: ProcessGroup, start: Run | None, run: Run | No
     recipe, teacher = teacher_of(task_of(recipe), tokenizer)
     task = task_of(recipe)
     task.teacher = teacher
+    if start is not None and start.recipe.task is not None:
+        task.before = task_of(start.recipe)
     weights = None if start is None else store.weights(start)
     with working("making the network"):
         engine = make_engine(recipe, machine, task, splits, group, weights)
