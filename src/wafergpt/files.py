@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import reprlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -108,3 +109,13 @@ def sha256(path: Path) -> str:
     """Return the SHA-256 of a file as hex, in bounded memory."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def tree_bytes(folder: Path) -> int:
+    """Return the bytes of all files below a folder; those that vanish meanwhile count for none."""
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                total += Path(place, name).lstat().st_size
+    return total

@@ -114,6 +114,7 @@ def test_a_fold_is_held_out_of_its_training(home: Path, done: Run) -> None:
         task = task_of(Run(done.path / f"fold-{fold}").recipe)
         assert isinstance(task, LabelledTask)
         tables = task.tables
+        assert tables.validation is not None
         assert not set(tables.train.texts) & set(tables.validation.texts)
         assert tables.test is None
         seen += tables.validation.texts

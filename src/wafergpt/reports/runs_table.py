@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from wafergpt import files
 from wafergpt.errors import InputError
 from wafergpt.reports.folds import folds_of
 from wafergpt.reports.formatting import first, number, sequence
@@ -17,13 +18,14 @@ BEST = ("best_step", "best_val_loss", "accuracy", "accuracy_of")
 def list_runs(folder: Path) -> list[dict[str, Any]]:
     """Return one row for each run below ``folder``, the newest first.
 
-    Each has name, path, kind, parameters, state (``finished``, ``unfinished``, ``imported``,
+    Each has name, path, bytes, kind, parameters, state (``finished``, ``unfinished``, ``imported``,
     ``averaged``, ``pruned``, ``folds``, ``shipped`` …) and planned_seconds; of the last step
     step, tokens, loss, val_loss, seconds (of the updates) and elapsed (of the command); and of the
     best checkpoint best_step, best_val_loss, accuracy and accuracy_of (``test`` or ``val``).
     Unknown values are None.
     """
-    recipes = sorted(folder.glob("*/recipe.yaml"))
+    # Hidden folders are being made or removed.
+    recipes = sorted(p for p in folder.glob("*/recipe.yaml") if not p.parent.name.startswith("."))
     return [_row(Run(recipe.parent)) for recipe in sorted(recipes, key=_changed, reverse=True)]
 
 
@@ -33,7 +35,11 @@ def _changed(recipe: Path) -> float:
 
 
 def _row(run: Run) -> dict[str, Any]:
-    row: dict[str, Any] = {"name": run.name, "path": str(run.path)}
+    row: dict[str, Any] = {
+        "name": run.name,
+        "path": str(run.path),
+        "bytes": files.tree_bytes(run.path),
+    }
     last = ("step", "tokens", "loss", "val_loss", "seconds", "elapsed")
     try:
         chapter = Chapter.of(run)
