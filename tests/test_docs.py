@@ -107,6 +107,15 @@ def test_the_page_on_tagging_works_when_pasted(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_page_on_folds_and_runs_works_when_pasted(tmp_path: Path) -> None:
+    paste("docs/folds-and-runs.md", tmp_path)
+    runs = tmp_path / "runs"
+    assert {path.name for path in runs.glob("clf*")} == {"clf", "clf-2"}
+    labels = json.loads((runs / "clf-2" / "result.json").read_text())["metrics"]["labels"]
+    assert labels == ["bad", "good", "mixed"]
+
+
+@pytest.mark.slow
 def test_the_page_on_mup_works_when_pasted(tmp_path: Path) -> None:
     pytest.importorskip("optuna", reason="the page tunes with Optuna")
     paste("docs/mup.md", tmp_path)
@@ -125,6 +134,7 @@ def test_the_page_on_mup_works_when_pasted(tmp_path: Path) -> None:
         "docs/mup.md",
         "docs/sparsity.md",
         "docs/tagging.md",
+        "docs/folds-and-runs.md",
         "docs/cerebras.md",
     ],
 )

@@ -133,6 +133,9 @@ def remove(run: Run) -> None:
 
     What an earlier removal that was killed has left beside it is deleted too.
 
+    Args:
+        run: the run.
+
     Raises:
         InputError: if a process trains in it.
         OSError: if a file cannot be deleted.
