@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import reprlib
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -119,3 +121,19 @@ def tree_bytes(folder: Path) -> int:
             with suppress(OSError):
                 total += Path(place, name).lstat().st_size
     return total
+
+
+@contextmanager
+def system_errors() -> Iterator[None]:
+    """Raise what safetensors reports of a file system, such as a full disk, as an OSError.
+
+    Raises:
+        OSError: with the system's number.
+    """
+    try:
+        yield
+    except Exception as error:
+        found = re.search(r"\(os error (\d+)\)", str(error))
+        if found is None or isinstance(error, OSError):
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1]))) from error

@@ -161,6 +161,17 @@ def test_of_another_task_the_gpt_alone_goes_on(home: Path) -> None:
     assert "head_ngrams.weight" not in new
 
 
+def test_rows_that_were_learned_already_are_counted(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = (f"task.validation={home / 'two.jsonl'}", "train.epochs=1")
+    on(home, "clf", "seen", "task.train=three.jsonl", *more)
+    learned = len(Predictor.load(Run(home / "clf")).task.tables.train.texts)  # type: ignore[attr-defined]
+    assert f"has learned from {learned} of 24 validation rows" in capsys.readouterr().err
+    on(home, "clf", "unseen-2", "task.train=two.jsonl", "train.epochs=1")
+    assert "has learned from" not in capsys.readouterr().err
+
+
 def test_spellings_are_those_of_the_run(home: Path) -> None:
     path = rows(home / "spelled.jsonl", {"awful": "Bad", "lovely": "GOOD"})
     with pytest.raises(InputError, match=r"only in spelling.*'bad' \(1 row, first: .*clf\)"):

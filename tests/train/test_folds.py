@@ -6,6 +6,8 @@ import json
 import random
 import re
 import statistics
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -169,6 +171,18 @@ def test_the_command_prints_the_table(home: Path, done: Run) -> None:
     result = json.loads(found.stdout.splitlines()[-1])
     assert result["folds"]["count"] == 3
     assert result["test"] is None
+
+
+def test_a_full_disk_is_one_line_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    write(tmp_path / "rows.jsonl", 30)
+    words = ["scratch", *settings(tmp_path, "name=clf"), "--folds", "2"]
+    command = [sys.executable, "-m", "wafergpt.cli", "finetune", *words, "--runs", str(tmp_path)]
+    limited = ["bash", "-c", 'ulimit -f 100; exec "$@"', "bash", *command]
+    done = subprocess.run(limited, capture_output=True, text=True, timeout=120)
+    last = "error: the disk is full; everything saved before this is intact"
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (1, last)
+    run = cross_validate("scratch", None, words[1:-2], folds=2, root=tmp_path)
+    assert len(run.read("result")["folds"]["done"]) == 2
 
 
 def test_another_command_or_other_rows_are_refused(home: Path, done: Run) -> None:

@@ -62,7 +62,8 @@ def write_whole(kinds: Mapping[str, Mapping[str, Part]], folder: Path) -> dict[s
     """Write whole tensors; return the manifest of the files."""
     for kind, parts in kinds.items():
         tensors = {name: part.values.contiguous() for name, part in parts.items()}
-        save_file(tensors, folder / whole_file(kind))
+        with files.system_errors():
+            save_file(tensors, folder / whole_file(kind))
     return {whole_file(kind): entry(folder / whole_file(kind)) for kind in kinds}
 
 
@@ -97,7 +98,8 @@ def _write_part(
             if part.first_copy and (len(part.values) if part.shape else rank == 0)
         }
         path = folder / f"{kind}-{rank:05d}-of-{size:05d}.safetensors"
-        save_file({name: part.values.contiguous() for name, part in mine.items()}, path)
+        with files.system_errors():
+            save_file({name: part.values.contiguous() for name, part in mine.items()}, path)
         atomic_files.sync(path)
         manifest[path.name] = entry(path)
         shards[kind] = {

@@ -6,9 +6,9 @@ from collections.abc import Collection
 
 from wafergpt.config import Recipe
 from wafergpt.errors import InputError
-from wafergpt.progress import say
+from wafergpt.progress import say, silent
 from wafergpt.runs.run import Run
-from wafergpt.tasks.base import task_of
+from wafergpt.tasks.base import Task, task_of
 from wafergpt.tasks.labelled_task import LabelledTask
 
 OF_ROWS = {
@@ -55,3 +55,29 @@ def going_on(recipe: Recipe, start: Run, asked: Collection[str]) -> tuple[Recipe
         settings["known"] = theirs["labels"]
     closed = {f"task.{key}" for key in type(task).model_fields}
     return recipe.replace(task=settings), {*asked, *closed}
+
+
+def warn_of_learned_rows(task: Task, before: Task, start: Run) -> None:
+    """Warn if held-out rows are among those that the run to start from has learned.
+
+    Args:
+        task: of the training, its rows read.
+        before: the run's.
+        start: the run, whose rows may be gone by now.
+    """
+    if not (isinstance(task, LabelledTask) and isinstance(before, LabelledTask)):
+        return
+    try:
+        with silent():
+            learned = set(before.tables.train.texts)
+    except (InputError, OSError):
+        return
+    for name in ("validation", "test"):
+        table = getattr(task.tables, name)
+        texts = [] if table is None else table.texts
+        seen = sum(text in learned for text in texts)
+        if seen:
+            say(
+                f"warning: {start.path} has learned from {seen:,} of {len(texts):,} {name} rows: "
+                "what is measured on them is too good"
+            )

@@ -20,6 +20,7 @@ from wafergpt.progress import say, working
 from wafergpt.runs.run import Run
 from wafergpt.shapes.sparse import mask_warning
 from wafergpt.tasks.base import Splits, Task, task_of
+from wafergpt.train.going_on import warn_of_learned_rows
 from wafergpt.train.teacher import teacher_of
 
 WORTH_TIMING, BRIEFLY = 100, 1.0
@@ -93,6 +94,7 @@ def set_up(recipe: Recipe, group: ProcessGroup, start: Run | None, run: Run | No
     task.teacher = teacher
     if start is not None and start.recipe.task is not None:
         task.before = task_of(start.recipe)
+        warn_of_learned_rows(task, task.before, start)
     weights = None if start is None else store.weights(start)
     with working("making the network"):
         engine = make_engine(recipe, machine, task, splits, group, weights)
