@@ -77,12 +77,7 @@ def command(
     what KEY=VALUE does not set is chosen by the rows, and said.
     """
     names, overrides = names_and_overrides(arguments, runs)
-    require_alone(
-        refit,
-        folds,
-        {"--baselines": baselines, "--auto-resume": auto_resume, "--resume": resume,
-         "--nproc": nproc, "--restarts": restarts, "--show": show},
-    )  # fmt: skip
+    require_alone(click.get_current_context().params)
     start, *rest = names or [""]
     name, _ = split_arguments(rest, runs)
     if show:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,28 +15,29 @@ from wafergpt.runs.run import Run
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+NOT_WITH_FOLDS = ("baselines", "auto_resume", "resume", "nproc", "restarts", "show")
 
-def require_alone(refit: bool, folds: int | None, others: dict[str, object]) -> None:
+
+def require_alone(given: Mapping[str, Any]) -> None:
     """Refuse options that have no meaning with or without folds.
 
     Args:
-        refit: whether ``--refit`` was given.
-        folds: their number, if they are wanted.
-        others: values of other options, by name.
+        given: the values of all options of ``finetune``.
 
     Raises:
         UsageError: naming the first one.
     """
-    if folds is None:
-        if refit:
+    if given["folds"] is None:
+        if given["refit"]:
             raise click.UsageError(
                 "--refit follows --folds N; without folds, task.held_out=0 trains on all rows"
             )
         return
-    for name, value in others.items():
-        if value:
+    for name in NOT_WITH_FOLDS:
+        if given[name]:
             why = "the same command goes on by itself: " if "resume" in name else ""
-            raise click.UsageError(f"{name} does not go with --folds: {why}omit it")
+            option = f"--{name.replace('_', '-')}"
+            raise click.UsageError(f"{option} does not go with --folds: {why}omit it")
 
 
 def cross_validate(

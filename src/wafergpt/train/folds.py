@@ -211,7 +211,7 @@ class CrossValidation:
             },
             "elapsed": sum(row["elapsed"] for row in rows),
             "metrics": None,
-            "refit": None,
+            "refit": (run.read("result") or {}).get("refit"),
         }
 
     def _pooled(self) -> tuple[Outputs, Any]:
