@@ -131,6 +131,15 @@ def test_the_page_on_retrieval_works_when_pasted(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_page_on_folds_and_runs_works_when_pasted(tmp_path: Path) -> None:
+    paste("docs/folds-and-runs.md", tmp_path)
+    runs = tmp_path / "runs"
+    assert {path.name for path in runs.glob("clf*")} == {"clf", "clf-2"}
+    labels = json.loads((runs / "clf-2" / "result.json").read_text())["metrics"]["labels"]
+    assert labels == ["bad", "good", "mixed"]
+
+
+@pytest.mark.slow
 def test_the_page_on_mup_works_when_pasted(tmp_path: Path) -> None:
     pytest.importorskip("optuna", reason="the page tunes with Optuna")
     paste("docs/mup.md", tmp_path)
@@ -151,6 +160,7 @@ def test_the_page_on_mup_works_when_pasted(tmp_path: Path) -> None:
         "docs/answering.md",
         "docs/tagging.md",
         "docs/retrieval.md",
+        "docs/folds-and-runs.md",
         "docs/cerebras.md",
     ],
 )

@@ -75,9 +75,9 @@ def plan(
     recipe = _planned(what, overrides)
     base = None
     if start is not None and str(start) != SCRATCH:
-        from wafergpt.train.resume import language_model
+        from wafergpt.train.resume import beginning, language_model
 
-        base = language_model(start, root)
+        base = (language_model if recipe.task is None else beginning)(start, root)
     if recipe.task is not None:
         recipe = with_task(recipe, base, chooses=what is None)
     elif base is not None:
@@ -154,10 +154,11 @@ def finetune(
     auto_resume: bool = False,
     root: Path = RUNS,
 ) -> Predictor:
-    """Fine-tune a language model for a task.
+    """Fine-tune a language model for a task, or a run of this task on more rows.
 
     Args:
-        start: a pretrained run, or ``"scratch"``; omitted only to resume.
+        start: a run, or ``"scratch"``; omitted only to resume. Of a run of the same task the head
+            goes on too, label by label; of another task's, the GPT alone.
         recipe: a recipe, a YAML file, or the name of a shipped recipe. If omitted, what
             ``overrides`` do not set is chosen by the rows, and said.
         overrides: ``section.key=value`` strings.
@@ -178,7 +179,7 @@ def finetune(
     began = time.monotonic()
     from wafergpt.inference.predictor import Predictor
     from wafergpt.train.finetuning import with_task
-    from wafergpt.train.resume import language_model, may_change
+    from wafergpt.train.resume import beginning, may_change
     from wafergpt.train.run import train
 
     if resume is not None:
@@ -187,10 +188,57 @@ def finetune(
         return Predictor.load(train(recipe, run=run, root=root, began=began))
     if start is None:
         raise InputError("start from a run or from 'scratch', or name a run to resume")
-    base = None if str(start) == SCRATCH else language_model(start, root)
+    base = None if str(start) == SCRATCH else beginning(start, root)
     asked = with_task(_asked(recipe, overrides), base, task, data, chooses=recipe is None)
     run = train(asked, start=base, auto_resume=auto_resume, root=root, began=began)
     return Predictor.load(run)
+
+
+def cross_validate(
+    start: AnyRun,
+    recipe: Recipe | str | Path | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    folds: int = 5,
+    refit: bool = False,
+    task: str | None = None,
+    data: str | Path | None = None,
+    root: Path = RUNS,
+) -> Run:
+    """Fine-tune once for each part of the rows, which is held out and judged; resumable.
+
+    Args:
+        start: the run to start from, or ``"scratch"``.
+        recipe: a recipe, a YAML file, or the name of a shipped recipe. If omitted, what
+            ``overrides`` do not set is chosen by the rows, and said.
+        overrides: ``section.key=value`` strings; ``name`` is that of the network of all rows.
+        folds: the number of parts.
+        refit: train ``name`` on all rows at the end; ``task.test`` is judged by this one alone.
+        task: the task's name, if the recipe does not name it; ``classify`` if neither does.
+        data: the labelled rows, if the recipe does not name them.
+        root: the folder that holds runs.
+
+    Returns:
+        The run ``NAME-folds``. Its result has in ``folds`` the metrics of each, their mean and
+        standard deviation, and in ``metrics`` and ``intervals`` those over all rows.
+
+    Raises:
+        InputError: if the recipe is impossible, the rows are unusable or too few, or a name is
+            taken.
+        RunFailed: if a training diverges.
+        Interrupted: after saving, if a signal requested a stop; the same call goes on.
+    """
+    from wafergpt.train.finetuning import with_task
+    from wafergpt.train.folds import CrossValidation
+    from wafergpt.train.resume import beginning
+
+    named = [] if task is None else [f"task.name={task}"]
+    whole = _asked(recipe, [*overrides, *named])
+    test = None if whole.task is None else whole.task.test
+    base = None if str(start) == SCRATCH else beginning(start, root)
+    asked = _asked(recipe, [*overrides, *named, f"task.folds={folds}", "task.test=null"])
+    asked = with_task(asked, base, task, data, chooses=recipe is None)
+    return CrossValidation(asked, base, root, refit, test).made()
 
 
 def predict(

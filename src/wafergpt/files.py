@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import reprlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -108,3 +111,29 @@ def sha256(path: Path) -> str:
     """Return the SHA-256 of a file as hex, in bounded memory."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def tree_bytes(folder: Path) -> int:
+    """Return the bytes of all files below a folder; those that vanish meanwhile count for none."""
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                total += Path(place, name).lstat().st_size
+    return total
+
+
+@contextmanager
+def system_errors() -> Iterator[None]:
+    """Raise what safetensors reports of a file system, such as a full disk, as an OSError.
+
+    Raises:
+        OSError: with the system's number.
+    """
+    try:
+        yield
+    except Exception as error:
+        found = re.search(r"\(os error (\d+)\)", str(error))
+        if found is None or isinstance(error, OSError):
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1]))) from error

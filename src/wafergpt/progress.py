@@ -91,6 +91,20 @@ def repeat_none(lines: Iterable[str]) -> None:
     _said_before.update(lines)
 
 
+@contextmanager
+def silent() -> Iterator[None]:
+    """Log nothing for a while."""
+    logger.addFilter(_nothing)
+    try:
+        yield
+    finally:
+        logger.removeFilter(_nothing)
+
+
+def _nothing(record: logging.LogRecord) -> bool:
+    return False
+
+
 def show() -> None:
     """Show messages on stderr, above the live line, as the command line does."""
     if not shown():

@@ -135,7 +135,7 @@ def test_the_flops_of_an_update_are_those_that_torch_counts(
 
 def test_an_evaluation_is_the_mean_over_its_samples() -> None:
     engine = engine_of("train.micro_batch_size=4", "evaluate.batches=3", documents=True)
-    task, validation = engine._task, engine._splits.validation
+    task, validation = engine._task, engine._splits.held_out
     samples = task.evaluation_samples(validation.batches)
     assert samples == 12
     found = task.compute_metrics(

@@ -35,6 +35,7 @@ def test_newest_first_with_what_is_known(tmp_path: Path) -> None:
     assert runs[0] == {
         "name": "half",
         "path": str(half.path),
+        "bytes": sum(file.stat().st_size for file in half.path.iterdir() if file.is_file()),
         "kind": "pretrain",
         "parameters": None,
         "step": 4,

@@ -191,6 +191,7 @@ def test_many_contexts_are_held_out_whole(home: Path) -> None:
     rows = [{**row, "question": f"{row['question']} {n}"} for row in facts(80, 6) for n in range(3)]
     path = write(home / "many.jsonl", rows)
     tables = Answer(load_recipe(None, [*SMALL, f"task.train={path}"])).tables
+    assert tables.validation is not None
     assert not set(tables.train.contexts) & set(tables.validation.contexts)
     assert len(tables.validation.contexts) % 3 == 0
 

@@ -234,6 +234,7 @@ def test_rows_of_every_class_are_held_out_and_the_rest_is_reported(tmp_path: Pat
     rows = [*sentences(300, 11), ("a lonely one", "odd-39"), (" ", "bad")]
     path = write(tmp_path / "a.jsonl", rows)
     tables = tables_of(of_rows(path))
+    assert tables.validation is not None
     for label in ("bad", "good"):
         whole = sum(y == label for t, y in rows if t.strip())
         # Some sentences stand there twice.
@@ -242,7 +243,9 @@ def test_rows_of_every_class_are_held_out_and_the_rest_is_reported(tmp_path: Pat
     assert "1 of 302 rows have no text" in left_out
     assert kept.endswith("'odd-39' (1 row)")
     write(path, rows[::-1])
-    assert set(tables_of(of_rows(path)).validation.texts) == set(tables.validation.texts)
+    again = tables_of(of_rows(path)).validation
+    assert again is not None
+    assert set(again.texts) == set(tables.validation.texts)
 
 
 def test_a_run_keeps_its_rows(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from wafergpt.baselines.tfidf import train_tfidf
 from wafergpt.config import Recipe
 from wafergpt.data.labelled_rows import Table, encode_labels
 from wafergpt.errors import InputError, Interrupted
-from wafergpt.evaluation.intervals import Bootstrap, mcnemar, wilson
+from wafergpt.evaluation.intervals import Bootstrap, mcnemar
 from wafergpt.evaluation.metrics import RowScores
 from wafergpt.inference.predictor import Predictor
 from wafergpt.progress import say, working
@@ -59,9 +59,11 @@ def compare(classifier: Predictor, bilstm_seconds: float | None = None) -> list[
         return train_tfidf(tables().train, _evaluated(tables()), labels=labels, seed=recipe.seed)
 
     def bilstm() -> BaselineResult:
+        validation = tables().validation
+        assert validation is not None
         return train_bilstm(
             tables().train,
-            tables().validation,
+            validation,
             _evaluated(tables()),
             labels=labels,
             seconds=bilstm_seconds,
@@ -108,7 +110,9 @@ def _same_rows(task: Classify) -> Tables:
 
 
 def _evaluated(tables: Tables) -> Table:
-    return tables.test or tables.validation
+    found = tables.test or tables.validation
+    assert found is not None, "require_comparable has checked it"
+    return found
 
 
 class _Intervals:
@@ -154,10 +158,7 @@ class _Sampled:
         return cls(rows, Bootstrap.of(rows.metrics, len(targets)))
 
     def intervals(self) -> dict[str, list[float]]:
-        found = {name: list(self.scores.interval(name)) for name in SCORES}
-        # Of a share near 0 or 1, resamples know no spread.
-        share = self.scores.whole["accuracy"]
-        return {**found, "accuracy": list(wilson(share, len(self.rows.pairs)))}
+        return self.scores.intervals(len(self.rows.pairs), shares=("accuracy",))
 
     def minus(self, other: _Sampled) -> dict[str, dict[str, float]]:
         found = {name: self.scores.minus(other.scores, name).to_dict() for name in SCORES}

@@ -21,5 +21,7 @@ def require_comparable(recipe: Recipe) -> None:
             f"the baselines are classifiers, and task.name={recipe.task.name} is another task: "
             "omit the baselines"
         )
+    if recipe.task is not None and not recipe.task.holds_out:
+        raise InputError("baselines stop by validation rows, and task.held_out=0 leaves none")
     if find_spec("sklearn") is None:
         raise InputError(NEEDS_SKLEARN)

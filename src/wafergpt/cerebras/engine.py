@@ -181,10 +181,10 @@ class CerebrasEngine:
         found = []
         for first, n in parts(samples.start, len(samples), rows):
             poll()
-            batch = self._splits.validation.batches.batch(first, n)
+            batch = self._splits.held_out.batches.batch(first, n)
             outputs = outputs_of(self._task, self.network, batch, self._recipe, HOST)
             found.append({name: values.numpy() for name, values in outputs.items()})
-        order = self._splits.validation.rows
+        order = self._splits.held_out.rows
         return joined(found, None if order is None else order[samples.start : samples.stop])
 
     def state(self) -> HostState:

@@ -6,6 +6,7 @@ tensor and the first row of each part.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import re
@@ -61,7 +62,8 @@ def write_whole(kinds: Mapping[str, Mapping[str, Part]], folder: Path) -> dict[s
     """Write whole tensors; return the manifest of the files."""
     for kind, parts in kinds.items():
         tensors = {name: part.values.contiguous() for name, part in parts.items()}
-        save_file(tensors, folder / whole_file(kind))
+        with files.system_errors():
+            save_file(tensors, folder / whole_file(kind))
     return {whole_file(kind): entry(folder / whole_file(kind)) for kind in kinds}
 
 
@@ -96,7 +98,8 @@ def _write_part(
             if part.first_copy and (len(part.values) if part.shape else rank == 0)
         }
         path = folder / f"{kind}-{rank:05d}-of-{size:05d}.safetensors"
-        save_file({name: part.values.contiguous() for name, part in mine.items()}, path)
+        with files.system_errors():
+            save_file({name: part.values.contiguous() for name, part in mine.items()}, path)
         atomic_files.sync(path)
         manifest[path.name] = entry(path)
         shards[kind] = {
@@ -291,6 +294,16 @@ class Stored(Mapping[str, Tensor]):
                 continue
             shape, scaled = tuple(values.get_slice(name).get_shape()), name + SCALE in names
             self.by_rows[current_name(name)] = StoredTensor(name, shape, [(0, file)], self, scaled)
+
+    def below(self, prefix: str) -> Stored:
+        """Return the tensors whose names begin with a prefix, named without it."""
+        found = copy.copy(self)
+        found.by_rows = {
+            name.removeprefix(prefix): tensor
+            for name, tensor in self.by_rows.items()
+            if name.startswith(prefix)
+        }
+        return found
 
     def opened(self, file: str) -> Any:
         """Return an open file of the checkpoint, opened once."""

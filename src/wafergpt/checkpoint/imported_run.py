@@ -38,6 +38,8 @@ def require_trained(run: Run) -> None:
         RunFailed: if it has no checkpoint.
     """
     if not store.every(run):
+        if "folds" in (run.read("result") or {}):
+            raise InputError(f"{run.path} is of --folds: the same command goes on")
         raise RunFailed(f"{run.path} has no good checkpoint; start afresh under another name")
     try:
         result = run.read("result")

@@ -10,6 +10,7 @@ import click
 
 from wafergpt.cli import emit, json_option
 from wafergpt.cli.compared import cells, columns, failures
+from wafergpt.cli.folds import cross_validate, require_alone
 from wafergpt.cli.recipe import (
     RecipeCommand,
     auto_resume_option,
@@ -43,6 +44,13 @@ SCORES = {"accuracy": "accuracy", "macro f1": "macro_f1", "loss": "loss"}
 @click.option(
     "--baselines", is_flag=True, help="Also train baselines on the same rows, and compare."
 )
+@click.option(
+    "--folds",
+    type=click.IntRange(2, 1000),
+    metavar="N",
+    help="Cross-validate: train N times, each without another part of the rows, which is judged.",
+)
+@click.option("--refit", is_flag=True, help="After --folds, train on all rows.")
 @auto_resume_option
 @nproc_option
 @restarts_option
@@ -53,6 +61,8 @@ def command(
     arguments: tuple[str, ...],
     resume: str | None,
     baselines: bool,
+    folds: int | None,
+    refit: bool,
     auto_resume: bool,
     nproc: int | None,
     restarts: int,
@@ -63,15 +73,20 @@ def command(
     """Fine-tune a language model for a task on labelled rows.
 
     RUN is a pretrained run, or 'base', which comes with wafergpt; 'scratch' starts from fresh
-    weights. Without a RECIPE, what KEY=VALUE does not set is chosen by the rows, and said.
+    weights. A RUN that is fine-tuned for the same task goes on with its head. Without a RECIPE,
+    what KEY=VALUE does not set is chosen by the rows, and said.
     """
     names, overrides = names_and_overrides(arguments, runs)
+    require_alone(click.get_current_context().params)
     start, *rest = names or [""]
     name, _ = split_arguments(rest, runs)
     if show:
         recipe = planned(name, overrides, resume, runs)
         recipe = recipe if resume else _recipe_at_start(recipe, start, runs, name is None)
         click.echo(recipe.to_yaml(), nl=False)
+        return
+    if folds and start:
+        cross_validate(start, name, overrides, folds, refit, runs, as_json)
         return
     if bool(start) == bool(resume):
         raise click.UsageError("start from a RUN or from 'scratch', or use --resume RUN")
@@ -107,9 +122,9 @@ def _recipe_at_start(recipe: Recipe, start: str, runs: Path, chooses: bool) -> R
 
     if start in ("", "scratch"):
         return with_task(recipe, None, chooses=chooses)
-    from wafergpt.train.resume import language_model
+    from wafergpt.train.resume import beginning
 
-    return with_task(recipe, language_model(start, runs), chooses=chooses)
+    return with_task(recipe, beginning(start, runs), chooses=chooses)
 
 
 def _text(run: Run, result: dict[str, Any]) -> str:

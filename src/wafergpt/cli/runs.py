@@ -18,24 +18,46 @@ from wafergpt.runs.run import RUNS, SHIPPED, Run, command_line
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-COLOURS = {"finished": "green", "shipped": "green", "unfinished": "yellow", "damaged": "red"}
+COLOURS = {
+    "finished": "green",
+    "folds": "green",
+    "shipped": "green",
+    "unfinished": "yellow",
+    "damaged": "red",
+}
 
 
 @click.command(
-    epilog="Example: wafergpt runs    wafergpt runs verify reviews",
-    options_metavar="[FOLDER | verify RUN] [OPTIONS]",
+    epilog="Example: wafergpt runs    wafergpt runs verify reviews    wafergpt runs rm 'try-*'",
+    options_metavar="[FOLDER | verify RUN | rm RUN...] [OPTIONS]",
 )
 @click.argument("words", nargs=-1, metavar="")
+@click.option("--dry-run", is_flag=True, help="With rm: show what would be freed.")
+@click.option("--yes", is_flag=True, help="With rm: do not ask.")
+@click.option("--force", is_flag=True, help="With rm: also what other runs started from.")
 @runs_option
 @json_option
-def command(words: tuple[str, ...], runs: Path, as_json: bool) -> int:
-    """List runs, the newest first, or verify one.
+def command(
+    words: tuple[str, ...], runs: Path, as_json: bool, dry_run: bool, yes: bool, force: bool
+) -> int:
+    """List runs, the newest first, verify one, or remove some.
 
     Without arguments, it lists the runs in runs/; with FOLDER, those in FOLDER; and after them the
     models that come with wafergpt. 'verify RUN'
     compares every file of the run's checkpoints with its recorded hash; the exit code is 1 if one
-    differs.
+    differs. 'rm RUN...' removes runs with all of their files, after asking; a RUN in quotes may be
+    a pattern such as 'try-*'. A run that is being trained stays, and so does one that others
+    started from, unless --force is given.
     """
+    if words[:1] == ("rm",):
+        if len(words) < 2:
+            raise click.UsageError("remove which runs? wafergpt runs rm RUN...")
+        from wafergpt.cli.remove_runs import remove
+
+        remove(words[1:], runs, dry_run, yes, force, as_json)
+        return 0
+    if dry_run or yes or force:
+        raise click.UsageError("--dry-run, --yes and --force are for 'runs rm RUN...'")
     if words[:1] == ("verify",):
         if len(words) != 2:
             raise click.UsageError("verify which run? wafergpt runs verify RUN")
@@ -91,6 +113,7 @@ def _columns() -> list[Column]:
         Column("accuracy", right=True, rank=2),
         Column("time", right=True, rank=3),
         Column("planned", right=True, rank=10),
+        Column("size", right=True, rank=6),
         Column("state"),
     ]
 
@@ -113,6 +136,7 @@ def _cells(run: Mapping[str, Any]) -> tuple[str | Cell, ...]:
         accuracy,
         _duration(run["seconds"] if run["elapsed"] is None else run["elapsed"]),
         _duration(run["planned_seconds"]),
+        values.size(run["bytes"]),
         Cell(run["state"], COLOURS.get(run["state"], "")),
     )
 

@@ -149,6 +149,12 @@ class TaskSettings(Section):
     train: AnyPath | None = None
     validation: AnyPath | None = None
     """If omitted, a part of the training rows, chosen by a hash of their bytes."""
+    held_out: float = Field(0.1, ge=0, lt=1)
+    """The share of that part. 0 holds nothing out: the last checkpoint is used."""
+    folds: int = Field(0, ge=0, le=1000)
+    """Parts that the training rows are divided into, of which one is held out; 0: ``held_out``."""
+    fold: int = Field(1, ge=1)
+    """Which one."""
     test: AnyPath | None = None
     max_tokens: int = Field(0, ge=0)
     """Of one row; longer ones are cut. The model's seq_len if omitted."""
@@ -162,6 +168,21 @@ class TaskSettings(Section):
     def sequences(self) -> int:
         """The most sequences that the network reads for one training sample."""
         return 1
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether there are validation rows."""
+        return bool(self.validation or self.folds or self.held_out)
+
+    @model_validator(mode="after")
+    def _one_division(self) -> TaskSettings:
+        if self.folds == 1:
+            raise ValueError("folds=1 holds everything out: give 2 or more")
+        if self.fold > max(1, self.folds):
+            raise ValueError(f"fold={self.fold} is none of folds={self.folds}")
+        if self.validation and self.folds:
+            raise ValueError("validation names the rows that folds would hold out: give one")
+        return self
 
 
 DEFAULT_TASK = "classify"
@@ -192,6 +213,10 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _goes_together(self) -> Recipe:
+        if self.task and not self.task.holds_out:
+            for key in ("patience", "prompts"):
+                if getattr(self.evaluate, key):
+                    raise ValueError(f"evaluate.{key} needs rows that are held out, not none")
         if self.task and self.train.sampled_softmax:
             raise ValueError("train.sampled_softmax is for language models: leave it out of a task")
         if self.train.teacher and self.train.sampled_softmax:

@@ -82,7 +82,9 @@ class Table:
 
     def place(self, row: int) -> str:
         """Return the place of a row, for people."""
-        return f"{self.path}, line {self.lines[row]}" if self.lines else f"row {row + 1}"
+        if self.lines:
+            return f"{self.path}, line {self.lines[row]}"
+        return f"row {row + 1}" if self.path is None else str(self.path)
 
 
 def read_table(path: str | Path, text: str = "text", label: str = "label") -> Table:
@@ -256,13 +258,17 @@ def _label(value: object, name: str, path: Path, number: int) -> str:
     return whole(label, path, number)
 
 
-def label_names(table: Table) -> tuple[str, ...]:
+def label_names(table: Table, known: Sequence[str] = ()) -> tuple[str, ...]:
     """Return the labels of a table, sorted as numbers if all are whole, else as text.
+
+    Args:
+        table: the rows.
+        known: labels that are there without a row, too.
 
     Raises:
         InputError: if there is only one class, or so many labels that they cannot be classes.
     """
-    names = set(table.labels)
+    names = {*table.labels, *known}
     if len(names) < 2:
         raise InputError(f"all rows have the label {short(table.labels[0])}: nothing to tell apart")
     if len(names) > CLASSES and len(table.labels) < 2 * len(names):

@@ -49,7 +49,7 @@ def hold_out(table: R, share: float, seed: int = 0, by: Sequence[str] | None = N
     held: list[int] = []
     kept: list[int] = []
     for row, text in enumerate(by or table.texts):
-        (held if _hash(text, seed) < limit else kept).append(row)
+        (held if text_hash(text, seed) < limit else kept).append(row)
     if not held or not kept:
         raise _too_few(table, share)
     return table.take(kept), table.take(held)
@@ -76,7 +76,7 @@ def hold_out_of_each_class(table: Table, share: float) -> tuple[Table, Table, li
     for text, places in rows.items():
         classes.setdefault(min(table.labels[row] for row in places), []).append(text)
     left = Counter(label for places in rows.values() for label in {table.labels[i] for i in places})
-    hashes = {text: _hash(text, 0) for text in rows}
+    hashes = {text: text_hash(text, 0) for text in rows}
     for texts in classes.values():
         # A text in more rows than are to be held out comes last.
         most = max(1.0, share * sum(len(rows[text]) for text in texts))
@@ -123,7 +123,8 @@ def _shares(
     return wanted
 
 
-def _hash(text: str, seed: int) -> int:
+def text_hash(text: str, seed: int) -> int:
+    """Return 64 bits that a text and a seed decide."""
     data = text.encode("utf-8", "surrogatepass")
     digest = hashlib.blake2b(data, digest_size=8, key=seed.to_bytes(8, "little")).digest()
     return int.from_bytes(digest, "little")

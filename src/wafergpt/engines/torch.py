@@ -302,11 +302,11 @@ class TorchEngine:
             poll()
             send(self._group, Command.OUTPUTS, first, n)
             found.append(self._outputs_here(first, n))
-        order = self._splits.validation.rows
+        order = self._splits.held_out.rows
         return joined(found, None if order is None else order[samples.start : samples.stop])
 
     def _outputs_here(self, first: int, n: int) -> Outputs:
-        batches = self._splits.validation.batches
+        batches = self._splits.held_out.batches
         ((batch, share),) = self._passes(batches, first, n, self._group.largest_share(n)) or [
             (batches.batch(first, 1), 0.0)
         ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -72,6 +72,19 @@ class Bootstrap:
     def interval(self, metric: str) -> tuple[float, float]:
         """Return the percentile interval of a metric."""
         return _ends(self.resampled[metric])
+
+    def intervals(self, n: int, shares: Collection[str] = ()) -> dict[str, list[float]]:
+        """Return the interval of each metric.
+
+        Args:
+            n: the number of rows.
+            shares: metrics that are shares of the rows, of which resamples know no spread near 0
+                and 1.
+        """
+        return {
+            name: list(wilson(self.whole[name], n) if name in shares else self.interval(name))
+            for name in self.whole
+        }
 
     def minus(self, other: Bootstrap, metric: str) -> Difference:
         """Return how far this model's metric is above another's on the same rows."""

@@ -28,5 +28,5 @@ def validation_loss(run: Run) -> float:
     task = task_of(recipe)
     device = torch.device(recipe.system.host)
     network = store.restored(task.network, store.weights(run)).to(device)
-    outputs = evaluate(task, network, splits.validation, recipe, device)
-    return float(task.compute_metrics(outputs, splits.validation.references)["loss"])
+    outputs = evaluate(task, network, splits.held_out, recipe, device)
+    return float(task.compute_metrics(outputs, splits.held_out.references)["loss"])

@@ -14,6 +14,7 @@ from wafergpt.reports.classification_metrics import Row, comparison_chart, confu
 from wafergpt.reports.curves import curves
 from wafergpt.reports.document import Document
 from wafergpt.reports.entities import entity_examples
+from wafergpt.reports.folds import folds_card
 from wafergpt.reports.frontier import frontier_charts
 from wafergpt.reports.markup import escape, folded, table
 from wafergpt.reports.pruning import before_and_after, pruning_charts
@@ -144,6 +145,7 @@ class _Page(Document):
             parts.append(f'<p class="aside">{escape(note)}</p>')
         if drawn:
             parts.append(f'<div class="charts">{drawn}</div>')
+        parts.append(folds_card(chapter.result))
         facts = [
             _pruned(chapter),
             *self._test_metrics(chapter),

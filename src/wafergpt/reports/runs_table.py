@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from wafergpt import files
 from wafergpt.errors import InputError
-from wafergpt.reports.formatting import first, number
+from wafergpt.reports.folds import folds_of
+from wafergpt.reports.formatting import first, number, sequence
 from wafergpt.reports.sections import Chapter
 from wafergpt.runs.run import Run
 
@@ -16,13 +18,14 @@ BEST = ("best_step", "best_val_loss", "accuracy", "accuracy_of")
 def list_runs(folder: Path) -> list[dict[str, Any]]:
     """Return one row for each run below ``folder``, the newest first.
 
-    Each has name, path, kind, parameters, state (``finished``, ``unfinished``, ``imported``,
-    ``averaged``, ``pruned``, ``shipped`` or ``damaged``) and planned_seconds; of the last step
+    Each has name, path, bytes, kind, parameters, state (``finished``, ``unfinished``, ``imported``,
+    ``averaged``, ``pruned``, ``folds``, ``shipped`` …) and planned_seconds; of the last step
     step, tokens, loss, val_loss, seconds (of the updates) and elapsed (of the command); and of the
     best checkpoint best_step, best_val_loss, accuracy and accuracy_of (``test`` or ``val``).
     Unknown values are None.
     """
-    recipes = sorted(folder.glob("*/recipe.yaml"))
+    # Hidden folders are being made or removed.
+    recipes = sorted(p for p in folder.glob("*/recipe.yaml") if not p.parent.name.startswith("."))
     return [_row(Run(recipe.parent)) for recipe in sorted(recipes, key=_changed, reverse=True)]
 
 
@@ -32,7 +35,11 @@ def _changed(recipe: Path) -> float:
 
 
 def _row(run: Run) -> dict[str, Any]:
-    row: dict[str, Any] = {"name": run.name, "path": str(run.path)}
+    row: dict[str, Any] = {
+        "name": run.name,
+        "path": str(run.path),
+        "bytes": files.tree_bytes(run.path),
+    }
     last = ("step", "tokens", "loss", "val_loss", "seconds", "elapsed")
     try:
         chapter = Chapter.of(run)
@@ -48,10 +55,18 @@ def _row(run: Run) -> dict[str, Any]:
         **{key: chapter.now(key) for key in last},
         "planned_seconds": number(chapter.plan, "seconds"),
         **_best(chapter),
-        "state": "shipped"
-        if run.shipped
-        else chapter.origin or ("finished" if chapter.result else "unfinished"),
+        "state": _state(chapter),
     }
+
+
+def _state(chapter: Chapter) -> str:
+    if chapter.run.shipped:
+        return "shipped"
+    if chapter.origin == "folds":
+        folds = folds_of(chapter.result)
+        done, count = len(sequence(folds, "done")), number(folds, "count")
+        return "folds" if count == done else f"{done} of {count:.0f} folds"
+    return chapter.origin or ("finished" if chapter.result else "unfinished")
 
 
 def _best(chapter: Chapter) -> dict[str, float | str | None]:

@@ -111,14 +111,18 @@ class Chapter:
     @property
     def origin(self) -> str:
         """Return what was done instead of training; "" if the run was trained."""
+        if "folds" in self.result and "step" not in self.result:
+            return "folds"
         return next(
             (name for name in ("imported", "averaged", "pruned") if name in self.result), ""
         )
 
     @property
     def test(self) -> ClassifierMetrics:
-        """The metrics on the held-out rows."""
-        return ClassifierMetrics.of(self.result.get("test"))
+        """The metrics on the held-out rows; of folds, on all rows."""
+        return ClassifierMetrics.of(
+            self.result.get("metrics" if self.origin == "folds" else "test")
+        )
 
     def now(self, key: str) -> float | None:
         """Return a number of the result, or the last one logged so far."""

@@ -11,6 +11,7 @@ from wafergpt.evaluation.intervals import wilson
 from wafergpt.planning.duration import PARTS
 from wafergpt.progress import duration
 from wafergpt.reports import formatting as values
+from wafergpt.reports.folds import folds_of
 from wafergpt.reports.formatting import number
 from wafergpt.reports.pruning import left_of_tables
 from wafergpt.reports.retrieval import finding, scores
@@ -36,6 +37,9 @@ def verdict(chapter: Chapter, ranked: Sequence[Row]) -> str:
         return "Nothing has been measured yet: the run has a recipe and has made no step."
     if not chapter.result:
         return _unfinished(chapter)
+    folds = folds_of(chapter.result)
+    if folds and (chapter.origin or chapter.test.accuracy is None):
+        return _in_folds(chapter, folds)
     if chapter.origin:
         return _given(chapter)
     ours = next((row for row in ranked if row.get("kind") == "gpt"), None)
@@ -60,6 +64,21 @@ def verdict(chapter: Chapter, ranked: Sequence[Row]) -> str:
         right = values.percent(accuracy)
         return f"The GPT labels {right} of the validation rows correctly; no test was held out."
     return finding(chapter.result) or _language(chapter)
+
+
+def _in_folds(chapter: Chapter, folds: Mapping[str, Any]) -> str:
+    """Summarize folds by the first metric that is a share, else by the first one."""
+    mean, deviation = folds.get("mean"), folds.get("deviation")
+    names = [str(name) for name in mean] if isinstance(mean, Mapping) else []
+    name = next((n for n in names if n in ("accuracy", "f1")), names[0] if names else "")
+    done, count = len(values.sequence(folds, "done")), number(folds, "count")
+    value, spread = number(mean, name), number(deviation, name)
+    if value is None:
+        return "No fold is done yet."
+    words = f"{name} {value:.4f}" + (f" ± {spread:.4f}" if spread is not None else "")
+    where = f"{done} of {count:.0f} folds" if count and done < count else f"{done} folds"
+    rows = f"{values.count(number(folds, 'rows'))} rows"
+    return f"Mean over {where} of {rows}: {words.replace('_', ' ')}."
 
 
 def _given(chapter: Chapter) -> str:

@@ -344,7 +344,7 @@ class Run:
         """
         from safetensors.numpy import save_file
 
-        with atomic_files.replacing(self.path / OUTPUTS) as temporary:
+        with atomic_files.replacing(self.path / OUTPUTS) as temporary, files.system_errors():
             save_file(dict(arrays), temporary)
 
 

@@ -38,6 +38,8 @@ Outputs = Mapping[str, NDArray[Any]]
 InputFormat = Literal["txt", "jsonl", "csv", "tsv", "conll"]
 """Kinds of files that inputs are read from."""
 
+NOTHING_HELD_OUT = "the run has learned from all of its rows, and has no validation rows"
+
 Direction = Literal["min", "max"]
 """Whether less or more of a metric is better."""
 
@@ -63,15 +65,26 @@ class Splits:
 
     Attributes:
         train: training samples.
-        validation: samples that checkpoints are chosen by.
+        validation: samples that checkpoints are chosen by; None if all are trained on.
         test: samples that the best checkpoint is evaluated on at the end, if any.
         tokens: number of tokens in one pass over ``train``.
     """
 
     train: Batches
-    validation: EvaluationSet
+    validation: EvaluationSet | None
     test: EvaluationSet | None
     tokens: int
+
+    @property
+    def held_out(self) -> EvaluationSet:
+        """The validation samples.
+
+        Raises:
+            InputError: if all rows are trained on.
+        """
+        if self.validation is None:
+            raise InputError(NOTHING_HELD_OUT)
+        return self.validation
 
 
 @dataclass(frozen=True)
@@ -102,6 +115,7 @@ class Task(ABC):
         lowers: whether Cerebras' SDK can compile network and loss.
         distils: whether it can learn from a teacher: ``distilled_loss`` is there.
         teacher: set for a training that learns from one.
+        before: the task of the run to start from; set for a training that starts from a task's.
     """
 
     Settings: ClassVar[type[TaskSettings]] = TaskSettings
@@ -111,6 +125,7 @@ class Task(ABC):
     """The column that ``predict`` reads from a table."""
     distils: ClassVar[bool] = False
     teacher: Teacher | None = None
+    before: Task | None = None
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
@@ -178,9 +193,10 @@ class Task(ABC):
 
         Args:
             network: that they are for.
-            start: weights of a language model to initialize the GPT from; if None, they are drawn.
-                A head is then always drawn, a normal for each matrix; n-gram tables that ``start``
-                does not have are zero. Weights of the task's own network are all taken.
+            start: weights to initialize from; if None, they are drawn. Of those of a language
+                model, or of another task's network, the GPT alone goes on. A head is then always
+                drawn, a normal for each matrix; n-gram tables that ``start`` does not have are
+                zero. Of those of the task's own network all go on (see ``carried``).
             splits: the encoded data, for weights that depend on it.
 
         Yields:
@@ -189,16 +205,14 @@ class Task(ABC):
         Raises:
             DamagedCheckpointError: if ``start`` is of another shape.
         """
-        import torch
 
         from wafergpt.checkpoint.store import require_fit
-        from wafergpt.shapes.parametrization import parametrization
-        from wafergpt.shapes.roles import role_of
 
         if start is not None and is_of_task(start):
-            require_fit(network, start)
-            yield from start.by_rows.items()
-            return
+            if self.before is None or type(self.before) is type(self):
+                yield from self.carried(network, start, splits)
+                return
+            start = start.below("gpt.")
         gpt = gpt_of(network)
         prefix = "" if gpt is network else "gpt."
         drawn = gpt.fresh_weights(self.recipe.seed) if start is None else start.by_rows.items()
@@ -210,6 +224,43 @@ class Task(ABC):
             )
         for name, values in drawn:
             yield prefix + name, values
+        yield from self.drawn_head(network)
+
+    def carried(
+        self, network: nn.Module, start: Stored, splits: Splits | None
+    ) -> Iterator[tuple[str, Rows]]:
+        """Yield the weights of a run of this task, of the network ``before`` if that is known.
+
+        Args:
+            network: that they are for.
+            start: the weights.
+            splits: the encoded data, for weights that depend on it.
+
+        Yields:
+            Names in ``network``, and tensors or readers of their rows.
+
+        Raises:
+            DamagedCheckpointError: if they are of another shape.
+        """
+        from wafergpt.checkpoint.store import require_fit
+
+        require_fit(network, start)
+        yield from start.by_rows.items()
+
+    def drawn_head(self, network: nn.Module) -> Iterator[tuple[str, Tensor]]:
+        """Yield the initial weights of a new head, a normal for each matrix.
+
+        Args:
+            network: that they are for.
+
+        Yields:
+            Names in ``network``, and tensors.
+        """
+        import torch
+
+        from wafergpt.shapes.parametrization import parametrization
+        from wafergpt.shapes.roles import role_of
+
         rows = parametrization(self.recipe.model).rows
         generator = torch.Generator().manual_seed(self.recipe.seed)
         for name, parameter in network.named_parameters():
@@ -374,7 +425,7 @@ class Task(ABC):
         Raises:
             InputError: if the data is gone, or not what the run was trained with.
         """
-        return self.prepare(tokenizer)[1].validation
+        return self.prepare(tokenizer)[1].held_out
 
     def graph(self) -> Graph:
         """Describe the network of a resolved recipe as a graph for other programs.

@@ -14,11 +14,13 @@ from wafergpt.data.labelled_rows import Table, encode_labels, label_names
 from wafergpt.data.labelled_split import classes_kept, hold_out_of_each_class
 from wafergpt.data.labels import doubts, settle_classes
 from wafergpt.errors import InputError
-from wafergpt.evaluation.metrics import classification_metrics
+from wafergpt.evaluation.intervals import Bootstrap
+from wafergpt.evaluation.metrics import RowScores, classification_metrics
 from wafergpt.files import short
-from wafergpt.tasks.base import Direction, Outputs, Task, is_of_task
+from wafergpt.tasks.base import Direction, Outputs, Task, gpt_of, is_of_task
+from wafergpt.tasks.carried import notes_on, placed
 from wafergpt.tasks.ngram_scores import fitted_factors, mixed
-from wafergpt.tasks.tables import VALIDATION_SHARE, Tables
+from wafergpt.tasks.tables import Tables
 from wafergpt.tasks.text_task import Targets, TextTask, TextTaskSettings
 
 if TYPE_CHECKING:
@@ -41,6 +43,8 @@ class ClassifySettings(TextTaskSettings):
     name: Literal["classify"] = "classify"
     labels: tuple[str, ...] = ()
     """In the order of the model's outputs; set by the run."""
+    known: tuple[str, ...] = ()
+    """Those of the run that it goes on from, which stay; set by the run."""
     similar_labels: Literal["refuse", "merge", "keep"] = "refuse"
     """Labels that differ only in spelling, such as Positive and positive: refuse them, merge them
     into one class, or keep them apart."""
@@ -92,7 +96,11 @@ class Classify(TextTask):
 
         from wafergpt.data.labelled_batches import LabelledBatches
 
-        continued = start is not None and is_of_task(start)
+        continued = (
+            start is not None
+            and is_of_task(start)
+            and type(self.before) in (type(None), type(self))
+        )
         for name, values in super().initial_weights(network, start, splits):
             if continued or not (self.weighs_ngrams and name == "head_ngrams.weight"):
                 yield name, values
@@ -104,23 +112,93 @@ class Classify(TextTask):
             yield name, NAIVE_BAYES * ratios / sizes.clamp(min=1e-6)[:, None]
             yield "head_ngrams.ratios", sizes
 
+    def carried(
+        self, network: nn.Module, start: Stored, splits: Splits | None
+    ) -> Iterator[tuple[str, Rows]]:
+        """Yield the weights of a run, those of its labels in their new places."""
+        import torch
+
+        from wafergpt.checkpoint.store import require_fit
+
+        before, fresh = self.before, dict(self.drawn_head(network))
+        if not isinstance(before, Classify):
+            yield from super().carried(network, start, splits)
+            return
+        require_fit(gpt_of(network), start.below("gpt."))
+        for name, values in start.by_rows.items():
+            axis = {"head.weight": 0, "head_ngrams.weight": 1}.get(name)
+            if axis is not None:
+                # A table of n-grams adds nothing for a new label.
+                new = fresh[name] if axis == 0 else torch.zeros_like(fresh[name])
+                yield name, self._relabelled(values[...], new, before, axis)
+            elif name == "head_ngrams.ratios" and not self.settings.ngram_kept:
+                yield name, self._with_new_ngrams(values[...], splits)
+            else:
+                yield name, values
+
+    def _relabelled(self, old: Tensor, fresh: Tensor, before: Classify, axis: int) -> Tensor:
+        """Return a run's scores' weights for the labels of this one, label by label."""
+        import torch
+
+        theirs, ours = before.settings, self.settings
+        if theirs.loss == ours.loss == "binary":
+            return old
+        if theirs.loss == "binary":
+            # Log-odds are the scores of the second label above none of the first.
+            old = torch.cat([torch.zeros_like(old), old], axis)
+        if ours.loss == "binary":
+            return old.diff(dim=axis)
+        places = [ours.labels.index(label) for label in theirs.labels]
+        return placed(fresh, old, places, [axis])
+
+    def _with_new_ngrams(self, ratios: Tensor, splits: Splits | None) -> Tensor:
+        """Return the weights of a run's n-grams, with those that only new rows have.
+
+        What was never read has no score yet, so that no answer changes.
+        """
+        import torch
+
+        from wafergpt.data.labelled_batches import LabelledBatches
+
+        if splits is None or not isinstance(splits.train, LabelledBatches):
+            return ratios
+        found = torch.from_numpy(splits.train.ngram_ratios(len(ratios), self.n_outputs))
+        if self.n_outputs > 1:
+            found = found[:, torch.from_numpy(np.unique(splits.train.targets)).long()]
+        return torch.where(ratios > 0, ratios, found.abs().amax(1))
+
     def settle(self, tables: dict[str, Table]) -> tuple[dict[str, Table], list[str]]:
         """Merge the spellings of each label, and check that training has every label."""
-        settled = settle_classes(list(tables.values()), self.settings.similar_labels)
+        known, start = self.settings.known, self.recipe.start
+        given = list(tables.values())
+        if known:
+            # First, so that labels are spelled as they were.
+            given = [Table([""] * len(known), list(known), start), *given]
+        settled = settle_classes(given, self.settings.similar_labels)[bool(known) :]
         named = dict(zip(tables, settled, strict=True))
-        labels = label_names(named["train"])
+        labels = label_names(named["train"], known)
         for name, table in named.items():
             encode_labels(table, labels, name)
-        return named, doubts(settled)
+        return named, [*notes_on(known, named["train"].labels), *doubts(settled)]
 
     def hold_out(self, train: Table) -> tuple[Table, Table, list[str]]:
         """Hold out a share of each class."""
-        kept, held, without = hold_out_of_each_class(train, VALIDATION_SHARE)
+        kept, held, without = hold_out_of_each_class(train, self.settings.held_out)
         return kept, held, [classes_kept(without, kept)] if without else []
+
+    def classes_of(self, rows: Table) -> Sequence[str]:
+        """Return the labels."""
+        return rows.labels
+
+    def intervals(self, outputs: Outputs, references: Any) -> dict[str, list[float]]:
+        """Return those of accuracy, macro-F1 and loss."""
+        scores = RowScores.of(outputs["probabilities"], references.astype(np.int64))
+        n = len(references)
+        return Bootstrap.of(scores.metrics, n).intervals(n, shares=("accuracy",))
 
     def from_rows(self, tables: Tables) -> dict[str, Any]:
         """Return the labels of the training rows."""
-        labels = label_names(tables.train)
+        labels = label_names(tables.train, self.settings.known)
         if self.settings.loss == "binary" and len(labels) != 2:
             raise InputError(f"task.loss=binary needs two labels, not {len(labels)}: {labels}")
         return {"labels": labels}
@@ -134,7 +212,8 @@ class Classify(TextTask):
         if self.settings.class_weights == "none":
             return None
         counts = np.bincount(targets.astype(np.int64), minlength=len(self.settings.labels))
-        return np.asarray(len(targets) / (len(counts) * counts))
+        # Labels that only the run to start from has are on no row.
+        return np.asarray(len(targets) / (np.count_nonzero(counts) * np.maximum(counts, 1)))
 
     def loss_of(
         self,

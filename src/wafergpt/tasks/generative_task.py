@@ -119,8 +119,10 @@ class GenerativeTask(LabelledTask[Table]):
         self.require_batch(len(texts))
         size = self.recipe.train.batch_size
         train = ContinuationBatches(texts, learned, size, self.recipe.seed)
-        validation = self._evaluated(tables.validation, tokenizer, self.settings.written)
-        test = None if tables.test is None else self._evaluated(tables.test, tokenizer)
+        validation, test = (
+            None if table is None else self._evaluated(table, tokenizer, few)
+            for table, few in ((tables.validation, self.settings.written), (tables.test, None))
+        )
         return Splits(train, validation, test, sum(map(len, texts)) - len(texts))
 
     def _evaluated(

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Generic
 
+import numpy as np
+from numpy.typing import NDArray
+
 from wafergpt.config import Recipe, TaskSettings
+from wafergpt.data.folds import dealt
 from wafergpt.data.labelled_rows import described, is_missing
 from wafergpt.data.labelled_split import R, hold_out
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
 from wafergpt.planning.intervals import DEFAULT_EPOCHS
 from wafergpt.progress import say, working
-from wafergpt.tasks.base import EvaluationSet, Splits, Task
-from wafergpt.tasks.tables import VALIDATION_SHARE, SplitRows
+from wafergpt.tasks.base import NOTHING_HELD_OUT, EvaluationSet, Outputs, Splits, Task
+from wafergpt.tasks.tables import SplitRows
 
 _read_ahead: dict[str, Any] = {}
 """Rows that were read to choose settings by, until the training takes them."""
@@ -119,7 +123,7 @@ class LabelledTask(Task, Generic[R]):
         named, more = self.settle(named)
         train, validation = named["train"], named.get("validation")
         if validation is None:
-            train, validation, held_out = self.hold_out(train)
+            train, validation, held_out = self._divided(train)
             more += held_out
         return SplitRows(train, validation, named.get("test"), (*notes, *more))
 
@@ -141,9 +145,46 @@ class LabelledTask(Task, Generic[R]):
         """
         return tables, []
 
+    def _divided(self, train: R) -> tuple[R, R | None, list[str]]:
+        settings = self.settings
+        if settings.folds:
+            return *self.of_fold(train, settings.fold), []
+        if not settings.held_out:
+            return (
+                train,
+                None,
+                ["all rows are trained on, so the last checkpoint is taken as it is"],
+            )
+        return self.hold_out(train)
+
     def hold_out(self, train: R) -> tuple[R, R, list[str]]:
         """Split the training rows into train and validation, and return notes on the split."""
-        return *hold_out(train, VALIDATION_SHARE), []
+        return *hold_out(train, self.settings.held_out), []
+
+    def of_fold(self, rows: R, fold: int) -> tuple[R, R]:
+        """Split rows into those that a fold's training learns from, and those it holds out."""
+        held = self.folds_of(rows) == fold - 1
+        return rows.take(np.flatnonzero(~held)), rows.take(np.flatnonzero(held))
+
+    def folds_of(self, rows: R) -> NDArray[np.int64]:
+        """Return the fold ``[n]`` of each row, from 0."""
+        return dealt(rows.texts, self.settings.folds, self.classes_of(rows))
+
+    def classes_of(self, rows: R) -> Sequence[str] | None:
+        """Return the class of each row, if every fold is to have its share of each."""
+        return None
+
+    def intervals(self, outputs: Outputs, references: Any) -> dict[str, list[float]]:
+        """Return the 95% intervals of metrics, of those that have one.
+
+        Args:
+            outputs: of the rows.
+            references: their answers.
+
+        Returns:
+            Both ends by name.
+        """
+        return {}
 
     def from_rows(self, tables: SplitRows[R]) -> dict[str, Any]:
         """Derive keys of the section ``task`` from the rows.
@@ -179,6 +220,8 @@ class LabelledTask(Task, Generic[R]):
         """Encode the validation rows alone."""
         if self.tables.fingerprint() != self.recipe.data.fingerprint:
             raise InputError(f"the rows of {self.settings.train} are not those of the training")
+        if self.tables.validation is None:
+            raise InputError(NOTHING_HELD_OUT)
         return self.evaluated(self.tables.validation, tokenizer)
 
     @abstractmethod

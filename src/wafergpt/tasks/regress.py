@@ -6,8 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from wafergpt.data.labelled_rows import Table, encode_scores
 from wafergpt.data.labels import settle_numbers
+from wafergpt.evaluation.intervals import Bootstrap
 from wafergpt.evaluation.metrics import regression_metrics
 from wafergpt.tasks.base import Direction, Outputs
 from wafergpt.tasks.ngram_scores import Factors
@@ -94,6 +98,15 @@ class Regress(TextTask):
     def compute_metrics(self, outputs: Outputs, references: Any) -> dict[str, Any]:
         """Return mean squared error (``loss``), mean absolute error and R²."""
         return regression_metrics(outputs["value"], references).to_dict()
+
+    def intervals(self, outputs: Outputs, references: Any) -> dict[str, list[float]]:
+        """Return those of all three metrics."""
+        values, n = outputs["value"], len(references)
+
+        def metrics(rows: NDArray[np.int64]) -> Mapping[str, float]:
+            return regression_metrics(values[rows], references[rows]).to_dict()
+
+        return Bootstrap.of(metrics, n).intervals(n)
 
     def decode(self, outputs: Outputs, inputs: Sequence[Any]) -> list[dict[str, Any]]:
         """Return the ``value``."""

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Generic
 
+from wafergpt.config import TaskSettings
 from wafergpt.data.labelled_rows import Table
 from wafergpt.data.labelled_split import R, hold_out
 from wafergpt.errors import InputError
 
-VALIDATION_SHARE = 0.1
-"""Share of the training rows that is held out where no validation file is named."""
+VALIDATION_SHARE: float = TaskSettings.model_fields["held_out"].default
+"""Share of the training rows that is held out where nothing else is asked for."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class SplitRows(Generic[R]):
     """The labelled rows of a task, and notes on them, one line each."""
 
     train: R
-    validation: R
+    validation: R | None
     test: R | None
     notes: tuple[str, ...] = ()
 

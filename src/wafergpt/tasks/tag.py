@@ -22,7 +22,8 @@ from wafergpt.errors import InputError, nearest
 from wafergpt.evaluation.entities import entity_examples, entity_metrics
 from wafergpt.files import short
 from wafergpt.progress import say, working
-from wafergpt.tasks.base import Direction, EvaluationSet, InputFormat, Outputs, Splits
+from wafergpt.tasks.base import Direction, EvaluationSet, InputFormat, Outputs, Splits, gpt_of
+from wafergpt.tasks.carried import notes_on, placed
 from wafergpt.tasks.chosen import with_choices_for_tagging
 from wafergpt.tasks.labelled_task import LabelledTask, warn_of_another_script
 from wafergpt.tasks.ngram_scores import START, Factors
@@ -31,8 +32,10 @@ from wafergpt.tasks.tables import SplitRows
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from wafergpt.checkpoint.format import Stored
     from wafergpt.data.batches import Batch
     from wafergpt.data.tagged_batches import EncodedSentences
+    from wafergpt.distributed.sharding import Rows
     from wafergpt.tasks.graph import Graph
 
 MOST_LABELS = 100
@@ -54,6 +57,8 @@ class TagSettings(TaskSettings):
     """Read tags that no scheme allows as conlleval does, instead of refusing them."""
     labels: tuple[str, ...] = ()
     """Of the entities; set by the run."""
+    known: tuple[str, ...] = ()
+    """Those of the run that it goes on from, which stay; set by the run."""
     units: Units = "words"
     """What the training rows have as words, which raw texts are split into; set by the run."""
     attention: Literal["two_way", "causal"] = "two_way"
@@ -124,6 +129,7 @@ class Tag(LabelledTask[Sentences]):
     def settle(self, tables: dict[str, Sentences]) -> tuple[dict[str, Sentences], list[str]]:
         """Check that training has entities, and every label of the other sentences."""
         labels = {entity.label for found in tables["train"].entities for entity in found}
+        known = set(self.settings.known)
         if not labels:
             raise InputError(f"{tables['train'].path} has no entities: nothing to learn")
         if len(labels) > MOST_LABELS:
@@ -134,19 +140,19 @@ class Tag(LabelledTask[Sentences]):
         for name, table in tables.items():
             for row, found in enumerate(table.entities):
                 for entity in found:
-                    if entity.label not in labels:
+                    if entity.label not in labels | known:
                         raise InputError(
                             f"the {name} rows have the label {short(entity.label)}, which no "
                             f"training row has ({table.place(row)})"
                             f"{nearest(entity.label, sorted(labels))}"
                         )
-        return tables, []
+        return tables, notes_on(known, labels)
 
     def from_rows(self, tables: SplitRows[Sentences]) -> dict[str, Any]:
         """Return the labels of the training rows, and what their words are."""
-        rows = [*tables.train.entities, *tables.validation.entities]
+        labels = {entity.label for found in tables.train.entities for entity in found}
         return {
-            "labels": tuple(sorted({entity.label for found in rows for entity in found})),
+            "labels": tuple(sorted(labels.union(self.settings.known))),
             "units": units_of(word for words in tables.train.words for word in words),
         }
 
@@ -171,7 +177,6 @@ class Tag(LabelledTask[Sentences]):
             None if table is None else self._evaluated(table, tokenizer, name)
             for name, table in (("validation", tables.validation), ("test", tables.test))
         )
-        assert validation is not None
         return Splits(batches, validation, test, tokens)
 
     def _targets(self, table: Sentences) -> NDArray[np.int64]:
@@ -261,6 +266,30 @@ class Tag(LabelledTask[Sentences]):
         from wafergpt.tasks.tag_graph import graph_of_tags
 
         return graph_of_tags(self)
+
+    def carried(
+        self, network: nn.Module, start: Stored, splits: Splits | None
+    ) -> Iterator[tuple[str, Rows]]:
+        """Yield the weights of a run, those of its tags in their new places."""
+        from wafergpt.checkpoint.store import require_fit
+
+        before, fresh = self.before, dict(self.drawn_head(network))
+        if not isinstance(before, Tag):
+            yield from super().carried(network, start, splits)
+            return
+        require_fit(gpt_of(network), start.below("gpt."))
+        places = [self._names.index(name) for name in before._names]
+        ends = [*places, len(self._names)]
+        moved: dict[str, tuple[list[int], list[int]]] = {
+            "head.tags.weight": (places, [0]),
+            "head.transitions.weight": (ends, [0, 1]),
+            "head_ngrams.weight": (places, [1]),
+        }
+        for name, values in start.by_rows.items():
+            if name in moved:
+                yield name, placed(fresh[name], values[...], *moved[name])
+            else:
+                yield name, values
 
     def flops(self, batch: Batch) -> float:
         """Return the FLOPs of a forward and backward pass, padding included."""
@@ -358,6 +387,10 @@ class Tag(LabelledTask[Sentences]):
             "words": len(tags),
             "examples": entity_examples(known.words, known.entities, predicted),
         }
+
+    def intervals(self, outputs: Outputs, references: Any) -> dict[str, list[float]]:
+        """Return that of F1."""
+        return {"f1": self.compute_metrics(outputs, references)["f1_interval"]}
 
     def _entities(self, tags: NDArray[np.int64]) -> tuple[Entity, ...]:
         return entities([self._names[tag] for tag in tags.tolist()])

@@ -125,7 +125,6 @@ class TextTask(LabelledTask[Table]):
             None if table is None else self._evaluated(table, tokenizer, name)
             for name, table in (("validation", tables.validation), ("test", tables.test))
         )
-        assert validation is not None
         return Splits(train, validation, test, tokens)
 
     def _evaluated(self, table: Table, tokenizer: Tokenizer, name: str) -> EvaluationSet:

@@ -22,7 +22,7 @@ from wafergpt.engines.outputs import evaluate
 from wafergpt.errors import InputError
 from wafergpt.inference.devices import inference_device
 from wafergpt.planning.intervals import with_intervals
-from wafergpt.progress import repeat_none, said, working
+from wafergpt.progress import silent, working
 from wafergpt.runs.run import Run
 from wafergpt.shapes.counts import training_flops
 from wafergpt.shapes.roles import role_of
@@ -110,8 +110,8 @@ class Calibrated:
 
     def encoded(self, tokenizer: Tokenizer) -> Splits:
         """Return the same data as another tokenizer reads it."""
-        repeat_none(said())
-        return self.task.prepare(tokenizer)[1]
+        with silent():
+            return self.task.prepare(tokenizer)[1]
 
     def settle(self, **changes: Mapping[str, Any]) -> None:
         """Change the recipe as the network was changed."""
@@ -135,7 +135,7 @@ class Calibrated:
         """Evaluate on validation data."""
         start = time.perf_counter()
         with working("evaluating"):
-            data = self.splits.validation
+            data = self.splits.held_out
             outputs = evaluate(self.task, self.network, data, self.recipe, self.device)
         seconds = time.perf_counter() - start
         fitted, outputs = self.task.fit(outputs, data.references)

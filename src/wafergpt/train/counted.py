@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 from wafergpt.config import Recipe
-from wafergpt.data.batches import Batches, parts
+from wafergpt.data.batches import parts
 from wafergpt.distributed.collectives import ProcessGroup
-from wafergpt.tasks.base import Task
+from wafergpt.tasks.base import EvaluationSet, Task
 from wafergpt.train.setup import Setup
 
 COUNTED = 4096
@@ -34,10 +34,12 @@ def update_tokens(setup: Setup, group: ProcessGroup, step: int) -> int:
     )
 
 
-def evaluated_tokens(task: Task, batches: Batches) -> int:
-    """Return the tokens of one evaluation, padding included."""
-    passes = parts(0, task.evaluation_samples(batches), max(1, task.evaluation_rows()))
-    return sum(n * batches.length(first, n) for first, n in passes)
+def evaluated_tokens(task: Task, part: EvaluationSet | None) -> int:
+    """Return the tokens of one evaluation, padding included; 0 where nothing is held out."""
+    if part is None:
+        return 0
+    passes = parts(0, task.evaluation_samples(part.batches), max(1, task.evaluation_rows()))
+    return sum(n * part.batches.length(first, n) for first, n in passes)
 
 
 def evaluations(recipe: Recipe) -> int:

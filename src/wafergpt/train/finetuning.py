@@ -38,16 +38,23 @@ def with_task(
     if own is not None and data is not None and own.train not in (None, Path(data)):
         raise InputError(f"data={data}, but the recipe has task.train={own.train}: give one")
     asked = flat(recipe.model_dump(exclude_unset=True))
+    closed = set(asked)
+    before = None if start is None else start.recipe.task
     name = task or (DEFAULT_TASK if own is None else own.name)
+    if before is not None and task is None and "task.name" not in asked:
+        name, given = before.name, {} if own is None else own.model_dump(exclude_unset=True)
+        recipe = recipe.model_copy(update={"task": None}).replace(task={**given, "name": name})
     recipe = recipe.replace(task={"name": name, **({"train": data} if data else {})})
     if start is not None:
+        from wafergpt.train.going_on import going_on
         from wafergpt.train.resume import on_top_of
 
         recipe = on_top_of(recipe, start)
+        recipe, closed = going_on(recipe, start, asked)
     recipe.lora.require_start(start)
     chosen_for = task_of(recipe) if chooses else None
     if isinstance(chosen_for, LabelledTask) and chosen_for.settings.train is not None:
-        recipe = chosen_for.with_choices(asked)
+        recipe = chosen_for.with_choices(closed)
     if "name" not in asked:
         recipe = recipe.replace(name=f"{start.name if start else 'scratch'}-{name}")
     return recipe

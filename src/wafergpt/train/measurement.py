@@ -118,11 +118,11 @@ def expected(setup: Setup, group: ProcessGroup, startup: float) -> Measurement:
         updates = tokens / speed(recipe, setup.machine, length, recipe.system.compile == "on")
     # A forward pass takes a third of an update, and more where the network is small.
     token = updates / tokens / 3
-    if setup.update_seconds:
+    if setup.update_seconds and setup.splits.validation is not None:
         start = time.monotonic()
         token, _ = _evaluation(setup, group, BRIEFLY, fewest=2)
         startup += time.monotonic() - start
-    evaluation = evaluated_tokens(setup.task, setup.splits.validation.batches)
+    evaluation = evaluated_tokens(setup.task, setup.splits.validation)
     rows = recipe.model.vocab_size if recipe.vocabulary_head else 0
     return Measurement(
         recipe=recipe,
@@ -245,10 +245,13 @@ class _Stopwatch:
             compiles = recipe.system.compile == "on"
             seconds, flops, compiled = _per_token(self._updates(), compiles)
         with working("timing an evaluation"):
-            evaluation, first = _evaluation(setup, self.group, SECONDS / 2, FEWEST + 1)
+            # Without validation rows only test rows are evaluated, in forward passes.
+            evaluation, first = seconds / 3, 0.0
+            if setup.splits.validation is not None:
+                evaluation, first = _evaluation(setup, self.group, SECONDS / 2, FEWEST + 1)
             sampling = self._sampling()
             final = _final_seconds(setup, self.group, evaluation)
-        evaluated = evaluated_tokens(setup.task, setup.splits.validation.batches)
+        evaluated = evaluated_tokens(setup.task, setup.splits.validation)
         with working("timing a checkpoint"):
             # The copy that is written while training goes on.
             state = engine.state()
@@ -339,7 +342,7 @@ def _evaluation(
     Returns:
         Seconds of one token, and the seconds of the first pass beyond its share.
     """
-    task, batches = setup.task, setup.splits.validation.batches
+    task, batches = setup.task, setup.splits.held_out.batches
     samples, rows = task.evaluation_samples(batches), task.evaluation_rows()
     at_once = max(1, min(samples, rows * group.size))
     times: list[float] = []
@@ -369,7 +372,7 @@ def _final_seconds(setup: Setup, group: ProcessGroup, token: float) -> float:
     task, splits, recipe = setup.task, setup.splits, setup.recipe
     if recipe.task is None:
         return 0.0
-    seconds = token * group.size * evaluated_tokens(task, splits.validation.batches)
+    seconds = token * group.size * evaluated_tokens(task, splits.validation)
     if splits.test is None:
         return seconds
     batches = splits.test.batches
@@ -383,7 +386,7 @@ def _final_seconds(setup: Setup, group: ProcessGroup, token: float) -> float:
         token = (time.monotonic() - start) / (rows * batches.length(first, rows))
     else:
         token *= group.size
-    return seconds + token * evaluated_tokens(task, batches)
+    return seconds + token * evaluated_tokens(task, splits.test)
 
 
 def _checkpoint_bytes(setup: Setup) -> int:

@@ -68,6 +68,16 @@ def language_model(start: Run | str | Path, root: Path) -> Run:
     run = Run.find(start, root)
     if run.recipe.task is not None:
         raise InputError(f"{run.path} has a task already: start from a language model")
+    return beginning(run, root)
+
+
+def beginning(start: Run | str | Path, root: Path) -> Run:
+    """Open the run that a fine-tuning starts from: a language model, or a task's.
+
+    Raises:
+        InputError: if there is none, or it has no weights.
+    """
+    run = Run.find(start, root)
     if not (run.checkpoint or store.every(run)):
         raise InputError(f"{run.path} has no checkpoint yet")
     return run
@@ -142,6 +152,24 @@ def _differences(run: Run, recipe: Recipe) -> list[str] | None:
     """Return how a recipe differs from the run's, as overrides; None without a run."""
     if not run.path.exists():
         return None
+    changes = changes_since(run, recipe)
+    if store.every(run):
+        return changes
+    _changed(run, changes)
+    with run.held():
+        if store.every(run):
+            return changes
+        say(f"{run.path} was killed before its first checkpoint, and starts again")
+        shutil.rmtree(run.path)
+    return None
+
+
+def changes_since(run: Run, recipe: Recipe) -> list[str]:
+    """Return how a recipe differs from what a run was asked for, as overrides.
+
+    Raises:
+        InputError: if it was asked for nothing: its weights were given.
+    """
     asked = run.read("asked")
     if not isinstance(asked, dict):
         raise InputError(
@@ -152,21 +180,12 @@ def _differences(run: Run, recipe: Recipe) -> list[str] | None:
     if _same_weights(before.start, recipe.start):
         before = before.model_copy(update={"start": recipe.start})
     then, now = flat(asked_for(before)), flat(asked_for(recipe))
-    changes = [
+    return [
         f"{key}={json.dumps(value, ensure_ascii=False)}"
         for key, value in now.items()
         # A horizon that is not asked for is the run's.
         if value != then.get(key) and not (value is None and key.removeprefix("train.") in HORIZONS)
     ]
-    if store.every(run):
-        return changes
-    _changed(run, changes)
-    with run.held():
-        if store.every(run):
-            return changes
-        say(f"{run.path} was killed before its first checkpoint, and starts again")
-        shutil.rmtree(run.path)
-    return None
 
 
 def _same_weights(one: Path | None, other: Path | None) -> bool:

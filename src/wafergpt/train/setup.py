@@ -21,6 +21,7 @@ from wafergpt.progress import say, working
 from wafergpt.runs.run import Run
 from wafergpt.shapes.sparse import mask_warning
 from wafergpt.tasks.base import Splits, Task, task_of
+from wafergpt.train.going_on import warn_of_learned_rows
 from wafergpt.train.teacher import teacher_of
 
 WORTH_TIMING, BRIEFLY = 100, 1.0
@@ -74,7 +75,7 @@ def set_up(recipe: Recipe, group: ProcessGroup, start: Run | None, run: Run | No
     Args:
         recipe: as asked for; for a resume, the run's own.
         group: the processes of this training.
-        start: a language model to initialize the weights from.
+        start: a run to initialize the weights from.
         run: the run to resume.
 
     Raises:
@@ -93,6 +94,9 @@ def set_up(recipe: Recipe, group: ProcessGroup, start: Run | None, run: Run | No
     recipe, weights = _initial(recipe, start)
     task = task_of(recipe)
     task.teacher = teacher
+    if start is not None and start.recipe.task is not None:
+        task.before = task_of(start.recipe)
+        warn_of_learned_rows(task, task.before, start)
     with working("making the network"):
         engine = make_engine(recipe, machine, task, splits, group, weights)
     return Setup(recipe, task, tokenizer, splits, machine, engine)

@@ -138,7 +138,11 @@ class Trainer:
     def _watched(self) -> Iterator[None]:
         """Open the callbacks, and close them at the end."""
         recipe, steps = self.recipe, self._steps
-        self._callbacks = [Evaluation(self._evaluate, recipe.evaluate, self.task.metrics, steps)]
+        self._callbacks = []
+        if self.splits.validation is not None:
+            self._callbacks.append(
+                Evaluation(self._evaluate, recipe.evaluate, self.task.metrics, steps)
+            )
         if recipe.evaluate.prompts:
             self._callbacks.append(Samples(self.run, self._sample, recipe.evaluate.prompts))
         with ExitStack() as stack:
@@ -294,11 +298,11 @@ class Trainer:
 
     def _evaluate(self) -> Mapping[str, float]:
         """Return the task's metrics on validation data, as ``val_…``."""
-        samples = self.task.evaluation_samples(self.splits.validation.batches)
+        samples = self.task.evaluation_samples(self.splits.held_out.batches)
         outputs = self.engine.outputs(
             range(samples), self.task.evaluation_rows(), self.signals.poll
         )
-        references = self.splits.validation.references
+        references = self.splits.held_out.references
         _, outputs = self.task.fit(outputs, references)
         metrics = self.task.compute_metrics(outputs, references)
         return {f"val_{name}": metrics[name] for name in self.task.metrics}
