@@ -115,7 +115,7 @@ def test_the_lines_of_the_readme_give_our_answers(tmp_path: Path, name: str) -> 
     assert 0 < result["max_relative_logit_difference"] <= 1e-5
     assert result["compared_on"] == "made-up texts"
     predictor = Predictor.load(run, "cpu")
-    answers = predictor._answers(MESSY)
+    answers = predictor.answers(MESSY)
     found = answers_of(tmp_path / "out")
     assert len(found) == len(answers)
     for answer, printed in zip(answers, found, strict=True):

@@ -112,7 +112,7 @@ def read_dialogues(path: str | Path, name: str) -> Table:
     """
     path = Path(path)
     texts, labels, numbers, total = [], [], [], 0
-    for number, found in _dialogues(path, name):
+    for number, _, found in _dialogues(path, name):
         total += 1
         while found and found[-1].role != "assistant":
             found.pop()
@@ -129,25 +129,26 @@ def read_dialogues(path: str | Path, name: str) -> Table:
     return Table(texts, labels, path, numbers, notes=notes)
 
 
-def read_messages(path: str | Path, name: str) -> list[list[Message]]:
-    """Read dialogues to reply to; see ``read_dialogues``.
+def stream_messages(path: Path, name: str) -> Iterator[tuple[int, dict[str, Any], list[Message]]]:
+    """Yield the line, all columns and the messages of dialogues to reply to.
 
     Args:
         path: a jsonl file, plain or compressed.
-        name: the column of messages.
+        name: the column of messages, as in ``read_dialogues``.
 
     Raises:
-        InputError: if there is no such file or column, or a row is no dialogue.
+        InputError: if there is no such file or column, no row, or a row is no dialogue.
     """
-    path = Path(path)
-    found = [messages for _, messages in _dialogues(path, name)]
-    if not found:
+    count = 0
+    for row in _dialogues(path, name):
+        count += 1
+        yield row
+    if not count:
         raise InputError(f"{path} has no rows")
-    say(counted(path, len(found), names=(name,)))
-    return found
+    say(counted(path, count, names=(name,)))
 
 
-def _dialogues(path: Path, name: str) -> Iterator[tuple[int, list[Message]]]:
+def _dialogues(path: Path, name: str) -> Iterator[tuple[int, dict[str, Any], list[Message]]]:
     # A list counts by its text.
     numbered = ((number, row | {"": str(row)}) for number, row in rows(path, names=(name,)))
     for number, row in held(path, numbered, ("",)):
@@ -157,7 +158,7 @@ def _dialogues(path: Path, name: str) -> Iterator[tuple[int, list[Message]]]:
         del row[""]
         value = column(row, place, path, number, "task.messages=COLUMN")
         try:
-            yield number, messages_of(value)
+            yield number, row, messages_of(value)
         except InputError as error:
             raise InputError(f"{path}, line {number}: column '{place}' {error}") from None
 

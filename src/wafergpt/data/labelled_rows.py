@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Number
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -142,13 +142,13 @@ def read_table(path: str | Path, text: str = "text", label: str = "label") -> Ta
     return Table(texts, labels, path, numbers, numeric, notes)
 
 
-def read_texts(
-    path: str | Path, text: str = "text", file_format: FileFormat | None = None
-) -> list[str]:
-    """Read the text column of a file, or the lines of a .txt; a missing text is blank.
+def text_rows(
+    path: Path, text: str = "text", file_format: FileFormat | None = None
+) -> Iterator[tuple[int, dict[str, Any], str]]:
+    """Yield the line, all columns and the text of each row of a file; a missing text is blank.
 
     Blank lines between the rows of a csv or tsv file count as rows without a text, so that results
-    stay aligned with the file.
+    stay aligned with the file. A line of a .txt is a row with one column.
 
     Args:
         path: the file.
@@ -156,17 +156,29 @@ def read_texts(
         file_format: overrides the kind that the file's name stands for.
 
     Raises:
+        InputError: if there is no such file or column, or a number in the text column.
+    """
+    if require_kind(path, file_format, (text,)) == "txt":
+        for number, line in held(path, lines(path)):
+            words = line.rstrip("\r\n")
+            yield number, {"text": words}, words
+        return
+    numbered = rows(path, blank_lines=True, file_format=file_format, names=(text,))
+    for number, row in held(path, numbered, (text,)):
+        value = column(row, text, path, number, "--column COLUMN")
+        yield number, row, cell_text(value, text, path, number)
+
+
+def read_texts(
+    path: str | Path, text: str = "text", file_format: FileFormat | None = None
+) -> list[str]:
+    """Read the text column of a file, or the lines of a .txt, as ``text_rows`` does.
+
+    Raises:
         InputError: if there is no such file or column, no row, or a number in the text column.
     """
     path = Path(path)
-    if require_kind(path, file_format, (text,)) == "txt":
-        texts = [line.rstrip("\r\n") for _, line in held(path, lines(path))]
-    else:
-        numbered = rows(path, blank_lines=True, file_format=file_format, names=(text,))
-        texts = [
-            cell_text(column(row, text, path, n, "--column COLUMN"), text, path, n)
-            for n, row in held(path, numbered, (text,))
-        ]
+    texts = [words for _, _, words in text_rows(path, text, file_format)]
     if not texts:
         raise InputError(f"{path} has no rows")
     say(counted(path, len(texts), file_format=file_format, names=(text,)))

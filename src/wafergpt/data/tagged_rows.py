@@ -146,8 +146,8 @@ def read_sentences(
     return replace(table, notes=note)
 
 
-def read_words(path: str | Path, tokens: str | None = None) -> list[tuple[str, ...]]:
-    """Read the words of a CoNLL file, whose tags need not be there.
+def stream_words(path: Path, tokens: str | None = None) -> Iterator[tuple[int, tuple[str, ...]]]:
+    """Yield the first line and the words of each sentence of a CoNLL file, with tags or without.
 
     Args:
         path: the file.
@@ -156,27 +156,26 @@ def read_words(path: str | Path, tokens: str | None = None) -> list[tuple[str, .
     Raises:
         InputError: if there is no such file or column, or no sentence.
     """
-    path = Path(path)
-    table = _table(path, list(_sentences(path, tokens, None, tagged=False)), None)
-    say(f"{path}: {_many(len(table.words), 'sentence')}")
-    return table.words
+    count = 0
+    for sentence in _sentences(path, tokens, None, tagged=False):
+        count += 1
+        yield sentence[0].number, tuple(line.word for line in sentence)
+    if not count:
+        raise InputError(f"{path} has no words")
+    say(f"{path}: {_many(count, 'sentence')}")
 
 
 def _many(count: int, what: str) -> str:
     return f"{count:,} {what}{'s' * (count != 1)}"
 
 
-def _table(
-    path: Path, sentences: list[list[_Line]], found: list[tuple[Entity, ...]] | None
-) -> Sentences:
+def _table(path: Path, sentences: list[list[_Line]], found: list[tuple[Entity, ...]]) -> Sentences:
     if not sentences:
         raise InputError(f"{path} has no words")
     # A character is in a file a hundred thousand times, but once in memory.
     once: dict[str, str] = {}
     words = [tuple(once.setdefault(line.word, line.word) for line in row) for row in sentences]
-    return Sentences(
-        words, found or [()] * len(words), path, [sentence[0].number for sentence in sentences]
-    )
+    return Sentences(words, found, path, [sentence[0].number for sentence in sentences])
 
 
 def _tag(line: _Line, path: Path) -> Tag:

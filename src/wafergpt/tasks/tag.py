@@ -15,14 +15,14 @@ from pydantic import Field
 from wafergpt.config import Recipe, TaskSettings
 from wafergpt.data.labelled_rows import described
 from wafergpt.data.tag_schemes import Entity, allowed, entities, tag_names, tags_of
-from wafergpt.data.tagged_rows import Sentences, is_tagged, read_sentences, read_words
+from wafergpt.data.tagged_rows import Sentences, is_tagged, read_sentences, stream_words
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.data.word_splitting import Units, Word, joined, sentences, units_of, words_of
 from wafergpt.errors import InputError, nearest
 from wafergpt.evaluation.entities import entity_examples, entity_metrics
 from wafergpt.files import short
 from wafergpt.progress import say, working
-from wafergpt.tasks.base import Direction, EvaluationSet, InputFormat, Outputs, Splits
+from wafergpt.tasks.base import Direction, EvaluationSet, InputFormat, InputRow, Outputs, Splits
 from wafergpt.tasks.chosen import with_choices_for_tagging
 from wafergpt.tasks.labelled_task import LabelledTask, warn_of_another_script
 from wafergpt.tasks.ngram_scores import START, Factors
@@ -191,14 +191,15 @@ class Tag(LabelledTask[Sentences]):
         """Encode validation rows."""
         return self._evaluated(table, tokenizer, "validation")
 
-    def read_inputs(
+    def stream_inputs(
         self, path: Path, column: str | None, file_format: InputFormat | None
-    ) -> tuple[list[Any], list[str]]:
+    ) -> Iterator[InputRow]:
         """Read texts, or the words of a CoNLL file."""
-        if file_format == "conll" or (file_format is None and is_tagged(path)):
-            words = read_words(path, column or self.settings.tokens)
-            return [*words], [joined(row)[0] for row in words]
-        return super().read_inputs(path, column, file_format)
+        if not (file_format == "conll" or (file_format is None and is_tagged(path))):
+            yield from super().stream_inputs(path, column, file_format)
+            return
+        for line, words in stream_words(path, column or self.settings.tokens):
+            yield InputRow(line, {"tokens": list(words)}, words, joined(words)[0])
 
     def _evaluated(self, table: Sentences, tokenizer: Tokenizer, name: str) -> EvaluationSet:
         known = Tagged(table, self._targets(table))
