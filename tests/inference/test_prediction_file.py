@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import random
 import signal
@@ -33,13 +34,14 @@ SMALL = [
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("files")
     write(home / "train.csv", 60)
+    write(home / "test.csv", 40)
     return home
 
 
 @pytest.fixture(scope="module")
 def predictor(home: Path) -> Predictor:
-    rows = f"task.train={home / 'train.csv'}"
-    return finetune("scratch", None, [*SMALL, rows, "name=clf"], root=home)
+    rows = [f"task.train={home / 'train.csv'}", f"task.test={home / 'test.csv'}"]
+    return finetune("scratch", None, [*SMALL, *rows, "name=clf"], root=home)
 
 
 def write(path: Path, n: int, blank: int = 0) -> Path:
@@ -84,12 +86,16 @@ def test_jsonl_has_all_scores_and_the_rows_own_columns(
     predictor: Predictor, tmp_path: Path
 ) -> None:
     source = tmp_path / "in.jsonl"
-    rows = [{"text": "good", "n": 1.5, "tags": ["a"]}, {"text": None}, {"text": "bad", "x": None}]
+    rows: list[dict[str, Any]] = [
+        {"text": "good", "n": 1.5, "tags": ["a"]},
+        {"text": None},
+        {"text": "bad", "x": None},
+    ]
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
     predictor.predict_file(source, tmp_path / "out.jsonl", prefix="p")
     found = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [list(row) for row in found] == [
-        [*row, "p_label", "p_score", *(["p_scores"])] for row in rows
+        [*row, "p_label", "p_score", "p_scores"] for row in rows
     ]
     assert sum(found[0]["p_scores"].values()) == pytest.approx(1)
     assert found[0] | rows[0] == found[0]
@@ -98,6 +104,23 @@ def test_jsonl_has_all_scores_and_the_rows_own_columns(
     head, first, *_ = (tmp_path / "out.tsv").read_text().splitlines()
     assert head == '"text"\t"n"\t"tags"\t"x"\t"predicted_label"\t"predicted_score"'
     assert first.startswith('good\t1.5\t"[""a""]"\t\t')
+
+
+def test_a_run_lists_its_mistakes(predictor: Predictor, home: Path) -> None:
+    found, result = read(predictor.run.path / "mistakes.csv"), predictor.run.read("result")
+    assert list(found[0]) == ["text", "label", "predicted", "probability", "loss"]
+    assert len(found) == round((1 - result["test"]["accuracy"]) * 40)
+    losses = [float(row["loss"]) for row in found]
+    assert losses == sorted(losses, reverse=True)
+    known = {(row["text"], row["label"]) for row in read(home / "test.csv")}
+    for row, answer in zip(found, predictor.predict([r["text"] for r in found]), strict=True):
+        assert (row["text"], row["label"]) in known
+        assert answer is not None
+        assert row["predicted"] == answer["label"] != row["label"]
+        assert float(row["probability"]) == pytest.approx(answer["score"], abs=1e-5)
+        # Of two labels.
+        share = pytest.approx(1 - answer["score"], abs=1e-5)
+        assert math.exp(-float(row["loss"])) == share
 
 
 class Killed(BaseException):

@@ -119,6 +119,7 @@ def test_the_lines_of_the_readme_give_our_answers(tmp_path: Path, name: str) -> 
     found = answers_of(tmp_path / "out")
     assert len(found) == len(answers)
     for answer, printed in zip(answers, found, strict=True):
+        assert answer is not None
         if name == "regression":
             assert float(printed[0]) == pytest.approx(answer["value"], rel=1e-4, abs=1e-5)
         else:

@@ -80,7 +80,7 @@ def command(
     if given is not None and given != "-":
         if file is not None or not is_file(from_home(given)):
             raise InputError(f"'{given}' is no file; give --text, a FILE, or - for stdin")
-        given, file = None, from_home(given)
+        file, given = from_home(given), None
     if (bool(texts) + (file is not None) + (given == "-")) != 1:
         raise InputError("give either --text, or a FILE, or - for stdin")
     if out is not None and file is None:

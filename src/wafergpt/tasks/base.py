@@ -67,11 +67,13 @@ class EvaluationSet:
         batches: the samples.
         references: the answers in the order of the rows, or what else ``compute_metrics`` needs.
         rows: ``[n]``, the row of each sample; None where samples are in the order of rows.
+        texts: of the rows, where mistakes are listed with them.
     """
 
     batches: Batches
     references: Any
     rows: NDArray[np.int64] | None = None
+    texts: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -294,6 +296,18 @@ class Task(ABC):
     @abstractmethod
     def compute_metrics(self, outputs: Outputs, references: Any) -> dict[str, Any]:
         """Return the metrics of outputs as JSON, those of ``metrics`` among them."""
+
+    def mistakes(self, outputs: Outputs, evaluated: EvaluationSet) -> list[dict[str, Any]]:
+        """List the test rows with a wrong answer, the worst first.
+
+        Args:
+            outputs: for the samples.
+            evaluated: the samples, with their texts.
+
+        Returns:
+            Columns of a table, the same in each row; nothing by default.
+        """
+        return []
 
     def fit(self, outputs: Outputs, references: Any) -> tuple[dict[str, Any], Outputs]:
         """Settle keys of the section ``task`` by the outputs for validation samples.

@@ -16,7 +16,7 @@ from wafergpt.data.labels import doubts, settle_classes
 from wafergpt.errors import InputError
 from wafergpt.evaluation.metrics import classification_metrics
 from wafergpt.files import short
-from wafergpt.tasks.base import Direction, Outputs, Task, is_of_task
+from wafergpt.tasks.base import Direction, EvaluationSet, Outputs, Task, is_of_task
 from wafergpt.tasks.ngram_scores import fitted_factors, mixed
 from wafergpt.tasks.tables import VALIDATION_SHARE, Tables
 from wafergpt.tasks.text_task import Targets, TextTask, TextTaskSettings
@@ -171,6 +171,23 @@ class Classify(TextTask):
         return classification_metrics(
             outputs["probabilities"], references.astype(np.int64), labels
         ).to_dict()
+
+    def mistakes(self, outputs: Outputs, evaluated: EvaluationSet) -> list[dict[str, Any]]:
+        """List the rows with another label, by the loss of the true one."""
+        shares, labels = outputs["probabilities"], self.settings.labels
+        true, found = evaluated.references.astype(np.int64), shares.argmax(1)
+        losses = -np.log(np.maximum(shares[np.arange(len(true)), true], np.finfo(float).tiny))
+        wrong = np.flatnonzero(found != true)
+        return [
+            {
+                "text": evaluated.texts[row],
+                "label": labels[true[row]],
+                "predicted": labels[found[row]],
+                "probability": float(shares[row].max()),
+                "loss": float(losses[row]),
+            }
+            for row in wrong[np.argsort(-losses[wrong], kind="stable")].tolist()
+        ]
 
     def decode(self, outputs: Outputs, inputs: Sequence[Any]) -> list[dict[str, Any]]:
         """Return ``label``, its probability ``score``, and the ``scores`` of all labels."""

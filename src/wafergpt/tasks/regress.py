@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import numpy as np
+
 from wafergpt.data.labelled_rows import Table, encode_scores
 from wafergpt.data.labels import settle_numbers
 from wafergpt.evaluation.metrics import regression_metrics
-from wafergpt.tasks.base import Direction, Outputs
+from wafergpt.tasks.base import Direction, EvaluationSet, Outputs
 from wafergpt.tasks.ngram_scores import Factors
 from wafergpt.tasks.text_task import (
     Targets,
@@ -94,6 +96,19 @@ class Regress(TextTask):
     def compute_metrics(self, outputs: Outputs, references: Any) -> dict[str, Any]:
         """Return mean squared error (``loss``), mean absolute error and R²."""
         return regression_metrics(outputs["value"], references).to_dict()
+
+    def mistakes(self, outputs: Outputs, evaluated: EvaluationSet) -> list[dict[str, Any]]:
+        """List all rows, by the size of their error."""
+        true, found = evaluated.references, outputs["value"]
+        return [
+            {
+                "text": evaluated.texts[row],
+                "value": float(true[row]),
+                "predicted": float(found[row]),
+                "error": float(found[row] - true[row]),
+            }
+            for row in np.argsort(-np.abs(found - true), kind="stable").tolist()
+        ]
 
     def decode(self, outputs: Outputs, inputs: Sequence[Any]) -> list[dict[str, Any]]:
         """Return the ``value``."""

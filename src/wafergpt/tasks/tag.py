@@ -328,8 +328,7 @@ class Tag(LabelledTask[Sentences]):
         assert isinstance(references, Tagged)
         known = references.sentences
         tags = np.concatenate([row[:n] for row, n in _rows(outputs)])
-        lengths = [len(words) for words in known.words]
-        predicted = [self._entities(row) for row in np.split(tags, np.cumsum(lengths)[:-1])]
+        predicted = self._predicted(outputs, known)
         metrics = entity_metrics(predicted, known.entities, self.settings.labels)
         return {
             "loss": float(outputs["losses"].sum()) / len(tags),
@@ -338,6 +337,33 @@ class Tag(LabelledTask[Sentences]):
             "words": len(tags),
             "examples": entity_examples(known.words, known.entities, predicted),
         }
+
+    def mistakes(self, outputs: Outputs, evaluated: EvaluationSet) -> list[dict[str, Any]]:
+        """List the sentences with a wrong or missed entity, those with the most of them first."""
+        assert isinstance(evaluated.references, Tagged)
+        known, found = evaluated.references.sentences, []
+        for words, true, predicted in zip(
+            known.words, known.entities, self._predicted(outputs, known), strict=True
+        ):
+            text, placed = joined(words)
+            missed, wrong = set(true) - set(predicted), set(predicted) - set(true)
+            named = (
+                ", ".join(
+                    f"{text[placed[one.start].start : placed[one.end - 1].end]} ({one.label})"
+                    for one in sorted(some)
+                )
+                for some in (missed, wrong)
+            )
+            if count := len(missed) + len(wrong):
+                found.append(
+                    (count, dict(zip(("text", "missed", "wrong"), (text, *named), strict=True)))
+                )
+        return [row for _, row in sorted(found, key=lambda one: -one[0])]
+
+    def _predicted(self, outputs: Outputs, known: Sentences) -> list[tuple[Entity, ...]]:
+        tags = np.concatenate([row[:n] for row, n in _rows(outputs)])
+        lengths = [len(words) for words in known.words]
+        return [self._entities(row) for row in np.split(tags, np.cumsum(lengths)[:-1])]
 
     def _entities(self, tags: NDArray[np.int64]) -> tuple[Entity, ...]:
         return entities([self._names[tag] for tag in tags.tolist()])
