@@ -24,6 +24,7 @@ from wafergpt.cli.recipe import (
 )
 from wafergpt.cli.tables import plain, table
 from wafergpt.config import Recipe
+from wafergpt.progress import place
 from wafergpt.runs.run import Run
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ SCORES = {"accuracy": "accuracy", "macro f1": "macro_f1", "loss": "loss"}
 @click.option(
     "--baselines", is_flag=True, help="Also train baselines on the same rows, and compare."
 )
+@click.option("--strict", is_flag=True, help="Refuse rows that would make a metric wrong.")
 @auto_resume_option
 @nproc_option
 @restarts_option
@@ -53,6 +55,7 @@ def command(
     arguments: tuple[str, ...],
     resume: str | None,
     baselines: bool,
+    strict: bool,
     auto_resume: bool,
     nproc: int | None,
     restarts: int,
@@ -81,6 +84,10 @@ def command(
         from wafergpt.baselines.requirements import require_comparable
 
         require_comparable(planned(name, overrides, resume, runs))
+    if strict and not resume and place()[1] == 1:
+        from wafergpt.tasks.checked import check
+
+        check(planned(name, overrides, None, runs)).require_sound()
     is_worker = launched(nproc, restarts, lambda: planned(name, overrides, resume, runs))
     from wafergpt.api import finetune
 

@@ -104,6 +104,10 @@ class Classify(TextTask):
             yield name, NAIVE_BAYES * ratios / sizes.clamp(min=1e-6)[:, None]
             yield "head_ngrams.ratios", sizes
 
+    def class_names(self, table: Table) -> Sequence[str]:
+        """Return the labels."""
+        return table.labels
+
     def settle(self, tables: dict[str, Table]) -> tuple[dict[str, Table], list[str]]:
         """Merge the spellings of each label, and check that training has every label."""
         settled = settle_classes(list(tables.values()), self.settings.similar_labels)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, Generic
@@ -11,10 +11,11 @@ from typing import Any, ClassVar, Generic
 from wafergpt.config import Recipe, TaskSettings
 from wafergpt.data.labelled_rows import described, is_missing
 from wafergpt.data.labelled_split import R, hold_out
+from wafergpt.data.row_checks import RowChecks
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
 from wafergpt.planning.intervals import DEFAULT_EPOCHS
-from wafergpt.progress import say, silent, working
+from wafergpt.progress import is_worker, say, silent, working
 from wafergpt.tasks.base import EvaluationSet, Splits, Task
 from wafergpt.tasks.tables import VALIDATION_SHARE, SplitRows
 
@@ -114,11 +115,19 @@ class LabelledTask(Task, Generic[R]):
         times = [path.stat().st_mtime_ns for path in named if path is not None and path.exists()]
         return f"{type(self).__name__} {self.recipe.data.fingerprint} {times} {read}"
 
-    def _read(self) -> SplitRows[R]:
+    def read_named(self) -> dict[str, R]:
+        """Read the files of rows that are named: ``train``, and perhaps the others.
+
+        Returns:
+            The rows of each, as they are written.
+
+        Raises:
+            InputError: if the recipe names none to train on, or they cannot be read.
+        """
         settings = self.settings
         if settings.train is None:
             raise InputError(f"which labelled rows? add task.train=FILE ({self.formats})")
-        named = {
+        return {
             name: self.read_rows(path)
             for name, path in (
                 ("train", settings.train),
@@ -127,15 +136,42 @@ class LabelledTask(Task, Generic[R]):
             )
             if path is not None
         }
+
+    def class_names(self, table: R) -> Sequence[str]:
+        """Return the classes of all rows, if a text has one right answer; none by default.
+
+        Args:
+            table: rows of the task.
+
+        Returns:
+            As many as there are labels, or labelled parts of texts.
+        """
+        return ()
+
+    def _read(self) -> SplitRows[R]:
+        named = self.read_named()
         if (before := self.as_before(named)) is not None:
             return before
         notes = [note for table in named.values() for note in table.notes]
         named, more = self.settle(named)
+        if self.tells and not is_worker():
+            more += self._doubts(named)
         train, validation = named["train"], named.get("validation")
         if validation is None:
             train, validation, held_out = self.hold_out(train)
             more += held_out
         return SplitRows(train, validation, named.get("test"), (*notes, *more))
+
+    def _doubts(self, named: Mapping[str, R]) -> list[str]:
+        """Return one line on what makes metrics wrong, if anything does."""
+        checks = RowChecks(named)
+        found = [
+            *checks.across(),
+            *(checks.contradictory() if self.class_names(named["train"]) else ()),
+        ]
+        if not found:
+            return []
+        return [f"warning: {'; '.join(one.text for one in found)}: wafergpt check says more"]
 
     def as_before(self, named: Mapping[str, R]) -> SplitRows[R] | None:
         """Return the rows as older versions read them, if the run's are those."""

@@ -116,6 +116,10 @@ class Tag(LabelledTask[Sentences]):
         settings = self.settings
         return read_sentences(path, settings.tokens, settings.tags, settings.repair)
 
+    def class_names(self, table: Sentences) -> Sequence[str]:
+        """Return the labels of all entities."""
+        return [entity.label for found in table.entities for entity in found]
+
     def settle(self, tables: dict[str, Sentences]) -> tuple[dict[str, Sentences], list[str]]:
         """Check that training has entities, and every label of the other sentences."""
         labels = {entity.label for found in tables["train"].entities for entity in found}
