@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wafergpt.data.file_formats import (
+    FileFormat,
     column,
     kind,
     require_file,
@@ -141,7 +142,7 @@ def read_sentences(
         f"{path}: {_many(len(found), 'sentence')}, {_many(words, 'word')}, "
         f"{many:,} entit{'y' if many == 1 else 'ies'} of {_many(len(labels), 'label')} ({scheme}"
     )
-    encoding = encoding_of(path)
+    encoding = "utf-8" if kind(path) == "parquet" else encoding_of(path)
     say(f"{said})" if encoding == "utf-8" else f"{said}, {encoding.upper()[:6]})")
     return replace(table, notes=note)
 
@@ -232,7 +233,7 @@ def _sentences(
     path: Path, tokens: str | None, tags: str | None, tagged: bool
 ) -> Iterator[list[_Line]]:
     require_file(path)
-    if kind(path) == "jsonl" or (not is_tagged(path) and _begins_with_json(path)):
+    if kind(path) in ("jsonl", "parquet") or (not is_tagged(path) and _begins_with_json(path)):
         yield from _json_sentences(path, tokens, tags, tagged)
         return
     if kind(path) == "csv":
@@ -341,14 +342,15 @@ def _json_sentences(
     path: Path, tokens: str | None, tags: str | None, tagged: bool
 ) -> Iterator[list[_Line]]:
     names = (tokens or "tokens", tags or "tags")
-    for number, row in rows(path, file_format="jsonl", names=names):
+    found: FileFormat = "parquet" if kind(path) == "parquet" else "jsonl"
+    for number, row in rows(path, file_format=found, names=names):
         words = _strings(
             column(row, names[0], path, number, "task.tokens=NAME"), *names[:1], path, number
         )
         letters = [""] * len(words)
         if tagged:
-            found = column(row, names[1], path, number, "task.tags=NAME")
-            letters = _strings(found, names[1], path, number)
+            tagged_as = column(row, names[1], path, number, "task.tags=NAME")
+            letters = _strings(tagged_as, names[1], path, number)
             if len(words) != len(letters):
                 raise InputError(
                     f"{path}, line {number}: {_many(len(words), 'word')}, but "
