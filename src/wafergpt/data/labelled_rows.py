@@ -60,6 +60,7 @@ class Table:
         labels: as written in the file; JSON's true is ``true``.
         path: the file.
         lines: the line of each row in the file.
+        paths: the file of each row, if they are of several.
         numeric: whether some labels are JSON's numbers.
         notes: notes for people about the rows, a line each.
     """
@@ -68,6 +69,7 @@ class Table:
     labels: list[str]
     path: Path | None = field(default=None, compare=False)
     lines: Sequence[int] = field(default=(), compare=False)
+    paths: Sequence[Path] = field(default=(), compare=False)
     numeric: bool = field(default=False, compare=False)
     notes: tuple[str, ...] = field(default=(), compare=False)
 
@@ -78,11 +80,13 @@ class Table:
             texts=[self.texts[i] for i in rows],
             labels=[self.labels[i] for i in rows],
             lines=[self.lines[i] for i in rows] if self.lines else (),
+            paths=[self.paths[i] for i in rows] if self.paths else (),
         )
 
     def place(self, row: int) -> str:
         """Return the place of a row, for people."""
-        return f"{self.path}, line {self.lines[row]}" if self.lines else f"row {row + 1}"
+        path = self.paths[row] if self.paths else self.path
+        return f"{path}, line {self.lines[row]}" if self.lines else f"row {row + 1}"
 
 
 def read_table(path: str | Path, text: str = "text", label: str = "label") -> Table:
@@ -139,7 +143,7 @@ def read_table(path: str | Path, text: str = "text", label: str = "label") -> Ta
             f"skipped (first: line {blank[0]})",
         )
     say(counted(path, total, names=names))
-    return Table(texts, labels, path, numbers, numeric, notes)
+    return Table(texts, labels, path, numbers, numeric=numeric, notes=notes)
 
 
 def text_rows(

@@ -61,6 +61,7 @@ class Sentences:
         entities: of each sentence, none where they are not known.
         path: the file.
         lines: the first line of each sentence in the file.
+        paths: the file of each sentence, if they are of several.
         notes: notes for people, a line each.
     """
 
@@ -68,6 +69,7 @@ class Sentences:
     entities: list[tuple[Entity, ...]]
     path: Path | None = field(default=None, compare=False)
     lines: Sequence[int] = field(default=(), compare=False)
+    paths: Sequence[Path] = field(default=(), compare=False)
     notes: tuple[str, ...] = field(default=(), compare=False)
 
     @property
@@ -90,11 +92,13 @@ class Sentences:
             words=[self.words[i] for i in rows],
             entities=[self.entities[i] for i in rows],
             lines=[self.lines[i] for i in rows] if self.lines else (),
+            paths=[self.paths[i] for i in rows] if self.paths else (),
         )
 
     def place(self, row: int) -> str:
         """Return the place of a sentence, for people."""
-        return f"{self.path}, line {self.lines[row]}" if self.lines else f"row {row + 1}"
+        path = self.paths[row] if self.paths else self.path
+        return f"{path}, line {self.lines[row]}" if self.lines else f"row {row + 1}"
 
 
 class _Line(NamedTuple):

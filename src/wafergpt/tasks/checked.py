@@ -20,6 +20,7 @@ from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
 from wafergpt.progress import working
 from wafergpt.tasks.base import task_of
+from wafergpt.tasks.hub_rows import with_hub_rows
 from wafergpt.tasks.labelled_task import LabelledTask
 
 
@@ -67,6 +68,7 @@ def check(
     Raises:
         InputError: if the recipe names no rows, or they cannot be read.
     """
+    recipe = with_hub_rows(recipe)
     task = task_of(recipe)
     if not isinstance(task, LabelledTask) or task.settings.train is None:
         raise InputError("which labelled rows? add task.train=FILE")

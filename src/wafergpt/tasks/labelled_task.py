@@ -12,6 +12,7 @@ from wafergpt.config import Recipe, TaskSettings
 from wafergpt.data.labelled_rows import described, is_missing
 from wafergpt.data.labelled_split import R, hold_out
 from wafergpt.data.row_checks import RowChecks
+from wafergpt.data.row_sources import row_files, together
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
 from wafergpt.planning.intervals import DEFAULT_EPOCHS
@@ -118,6 +119,8 @@ class LabelledTask(Task, Generic[R]):
     def read_named(self) -> dict[str, R]:
         """Read the files of rows that are named: ``train``, and perhaps the others.
 
+        A path may be a pattern of several files; that of ``train`` may be a folder with the others.
+
         Returns:
             The rows of each, as they are written.
 
@@ -127,14 +130,10 @@ class LabelledTask(Task, Generic[R]):
         settings = self.settings
         if settings.train is None:
             raise InputError(f"which labelled rows? add task.train=FILE ({self.formats})")
+        named = {name: getattr(settings, name) for name in ("train", "validation", "test")}
         return {
-            name: self.read_rows(path)
-            for name, path in (
-                ("train", settings.train),
-                ("validation", settings.validation),
-                ("test", settings.test),
-            )
-            if path is not None
+            name: together([self.read_rows(path) for path in paths], named[name] or paths[0].parent)
+            for name, paths in row_files(named).items()
         }
 
     def class_names(self, table: R) -> Sequence[str]:

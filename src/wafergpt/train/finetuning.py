@@ -40,6 +40,10 @@ def with_task(
     asked = flat(recipe.model_dump(exclude_unset=True))
     name = task or (DEFAULT_TASK if own is None else own.name)
     recipe = recipe.replace(task={"name": name, **({"train": data} if data else {})})
+    if str(recipe.task and recipe.task.train).startswith("hf:"):
+        from wafergpt.tasks.hub_rows import with_hub_rows
+
+        recipe = with_hub_rows(recipe)
     if start is not None:
         from wafergpt.train.resume import on_top_of
 
