@@ -65,6 +65,9 @@ def check(
         tokenizer: to count tokens with; without one they are not counted.
         limit: tokens of a text at most.
 
+    Returns:
+        What they are like, and what was found.
+
     Raises:
         InputError: if the recipe names no rows, or they cannot be read.
     """

@@ -27,6 +27,9 @@ def with_hub_rows(recipe: Recipe) -> Recipe:
     Args:
         recipe: whose ``task.train`` may be ``hf:NAME`` or ``hf:NAME:CONFIGURATION``.
 
+    Returns:
+        It, or a copy with the folder.
+
     Raises:
         InputError: if ``datasets`` is not installed, or the data set cannot be fetched.
     """
@@ -38,11 +41,14 @@ def with_hub_rows(recipe: Recipe) -> Recipe:
 
 
 def fetched(name: str, configuration: str | None = None) -> Path:
-    """Return a folder with the labelled splits of a data set, fetched once.
+    """Fetch a data set's labelled splits, once.
 
     Args:
         name: as ``load_dataset`` takes it.
         configuration: of the data set, if it has several.
+
+    Returns:
+        A folder with a .jsonl of each split.
 
     Raises:
         InputError: if ``datasets`` is not installed, or the data set cannot be fetched.
