@@ -57,6 +57,8 @@ def test_values_that_are_no_texts_are_json() -> None:
     row = {"text": None, "label": [{"a": "ä"}], "a b": 0.5}
     assert row_line("csv", NAMES, row) == ',"[{""a"": ""ä""}]",0.5\n'
     assert json.loads(row_line("jsonl", (), row)) == row
+    half = row_line("jsonl", (), {"a": ["\ud83d"]})
+    assert half.encode() == b'{"a": ["\\ud83d"]}\n'
     assert row_line("tsv", NAMES, {"text": float("nan"), "label": True}) == "\ttrue\t\n"
 
 

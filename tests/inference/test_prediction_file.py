@@ -178,6 +178,22 @@ def test_what_was_begun_with_something_else_is_not_mixed(
     assert len(read(out)) == 40
 
 
+def test_an_input_that_changes_meanwhile_is_no_shorter_output(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out = write(tmp_path / "in.csv", 40), tmp_path / "out.csv"
+    real = Predictor.answers
+
+    def answers(self: Predictor, given: Any, *rest: Any) -> Any:
+        write(source, 20)
+        return real(self, given, *rest)
+
+    monkeypatch.setattr(Predictor, "answers", answers)
+    with pytest.raises(InputError, match="has changed meanwhile"):
+        predictor.predict_file(source, out)
+    assert not out.exists()
+
+
 BAD: dict[str, tuple[str, str, str]] = {
     "a name that is taken": ("id,text,predicted_label\n1,a,b\n", "out.csv", "--prefix NAME"),
     "a column twice": ("id,id,text\n1,2,a\n", "out.csv", "more than one column 'id'"),
@@ -231,7 +247,7 @@ def test_the_command(predictor: Predictor, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_kills_at_any_moment_leave_the_same_bytes(predictor: Predictor, tmp_path: Path) -> None:
-    source, out = write(tmp_path / "in.csv", 30_000), tmp_path / "out.csv"
+    source, out = write(tmp_path / "in.csv", 12_000), tmp_path / "out.csv"
     begun = time.monotonic()
     arguments = ["predict", str(predictor.run.path), str(source), "--out"]
     start = [sys.executable, "-m", "wafergpt.cli", *arguments]

@@ -48,7 +48,7 @@ def row_line(kind: TableKind, names: Iterable[str], row: Mapping[str, Any]) -> s
         row: values by column.
     """
     if kind == "jsonl":
-        return json.dumps(row, ensure_ascii=False) + "\n"
+        return _json(row) + "\n"
     return _fields(kind, (_cell(row.get(name)) for name in names))
 
 
@@ -69,4 +69,14 @@ def _cell(value: Any) -> str:
         return value
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
-    return json.dumps(value, ensure_ascii=False)
+    return _json(value)
+
+
+def _json(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        # Half of a surrogate pair, which JSON can have as an escape alone.
+        return json.dumps(value)
+    return text

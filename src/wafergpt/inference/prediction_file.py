@@ -35,8 +35,6 @@ ROWS, CHARACTERS = 1024, 1 << 22
 COLUMNS = 10_000
 """Of a file at most; more are keys of other things."""
 
-PREFIX = "predicted"
-
 
 @dataclass(frozen=True)
 class Written:
@@ -77,7 +75,7 @@ class PredictionFile:
     out: Path
     column: str | None = None
     file_format: InputFormat | None = None
-    prefix: str = PREFIX
+    prefix: str = "predicted"
 
     def write(self) -> dict[str, Any]:
         """Write the file, or what an interrupted call has left to write.
@@ -144,9 +142,9 @@ class PredictionFile:
         try:
             yield
         finally:
-            lock.release()
             if not self._state.exists():
                 self._part.unlink(missing_ok=True)
+            lock.release()
 
     def _plan(self) -> dict[str, Any]:
         """Return what the output depends on."""
@@ -273,6 +271,8 @@ class PredictionFile:
                 # What the state counts is on the disk before it.
                 atomic_files.sync(self._part)
                 self._save(plan, done)
+        if done.rows < done.total or self._plan() != plan:
+            raise InputError(f"{self.source} has changed meanwhile: remove {self._part}")
         return done
 
     def _line(
