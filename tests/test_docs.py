@@ -140,6 +140,12 @@ def test_the_page_on_folds_and_runs_works_when_pasted(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_page_on_data_works_when_pasted(tmp_path: Path) -> None:
+    paste("docs/data.md", tmp_path)
+    assert len((tmp_path / "answers.csv").read_text().splitlines()) == 101
+
+
+@pytest.mark.slow
 def test_the_page_on_mup_works_when_pasted(tmp_path: Path) -> None:
     pytest.importorskip("optuna", reason="the page tunes with Optuna")
     paste("docs/mup.md", tmp_path)
@@ -153,6 +159,7 @@ def test_the_page_on_mup_works_when_pasted(tmp_path: Path) -> None:
         "README.md",
         "README.zh-CN.md",
         "docs/guide.md",
+        "docs/data.md",
         "docs/interop.md",
         "docs/translation-and-dialogue.md",
         "docs/mup.md",

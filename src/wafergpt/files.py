@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -44,6 +45,11 @@ def exists(path: Path) -> bool:
         return path.exists()
     except (OSError, ValueError):
         return False
+
+
+def is_pattern(path: Path) -> bool:
+    """Return whether a path stands for the files that match it, such as ``data/*.csv``."""
+    return glob.has_magic(str(path)) and not exists(path)
 
 
 def from_home(path: str | Path) -> Path:

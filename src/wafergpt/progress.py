@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import threading
 import time
@@ -103,6 +104,28 @@ def silent() -> Iterator[None]:
 
 def _nothing(record: logging.LogRecord) -> bool:
     return False
+
+
+@contextmanager
+def each_kind_once() -> Iterator[None]:
+    """Log one line of each kind for a while; lines that differ in numbers alone are of one kind.
+
+    This is for lines of this thread: those of a bar come from another.
+    """
+    kinds: set[str] = set()
+    thread = threading.get_ident()
+
+    def is_first(record: logging.LogRecord) -> bool:
+        kind = re.sub(r"\d[\d,.]*", "0", record.getMessage())
+        first = kind not in kinds or record.thread != thread
+        kinds.add(kind)
+        return first
+
+    logger.addFilter(is_first)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_first)
 
 
 def show() -> None:

@@ -98,7 +98,7 @@ def test_a_path_from_home(home: Path, path: str) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("task.train=two.*", "matches 2 files, two.csv and two.tsv among them: name one"),
+        ("data.corpus=two.*", "matches 2 files, two.csv and two.tsv among them: name one"),
         ("task.train=$NOTHING/a.csv", "$NOTHING is not set"),
         (r"task.train=C:\data\a.csv", "task.train=/mnt/c/data/a.csv"),
         ("task.train=caf\udce9", "is not UTF-8"),

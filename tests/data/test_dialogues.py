@@ -16,7 +16,7 @@ from wafergpt.data.dialogues import (
     from_json,
     messages_of,
     read_dialogues,
-    read_messages,
+    stream_messages,
 )
 from wafergpt.errors import InputError
 
@@ -116,7 +116,7 @@ def test_rows_that_cannot_be_used_are_skipped_and_counted(tmp_path: Path) -> Non
     assert "1 of 5 dialogues have no reply" in without
     assert "1 of 5 dialogues have tools" in tools
     with pytest.raises(InputError, match="line 2 has the role 'narrator'"):
-        read_messages(path, "messages")
+        list(stream_messages(path, "messages"))
     path.write_text(json.dumps({"messages": rows[1]}))
     with pytest.raises(InputError, match=r"no dialogue .*first: line 1 has the role 'narrator'"):
         read_dialogues(path, "messages")

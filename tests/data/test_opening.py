@@ -127,13 +127,14 @@ def test_the_place_of_what_is_wrong_is_found_far_into_a_file(tmp_path: Path) -> 
 
 
 FOREIGN = {
-    "a.xlsx": (b"PK\x03\x04\x14\0", "a spreadsheet: save it as CSV"),
+    "a.xlsx": (b"PK\x03\x04\x14\0", "a damaged spreadsheet"),
     "a.csv": (b"PK\x03\x04\x14\0", "a zip archive: unzip"),
     "a.docx": (b"PK\x03\x04\x14\0", "save it as plain text"),
-    "a.parquet": (b"PAR1\x15\0", "to_json('a.jsonl'"),
-    "b.csv": (b"PAR1\x15\0", "a Parquet file"),
+    "a.parquet": (b"PAR1\x15\0", "damaged"),
+    "b.csv": (b"PAR1\x15\0", "damaged"),
     "a.pdf": (b"%PDF-1.7\n", "pdftotext"),
     "a.txt.zst": (b"\x28\xb5\x2f\xfd\0", "zstd -d"),
+    "b.xlsx": (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "protected by a password"),
     "a.xls": (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Office file"),
     "a.tar.gz": (gzip.compress(b"a.txt".ljust(257, b"\0") + b"ustar\0"), "tar xf"),
     "a.png": (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "line 1: not text (byte 0x89)"),

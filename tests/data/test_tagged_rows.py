@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from wafergpt.data.tag_schemes import Entity
-from wafergpt.data.tagged_rows import Sentences, read_sentences, read_words
+from wafergpt.data.tagged_rows import Sentences, read_sentences, stream_words
 from wafergpt.errors import InputError
 
 DATA = Path(os.environ.get("WAFERGPT_DATA", "../shared/data"))
@@ -140,7 +140,7 @@ def test_repair_is_counted(tmp_path: Path) -> None:
 def test_words_need_no_tags(tmp_path: Path) -> None:
     path = tmp_path / "a.conll"
     path.write_text("John\nslept\n\nParis\n")
-    assert read_words(path) == [("John", "slept"), ("Paris",)]
+    assert list(stream_words(path)) == [(1, ("John", "slept")), (4, ("Paris",))]
 
 
 @pytest.mark.parametrize(

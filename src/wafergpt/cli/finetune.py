@@ -25,6 +25,7 @@ from wafergpt.cli.recipe import (
 )
 from wafergpt.cli.tables import plain, table
 from wafergpt.config import Recipe
+from wafergpt.progress import place
 from wafergpt.runs.run import Run
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ SCORES = {"accuracy": "accuracy", "macro f1": "macro_f1", "loss": "loss"}
     help="Cross-validate: train N times, each without another part of the rows, which is judged.",
 )
 @click.option("--refit", is_flag=True, help="After --folds, train on all rows.")
+@click.option("--strict", is_flag=True, help="Refuse rows that would make a metric wrong.")
 @auto_resume_option
 @nproc_option
 @restarts_option
@@ -63,6 +65,7 @@ def command(
     baselines: bool,
     folds: int | None,
     refit: bool,
+    strict: bool,
     auto_resume: bool,
     nproc: int | None,
     restarts: int,
@@ -96,6 +99,10 @@ def command(
         from wafergpt.baselines.requirements import require_comparable
 
         require_comparable(planned(name, overrides, resume, runs))
+    if strict and not resume and place()[1] == 1:
+        from wafergpt.tasks.checked import check
+
+        check(planned(name, overrides, None, runs)).require_sound()
     is_worker = launched(nproc, restarts, lambda: planned(name, overrides, resume, runs))
     from wafergpt.api import finetune
 

@@ -13,6 +13,7 @@ from wafergpt.cli import HomePath, device_option, emit, json_line, json_option
 from wafergpt.cli.recipe import runs_option
 from wafergpt.cli.streams import shows
 from wafergpt.errors import InputError
+from wafergpt.files import from_home, is_file
 from wafergpt.progress import say, working
 
 BLANK = "(blank)"
@@ -31,31 +32,39 @@ if TYPE_CHECKING:
     "predict", epilog="Example: wafergpt predict clf --text 'What a film!' --text 'Dull.'"
 )
 @click.argument("run")
-@click.argument("stdin", required=False, metavar="[-]")
+@click.argument("given", required=False, metavar="[FILE|-]")
 @click.option("--text", "texts", multiple=True, help="A text; repeatable.")
 @click.option(
     "--file",
     "file",
     type=HomePath(path_type=Path),
-    help="txt (one text per line), csv, tsv or jsonl; to tag, also words as conll.",
+    help="As FILE: txt (one text per line), csv, tsv or jsonl; to tag, also words as conll.",
 )
 @click.option(
     "--format",
     "file_format",
     type=click.Choice(["txt", "jsonl", "csv", "tsv", "conll"]),
-    help="Type of --file.  [default: by name, else by content]",
+    help="Type of FILE.  [default: by name, else by content]",
 )
-@click.option("--column", default=None, help="The text column of --file  [default: the recipe's]")
+@click.option("--column", default=None, help="The text column of FILE.  [default: the recipe's]")
+@click.option(
+    "--out",
+    type=HomePath(dir_okay=False, path_type=Path),
+    help="A .csv, .tsv or .jsonl to write: FILE with all of its columns, and new ones.",
+)
+@click.option("--prefix", default="predicted", show_default=True, help="Of the new columns' names.")
 @device_option
 @runs_option
 @json_option
 def command(
     run: str,
-    stdin: str | None,
+    given: str | None,
     texts: tuple[str, ...],
     file: Path | None,
     file_format: Literal["txt", "jsonl", "csv", "tsv", "conll"] | None,
     column: str | None,
+    out: Path | None,
+    prefix: str,
     device: str,
     runs: Path,
     as_json: bool,
@@ -64,11 +73,18 @@ def command(
 
     With '-' it reads lines from stdin. On a terminal the result is a table; in a pipe it is one
     JSON line per text, null for a blank one. With --json all results are in one object.
+
+    With --out it reads FILE of any size part by part, and writes it with its columns and the
+    answers. If it is interrupted, the same command goes on.
     """
-    if stdin not in (None, "-"):
-        raise InputError(f"'{stdin}' is not an option; give --text, --file, or - for stdin")
-    if (bool(texts) + (file is not None) + (stdin == "-")) != 1:
-        raise InputError("give either --text, or --file, or - for stdin")
+    if given is not None and given != "-":
+        if file is not None or not is_file(from_home(given)):
+            raise InputError(f"'{given}' is no file; give --text, a FILE, or - for stdin")
+        file, given = from_home(given), None
+    if (bool(texts) + (file is not None) + (given == "-")) != 1:
+        raise InputError("give either --text, or a FILE, or - for stdin")
+    if out is not None and file is None:
+        raise InputError("--out is for the rows of a FILE")
     from wafergpt.runs.run import Run
 
     with working("loading torch"):
@@ -78,8 +94,13 @@ def command(
     from wafergpt.tasks.base import task_of
 
     found = Run.find(run, runs)
+    if out is not None and file is not None:
+        predictor = Predictor.load(found, device)
+        result = predictor.predict_file(file, out, column, file_format, prefix)
+        emit(result, as_json, _said(result))
+        return
     inputs: Sequence[Any] = texts
-    if stdin == "-":
+    if given == "-":
         inputs = texts = tuple(read_lines(sys.stdin.buffer.read(), "stdin"))
     elif file is not None and found.recipe.task is not None:
         with working(f"reading {file}"):
@@ -90,6 +111,13 @@ def command(
         say(f"{blank:,} of {len(outputs):,} texts {'is' if blank == 1 else 'are'} blank: null")
     lines = "\n".join(map(json_line, outputs))
     emit({"outputs": outputs}, as_json, lines, lambda width: [_table(texts, outputs, width)])
+
+
+def _said(result: dict[str, Any]) -> str:
+    """Return what was written, and how fast."""
+    blank = f" ({result['blank']:,} blank)" if result["blank"] else ""
+    rate = (result["rows"] - result["before"]) / max(result["seconds"], 1e-9)
+    return f"{result['out']}: {result['rows']:,} rows{blank}, {rate:,.0f} rows/s"
 
 
 def _table(texts: Sequence[str], outputs: Sequence[dict[str, Any] | None], width: int) -> Table:

@@ -24,7 +24,7 @@ HORIZONS = ("steps", "tokens", "epochs", "seconds")
 
 FIRST_BATCH = ("first_steps", "first_batch_size")
 
-ROWS = {".csv", ".tsv", ".jsonl"}
+ROWS = {".csv", ".tsv", ".jsonl", ".xlsx", ".parquet"}
 
 RECIPE_BYTES = 1 << 20
 """A recipe larger than this is refused unread."""

@@ -18,6 +18,9 @@ _VARIABLE = re.compile(r"\$\{?([A-Za-z_]\w*)")
 _ADDRESS = re.compile(r"[\"']?[A-Za-z][A-Za-z0-9+.-]*://")
 _WINDOWS = re.compile(r"[\"']?([A-Za-z]):\\([^\"']*)")
 
+ROWS = ("task.train", "task.validation", "task.test")
+"""Keys whose path may be a pattern of several files."""
+
 MAX_NAME_BYTES = 255
 """Maximum bytes of a file's name on common file systems."""
 
@@ -39,7 +42,8 @@ AnyPath = Annotated[Path, AfterValidator(_possible)]
 def typed_path(key: str, text: str) -> str:
     """Return the path that was meant by ``key=text`` on the command line: as typed, if it exists.
 
-    Otherwise ``~``, variables and wildcards, which no shell expands there, are expanded.
+    Otherwise ``~``, variables and wildcards, which no shell expands there, are expanded; a pattern
+    of several files of rows stays one.
 
     Raises:
         InputError: if it can be no path of this machine, or matches several files.
@@ -62,6 +66,8 @@ def typed_path(key: str, text: str) -> str:
     if files.exists(Path(path)) or not glob.has_magic(path):
         return path
     found = sorted(glob.glob(path))  # noqa: PTH207 - a Path globs below itself only
+    if key in ROWS and len(found) > 1:
+        return path
     if len(found) > 1:
         raise InputError(
             f"{key}={text} matches {len(found)} files, {found[0]} and {found[1]} among them: "

@@ -75,13 +75,17 @@ class Questions:
         """The answers of each question, as JSON."""
         return [json.dumps(spans, ensure_ascii=False) for spans in self.answers]
 
-    def take(self, places: Sequence[int] | NDArray[np.int64]) -> Questions:
+    def place(self, row: int) -> str:
+        """Return the place of a row, for people."""
+        return f"{self.path}: {short(self.texts[row])}"
+
+    def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Questions:
         """Return the questions at these places."""
         return replace(
             self,
-            questions=[self.questions[i] for i in places],
-            contexts=[self.contexts[i] for i in places],
-            answers=[self.answers[i] for i in places],
+            questions=[self.questions[i] for i in rows],
+            contexts=[self.contexts[i] for i in rows],
+            answers=[self.answers[i] for i in rows],
         )
 
 

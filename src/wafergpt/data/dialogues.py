@@ -150,7 +150,7 @@ def read_dialogues(path: str | Path, name: str) -> Table:
     path = Path(path)
     texts, labels, numbers, total, with_tools = [], [], [], 0, 0
     unusable: list[tuple[int, str]] = []
-    for number, found in _dialogues(path, name):
+    for number, _, found in _dialogues(path, name):
         total += 1
         if isinstance(found, UnusableError):
             unusable.append((number, str(found)))
@@ -182,29 +182,31 @@ def read_dialogues(path: str | Path, name: str) -> Table:
     return Table(texts, labels, path, numbers, notes=tuple(notes))
 
 
-def read_messages(path: str | Path, name: str) -> list[list[Message]]:
-    """Read dialogues to reply to; see ``read_dialogues``.
+def stream_messages(path: Path, name: str) -> Iterator[tuple[int, dict[str, Any], list[Message]]]:
+    """Yield the line, all columns and the messages of dialogues to reply to.
 
     Args:
         path: a jsonl file, plain or compressed.
-        name: the column of messages.
+        name: the column of messages, as in ``read_dialogues``.
 
     Raises:
-        InputError: if there is no such file or column, or a row is no dialogue.
+        InputError: if there is no such file or column, no row, or a row is no dialogue.
     """
-    path = Path(path)
-    found = []
-    for number, messages in _dialogues(path, name):
-        if isinstance(messages, UnusableError):
-            raise InputError(f"{path}, line {number} {messages}")
-        found.append(messages)
-    if not found:
+    count = 0
+    for number, row, found in _dialogues(path, name):
+        if isinstance(found, UnusableError):
+            raise InputError(f"{path}, line {number} {found}")
+        count += 1
+        yield number, row, found
+    if not count:
         raise InputError(f"{path} has no rows")
-    say(counted(path, len(found), names=(name,)))
-    return found
+    say(counted(path, count, names=(name,)))
 
 
-def _dialogues(path: Path, name: str) -> Iterator[tuple[int, list[Message] | UnusableError]]:
+_Dialogue = tuple[int, dict[str, Any], list[Message] | UnusableError]
+
+
+def _dialogues(path: Path, name: str) -> Iterator[_Dialogue]:
     # A list counts by its text.
     numbered = ((number, row | {"": str(row)}) for number, row in rows(path, names=(name,)))
     for number, row in held(path, numbered, ("",)):
@@ -219,7 +221,7 @@ def _dialogues(path: Path, name: str) -> Iterator[tuple[int, list[Message] | Unu
             found = error
         except InputError as error:
             raise InputError(f"{path}, line {number}: column '{place}' {error}") from None
-        yield number, found
+        yield number, row, found
 
 
 def as_json(messages: Iterable[Message]) -> str:

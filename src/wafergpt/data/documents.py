@@ -27,8 +27,9 @@ DOCUMENT_CHARACTERS = 16 << 10
 LONGEST_DOCUMENT = 1 << 20
 """If no blank line follows, it is cut at the first line end after this many."""
 
-COLLECTED = KINDS.keys() - {".json"}
-"""Endings that are read from a folder; a .json is as often a configuration as text."""
+COLLECTED = KINDS.keys() - {".json", ".xlsx", ".xlsm"}
+"""Endings that are read from a folder; a .json is as often a configuration as text, and a
+spreadsheet a calculation."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def documents(
 ) -> Iterator[Document]:
     """Yield the documents of files one by one, in bounded memory.
 
-    A jsonl, csv or tsv file has one in each row's ``text`` column. A txt file is cut at blank
+    A file with columns has one in each row's ``text`` column. A txt file is cut at blank
     lines into documents of about 16 thousand characters; together they are the whole file.
     Documents of white space alone are skipped.
 

@@ -1,4 +1,4 @@
-"""Text files, plain or compressed, read row by row: txt, jsonl, csv and tsv."""
+"""Files read row by row: txt, jsonl, csv and tsv, plain or compressed; xlsx and Parquet."""
 
 from __future__ import annotations
 
@@ -6,17 +6,16 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
+from wafergpt.data.binary_tables import binary_kind, binary_rows, sheet_note
 from wafergpt.data.dialects import DELIMITERS, Fault, Format, Table, detect
 from wafergpt.data.json_rows import TWICE, begins_list, json_object, json_rows
 from wafergpt.data.opening import COMPRESSED, Errors, NotTextError, encoding_of, lines
 from wafergpt.errors import InputError, nearest
 from wafergpt.files import short
 
-FileFormat = Literal["txt", "jsonl", "csv", "tsv"]
-
-FORMATS: tuple[FileFormat, ...] = get_args(FileFormat)
+FileFormat = Literal["txt", "jsonl", "csv", "tsv", "xlsx", "parquet"]
 
 KINDS: dict[str, FileFormat] = {
     ".txt": "txt",
@@ -25,6 +24,9 @@ KINDS: dict[str, FileFormat] = {
     ".json": "jsonl",
     ".csv": "csv",
     ".tsv": "tsv",
+    ".xlsx": "xlsx",
+    ".xlsm": "xlsx",
+    ".parquet": "parquet",
 }
 
 EXPANSION = 100
@@ -32,6 +34,9 @@ EXPANSION = 100
 
 HARMLESS = 4 << 20
 """Characters that are always read to detect a dialect, whatever the size of the file."""
+
+BINARY: tuple[FileFormat, ...] = ("xlsx", "parquet")
+"""Kinds that are not text."""
 
 _PREFERRED = {"csv": ",", "tsv": "\t"}
 
@@ -45,7 +50,7 @@ def suffix(path: Path) -> str:
 
 
 def kind(path: Path) -> FileFormat | None:
-    """Return ``txt``, ``jsonl``, ``csv`` or ``tsv`` from a file's name, or None."""
+    """Return the kind that a file's name stands for, or None."""
     return KINDS.get(suffix(path))
 
 
@@ -69,7 +74,8 @@ def require_kind(
 ) -> FileFormat:
     """Return the kind of a file: as given, or else by its name, or else by its first line.
 
-    If the name is not known, a file whose first line is a JSON object is jsonl, one whose first
+    A table that is not text is known by its content, whatever its name. If the name is not known,
+    or is that of such a table, a file whose first line is a JSON object is jsonl, one whose first
     line has ``names`` among its columns is csv, and any other text is txt. A .txt is a table if
     several names are required and its first line has them.
 
@@ -77,7 +83,12 @@ def require_kind(
         InputError: if there is no such file, or it contains no text.
     """
     require_file(path)
+    if file_format is None and (found := binary_kind(path)):
+        return found
     known = file_format or kind(path)
+    if known in BINARY and file_format is None:
+        # A text with the name of another kind.
+        known = None
     if known and (known != "txt" or file_format or len(names) < 2):
         return known
     for _, line in lines(path):
@@ -118,6 +129,8 @@ def rows(
     found = require_kind(path, file_format, names)
     if found == "jsonl":
         yield from json_rows(path, errors)
+    elif found == "xlsx" or found == "parquet":
+        yield from binary_rows(path, found, blank_lines)
     elif found == "txt":
         raise InputError(
             f"{path} has no columns: rows must be jsonl, or csv or tsv with the column names in "
@@ -179,7 +192,9 @@ def counted(
     """Return a line with the number of rows, and how the file was read if that is not obvious."""
     found = require_kind(path, file_format, names)
     notes = [] if found in (file_format, kind(path)) else [f"read as {found}"]
-    encoding = encoding_of(path)
+    encoding = "utf-8" if found in BINARY else encoding_of(path)
+    if found == "xlsx" and (sheet := sheet_note(path)):
+        notes.append(sheet)
     if encoding != "utf-8":
         notes.append(encoding.upper().removesuffix("-LE").removesuffix("-BE"))
     if found in _PREFERRED:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Number
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +60,7 @@ class Table:
         labels: as written in the file; JSON's true is ``true``.
         path: the file.
         lines: the line of each row in the file.
+        paths: the file of each row, if they are of several.
         numeric: whether some labels are JSON's numbers.
         notes: notes for people about the rows, a line each.
     """
@@ -68,6 +69,7 @@ class Table:
     labels: list[str]
     path: Path | None = field(default=None, compare=False)
     lines: Sequence[int] = field(default=(), compare=False)
+    paths: Sequence[Path] = field(default=(), compare=False)
     numeric: bool = field(default=False, compare=False)
     notes: tuple[str, ...] = field(default=(), compare=False)
 
@@ -78,13 +80,15 @@ class Table:
             texts=[self.texts[i] for i in rows],
             labels=[self.labels[i] for i in rows],
             lines=[self.lines[i] for i in rows] if self.lines else (),
+            paths=[self.paths[i] for i in rows] if self.paths else (),
         )
 
     def place(self, row: int) -> str:
         """Return the place of a row, for people."""
+        path = self.paths[row] if self.paths else self.path
         if self.lines:
-            return f"{self.path}, line {self.lines[row]}"
-        return f"row {row + 1}" if self.path is None else str(self.path)
+            return f"{path}, line {self.lines[row]}"
+        return f"row {row + 1}" if path is None else str(path)
 
 
 def read_table(path: str | Path, text: str = "text", label: str = "label") -> Table:
@@ -141,19 +145,19 @@ def read_table(path: str | Path, text: str = "text", label: str = "label") -> Ta
             f"skipped (first: line {blank[0]})",
         )
     say(counted(path, total, names=names))
-    return Table(texts, labels, path, numbers, numeric, notes)
+    return Table(texts, labels, path, numbers, numeric=numeric, notes=notes)
 
 
-def read_texts(
-    path: str | Path,
+def text_rows(
+    path: Path,
     text: str = "text",
     file_format: FileFormat | None = None,
     option: str = "--column",
-) -> list[str]:
-    """Read the text column of a file, or the lines of a .txt; a missing text is blank.
+) -> Iterator[tuple[int, dict[str, Any], str]]:
+    """Yield the line, all columns and the text of each row of a file; a missing text is blank.
 
     Blank lines between the rows of a csv or tsv file count as rows without a text, so that results
-    stay aligned with the file.
+    stay aligned with the file. A line of a .txt is a row with one column.
 
     Args:
         path: the file.
@@ -162,17 +166,32 @@ def read_texts(
         option: by which a user names the column.
 
     Raises:
+        InputError: if there is no such file or column, or a number in the text column.
+    """
+    if require_kind(path, file_format, (text,)) == "txt":
+        for number, line in held(path, lines(path)):
+            words = line.rstrip("\r\n")
+            yield number, {"text": words}, words
+        return
+    numbered = rows(path, blank_lines=True, file_format=file_format, names=(text,))
+    for number, row in held(path, numbered, (text,)):
+        value = column(row, text, path, number, f"{option} COLUMN")
+        yield number, row, cell_text(value, text, path, number)
+
+
+def read_texts(
+    path: str | Path,
+    text: str = "text",
+    file_format: FileFormat | None = None,
+    option: str = "--column",
+) -> list[str]:
+    """Read the text column of a file, or the lines of a .txt, as ``text_rows`` does.
+
+    Raises:
         InputError: if there is no such file or column, no row, or a number in the text column.
     """
     path = Path(path)
-    if require_kind(path, file_format, (text,)) == "txt":
-        texts = [line.rstrip("\r\n") for _, line in held(path, lines(path))]
-    else:
-        numbered = rows(path, blank_lines=True, file_format=file_format, names=(text,))
-        texts = [
-            cell_text(column(row, text, path, n, f"{option} COLUMN"), text, path, n)
-            for n, row in held(path, numbered, (text,))
-        ]
+    texts = [words for _, _, words in text_rows(path, text, file_format, option)]
     if not texts:
         raise InputError(f"{path} has no rows")
     say(counted(path, len(texts), file_format=file_format, names=(text,)))

@@ -30,6 +30,9 @@ class Rows(Protocol):
     def notes(self) -> tuple[str, ...]:
         """Notes for people, a line each."""
 
+    def place(self, row: int) -> str:
+        """Return the place of a row, for people."""
+
     def take(self: R, rows: Sequence[int] | NDArray[np.int64]) -> R:
         """Return the rows at these places."""
 

@@ -50,13 +50,10 @@ _PACKINGS = [
     _Packing(re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)"), bz2.open, "bzip2 -dc"),
 ]
 
-_PARQUET = (
-    "a Parquet file: python -c \"import pandas; pandas.read_parquet('{name}')"
-    ".to_json('{stem}.jsonl', orient='records', lines=True)\" makes a .jsonl of it"
-)
-_OLD_OFFICE = "an old Office file: save it as CSV (UTF-8), or as plain text"
+_OLD_OFFICE = "an old Office file: save it as .xlsx, as CSV (UTF-8), or as plain text"
+_PROTECTED = "protected by a password: open it, and save it without one"
 _FOREIGN = [
-    (b"PAR1", _PARQUET),
+    (b"PAR1", "a damaged Parquet file"),
     (b"ARROW1", "an Arrow file: save it as csv or jsonl"),
     (b"%PDF", "a PDF: pdftotext '{name}' makes a .txt of it"),
     (b"\x28\xb5\x2f\xfd", "compressed by Zstandard: zstd -d '{name}' unpacks it"),
@@ -68,7 +65,8 @@ _FOREIGN = [
 ]
 _ZIP = "a zip archive: unzip '{name}' unpacks it"
 _ZIPPED = {
-    **dict.fromkeys((".xlsx", ".xlsm", ".ods"), "a spreadsheet: save it as CSV (UTF-8)"),
+    **dict.fromkeys((".xlsx", ".xlsm"), "a damaged spreadsheet"),
+    ".ods": "a spreadsheet of OpenDocument: save it as .xlsx, or as CSV (UTF-8)",
     **dict.fromkeys((".docx", ".odt", ".pptx", ".epub"), "a document: save it as plain text"),
 }
 
@@ -187,6 +185,9 @@ def _encoding(file: io.BufferedReader, path: Path) -> tuple[int, str]:
     advice = next((advice for magic, advice in _FOREIGN if head.startswith(magic)), None)
     if head.startswith(b"PK\x03\x04"):
         advice = _ZIPPED.get(path.suffix.lower(), _ZIP)
+    elif advice == _OLD_OFFICE and path.suffix.lower() in (".xlsx", ".xlsm", ".docx"):
+        # What is encrypted is inside the container of the old format.
+        advice = _PROTECTED
     elif head[257:262] == b"ustar":
         advice = "a tar archive: tar xf '{name}' unpacks it"
     if advice:

@@ -46,6 +46,10 @@ class QueryPairs:
         both = zip(self.positives, self.negatives, strict=True)
         return [json.dumps([right, *wrong], ensure_ascii=False) for right, wrong in both]
 
+    def place(self, row: int) -> str:
+        """Return the place of a row, for people."""
+        return f"{self.path}: {short(self.texts[row])}"
+
     def take(self, rows: Sequence[int] | NDArray[int64]) -> QueryPairs:
         """Return the rows at these places."""
         return replace(
@@ -163,6 +167,10 @@ class RankedLists:
         """The candidates of each list and their relevance, as one string."""
         both = zip(self.candidates, self.relevance, strict=True)
         return [json.dumps([*map(list, some), known], ensure_ascii=False) for some, known in both]
+
+    def place(self, row: int) -> str:
+        """Return the place of a row, for people."""
+        return f"{self.path}: {short(self.texts[row])}"
 
     def take(self, rows: Sequence[int] | NDArray[int64]) -> RankedLists:
         """Return the lists at these places."""

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wafergpt.data.file_formats import (
+    FileFormat,
     column,
     kind,
     require_file,
@@ -60,6 +61,7 @@ class Sentences:
         entities: of each sentence, none where they are not known.
         path: the file.
         lines: the first line of each sentence in the file.
+        paths: the file of each sentence, if they are of several.
         notes: notes for people, a line each.
     """
 
@@ -67,6 +69,7 @@ class Sentences:
     entities: list[tuple[Entity, ...]]
     path: Path | None = field(default=None, compare=False)
     lines: Sequence[int] = field(default=(), compare=False)
+    paths: Sequence[Path] = field(default=(), compare=False)
     notes: tuple[str, ...] = field(default=(), compare=False)
 
     @property
@@ -89,11 +92,13 @@ class Sentences:
             words=[self.words[i] for i in rows],
             entities=[self.entities[i] for i in rows],
             lines=[self.lines[i] for i in rows] if self.lines else (),
+            paths=[self.paths[i] for i in rows] if self.paths else (),
         )
 
     def place(self, row: int) -> str:
         """Return the place of a sentence, for people."""
-        return f"{self.path}, line {self.lines[row]}" if self.lines else f"row {row + 1}"
+        path = self.paths[row] if self.paths else self.path
+        return f"{path}, line {self.lines[row]}" if self.lines else f"row {row + 1}"
 
 
 class _Line(NamedTuple):
@@ -146,13 +151,13 @@ def read_sentences(
         f"{path}: {_many(len(found), 'sentence')}, {_many(words, 'word')}, "
         f"{many:,} entit{'y' if many == 1 else 'ies'} of {_many(len(labels), 'label')} ({scheme}"
     )
-    encoding = encoding_of(path)
+    encoding = "utf-8" if kind(path) == "parquet" else encoding_of(path)
     say(f"{said})" if encoding == "utf-8" else f"{said}, {encoding.upper()[:6]})")
     return replace(table, notes=note)
 
 
-def read_words(path: str | Path, tokens: str | None = None) -> list[tuple[str, ...]]:
-    """Read the words of a CoNLL file, whose tags need not be there.
+def stream_words(path: Path, tokens: str | None = None) -> Iterator[tuple[int, tuple[str, ...]]]:
+    """Yield the first line and the words of each sentence of a CoNLL file, with tags or without.
 
     Args:
         path: the file.
@@ -161,27 +166,26 @@ def read_words(path: str | Path, tokens: str | None = None) -> list[tuple[str, .
     Raises:
         InputError: if there is no such file or column, or no sentence.
     """
-    path = Path(path)
-    table = _table(path, list(_sentences(path, tokens, None, tagged=False)), None)
-    say(f"{path}: {_many(len(table.words), 'sentence')}")
-    return table.words
+    count = 0
+    for sentence in _sentences(path, tokens, None, tagged=False):
+        count += 1
+        yield sentence[0].number, tuple(line.word for line in sentence)
+    if not count:
+        raise InputError(f"{path} has no words")
+    say(f"{path}: {_many(count, 'sentence')}")
 
 
 def _many(count: int, what: str) -> str:
     return f"{count:,} {what}{'s' * (count != 1)}"
 
 
-def _table(
-    path: Path, sentences: list[list[_Line]], found: list[tuple[Entity, ...]] | None
-) -> Sentences:
+def _table(path: Path, sentences: list[list[_Line]], found: list[tuple[Entity, ...]]) -> Sentences:
     if not sentences:
         raise InputError(f"{path} has no words")
     # A character is in a file a hundred thousand times, but once in memory.
     once: dict[str, str] = {}
     words = [tuple(once.setdefault(line.word, line.word) for line in row) for row in sentences]
-    return Sentences(
-        words, found or [()] * len(words), path, [sentence[0].number for sentence in sentences]
-    )
+    return Sentences(words, found, path, [sentence[0].number for sentence in sentences])
 
 
 def _tag(line: _Line, path: Path) -> Tag:
@@ -238,7 +242,7 @@ def _sentences(
     path: Path, tokens: str | None, tags: str | None, tagged: bool, tag_names: Sequence[str] = ()
 ) -> Iterator[list[_Line]]:
     require_file(path)
-    if kind(path) == "jsonl" or (not is_tagged(path) and _begins_with_json(path)):
+    if kind(path) in ("jsonl", "parquet") or (not is_tagged(path) and _begins_with_json(path)):
         yield from _json_sentences(path, tokens, tags, tagged, tag_names)
         return
     if kind(path) == "csv":
@@ -346,7 +350,8 @@ def _require_columns(path: Path, number: int, columns: int, token: int, tag: int
 def _json_sentences(
     path: Path, tokens: str | None, tags: str | None, tagged: bool, tag_names: Sequence[str]
 ) -> Iterator[list[_Line]]:
-    for number, row in rows(path, file_format="jsonl"):
+    found: FileFormat = "parquet" if kind(path) == "parquet" else "jsonl"
+    for number, row in rows(path, file_format=found, names=(tokens or "tokens",)):
         others = "ner_tags" if "ner_tags" in row and "tags" not in row else "tags"
         names = (tokens or "tokens", tags or others)
         words = _strings(
@@ -354,8 +359,8 @@ def _json_sentences(
         )
         letters = [""] * len(words)
         if tagged:
-            found = column(row, names[1], path, number, "task.tags=NAME")
-            letters = _strings(_named(found, tag_names, path, number), names[1], path, number)
+            tagged_as = column(row, names[1], path, number, "task.tags=NAME")
+            letters = _strings(_named(tagged_as, tag_names, path, number), names[1], path, number)
             if len(words) != len(letters):
                 raise InputError(
                     f"{path}, line {number}: {_many(len(words), 'word')}, but "

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, overload
 
 import torch
@@ -18,7 +19,7 @@ from wafergpt.errors import InputError
 from wafergpt.inference.devices import inference_device
 from wafergpt.progress import progress
 from wafergpt.runs.run import Run
-from wafergpt.tasks.base import Task, task_of
+from wafergpt.tasks.base import InputFormat, Task, task_of
 
 
 @dataclass(frozen=True)
@@ -92,11 +93,11 @@ class Predictor:
         if isinstance(inputs, str):
             return self.predict([inputs])[0]
         given = self._given(inputs)
-        there = [place for place, value in enumerate(given) if value is not None]
-        answers: list[dict[str, Any] | None] = [None] * len(given)
-        for place, answer in zip(there, self._answers([given[i] for i in there]), strict=True):
-            answers[place] = answer
-        return answers
+        there = len(given) - given.count(None)
+        if not there:
+            return [None] * len(given)
+        with progress("predicting", there, "texts") as bar:
+            return self.answers(given, lambda n: bar.advance(n * there / len(given)))
 
     def _given(self, inputs: Iterable[Any]) -> list[Any]:
         # These iterate over keys, columns or bytes, not over texts.
@@ -119,12 +120,64 @@ class Predictor:
                 raise InputError(f"texts[{place}] {error}") from None
         return given
 
-    def _answers(self, inputs: Sequence[Any]) -> list[dict[str, Any]]:
-        if not inputs:
-            return []
+    def answers(
+        self, given: Sequence[Any], advance: Callable[[float], None] = lambda n: None
+    ) -> list[dict[str, Any] | None]:
+        """Answer inputs that are checked, without showing progress.
+
+        Args:
+            given: as ``Task.require_input`` returned them.
+            advance: called with the number of inputs done since the last call.
+
+        Returns:
+            The task's answer to each, None to None.
+        """
+        places = [place for place, value in enumerate(given) if value is not None]
+        answers: list[dict[str, Any] | None] = [None] * len(given)
+        if not places:
+            advance(len(given))
+            return answers
+        inputs = [given[place] for place in places]
         encoded = self.task.encode(inputs, self.tokenizer)
-        with progress("predicting", len(inputs), "texts") as bar:
-            outputs = evaluate(
-                self.task, self.network, encoded, self.recipe, self.device, bar.advance
-            )
-        return self.task.decode(outputs, inputs)
+        # A sample may be a part of an input.
+        share = len(given) / encoded.batches.samples_per_epoch
+        outputs = evaluate(
+            self.task, self.network, encoded, self.recipe, self.device,
+            lambda n: advance(n * share),
+        )  # fmt: skip
+        for place, answer in zip(places, self.task.decode(outputs, inputs), strict=True):
+            answers[place] = answer
+        return answers
+
+    def predict_file(
+        self,
+        source: str | Path,
+        out: str | Path,
+        column: str | None = None,
+        file_format: InputFormat | None = None,
+        prefix: str = "predicted",
+    ) -> dict[str, Any]:
+        """Predict the rows of a file of any size, and write them with all of their columns.
+
+        It takes the same memory for any number of rows. Called again after an interruption, it
+        goes on, and the file has the same bytes.
+
+        Args:
+            source: the file of inputs.
+            out: the file to write: .csv, .tsv or .jsonl.
+            column: of the inputs; the recipe's if omitted.
+            file_format: of ``source``; detected if omitted.
+            prefix: of the names of the new columns, as in ``predicted_label``.
+
+        Returns:
+            ``out``, its ``rows``, how many are ``blank`` and have no answer, how many were there
+            ``before`` this call, and its ``seconds``.
+
+        Raises:
+            InputError: if the input cannot be read, has a new column's name, or ``out`` exists or
+                was begun with something else.
+            Interrupted: on Ctrl-C; what is written by then is kept.
+        """
+        from wafergpt.inference.prediction_file import PredictionFile
+
+        return PredictionFile(self, Path(source), Path(out), column, file_format, prefix).write()

@@ -31,7 +31,7 @@ def located(recipe: Recipe, folder: Path) -> Recipe:
         }
     if recipe.task is not None:
         changes["task"] = {
-            key: now_at(path, folder, files.is_file) for key, path in _rows(recipe).items()
+            key: now_at(path, folder, files.exists) for key, path in _rows(recipe).items()
         }
     if recipe.start is not None:
         changes["start"] = now_at(recipe.start, folder, _is_run)
@@ -85,7 +85,8 @@ def require_sources(recipe: Recipe, folder: Path, given: Sequence[str] = ()) -> 
     if recipe.train.teacher is not None:
         sources["train.teacher"] = recipe.train.teacher
     for key, path in sources.items():
-        if not files.exists(path) and not any(one.startswith(f"{key}=") for one in given):
+        there = files.exists(path) or files.is_pattern(path)
+        if not there and not any(one.startswith(f"{key}=") for one in given):
             raise InputError(
                 f"{folder} reads {path}, which is not there any more: add {key}=PATH, where it "
                 "is now"

@@ -36,7 +36,7 @@ ROW_BYTES = 1 << 20
 """A longer line is no row of metrics.jsonl."""
 
 
-ROWS = (".csv", ".tsv", ".jsonl")
+ROWS = (".csv", ".tsv", ".jsonl", ".xlsx", ".parquet")
 """Endings of files of labelled rows."""
 
 LOCK = ".lock"

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from wafergpt.config.registry import LANGUAGE_MODEL, TASKS, imported
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
 from wafergpt.planning.estimate import SCRATCH_VOCABULARY
-from wafergpt.progress import working
+from wafergpt.progress import say, working
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -40,6 +40,23 @@ InputFormat = Literal["txt", "jsonl", "csv", "tsv", "conll"]
 
 NOTHING_HELD_OUT = "the run has learned from all of its rows, and has no validation rows"
 
+
+class InputRow(NamedTuple):
+    """A row of a file that is predicted.
+
+    Attributes:
+        line: where it begins in the file.
+        columns: all of its columns.
+        value: the input, as ``require_input`` takes it.
+        text: it, for people.
+    """
+
+    line: int
+    columns: Mapping[str, Any]
+    value: Any
+    text: str
+
+
 Direction = Literal["min", "max"]
 """Whether less or more of a metric is better."""
 
@@ -52,11 +69,13 @@ class EvaluationSet:
         batches: the samples.
         references: the answers in the order of the rows, or what else ``compute_metrics`` needs.
         rows: ``[n]``, the row of each sample; None where samples are in the order of rows.
+        texts: of the rows, where mistakes are listed with them.
     """
 
     batches: Batches
     references: Any
     rows: NDArray[np.int64] | None = None
+    texts: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -330,6 +349,18 @@ class Task(ABC):
     def compute_metrics(self, outputs: Outputs, references: Any) -> dict[str, Any]:
         """Return the metrics of outputs as JSON, those of ``metrics`` among them."""
 
+    def mistakes(self, outputs: Outputs, evaluated: EvaluationSet) -> list[dict[str, Any]]:
+        """List the test rows with a wrong answer, the worst first.
+
+        Args:
+            outputs: for the samples.
+            evaluated: the samples, with their texts.
+
+        Returns:
+            Columns of a table, the same in each row; nothing by default.
+        """
+        return []
+
     def fit(self, outputs: Outputs, references: Any) -> tuple[dict[str, Any], Outputs]:
         """Settle keys of the section ``task`` by the outputs for validation samples.
 
@@ -375,10 +406,39 @@ class Task(ABC):
         """Return inputs that are made of texts, without those in which there is nothing."""
         return [given for text in texts if (given := self.require_input(text)) is not None]
 
+    def stream_inputs(
+        self, path: Path, column: str | None, file_format: InputFormat | None
+    ) -> Iterator[InputRow]:
+        """Read the inputs of ``predict`` from a file, one after the other.
+
+        Args:
+            path: the file.
+            column: of the inputs; the recipe's if omitted.
+            file_format: the kind of file; detected if omitted.
+
+        Yields:
+            A row for each input.
+
+        Raises:
+            InputError: if one is none, or there are none.
+        """
+        from wafergpt.data.file_formats import counted
+        from wafergpt.data.labelled_rows import text_rows
+
+        if file_format == "conll":
+            raise InputError(f"{path}: conll is for task.name=tag")
+        name, count = column or self.input_column, 0
+        for line, columns, text in text_rows(path, name, file_format):
+            count += 1
+            yield InputRow(line, columns, text, text)
+        if not count:
+            raise InputError(f"{path} has no rows")
+        say(counted(path, count, file_format=file_format, names=(name,)))
+
     def read_inputs(
         self, path: Path, column: str | None, file_format: InputFormat | None
     ) -> tuple[list[Any], list[str]]:
-        """Read the inputs of ``predict`` from a file.
+        """Read all inputs of ``predict`` from a file, as ``stream_inputs`` does.
 
         Args:
             path: the file.
@@ -391,12 +451,8 @@ class Task(ABC):
         Raises:
             InputError: if there are none.
         """
-        from wafergpt.data.labelled_rows import read_texts
-
-        if file_format == "conll":
-            raise InputError(f"{path}: conll is for task.name=tag")
-        texts = read_texts(path, column or self.input_column, file_format)
-        return [*texts], texts
+        rows = [(row.value, row.text) for row in self.stream_inputs(path, column, file_format)]
+        return [value for value, _ in rows], [text for _, text in rows]
 
     def encode(self, inputs: Sequence[Any], tokenizer: Tokenizer) -> EvaluationSet:
         """Encode inputs as samples without references, for ``outputs``.

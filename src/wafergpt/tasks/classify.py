@@ -17,7 +17,7 @@ from wafergpt.errors import InputError
 from wafergpt.evaluation.intervals import Bootstrap
 from wafergpt.evaluation.metrics import RowScores, classification_metrics
 from wafergpt.files import short
-from wafergpt.tasks.base import Direction, Outputs, Task, gpt_of, is_of_task
+from wafergpt.tasks.base import Direction, EvaluationSet, Outputs, Task, gpt_of, is_of_task
 from wafergpt.tasks.carried import notes_on, placed
 from wafergpt.tasks.ngram_scores import fitted_factors, mixed
 from wafergpt.tasks.tables import Tables
@@ -167,6 +167,10 @@ class Classify(TextTask):
             found = found[:, torch.from_numpy(np.unique(splits.train.targets)).long()]
         return torch.where(ratios > 0, ratios, found.abs().amax(1))
 
+    def class_names(self, table: Table) -> Sequence[str]:
+        """Return the labels."""
+        return table.labels
+
     def settle(self, tables: dict[str, Table]) -> tuple[dict[str, Table], list[str]]:
         """Merge the spellings of each label, and check that training has every label."""
         known, start = self.settings.known, self.recipe.start
@@ -250,6 +254,23 @@ class Classify(TextTask):
         return classification_metrics(
             outputs["probabilities"], references.astype(np.int64), labels
         ).to_dict()
+
+    def mistakes(self, outputs: Outputs, evaluated: EvaluationSet) -> list[dict[str, Any]]:
+        """List the rows with another label, by the loss of the true one."""
+        shares, labels = outputs["probabilities"], self.settings.labels
+        true, found = evaluated.references.astype(np.int64), shares.argmax(1)
+        losses = -np.log(np.maximum(shares[np.arange(len(true)), true], np.finfo(float).tiny))
+        wrong = np.flatnonzero(found != true)
+        return [
+            {
+                "text": evaluated.texts[row],
+                "label": labels[true[row]],
+                "predicted": labels[found[row]],
+                "probability": float(shares[row].max()),
+                "loss": float(losses[row]),
+            }
+            for row in wrong[np.argsort(-losses[wrong], kind="stable")].tolist()
+        ]
 
     def decode(self, outputs: Outputs, inputs: Sequence[Any]) -> list[dict[str, Any]]:
         """Return ``label``, its probability ``score``, and the ``scores`` of all labels."""

@@ -14,14 +14,14 @@ from wafergpt.data.dialogues import (
     from_json,
     messages_of,
     read_dialogues,
-    read_messages,
+    stream_messages,
 )
 from wafergpt.data.file_formats import require_kind
 from wafergpt.data.labelled_rows import Table
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
 from wafergpt.runs.run import Run
-from wafergpt.tasks.base import Direction, InputFormat, Outputs
+from wafergpt.tasks.base import Direction, InputFormat, InputRow, Outputs
 from wafergpt.tasks.generative_task import GenerativeSettings, GenerativeTask
 from wafergpt.tasks.prompts import Prompt
 
@@ -80,14 +80,15 @@ class Dialogue(GenerativeTask):
         text = super().require_input(value)
         return None if text is None else as_json([Message("user", text)])
 
-    def read_inputs(
+    def stream_inputs(
         self, path: Path, column: str | None, file_format: InputFormat | None
-    ) -> tuple[list[Any], list[str]]:
+    ) -> Iterator[InputRow]:
         """Read dialogues, or lines that a user says."""
         if file_format == "conll" or require_kind(path, file_format) == "txt":
-            return super().read_inputs(path, column, file_format)
-        found = read_messages(path, column or self.settings.messages)
-        return [*found], [messages[-1].content for messages in found]
+            yield from super().stream_inputs(path, column, file_format)
+            return
+        for line, row, messages in stream_messages(path, column or self.settings.messages):
+            yield InputRow(line, row, messages, messages[-1].content)
 
     def decode(self, outputs: Outputs, inputs: Sequence[Any]) -> list[dict[str, Any]]:
         """Return the ``reply``."""

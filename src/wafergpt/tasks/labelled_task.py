@@ -14,10 +14,12 @@ from wafergpt.config import Recipe, TaskSettings
 from wafergpt.data.folds import dealt
 from wafergpt.data.labelled_rows import described, is_missing
 from wafergpt.data.labelled_split import R, hold_out
+from wafergpt.data.row_checks import RowChecks
+from wafergpt.data.row_sources import row_files, together
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
 from wafergpt.planning.intervals import DEFAULT_EPOCHS
-from wafergpt.progress import say, working
+from wafergpt.progress import is_worker, say, working
 from wafergpt.tasks.base import NOTHING_HELD_OUT, EvaluationSet, Outputs, Splits, Task
 from wafergpt.tasks.tables import SplitRows
 
@@ -104,28 +106,61 @@ class LabelledTask(Task, Generic[R]):
         times = [path.stat().st_mtime_ns for path in named if path is not None and path.exists()]
         return f"{type(self).__name__} {self.recipe.data.fingerprint} {times} {read}"
 
-    def _read(self) -> SplitRows[R]:
+    def read_named(self) -> dict[str, R]:
+        """Read the files of rows that are named: ``train``, and perhaps the others.
+
+        A path may be a pattern of several files; that of ``train`` may be a folder with the others.
+
+        Returns:
+            The rows of each, as they are written.
+
+        Raises:
+            InputError: if the recipe names none to train on, or they cannot be read.
+        """
         settings = self.settings
         if settings.train is None:
             raise InputError(f"which labelled rows? add task.train=FILE ({self.formats})")
-        named = {
-            name: self.read_rows(path)
-            for name, path in (
-                ("train", settings.train),
-                ("validation", settings.validation),
-                ("test", settings.test),
-            )
-            if path is not None
+        named = {name: getattr(settings, name) for name in ("train", "validation", "test")}
+        return {
+            name: together([self.read_rows(path) for path in paths], named[name] or paths[0].parent)
+            for name, paths in row_files(named).items()
         }
+
+    def class_names(self, table: R) -> Sequence[str]:
+        """Return the classes of all rows, if a text has one right answer; none by default.
+
+        Args:
+            table: rows of the task.
+
+        Returns:
+            As many as there are labels, or labelled parts of texts.
+        """
+        return ()
+
+    def _read(self) -> SplitRows[R]:
+        named = self.read_named()
         if (before := self.as_before(named)) is not None:
             return before
         notes = [note for table in named.values() for note in table.notes]
         named, more = self.settle(named)
+        if not is_worker():
+            more += self._doubts(named)
         train, validation = named["train"], named.get("validation")
         if validation is None:
             train, validation, held_out = self._divided(train)
             more += held_out
         return SplitRows(train, validation, named.get("test"), (*notes, *more))
+
+    def _doubts(self, named: Mapping[str, R]) -> list[str]:
+        """Return one line on what makes metrics wrong, if anything does."""
+        checks = RowChecks(named)
+        found = [
+            *checks.across(),
+            *(checks.contradictory() if self.class_names(named["train"]) else ()),
+        ]
+        if not found:
+            return []
+        return [f"warning: {'; '.join(one.text for one in found)}: wafergpt check says more"]
 
     def as_before(self, named: Mapping[str, R]) -> SplitRows[R] | None:
         """Return the rows as older versions read them, if the run's are those."""

@@ -13,7 +13,7 @@ from wafergpt.data.labelled_rows import Table, encode_scores
 from wafergpt.data.labels import settle_numbers
 from wafergpt.evaluation.intervals import Bootstrap
 from wafergpt.evaluation.metrics import regression_metrics
-from wafergpt.tasks.base import Direction, Outputs
+from wafergpt.tasks.base import Direction, EvaluationSet, Outputs
 from wafergpt.tasks.ngram_scores import Factors
 from wafergpt.tasks.text_task import (
     Targets,
@@ -107,6 +107,19 @@ class Regress(TextTask):
             return regression_metrics(values[rows], references[rows]).to_dict()
 
         return Bootstrap.of(metrics, n).intervals(n)
+
+    def mistakes(self, outputs: Outputs, evaluated: EvaluationSet) -> list[dict[str, Any]]:
+        """List all rows, by the size of their error."""
+        true, found = evaluated.references, outputs["value"]
+        return [
+            {
+                "text": evaluated.texts[row],
+                "value": float(true[row]),
+                "predicted": float(found[row]),
+                "error": float(found[row] - true[row]),
+            }
+            for row in np.argsort(-np.abs(found - true), kind="stable").tolist()
+        ]
 
     def decode(self, outputs: Outputs, inputs: Sequence[Any]) -> list[dict[str, Any]]:
         """Return the ``value``."""

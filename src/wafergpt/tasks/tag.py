@@ -15,14 +15,22 @@ from pydantic import Field
 from wafergpt.config import Recipe, TaskSettings
 from wafergpt.data.labelled_rows import described
 from wafergpt.data.tag_schemes import Entity, allowed, entities, tag_names, tags_of
-from wafergpt.data.tagged_rows import Sentences, is_tagged, read_sentences, read_words
+from wafergpt.data.tagged_rows import Sentences, is_tagged, read_sentences, stream_words
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.data.word_splitting import Units, Word, joined, sentences, units_of, words_of
 from wafergpt.errors import InputError, nearest
 from wafergpt.evaluation.entities import entity_examples, entity_metrics
 from wafergpt.files import short
 from wafergpt.progress import say, working
-from wafergpt.tasks.base import Direction, EvaluationSet, InputFormat, Outputs, Splits, gpt_of
+from wafergpt.tasks.base import (
+    Direction,
+    EvaluationSet,
+    InputFormat,
+    InputRow,
+    Outputs,
+    Splits,
+    gpt_of,
+)
 from wafergpt.tasks.carried import notes_on, placed
 from wafergpt.tasks.chosen import with_choices_for_tagging
 from wafergpt.tasks.labelled_task import LabelledTask, warn_of_another_script
@@ -126,6 +134,10 @@ class Tag(LabelledTask[Sentences]):
             path, settings.tokens, settings.tags, settings.repair, settings.tag_names
         )
 
+    def class_names(self, table: Sentences) -> Sequence[str]:
+        """Return the labels of all entities."""
+        return [entity.label for found in table.entities for entity in found]
+
     def settle(self, tables: dict[str, Sentences]) -> tuple[dict[str, Sentences], list[str]]:
         """Check that training has entities, and every label of the other sentences."""
         labels = {entity.label for found in tables["train"].entities for entity in found}
@@ -201,14 +213,15 @@ class Tag(LabelledTask[Sentences]):
         """Encode validation rows."""
         return self._evaluated(table, tokenizer, "validation")
 
-    def read_inputs(
+    def stream_inputs(
         self, path: Path, column: str | None, file_format: InputFormat | None
-    ) -> tuple[list[Any], list[str]]:
+    ) -> Iterator[InputRow]:
         """Read texts, or the words of a CoNLL file."""
-        if file_format == "conll" or (file_format is None and is_tagged(path)):
-            words = read_words(path, column or self.settings.tokens)
-            return [*words], [joined(row)[0] for row in words]
-        return super().read_inputs(path, column, file_format)
+        if not (file_format == "conll" or (file_format is None and is_tagged(path))):
+            yield from super().stream_inputs(path, column, file_format)
+            return
+        for line, words in stream_words(path, column or self.settings.tokens):
+            yield InputRow(line, {"tokens": list(words)}, words, joined(words)[0])
 
     def _evaluated(self, table: Sentences, tokenizer: Tokenizer, name: str) -> EvaluationSet:
         known = Tagged(table, self._targets(table))
@@ -377,8 +390,7 @@ class Tag(LabelledTask[Sentences]):
         assert isinstance(references, Tagged)
         known = references.sentences
         tags = np.concatenate([row[:n] for row, n in _rows(outputs)])
-        lengths = [len(words) for words in known.words]
-        predicted = [self._entities(row) for row in np.split(tags, np.cumsum(lengths)[:-1])]
+        predicted = self._predicted(outputs, known)
         metrics = entity_metrics(predicted, known.entities, self.settings.labels)
         return {
             "loss": float(outputs["losses"].sum()) / len(tags),
@@ -391,6 +403,33 @@ class Tag(LabelledTask[Sentences]):
     def intervals(self, outputs: Outputs, references: Any) -> dict[str, list[float]]:
         """Return that of F1."""
         return {"f1": self.compute_metrics(outputs, references)["f1_interval"]}
+
+    def mistakes(self, outputs: Outputs, evaluated: EvaluationSet) -> list[dict[str, Any]]:
+        """List the sentences with a wrong or missed entity, those with the most of them first."""
+        assert isinstance(evaluated.references, Tagged)
+        known, found = evaluated.references.sentences, []
+        for words, true, predicted in zip(
+            known.words, known.entities, self._predicted(outputs, known), strict=True
+        ):
+            text, placed = joined(words)
+            missed, wrong = set(true) - set(predicted), set(predicted) - set(true)
+            named = (
+                ", ".join(
+                    f"{text[placed[one.start].start : placed[one.end - 1].end]} ({one.label})"
+                    for one in sorted(some)
+                )
+                for some in (missed, wrong)
+            )
+            if count := len(missed) + len(wrong):
+                found.append(
+                    (count, dict(zip(("text", "missed", "wrong"), (text, *named), strict=True)))
+                )
+        return [row for _, row in sorted(found, key=lambda one: -one[0])]
+
+    def _predicted(self, outputs: Outputs, known: Sentences) -> list[tuple[Entity, ...]]:
+        tags = np.concatenate([row[:n] for row, n in _rows(outputs)])
+        lengths = [len(words) for words in known.words]
+        return [self._entities(row) for row in np.split(tags, np.cumsum(lengths)[:-1])]
 
     def _entities(self, tags: NDArray[np.int64]) -> tuple[Entity, ...]:
         return entities([self._names[tag] for tag in tags.tolist()])

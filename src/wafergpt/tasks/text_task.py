@@ -133,7 +133,8 @@ class TextTask(LabelledTask[Table]):
         texts, targets = self._encode_table(table, tokenizer, name)
         ngrams = self._ngrams(table.texts)
         batches = LabelledBatches(texts, targets, self.evaluation_rows(), None, ngrams=ngrams)
-        return EvaluationSet(batches, targets, batches.indices(0, len(texts)))
+        shown = table.texts if name == "test" else ()
+        return EvaluationSet(batches, targets, batches.indices(0, len(texts)), shown)
 
     def _encode_table(
         self, table: Table, tokenizer: Tokenizer, name: str

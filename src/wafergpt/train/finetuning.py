@@ -45,6 +45,10 @@ def with_task(
         name, given = before.name, {} if own is None else own.model_dump(exclude_unset=True)
         recipe = recipe.model_copy(update={"task": None}).replace(task={**given, "name": name})
     recipe = recipe.replace(task={"name": name, **({"train": data} if data else {})})
+    if str(recipe.task and recipe.task.train).startswith("hf:"):
+        from wafergpt.tasks.hub_rows import with_hub_rows
+
+        recipe = with_hub_rows(recipe)
     if start is not None:
         from wafergpt.train.going_on import going_on
         from wafergpt.train.resume import on_top_of

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from numpy.typing import NDArray
 
+from wafergpt import atomic_files
 from wafergpt.checkpoint import store
 from wafergpt.config import Recipe
+from wafergpt.data.table_writing import header_line, row_line
 from wafergpt.devices.load import OtherLoad
 from wafergpt.devices.peak_memory import is_out_of_memory, reset_peak_memory
 from wafergpt.distributed.collectives import ProcessGroup
@@ -18,7 +21,7 @@ from wafergpt.distributed.rendezvous import joined
 from wafergpt.engines.outputs import evaluate
 from wafergpt.errors import RunFailed
 from wafergpt.planning.schedule_check import require_possible_warmup
-from wafergpt.progress import progress
+from wafergpt.progress import progress, say
 from wafergpt.runs.moved import require_sources
 from wafergpt.runs.run import RUNS, Run
 from wafergpt.runs.teacher import with_teacher
@@ -29,6 +32,9 @@ from wafergpt.train.resume import asked_for, run_to_resume
 from wafergpt.train.setup import Setup, require_metric, set_up, settled
 from wafergpt.train.signals import Signals
 from wafergpt.train.trainer import Trainer
+
+MOST_MISTAKES = 10_000
+"""Rows of mistakes.csv at most."""
 
 
 def train(
@@ -138,6 +144,8 @@ def _write_final_metrics(run: Run, setup: Setup) -> None:
             if fitted:
                 task = task_of(task.recipe.replace(task=fitted))
                 run.save_recipe(task.recipe)
+        if part == "test":
+            _write_mistakes(run, task.mistakes(outputs, evaluated))
         kept.update({f"{part}/{name}": values for name, values in outputs.items()})
         return task.compute_metrics(outputs, evaluated.references)
 
@@ -153,3 +161,13 @@ def _write_final_metrics(run: Run, setup: Setup) -> None:
     parts = result["time"] and {**result["time"], "final": seconds}
     elapsed = result["elapsed"] + seconds
     run.write("result", result | found | {"elapsed": elapsed, "time": parts})
+
+
+def _write_mistakes(run: Run, mistakes: Sequence[dict[str, Any]]) -> None:
+    """Write the test rows with a wrong answer as a table, and say it."""
+    if not mistakes:
+        return
+    shown, path = mistakes[:MOST_MISTAKES], run.path / "mistakes.csv"
+    lines = [row_line("csv", shown[0], row) for row in shown]
+    atomic_files.write_text(path, header_line("csv", shown[0]) + "".join(lines))
+    say(f"{path}: {len(shown):,} test rows, the worst mistakes first")
