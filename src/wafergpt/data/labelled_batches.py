@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from wafergpt.data.batches import Batch, Ints, permute
 from wafergpt.data.ngram_ratios import log_count_ratios
+from wafergpt.data.text_columns import lengths_left
 
 Cut = Literal["end", "start", "middle"]
 
@@ -33,6 +34,28 @@ def cut_tokens(tokens: Sequence[int], limit: int, cut: Cut) -> NDArray[np.int64]
             head = limit // 2
             tokens = [*tokens[:head], *tokens[len(tokens) - (limit - head) :]]
     return np.asarray(tokens, dtype=np.int64)
+
+
+def cut_columns(
+    parts: Sequence[Sequence[int]], between: Sequence[int], limit: int, cut: Cut
+) -> tuple[NDArray[np.int64], bool]:
+    """Join the tokens of columns to ``limit`` tokens at most, the longest ones cut first.
+
+    Args:
+        parts: tokens of each column.
+        between: tokens that separate them.
+        limit: tokens of all, separators included.
+        cut: where a column is cut.
+
+    Returns:
+        The tokens, and whether any were cut.
+    """
+    lengths = [len(part) for part in parts]
+    left = lengths_left(lengths, limit - (len(parts) - 1) * len(between))
+    found: list[int] = []
+    for place, (part, length) in enumerate(zip(parts, left, strict=True)):
+        found += [*(between if place else ()), *(cut_tokens(part, length, cut) if length else ())]
+    return np.asarray(found, dtype=np.int64), left != lengths
 
 
 def _filled(rows: Sequence[NDArray[np.int32]]) -> torch.Tensor:

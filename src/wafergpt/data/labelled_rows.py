@@ -25,6 +25,7 @@ from wafergpt.data.file_formats import (
     whole,
 )
 from wafergpt.data.opening import lines
+from wafergpt.data.text_columns import joined, names_of
 from wafergpt.errors import InputError, nearest
 from wafergpt.files import short
 from wafergpt.progress import say
@@ -85,7 +86,7 @@ class Table:
         return f"{self.path}, line {self.lines[row]}" if self.lines else f"row {row + 1}"
 
 
-def read_table(path: str | Path, text: str = "text", label: str = "label") -> Table:
+def read_table(path: str | Path, text: str | Sequence[str] = "text", label: str = "label") -> Table:
     """Read the text and label columns of a jsonl, csv or tsv file, plain or compressed.
 
     Labels are kept as they are written: ``1``, ``true`` and ``positive`` are all strings. Rows with
@@ -93,7 +94,7 @@ def read_table(path: str | Path, text: str = "text", label: str = "label") -> Ta
 
     Args:
         path: the file.
-        text: the column of texts.
+        text: the column of texts; of several ones a text is their cells, ``joined``.
         label: the column of labels.
 
     Raises:
@@ -107,9 +108,10 @@ def read_table(path: str | Path, text: str = "text", label: str = "label") -> Ta
     blank: list[int] = []
     unlabelled: list[int] = []
     numeric = False
-    names = (text, label)
+    columns = names_of(text)
+    names, shown_names = (*columns, label), "', '".join(columns)
     for number, row in held(path, rows(path, names=names), names):
-        words = cell_text(column(row, text, path, number, "task.text=COLUMN"), text, path, number)
+        words = _text(row, columns, path, number, "task.text=COLUMN")
         value = column(row, label, path, number, "task.label=COLUMN")
         if not words.strip():
             blank.append(number)
@@ -128,14 +130,14 @@ def read_table(path: str | Path, text: str = "text", label: str = "label") -> Ta
         )
     if blank and not texts:
         raise InputError(
-            f"{path}, line {blank[0]}: no text in column '{text}', nor in any other row"
+            f"{path}, line {blank[0]}: no text in column '{shown_names}', nor in any other row"
         )
     if not texts:
         raise InputError(f"{path} has no rows")
     notes: tuple[str, ...] = ()
     if blank:
         notes = (
-            f"{path}: {len(blank):,} of {total:,} rows have no text in column '{text}' and are "
+            f"{path}: {len(blank):,} of {total:,} rows have no text in column '{shown_names}' and are "
             f"skipped (first: line {blank[0]})",
         )
     say(counted(path, total, names=names))
@@ -143,7 +145,7 @@ def read_table(path: str | Path, text: str = "text", label: str = "label") -> Ta
 
 
 def read_texts(
-    path: str | Path, text: str = "text", file_format: FileFormat | None = None
+    path: str | Path, text: str | Sequence[str] = "text", file_format: FileFormat | None = None
 ) -> list[str]:
     """Read the text column of a file, or the lines of a .txt; a missing text is blank.
 
@@ -152,24 +154,24 @@ def read_texts(
 
     Args:
         path: the file.
-        text: the column of texts; a .txt has none.
+        text: the column of texts, or several, whose cells are ``joined``; a .txt has none.
         file_format: overrides the kind that the file's name stands for.
 
     Raises:
         InputError: if there is no such file or column, no row, or a number in the text column.
     """
     path = Path(path)
-    if require_kind(path, file_format, (text,)) == "txt":
+    names = names_of(text)
+    if require_kind(path, file_format, names) == "txt":
         texts = [line.rstrip("\r\n") for _, line in held(path, lines(path))]
     else:
-        numbered = rows(path, blank_lines=True, file_format=file_format, names=(text,))
+        numbered = rows(path, blank_lines=True, file_format=file_format, names=names)
         texts = [
-            cell_text(column(row, text, path, n, "--column COLUMN"), text, path, n)
-            for n, row in held(path, numbered, (text,))
+            _text(row, names, path, n, "--column COLUMN") for n, row in held(path, numbered, names)
         ]
     if not texts:
         raise InputError(f"{path} has no rows")
-    say(counted(path, len(texts), file_format=file_format, names=(text,)))
+    say(counted(path, len(texts), file_format=file_format, names=names))
     return texts
 
 
@@ -239,6 +241,15 @@ def cell_text(value: object, name: str, path: Path, number: int) -> str:
             f"{path}, line {number}: column '{name}' holds {described(value)}, not a text"
         )
     return whole(value, path, number)
+
+
+def _text(
+    row: dict[str, object], names: Sequence[str], path: Path, number: int, option: str
+) -> str:
+    """Return the text of a row's columns; blank if all of them are."""
+    return joined(
+        [cell_text(column(row, name, path, number, option), name, path, number) for name in names]
+    )
 
 
 def _label(value: object, name: str, path: Path, number: int) -> str:

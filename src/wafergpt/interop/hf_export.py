@@ -79,11 +79,17 @@ def _require_expressible(source: Source) -> tuple[str, ...]:
         raise InputError(
             f"{source.run.path}: a classifier without a tokenizer has no padding token"
         )
+    warnings: tuple[str, ...] = ()
     if task.cut == "middle":
-        return (
+        warnings += (
             "task.cut=middle has no counterpart in transformers, which cuts long texts at the end",
         )
-    return ()
+    if len(task.columns) > 1:
+        warnings += (
+            f"transformers reads one text: join the columns {', '.join(task.columns)} with a line "
+            "break, and cut the longest first",
+        )
+    return warnings
 
 
 def _tensors(source: Source) -> dict[str, Tensor]:

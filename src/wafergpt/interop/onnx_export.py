@@ -117,7 +117,9 @@ class _Opened:
             shape = (ROWS, model.seq_len)
             yield Batch({"tokens": torch.randint(model.vocab_size, shape, generator=generator)}, 1)
         else:
-            given = [v for t in TEXTS if (v := self.task.require_input(t)) is not None]
+            several = len(self.graph.settings.get("columns", ()))
+            texts = [[text] * several if several else text for text in TEXTS]
+            given = [v for t in texts if (v := self.task.require_input(t)) is not None]
             yield self.task.encode(given, self.tokenizer).batches.batch(0, len(given))
 
 

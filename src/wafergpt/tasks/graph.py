@@ -59,6 +59,8 @@ def graph_of_texts(task: TextTask) -> Graph:
     inputs: dict[str, tuple[str, ...]] = {"tokens": ("batch", "length"), "lengths": ("batch",)}
     told: dict[str, Any] = {"max_tokens": settings.max_tokens or task.recipe.model.seq_len}
     kept = ["cut", "pooling"]
+    if len(settings.columns) > 1:
+        told["columns"] = settings.columns
     if settings.ngrams != "none":
         inputs["ngrams"] = ("batch", "ngrams")
         kept += ["ngrams", "ngram_rows", "factors"]

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from wafergpt.config import Recipe, TaskSettings
-from wafergpt.data.labelled_rows import Table, read_table
+from wafergpt.data.labelled_rows import Table, is_missing, read_table, read_texts
+from wafergpt.data.text_columns import (
+    BETWEEN,
+    SEPARATOR,
+    Columns,
+    names_of,
+    shown,
+    text_of_columns,
+)
 from wafergpt.data.text_ngrams import TextNgrams, text_ngrams
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
 from wafergpt.progress import say, working
-from wafergpt.tasks.base import EvaluationSet, Splits, Task, Teacher
+from wafergpt.tasks.base import EvaluationSet, InputFormat, Splits, Task, Teacher
 from wafergpt.tasks.chosen import with_choices
 from wafergpt.tasks.labelled_task import LabelledTask, warn_of_another_script
 from wafergpt.tasks.ngram_scores import START, Factors, mixed
@@ -35,7 +43,9 @@ Targets = NDArray[np.int64] | NDArray[np.float64]
 class TextTaskSettings(TaskSettings):
     """The settings of every task with one answer per text."""
 
-    text: str = "text"
+    text: Columns = "text"
+    """The column of texts, or a list of several: they are read one after the other, and the longest
+    is cut first."""
     label: str = "label"
     cut: Literal["end", "start", "middle"] = "end"
     """Where a text that is too long is cut."""
@@ -55,6 +65,17 @@ class TextTaskSettings(TaskSettings):
     """Share of a text's tokens that training replaces by the end-of-text token."""
     end_of_text: int | None = None
     """That token; set by the run."""
+
+    @model_validator(mode="after")
+    def _reads_no_label(self) -> TextTaskSettings:
+        if len(self.columns) > 1 and self.label in self.columns:
+            raise ValueError(f"task.label={self.label} is one of the columns of task.text")
+        return self
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that a text consists of."""
+        return names_of(self.text)
 
     @property
     def table_key(self) -> str:
@@ -155,12 +176,22 @@ class TextTask(LabelledTask[Table]):
 
         An empty text is the end-of-text token alone.
         """
-        from wafergpt.data.labelled_batches import cut_tokens
+        from wafergpt.data.labelled_batches import cut_columns, cut_tokens
 
-        limit = self.settings.max_tokens or self.recipe.model.seq_len
-        encoded = [list(ids) or [tokenizer.end_of_text] for ids in tokenizer.encode_batch(texts)]
-        cut = sum(len(ids) > limit for ids in encoded)
-        return [cut_tokens(ids, limit, self.settings.cut) for ids in encoded], cut
+        limit, k = self.settings.max_tokens or self.recipe.model.seq_len, len(self.settings.columns)
+        if k == 1:
+            encoded = [[*ids] or [tokenizer.end_of_text] for ids in tokenizer.encode_batch(texts)]
+            cut = sum(len(ids) > limit for ids in encoded)
+            return [cut_tokens(ids, limit, self.settings.cut) for ids in encoded], cut
+        between = tokenizer.encode(SEPARATOR) or [tokenizer.end_of_text]
+        if limit < k + (k - 1) * len(between):
+            raise InputError(f"task.max_tokens={limit} leaves no room for {k} columns of task.text")
+        parts = tokenizer.encode_batch([part for text in texts for part in text.split(BETWEEN)])
+        rows = [
+            cut_columns(parts[first : first + k], between, limit, self.settings.cut)
+            for first in range(0, len(parts), k)
+        ]
+        return [row for row, _ in rows], sum(cut for _, cut in rows)
 
     def _ngrams(self, texts: Sequence[str]) -> list[NDArray[np.int32]] | None:
         """Return the n-grams of each whole text, which need not fit the context."""
@@ -181,10 +212,32 @@ class TextTask(LabelledTask[Table]):
         """Encode validation rows."""
         return self._evaluated(table, tokenizer, "validation")
 
-    @property
-    def input_column(self) -> str:  # type: ignore[override]
-        """The recipe's column of texts."""
-        return self.settings.text
+    def texts(self) -> Iterator[str]:
+        """Yield the training texts."""
+        yield from map(shown, super().texts())
+
+    def require_input(self, value: object) -> Any:
+        """Return a text; of several columns, joined."""
+        if len(self.settings.columns) > 1 and not is_missing(value):
+            if isinstance(value, str) and not value.strip():
+                return None
+            value = text_of_columns(value, self.settings.columns)
+        return super().require_input(value)
+
+    def read_inputs(
+        self, path: Path, column: str | None, file_format: InputFormat | None
+    ) -> tuple[list[Any], list[str]]:
+        """Read the recipe's columns of texts, or ``column``: names between commas, if several."""
+        if file_format == "conll":
+            raise InputError(f"{path}: conll is for task.name=tag")
+        names: str | tuple[str, ...] = self.settings.text
+        if column is not None:
+            names = column if isinstance(names, str) else tuple(column.split(","))
+            if len(names_of(names)) != len(self.settings.columns):
+                wanted = ", ".join(self.settings.columns)
+                raise InputError(f"--column={column}: the run reads as many columns as {wanted}")
+        texts = read_texts(path, names, file_format)
+        return [*texts], [*map(shown, texts)]
 
     def graph(self) -> Graph:
         """Describe the network; its ``logits`` are the sum of the GPT's and the n-grams'."""
