@@ -24,7 +24,7 @@ LENGTHS = st.lists(st.integers(0, 40), min_size=2, max_size=4)
 @given(st.integers(0, 30), st.integers(0, 30), st.integers(2, 50))
 def test_a_pair_is_cut_as_tokenizers_cuts_it(first: int, second: int, room: int) -> None:
     backend = Backend(models.WordLevel({"a": 0}, unk_token="a"))
-    backend.pre_tokenizer = pre_tokenizers.Whitespace()  # type: ignore[assignment]
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
     backend.enable_truncation(room, strategy="longest_first")
     kept = backend.encode(" a" * first, " a" * second)
     found = lengths_left([first, second], room)
@@ -42,7 +42,9 @@ def test_the_longest_is_cut_token_by_token(lengths: list[int], room: int) -> Non
 
 def test_each_column_is_cut_where_the_recipe_says() -> None:
     parts = [[1, 2, 3], [11, 12, 13, 14, 15, 16], []]
-    assert cut_columns(parts, [0], 99, "end") == (pytest.approx([1, 2, 3, 0, *parts[1], 0]), False)
+    row, was_cut = cut_columns(parts, [0], 99, "end")
+    assert row.tolist() == [1, 2, 3, 0, *parts[1], 0]
+    assert not was_cut
     for cut, kept in (("end", [11, 12, 13, 14]), ("start", [13, 14, 15, 16])):
         row, was_cut = cut_columns(parts, [0], 9, cut)  # type: ignore[arg-type]
         assert row.tolist() == [1, 2, 3, 0, *kept, 0]

@@ -106,6 +106,15 @@ def _table(texts: Sequence[str], outputs: Sequence[dict[str, Any] | None], width
             ],
             width,
         )
+    if any(output and "labels" in output for output in outputs):
+        return table(
+            [text, Column("labels", min_width=16, folds=True)],
+            [
+                (t, _several(o)) if o else (t.strip() or BLANK, "")
+                for t, o in zip(texts, outputs, strict=True)
+            ],
+            width,
+        )
     written = next((key for o in outputs for key in WRITTEN if o and key in o), "")
     if written:
         beside = Column(written, min_width=16, folds=True)
@@ -137,6 +146,12 @@ def _entities(found: Sequence[dict[str, Any]]) -> Cell:
 
     shown = ", ".join(f"{_label(one['text'])} ({_label(one['label'])})" for one in found)
     return Cell(shown or "–", "green" if found else "")
+
+
+def _several(output: dict[str, Any]) -> str:
+    """Return labels in one line, each with its probability."""
+    found = ((name, output["scores"][name]) for name in output["labels"])
+    return ", ".join(f"{_label(name)} ({score:.1%})" for name, score in found) or "–"
 
 
 def _label(name: str) -> str:

@@ -112,10 +112,11 @@ class LabelledBatches:
 
     Args:
         texts: tokens of each text, at least one.
-        targets: ``[n]`` classes, or numbers.
+        targets: ``[n]`` classes, or numbers; ``[n, n_labels]`` 0 and 1 for any number of labels.
         batch_size: the number of samples that are padded together.
         seed: of the run; None sorts by length and shuffles nothing (validation).
-        class_weights: ``[n_labels]`` weight of each class; None weighs all equally.
+        class_weights: ``[n_labels]`` weight of each class, or ``[n_labels, 2]`` of rows without and
+            with each label; None weighs all equally.
         length: the length to pad all to; None pads each batch to its longest.
         ngrams: rows of the n-grams of each text, if the task has weights for them.
     """
@@ -135,7 +136,15 @@ class LabelledBatches:
         self._length, self._ngrams = length, ngrams
         self._lengths = np.array([len(text) for text in texts])
         self._order = LengthOrder(self._lengths, batch_size, seed)
-        self._weights = None if class_weights is None else class_weights[targets.astype(np.int64)]
+        self._weights: NDArray[np.float64] | None = None
+        if class_weights is not None:
+            classes = targets.astype(np.int64)
+            several = classes.ndim == 2
+            self._weights = (
+                class_weights[np.arange(classes.shape[1]), classes]
+                if several
+                else class_weights[classes]
+            )
 
     def indices(self, first_sample: int, n: int) -> Ints:
         """Return the indices of the texts of samples ``first_sample …``."""
@@ -145,7 +154,8 @@ class LabelledBatches:
         """Return samples as one batch.
 
         ``tokens [n, longest]`` padded with 0, ``targets [n]``, ``lengths [n]``; ``ngrams
-        [n, most]`` padded with 0, if there are any; and ``weights [n]`` if classes are weighted.
+        [n, most]`` padded with 0, if there are any; and ``weights``, as many as targets, if classes
+        are weighted. The batch's own is the sum over rows of their mean weight.
         """
         chosen = self.indices(first_sample, n)
         lengths = self._lengths[chosen]
@@ -162,9 +172,8 @@ class LabelledBatches:
             tensors["ngrams"] = _filled([self._ngrams[index] for index in chosen])
         if weights is None:
             return Batch(tensors, weight=n)
-        return Batch(
-            {**tensors, "weights": torch.from_numpy(weights).float()}, weight=float(weights.sum())
-        )
+        total = float(weights.reshape(n, -1).mean(1).sum())
+        return Batch({**tensors, "weights": torch.from_numpy(weights).float()}, weight=total)
 
     def ngram_ratios(self, rows: int, n_outputs: int) -> NDArray[np.float32]:
         """Return how unevenly the classes use each row of the n-grams' table.
@@ -177,9 +186,9 @@ class LabelledBatches:
             ``[rows, n_outputs]``, see ``log_count_ratios``.
         """
         assert self._ngrams is not None
-        found = log_count_ratios(
-            self._ngrams, self.targets.astype(np.int64), max(2, n_outputs), rows
-        )
+        targets = self.targets.astype(np.int64)
+        classes = n_outputs if targets.ndim == 2 else max(2, n_outputs)
+        found = log_count_ratios(self._ngrams, targets, classes, rows)
         return found[:, -n_outputs:]
 
     def length(self, first_sample: int, n: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Number
 from pathlib import Path
@@ -86,7 +86,12 @@ class Table:
         return f"{self.path}, line {self.lines[row]}" if self.lines else f"row {row + 1}"
 
 
-def read_table(path: str | Path, text: str | Sequence[str] = "text", label: str = "label") -> Table:
+def read_table(
+    path: str | Path,
+    text: str | Sequence[str] = "text",
+    label: str | Sequence[str] = "label",
+    read_label: Callable[[Mapping[str, object], Path, int], str] | None = None,
+) -> Table:
     """Read the text and label columns of a jsonl, csv or tsv file, plain or compressed.
 
     Labels are kept as they are written: ``1``, ``true`` and ``positive`` are all strings. Rows with
@@ -95,7 +100,8 @@ def read_table(path: str | Path, text: str | Sequence[str] = "text", label: str 
     Args:
         path: the file.
         text: the column of texts; of several ones a text is their cells, ``joined``.
-        label: the column of labels.
+        label: the column of labels, or what columns ``read_label`` reads.
+        read_label: makes a label of these cells and a line's number; it may be empty.
 
     Raises:
         InputError: if there is no such file or column, no row with a text, a row with a text and no
@@ -108,40 +114,53 @@ def read_table(path: str | Path, text: str | Sequence[str] = "text", label: str 
     blank: list[int] = []
     unlabelled: list[int] = []
     numeric = False
-    columns = names_of(text)
-    names, shown_names = (*columns, label), "', '".join(columns)
+    columns, of_label = names_of(text), names_of(label)
+    names = (*columns, *of_label)
     for number, row in held(path, rows(path, names=names), names):
         words = _text(row, columns, path, number, "task.text=COLUMN")
-        value = column(row, label, path, number, "task.label=COLUMN")
+        cells = {n: column(row, n, path, number, "task.label=COLUMN") for n in of_label}
+        value = cells[of_label[0]]
         if not words.strip():
             blank.append(number)
+        elif read_label is not None:
+            texts.append(words)
+            labels.append(read_label(cells, path, number))
+            numbers.append(number)
         elif is_missing(value) or not str(value).strip():
             unlabelled.append(number)
         else:
             texts.append(words)
-            labels.append(_label(value, label, path, number))
+            labels.append(label_text(value, of_label[0], path, number))
             numbers.append(number)
             numeric |= isinstance(value, int | float) and not isinstance(value, bool)
     total = len(texts) + len(blank) + len(unlabelled)
     if unlabelled:
         raise InputError(
-            f"{path}, line {unlabelled[0]}: an empty label in column '{label}' (in "
+            f"{path}, line {unlabelled[0]}: an empty label in column '{of_label[0]}' (in "
             f"{len(unlabelled):,} of {total:,} rows): label them, or remove them"
         )
-    if blank and not texts:
-        raise InputError(
-            f"{path}, line {blank[0]}: no text in column '{shown_names}', nor in any other row"
-        )
-    if not texts:
-        raise InputError(f"{path} has no rows")
-    notes: tuple[str, ...] = ()
-    if blank:
-        notes = (
-            f"{path}: {len(blank):,} of {total:,} rows have no text in column '{shown_names}' and are "
-            f"skipped (first: line {blank[0]})",
-        )
+    notes = _notes_on_blank(path, blank, total, columns)
     say(counted(path, total, names=names))
     return Table(texts, labels, path, numbers, numeric, notes)
+
+
+def _notes_on_blank(
+    path: Path, blank: Sequence[int], total: int, columns: Sequence[str]
+) -> tuple[str, ...]:
+    """Return notes on rows without a text, which are skipped, and refuse a file of such rows."""
+    named = "', '".join(columns)
+    if blank and len(blank) == total:
+        raise InputError(
+            f"{path}, line {blank[0]}: no text in column '{named}', nor in any other row"
+        )
+    if not total:
+        raise InputError(f"{path} has no rows")
+    if not blank:
+        return ()
+    return (
+        f"{path}: {len(blank):,} of {total:,} rows have no text in column '{named}' and are "
+        f"skipped (first: line {blank[0]})",
+    )
 
 
 def read_texts(
@@ -252,7 +271,12 @@ def _text(
     )
 
 
-def _label(value: object, name: str, path: Path, number: int) -> str:
+def label_text(value: object, name: str, path: Path, number: int) -> str:
+    """Return a label as it is written; JSON's true is ``true``.
+
+    Raises:
+        InputError: if it is none; ``path`` and the line ``number`` are named.
+    """
     if isinstance(value, list | dict):
         raise InputError(f"{path}, line {number}: column '{name}' is not a single label")
     label = (str(value).lower() if isinstance(value, bool) else str(value)).strip()
@@ -274,6 +298,12 @@ def label_names(table: Table) -> tuple[str, ...]:
         raise InputError(f"all rows have the label {short(table.labels[0])}: nothing to tell apart")
     if len(names) > CLASSES and len(table.labels) < 2 * len(names):
         raise InputError(f"{many_labels(table)}, cannot be classes: {OTHER_LABELS}")
+    return sorted_labels(names)
+
+
+def sorted_labels(names: Iterable[str]) -> tuple[str, ...]:
+    """Return labels sorted as numbers if all are whole, else as text."""
+    names = set(names)
     numbered = all(re.fullmatch(r"-?\d{1,18}", name) for name in names)
     return tuple(sorted(names, key=(lambda n: (int(n), n)) if numbered else None))
 

@@ -75,6 +75,12 @@ def _require_expressible(source: Source) -> tuple[str, ...]:
             f"{source.run.path}: task.ngrams={task.ngrams} has no form in transformers, whose "
             "classifiers read tokens alone: use --format onnx"
         )
+    for key in ("multi", "offsets"):
+        if getattr(task, key, False):
+            raise InputError(
+                f"{source.run.path}: task.{key} decides by more than transformers' logits: use "
+                "--format onnx"
+            )
     if source.tokenizer is None:
         raise InputError(
             f"{source.run.path}: a classifier without a tokenizer has no padding token"

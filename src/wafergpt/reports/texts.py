@@ -41,6 +41,14 @@ def verdict(chapter: Chapter, ranked: Sequence[Row]) -> str:
     if ours is not None and len(ranked) > 1:
         return _against(ours, ranked)
     test = chapter.test
+    for part, rows in (("test", "held-out"), ("metrics", "validation")):
+        found = ClassifierMetrics.of(chapter.result.get(part))
+        if found.micro_f1 is not None:
+            return (
+                f"The GPT finds the labels of the {rows} rows with a micro-F1 of "
+                f"{values.percent(found.micro_f1)}, and exactly the right ones of "
+                f"{values.percent(found.accuracy)} of the rows."
+            )
     if test.accuracy is not None:
         words = f"The GPT labels {values.percent(test.accuracy)} of {_rows(test)} correctly"
         if test.majority is not None:
@@ -158,8 +166,10 @@ def tiles(chapter: Chapter) -> list[Tile]:
         if test.rows:
             low, high = wilson(test.accuracy, test.rows)
             note = f"95% CI {100 * low:.1f}–{100 * high:.1f}"
+        right = "Test accuracy" if test.micro_f1 is None else "Exact match"
         quality = [
-            ("Test accuracy", values.percent(test.accuracy), note),
+            ("Micro-F1", values.percent(test.micro_f1), ""),
+            (right, values.percent(test.accuracy), note),
             ("Macro-F1", values.percent(test.macro_f1), ""),
             ("Test loss", values.loss(test.loss), ""),
         ]

@@ -1,20 +1,23 @@
-"""Classification: one label per text."""
+"""Classification: one label per text; any number of them is ``multi_label``."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from wafergpt.config import Recipe
 from wafergpt.data.labelled_rows import Table, encode_labels, label_names
 from wafergpt.data.labelled_split import classes_kept, hold_out_of_each_class
 from wafergpt.data.labels import doubts, settle_classes
 from wafergpt.errors import InputError
+from wafergpt.evaluation.decisions import class_offsets
 from wafergpt.evaluation.metrics import classification_metrics
+from wafergpt.evaluation.multi_label import LEAST
 from wafergpt.files import short
 from wafergpt.tasks.base import Direction, Outputs, Task, is_of_task
 from wafergpt.tasks.ngram_scores import fitted_factors, mixed
@@ -48,8 +51,40 @@ class ClassifySettings(TextTaskSettings):
     """``binary`` has one output, the log-odds of the second of two labels."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     class_weights: Literal["none", "balanced"] = "none"
+    """``balanced`` makes every class count alike in the loss, by scikit-learn's formula; with
+    ``multi``, the rows with a label as much as those without it."""
     ngram_ratios: bool = False
     """Weigh each n-gram by how unevenly the classes of the training rows use it, as NB-SVM does."""
+    multi: bool = False
+    """Any number of labels to a text, each decided by itself."""
+    separator: str = Field("", max_length=10)
+    """Between the labels of a cell, with ``multi``; found among ``|``, ``;`` and ``,`` if it is
+    certain. JSON has lists."""
+    thresholds: Literal["fixed", "one", "each"] | None = None
+    """What decides beside the probabilities. ``one`` corrects for frequent classes by a factor that
+    is chosen by validation rows for ``evaluate.metric``, or with ``multi`` chooses the threshold of
+    all labels; ``each`` chooses one for every label. What does not help is not kept. If omitted,
+    ``one`` with ``multi``, else ``fixed``."""
+    offsets: tuple[float, ...] = ()
+    """That are added to log probabilities, or log-odds, to decide; set by the run."""
+    priors: tuple[float, ...] = ()
+    """Log-odds of each label among the training rows, which scores start from with ``multi``; set by
+    the run."""
+
+    @property
+    def loss_kind(self) -> str:
+        """The loss as ``classification_loss`` knows it."""
+        return "multi" if self.multi else self.loss
+
+    @model_validator(mode="after")
+    def _is_of_one_kind(self) -> ClassifySettings:
+        if self.multi and self.loss != "cross_entropy":
+            raise ValueError("task.multi decides each label by itself: leave task.loss out")
+        if self.separator and not self.multi:
+            raise ValueError("task.separator is of several labels in a cell: add task.multi=true")
+        if self.thresholds == "each" and not self.multi:
+            raise ValueError("task.thresholds=each is for task.multi=true; use one")
+        return self
 
 
 class Classify(TextTask):
@@ -60,8 +95,21 @@ class Classify(TextTask):
         "loss": "min",
         "accuracy": "max",
         "macro_f1": "max",
+        "balanced_accuracy": "max",
+        "mcc": "max",
     }
+    decisions: ClassVar[Collection[str]] = ("macro_f1", "balanced_accuracy", "mcc")
+    """Metrics that more probable classes are not always best for."""
+    chosen = TextTask.chosen | {"thresholds"}
     distils = True
+
+    def __new__(cls, recipe: Recipe) -> Classify:
+        """Make the task; with any number of labels to a text, ``MultiLabel``."""
+        if cls is Classify and getattr(recipe.task, "multi", False):
+            from wafergpt.tasks.multi_label import MultiLabel
+
+            return super().__new__(MultiLabel)
+        return super().__new__(cls)
 
     @property
     def settings(self) -> ClassifySettings:
@@ -147,13 +195,14 @@ class Classify(TextTask):
         from wafergpt.model.loss import classification_loss
 
         smoothing = self.settings.label_smoothing if training else 0.0
-        return classification_loss(scores, targets.long(), self.settings.loss, smoothing, weights)
+        kind = self.settings.loss_kind
+        return classification_loss(scores, targets.long(), kind, smoothing, weights)
 
     def divergence(self, scores: Tensor, others: Tensor, weights: Tensor | None) -> Tensor:
         """Return the summed KL divergence from the teacher's probabilities."""
         from wafergpt.model.loss import divergence
 
-        return divergence(scores, others, self.settings.loss, weights)
+        return divergence(self.absolute(scores), others, self.settings.loss_kind, weights)
 
     def require_teacher(self, teacher: Task) -> None:
         """Require the same labels, and as many outputs."""
@@ -162,42 +211,77 @@ class Classify(TextTask):
         ours, theirs = (", ".join(task.settings.labels) for task in (self, teacher))
         if ours != theirs:
             raise InputError(f"has the labels {short(theirs)}, not {short(ours)}")
-        if self.settings.loss != teacher.settings.loss:
-            raise InputError(f"has task.loss={teacher.settings.loss}, not {self.settings.loss}")
+        for key in ("loss", "multi"):
+            own, other = (getattr(task.settings, key) for task in (self, teacher))
+            if own != other:
+                raise InputError(f"has task.{key}={str(other).lower()}, not {str(own).lower()}")
 
     def compute_metrics(self, outputs: Outputs, references: Any) -> dict[str, Any]:
-        """Return loss, accuracy, macro-F1, the scores of each label, and the confusion matrix."""
-        labels = self.settings.labels
+        """Return the metrics of ``ClassificationMetrics``."""
+        labels, decided = self.settings.labels, outputs.get("decided")
         return classification_metrics(
-            outputs["probabilities"], references.astype(np.int64), labels
+            outputs["probabilities"], references.astype(np.int64), labels, decided
         ).to_dict()
 
     def decode(self, outputs: Outputs, inputs: Sequence[Any]) -> list[dict[str, Any]]:
         """Return ``label``, its probability ``score``, and the ``scores`` of all labels."""
-        labels = self.settings.labels
+        labels, probabilities = self.settings.labels, outputs["probabilities"]
+        decided = outputs.get("decided", probabilities.argmax(1))
         return [
             {
-                "label": labels[int(row.argmax())],
-                "score": float(row.max()),
+                "label": labels[int(place)],
+                "score": float(row[place]),
                 "scores": dict(zip(labels, row.tolist(), strict=True)),
             }
-            for row in outputs["probabilities"]
+            for place, row in zip(decided, probabilities, strict=True)
         ]
 
     def fit(self, outputs: Outputs, references: Any) -> tuple[dict[str, Any], Outputs]:
-        """Fit the factors of the two scores, by the loss."""
+        """Fit the factors of the two scores by the loss, and what decides by the metric."""
         import torch
 
-        if self.settings.ngrams == "none":
-            return {}, outputs
-        scores = torch.from_numpy(outputs["scores"]).transpose(0, 1)
-        factors = fitted_factors(scores.double(), torch.from_numpy(references), self.loss_of)
-        found = self.answers(mixed(scores, factors))
-        return {"factors": factors}, {**outputs, **{k: v.numpy() for k, v in found.items()}}
+        values: dict[str, Any] = {}
+        if self.settings.ngrams != "none":
+            scores = torch.from_numpy(outputs["scores"]).transpose(0, 1)
+            factors = fitted_factors(scores.double(), torch.from_numpy(references), self.loss_of)
+            values["factors"] = factors
+            found = self.answers(mixed(scores, factors))
+            outputs = {**outputs, **{k: v.numpy() for k, v in found.items()}}
+        if not self.decision_metric:
+            return values, outputs
+        probabilities = outputs["probabilities"]
+        offsets = self.fitted_offsets(probabilities, references)
+        outputs = {name: found for name, found in outputs.items() if name != "decided"}
+        if offsets is None:
+            return {**values, "offsets": ()}, outputs
+        outputs["decided"] = self.decided(torch.from_numpy(probabilities), offsets).numpy()
+        return {**values, "offsets": tuple(offsets)}, outputs
+
+    @property
+    def decision_metric(self) -> str:
+        """The metric that decisions are fitted to; "" if they are not."""
+        metric = self.recipe.evaluate.metric
+        return metric if self.settings.thresholds == "one" and metric in self.decisions else ""
+
+    def fitted_offsets(
+        self, probabilities: NDArray[np.floating], references: Any
+    ) -> list[float] | None:
+        """Return the offsets for ``decision_metric``; None if they do not help."""
+        metric = self.decision_metric
+        found = class_offsets(probabilities, references.astype(np.int64), metric)
+        return None if found is None else found.tolist()
 
     def answers(self, scores: Tensor) -> dict[str, Tensor]:
-        """Return ``probabilities [n, n_labels]``."""
-        return {"probabilities": self._probabilities(scores.double())}
+        """Return ``probabilities [n, n_labels]``; with offsets, what is ``decided`` too."""
+        found = {"probabilities": self._probabilities(scores.double())}
+        if self.settings.offsets:
+            found["decided"] = self.decided(found["probabilities"], self.settings.offsets)
+        return found
+
+    def decided(self, probabilities: Tensor, offsets: Sequence[float]) -> Tensor:
+        """Return the class ``[n]`` of the highest log probability plus offset."""
+        logs = probabilities.clamp(min=LEAST).log()
+        return (logs + logs.new_tensor(offsets)).argmax(1)
 
     def _probabilities(self, scores: Tensor) -> Tensor:
         import torch
@@ -215,6 +299,8 @@ class Classify(TextTask):
             (logits,) = graph.forward(network, batch).values()
             return {"logits": logits, "probabilities": self._probabilities(logits)}
 
+        offsets = self.settings.offsets
+        decided = f"(np.log(np.maximum(row, {LEAST})) + settings['offsets']).argmax()"
         return replace(
             graph,
             outputs={
@@ -224,7 +310,12 @@ class Classify(TextTask):
                 "probabilities": "`[batch, labels]`, in the order of `labels`",
             },
             forward=forward,
-            settings={**graph.settings, "labels": self.settings.labels},
+            settings={
+                **graph.settings,
+                "labels": self.settings.labels,
+                **({"offsets": offsets} if offsets else {}),
+            },
             answer="for text, row in zip(texts, probabilities):\n"
-            "    print(settings['labels'][row.argmax()], row.max(), text)",
+            f"    place = {decided if offsets else 'row.argmax()'}\n"
+            "    print(settings['labels'][place], row[place], text)",
         )

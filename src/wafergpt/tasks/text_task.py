@@ -46,7 +46,8 @@ class TextTaskSettings(TaskSettings):
     text: Columns = "text"
     """The column of texts, or a list of several: they are read one after the other, and the longest
     is cut first."""
-    label: str = "label"
+    label: Columns = "label"
+    """The column of answers; a list of several is for ``task.multi`` alone."""
     cut: Literal["end", "start", "middle"] = "end"
     """Where a text that is too long is cut."""
     pooling: Literal["last", "mean", "max", "mean_max_last"] = "last"
@@ -68,8 +69,11 @@ class TextTaskSettings(TaskSettings):
 
     @model_validator(mode="after")
     def _reads_no_label(self) -> TextTaskSettings:
-        if len(self.columns) > 1 and self.label in self.columns:
-            raise ValueError(f"task.label={self.label} is one of the columns of task.text")
+        both = {*self.columns} & {*names_of(self.label)}
+        if both and (len(self.columns) > 1 or not isinstance(self.label, str)):
+            raise ValueError(f"the column {min(both)} is in both task.text and task.label")
+        if not (isinstance(self.label, str) or getattr(self, "multi", False)):
+            raise ValueError("task.label is a list of columns only with task.multi=true")
         return self
 
     @property
@@ -317,7 +321,7 @@ class TextTask(LabelledTask[Table]):
         assert isinstance(teacher.task, TextTask)
         with torch.no_grad():
             theirs = teacher.task.scores(teacher.network, batch)
-            theirs = mixed(theirs, teacher.task.settings.factors)
+            theirs = teacher.task.absolute(mixed(theirs, teacher.task.settings.factors))
         targets, weights, share = batch["targets"], batch.get("weights"), teacher.share
         return _mean_of_each(
             self.scores(network, batch),
@@ -327,12 +331,16 @@ class TextTask(LabelledTask[Table]):
             ),
         )
 
+    def absolute(self, scores: Tensor) -> Tensor:
+        """Return scores ``[n, n_outputs]`` as another run of the task can read them."""
+        return scores
+
     def divergence(self, scores: Tensor, others: Tensor, weights: Tensor | None) -> Tensor:
         """Return how far scores ``[n, n_outputs]`` are from a teacher's, summed over rows.
 
         Args:
             scores: that are trained.
-            others: of the teacher.
+            others: of the teacher, ``absolute``.
             weights: ``[n]``, of the rows.
 
         Returns:
