@@ -62,7 +62,7 @@ def trained(home: Path, name: str, *more: str, start: str = "scratch") -> Predic
     return finetune(start, None, asked, root=home)
 
 
-ALONE = ("task.ngrams=none",)
+ALONE = ("task.ngrams=none", "train.epochs=20")
 WITH_NGRAMS = ("task.ngrams=words", "task.ngram_rows=4096", "task.ngram_ratios=true")
 
 

@@ -16,6 +16,7 @@ from wafergpt.baselines.result import BaselineResult
 from wafergpt.baselines.tfidf import train_tfidf, train_tfidf_of_sets
 from wafergpt.config import Recipe
 from wafergpt.data.labelled_rows import Table
+from wafergpt.data.outside import in_scope
 from wafergpt.errors import InputError, Interrupted
 from wafergpt.evaluation.intervals import Bootstrap, mcnemar, wilson
 from wafergpt.evaluation.metrics import RowScores
@@ -59,6 +60,9 @@ def compare(classifier: Predictor, bilstm_seconds: float | None = None) -> list[
     tables = functools.cache(lambda: _same_rows(task))
     intervals = functools.cache(lambda: _Intervals(_evaluated(tables()), task, run))
 
+    def judged() -> Table:
+        return in_scope(_evaluated(tables()), task.settings.out_of_scope)
+
     def tfidf() -> BaselineResult:
         if isinstance(task, MultiLabel):
             return train_tfidf_of_sets(
@@ -69,13 +73,13 @@ def compare(classifier: Predictor, bilstm_seconds: float | None = None) -> list[
                 decide=task.fitted_offsets,
                 seed=recipe.seed,
             )
-        return train_tfidf(tables().train, _evaluated(tables()), labels=labels, seed=recipe.seed)
+        return train_tfidf(tables().train, judged(), labels=labels, seed=recipe.seed)
 
     def bilstm() -> BaselineResult:
         return train_bilstm(
             tables().train,
-            tables().validation,
-            _evaluated(tables()),
+            in_scope(tables().validation, task.settings.out_of_scope),
+            judged(),
             labels=labels,
             seconds=bilstm_seconds,
             seed=recipe.seed,
@@ -135,15 +139,18 @@ class _Intervals:
     """
 
     def __init__(self, table: Table, task: Classify, run: Run) -> None:
-        self._targets: NDArray[Any] = task.targets(table, "test")
+        targets: NDArray[Any] = task.targets(table, "test")
+        inside = targets >= 0 if task.settings.out_of_scope else slice(None)
+        self._targets = targets[inside]
         found = run.read_outputs()
         part = "test" if "test/probabilities" in found else "validation"
         outputs, decided = (found.get(f"{part}/{name}") for name in ("probabilities", "decided"))
         # Older runs kept none.
         self._gpt: _Sampled | None = None
-        shape = (len(self._targets), len(task.settings.labels))
+        shape = (len(targets), len(task.settings.labels))
         if outputs is not None and outputs.shape == shape and np.isfinite(outputs).all():
-            self._gpt = _Sampled.of(outputs, self._targets, decided)
+            decided = None if decided is None else decided[inside]
+            self._gpt = _Sampled.of(outputs[inside], self._targets, decided)
 
     def of_gpt(self) -> dict[str, Any]:
         """Return the intervals of the GPT's scores, if its outputs are there."""

@@ -18,6 +18,9 @@ from wafergpt.progress import say, working
 BLANK = "(blank)"
 """Shown in place of a text that has no letters."""
 
+NO_ANSWER = "–"
+"""Shown in place of an answer that would be too uncertain."""
+
 WRITTEN = ("translation", "reply")
 """Keys of answers that are texts."""
 
@@ -46,6 +49,11 @@ if TYPE_CHECKING:
     help="Type of --file.  [default: by name, else by content]",
 )
 @click.option("--column", default=None, help="The text column of --file  [default: the recipe's]")
+@click.option(
+    "--coverage",
+    type=float,
+    help="Answer where a classifier is as certain as on this share of the validation rows.",
+)
 @device_option
 @runs_option
 @json_option
@@ -56,6 +64,7 @@ def command(
     file: Path | None,
     file_format: Literal["txt", "jsonl", "csv", "tsv", "conll"] | None,
     column: str | None,
+    coverage: float | None,
     device: str,
     runs: Path,
     as_json: bool,
@@ -85,9 +94,14 @@ def command(
         with working(f"reading {file}"):
             inputs, shown = task_of(found.recipe).read_inputs(file, column, file_format)
         texts = tuple(shown)
-    outputs = Predictor.load(found, device).predict(inputs)
+    predictor = Predictor.load(found, device)
+    if coverage is not None:
+        predictor = predictor.with_coverage(coverage)
+    outputs = predictor.predict(inputs)
     if blank := outputs.count(None):
         say(f"{blank:,} of {len(outputs):,} texts {'is' if blank == 1 else 'are'} blank: null")
+    if unsure := sum("abstained" in one for one in outputs if one):
+        say(f"{unsure:,} of {len(outputs):,} texts have no answer, which would be too uncertain")
     lines = "\n".join(map(json_line, outputs))
     emit({"outputs": outputs}, as_json, lines, lambda width: [_table(texts, outputs, width)])
 
@@ -131,7 +145,8 @@ def _table(texts: Sequence[str], outputs: Sequence[dict[str, Any] | None], width
     return table(
         [*columns, Column("", rank=2)],
         [
-            (t, _label(o["label"]), f"{o['score']:.1%}", bar(o["score"]))
+            (t, NO_ANSWER if o["label"] is None else _label(o["label"]), f"{o['score']:.1%}",
+             bar(o["score"]))
             if o
             else (t.strip() or BLANK, "", "", "")
             for t, o in zip(texts, outputs, strict=True)

@@ -90,6 +90,8 @@ def _require_expressible(source: Source) -> tuple[str, ...]:
         warnings += (
             "task.cut=middle has no counterpart in transformers, which cuts long texts at the end",
         )
+    if getattr(task, "abstain_below", 0.0):
+        warnings += ("transformers answers whatever the probability is: task.abstain_below is lost",)
     if len(task.columns) > 1:
         warnings += (
             f"transformers reads one text: join the columns {', '.join(task.columns)} with a line "

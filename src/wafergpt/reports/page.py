@@ -10,7 +10,13 @@ from wafergpt.progress import duration, say, working
 from wafergpt.reports import formatting as values
 from wafergpt.reports import texts as words
 from wafergpt.reports.answers import answers_card
-from wafergpt.reports.classification_metrics import Row, comparison_chart, confusion_chart, ranked
+from wafergpt.reports.classification_metrics import (
+    Row,
+    comparison_chart,
+    confusion_chart,
+    coverage_chart,
+    ranked,
+)
 from wafergpt.reports.curves import curves
 from wafergpt.reports.document import Document
 from wafergpt.reports.entities import entity_examples
@@ -153,8 +159,8 @@ class _Page(Document):
 
     def _test_metrics(self, chapter: Chapter) -> list[str]:
         test = chapter.test
-        chart = confusion_chart(test)
-        shown = [self.chart(chart, chapter.key)] if chart else []
+        charts = confusion_chart(test), coverage_chart(chapter.result.get("test"))
+        shown = [self.chart(chart, chapter.key) for chart in charts if chart]
         if not test.per_class:
             return shown
         cells = []

@@ -11,13 +11,15 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from wafergpt.config import Recipe
-from wafergpt.data.labelled_rows import Table, encode_labels, label_names
+from wafergpt.data.labelled_rows import Table, label_names
 from wafergpt.data.labelled_split import classes_kept, hold_out_of_each_class
 from wafergpt.data.labels import doubts, settle_classes
+from wafergpt.data.outside import encode_in_scope, in_scope, with_outside, without_outside
 from wafergpt.errors import InputError
 from wafergpt.evaluation.decisions import class_offsets
 from wafergpt.evaluation.metrics import classification_metrics
 from wafergpt.evaluation.multi_label import LEAST
+from wafergpt.evaluation.selective import detection_metrics, selective_metrics, threshold_for
 from wafergpt.files import short
 from wafergpt.tasks.base import Direction, Outputs, Task, is_of_task
 from wafergpt.tasks.ngram_scores import fitted_factors, mixed
@@ -71,6 +73,14 @@ class ClassifySettings(TextTaskSettings):
     """Log-odds of each label among the training rows, which scores start from with ``multi``; set by
     the run."""
 
+    abstain: float | None = Field(None, gt=0, le=1)
+    """The share of validation rows that is answered; no answer is given to those less certain."""
+    abstain_below: float = Field(0.0, ge=0, le=1)
+    """The probability below which no answer is given; set by the run."""
+    out_of_scope: str = ""
+    """The label of rows that are of no class: none is trained on, and those of validation and test
+    show how well certainty tells them."""
+
     @property
     def loss_kind(self) -> str:
         """The loss as ``classification_loss`` knows it."""
@@ -82,6 +92,9 @@ class ClassifySettings(TextTaskSettings):
             raise ValueError("task.multi decides each label by itself: leave task.loss out")
         if self.separator and not self.multi:
             raise ValueError("task.separator is of several labels in a cell: add task.multi=true")
+        for key in ("abstain", "out_of_scope"):
+            if self.multi and getattr(self, key):
+                raise ValueError(f"task.{key} is for one label to a text, and task.multi=true")
         if self.thresholds == "each" and not self.multi:
             raise ValueError("task.thresholds=each is for task.multi=true; use one")
         return self
@@ -156,14 +169,19 @@ class Classify(TextTask):
         """Merge the spellings of each label, and check that training has every label."""
         settled = settle_classes(list(tables.values()), self.settings.similar_labels)
         named = dict(zip(tables, settled, strict=True))
-        labels = label_names(named["train"])
+        outside, notes = self.settings.out_of_scope, []
+        if outside:
+            named, notes = without_outside(named, outside)
+        labels = label_names(in_scope(named["train"], outside))
         for name, table in named.items():
-            encode_labels(table, labels, name)
-        return named, doubts(settled)
+            encode_in_scope(table, labels, name, outside)
+        return named, [*notes, *doubts([in_scope(table, outside) for table in settled])]
 
     def hold_out(self, train: Table) -> tuple[Table, Table, list[str]]:
-        """Hold out a share of each class."""
-        kept, held, without = hold_out_of_each_class(train, VALIDATION_SHARE)
+        """Hold out a share of each class, and all that is out of scope."""
+        outside = self.settings.out_of_scope
+        kept, held, without = hold_out_of_each_class(in_scope(train, outside), VALIDATION_SHARE)
+        held = with_outside(held, train, outside)
         return kept, held, [classes_kept(without, kept)] if without else []
 
     def from_rows(self, tables: Tables) -> dict[str, Any]:
@@ -174,8 +192,8 @@ class Classify(TextTask):
         return {"labels": labels}
 
     def targets(self, table: Table, where: str) -> Targets:
-        """Return the class of each row."""
-        return encode_labels(table, self.settings.labels, where)
+        """Return the class of each row; -1 for one that is out of scope."""
+        return encode_in_scope(table, self.settings.labels, where, self.settings.out_of_scope)
 
     def class_weights(self, targets: Targets) -> NDArray[np.float64] | None:
         """Return weights that make every class count alike, if the recipe asks for them."""
@@ -217,45 +235,86 @@ class Classify(TextTask):
                 raise InputError(f"has task.{key}={str(other).lower()}, not {str(own).lower()}")
 
     def compute_metrics(self, outputs: Outputs, references: Any) -> dict[str, Any]:
-        """Return the metrics of ``ClassificationMetrics``."""
-        labels, decided = self.settings.labels, outputs.get("decided")
-        return classification_metrics(
-            outputs["probabilities"], references.astype(np.int64), labels, decided
-        ).to_dict()
+        """Return the metrics of ``ClassificationMetrics`` and ``selective_metrics``.
+
+        With ``abstain``, also ``coverage`` and the ``accuracy_answered``; with ``out_of_scope``,
+        AUROC and FPR95 of the probability and of the energy (Liu et al., arXiv:2010.03759).
+        """
+        targets = references.astype(np.int64)
+        inside = targets >= 0
+        kept = {name: values[inside] for name, values in outputs.items()}
+        targets, probabilities = targets[inside], kept["probabilities"]
+        metrics = classification_metrics(
+            probabilities, targets, self.settings.labels, kept.get("decided")
+        )
+        right = _decided(kept) == targets
+        found = {**metrics.to_dict(), **selective_metrics(_confidence(kept), right)}
+        if "answered" in kept:
+            answered = kept["answered"]
+            found["coverage"] = float(answered.mean())
+            found["accuracy_answered"] = float(right[answered].mean()) if answered.any() else 1.0
+        if "energy" in outputs and not inside.all():
+            scores = {"": outputs["probabilities"].max(1), "_energy": outputs["energy"]}
+            for suffix, values in scores.items():
+                both = detection_metrics(values[inside], values[~inside])
+                found[f"auroc{suffix}"], found[f"fpr95{suffix}"] = both
+        return found
 
     def decode(self, outputs: Outputs, inputs: Sequence[Any]) -> list[dict[str, Any]]:
-        """Return ``label``, its probability ``score``, and the ``scores`` of all labels."""
-        labels, probabilities = self.settings.labels, outputs["probabilities"]
-        decided = outputs.get("decided", probabilities.argmax(1))
-        return [
-            {
-                "label": labels[int(place)],
-                "score": float(row[place]),
-                "scores": dict(zip(labels, row.tolist(), strict=True)),
-            }
-            for place, row in zip(decided, probabilities, strict=True)
-        ]
+        """Return ``label``, its probability ``score``, and the ``scores`` of all labels.
+
+        Where no answer is given ``label`` is None, and ``abstained`` says why.
+        """
+        labels, least = self.settings.labels, self.settings.abstain_below
+        found = []
+        for place, row in zip(_decided(outputs), outputs["probabilities"], strict=True):
+            label, score = labels[int(place)], float(row[place])
+            answer: dict[str, Any] = {"label": label, "score": score}
+            if score < least:
+                answer["label"] = None
+                answer["abstained"] = f"{label} has {score:.3f}, less than {least:.3f}"
+            found.append({**answer, "scores": dict(zip(labels, row.tolist(), strict=True))})
+        return found
 
     def fit(self, outputs: Outputs, references: Any) -> tuple[dict[str, Any], Outputs]:
         """Fit the factors of the two scores by the loss, and what decides by the metric."""
         import torch
 
         values: dict[str, Any] = {}
+        inside = references >= 0 if self.settings.out_of_scope else slice(None)
         if self.settings.ngrams != "none":
             scores = torch.from_numpy(outputs["scores"]).transpose(0, 1)
-            factors = fitted_factors(scores.double(), torch.from_numpy(references), self.loss_of)
-            values["factors"] = factors
-            found = self.answers(mixed(scores, factors))
+            known = scores.double()[:, inside], torch.from_numpy(references[inside])
+            values["factors"] = fitted_factors(*known, self.loss_of)
+            found = self.answers(mixed(scores, values["factors"]))
             outputs = {**outputs, **{k: v.numpy() for k, v in found.items()}}
-        if not self.decision_metric:
-            return values, outputs
-        probabilities = outputs["probabilities"]
-        offsets = self.fitted_offsets(probabilities, references)
-        outputs = {name: found for name, found in outputs.items() if name != "decided"}
-        if offsets is None:
-            return {**values, "offsets": ()}, outputs
-        outputs["decided"] = self.decided(torch.from_numpy(probabilities), offsets).numpy()
-        return {**values, "offsets": tuple(offsets)}, outputs
+        if self.decision_metric:
+            probabilities = outputs["probabilities"]
+            offsets = self.fitted_offsets(probabilities[inside], references[inside])
+            outputs = {name: found for name, found in outputs.items() if name != "decided"}
+            values["offsets"] = tuple(offsets or ())
+            if offsets is not None:
+                outputs["decided"] = self.decided(torch.from_numpy(probabilities), offsets).numpy()
+        if self.settings.out_of_scope:
+            outputs = {**outputs, "in_scope": references >= 0}
+        if self.settings.abstain is not None:
+            values["abstain_below"] = self.threshold(outputs, self.settings.abstain)
+            answered = _confidence(outputs) >= values["abstain_below"]
+            outputs = {**outputs, "answered": answered}
+        return values, outputs
+
+    def threshold(self, outputs: Outputs, coverage: float) -> float:
+        """Return the probability from which on a share of rows is answered.
+
+        Args:
+            outputs: for validation rows, as ``fit`` returned them.
+            coverage: the share of those in scope.
+
+        Returns:
+            The threshold.
+        """
+        confidence = _confidence(outputs)
+        return threshold_for(confidence[outputs.get("in_scope", slice(None))], coverage)
 
     @property
     def decision_metric(self) -> str:
@@ -273,9 +332,18 @@ class Classify(TextTask):
 
     def answers(self, scores: Tensor) -> dict[str, Tensor]:
         """Return ``probabilities [n, n_labels]``; with offsets, what is ``decided`` too."""
+        import torch
+
         found = {"probabilities": self._probabilities(scores.double())}
+        probabilities, least = found["probabilities"], self.settings.abstain_below
         if self.settings.offsets:
-            found["decided"] = self.decided(found["probabilities"], self.settings.offsets)
+            found["decided"] = self.decided(probabilities, self.settings.offsets)
+        if self.settings.out_of_scope:
+            alone = torch.nn.functional.pad(scores, (1, 0)) if self.n_outputs == 1 else scores
+            found["energy"] = alone.double().logsumexp(1)
+        if least:
+            given = found["decided"] if "decided" in found else probabilities.argmax(1)
+            found["answered"] = probabilities.gather(1, given[:, None])[:, 0] >= least
         return found
 
     def decided(self, probabilities: Tensor, offsets: Sequence[float]) -> Tensor:
@@ -299,7 +367,10 @@ class Classify(TextTask):
             (logits,) = graph.forward(network, batch).values()
             return {"logits": logits, "probabilities": self._probabilities(logits)}
 
-        offsets = self.settings.offsets
+        offsets, least = self.settings.offsets, self.settings.abstain_below
+        label = "settings['labels'][place]"
+        if least:
+            label += " if row[place] >= settings['abstain_below'] else None"
         decided = f"(np.log(np.maximum(row, {LEAST})) + settings['offsets']).argmax()"
         return replace(
             graph,
@@ -314,8 +385,20 @@ class Classify(TextTask):
                 **graph.settings,
                 "labels": self.settings.labels,
                 **({"offsets": offsets} if offsets else {}),
+                **({"abstain_below": least} if least else {}),
             },
             answer="for text, row in zip(texts, probabilities):\n"
             f"    place = {decided if offsets else 'row.argmax()'}\n"
-            "    print(settings['labels'][place], row[place], text)",
+            f"    print({label}, row[place], text)",
         )
+
+
+def _decided(outputs: Outputs) -> NDArray[np.int64]:
+    """Return the class ``[n]`` that is answered."""
+    return np.asarray(outputs.get("decided", outputs["probabilities"].argmax(1)))
+
+
+def _confidence(outputs: Outputs) -> NDArray[np.float64]:
+    """Return the probability ``[n]`` of the class that is answered."""
+    probabilities = outputs["probabilities"]
+    return np.asarray(probabilities[np.arange(len(probabilities)), _decided(outputs)])
