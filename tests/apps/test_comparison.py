@@ -21,8 +21,8 @@ from wafergpt.evaluation.intervals import wilson
 from wafergpt.evaluation.metrics import (
     ClassificationMetrics,
     classification_metrics,
-    regression_metrics,
 )
+from wafergpt.evaluation.regression import regression_metrics
 from wafergpt.inference.predictor import Predictor
 from wafergpt.runs.run import Run
 from wafergpt.tasks.base import task_of

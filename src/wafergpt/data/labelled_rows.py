@@ -345,5 +345,22 @@ def encode_scores(table: Table, where: str) -> NDArray[np.float64]:
         except ValueError:
             scores[row] = math.nan
         if not math.isfinite(scores[row]):
-            raise InputError(f"the {where} rows have the label {short(label)}, not a number")
+            raise InputError(
+                f"the {where} rows have the label {short(label)}, not a number "
+                f"({table.place(row)})"
+            )
     return scores
+
+
+def require_whole(table: Table, where: str) -> None:
+    """Require whole numbers as labels, which ``quadratic_kappa`` is of.
+
+    Raises:
+        InputError: on another one; ``where`` names the set of rows.
+    """
+    for row, number in enumerate(encode_scores(table, where)):
+        if number != round(number):
+            raise InputError(
+                f"{table.place(row)}: the label {short(table.labels[row])} is no whole number, "
+                "which evaluate.metric=quadratic_kappa is for"
+            )

@@ -157,30 +157,3 @@ def classification_metrics(
         ),
         confusion=confusion.tolist(),
     )
-
-
-@dataclass(frozen=True)
-class RegressionMetrics:
-    """A regression's scores: mean squared and absolute error, and R² (1 is perfect)."""
-
-    loss: float
-    mean_absolute_error: float
-    r2: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return asdict(self)
-
-
-def regression_metrics(
-    predictions: NDArray[np.floating], targets: NDArray[np.floating]
-) -> RegressionMetrics:
-    """Compute the metrics of predicted numbers ``[n]``.
-
-    R² of targets that are all alike is 0, and 1 where the predictions are exact.
-    """
-    errors = predictions - targets
-    squared = float((errors**2).sum())
-    spread = float(((targets - targets.mean()) ** 2).sum())
-    r2 = 1 - squared / spread if spread else float(squared == 0)
-    return RegressionMetrics(squared / len(errors), float(np.abs(errors).mean()), r2)

@@ -59,6 +59,13 @@ def verdict(chapter: Chapter, ranked: Sequence[Row]) -> str:
         if f1 is not None:
             rows = "held-out sentences" if part == "test" else "validation sentences"
             return f"The GPT finds the entities of the {rows} with an F1 of {values.percent(f1)}."
+    for part, rows in (("test", "held-out"), ("metrics", "validation")):
+        error, r2 = (number(chapter.result.get(part), key) for key in ("mean_absolute_error", "r2"))
+        if error is not None and r2 is not None:
+            return (
+                f"The GPT's numbers for the {rows} rows are off by {error:.3g} on average, and "
+                f"explain {max(0.0, r2):.0%} of the variance."
+            )
     accuracy = number(chapter.result.get("metrics"), "accuracy")
     if accuracy is not None:
         right = values.percent(accuracy)
@@ -185,6 +192,8 @@ def tiles(chapter: Chapter) -> list[Tile]:
             ("Precision", values.percent(values.share(of_all, "precision")), ""),
             ("Recall", values.percent(values.share(of_all, "recall")), ""),
         ]
+    elif chapter.recipe.task is not None and chapter.recipe.task.name == "regress":
+        quality = _regression(chapter)
     else:
         accuracy = now("val_accuracy") if accuracy is None else accuracy
         quality = [
@@ -200,6 +209,15 @@ def tiles(chapter: Chapter) -> list[Tile]:
         ("Throughput", values.count(speed), "tokens per second"),
     ]
     return [tile for tile in quality + cost if tile[1] != values.MISSING][:6]
+
+
+def _regression(chapter: Chapter) -> list[Tile]:
+    """Return the numbers of a regression, of the test rows if there are any."""
+    part = "test" if chapter.result.get("test") else "metrics"
+    named = {"R²": "r2", "RMSE": "rmse", "MAE": "mean_absolute_error", "Spearman": "spearman"}
+    found = {name: number(chapter.result.get(part), key) for name, key in named.items()}
+    note = "test rows" if part == "test" else "validation rows"
+    return [(name, values.loss(value), note) for name, value in found.items()]
 
 
 def _ngram_note(chapter: Chapter) -> str:
