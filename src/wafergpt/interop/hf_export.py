@@ -92,6 +92,8 @@ def _require_expressible(source: Source) -> tuple[str, ...]:
         )
     if getattr(task, "abstain_below", 0.0):
         warnings += ("transformers answers whatever the probability is: task.abstain_below is lost",)
+    if getattr(task, "hierarchy", ""):
+        warnings += ("transformers answers with leaves alone: task.hierarchy is lost",)
     if len(task.columns) > 1:
         warnings += (
             f"transformers reads one text: join the columns {', '.join(task.columns)} with a line "

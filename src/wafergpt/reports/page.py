@@ -172,6 +172,7 @@ class _Page(Document):
         inner = table(("Label", "Precision", "Recall", "F1", many), cells)
         if len(cells) > MAX_OPEN_CLASSES:
             inner = folded(f"{len(cells)} labels", inner)
+        inner += _levels(chapter.result.get("test"))
         examples = entity_examples(chapter.result.get("test") or chapter.result.get("metrics"))
         return [*shown, f'<div class="card"><h3>Label by label</h3>{inner}</div>', examples]
 
@@ -184,6 +185,17 @@ def _pruned(chapter: Chapter) -> str:
     when = ("Before", "After") if len(rows[0]) == 3 else ("Before", "Pruned", "Retrained")
     inner = table(("", *when), named)
     return f'<div class="card"><h3>Before and after</h3>{inner}</div>'
+
+
+def _levels(test: object) -> str:
+    """Return a table of the levels of a hierarchy of labels; "" if there is none."""
+    rows = []
+    for row in values.sequence(test, "levels"):
+        shares = [values.percent(values.share(row, key)) for key in ("accuracy", "macro_f1")]
+        numbers = [values.count(values.number(row, key)) for key in ("level", "nodes")]
+        rows.append((*numbers, *shares))
+    heads = ("Level", "Nodes", "Accuracy", "Macro-F1")
+    return f"<h3>Level by level</h3>{table(heads, rows)}" if rows else ""
 
 
 def _planned(chapter: Chapter) -> str:

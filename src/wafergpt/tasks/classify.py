@@ -17,6 +17,7 @@ from wafergpt.data.labels import doubts, settle_classes
 from wafergpt.data.outside import encode_in_scope, in_scope, with_outside, without_outside
 from wafergpt.errors import InputError
 from wafergpt.evaluation.decisions import class_offsets
+from wafergpt.evaluation.hierarchy import CONFIDENT, confident_node, level_metrics
 from wafergpt.evaluation.metrics import classification_metrics
 from wafergpt.evaluation.multi_label import LEAST
 from wafergpt.evaluation.selective import detection_metrics, selective_metrics, threshold_for
@@ -81,6 +82,10 @@ class ClassifySettings(TextTaskSettings):
     """The label of rows that are of no class: none is trained on, and those of validation and test
     show how well certainty tells them."""
 
+    hierarchy: str = Field("", max_length=10)
+    """Between the names of labels that are paths, such as ``/`` in ``card/lost``: predictions stop
+    at the level that is probable enough."""
+
     @property
     def loss_kind(self) -> str:
         """The loss as ``classification_loss`` knows it."""
@@ -92,7 +97,7 @@ class ClassifySettings(TextTaskSettings):
             raise ValueError("task.multi decides each label by itself: leave task.loss out")
         if self.separator and not self.multi:
             raise ValueError("task.separator is of several labels in a cell: add task.multi=true")
-        for key in ("abstain", "out_of_scope"):
+        for key in ("abstain", "out_of_scope", "hierarchy"):
             if self.multi and getattr(self, key):
                 raise ValueError(f"task.{key} is for one label to a text, and task.multi=true")
         if self.thresholds == "each" and not self.multi:
@@ -189,6 +194,11 @@ class Classify(TextTask):
         labels = label_names(tables.train)
         if self.settings.loss == "binary" and len(labels) != 2:
             raise InputError(f"task.loss=binary needs two labels, not {len(labels)}: {labels}")
+        separator = self.settings.hierarchy
+        if separator and not any(separator in label for label in labels):
+            raise InputError(
+                f"no label is a path with task.hierarchy={separator} in it, such as {short(labels[0])}"
+            )
         return {"labels": labels}
 
     def targets(self, table: Table, where: str) -> Targets:
@@ -237,7 +247,7 @@ class Classify(TextTask):
     def compute_metrics(self, outputs: Outputs, references: Any) -> dict[str, Any]:
         """Return the metrics of ``ClassificationMetrics`` and ``selective_metrics``.
 
-        With ``abstain``, also ``coverage`` and the ``accuracy_answered``; with ``out_of_scope``,
+        With ``hierarchy``, also those of its ``levels``. With ``abstain``, also ``coverage`` and the ``accuracy_answered``; with ``out_of_scope``,
         AUROC and FPR95 of the probability and of the energy (Liu et al., arXiv:2010.03759).
         """
         targets = references.astype(np.int64)
@@ -249,6 +259,10 @@ class Classify(TextTask):
         )
         right = _decided(kept) == targets
         found = {**metrics.to_dict(), **selective_metrics(_confidence(kept), right)}
+        if separator := self.settings.hierarchy:
+            found["levels"] = level_metrics(
+                probabilities, targets, self.settings.labels, separator
+            )
         if "answered" in kept:
             answered = kept["answered"]
             found["coverage"] = float(answered.mean())
@@ -263,12 +277,16 @@ class Classify(TextTask):
     def decode(self, outputs: Outputs, inputs: Sequence[Any]) -> list[dict[str, Any]]:
         """Return ``label``, its probability ``score``, and the ``scores`` of all labels.
 
-        Where no answer is given ``label`` is None, and ``abstained`` says why.
+        Where no answer is given ``label`` is None, and ``abstained`` says why. With ``hierarchy``
+        the label is the deepest node that is probable enough.
         """
         labels, least = self.settings.labels, self.settings.abstain_below
+        separator = self.settings.hierarchy
         found = []
         for place, row in zip(_decided(outputs), outputs["probabilities"], strict=True):
             label, score = labels[int(place)], float(row[place])
+            if separator:
+                label, score = confident_node(row, labels, separator, least or CONFIDENT)
             answer: dict[str, Any] = {"label": label, "score": score}
             if score < least:
                 answer["label"] = None
@@ -368,6 +386,7 @@ class Classify(TextTask):
             return {"logits": logits, "probabilities": self._probabilities(logits)}
 
         offsets, least = self.settings.offsets, self.settings.abstain_below
+        hierarchy = self.settings.hierarchy
         label = "settings['labels'][place]"
         if least:
             label += " if row[place] >= settings['abstain_below'] else None"
@@ -378,7 +397,8 @@ class Classify(TextTask):
                 "logits": "`[batch, 1]`, the log-odds of the second label"
                 if self.n_outputs == 1
                 else "`[batch, labels]`, the scores",
-                "probabilities": "`[batch, labels]`, in the order of `labels`",
+                "probabilities": "`[batch, labels]`, in the order of `labels`"
+                + ("; that of an inner node is the sum of its leaves" if hierarchy else ""),
             },
             forward=forward,
             settings={
@@ -386,6 +406,7 @@ class Classify(TextTask):
                 "labels": self.settings.labels,
                 **({"offsets": offsets} if offsets else {}),
                 **({"abstain_below": least} if least else {}),
+                **({"hierarchy": hierarchy} if hierarchy else {}),
             },
             answer="for text, row in zip(texts, probabilities):\n"
             f"    place = {decided if offsets else 'row.argmax()'}\n"
