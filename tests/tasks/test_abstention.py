@@ -19,7 +19,8 @@ from wafergpt.errors import InputError
 from wafergpt.inference.predictor import Predictor
 from wafergpt.reports.page import write_report
 from wafergpt.runs.run import Run
-from wafergpt.tasks.classify import Classify, ClassifySettings
+from wafergpt.tasks.classify import Classify
+from wafergpt.tasks.classify_settings import ClassifySettings
 
 
 def rows(n: int, seed: int, outside: int = 0) -> list[tuple[str, str]]:

@@ -55,10 +55,10 @@ def threshold_for(confidence: NDArray[np.floating], coverage: float) -> float:
         coverage: above 0; 1 answers all.
 
     Returns:
-        The threshold, in the middle of a gap; 0 to answer all.
+        The threshold, in the middle of a gap; 0 to answer all, and if they are not finite.
     """
     m = answered(len(confidence), coverage)
-    if m >= len(confidence):
+    if m >= len(confidence) or not np.isfinite(confidence).all():
         return 0.0
     ranked = np.sort(confidence.astype(np.float64))[::-1]
     return float((ranked[m - 1] + ranked[m]) / 2)

@@ -19,7 +19,7 @@ from wafergpt.model.heads import Classifier
 from wafergpt.runs.run import Run
 from wafergpt.shapes.parametrization import parametrization
 from wafergpt.tasks.base import task_of
-from wafergpt.tasks.classify import ClassifySettings
+from wafergpt.tasks.classify_settings import ClassifySettings
 from wafergpt.tasks.regress import RegressSettings
 from wafergpt.tasks.text_task import TextTaskSettings
 
