@@ -86,7 +86,9 @@ def clinc150() -> Iterator[Fold]:
         for name, keys in (("train", ["train"]), ("validation", ["val", "oos_val"]),
                            ("test", ["test", "oos_test"]))
     }  # fmt: skip
-    yield Fold(parts["train"], parts["test"], parts["validation"], (f"task.out_of_scope={OUTSIDE}",))
+    yield Fold(
+        parts["train"], parts["test"], parts["validation"], (f"task.out_of_scope={OUTSIDE}",)
+    )
 
 
 def phrasebank() -> Iterator[Fold]:
@@ -136,7 +138,9 @@ def rival(kind: str, fold: Fold) -> dict[str, Any]:
     """Fit TF-IDF and return its metrics."""
 
     def pairs(rows: Rows) -> Pairs:
-        return [("\n".join(v for k, v in row.items() if k != "label"), row["label"]) for row in rows]
+        return [
+            ("\n".join(v for k, v in row.items() if k != "label"), row["label"]) for row in rows
+        ]
 
     test = pairs(fold.test)
     probabilities, labels = linear(kind, pairs(fold.train), test)

@@ -45,7 +45,9 @@ def evaluated(path: Path, test: Path | None = None, **task: Any) -> Predictor:
     assert isinstance(task_read, Classify)
     recipe = recipe.replace(data={"fingerprint": task_read.tables.fingerprint()})
     run = Run.create(recipe, path.parent / "runs")
-    scores = ClassificationMetrics(0.9, 0.8, 0.85, 0.7, 0.3, ("0", "1"), (), [[1, 0], [0, 1]]).to_dict()
+    scores = ClassificationMetrics(
+        0.9, 0.8, 0.85, 0.7, 0.3, ("0", "1"), (), [[1, 0], [0, 1]]
+    ).to_dict()
     run.write("result", {"metrics": scores, "test": scores if test else None, "seconds": 7.0})
     nothing: Any = None
     return Predictor(run, task_of(recipe), nothing, nothing, nothing)

@@ -177,7 +177,7 @@ def test_it_is_exported_with_its_thresholds(home: Path, tmp_path: Path) -> None:
     old = 'texts = ["A warm and funny film.", "It was dull."]'
     printed = run_readme(tmp_path / "out", (old, 'texts = ["veryred and verycold", "the room"]'))
     assert printed.splitlines() == ["['cold', 'red'] veryred and verycold", "[] the room"]
-    with pytest.raises(InputError, match="task.multi decides by more than transformers"):
+    with pytest.raises(InputError, match=r"task\.multi decides by more than transformers"):
         export(trained(home, "alone", *ALONE).run, tmp_path / "hf")
 
 

@@ -45,7 +45,10 @@ def test_metrics_are_sklearns_and_scipys(seed: int, n: int) -> None:
     assert ours.pearson == pytest.approx(stats.pearsonr(targets, predictions).statistic)
     assert ours.spearman == pytest.approx(stats.spearmanr(targets, predictions).statistic)
     kappa = metrics.cohen_kappa_score(
-        targets.astype(int), predictions.round().astype(int), weights="quadratic", labels=range(1, 6)
+        targets.astype(int),
+        predictions.round().astype(int),
+        weights="quadratic",
+        labels=range(1, 6),
     )
     assert ours.quadratic_kappa == pytest.approx(kappa)
 

@@ -93,7 +93,9 @@ def train_tfidf_of_sets(
     start = time.perf_counter()
     units = Units.of(train.texts)
     vectorizer, features = _features(train, units)
-    regressions = OneVsRestClassifier(LogisticRegression(C=10, solver="liblinear", random_state=seed))
+    regressions = OneVsRestClassifier(
+        LogisticRegression(C=10, solver="liblinear", random_state=seed)
+    )
     regressions.fit(features, encode_label_sets(train, labels, "train"))
     seconds = time.perf_counter() - start
 

@@ -145,8 +145,12 @@ def _table(texts: Sequence[str], outputs: Sequence[dict[str, Any] | None], width
     return table(
         [*columns, Column("", rank=2)],
         [
-            (t, NO_ANSWER if o["label"] is None else _label(o["label"]), f"{o['score']:.1%}",
-             bar(o["score"]))
+            (
+                t,
+                NO_ANSWER if o["label"] is None else _label(o["label"]),
+                f"{o['score']:.1%}",
+                bar(o["score"]),
+            )
             if o
             else (t.strip() or BLANK, "", "", "")
             for t, o in zip(texts, outputs, strict=True)

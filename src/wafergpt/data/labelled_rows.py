@@ -346,8 +346,7 @@ def encode_scores(table: Table, where: str) -> NDArray[np.float64]:
             scores[row] = math.nan
         if not math.isfinite(scores[row]):
             raise InputError(
-                f"the {where} rows have the label {short(label)}, not a number "
-                f"({table.place(row)})"
+                f"the {where} rows have the label {short(label)}, not a number ({table.place(row)})"
             )
     return scores
 

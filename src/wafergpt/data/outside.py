@@ -43,7 +43,9 @@ def without_outside(
     counts = {name: table.labels.count(outside) for name, table in tables.items()}
     if not any(counts.values()):
         known = {label for table in tables.values() for label in table.labels}
-        raise InputError(f"no row has the label task.out_of_scope={outside}{nearest(outside, known)}")
+        raise InputError(
+            f"no row has the label task.out_of_scope={outside}{nearest(outside, known)}"
+        )
     found, notes = dict(tables), []
     if "validation" in tables and counts["train"]:
         found["train"] = in_scope(tables["train"], outside)

@@ -37,8 +37,7 @@ def level_metrics(
         names = [separator.join(path[:level]) for path in paths]
         nodes = sorted(set(names))
         node_of = np.array([nodes.index(name) for name in names])
-        sums = np.zeros((len(probabilities), len(nodes)))
-        np.add.at(sums, (slice(None), node_of), probabilities)
+        sums = probabilities @ np.eye(len(nodes))[node_of]
         pairs = node_of[targets] * len(nodes) + sums.argmax(1)
         counts = np.bincount(pairs, minlength=len(nodes) ** 2)
         metrics = decision_metrics(counts.reshape(len(nodes), -1))

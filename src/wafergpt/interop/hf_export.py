@@ -91,7 +91,9 @@ def _require_expressible(source: Source) -> tuple[str, ...]:
             "task.cut=middle has no counterpart in transformers, which cuts long texts at the end",
         )
     if getattr(task, "abstain_below", 0.0):
-        warnings += ("transformers answers whatever the probability is: task.abstain_below is lost",)
+        warnings += (
+            "transformers answers whatever the probability is: task.abstain_below is lost",
+        )
     if getattr(task, "hierarchy", ""):
         warnings += ("transformers answers with leaves alone: task.hierarchy is lost",)
     if len(task.columns) > 1:

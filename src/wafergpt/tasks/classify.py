@@ -110,7 +110,7 @@ class Classify(TextTask):
         """Merge the spellings of each label, and check that training has every label."""
         settled = settle_classes(list(tables.values()), self.settings.similar_labels)
         named = dict(zip(tables, settled, strict=True))
-        outside, notes = self.settings.out_of_scope, []
+        outside, notes = self.settings.out_of_scope, list[str]()
         if outside:
             named, notes = without_outside(named, outside)
         labels = label_names(in_scope(named["train"], outside))
@@ -133,7 +133,7 @@ class Classify(TextTask):
         separator = self.settings.hierarchy
         if separator and not any(separator in label for label in labels):
             raise InputError(
-                f"no label is a path with task.hierarchy={separator} in it, such as {short(labels[0])}"
+                f"no label is a path with task.hierarchy={separator} in it: {short(labels[0])} …"
             )
         return {"labels": labels}
 
@@ -183,8 +183,9 @@ class Classify(TextTask):
     def compute_metrics(self, outputs: Outputs, references: Any) -> dict[str, Any]:
         """Return the metrics of ``ClassificationMetrics`` and ``selective_metrics``.
 
-        With ``hierarchy``, also those of its ``levels``. With ``abstain``, also ``coverage`` and the ``accuracy_answered``; with ``out_of_scope``,
-        AUROC and FPR95 of the probability and of the energy (Liu et al., arXiv:2010.03759).
+        With ``hierarchy``, also those of its ``levels``; with ``abstain``, the ``coverage`` and the
+        ``accuracy_answered``; with ``out_of_scope``, AUROC and FPR95 of the probability and of the
+        energy (Liu et al., arXiv:2010.03759).
         """
         targets = references.astype(np.int64)
         inside = targets >= 0
@@ -196,9 +197,7 @@ class Classify(TextTask):
         right = _decided(kept) == targets
         found = {**metrics.to_dict(), **selective_metrics(_confidence(kept), right)}
         if separator := self.settings.hierarchy:
-            found["levels"] = level_metrics(
-                probabilities, targets, self.settings.labels, separator
-            )
+            found["levels"] = level_metrics(probabilities, targets, self.settings.labels, separator)
         if "answered" in kept:
             answered = kept["answered"]
             found["coverage"] = float(answered.mean())

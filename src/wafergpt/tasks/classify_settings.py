@@ -39,8 +39,8 @@ class ClassifySettings(TextTaskSettings):
     offsets: tuple[float, ...] = ()
     """That are added to log probabilities, or log-odds, to decide; set by the run."""
     priors: tuple[float, ...] = ()
-    """Log-odds of each label among the training rows, which scores start from with ``multi``; set by
-    the run."""
+    """Log-odds of each label among the training rows, which ``multi`` adds to scores; set by the
+    run."""
 
     abstain: float | None = Field(None, gt=0, le=1)
     """The share of validation rows that is answered; no answer is given to those less certain."""

@@ -146,7 +146,7 @@ class MultiLabel(Classify):
         for each in wanted:
             found = label_offsets(probabilities, references, self.decision_metric, each)
             if found is not None:
-                return found.tolist()
+                return [float(offset) for offset in found]
         return None
 
     def decided(self, probabilities: Tensor, offsets: Sequence[float]) -> Tensor:

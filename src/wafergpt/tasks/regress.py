@@ -85,7 +85,9 @@ class Regress(TextTask):
         if numbers.min() == numbers.max():
             raise InputError(f"all training rows have the number {center:g}: nothing to learn")
         if not 0 < scale < math.inf:
-            raise InputError(f"numbers from {numbers.min():g} to {numbers.max():g} are too far apart")
+            raise InputError(
+                f"numbers from {numbers.min():g} to {numbers.max():g} are too far apart"
+            )
         return {"center": center, "scale": scale}
 
     def targets(self, table: Table, where: str) -> Targets:
