@@ -21,7 +21,7 @@ from wafergpt.data.labelled_rows import Table
 from wafergpt.data.labelled_split import hold_out_of_each_class
 from wafergpt.evaluation.intervals import Bootstrap, Difference
 from wafergpt.runs.run import OUTPUTS, Run
-from wafergpt.tasks.classify import ClassifySettings
+from wafergpt.tasks.classify_settings import ClassifySettings
 from wafergpt.tasks.tables import VALIDATION_SHARE
 
 Found = tuple[NDArray[np.float64], list[str]]

@@ -146,6 +146,16 @@ def test_the_page_on_data_works_when_pasted(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_page_on_classification_works_when_pasted(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn", reason="the page compares with TF-IDF")
+    paste("docs/classification.md", tmp_path)
+    assert (tmp_path / "runs" / "tones" / "report.html").is_file()
+    for name, key in (("topics", "auroc"), ("tones", "lrap"), ("stars", "spearman")):
+        result = json.loads((tmp_path / "runs" / name / "result.json").read_text())
+        assert key in result["metrics"]
+
+
+@pytest.mark.slow
 def test_the_page_on_mup_works_when_pasted(tmp_path: Path) -> None:
     pytest.importorskip("optuna", reason="the page tunes with Optuna")
     paste("docs/mup.md", tmp_path)
@@ -168,6 +178,7 @@ def test_the_page_on_mup_works_when_pasted(tmp_path: Path) -> None:
         "docs/tagging.md",
         "docs/retrieval.md",
         "docs/folds-and-runs.md",
+        "docs/classification.md",
         "docs/cerebras.md",
     ],
 )

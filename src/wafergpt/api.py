@@ -242,7 +242,12 @@ def cross_validate(
 
 
 def predict(
-    run: AnyRun, inputs: Sequence[Any], *, device: str = "auto", root: Path = RUNS
+    run: AnyRun,
+    inputs: Sequence[Any],
+    *,
+    device: str = "auto",
+    coverage: float | None = None,
+    root: Path = RUNS,
 ) -> list[dict[str, Any] | None]:
     """Predict with a fine-tuned run; ``Predictor.load`` keeps the network for further calls.
 
@@ -250,17 +255,21 @@ def predict(
         run: fine-tuned for a task.
         inputs: texts, for most tasks.
         device: ``cpu``, ``cuda`` or ``mps``; ``auto`` is the device it was trained on.
+        coverage: of a classifier, the share of validation rows that is as certain as what is
+            answered; the recipe's ``task.abstain`` if omitted.
         root: the folder that holds runs.
 
     Returns:
         The task's answer to each input, None where there is no text.
 
     Raises:
-        InputError: if the run is a language model, or the device is not available.
+        InputError: if the run is a language model, or the device is not available; if a coverage
+            is none, or the run kept nothing to choose a threshold by.
     """
     from wafergpt.inference.predictor import Predictor
 
-    return Predictor.load(Run.find(run, root), device).predict(inputs)
+    predictor = Predictor.load(Run.find(run, root), device)
+    return (predictor if coverage is None else predictor.with_coverage(coverage)).predict(inputs)
 
 
 def generate(

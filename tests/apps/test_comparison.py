@@ -21,8 +21,8 @@ from wafergpt.evaluation.intervals import wilson
 from wafergpt.evaluation.metrics import (
     ClassificationMetrics,
     classification_metrics,
-    regression_metrics,
 )
+from wafergpt.evaluation.regression import regression_metrics
 from wafergpt.inference.predictor import Predictor
 from wafergpt.runs.run import Run
 from wafergpt.tasks.base import task_of
@@ -45,7 +45,9 @@ def evaluated(path: Path, test: Path | None = None, **task: Any) -> Predictor:
     assert isinstance(task_read, Classify)
     recipe = recipe.replace(data={"fingerprint": task_read.tables.fingerprint()})
     run = Run.create(recipe, path.parent / "runs")
-    scores = ClassificationMetrics(0.9, 0.8, 0.3, ("0", "1"), (), [[1, 0], [0, 1]]).to_dict()
+    scores = ClassificationMetrics(
+        0.9, 0.8, 0.85, 0.7, 0.3, ("0", "1"), (), [[1, 0], [0, 1]]
+    ).to_dict()
     run.write("result", {"metrics": scores, "test": scores if test else None, "seconds": 7.0})
     nothing: Any = None
     return Predictor(run, task_of(recipe), nothing, nothing, nothing)
@@ -127,7 +129,9 @@ def test_a_training_keeps_the_outputs_behind_its_metrics(
         if name == "classify":
             expected: Any = classification_metrics(values, targets, ["0", "1"])
         else:
-            expected = regression_metrics(values.reshape(-1), targets.astype(float))
+            expected = regression_metrics(
+                values.reshape(-1), targets.astype(float), float(targets.std())
+            )
         assert found["loss"] == pytest.approx(expected.loss)
     if name == "classify":
         ours, theirs, _ = compare(Predictor.load(run, "cpu"))

@@ -55,6 +55,8 @@ TYPED: list[tuple[str, Any]] = [
     ("name=“x”", "x"),
     ("task.text=no", "no"),
     ("task.text=1.50", "1.50"),
+    ("task.text=none", "none"),
+    ("task.text=[question, no]", ("question", "no")),
     ("task.text= review", " review"),
     ("task.text=text: body # 1", "text: body # 1"),
     ("task.text='my' and 'yours'", "'my' and 'yours'"),
@@ -127,7 +129,8 @@ def test_every_key_has_a_kind() -> None:
         key: (wanted.kind, wanted.optional, wanted.several) for key, wanted in known_keys().items()
     }
     assert kinds["data.corpus"] == ("path", True, False)
-    assert kinds["task.text"] == ("text", False, False)
+    assert kinds["task.text"] == ("text", False, True)
+    assert kinds["task.similar_labels"] == ("other", False, False)
     assert kinds["task.labels"] == ("text", False, True)
     assert kinds["system.cerebras.mounts"] == ("path", False, True)
     assert kinds["train.steps"] == ("number", True, False)

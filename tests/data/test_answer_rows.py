@@ -11,7 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wafergpt.data.answer_rows import Columns, Questions, Span, _placed, read_asked, read_questions
+from wafergpt.data.answer_rows import (
+    Columns,
+    Questions,
+    Span,
+    _placed,
+    read_questions,
+    stream_asked,
+)
 from wafergpt.errors import InputError
 
 CONTEXT = "Zoë (born 1998) lives in 東京 👩‍👩‍👧, and 1998 km from 東京."
@@ -75,7 +82,8 @@ def test_every_form_of_a_row_is_read(tmp_path: Path) -> None:
         writer.writerows([["q", "context", "a"], ["Who?", CONTEXT, "東京"], ["Why?", CONTEXT, ""]])
     found = read_questions(tmp_path / "a.csv", Columns(question="q", answer="a"))
     assert found.answers == [(span,), ()]
-    assert read_asked(tmp_path / "a.csv", Columns("q"))[1] == ("Why?", CONTEXT)
+    asked = list(stream_asked(tmp_path / "a.csv", Columns("q")))
+    assert (asked[1].question, asked[1].context) == ("Why?", CONTEXT)
 
 
 def test_the_nearest_place_is_taken_and_said(tmp_path: Path) -> None:

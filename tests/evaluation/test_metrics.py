@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wafergpt.evaluation.metrics import RowScores, classification_metrics, regression_metrics
+from wafergpt.evaluation.metrics import RowScores, classification_metrics
+from wafergpt.evaluation.regression import regression_metrics
 
 
 @given(n=st.integers(1, 60), k=st.integers(2, 6), used=st.integers(1, 6), seed=st.integers(0, 999))

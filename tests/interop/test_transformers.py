@@ -20,7 +20,7 @@ from wafergpt.interop.hf_import import import_folder, read_network
 from wafergpt.model.gpt import GPT
 from wafergpt.model.heads import Classifier
 from wafergpt.runs.run import Run
-from wafergpt.tasks.classify import ClassifySettings
+from wafergpt.tasks.classify_settings import ClassifySettings
 from wafergpt.tasks.regress import RegressSettings
 from wafergpt.tasks.text_task import TextTaskSettings
 

@@ -27,7 +27,7 @@ from wafergpt.inference.writer import Writer
 from wafergpt.model.heads import Classifier
 from wafergpt.runs.run import Run
 from wafergpt.tasks.base import task_of
-from wafergpt.tasks.classify import ClassifySettings
+from wafergpt.tasks.classify_settings import ClassifySettings
 from wafergpt.tasks.tables import VALIDATION_SHARE, Tables
 from wafergpt.tasks.text_task import TextTask
 

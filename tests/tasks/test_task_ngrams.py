@@ -20,7 +20,7 @@ from wafergpt.config import recipe_from
 from wafergpt.errors import InputError
 from wafergpt.inference.predictor import Predictor
 from wafergpt.runs.run import OUTPUTS, Run
-from wafergpt.tasks.classify import ClassifySettings
+from wafergpt.tasks.classify_settings import ClassifySettings
 from wafergpt.tasks.ngram_scores import START, fitted_factors, mixed
 
 

@@ -25,7 +25,7 @@ from wafergpt.evaluation.intervals import wilson
 from wafergpt.reports import list_runs
 from wafergpt.runs.run import Run
 from wafergpt.tasks.base import task_of
-from wafergpt.tasks.classify import ClassifySettings
+from wafergpt.tasks.classify_settings import ClassifySettings
 from wafergpt.tasks.labelled_task import LabelledTask
 from wafergpt.train import folds
 from wafergpt.train.run import train

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,16 +13,19 @@ from numpy.typing import NDArray
 from wafergpt.baselines.bilstm import train_bilstm
 from wafergpt.baselines.requirements import require_comparable
 from wafergpt.baselines.result import BaselineResult
-from wafergpt.baselines.tfidf import train_tfidf
+from wafergpt.baselines.tfidf import train_tfidf, train_tfidf_of_sets
 from wafergpt.config import Recipe
-from wafergpt.data.labelled_rows import Table, encode_labels
+from wafergpt.data.labelled_rows import Table
+from wafergpt.data.outside import in_scope
 from wafergpt.errors import InputError, Interrupted
 from wafergpt.evaluation.intervals import Bootstrap, mcnemar
 from wafergpt.evaluation.metrics import RowScores
+from wafergpt.evaluation.multi_label import LabelledRowScores
 from wafergpt.inference.predictor import Predictor
 from wafergpt.progress import say, working
 from wafergpt.runs.run import Run
 from wafergpt.tasks.classify import Classify
+from wafergpt.tasks.multi_label import MultiLabel
 from wafergpt.tasks.tables import Tables
 
 SCORES = ("accuracy", "macro_f1", "loss")
@@ -33,6 +36,8 @@ MANY_UNREAD = 0.1
 
 def compare(classifier: Predictor, bilstm_seconds: float | None = None) -> list[dict[str, Any]]:
     """Train both baselines on the classifier's rows and return one row of results each.
+
+    Where a text has any number of labels there is TF-IDF alone.
 
     All are evaluated on the test rows, or on the validation rows if there are none. The run's
     ``comparison.json`` gets each row as soon as there is one. A baseline that fails has a row with
@@ -53,28 +58,43 @@ def compare(classifier: Predictor, bilstm_seconds: float | None = None) -> list[
     labels = task.settings.labels
     rows = [_ours(run, recipe)]
     tables = functools.cache(lambda: _same_rows(task))
-    intervals = functools.cache(lambda: _Intervals(_evaluated(tables()), labels, run))
+    intervals = functools.cache(lambda: _Intervals(_evaluated(tables()), task, run))
+
+    def judged() -> Table:
+        return in_scope(_evaluated(tables()), task.settings.out_of_scope)
 
     def tfidf() -> BaselineResult:
-        return train_tfidf(tables().train, _evaluated(tables()), labels=labels, seed=recipe.seed)
+        validation = tables().validation
+        assert validation is not None
+        if isinstance(task, MultiLabel):
+            return train_tfidf_of_sets(
+                tables().train,
+                validation,
+                _evaluated(tables()),
+                labels=labels,
+                decide=task.fitted_offsets,
+                seed=recipe.seed,
+            )
+        return train_tfidf(tables().train, judged(), labels=labels, seed=recipe.seed)
 
     def bilstm() -> BaselineResult:
         validation = tables().validation
         assert validation is not None
         return train_bilstm(
             tables().train,
-            validation,
-            _evaluated(tables()),
+            in_scope(validation, task.settings.out_of_scope),
+            judged(),
             labels=labels,
             seconds=bilstm_seconds,
             seed=recipe.seed,
         )
 
     # The quick one first: it is there if the other one is interrupted.
-    for name, kind, train in (
+    baselines = [
         ("TF-IDF + logistic regression", "tfidf", tfidf),
         ("bidirectional LSTM", "bilstm", bilstm),
-    ):
+    ]
+    for name, kind, train in baselines[:1] if isinstance(task, MultiLabel) else baselines:
         run.write("comparison", rows)
         try:
             with working(f"baseline: {name}"):
@@ -120,19 +140,23 @@ class _Intervals:
 
     Args:
         table: the rows.
-        labels: in order.
+        task: of the GPT.
         run: of the GPT.
     """
 
-    def __init__(self, table: Table, labels: Sequence[str], run: Run) -> None:
-        self._targets = encode_labels(table, labels, "test")
+    def __init__(self, table: Table, task: Classify, run: Run) -> None:
+        targets: NDArray[Any] = task.targets(table, "test")
+        inside = targets >= 0 if task.settings.out_of_scope else slice(None)
+        self._targets = targets[inside]
         found = run.read_outputs()
-        outputs = found.get("test/probabilities", found.get("validation/probabilities"))
+        part = "test" if "test/probabilities" in found else "validation"
+        outputs, decided = (found.get(f"{part}/{name}") for name in ("probabilities", "decided"))
         # Older runs kept none.
         self._gpt: _Sampled | None = None
-        shape = (len(self._targets), len(labels))
+        shape = (len(targets), len(task.settings.labels))
         if outputs is not None and outputs.shape == shape and np.isfinite(outputs).all():
-            self._gpt = _Sampled.of(outputs, self._targets)
+            decided = None if decided is None else decided[inside]
+            self._gpt = _Sampled.of(outputs[inside], self._targets, decided)
 
     def of_gpt(self) -> dict[str, Any]:
         """Return the intervals of the GPT's scores, if its outputs are there."""
@@ -140,7 +164,7 @@ class _Intervals:
 
     def of(self, baseline: BaselineResult) -> dict[str, Any]:
         """Return the intervals of a baseline's scores, and how far the GPT is above it."""
-        theirs = _Sampled.of(baseline.probabilities, self._targets)
+        theirs = _Sampled.of(baseline.probabilities, self._targets, baseline.decided)
         found: dict[str, Any] = {"intervals": theirs.intervals()}
         if self._gpt is not None:
             found["gpt_minus_this"] = self._gpt.minus(theirs)
@@ -149,16 +173,20 @@ class _Intervals:
 
 @dataclass(frozen=True)
 class _Sampled:
-    rows: RowScores
+    rows: RowScores | LabelledRowScores
     scores: Bootstrap
 
     @classmethod
-    def of(cls, probabilities: NDArray[np.floating], targets: NDArray[np.int64]) -> _Sampled:
-        rows = RowScores.of(probabilities, targets)
+    def of(
+        cls, probabilities: NDArray[np.floating], targets: NDArray[Any], decided: Any
+    ) -> _Sampled:
+        kind = RowScores if targets.ndim == 1 else LabelledRowScores
+        rows = kind.of(probabilities, targets, decided)
         return cls(rows, Bootstrap.of(rows.metrics, len(targets)))
 
     def intervals(self) -> dict[str, list[float]]:
-        return self.scores.intervals(len(self.rows.pairs), shares=("accuracy",))
+        found = self.scores.intervals(len(self.rows.right), shares=("accuracy",))
+        return {name: found[name] for name in SCORES}
 
     def minus(self, other: _Sampled) -> dict[str, dict[str, float]]:
         found = {name: self.scores.minus(other.scores, name).to_dict() for name in SCORES}
@@ -176,7 +204,7 @@ def _row(
         why = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
         say(f"warning: no result of the baseline {name}: {why}")
         return {"name": name, "kind": kind, "failed": why}
-    rows = sum(score.support for score in result.test.per_class)
+    rows = len(result.probabilities)
     if result.unread > MANY_UNREAD * rows:
         say(
             f"warning: {result.name} knows no word of {result.unread:,} of {rows:,} texts, and can "

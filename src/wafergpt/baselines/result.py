@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wafergpt.evaluation.metrics import ClassificationMetrics
+from wafergpt.evaluation.multi_label import MultiLabelMetrics
 
 
 @dataclass(frozen=True)
@@ -24,16 +25,18 @@ class BaselineResult:
         history: a row for each look at the validation rows.
         last: the scores of the model as training left it, where that is another one.
         unread: test rows in which the model knows no word or character: it guesses.
+        decided: ``[n, n_labels]``, the answers, of a model with any number of labels.
     """
 
     name: str
     kind: str
-    test: ClassificationMetrics
+    test: ClassificationMetrics | MultiLabelMetrics
     probabilities: NDArray[np.float64]
     seconds: float
     history: list[dict[str, float]] = field(default_factory=list)
     last: ClassificationMetrics | None = None
     unread: int = 0
+    decided: NDArray[np.bool_] | None = None
 
     def to_row(self) -> dict[str, Any]:
         """Return a row of a run's ``comparison.json``."""

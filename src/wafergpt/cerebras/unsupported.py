@@ -33,6 +33,7 @@ def require_supported(recipe: Recipe) -> None:
         (getattr(recipe.task, "word_dropout", 0), "task.word_dropout", "0"),
         (getattr(recipe.task, "ngrams", "none") != "none", "task.ngrams", "none"),
         (getattr(recipe.task, "class_weights", "none") != "none", "task.class_weights", "none"),
+        (getattr(recipe.task, "multi", False), "task.multi", "false"),
         (not task_of(recipe).lowers, f"task.name={recipe.task and recipe.task.name}",
          "system.device=cpu or cuda"),
     ]  # fmt: skip

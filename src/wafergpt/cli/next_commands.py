@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from wafergpt.cli.streams import shows
@@ -33,6 +34,8 @@ def at_work(run: Run) -> str:
         return run.command("search", "TEXTS.csv", "a question of yours")
     if recipe.task is not None and recipe.task.name == "rank":
         return run.command("predict", "--file", "CANDIDATES.csv")
+    if isinstance(columns := getattr(recipe.task, "text", None), tuple):
+        return run.command("predict", "--text", json.dumps(dict.fromkeys(columns, "a text")))
     if recipe.task is not None:
         return run.command("predict", "--text", "a text of yours")
     return run.command("generate", "--prompt", _prompt(recipe))

@@ -19,6 +19,9 @@ from wafergpt.progress import say, working
 BLANK = "(blank)"
 """Shown in place of a text that has no letters."""
 
+NO_ANSWER = "–"
+"""Shown in place of an answer that would be too uncertain."""
+
 WRITTEN = ("translation", "reply", "answer")
 """Keys of answers that are texts."""
 
@@ -53,6 +56,11 @@ if TYPE_CHECKING:
     help="A .csv, .tsv or .jsonl to write: FILE with all of its columns, and new ones.",
 )
 @click.option("--prefix", default="predicted", show_default=True, help="Of the new columns' names.")
+@click.option(
+    "--coverage",
+    type=float,
+    help="Answer where a classifier is as certain as on this share of the validation rows.",
+)
 @device_option
 @runs_option
 @json_option
@@ -65,6 +73,7 @@ def command(
     column: str | None,
     out: Path | None,
     prefix: str,
+    coverage: float | None,
     device: str,
     runs: Path,
     as_json: bool,
@@ -94,9 +103,13 @@ def command(
     from wafergpt.tasks.base import task_of
 
     found = Run.find(run, runs)
+
+    def predictor() -> Predictor:
+        loaded = Predictor.load(found, device)
+        return loaded if coverage is None else loaded.with_coverage(coverage)
+
     if out is not None and file is not None:
-        predictor = Predictor.load(found, device)
-        result = predictor.predict_file(file, out, column, file_format, prefix)
+        result = predictor().predict_file(file, out, column, file_format, prefix)
         emit(result, as_json, _said(result))
         return
     inputs: Sequence[Any] = texts
@@ -106,9 +119,11 @@ def command(
         with working(f"reading {file}"):
             inputs, shown = task_of(found.recipe).read_inputs(file, column, file_format)
         texts = tuple(shown)
-    outputs = Predictor.load(found, device).predict(inputs)
+    outputs = predictor().predict(inputs)
     if blank := outputs.count(None):
         say(f"{blank:,} of {len(outputs):,} texts {'is' if blank == 1 else 'are'} blank: null")
+    if unsure := sum("abstained" in one for one in outputs if one):
+        say(f"{unsure:,} of {len(outputs):,} texts have no answer, which would be too uncertain")
     lines = "\n".join(map(json_line, outputs))
     emit({"outputs": outputs}, as_json, lines, lambda width: [_table(texts, outputs, width)])
 
@@ -145,6 +160,15 @@ def _table(texts: Sequence[str], outputs: Sequence[dict[str, Any] | None], width
         ]
         columns = [text, Column("rank", right=True), Column("score", right=True, rank=1)]
         return table(columns, ranked, width)
+    if any(output and "labels" in output for output in outputs):
+        return table(
+            [text, Column("labels", min_width=16, folds=True)],
+            [
+                (t, _several(o)) if o else (t.strip() or BLANK, "")
+                for t, o in zip(texts, outputs, strict=True)
+            ],
+            width,
+        )
     written = next((key for o in outputs for key in WRITTEN if o and key in o), "")
     if written:
         beside = Column(written, min_width=16, folds=True)
@@ -161,7 +185,12 @@ def _table(texts: Sequence[str], outputs: Sequence[dict[str, Any] | None], width
     return table(
         [*columns, Column("", rank=2)],
         [
-            (t, _label(o["label"]), f"{o['score']:.1%}", bar(o["score"]))
+            (
+                t,
+                NO_ANSWER if o["label"] is None else _label(o["label"]),
+                f"{o['score']:.1%}",
+                bar(o["score"]),
+            )
             if o
             else (t.strip() or BLANK, "", "", "")
             for t, o in zip(texts, outputs, strict=True)
@@ -182,6 +211,12 @@ def _entities(found: Sequence[dict[str, Any]]) -> Cell:
 
     shown = ", ".join(f"{_label(one['text'])} ({_label(one['label'])})" for one in found)
     return Cell(shown or "–", "green" if found else "")
+
+
+def _several(output: dict[str, Any]) -> str:
+    """Return labels in one line, each with its probability."""
+    found = ((name, output["scores"][name]) for name in output["labels"])
+    return ", ".join(f"{_label(name)} ({score:.1%})" for name, score in found) or "–"
 
 
 def _label(name: str) -> str:

@@ -21,11 +21,13 @@ class Key:
         kind: ``number`` is never a text; ``other`` is read by the rules of YAML.
         optional: whether it can be unset.
         several: whether it is a list of that kind.
+        or_one: whether one alone is no list.
     """
 
     kind: Kind
     optional: bool = False
     several: bool = False
+    or_one: bool = False
 
 
 def keys_of(section: type[BaseModel], above: str = "") -> dict[str, Key]:
@@ -45,7 +47,7 @@ def _key(parts: list[Any]) -> Key:
     lists = [part for part in parts if get_origin(part) is tuple]
     if lists:
         inner = _key(list(_parts(get_args(lists[0])[0])))
-        return Key(inner.kind, type(None) in parts, several=True)
+        return Key(inner.kind, type(None) in parts, several=True, or_one=str in parts)
     kind: Kind = "other"
     if Path in parts:
         kind = "path"

@@ -66,7 +66,8 @@ def _value(key: str, text: str, keys: Mapping[str, Key]) -> Any:
     if wanted.several:
         if text.lstrip().startswith("["):
             return _yaml(key, text, keys)
-        return [] if _unsets(text) else [_single(key, text, wanted)]
+        if not wanted.or_one:
+            return [] if _unsets(text) else [_single(key, text, wanted)]
     if wanted.optional and _unsets(text):
         return None
     if wanted.kind == "number":

@@ -96,6 +96,17 @@ class _Row(NamedTuple):
     question: str
     context: str
     answers: tuple[tuple[str, int | None], ...]
+    line: int
+    columns: Mapping[str, Any]
+
+
+class Asked(NamedTuple):
+    """A question to answer: its line, all of its columns, itself, and its context."""
+
+    line: int
+    columns: Mapping[str, Any]
+    question: str
+    context: str
 
 
 def read_questions(path: str | Path, names: Columns) -> Questions:
@@ -147,8 +158,8 @@ def read_questions(path: str | Path, names: Columns) -> Questions:
     return Questions(questions, contexts, answers, path, tuple(notes))
 
 
-def read_asked(path: str | Path, names: Columns) -> list[tuple[str, str]]:
-    """Read questions and their contexts, whose answers need not be there.
+def stream_asked(path: Path, names: Columns) -> Iterator[Asked]:
+    """Yield questions and their contexts, whose answers need not be there.
 
     Args:
         path: as in ``read_questions``.
@@ -157,12 +168,13 @@ def read_asked(path: str | Path, names: Columns) -> list[tuple[str, str]]:
     Raises:
         InputError: if there is no such file or column, or no row.
     """
-    path = Path(path)
-    found = [(row.question, row.context) for row in _rows(path, names, answered=False)]
-    if not found:
+    count = 0
+    for row in _rows(path, names, answered=False):
+        count += 1
+        yield Asked(row.line, row.columns, row.question, row.context)
+    if not count:
         raise InputError(f"{path} has no rows")
-    say(counted(path, len(found), "questions", names=names[:2]))
-    return found
+    say(counted(path, count, "questions", names=names[:2]))
 
 
 def pair_of(value: object, names: Columns) -> tuple[Any, Any] | None:
@@ -264,7 +276,7 @@ def _of_table(row: dict[str, Any], names: Columns, path: Path, number: int, answ
                 )
             value = [{"text": text, "answer_start": row.get(names.start)}]
         answers = _listed(value, path, f"line {number}")
-    return _Row(f"line {number}", question, context, answers)
+    return _Row(f"line {number}", question, context, answers, number, row)
 
 
 def _of_squad(articles: Sequence[Any], path: Path) -> Iterator[_Row]:
@@ -277,7 +289,8 @@ def _of_squad(articles: Sequence[Any], path: Path) -> Iterator[_Row]:
                 place = f"question {count}"
                 question = _of(asked, "question", path, count)
                 found = [] if asked.get("is_impossible") else asked.get("answers") or []
-                yield _Row(place, question, context, _listed(found, path, place))
+                own = {"question": question, "context": context}
+                yield _Row(place, question, context, _listed(found, path, place), count, own)
 
 
 def _of(value: Any, key: str, path: Path, count: int) -> str:

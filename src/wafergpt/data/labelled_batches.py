@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from wafergpt.data.batches import Batch, Ints, permute
 from wafergpt.data.ngram_ratios import log_count_ratios
+from wafergpt.data.text_columns import lengths_left
 from wafergpt.data.tokenizer import Tokenizer
 
 Cut = Literal["end", "start", "middle"]
@@ -45,6 +46,28 @@ def encode_texts(
     """
     encoded = [list(ids) or [tokenizer.end_of_text] for ids in tokenizer.encode_batch(texts)]
     return [cut_tokens(ids, limit, cut) for ids in encoded], sum(len(i) > limit for i in encoded)
+
+
+def cut_columns(
+    parts: Sequence[Sequence[int]], between: Sequence[int], limit: int, cut: Cut
+) -> tuple[NDArray[np.int64], bool]:
+    """Join the tokens of columns to ``limit`` tokens at most, the longest ones cut first.
+
+    Args:
+        parts: tokens of each column.
+        between: tokens that separate them.
+        limit: tokens of all, separators included.
+        cut: where a column is cut.
+
+    Returns:
+        The tokens, and whether any were cut.
+    """
+    lengths = [len(part) for part in parts]
+    left = lengths_left(lengths, limit - (len(parts) - 1) * len(between))
+    found: list[int] = []
+    for place, (part, length) in enumerate(zip(parts, left, strict=True)):
+        found += [*(between if place else ()), *(cut_tokens(part, length, cut) if length else ())]
+    return np.asarray(found, dtype=np.int64), left != lengths
 
 
 def _filled(rows: Sequence[NDArray[np.int32]]) -> torch.Tensor:
@@ -101,10 +124,11 @@ class LabelledBatches:
 
     Args:
         texts: tokens of each text, at least one.
-        targets: ``[n]`` classes, or numbers.
+        targets: ``[n]`` classes, or numbers; ``[n, n_labels]`` 0 and 1 for any number of labels.
         batch_size: the number of samples that are padded together.
         seed: of the run; None sorts by length and shuffles nothing (validation).
-        class_weights: ``[n_labels]`` weight of each class; None weighs all equally.
+        class_weights: ``[n_labels]`` weight of each class, or ``[n_labels, 2]`` of rows without and
+            with each label; None weighs all equally.
         length: the length to pad all to; None pads each batch to its longest.
         ngrams: rows of the n-grams of each text, if the task has weights for them.
     """
@@ -124,7 +148,15 @@ class LabelledBatches:
         self._length, self._ngrams = length, ngrams
         self._lengths = np.array([len(text) for text in texts])
         self._order = LengthOrder(self._lengths, batch_size, seed)
-        self._weights = None if class_weights is None else class_weights[targets.astype(np.int64)]
+        self._weights: NDArray[np.float64] | None = None
+        if class_weights is not None:
+            classes = targets.astype(np.int64)
+            several = classes.ndim == 2
+            self._weights = (
+                class_weights[np.arange(classes.shape[1]), classes]
+                if several
+                else class_weights[classes]
+            )
 
     def indices(self, first_sample: int, n: int) -> Ints:
         """Return the indices of the texts of samples ``first_sample …``."""
@@ -134,7 +166,8 @@ class LabelledBatches:
         """Return samples as one batch.
 
         ``tokens [n, longest]`` padded with 0, ``targets [n]``, ``lengths [n]``; ``ngrams
-        [n, most]`` padded with 0, if there are any; and ``weights [n]`` if classes are weighted.
+        [n, most]`` padded with 0, if there are any; and ``weights``, as many as targets, if classes
+        are weighted. The batch's own is the sum over rows of their mean weight.
         """
         chosen = self.indices(first_sample, n)
         lengths = self._lengths[chosen]
@@ -151,9 +184,8 @@ class LabelledBatches:
             tensors["ngrams"] = _filled([self._ngrams[index] for index in chosen])
         if weights is None:
             return Batch(tensors, weight=n)
-        return Batch(
-            {**tensors, "weights": torch.from_numpy(weights).float()}, weight=float(weights.sum())
-        )
+        total = float(weights.reshape(n, -1).mean(1).sum())
+        return Batch({**tensors, "weights": torch.from_numpy(weights).float()}, weight=total)
 
     def ngram_ratios(self, rows: int, n_outputs: int) -> NDArray[np.float32]:
         """Return how unevenly the classes use each row of the n-grams' table.
@@ -166,9 +198,9 @@ class LabelledBatches:
             ``[rows, n_outputs]``, see ``log_count_ratios``.
         """
         assert self._ngrams is not None
-        found = log_count_ratios(
-            self._ngrams, self.targets.astype(np.int64), max(2, n_outputs), rows
-        )
+        targets = self.targets.astype(np.int64)
+        classes = n_outputs if targets.ndim == 2 else max(2, n_outputs)
+        found = log_count_ratios(self._ngrams, targets, classes, rows)
         return found[:, -n_outputs:]
 
     def length(self, first_sample: int, n: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Number
 from pathlib import Path
@@ -25,6 +25,7 @@ from wafergpt.data.file_formats import (
     whole,
 )
 from wafergpt.data.opening import lines
+from wafergpt.data.text_columns import joined, names_of
 from wafergpt.errors import InputError, nearest
 from wafergpt.files import short
 from wafergpt.progress import say
@@ -91,7 +92,12 @@ class Table:
         return f"row {row + 1}" if path is None else str(path)
 
 
-def read_table(path: str | Path, text: str = "text", label: str = "label") -> Table:
+def read_table(
+    path: str | Path,
+    text: str | Sequence[str] = "text",
+    label: str | Sequence[str] = "label",
+    read_label: Callable[[Mapping[str, object], Path, int], str] | None = None,
+) -> Table:
     """Read the text and label columns of a jsonl, csv or tsv file, plain or compressed.
 
     Labels are kept as they are written: ``1``, ``true`` and ``positive`` are all strings. Rows with
@@ -99,8 +105,9 @@ def read_table(path: str | Path, text: str = "text", label: str = "label") -> Ta
 
     Args:
         path: the file.
-        text: the column of texts.
-        label: the column of labels.
+        text: the column of texts; of several ones a text is their cells, ``joined``.
+        label: the column of labels, or what columns ``read_label`` reads.
+        read_label: makes a label of these cells and a line's number; it may be empty.
 
     Raises:
         InputError: if there is no such file or column, no row with a text, a row with a text and no
@@ -113,44 +120,58 @@ def read_table(path: str | Path, text: str = "text", label: str = "label") -> Ta
     blank: list[int] = []
     unlabelled: list[int] = []
     numeric = False
-    names = (text, label)
+    columns, of_label = names_of(text), names_of(label)
+    names = (*columns, *of_label)
     for number, row in held(path, rows(path, names=names), names):
-        words = cell_text(column(row, text, path, number, "task.text=COLUMN"), text, path, number)
-        value = column(row, label, path, number, "task.label=COLUMN")
+        words = _text(row, columns, path, number, "task.text=COLUMN")
+        cells = {n: column(row, n, path, number, "task.label=COLUMN") for n in of_label}
+        value = cells[of_label[0]]
         if not words.strip():
             blank.append(number)
+        elif read_label is not None:
+            texts.append(words)
+            labels.append(read_label(cells, path, number))
+            numbers.append(number)
         elif is_missing(value) or not str(value).strip():
             unlabelled.append(number)
         else:
             texts.append(words)
-            labels.append(_label(value, label, path, number))
+            labels.append(label_text(value, of_label[0], path, number))
             numbers.append(number)
             numeric |= isinstance(value, int | float) and not isinstance(value, bool)
     total = len(texts) + len(blank) + len(unlabelled)
     if unlabelled:
         raise InputError(
-            f"{path}, line {unlabelled[0]}: an empty label in column '{label}' (in "
+            f"{path}, line {unlabelled[0]}: an empty label in column '{of_label[0]}' (in "
             f"{len(unlabelled):,} of {total:,} rows): label them, or remove them"
         )
-    if blank and not texts:
-        raise InputError(
-            f"{path}, line {blank[0]}: no text in column '{text}', nor in any other row"
-        )
-    if not texts:
-        raise InputError(f"{path} has no rows")
-    notes: tuple[str, ...] = ()
-    if blank:
-        notes = (
-            f"{path}: {len(blank):,} of {total:,} rows have no text in column '{text}' and are "
-            f"skipped (first: line {blank[0]})",
-        )
+    notes = _notes_on_blank(path, blank, total, columns)
     say(counted(path, total, names=names))
     return Table(texts, labels, path, numbers, numeric=numeric, notes=notes)
 
 
+def _notes_on_blank(
+    path: Path, blank: Sequence[int], total: int, columns: Sequence[str]
+) -> tuple[str, ...]:
+    """Return notes on rows without a text, which are skipped, and refuse a file of such rows."""
+    named = "', '".join(columns)
+    if blank and len(blank) == total:
+        raise InputError(
+            f"{path}, line {blank[0]}: no text in column '{named}', nor in any other row"
+        )
+    if not total:
+        raise InputError(f"{path} has no rows")
+    if not blank:
+        return ()
+    return (
+        f"{path}: {len(blank):,} of {total:,} rows have no text in column '{named}' and are "
+        f"skipped (first: line {blank[0]})",
+    )
+
+
 def text_rows(
     path: Path,
-    text: str = "text",
+    text: str | Sequence[str] = "text",
     file_format: FileFormat | None = None,
     option: str = "--column",
 ) -> Iterator[tuple[int, dict[str, Any], str]]:
@@ -161,27 +182,27 @@ def text_rows(
 
     Args:
         path: the file.
-        text: the column of texts; a .txt has none.
+        text: the column of texts, or several, whose cells are ``joined``; a .txt has none.
         file_format: overrides the kind that the file's name stands for.
         option: by which a user names the column.
 
     Raises:
         InputError: if there is no such file or column, or a number in the text column.
     """
-    if require_kind(path, file_format, (text,)) == "txt":
+    names = names_of(text)
+    if require_kind(path, file_format, names) == "txt":
         for number, line in held(path, lines(path)):
             words = line.rstrip("\r\n")
             yield number, {"text": words}, words
         return
-    numbered = rows(path, blank_lines=True, file_format=file_format, names=(text,))
-    for number, row in held(path, numbered, (text,)):
-        value = column(row, text, path, number, f"{option} COLUMN")
-        yield number, row, cell_text(value, text, path, number)
+    numbered = rows(path, blank_lines=True, file_format=file_format, names=names)
+    for number, row in held(path, numbered, names):
+        yield number, row, _text(row, names, path, number, f"{option} COLUMN")
 
 
 def read_texts(
     path: str | Path,
-    text: str = "text",
+    text: str | Sequence[str] = "text",
     file_format: FileFormat | None = None,
     option: str = "--column",
 ) -> list[str]:
@@ -191,10 +212,11 @@ def read_texts(
         InputError: if there is no such file or column, no row, or a number in the text column.
     """
     path = Path(path)
-    texts = [words for _, _, words in text_rows(path, text, file_format, option)]
+    names = names_of(text)
+    texts = [words for _, _, words in text_rows(path, names, file_format, option)]
     if not texts:
         raise InputError(f"{path} has no rows")
-    say(counted(path, len(texts), file_format=file_format, names=(text,)))
+    say(counted(path, len(texts), file_format=file_format, names=names))
     return texts
 
 
@@ -266,7 +288,21 @@ def cell_text(value: object, name: str, path: Path, number: int) -> str:
     return whole(value, path, number)
 
 
-def _label(value: object, name: str, path: Path, number: int) -> str:
+def _text(
+    row: dict[str, object], names: Sequence[str], path: Path, number: int, option: str
+) -> str:
+    """Return the text of a row's columns; blank if all of them are."""
+    return joined(
+        [cell_text(column(row, name, path, number, option), name, path, number) for name in names]
+    )
+
+
+def label_text(value: object, name: str, path: Path, number: int) -> str:
+    """Return a label as it is written; JSON's true is ``true``.
+
+    Raises:
+        InputError: if it is none; ``path`` and the line ``number`` are named.
+    """
     if isinstance(value, list | dict):
         raise InputError(f"{path}, line {number}: column '{name}' is not a single label")
     label = (str(value).lower() if isinstance(value, bool) else str(value)).strip()
@@ -292,6 +328,12 @@ def label_names(table: Table, known: Sequence[str] = ()) -> tuple[str, ...]:
         raise InputError(f"all rows have the label {short(table.labels[0])}: nothing to tell apart")
     if len(names) > CLASSES and len(table.labels) < 2 * len(names):
         raise InputError(f"{many_labels(table)}, cannot be classes: {OTHER_LABELS}")
+    return sorted_labels(names)
+
+
+def sorted_labels(names: Iterable[str]) -> tuple[str, ...]:
+    """Return labels sorted as numbers if all are whole, else as text."""
+    names = set(names)
     numbered = all(re.fullmatch(r"-?\d{1,18}", name) for name in names)
     return tuple(sorted(names, key=(lambda n: (int(n), n)) if numbered else None))
 
@@ -333,5 +375,21 @@ def encode_scores(table: Table, where: str) -> NDArray[np.float64]:
         except ValueError:
             scores[row] = math.nan
         if not math.isfinite(scores[row]):
-            raise InputError(f"the {where} rows have the label {short(label)}, not a number")
+            raise InputError(
+                f"the {where} rows have the label {short(label)}, not a number ({table.place(row)})"
+            )
     return scores
+
+
+def require_whole(table: Table, where: str) -> None:
+    """Require whole numbers as labels, which ``quadratic_kappa`` is of.
+
+    Raises:
+        InputError: on another one; ``where`` names the set of rows.
+    """
+    for row, number in enumerate(encode_scores(table, where)):
+        if number != round(number):
+            raise InputError(
+                f"{table.place(row)}: the label {short(table.labels[row])} is no whole number, "
+                "which evaluate.metric=quadratic_kappa is for"
+            )

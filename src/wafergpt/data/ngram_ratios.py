@@ -18,7 +18,7 @@ def log_count_ratios(
 
     Args:
         ngrams: of each text.
-        targets: ``[n]``, its class.
+        targets: ``[n]``, its class, or ``[n, n_classes]``, 1 for each of its labels.
         n_classes: number of classes.
         rows: of the table.
 
@@ -27,10 +27,14 @@ def log_count_ratios(
     """
     counts = np.zeros((n_classes, rows))
     for label in range(n_classes):
-        own = [ngrams[place] for place in np.flatnonzero(targets == label).tolist()]
+        has = targets == label if targets.ndim == 1 else targets[:, label] > 0
+        own = [ngrams[place] for place in np.flatnonzero(has).tolist()]
         if own:
             counts[label] = np.bincount(np.concatenate(own), minlength=rows)
     total = counts.sum(0)
+    if targets.ndim == 2:
+        # A text with several labels is read once.
+        total = np.bincount(np.concatenate(ngrams), minlength=rows).astype(np.float64)
     seen, others = total > 0, total - counts + 1
     counts += 1
     ratios = np.log(counts / counts.sum(1, keepdims=True))

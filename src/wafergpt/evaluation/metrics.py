@@ -28,6 +28,8 @@ class ClassificationMetrics:
     Attributes:
         accuracy: share of right answers.
         macro_f1: mean F1 over the labels that occur or are predicted.
+        balanced_accuracy: mean recall over the labels that occur.
+        mcc: Matthews' correlation coefficient, of many classes (Gorodkin, 2004).
         loss: mean negative log probability of the right answer, in nats.
         labels: in the order of the columns.
         per_class: scores of each label.
@@ -36,6 +38,8 @@ class ClassificationMetrics:
 
     accuracy: float
     macro_f1: float
+    balanced_accuracy: float
+    mcc: float
     loss: float
     labels: tuple[str, ...]
     per_class: tuple[ClassScore, ...]
@@ -62,12 +66,18 @@ class RowScores:
     n_labels: int
 
     @classmethod
-    def of(cls, probabilities: NDArray[np.floating], targets: NDArray[np.int64]) -> RowScores:
-        """Read them from ``probabilities [n, n_labels]`` and the right classes ``[n]``."""
+    def of(
+        cls,
+        probabilities: NDArray[np.floating],
+        targets: NDArray[np.int64],
+        decided: NDArray[np.int64] | None = None,
+    ) -> RowScores:
+        """Read them from probabilities, as ``classification_metrics`` takes them."""
         n, k = probabilities.shape
         right = probabilities[np.arange(n), targets].astype(np.float64)
         losses = -np.log(np.maximum(right, 1e-12))
-        return cls(targets * k + probabilities.argmax(1), losses, k)
+        decided = probabilities.argmax(1) if decided is None else decided
+        return cls(targets * k + decided, losses, k)
 
     @property
     def right(self) -> NDArray[np.bool_]:
@@ -82,13 +92,27 @@ class RowScores:
 
     def metrics(self, rows: NDArray[np.int64]) -> dict[str, float]:
         """Return accuracy, macro_f1 and loss of rows, given by number and possibly repeated."""
-        confusion = self.confusion(rows)
-        occurs = confusion.sum(0) + confusion.sum(1) > 0
-        return {
-            "accuracy": float(np.trace(confusion) / len(rows)),
-            "macro_f1": float(_f1(confusion)[occurs].mean()),
-            "loss": float(self.losses[rows].mean()),
-        }
+        found = decision_metrics(self.confusion(rows))
+        loss = float(self.losses[rows].mean())
+        return {"accuracy": found["accuracy"], "macro_f1": found["macro_f1"], "loss": loss}
+
+
+def decision_metrics(confusion: NDArray[np.int64]) -> dict[str, float]:
+    """Return the metrics of decisions alone: accuracy, macro_f1, balanced_accuracy and mcc.
+
+    Args:
+        confusion: ``[n_labels, n_labels]`` counts, by right class and decision.
+    """
+    truth, guesses = (confusion.sum(axis).astype(np.float64) for axis in (1, 0))
+    hits, n = np.diag(confusion), confusion.sum()
+    spread = np.sqrt((n**2 - guesses @ guesses) * (n**2 - truth @ truth))
+    return {
+        "accuracy": float(hits.sum() / n),
+        "macro_f1": float(_f1(confusion)[(truth + guesses) > 0].mean()),
+        "balanced_accuracy": float((hits[truth > 0] / truth[truth > 0]).mean()),
+        # Where all is of one class, or all is answered alike, there is no correlation.
+        "mcc": float((hits.sum() * n - truth @ guesses) / spread) if spread else 0.0,
+    }
 
 
 def _f1(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -98,7 +122,10 @@ def _f1(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def classification_metrics(
-    probabilities: NDArray[np.floating], targets: NDArray[np.int64], labels: Sequence[str]
+    probabilities: NDArray[np.floating],
+    targets: NDArray[np.int64],
+    labels: Sequence[str],
+    decided: NDArray[np.int64] | None = None,
 ) -> ClassificationMetrics:
     """Compute a classifier's metrics from its predictions.
 
@@ -106,6 +133,7 @@ def classification_metrics(
         probabilities: ``[n, n_labels]``; a probability below 1e-12 counts as that in the loss.
         targets: ``[n]`` right classes.
         labels: names of the classes.
+        decided: ``[n]`` classes that are answered; the most probable ones if omitted.
 
     Raises:
         ValueError: if there are no rows, or shapes do not fit.
@@ -113,15 +141,14 @@ def classification_metrics(
     n, k = probabilities.shape
     if not n or targets.shape != (n,) or k != len(labels):
         raise ValueError(f"{targets.shape} targets and {len(labels)} labels do not fit {n}×{k}")
-    rows = RowScores.of(probabilities, targets)
+    rows = RowScores.of(probabilities, targets, decided)
     confusion = rows.confusion(np.arange(n))
     hits, truth, guesses = np.diag(confusion), confusion.sum(1), confusion.sum(0)
     precision = hits / np.maximum(guesses, 1)
     recall = hits / np.maximum(truth, 1)
     f1 = _f1(confusion)
     return ClassificationMetrics(
-        accuracy=float(hits.sum() / n),
-        macro_f1=float(f1[(truth + guesses) > 0].mean()),
+        **decision_metrics(confusion),
         loss=float(rows.losses.mean()),
         labels=tuple(labels),
         per_class=tuple(
@@ -130,30 +157,3 @@ def classification_metrics(
         ),
         confusion=confusion.tolist(),
     )
-
-
-@dataclass(frozen=True)
-class RegressionMetrics:
-    """A regression's scores: mean squared and absolute error, and R² (1 is perfect)."""
-
-    loss: float
-    mean_absolute_error: float
-    r2: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return asdict(self)
-
-
-def regression_metrics(
-    predictions: NDArray[np.floating], targets: NDArray[np.floating]
-) -> RegressionMetrics:
-    """Compute the metrics of predicted numbers ``[n]``.
-
-    R² of targets that are all alike is 0, and 1 where the predictions are exact.
-    """
-    errors = predictions - targets
-    squared = float((errors**2).sum())
-    spread = float(((targets - targets.mean()) ** 2).sum())
-    r2 = 1 - squared / spread if spread else float(squared == 0)
-    return RegressionMetrics(squared / len(errors), float(np.abs(errors).mean()), r2)

@@ -162,9 +162,15 @@ class PredictionFile:
                 ],
                 "settings": {
                     "column": self.column, "format": self.file_format, "prefix": self.prefix,
-                    "device": str(self.predictor.device), "wafergpt": __version__,
+                    "device": str(self.predictor.device), "below": self._below,
+                    "wafergpt": __version__,
                 },
             }  # fmt: skip
+
+    @property
+    def _below(self) -> float:
+        """The probability below which no answer is given."""
+        return float(getattr(self.predictor.task.recipe.task, "abstain_below", 0.0))
 
     def _begun(self, plan: Mapping[str, Any]) -> Written | None:
         """Return what an interrupted call has written, if it has begun."""

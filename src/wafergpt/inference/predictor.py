@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -20,6 +20,8 @@ from wafergpt.inference.devices import inference_device
 from wafergpt.progress import progress
 from wafergpt.runs.run import Run
 from wafergpt.tasks.base import InputFormat, Task, task_of
+from wafergpt.tasks.classify import Classify
+from wafergpt.tasks.multi_label import MultiLabel
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,35 @@ class Predictor:
     def recipe(self) -> Recipe:
         """The run's resolved recipe."""
         return self.task.recipe
+
+    def with_coverage(self, coverage: float) -> Predictor:
+        """Give no answer to what is less certain than all but a share of the validation rows.
+
+        Args:
+            coverage: the share of them that is answered, above 0; 1 answers all.
+
+        Returns:
+            A predictor with that threshold.
+
+        Raises:
+            InputError: if it is no share, the task does not abstain, or the run kept no outputs.
+        """
+        if not 0 < coverage <= 1:
+            raise InputError(f"a coverage of {coverage:.4g} is not above 0 and at most 1")
+        if not isinstance(self.task, Classify) or isinstance(self.task, MultiLabel):
+            raise InputError("a coverage is for task.name=classify with one label to a text")
+        found = {
+            name.removeprefix("validation/"): values
+            for name, values in self.run.read_outputs().items()
+            if name.startswith("validation/")
+        }
+        if "probabilities" not in found:
+            raise InputError(
+                f"{self.run.path} kept no outputs for validation rows to choose a threshold by"
+            )
+        below = self.task.threshold(found, coverage)
+        recipe = self.recipe.replace(task={"abstain_below": below})
+        return replace(self, task=task_of(recipe))
 
     @overload
     def predict(self, inputs: str) -> dict[str, Any] | None: ...

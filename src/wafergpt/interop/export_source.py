@@ -19,7 +19,8 @@ from wafergpt.model.heads import Classifier
 from wafergpt.runs.run import Run
 from wafergpt.shapes.parametrization import parametrization
 from wafergpt.tasks.base import task_of
-from wafergpt.tasks.classify import ClassifySettings
+from wafergpt.tasks.classify_settings import ClassifySettings
+from wafergpt.tasks.regress import RegressSettings
 from wafergpt.tasks.text_task import TextTaskSettings
 
 
@@ -85,6 +86,9 @@ class Source:
         model = model.model_copy(update={"tied": True})
         network = classifier_network(classifier)
         score = score * parametrization(recipe.model).task_multiplier
+        if isinstance(recipe.task, RegressSettings):
+            network = _absolute(network, recipe.task)
+            score = _fold_units(score, body, recipe.task)
         if len(score) == 1 and isinstance(recipe.task, ClassifySettings):
             # softmax([0, s]) is sigmoid(s).
             network = _two_outputs(network)
@@ -120,3 +124,27 @@ def _two_outputs(network: Network) -> Network:
         return torch.cat([torch.zeros_like(positive), positive], 1)
 
     return both
+
+
+def _absolute(network: Network, task: RegressSettings) -> Network:
+    """Return a function to the numbers that a regression's scores stand for."""
+    return lambda tokens, lengths: network(tokens, lengths) * task.scale + task.center
+
+
+def _fold_units(score: Tensor, body: dict[str, Tensor], task: RegressSettings) -> Tensor:
+    """Put a regression's units into its weights: a head without a bias reads shifted states.
+
+    Args:
+        score: ``[1, width]``, of the head.
+        body: whose last norm's bias changes.
+        task: with mean and standard deviation.
+
+    Returns:
+        The weights of the head.
+    """
+    score = score * task.scale
+    bias = body["norm.bias"]
+    # Whatever states are pooled to, each part of the head sees the same shift.
+    seen = score.reshape(-1, len(bias)).sum(0)
+    body["norm.bias"] = bias + task.center * seen / seen.square().sum().clamp(min=1e-30)
+    return score

@@ -11,7 +11,7 @@ from wafergpt.config import Model, Recipe, TaskSettings, recipe_from
 from wafergpt.errors import InputError, nearest
 from wafergpt.files import short
 from wafergpt.model.heads import Pooling
-from wafergpt.tasks.classify import ClassifySettings
+from wafergpt.tasks.classify_settings import ClassifySettings
 from wafergpt.tasks.text_task import TextTaskSettings
 
 CAUSAL, CLASSIFIER = "GPT2LMHeadModel", "GPT2ForSequenceClassification"

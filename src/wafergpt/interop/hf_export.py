@@ -75,15 +75,33 @@ def _require_expressible(source: Source) -> tuple[str, ...]:
             f"{source.run.path}: task.ngrams={task.ngrams} has no form in transformers, whose "
             "classifiers read tokens alone: use --format onnx"
         )
+    for key in ("multi", "offsets"):
+        if getattr(task, key, False):
+            raise InputError(
+                f"{source.run.path}: task.{key} decides by more than transformers' logits: use "
+                "--format onnx"
+            )
     if source.tokenizer is None:
         raise InputError(
             f"{source.run.path}: a classifier without a tokenizer has no padding token"
         )
+    warnings: tuple[str, ...] = ()
     if task.cut == "middle":
-        return (
+        warnings += (
             "task.cut=middle has no counterpart in transformers, which cuts long texts at the end",
         )
-    return ()
+    if getattr(task, "abstain_below", 0.0):
+        warnings += (
+            "transformers answers whatever the probability is: task.abstain_below is lost",
+        )
+    if getattr(task, "hierarchy", ""):
+        warnings += ("transformers answers with leaves alone: task.hierarchy is lost",)
+    if len(task.columns) > 1:
+        warnings += (
+            f"transformers reads one text: join the columns {', '.join(task.columns)} with a line "
+            "break, and cut the longest first",
+        )
+    return warnings
 
 
 def _tensors(source: Source) -> dict[str, Tensor]:

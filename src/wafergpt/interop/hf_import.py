@@ -25,7 +25,7 @@ from wafergpt.model.empty import empty
 from wafergpt.model.gpt import GPT
 from wafergpt.progress import working
 from wafergpt.runs.run import RUNS, Run
-from wafergpt.tasks.classify import ClassifySettings
+from wafergpt.tasks.classify_settings import ClassifySettings
 from wafergpt.tasks.regress import RegressSettings
 
 CONFIG = "config.json"

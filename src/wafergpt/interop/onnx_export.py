@@ -117,7 +117,9 @@ class _Opened:
             shape = (ROWS, model.seq_len)
             yield Batch({"tokens": torch.randint(model.vocab_size, shape, generator=generator)}, 1)
         else:
-            given = self.task.inputs_of(TEXTS)
+            several = len(self.graph.settings.get("columns", ()))
+            texts: list[Any] = [[text] * several if several else text for text in TEXTS]
+            given = self.task.inputs_of(texts)
             yield self.task.encode(given, self.tokenizer).batches.batch(0, len(given))
 
 

@@ -106,6 +106,11 @@ def _steps(recipe: Recipe, graph: Graph) -> list[str]:
             f"Of a longer text the {where[graph.settings['cut']]} {limit:,} tokens are read; an "
             "empty text is the token that ends a text (`end_of_text`)."
         )
+    if "columns" in graph.settings:
+        steps[-1] += (
+            f" A text is the columns {', '.join(graph.settings['columns'])} with a line break "
+            "between them; what is too long is cut from the longest column."
+        )
     return [*steps, "`settings.json` contains the numbers and names for programs."]
 
 
@@ -142,8 +147,65 @@ def _continuation(recipe: Recipe) -> list[str]:
     ]
 
 
+def _several_columns(graph: Graph, ngrams: bool) -> list[str]:
+    """Return lines that make inputs of texts of several columns."""
+    texts = ["Was it good?", "A warm and funny film.", "It was dull."]
+    made = [texts[place % len(texts)] for place in range(len(graph.settings["columns"]))]
+    cut = {
+        "end": "ids[:left]",
+        "start": "ids[len(ids) - left :]",
+        "middle": "ids[: left // 2] + ids[len(ids) - (left - left // 2) :]",
+    }[graph.settings["cut"]]
+    rows = 'text_ngrams(text, settings["ngrams"], settings["ngram_rows"])'
+    return [
+        *_PADDED,
+        "def encoded(parts):",
+        "    rows = [tokenizer.encode(part, add_special_tokens=False).ids for part in parts]",
+        '    between = tokenizer.encode("\\n", add_special_tokens=False).ids',
+        "    between = between or [settings['end_of_text']]",
+        "    sizes = [len(ids) for ids in rows]",
+        "    while sum(sizes) > settings['max_tokens'] - (len(rows) - 1) * len(between):",
+        "        sizes[max(range(len(rows)), key=lambda i: (sizes[i], -len(rows[i]), -i))] -= 1",
+        f"    rows = [{cut} for ids, left in zip(rows, sizes)]",
+        "    return rows[0] + [token for ids in rows[1:] for token in between + ids]",
+        "",
+        "",
+        f"columns = [{made!r}]",
+        "tokens = [encoded(parts) for parts in columns]",
+        'texts = ["\\n".join(parts) for parts in columns]',
+        *_inputs(graph, [f'    "ngrams": padded([{rows} for text in texts]),'] if ngrams else []),
+    ]
+
+
+_PADDED = [
+    "",
+    "def padded(rows):",
+    "    filled = np.zeros((len(rows), max(1, *map(len, rows))), dtype=np.int64)",
+    "    for place, row in zip(filled, rows):",
+    "        place[: len(row)] = row",
+    "    return filled",
+    "",
+    "",
+]
+
+
+def _inputs(graph: Graph, ngrams: list[str]) -> list[str]:
+    """Return lines that run the graph on ``tokens``."""
+    return [
+        "inputs = {",
+        '    "input_ids": padded(tokens),',
+        '    "attention_mask": padded([[1] * len(row) for row in tokens]),',
+        *ngrams,
+        "}",
+        f"{', '.join(graph.outputs)}{',' if len(graph.outputs) == 1 else ''} = "
+        "session.run(None, inputs)",
+    ]
+
+
 def _answers(graph: Graph) -> list[str]:
     ngrams = "ngrams" in graph.inputs
+    if "columns" in graph.settings:
+        return _several_columns(graph, ngrams)
     limit = graph.settings["max_tokens"]
     ids = "tokenizer.encode(text, add_special_tokens=False).ids"
     head = limit // 2
@@ -160,25 +222,12 @@ def _answers(graph: Graph) -> list[str]:
     ]
     rows = 'text_ngrams(text, settings["ngrams"], settings["ngram_rows"])'
     return [
-        "",
-        *(middle if graph.settings["cut"] == "middle" else []),
-        "def padded(rows):",
-        "    filled = np.zeros((len(rows), max(1, *map(len, rows))), dtype=np.int64)",
-        "    for place, row in zip(filled, rows):",
-        "        place[: len(row)] = row",
-        "    return filled",
-        "",
-        "",
+        *(["", *middle[:-1]] if graph.settings["cut"] == "middle" else []),
+        *_PADDED,
         'texts = ["A warm and funny film.", "It was dull."]',
         f"ids = [{cut} for text in texts]",
         "tokens = [row or [settings['end_of_text']] for row in ids]",
-        "inputs = {",
-        '    "input_ids": padded(tokens),',
-        '    "attention_mask": padded([[1] * len(row) for row in tokens]),',
-        *([f'    "ngrams": padded([{rows} for text in texts]),'] if ngrams else []),
-        "}",
-        f"{', '.join(graph.outputs)}{',' if len(graph.outputs) == 1 else ''} = "
-        "session.run(None, inputs)",
+        *_inputs(graph, [f'    "ngrams": padded([{rows} for text in texts]),'] if ngrams else []),
     ]
 
 

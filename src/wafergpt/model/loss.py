@@ -251,11 +251,19 @@ def divergence(
         scores: as for ``classification_loss``.
         others: of the other model, of the same shape.
         kind: as for ``classification_loss``.
-        weights: ``[batch]`` weight of each row.
+        weights: ``[batch]`` weight of each row; ``[batch, n_labels]`` for ``multi``.
     """
     scores, others = scores.float(), others.float()
     if kind == "squared_error":
         losses = (scores[:, 0] - others[:, 0]) ** 2
+    elif kind == "multi":
+        theirs = others.sigmoid()
+        both = (
+            theirs * (F.logsigmoid(others) - F.logsigmoid(scores))
+            + (1 - theirs) * (F.logsigmoid(-others) - F.logsigmoid(-scores))
+        )  # fmt: skip
+        losses = (both if weights is None else both * weights).mean(1)
+        weights = None
     else:
         if kind == "binary":
             # Two classes, of which the first has the score 0.
@@ -276,10 +284,12 @@ def classification_loss(
 
     Args:
         scores: ``[batch, n_labels]``; ``[batch, 1]`` for ``binary`` and ``squared_error``.
-        targets: ``[batch]`` classes, or numbers for ``squared_error``.
-        kind: ``cross_entropy``, ``binary`` (of class 1 against class 0) or ``squared_error``.
+        targets: ``[batch]`` classes, or numbers for ``squared_error``; ``[batch, n_labels]`` 0 and
+            1 for ``multi``.
+        kind: ``cross_entropy``, ``binary`` (of class 1 against class 0), ``squared_error``, or
+            ``multi``: the mean binary cross-entropy of each label against its absence.
         label_smoothing: share of the target that is distributed over all classes.
-        weights: ``[batch]`` weight of each row.
+        weights: ``[batch]`` weight of each row; ``[batch, n_labels]`` for ``multi``.
     """
     scores = scores.float()
     if kind == "squared_error":
@@ -287,6 +297,12 @@ def classification_loss(
     elif kind == "binary":
         wanted = targets.float() * (1 - label_smoothing) + label_smoothing / 2
         losses = F.binary_cross_entropy_with_logits(scores[:, 0], wanted, reduction="none")
+    elif kind == "multi":
+        wanted = targets.float() * (1 - label_smoothing) + label_smoothing / 2
+        losses = F.binary_cross_entropy_with_logits(
+            scores, wanted, weight=weights, reduction="none"
+        ).mean(1)
+        weights = None
     else:
         losses = F.cross_entropy(scores, targets, reduction="none", label_smoothing=label_smoothing)
     return (losses if weights is None else losses * weights).sum()

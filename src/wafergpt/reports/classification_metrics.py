@@ -116,6 +116,45 @@ def _accuracy_bars(
     }
 
 
+def coverage_chart(test: object) -> Chart | None:
+    """Draw the accuracy of the most certain answers by the share of rows that gets one."""
+    points = [
+        point
+        for point in values.sequence(test, "risk_coverage")
+        if isinstance(point, list) and len(point) == 2 and all(isinstance(n, float) for n in point)
+    ]
+    if len(points) < 2:
+        return None
+    shares, accuracies = zip(*points, strict=True)
+    line = {
+        "type": "scatter",
+        "mode": "lines",
+        "x": list(shares),
+        "y": list(accuracies),
+        "line": {"color": ACCENT, "width": 2.5},
+        "hovertemplate": "%{x:.0%} answered: %{y:.1%} right<extra></extra>",
+    }
+    layout: dict[str, Any] = {
+        "xaxis": {
+            "title": {"text": "rows answered, the most certain first"},
+            "range": [0, 1.02],
+            "tickformat": ".0%",
+        },
+        "yaxis": {"tickformat": ".0%"},
+    }
+    words = f"All rows: {accuracies[-1]:.1%} right"
+    most = values.share(test, "accuracy_at_90")
+    words += "." if most is None else f"; the most certain 90%: {most:.1%}."
+    covered = values.share(test, "coverage")
+    if covered is not None and covered > 0:
+        x = {"yref": "paper", "x0": covered, "x1": covered, "y0": 0, "y1": 1}
+        layout["shapes"] = [
+            {"type": "line", **x, "line": {"color": MUTED, "width": 1.5, "dash": "dot"}}
+        ]
+        words += f" The dotted line is task.abstain's threshold, which answers {covered:.1%}."
+    return Chart("coverage", "Accuracy by coverage", words, [line], layout)
+
+
 def confusion_chart(test: ClassifierMetrics) -> Chart | None:
     """Draw counts and shares of each true label, true labels in rows."""
     k = len(test.labels)

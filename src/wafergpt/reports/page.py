@@ -10,7 +10,13 @@ from wafergpt.progress import duration, say, working
 from wafergpt.reports import formatting as values
 from wafergpt.reports import texts as words
 from wafergpt.reports.answers import answers_card
-from wafergpt.reports.classification_metrics import Row, comparison_chart, confusion_chart, ranked
+from wafergpt.reports.classification_metrics import (
+    Row,
+    comparison_chart,
+    confusion_chart,
+    coverage_chart,
+    ranked,
+)
 from wafergpt.reports.curves import curves
 from wafergpt.reports.document import Document
 from wafergpt.reports.entities import entity_examples
@@ -163,8 +169,8 @@ class _Page(Document):
 
     def _test_metrics(self, chapter: Chapter) -> list[str]:
         test = chapter.test
-        chart = confusion_chart(test)
-        shown = [self.chart(chart, chapter.key)] if chart else []
+        charts = confusion_chart(test), coverage_chart(chapter.result.get("test"))
+        shown = [self.chart(chart, chapter.key) for chart in charts if chart]
         if not test.per_class:
             return shown
         cells = []
@@ -176,6 +182,7 @@ class _Page(Document):
         inner = table(("Label", "Precision", "Recall", "F1", many), cells)
         if len(cells) > MAX_OPEN_CLASSES:
             inner = folded(f"{len(cells)} labels", inner)
+        inner += _levels(chapter.result.get("test"))
         examples = entity_examples(chapter.result.get("test") or chapter.result.get("metrics"))
         return [*shown, f'<div class="card"><h3>Label by label</h3>{inner}</div>', examples]
 
@@ -188,6 +195,17 @@ def _pruned(chapter: Chapter) -> str:
     when = ("Before", "After") if len(rows[0]) == 3 else ("Before", "Pruned", "Retrained")
     inner = table(("", *when), named)
     return f'<div class="card"><h3>Before and after</h3>{inner}</div>'
+
+
+def _levels(test: object) -> str:
+    """Return a table of the levels of a hierarchy of labels; "" if there is none."""
+    rows = []
+    for row in values.sequence(test, "levels"):
+        shares = [values.percent(values.share(row, key)) for key in ("accuracy", "macro_f1")]
+        numbers = [values.count(values.number(row, key)) for key in ("level", "nodes")]
+        rows.append((*numbers, *shares))
+    heads = ("Level", "Nodes", "Accuracy", "Macro-F1")
+    return f"<h3>Level by level</h3>{table(heads, rows)}" if rows else ""
 
 
 def _planned(chapter: Chapter) -> str:

@@ -28,6 +28,7 @@ class ClassifierMetrics:
     """A classifier's or a tagger's metrics on held-out rows.
 
     Attributes:
+        micro_f1: of all labels, if a text has any number of them; accuracy is then exact match.
         f1: of all entities, if it is a tagger.
         f1_interval: its 95% interval, if it is known.
         labels: the classes, as many as ``confusion`` has rows and columns.
@@ -37,6 +38,7 @@ class ClassifierMetrics:
 
     accuracy: float | None
     macro_f1: float | None
+    micro_f1: float | None
     f1: float | None
     f1_interval: tuple[float, ...]
     loss: float | None
@@ -54,6 +56,7 @@ class ClassifierMetrics:
         return cls(
             accuracy=share(test, "accuracy"),
             macro_f1=share(test, "macro_f1"),
+            micro_f1=share(test, "micro_f1"),
             f1=share(test, "f1"),
             f1_interval=tuple(n for n in sequence(test, "f1_interval") if isinstance(n, float)),
             loss=number(test, "loss"),

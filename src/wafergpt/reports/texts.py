@@ -46,6 +46,14 @@ def verdict(chapter: Chapter, ranked: Sequence[Row]) -> str:
     if ours is not None and len(ranked) > 1:
         return _against(ours, ranked)
     test = chapter.test
+    for part, rows in (("test", "held-out"), ("metrics", "validation")):
+        found = ClassifierMetrics.of(chapter.result.get(part))
+        if found.micro_f1 is not None:
+            return (
+                f"The GPT finds the labels of the {rows} rows with a micro-F1 of "
+                f"{values.percent(found.micro_f1)}, and exactly the right ones of "
+                f"{values.percent(found.accuracy)} of the rows."
+            )
     if test.accuracy is not None:
         words = f"The GPT labels {values.percent(test.accuracy)} of {_rows(test)} correctly"
         if test.majority is not None:
@@ -59,6 +67,13 @@ def verdict(chapter: Chapter, ranked: Sequence[Row]) -> str:
                 return f"The GPT answers the {kind} questions with an F1 of {values.percent(f1)}."
             rows = f"{kind} sentences"
             return f"The GPT finds the entities of the {rows} with an F1 of {values.percent(f1)}."
+    for part, rows in (("test", "held-out"), ("metrics", "validation")):
+        error, r2 = (number(chapter.result.get(part), key) for key in ("mean_absolute_error", "r2"))
+        if error is not None and r2 is not None:
+            return (
+                f"The GPT's numbers for the {rows} rows are off by {error:.3g} on average, and "
+                f"explain {max(0.0, r2):.0%} of the variance."
+            )
     accuracy = number(chapter.result.get("metrics"), "accuracy")
     if accuracy is not None:
         right = values.percent(accuracy)
@@ -186,8 +201,10 @@ def tiles(chapter: Chapter) -> list[Tile]:
         if test.rows:
             low, high = wilson(test.accuracy, test.rows)
             note = f"95% CI {100 * low:.1f}–{100 * high:.1f}"
+        right = "Test accuracy" if test.micro_f1 is None else "Exact match"
         quality = [
-            ("Test accuracy", values.percent(test.accuracy), note),
+            ("Micro-F1", values.percent(test.micro_f1), ""),
+            (right, values.percent(test.accuracy), note),
             ("Macro-F1", values.percent(test.macro_f1), ""),
             ("Test loss", values.loss(test.loss), ""),
         ]
@@ -204,6 +221,8 @@ def tiles(chapter: Chapter) -> list[Tile]:
             ("Precision", values.percent(values.share(of_all, "precision")), ""),
             ("Recall", values.percent(values.share(of_all, "recall")), ""),
         ]
+    elif chapter.recipe.task is not None and chapter.recipe.task.name == "regress":
+        quality = _regression(chapter)
     elif found := scores(chapter.result):
         quality = found[:3]
     else:
@@ -221,6 +240,15 @@ def tiles(chapter: Chapter) -> list[Tile]:
         ("Throughput", values.count(speed), "tokens per second"),
     ]
     return [tile for tile in quality + cost if tile[1] != values.MISSING][:6]
+
+
+def _regression(chapter: Chapter) -> list[Tile]:
+    """Return the numbers of a regression, of the test rows if there are any."""
+    part = "test" if chapter.result.get("test") else "metrics"
+    named = {"R²": "r2", "RMSE": "rmse", "MAE": "mean_absolute_error", "Spearman": "spearman"}
+    found = {name: number(chapter.result.get(part), key) for name, key in named.items()}
+    note = "test rows" if part == "test" else "validation rows"
+    return [(name, values.loss(value), note) for name, value in found.items()]
 
 
 def _ngram_note(chapter: Chapter) -> str:

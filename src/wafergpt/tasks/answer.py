@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from wafergpt.config import Recipe, TaskSettings
-from wafergpt.data.answer_rows import Columns, Questions, pair_of, read_asked, read_questions
+from wafergpt.data.answer_rows import Columns, Questions, pair_of, read_questions, stream_asked
 from wafergpt.data.answer_windows import best_span, split
 from wafergpt.data.labelled_split import hold_out
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
 from wafergpt.evaluation.answers import answer_examples, answer_metrics, best_margin, token_f1
 from wafergpt.progress import say, working
-from wafergpt.tasks.base import Direction, EvaluationSet, InputFormat, Outputs, Splits
+from wafergpt.tasks.base import Direction, EvaluationSet, InputFormat, InputRow, Outputs, Splits
 from wafergpt.tasks.chosen import with_choices_for_tagging
 from wafergpt.tasks.labelled_task import LabelledTask, warn_of_another_script
 from wafergpt.tasks.ngram_scores import START, Factors
@@ -340,14 +340,15 @@ class Answer(LabelledTask[Questions]):
         question, context = (super(Answer, self).require_input(text) for text in pair)
         return None if question is None or context is None else (question, context)
 
-    def read_inputs(
+    def stream_inputs(
         self, path: Path, column: str | None, file_format: InputFormat | None
-    ) -> tuple[list[Any], list[str]]:
+    ) -> Iterator[InputRow]:
         """Read questions with their contexts, or lines of JSON."""
         if file_format in ("txt", "conll"):
             raise InputError(f"{path}: {file_format} has no columns: {self.formats} is wanted")
-        found = read_asked(path, self._columns._replace(question=column or self.settings.question))
-        return [*found], [question for question, _ in found]
+        names = self._columns._replace(question=column or self.settings.question)
+        for line, columns, question, context in stream_asked(path, names):
+            yield InputRow(line, columns, (question, context), question)
 
     def inputs_of(self, texts: Sequence[str]) -> list[Any]:
         """Return each text as a question on itself."""

@@ -424,16 +424,21 @@ class Task(ABC):
         """
         from wafergpt.data.file_formats import counted
         from wafergpt.data.labelled_rows import text_rows
+        from wafergpt.data.text_columns import names_of, shown
 
         if file_format == "conll":
             raise InputError(f"{path}: conll is for task.name=tag")
-        name, count = column or self.input_column, 0
-        for line, columns, text in text_rows(path, name, file_format):
+        names, count = self.columns_named(column), 0
+        for line, columns, text in text_rows(path, names, file_format):
             count += 1
-            yield InputRow(line, columns, text, text)
+            yield InputRow(line, columns, text, shown(text))
         if not count:
             raise InputError(f"{path} has no rows")
-        say(counted(path, count, file_format=file_format, names=(name,)))
+        say(counted(path, count, file_format=file_format, names=names_of(names)))
+
+    def columns_named(self, column: str | None) -> str | tuple[str, ...]:
+        """Return the column of inputs, or several, that ``column`` stands for."""
+        return column or self.input_column
 
     def read_inputs(
         self, path: Path, column: str | None, file_format: InputFormat | None

@@ -70,6 +70,9 @@ SAMPLED = 4000
 MOST_ROWS = 1 << 26
 """So many that n-grams hardly share any."""
 
+RARE_COUNT = ("macro_f1", "balanced_accuracy", "mcc")
+"""Metrics to which rare classes count more than their probabilities say."""
+
 FAST = 16.0
 """Learning rate of that table, with ratios, where there are few passes."""
 
@@ -93,6 +96,8 @@ def with_choices(
     values["task.ngrams"] = "words" if mean >= LONG else "characters"
     if classes is not None:
         values["task.ngram_ratios"] = len(texts) >= ROWS_OF_A_CLASS * classes
+        if recipe.evaluate.metric in RARE_COUNT:
+            values["task.thresholds"] = "one"
     if mean >= LONG:
         most = WORD_ROWS if len(texts) < MANY else MANY_WORD_ROWS
         values["task.ngram_rows"] = 1 << (4 * most // max(4, classes or 1)).bit_length() - 1

@@ -1,27 +1,34 @@
-"""Classification: one label per text."""
+"""Classification: one label per text; any number of them is ``multi_label``."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
-from wafergpt.data.labelled_rows import Table, encode_labels, label_names
+from wafergpt.config import Recipe
+from wafergpt.data.labelled_rows import Table, label_names
 from wafergpt.data.labelled_split import classes_kept, hold_out_of_each_class
 from wafergpt.data.labels import doubts, settle_classes
+from wafergpt.data.outside import encode_in_scope, in_scope, with_outside, without_outside
+from wafergpt.data.text_columns import shown
 from wafergpt.errors import InputError
+from wafergpt.evaluation.decisions import class_offsets
+from wafergpt.evaluation.hierarchy import CONFIDENT, confident_node, level_metrics
 from wafergpt.evaluation.intervals import Bootstrap
 from wafergpt.evaluation.metrics import RowScores, classification_metrics
+from wafergpt.evaluation.multi_label import LEAST
+from wafergpt.evaluation.selective import detection_metrics, selective_metrics, threshold_for
 from wafergpt.files import short
 from wafergpt.tasks.base import Direction, EvaluationSet, Outputs, Task, gpt_of, is_of_task
 from wafergpt.tasks.carried import notes_on, placed
+from wafergpt.tasks.classify_settings import ClassifySettings
 from wafergpt.tasks.ngram_scores import fitted_factors, mixed
 from wafergpt.tasks.tables import Tables
-from wafergpt.tasks.text_task import Targets, TextTask, TextTaskSettings
+from wafergpt.tasks.text_task import Targets, TextTask
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -37,25 +44,6 @@ NAIVE_BAYES = 0.1
 """Share of naive Bayes' scores that a table of n-grams with ratios starts from."""
 
 
-class ClassifySettings(TextTaskSettings):
-    """The section ``task`` of a classification."""
-
-    name: Literal["classify"] = "classify"
-    labels: tuple[str, ...] = ()
-    """In the order of the model's outputs; set by the run."""
-    known: tuple[str, ...] = ()
-    """Those of the run that it goes on from, which stay; set by the run."""
-    similar_labels: Literal["refuse", "merge", "keep"] = "refuse"
-    """Labels that differ only in spelling, such as Positive and positive: refuse them, merge them
-    into one class, or keep them apart."""
-    loss: Literal["cross_entropy", "binary"] = "cross_entropy"
-    """``binary`` has one output, the log-odds of the second of two labels."""
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-    class_weights: Literal["none", "balanced"] = "none"
-    ngram_ratios: bool = False
-    """Weigh each n-gram by how unevenly the classes of the training rows use it, as NB-SVM does."""
-
-
 class Classify(TextTask):
     """Predicts one of the labels of the training rows for each text."""
 
@@ -64,8 +52,21 @@ class Classify(TextTask):
         "loss": "min",
         "accuracy": "max",
         "macro_f1": "max",
+        "balanced_accuracy": "max",
+        "mcc": "max",
     }
+    decisions: ClassVar[Collection[str]] = ("macro_f1", "balanced_accuracy", "mcc")
+    """Metrics that more probable classes are not always best for."""
+    chosen = TextTask.chosen | {"thresholds"}
     distils = True
+
+    def __new__(cls, recipe: Recipe) -> Classify:
+        """Make the task; with any number of labels to a text, ``MultiLabel``."""
+        if cls is Classify and getattr(recipe.task, "multi", False):
+            from wafergpt.tasks.multi_label import MultiLabel
+
+            return super().__new__(MultiLabel)
+        return super().__new__(cls)
 
     @property
     def settings(self) -> ClassifySettings:
@@ -180,24 +181,36 @@ class Classify(TextTask):
             given = [Table([""] * len(known), list(known), start), *given]
         settled = settle_classes(given, self.settings.similar_labels)[bool(known) :]
         named = dict(zip(tables, settled, strict=True))
-        labels = label_names(named["train"], known)
+        outside, notes = self.settings.out_of_scope, list[str]()
+        if outside:
+            named, notes = without_outside(named, outside)
+        labels = label_names(in_scope(named["train"], outside), known)
         for name, table in named.items():
-            encode_labels(table, labels, name)
-        return named, [*notes_on(known, named["train"].labels), *doubts(settled)]
+            encode_in_scope(table, labels, name, outside)
+        inside = [in_scope(table, outside) for table in settled]
+        notes += notes_on(known, in_scope(named["train"], outside).labels)
+        return named, [*notes, *doubts(inside)]
 
     def hold_out(self, train: Table) -> tuple[Table, Table, list[str]]:
-        """Hold out a share of each class."""
-        kept, held, without = hold_out_of_each_class(train, self.settings.held_out)
+        """Hold out a share of each class, and all that is out of scope."""
+        outside, share = self.settings.out_of_scope, self.settings.held_out
+        kept, held, without = hold_out_of_each_class(in_scope(train, outside), share)
+        held = with_outside(held, train, outside)
         return kept, held, [classes_kept(without, kept)] if without else []
 
-    def classes_of(self, rows: Table) -> Sequence[str]:
+    def classes_of(self, rows: Table) -> Sequence[str] | None:
         """Return the labels."""
         return rows.labels
 
     def intervals(self, outputs: Outputs, references: Any) -> dict[str, list[float]]:
         """Return those of accuracy, macro-F1 and loss."""
-        scores = RowScores.of(outputs["probabilities"], references.astype(np.int64))
-        n = len(references)
+        inside = references >= 0
+        scores = RowScores.of(
+            outputs["probabilities"][inside],
+            references[inside].astype(np.int64),
+            _decided(outputs)[inside],
+        )
+        n = int(inside.sum())
         return Bootstrap.of(scores.metrics, n).intervals(n, shares=("accuracy",))
 
     def from_rows(self, tables: Tables) -> dict[str, Any]:
@@ -205,11 +218,16 @@ class Classify(TextTask):
         labels = label_names(tables.train, self.settings.known)
         if self.settings.loss == "binary" and len(labels) != 2:
             raise InputError(f"task.loss=binary needs two labels, not {len(labels)}: {labels}")
+        separator = self.settings.hierarchy
+        if separator and not any(separator in label for label in labels):
+            raise InputError(
+                f"no label is a path with task.hierarchy={separator} in it: {short(labels[0])} …"
+            )
         return {"labels": labels}
 
     def targets(self, table: Table, where: str) -> Targets:
-        """Return the class of each row."""
-        return encode_labels(table, self.settings.labels, where)
+        """Return the class of each row; -1 for one that is out of scope."""
+        return encode_in_scope(table, self.settings.labels, where, self.settings.out_of_scope)
 
     def class_weights(self, targets: Targets) -> NDArray[np.float64] | None:
         """Return weights that make every class count alike, if the recipe asks for them."""
@@ -230,13 +248,14 @@ class Classify(TextTask):
         from wafergpt.model.loss import classification_loss
 
         smoothing = self.settings.label_smoothing if training else 0.0
-        return classification_loss(scores, targets.long(), self.settings.loss, smoothing, weights)
+        kind = self.settings.loss_kind
+        return classification_loss(scores, targets.long(), kind, smoothing, weights)
 
     def divergence(self, scores: Tensor, others: Tensor, weights: Tensor | None) -> Tensor:
         """Return the summed KL divergence from the teacher's probabilities."""
         from wafergpt.model.loss import divergence
 
-        return divergence(scores, others, self.settings.loss, weights)
+        return divergence(self.absolute(scores), others, self.settings.loss_kind, weights)
 
     def require_teacher(self, teacher: Task) -> None:
         """Require the same labels, and as many outputs."""
@@ -245,59 +264,152 @@ class Classify(TextTask):
         ours, theirs = (", ".join(task.settings.labels) for task in (self, teacher))
         if ours != theirs:
             raise InputError(f"has the labels {short(theirs)}, not {short(ours)}")
-        if self.settings.loss != teacher.settings.loss:
-            raise InputError(f"has task.loss={teacher.settings.loss}, not {self.settings.loss}")
+        for key in ("loss", "multi"):
+            own, other = (getattr(task.settings, key) for task in (self, teacher))
+            if own != other:
+                raise InputError(f"has task.{key}={str(other).lower()}, not {str(own).lower()}")
 
     def compute_metrics(self, outputs: Outputs, references: Any) -> dict[str, Any]:
-        """Return loss, accuracy, macro-F1, the scores of each label, and the confusion matrix."""
-        labels = self.settings.labels
-        return classification_metrics(
-            outputs["probabilities"], references.astype(np.int64), labels
-        ).to_dict()
+        """Return the metrics of ``ClassificationMetrics`` and ``selective_metrics``.
+
+        With ``hierarchy``, also those of its ``levels``; with ``abstain``, the ``coverage`` and the
+        ``accuracy_answered``; with ``out_of_scope``, AUROC and FPR95 of the probability and of the
+        energy (Liu et al., arXiv:2010.03759).
+        """
+        targets = references.astype(np.int64)
+        inside = targets >= 0
+        kept = {name: values[inside] for name, values in outputs.items()}
+        targets, probabilities = targets[inside], kept["probabilities"]
+        metrics = classification_metrics(
+            probabilities, targets, self.settings.labels, kept.get("decided")
+        )
+        right = _decided(kept) == targets
+        found = {**metrics.to_dict(), **selective_metrics(_confidence(kept), right)}
+        if separator := self.settings.hierarchy:
+            found["levels"] = level_metrics(probabilities, targets, self.settings.labels, separator)
+        if "answered" in kept:
+            answered = kept["answered"]
+            found["coverage"] = float(answered.mean())
+            found["accuracy_answered"] = float(right[answered].mean()) if answered.any() else 1.0
+        if "energy" in outputs and not inside.all():
+            scores = {"": outputs["probabilities"].max(1), "_energy": outputs["energy"]}
+            for suffix, values in scores.items():
+                both = detection_metrics(values[inside], values[~inside])
+                found[f"auroc{suffix}"], found[f"fpr95{suffix}"] = both
+        return found
 
     def mistakes(self, outputs: Outputs, evaluated: EvaluationSet) -> list[dict[str, Any]]:
         """List the rows with another label, by the loss of the true one."""
         shares, labels = outputs["probabilities"], self.settings.labels
-        true, found = evaluated.references.astype(np.int64), shares.argmax(1)
+        true, found = evaluated.references.astype(np.int64), _decided(outputs)
         losses = -np.log(np.maximum(shares[np.arange(len(true)), true], np.finfo(float).tiny))
-        wrong = np.flatnonzero(found != true)
+        # What is of no class has no right answer.
+        wrong = np.flatnonzero((found != true) & (true >= 0))
         return [
             {
-                "text": evaluated.texts[row],
+                "text": shown(evaluated.texts[row]),
                 "label": labels[true[row]],
                 "predicted": labels[found[row]],
-                "probability": float(shares[row].max()),
+                "probability": float(shares[row, found[row]]),
                 "loss": float(losses[row]),
             }
             for row in wrong[np.argsort(-losses[wrong], kind="stable")].tolist()
         ]
 
     def decode(self, outputs: Outputs, inputs: Sequence[Any]) -> list[dict[str, Any]]:
-        """Return ``label``, its probability ``score``, and the ``scores`` of all labels."""
-        labels = self.settings.labels
-        return [
-            {
-                "label": labels[int(row.argmax())],
-                "score": float(row.max()),
-                "scores": dict(zip(labels, row.tolist(), strict=True)),
-            }
-            for row in outputs["probabilities"]
-        ]
+        """Return ``label``, its probability ``score``, and the ``scores`` of all labels.
+
+        Where no answer is given ``label`` is None, and ``abstained`` says why. With ``hierarchy``
+        the label is the deepest node that is probable enough.
+        """
+        labels, least = self.settings.labels, self.settings.abstain_below
+        separator = self.settings.hierarchy
+        found = []
+        for place, row in zip(_decided(outputs), outputs["probabilities"], strict=True):
+            label, score = labels[int(place)], float(row[place])
+            if separator:
+                label, score = confident_node(row, labels, separator, least or CONFIDENT)
+            answer: dict[str, Any] = {"label": label, "score": score}
+            if score < least:
+                answer["label"] = None
+                answer["abstained"] = f"{label} has {score:.3f}, less than {least:.3f}"
+            found.append({**answer, "scores": dict(zip(labels, row.tolist(), strict=True))})
+        return found
 
     def fit(self, outputs: Outputs, references: Any) -> tuple[dict[str, Any], Outputs]:
-        """Fit the factors of the two scores, by the loss."""
+        """Fit the factors of the two scores by the loss, and what decides by the metric."""
         import torch
 
-        if self.settings.ngrams == "none":
-            return {}, outputs
-        scores = torch.from_numpy(outputs["scores"]).transpose(0, 1)
-        factors = fitted_factors(scores.double(), torch.from_numpy(references), self.loss_of)
-        found = self.answers(mixed(scores, factors))
-        return {"factors": factors}, {**outputs, **{k: v.numpy() for k, v in found.items()}}
+        values: dict[str, Any] = {}
+        inside = references >= 0 if self.settings.out_of_scope else slice(None)
+        if self.settings.ngrams != "none":
+            scores = torch.from_numpy(outputs["scores"]).transpose(0, 1)
+            known = scores.double()[:, inside], torch.from_numpy(references[inside])
+            values["factors"] = fitted_factors(*known, self.loss_of)
+            found = self.answers(mixed(scores, values["factors"]))
+            outputs = {**outputs, **{k: v.numpy() for k, v in found.items()}}
+        if self.decision_metric:
+            probabilities = outputs["probabilities"]
+            offsets = self.fitted_offsets(probabilities[inside], references[inside])
+            outputs = {name: found for name, found in outputs.items() if name != "decided"}
+            values["offsets"] = tuple(offsets or ())
+            if offsets is not None:
+                outputs["decided"] = self.decided(torch.from_numpy(probabilities), offsets).numpy()
+        if self.settings.out_of_scope:
+            outputs = {**outputs, "in_scope": references >= 0}
+        if self.settings.abstain is not None:
+            values["abstain_below"] = self.threshold(outputs, self.settings.abstain)
+            answered = _confidence(outputs) >= values["abstain_below"]
+            outputs = {**outputs, "answered": answered}
+        return values, outputs
+
+    def threshold(self, outputs: Outputs, coverage: float) -> float:
+        """Return the probability from which on a share of rows is answered.
+
+        Args:
+            outputs: for validation rows, as ``fit`` returned them.
+            coverage: the share of those in scope.
+
+        Returns:
+            The threshold.
+        """
+        confidence = _confidence(outputs)
+        return threshold_for(confidence[outputs.get("in_scope", slice(None))], coverage)
+
+    @property
+    def decision_metric(self) -> str:
+        """The metric that decisions are fitted to; "" if they are not."""
+        metric = self.recipe.evaluate.metric
+        return metric if self.settings.thresholds == "one" and metric in self.decisions else ""
+
+    def fitted_offsets(
+        self, probabilities: NDArray[np.floating], references: Any
+    ) -> list[float] | None:
+        """Return the offsets for ``decision_metric``; None if they do not help."""
+        metric = self.decision_metric
+        found = class_offsets(probabilities, references.astype(np.int64), metric)
+        return None if found is None else found.tolist()
 
     def answers(self, scores: Tensor) -> dict[str, Tensor]:
-        """Return ``probabilities [n, n_labels]``."""
-        return {"probabilities": self._probabilities(scores.double())}
+        """Return ``probabilities [n, n_labels]``; with offsets, what is ``decided`` too."""
+        import torch
+
+        found = {"probabilities": self._probabilities(scores.double())}
+        probabilities, least = found["probabilities"], self.settings.abstain_below
+        if self.settings.offsets:
+            found["decided"] = self.decided(probabilities, self.settings.offsets)
+        if self.settings.out_of_scope:
+            alone = torch.nn.functional.pad(scores, (1, 0)) if self.n_outputs == 1 else scores
+            found["energy"] = alone.double().logsumexp(1)
+        if least:
+            given = found["decided"] if "decided" in found else probabilities.argmax(1)
+            found["answered"] = probabilities.gather(1, given[:, None])[:, 0] >= least
+        return found
+
+    def decided(self, probabilities: Tensor, offsets: Sequence[float]) -> Tensor:
+        """Return the class ``[n]`` of the highest log probability plus offset."""
+        logs = probabilities.clamp(min=LEAST).log()
+        return (logs + logs.new_tensor(offsets)).argmax(1)
 
     def _probabilities(self, scores: Tensor) -> Tensor:
         import torch
@@ -315,16 +427,41 @@ class Classify(TextTask):
             (logits,) = graph.forward(network, batch).values()
             return {"logits": logits, "probabilities": self._probabilities(logits)}
 
+        offsets, least = self.settings.offsets, self.settings.abstain_below
+        hierarchy = self.settings.hierarchy
+        label = "settings['labels'][place]"
+        if least:
+            label += " if row[place] >= settings['abstain_below'] else None"
+        decided = f"(np.log(np.maximum(row, {LEAST})) + settings['offsets']).argmax()"
         return replace(
             graph,
             outputs={
                 "logits": "`[batch, 1]`, the log-odds of the second label"
                 if self.n_outputs == 1
                 else "`[batch, labels]`, the scores",
-                "probabilities": "`[batch, labels]`, in the order of `labels`",
+                "probabilities": "`[batch, labels]`, in the order of `labels`"
+                + ("; that of an inner node is the sum of its leaves" if hierarchy else ""),
             },
             forward=forward,
-            settings={**graph.settings, "labels": self.settings.labels},
+            settings={
+                **graph.settings,
+                "labels": self.settings.labels,
+                **({"offsets": offsets} if offsets else {}),
+                **({"abstain_below": least} if least else {}),
+                **({"hierarchy": hierarchy} if hierarchy else {}),
+            },
             answer="for text, row in zip(texts, probabilities):\n"
-            "    print(settings['labels'][row.argmax()], row.max(), text)",
+            f"    place = {decided if offsets else 'row.argmax()'}\n"
+            f"    print({label}, row[place], text)",
         )
+
+
+def _decided(outputs: Outputs) -> NDArray[np.int64]:
+    """Return the class ``[n]`` that is answered."""
+    return np.asarray(outputs.get("decided", outputs["probabilities"].argmax(1)))
+
+
+def _confidence(outputs: Outputs) -> NDArray[np.float64]:
+    """Return the probability ``[n]`` of the class that is answered."""
+    probabilities = outputs["probabilities"]
+    return np.asarray(probabilities[np.arange(len(probabilities)), _decided(outputs)])

@@ -63,6 +63,8 @@ def graph_of_texts(task: TextTask) -> Graph:
     told: dict[str, Any] = {"max_tokens": settings.max_tokens or task.recipe.model.seq_len}
     kept = ["cut", "pooling"]
     modules = {}
+    if len(settings.columns) > 1:
+        told["columns"] = settings.columns
     if settings.ngrams != "none":
         modules = {"text_ngrams": "text_ngrams"}
         inputs["ngrams"] = ("batch", "ngrams")

@@ -23,7 +23,7 @@ from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
 from wafergpt.evaluation.ranking import ranking_metrics
 from wafergpt.progress import say, working
-from wafergpt.tasks.base import Direction, EvaluationSet, InputFormat, Outputs, Splits
+from wafergpt.tasks.base import Direction, EvaluationSet, InputFormat, InputRow, Outputs, Splits
 from wafergpt.tasks.chosen import with_choices_for_retrieval
 from wafergpt.tasks.labelled_task import LabelledTask, warn_of_another_script
 from wafergpt.tasks.tables import SplitRows
@@ -251,12 +251,20 @@ class Rank(LabelledTask[RankedLists]):
         group = value[2] if len(value) == 3 else None
         return Candidate(query, text, None if group is None else str(group))
 
+    def stream_inputs(
+        self, path: Path, column: str | None, file_format: InputFormat | None
+    ) -> Iterator[InputRow]:
+        """Refuse: a file that is read part by part would have ranks of parts."""
+        raise InputError(
+            "candidates are ranked together: leave --out out, and save what is printed"
+        )
+
     def read_inputs(
         self, path: Path, column: str | None, file_format: InputFormat | None
     ) -> tuple[list[Any], list[str]]:
         """Read queries and candidates; ``column`` is that of candidates."""
         if file_format == "conll":
-            return super().read_inputs(path, column, file_format)
+            raise InputError(f"{path}: conll is for task.name=tag")
         settings = self.settings
         columns = RankedColumns(
             settings.query, column or settings.text, settings.label, settings.group

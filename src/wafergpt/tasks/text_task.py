@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from wafergpt.config import Recipe, TaskSettings
-from wafergpt.data.labelled_rows import Table, read_table
+from wafergpt.data.labelled_rows import Table, is_missing, read_table
+from wafergpt.data.text_columns import (
+    BETWEEN,
+    SEPARATOR,
+    Columns,
+    names_of,
+    shown,
+    text_of_columns,
+)
 from wafergpt.data.text_ngrams import TextNgrams, text_ngrams
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
@@ -35,8 +43,11 @@ Targets = NDArray[np.int64] | NDArray[np.float64]
 class TextTaskSettings(TaskSettings):
     """The settings of every task with one answer per text."""
 
-    text: str = "text"
-    label: str = "label"
+    text: Columns = "text"
+    """The column of texts, or a list of several: they are read one after the other, and the longest
+    is cut first."""
+    label: Columns = "label"
+    """The column of answers; a list of several is for ``task.multi`` alone."""
     cut: Literal["end", "start", "middle"] = "end"
     """Where a text that is too long is cut."""
     pooling: Literal["last", "mean", "max", "mean_max_last"] = "last"
@@ -55,6 +66,20 @@ class TextTaskSettings(TaskSettings):
     """Share of a text's tokens that training replaces by the end-of-text token."""
     end_of_text: int | None = None
     """That token; set by the run."""
+
+    @model_validator(mode="after")
+    def _reads_no_label(self) -> TextTaskSettings:
+        both = {*self.columns} & {*names_of(self.label)}
+        if both and (len(self.columns) > 1 or not isinstance(self.label, str)):
+            raise ValueError(f"the column {min(both)} is in both task.text and task.label")
+        if not (isinstance(self.label, str) or getattr(self, "multi", False)):
+            raise ValueError("task.label is a list of columns only with task.multi=true")
+        return self
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that a text consists of."""
+        return names_of(self.text)
 
     @property
     def table_key(self) -> str:
@@ -133,8 +158,8 @@ class TextTask(LabelledTask[Table]):
         texts, targets = self._encode_table(table, tokenizer, name)
         ngrams = self._ngrams(table.texts)
         batches = LabelledBatches(texts, targets, self.evaluation_rows(), None, ngrams=ngrams)
-        shown = table.texts if name == "test" else ()
-        return EvaluationSet(batches, targets, batches.indices(0, len(texts)), shown)
+        listed = table.texts if name == "test" else ()
+        return EvaluationSet(batches, targets, batches.indices(0, len(texts)), listed)
 
     def _encode_table(
         self, table: Table, tokenizer: Tokenizer, name: str
@@ -151,10 +176,24 @@ class TextTask(LabelledTask[Table]):
     def _encode_texts(
         self, texts: Sequence[str], tokenizer: Tokenizer
     ) -> tuple[list[NDArray[np.int64]], int]:
-        from wafergpt.data.labelled_batches import encode_texts
+        """Return the tokens of each text, and how many texts were cut.
 
-        limit = self.settings.max_tokens or self.recipe.model.seq_len
-        return encode_texts(texts, tokenizer, limit, self.settings.cut)
+        An empty text is the end-of-text token alone.
+        """
+        from wafergpt.data.labelled_batches import cut_columns, encode_texts
+
+        limit, k = self.settings.max_tokens or self.recipe.model.seq_len, len(self.settings.columns)
+        if k == 1:
+            return encode_texts(texts, tokenizer, limit, self.settings.cut)
+        between = tokenizer.encode(SEPARATOR) or [tokenizer.end_of_text]
+        if limit < k + (k - 1) * len(between):
+            raise InputError(f"task.max_tokens={limit} leaves no room for {k} columns of task.text")
+        parts = tokenizer.encode_batch([part for text in texts for part in text.split(BETWEEN)])
+        rows = [
+            cut_columns(parts[first : first + k], between, limit, self.settings.cut)
+            for first in range(0, len(parts), k)
+        ]
+        return [row for row, _ in rows], sum(cut for _, cut in rows)
 
     def _ngrams(self, texts: Sequence[str]) -> list[NDArray[np.int32]] | None:
         """Return the n-grams of each whole text, which need not fit the context."""
@@ -175,10 +214,27 @@ class TextTask(LabelledTask[Table]):
         """Encode validation rows."""
         return self._evaluated(table, tokenizer, "validation")
 
-    @property
-    def input_column(self) -> str:  # type: ignore[override]
-        """The recipe's column of texts."""
-        return self.settings.text
+    def texts(self) -> Iterator[str]:
+        """Yield the training texts."""
+        yield from map(shown, super().texts())
+
+    def require_input(self, value: object) -> Any:
+        """Return a text; of several columns, joined."""
+        if len(self.settings.columns) > 1 and not is_missing(value):
+            if isinstance(value, str) and not value.strip():
+                return None
+            value = text_of_columns(value, self.settings.columns)
+        return super().require_input(value)
+
+    def columns_named(self, column: str | None) -> str | tuple[str, ...]:
+        """Return the recipe's columns of texts, or ``column``: names between commas, if several."""
+        names: str | tuple[str, ...] = self.settings.text
+        if column is not None:
+            names = column if isinstance(names, str) else tuple(column.split(","))
+            if len(names_of(names)) != len(self.settings.columns):
+                wanted = ", ".join(self.settings.columns)
+                raise InputError(f"--column={column}: the run reads as many columns as {wanted}")
+        return names
 
     def graph(self) -> Graph:
         """Describe the network; its ``logits`` are the sum of the GPT's and the n-grams'."""
@@ -259,7 +315,7 @@ class TextTask(LabelledTask[Table]):
         assert isinstance(teacher.task, TextTask)
         with torch.no_grad():
             theirs = teacher.task.scores(teacher.network, batch)
-            theirs = mixed(theirs, teacher.task.settings.factors)
+            theirs = teacher.task.absolute(mixed(theirs, teacher.task.settings.factors))
         targets, weights, share = batch["targets"], batch.get("weights"), teacher.share
         return _mean_of_each(
             self.scores(network, batch),
@@ -269,12 +325,16 @@ class TextTask(LabelledTask[Table]):
             ),
         )
 
+    def absolute(self, scores: Tensor) -> Tensor:
+        """Return scores ``[n, n_outputs]`` as another run of the task can read them."""
+        return scores
+
     def divergence(self, scores: Tensor, others: Tensor, weights: Tensor | None) -> Tensor:
         """Return how far scores ``[n, n_outputs]`` are from a teacher's, summed over rows.
 
         Args:
             scores: that are trained.
-            others: of the teacher.
+            others: of the teacher, ``absolute``.
             weights: ``[n]``, of the rows.
 
         Returns:

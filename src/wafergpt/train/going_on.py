@@ -12,8 +12,8 @@ from wafergpt.tasks.base import Task, task_of
 from wafergpt.tasks.labelled_task import LabelledTask
 
 OF_ROWS = {
-    "name", "train", "validation", "test", "held_out", "folds", "fold", "labels", "known", "units",
-    "end_of_text", "max_new_tokens",
+    "name", "train", "validation", "test", "held_out", "folds", "fold", "labels", "known",
+    "offsets", "priors", "abstain_below", "end_of_text", "max_new_tokens",
 }  # fmt: skip
 """Keys of a task that new rows decide."""
 
@@ -41,7 +41,9 @@ def going_on(recipe: Recipe, start: Run, asked: Collection[str]) -> tuple[Recipe
         return recipe, set(asked)
     kind, theirs = task_of(recipe), before.model_dump()
     settings = {key: value for key, value in theirs.items() if key not in OF_ROWS}
-    of_network = kind.chosen - {"factors"} if isinstance(kind, LabelledTask) else frozenset()
+    of_network = {"multi"}
+    if isinstance(kind, LabelledTask):
+        of_network |= kind.chosen - {"factors"}
     for key in sorted(settings):
         if f"task.{key}" not in asked:
             continue
@@ -52,7 +54,7 @@ def going_on(recipe: Recipe, start: Run, asked: Collection[str]) -> tuple[Recipe
             )
         settings.pop(key)
     if "known" in type(task).model_fields:
-        settings["known"] = theirs["labels"]
+        settings["known"] = theirs.get("labels", True)
     closed = {f"task.{key}" for key in type(task).model_fields}
     return recipe.replace(task=settings), {*asked, *closed}
 

@@ -305,7 +305,7 @@ class Trainer:
         references = self.splits.held_out.references
         _, outputs = self.task.fit(outputs, references)
         metrics = self.task.compute_metrics(outputs, references)
-        return {f"val_{name}": metrics[name] for name in self.task.metrics}
+        return {f"val_{name}": metrics[name] for name in self.task.metrics if name in metrics}
 
     def _sample(self, prompt: str) -> str:
         return self.task.sample(self.engine.network, self.setup.tokenizer, prompt)
