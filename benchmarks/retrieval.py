@@ -4,8 +4,8 @@ MedQuAD's questions and answers, split by their focus, which is a disease, a gen
 test question is on one that no training row has. The candidates are the answers of all splits.
 BM25 is bm25s'; TF-IDF is of words and pairs of words. The GPT starts from the shipped ``base`` and
 is fine-tuned without options, but on 128 tokens of each answer, which takes a quarter of the time
-of 512. In the hybrids it is added to BM25, by ranks and by a weight that is
-chosen on validation questions alone. Cells that have a row are not run again.
+of 512. In the hybrids it is added to BM25, by ranks and by a weight that is chosen on validation
+questions alone. Cells that have a row are not run again.
 
     python -m benchmarks.retrieval --data ../shared/data --out retrieval
     python -m benchmarks.retrieval --out retrieval --table
