@@ -12,7 +12,7 @@ from tests.tasks.test_finetune import sentences, write
 from wafergpt.api import finetune
 from wafergpt.config import Recipe, load_recipe
 from wafergpt.config.files import flat
-from wafergpt.tasks.chosen import with_choices
+from wafergpt.tasks.chosen import LORA_LR, with_choices
 from wafergpt.tasks.text_task import TextTaskSettings
 from wafergpt.train.finetuning import with_task
 
@@ -36,6 +36,12 @@ def test_any_number_of_rows_gives_a_training(rows: int) -> None:
     assert train.epochs is not None
     assert 2 <= train.epochs <= 15
     assert (of(4 * rows).train.epochs or 0) <= train.epochs
+
+
+def test_adapters_learn_at_a_higher_rate() -> None:
+    assert of(100, "lora.rank=8").optimizer.lr == LORA_LR > of(100).optimizer.lr
+    assert of(100, "lora.rank=8", "optimizer.lr=0.01").optimizer.lr == 0.01
+    assert of(100, "lora.rank=8", "optimizer.name=muon").optimizer.lr == Recipe().optimizer.lr
 
 
 def test_what_was_asked_for_stays() -> None:

@@ -294,6 +294,7 @@ def test_a_plan_counts_what_is_trained(home: Path, corpus: Path, tmp_path: Path)
         (["lora.rank=2.5"], "lora.rank=2.5 is impossible"),
         (["lora.rank=33"], "lora.rank=33 is more than qkv, 96 × 32, can have: at most 32"),
         (["lora.alpha=0"], "lora.alpha=0 is impossible"),
+        (["lora.rank=0", "lora.alpha=32"], "lora.alpha is of no use without adapters"),
         (["lora.roles=[qkw]"], "'qkw' is no matrix of a block; did you mean 'qkv'?"),
         (["lora.roles=[]"], "lora.roles=[] is impossible"),
         (["lora.targets=[qkv]"], "unknown key 'lora.targets'"),

@@ -46,6 +46,8 @@ class Merged(Stored):
     def __init__(self, own: Stored, base: Stored, lora: Lora) -> None:
         self.folder = own.folder
         adapters = {n: rows for n, rows in own.by_rows.items() if n.endswith((A, B))}
+        if not adapters:
+            raise UnreadableTensorsError(f"{own.folder} holds no adapters")
         # A task's network has its GPT inside.
         prefix = "gpt." if all(name.startswith("gpt.") for name in adapters) else ""
         self.by_rows = {prefix + name: rows for name, rows in base.by_rows.items()}

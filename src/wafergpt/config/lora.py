@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from wafergpt.config.sparsity import BLOCKS
 from wafergpt.config.sparsity import SparseRole as BlockRole
@@ -47,6 +47,13 @@ class Lora(Section):
     def _once(cls, roles: tuple[BlockRole, ...]) -> tuple[BlockRole, ...]:
         # In the order of the network: one choice has one name.
         return tuple(role for role in BLOCKS if role in roles)
+
+    @model_validator(mode="after")
+    def _with_a_rank(self) -> Lora:
+        for key in () if self.rank else ("alpha", "roles"):
+            if getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"lora.{key} is of no use without adapters: add lora.rank=8")
+        return self
 
     def require_start(self, start: object) -> None:
         """Require a run to start from, if there are adapters.

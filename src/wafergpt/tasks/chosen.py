@@ -34,6 +34,9 @@ MOST_EPOCHS, LEAST_EPOCHS = 15, 2
 SCALE = 115_000
 """Rows over this, to the power of -1/2, are the passes: 8 for 1,800 rows."""
 
+LORA_LR = 2e-3
+"""Learning rate of adapters, and of the task's own head beside them."""
+
 FEW, MANY = 3000, 4000
 """Below FEW rows the held-out ones are too few to choose a checkpoint by: the last one is taken.
 From MANY on, batches are twice as large."""
@@ -202,6 +205,8 @@ def _chosen(
     recipe: Recipe, closed: Collection[str], values: Mapping[str, Any], rows: int
 ) -> Recipe:
     """Set values but for closed keys, have few rows evaluated once, and say what was chosen."""
+    if recipe.lora.rank:
+        values = {**values, "optimizer.lr": LORA_LR}
     values = {key: value for key, value in values.items() if key not in closed}
     recipe, chosen = _replaced(recipe, values), set(values)
     steps = _steps(recipe, rows)

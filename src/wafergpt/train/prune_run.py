@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from wafergpt.config import Recipe, load_recipe
+from wafergpt.config import Lora, Recipe, load_recipe
 from wafergpt.errors import InputError
 from wafergpt.progress import say
 from wafergpt.runs.moved import require_sources
@@ -112,8 +112,14 @@ def _with_data(run: Run, overrides: Sequence[str], wanted: Wanted) -> Recipe:
     changes = load_recipe(None, for_all).model_dump(exclude_unset=True)
     recipe = run.recipe.replace(**changes) if changes else run.recipe
     require_sources(recipe, run.path, overrides)
-    # What is pruned is the network with its adapters merged in.
-    recipe = recipe.replace(lora={"rank": 0, "base_sha256": None})
+    if recipe.lora.rank:
+        # What is pruned is the network with its adapters merged in.
+        recipe = recipe.replace(lora=Lora())
+        if wanted.retrain is not None and not any(o.startswith("optimizer.lr=") for o in overrides):
+            say(
+                f"all weights are trained on now, at optimizer.lr={recipe.optimizer.lr:g}, which "
+                "was that of adapters: whole weights usually want a lower one"
+            )
     if recipe.data.corpus != run.recipe.data.corpus:
         # Another text, which must have the run's tokenizer.
         recipe = recipe.replace(data={"fingerprint": None}, start=run.path)
