@@ -170,7 +170,7 @@ def test_the_command_prints_the_table(home: Path, done: Run) -> None:
     found = CliRunner().invoke(finetune_cli.command, [*words, "--json"], catch_exceptions=False)
     result = json.loads(found.stdout.splitlines()[-1])
     assert result["folds"]["count"] == 3
-    assert result["test"] is None
+    assert result["test"] == Run(home / "clf").read("result")["test"]
 
 
 def test_a_full_disk_is_one_line_and_the_same_command_goes_on(tmp_path: Path) -> None:
@@ -205,6 +205,7 @@ def test_another_command_or_other_rows_are_refused(home: Path, done: Run) -> Non
         (["task.test=rows.jsonl"], 3, r"task\.test is judged once"),
         (["task.validation=rows.jsonl"], 3, "validation names the rows"),
         ([], 1, "folds=1"),
+        ([], 0, "2 folds or more"),
         ([], 40, "of the class '"),
         (["system.nproc=2"], 3, "one process"),
         (["evaluate.metric=bleu"], 3, "no metric"),

@@ -124,6 +124,8 @@ class CrossValidation:
         if not isinstance(task_of(recipe), LabelledTask):
             name = "" if recipe.task is None else recipe.task.name
             raise InputError(f"task.name={name} has no labelled rows to deal into folds")
+        if self._count < 2:
+            raise InputError("one part of the rows is held out of the others: 2 folds or more")
         if recipe.system.nproc > 1 or place()[1] > 1:
             raise InputError("folds are trained one after the other, in one process: nproc=1")
         if self.test is not None and not self.refit:
