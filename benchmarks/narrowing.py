@@ -1,4 +1,4 @@
-"""A network with fewer layers, channels and less width beside its parent, after the same retraining.
+"""A network with fewer layers, channels or less width beside its parent, after a retraining.
 
 The parent is the dense language model of ``benchmarks.sparsity`` (seed 0), or a deeper or a wider
 one of fewer tokens. It is narrowed; then both read the same tokens more, the narrow ones with and
