@@ -1,11 +1,13 @@
-"""A network with fewer layers and channels beside its parent, after the same retraining.
+"""A network with fewer layers, channels or less width beside its parent, after a retraining.
 
-The dense language model of ``benchmarks.sparsity`` (seed 0) is narrowed; then both read the same
-tokens more, the narrow ones with and without their parent as the teacher. Runs that are there are
-not trained again. Speeds are of updates and of generation, in turns; ratios are of one round.
+The parent is the dense language model of ``benchmarks.sparsity`` (seed 0), or a deeper or a wider
+one of fewer tokens. It is narrowed; then both read the same tokens more, the narrow ones with and
+without their parent as the teacher. Runs that are there are not trained again. Speeds are of
+updates and of generation, in turns; ratios are of one round.
 
     python -m benchmarks.sparsity --out sparsity
     python -m benchmarks.narrowing --out sparsity
+    python -m benchmarks.narrowing --out sparsity --parent deeper
 """
 
 from __future__ import annotations
@@ -19,23 +21,52 @@ from typing import Any
 from benchmarks.sparsity import SHAPE
 from wafergpt import atomic_files
 from wafergpt.api import pretrain, prune
+from wafergpt.config import load_recipe
 from wafergpt.decoding.generator import Sampling
 from wafergpt.distributed.collectives import SINGLE
 from wafergpt.inference.writer import Writer
 from wafergpt.runs.run import Run
 from wafergpt.train.measurement import tokens_per_second
 
-TO: dict[str, dict[str, int]] = {
-    "3 layers": {"layers": 3},
-    "2 layers": {"layers": 2},
-    "2 layers, 384 channels": {"layers": 2, "channels": 384},
-    "256 channels, 1 head": {"channels": 256, "heads": 1},
+TO: dict[str, dict[str, dict[str, int]]] = {
+    "dense": {
+        "3 layers": {"layers": 3},
+        "2 layers": {"layers": 2},
+        "2 layers, 384 channels": {"layers": 2, "channels": 384},
+        "256 channels, 1 head": {"channels": 256, "heads": 1},
+        "width 96": {"width": 96},
+        "3 layers, width 112": {"layers": 3, "width": 112},
+    },
+    "deeper": {
+        "4 layers": {"layers": 4},
+        "5 layers, width 112": {"layers": 5, "width": 112},
+    },
+    "wider": {
+        "width 128, 2 heads": {"width": 128, "heads": 2},
+        "4 layers, width 160": {"layers": 4, "width": 160},
+    },
 }
+"""Of each parent, the shapes."""
+
+PARENTS = {
+    "deeper": ["model.n_layers=8", "train.tokens=5000000"],
+    "wider": ["model.n_layers=6", "model.d_model=192", "model.n_heads=3", "train.tokens=5000000"],
+}
+"""What the parents that are trained here have unlike the dense one."""
+
 RETRAINING = [
     *(setting for setting in SHAPE if setting.split(".")[0] not in ("model", "optimizer")),
     "train.tokens=4000000", "optimizer.lr=1.5e-3",
 ]  # fmt: skip
 ROUNDS = 5
+
+
+def trained(parent: str, out: Path) -> Run:
+    """Return a parent; all but the dense one are trained if they are not there."""
+    if parent in PARENTS and not (out / "runs" / parent).exists():
+        asked = [*SHAPE, *PARENTS[parent], f"data.corpus={out / 'corpus'}", f"name={parent}"]
+        return pretrain(load_recipe(None, asked), root=out / "runs")
+    return Run.find(parent, out / "runs")
 
 
 def retrained(run: Run, out: Path, teacher: Run | None = None) -> Run:
@@ -92,15 +123,18 @@ def main() -> None:
     """Narrow, retrain, measure, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("sparsity"))
-    out = parser.parse_args().out.resolve()
-    dense, parent = Run.find("dense", out / "runs"), "the parent"
-    runs = {parent: retrained(dense, out)}
+    parser.add_argument("--parent", choices=TO, default="dense")
+    asked = parser.parse_args()
+    out, which, parent = asked.out.resolve(), asked.parent, "the parent"
+    first = trained(which, out)
+    runs = {parent: retrained(first, out)}
     at_once: dict[str, float | None] = {parent: None}
-    for number, (name, to) in enumerate(TO.items()):
-        made = Run(out / "runs" / f"narrow-{number}")
+    prefix = "" if which == "dense" else f"{which}-"
+    for number, (name, to) in enumerate(TO[which].items()):
+        made = Run(out / "runs" / f"{prefix}narrow-{number}")
         if not made.path.exists():
-            prune(dense, made.name, root=out / "runs", **to)  # type: ignore[arg-type]
-        for kind, teacher in (("", None), (", distilled", dense)):
+            prune(first, made.name, root=out / "runs", **to)  # type: ignore[arg-type]
+        for kind, teacher in (("", None), (", distilled", first)):
             at_once[name + kind] = made.read("result")["val_loss_after"]
             runs[name + kind] = retrained(made, out, teacher)
     timed = speeds(runs)
@@ -113,7 +147,7 @@ def main() -> None:
         }
         for name, run in runs.items()
     }
-    atomic_files.write_json(out / "narrowing.json", rows)
+    atomic_files.write_json(out / f"{prefix}narrowing.json", rows)
     print(table(rows, parent))
 
 
