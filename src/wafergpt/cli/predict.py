@@ -12,6 +12,7 @@ import click
 from wafergpt.cli import HomePath, device_option, emit, json_line, json_option
 from wafergpt.cli.recipe import runs_option
 from wafergpt.cli.streams import shows
+from wafergpt.data.table_writing import table_kind
 from wafergpt.errors import InputError
 from wafergpt.files import from_home, is_file
 from wafergpt.progress import say, working
@@ -92,8 +93,10 @@ def command(
         file, given = from_home(given), None
     if (bool(texts) + (file is not None) + (given == "-")) != 1:
         raise InputError("give either --text, or a FILE, or - for stdin")
-    if out is not None and file is None:
-        raise InputError("--out is for the rows of a FILE")
+    if out is not None:
+        if file is None:
+            raise InputError("--out is for the rows of a FILE")
+        table_kind(out)
     from wafergpt.runs.run import Run
 
     with working("loading torch"):

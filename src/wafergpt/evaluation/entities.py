@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from wafergpt.data.word_splitting import joined
 from wafergpt.evaluation.intervals import Bootstrap
 
 Found = tuple[int, int, str]
@@ -84,6 +85,38 @@ def entity_examples(
         }
         for i in sorted([*of_wrong, *found[: SHOWN - len(of_wrong)]])
     ]
+
+
+def entity_mistakes(
+    sentences: Sequence[Sequence[str]],
+    true: Sequence[Sequence[Found]],
+    predicted: Sequence[Sequence[Found]],
+) -> list[dict[str, Any]]:
+    """Return the sentences with missed or wrong entities, those with the most of them first.
+
+    Args:
+        sentences: the words of each.
+        true: entities of each.
+        predicted: entities of each.
+
+    Returns:
+        The ``text`` of each, and its ``missed`` and ``wrong`` entities with their labels.
+    """
+    found = []
+    for words, theirs, ours in zip(sentences, true, predicted, strict=True):
+        missed, wrong = set(theirs) - set(ours), set(ours) - set(theirs)
+        if not (count := len(missed) + len(wrong)):
+            continue
+        text, placed = joined(words)
+        shown = [
+            ", ".join(
+                f"{text[placed[start].start : placed[end - 1].end]} ({label})"
+                for start, end, label in sorted(some)
+            )
+            for some in (missed, wrong)
+        ]
+        found.append((count, {"text": text, "missed": shown[0], "wrong": shown[1]}))
+    return [row for _, row in sorted(found, key=lambda one: -one[0])]
 
 
 def _counts(

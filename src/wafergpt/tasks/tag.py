@@ -19,7 +19,7 @@ from wafergpt.data.tagged_rows import Sentences, is_tagged, read_sentences, stre
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.data.word_splitting import Units, Word, joined, sentences, units_of, words_of
 from wafergpt.errors import InputError, nearest
-from wafergpt.evaluation.entities import entity_examples, entity_metrics
+from wafergpt.evaluation.entities import entity_examples, entity_metrics, entity_mistakes
 from wafergpt.files import short
 from wafergpt.progress import say, working
 from wafergpt.tasks.base import (
@@ -407,24 +407,8 @@ class Tag(LabelledTask[Sentences]):
     def mistakes(self, outputs: Outputs, evaluated: EvaluationSet) -> list[dict[str, Any]]:
         """List the sentences with a wrong or missed entity, those with the most of them first."""
         assert isinstance(evaluated.references, Tagged)
-        known, found = evaluated.references.sentences, []
-        for words, true, predicted in zip(
-            known.words, known.entities, self._predicted(outputs, known), strict=True
-        ):
-            text, placed = joined(words)
-            missed, wrong = set(true) - set(predicted), set(predicted) - set(true)
-            named = (
-                ", ".join(
-                    f"{text[placed[one.start].start : placed[one.end - 1].end]} ({one.label})"
-                    for one in sorted(some)
-                )
-                for some in (missed, wrong)
-            )
-            if count := len(missed) + len(wrong):
-                found.append(
-                    (count, dict(zip(("text", "missed", "wrong"), (text, *named), strict=True)))
-                )
-        return [row for _, row in sorted(found, key=lambda one: -one[0])]
+        known = evaluated.references.sentences
+        return entity_mistakes(known.words, known.entities, self._predicted(outputs, known))
 
     def _predicted(self, outputs: Outputs, known: Sentences) -> list[tuple[Entity, ...]]:
         tags = np.concatenate([row[:n] for row, n in _rows(outputs)])
