@@ -8,7 +8,7 @@ from wafergpt.config import Recipe
 from wafergpt.errors import InputError
 from wafergpt.progress import say, silent
 from wafergpt.runs.run import Run
-from wafergpt.tasks.base import Task, task_of
+from wafergpt.tasks.base import Task
 from wafergpt.tasks.labelled_task import LabelledTask
 
 OF_ROWS = {
@@ -16,6 +16,13 @@ OF_ROWS = {
     "offsets", "priors", "abstain_below", "end_of_text", "max_new_tokens",
 }  # fmt: skip
 """Keys of a task that new rows decide."""
+
+
+OF_NETWORK = {
+    "multi", "pooling", "ngrams", "ngram_rows", "ngram_ratios", "attention", "word_features",
+    "feature_rows", "projection",
+}  # fmt: skip
+"""Keys of a task that its network is built or read by, so that no other value fits its weights."""
 
 
 def going_on(recipe: Recipe, start: Run, asked: Collection[str]) -> tuple[Recipe, set[str]]:
@@ -39,15 +46,12 @@ def going_on(recipe: Recipe, start: Run, asked: Collection[str]) -> tuple[Recipe
     if before.name != task.name:
         say(f"{start.path} is fine-tuned for {before.name}: its GPT alone goes on, with a new head")
         return recipe, set(asked)
-    kind, theirs = task_of(recipe), before.model_dump()
+    theirs = before.model_dump()
     settings = {key: value for key, value in theirs.items() if key not in OF_ROWS}
-    of_network = {"multi"}
-    if isinstance(kind, LabelledTask):
-        of_network |= kind.chosen - {"factors"}
     for key in sorted(settings):
         if f"task.{key}" not in asked:
             continue
-        if key in of_network and getattr(task, key) != theirs[key]:
+        if key in OF_NETWORK and getattr(task, key) != theirs[key]:
             raise InputError(
                 f"task.{key}={getattr(task, key)} cannot change: the network of {start.path} has "
                 f"{key}={theirs[key]}"

@@ -20,7 +20,7 @@ from wafergpt.planning.schedule_check import schedule_warning
 from wafergpt.progress import say, working
 from wafergpt.runs.run import Run
 from wafergpt.shapes.sparse import mask_warning
-from wafergpt.tasks.base import Splits, Task, task_of
+from wafergpt.tasks.base import Splits, Task, is_of_task, task_of
 from wafergpt.train.going_on import warn_of_learned_rows
 from wafergpt.train.teacher import teacher_of
 
@@ -150,6 +150,9 @@ def _initial(recipe: Recipe, start: Run | None) -> tuple[Recipe, Stored | None]:
         say(f"{start.path} holds adapters: the weights to start from have them merged in")
     if recipe.lora.rank:
         weights, digest = store.base_weights(recipe, start)
+        if start is None and is_of_task(weights):
+            # The run's own head is in its checkpoint.
+            weights = weights.below("gpt.")
         return recipe.replace(lora={"base_sha256": digest}), weights
     return recipe, None if start is None else store.weights(start)
 
