@@ -70,10 +70,10 @@ def test_places_are_named() -> None:
 
 
 def test_one_label_for_nearly_all_rows() -> None:
-    assert not list(largest_share(["a"] * 17 + ["b"] * 3))
-    (found,) = largest_share(["a"] * 19 + ["b"])
+    assert not list(largest_share(["a"] * 17 + ["b"] * 3, 20))
+    (found,) = largest_share(["a"] * 19 + ["b"], 20)
     assert found.text == "95.0% of the train rows have the label 'a'"
-    assert not list(largest_share([]))
+    assert not list(largest_share([], 0))
 
 
 @pytest.mark.parametrize(

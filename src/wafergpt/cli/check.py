@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wafergpt.cli import emit, json_option
+from wafergpt.cli.finetune import at_start
 from wafergpt.cli.recipe import (
     RecipeCommand,
     names_and_overrides,
@@ -51,10 +52,13 @@ def command(arguments: tuple[str, ...], strict: bool, runs: Path, as_json: bool)
     recipe = planned(name, overrides, None, runs)
     if recipe.task is None:
         raise click.UsageError("name the labelled rows: task.train=FILE")
+    limit = recipe.task.max_tokens
     tokenizer, context = _reader(start, runs)
+    if tokenizer is not None:
+        recipe = at_start(recipe, start, runs)
     from wafergpt.tasks.checked import check
 
-    checked = check(recipe, tokenizer, recipe.task.max_tokens or context)
+    checked = check(recipe, tokenizer, limit or context)
     result = {
         "splits": checked.splits,
         "findings": [asdict(finding) for finding in checked.findings],

@@ -85,9 +85,14 @@ def command(
     name, _ = split_arguments(rest, runs)
     if show:
         recipe = planned(name, overrides, resume, runs)
-        recipe = recipe if resume else _recipe_at_start(recipe, start, runs, name is None)
+        recipe = recipe if resume else at_start(recipe, start, runs, name is None)
         click.echo(recipe.to_yaml(), nl=False)
         return
+    if strict and start and not resume and place()[1] == 1:
+        from wafergpt.tasks.checked import check
+
+        recipe = planned(name, overrides, None, runs)
+        check(at_start(recipe, start, runs)).require_sound()
     if folds and start:
         cross_validate(start, name, overrides, folds, refit, runs, as_json)
         return
@@ -99,10 +104,6 @@ def command(
         from wafergpt.baselines.requirements import require_comparable
 
         require_comparable(planned(name, overrides, resume, runs))
-    if strict and not resume and place()[1] == 1:
-        from wafergpt.tasks.checked import check
-
-        check(planned(name, overrides, None, runs)).require_sound()
     is_worker = launched(nproc, restarts, lambda: planned(name, overrides, resume, runs))
     from wafergpt.api import finetune
 
@@ -123,8 +124,8 @@ def command(
         emit(result, as_json, _text(run, result), lambda width: _screen(run, result, width))
 
 
-def _recipe_at_start(recipe: Recipe, start: str, runs: Path, chooses: bool) -> Recipe:
-    """Return the recipe that a fine-tuning would start with."""
+def at_start(recipe: Recipe, start: str, runs: Path, chooses: bool = False) -> Recipe:
+    """Return the recipe that a fine-tuning would start with; ``chooses`` by the rows too."""
     from wafergpt.train.finetuning import with_task
 
     if start in ("", "scratch"):

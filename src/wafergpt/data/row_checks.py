@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wafergpt.data.labelled_split import Rows
+from wafergpt.data.text_columns import BETWEEN, shown
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.files import short
 
@@ -140,17 +141,22 @@ class RowChecks:
         """Return the label and the place of a row, counted over all splits."""
         for table in self._tables.values():
             if row < len(table.labels):
-                return f"{short(table.labels[row])} in {table.place(row)}"
+                return f"{short(table.labels[row].replace(BETWEEN, '; '))} in {table.place(row)}"
             row -= len(table.labels)
         raise IndexError(row)
 
 
-def largest_share(classes: Sequence[str]) -> Iterator[Finding]:
-    """Find one class that nearly all training rows have."""
+def largest_share(classes: Sequence[str], rows: int) -> Iterator[Finding]:
+    """Find one class that nearly all training rows have.
+
+    Args:
+        classes: of the rows, any number of each.
+        rows: how many there are.
+    """
     counts = Counter(classes).most_common(1)
     for name, count in counts:
-        if len(classes) >= ENOUGH and count >= MOST_OF_ONE * len(classes):
-            share = f"{count / len(classes):.1%}"
+        if rows >= ENOUGH and count >= MOST_OF_ONE * rows:
+            share = f"{count / rows:.1%}"
             yield Finding(
                 "share", f"{share} of the train rows have the label {short(name)}", count, False
             )
@@ -169,8 +175,8 @@ def suspicious_texts(texts: Sequence[str], labels: Sequence[str]) -> Iterator[Fi
     if ids >= NEARLY_ALL * len(texts):
         yield Finding(
             "ids",
-            f"{ids:,} of {len(texts):,} train texts are numbers or ids, such as {short(texts[0])}: "
-            "task.text=COLUMN names another column",
+            f"{ids:,} of {len(texts):,} train texts are numbers or ids, such as "
+            f"{short(shown(texts[0]))}: task.text=COLUMN names another column",
             ids,
             True,
         )

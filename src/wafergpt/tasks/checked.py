@@ -91,9 +91,12 @@ def check(
         if classes["train"]:
             found += checks.contradictory()
         found += checks.repeated()
-        found += largest_share(classes["train"])
         if isinstance(train, Table):
-            found += suspicious_texts(train.texts, classes["train"])
+            found += largest_share(classes["train"], len(train.texts))
+            labels = train.labels if classes["train"] else ()
+            found += suspicious_texts(train.texts, labels)
+        else:
+            found += largest_share(classes["train"], len(classes["train"]))
     if tokenizer is not None and limit is not None:
         with working("counting tokens"):
             for name, table in named.items():
