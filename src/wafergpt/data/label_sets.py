@@ -69,7 +69,7 @@ def _is_set(value: object, name: str, path: Path, number: int) -> bool:
 
 
 def settle_label_sets(
-    tables: Sequence[Table], separator: str, similar: Similar
+    tables: Sequence[Table], separator: str, similar: Similar, known: Table | None = None
 ) -> tuple[list[Table], list[str]]:
     """Split the labels of each row, give each label one spelling, and say what was found.
 
@@ -77,6 +77,7 @@ def settle_label_sets(
         tables: as they were read, the training rows first.
         separator: of the labels in a cell; found if empty.
         similar: as for ``settle_classes``.
+        known: a row for each label whose spelling counts before those of the tables.
 
     Returns:
         Tables whose labels are joined by ``BETWEEN``, and notes for people.
@@ -94,7 +95,8 @@ def settle_label_sets(
         for row, label in enumerate(table.labels):
             if len(label) > LABEL_CHARACTERS:
                 raise InputError(f"{table.place(row)}: {short(label)} is too long for a label")
-    settled = settle_classes(alone, similar)
+    before = [] if known is None else [known]
+    settled = settle_classes([*before, *alone], similar)[len(before) :]
     found = []
     for table, sets, names in zip(tables, split, settled, strict=True):
         spelled = iter(names.labels)

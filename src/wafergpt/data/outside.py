@@ -26,13 +26,14 @@ def in_scope(table: Table, outside: str) -> Table:
 
 
 def without_outside(
-    tables: Mapping[str, Table], outside: str
+    tables: Mapping[str, Table], outside: str, held_out: float
 ) -> tuple[dict[str, Table], list[str]]:
     """Take rows of no class out of the training rows, where validation rows are there.
 
     Args:
         tables: ``train``, and ``validation`` and ``test`` where there are any.
         outside: the label of rows that are of no class.
+        held_out: the share of the training rows that validation rows are where none are there.
 
     Returns:
         The tables, and notes for people.
@@ -50,7 +51,8 @@ def without_outside(
     if "validation" in tables and counts["train"]:
         found["train"] = in_scope(tables["train"], outside)
     if counts["train"]:
-        where = "left out" if "validation" in tables else "held out for validation"
+        alone = "validation" not in tables and held_out
+        where = "held out for validation" if alone else "left out"
         notes.append(f"{counts['train']:,} training rows of {short(outside)} are {where}")
     return found, notes
 

@@ -218,6 +218,8 @@ class PredictionFile:
     def _new_names(self, kind: TableKind, first: Any) -> list[str]:
         """Return the new columns, by the answer to the first input."""
         (answer,) = self.predictor.answers([first])
+        if answer is not None and kind != "jsonl":
+            answer = dict.fromkeys((*answer, *self.predictor.task.occasional)) | answer
         return list(self._new_columns(kind, answer))
 
     def _new_columns(self, kind: TableKind, answer: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -97,6 +97,7 @@ class Answer(LabelledTask[Questions]):
     Settings = AnswerSettings
     metrics: ClassVar[Mapping[str, Direction]] = {"loss": "min", "f1": "max", "exact_match": "max"}
     chosen = frozenset({"attention", "pooling", "word_features", "feature_rows", "factors"})
+    occasional = ("start", "end")
     formats = "csv, tsv or jsonl with question, context and answer; or SQuAD's JSON"
 
     @property
@@ -159,7 +160,6 @@ class Answer(LabelledTask[Questions]):
             None if table is None else self._evaluated(table, tokenizer, name)
             for name, table in (("validation", tables.validation), ("test", tables.test))
         )
-        assert validation is not None
         return Splits(batches, validation, test, train.tokens)
 
     def evaluated(self, table: Questions, tokenizer: Tokenizer) -> EvaluationSet:
@@ -226,7 +226,8 @@ class Answer(LabelledTask[Questions]):
 
         windows, length = batch["tokens"].shape
         weights = batch["words"].shape[1] * 2 * self.recipe.model.d_model
-        return windows * training_flops(self.recipe.model, length, 0, weights)
+        recipe = self.recipe
+        return windows * training_flops(recipe.model, length, 0, weights, recipe.lora)
 
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
         """Return the summed loss of windows; with features, the mean of the two scores' own."""
@@ -238,7 +239,8 @@ class Answer(LabelledTask[Questions]):
         """Return the likeliest answer of each window.
 
         ``spans [n, 2]``, the places in the context of its first and its last word; the logarithms
-        of the probabilities ``scores [n]`` of it and ``nones [n]`` of "no answer", less the margin;
+        of the probabilities ``scores [n]`` of it and ``nones [n]`` of "no answer", from which
+        ``margins [n]`` are to be taken off;
         ``lasts [n]``, whether a window is the last one of its question; and ``losses [n]`` where
         answers are known.
         """
@@ -260,11 +262,12 @@ class Answer(LabelledTask[Questions]):
             start, end, score, none = best_span(own[:count], settings.max_answer_words)
             spans.append((part[0] + start, part[0] + end))
             scores.append(score)
-            nones.append(none - settings.no_answer_margin if settings.no_answer else -np.inf)
+            nones.append(none if settings.no_answer else -np.inf)
         found = {
             "spans": torch.from_numpy(np.array(spans, dtype=np.int64)),
             "scores": torch.tensor(scores, dtype=torch.float64),
             "nones": torch.tensor(nones, dtype=torch.float64),
+            "margins": torch.full((len(nones),), settings.no_answer_margin, dtype=torch.float64),
             "lasts": torch.from_numpy(parts[:, 1] == 1),
         }
         if "targets" in batch:
@@ -293,8 +296,9 @@ class Answer(LabelledTask[Questions]):
         if not self.settings.no_answer or all(table.answers) or not any(table.answers):
             return {}, outputs
         gains = []
+        unmoved = {**outputs, "margins": np.zeros_like(outputs["nones"])}
         for (span, score, none), places, context, true in zip(
-            _of_questions(outputs),
+            _of_questions(unmoved),
             references.encoded.places,
             table.contexts,
             table.answers,
@@ -304,8 +308,7 @@ class Answer(LabelledTask[Questions]):
             answered = max((token_f1(text, one.text) for one in true), default=0.0)
             gains.append((none - score, answered - (not true)))
         margin = best_margin(gains)
-        moved = {**outputs, "nones": outputs["nones"] - margin}
-        return {"no_answer_margin": self.settings.no_answer_margin + margin}, moved
+        return {"no_answer_margin": margin}, {**outputs, "margins": unmoved["margins"] + margin}
 
     def compute_metrics(self, outputs: Outputs, references: Any) -> dict[str, Any]:
         """Return the loss of a window, and what was answered: see ``answer_metrics``.
@@ -398,5 +401,6 @@ def _of_questions(outputs: Outputs) -> Iterator[tuple[tuple[int, int], float, fl
         scores = outputs["scores"][begin:stop]
         best = begin + int(scores.argmax())
         start, end = outputs["spans"][best].tolist()
-        yield (start, end), float(scores.max()), float(outputs["nones"][begin:stop].min())
+        none = (outputs["nones"] - outputs["margins"])[begin:stop].min()
+        yield (start, end), float(scores.max()), float(none)
         begin = stop

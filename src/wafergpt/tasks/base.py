@@ -142,6 +142,8 @@ class Task(ABC):
     lowers: ClassVar[bool] = False
     input_column = "text"
     """The column that ``predict`` reads from a table."""
+    occasional: Sequence[str] = ()
+    """Keys that only some answers have, each no mapping."""
     distils: ClassVar[bool] = False
     teacher: Teacher | None = None
     before: Task | None = None
@@ -227,13 +229,10 @@ class Task(ABC):
 
         from wafergpt.checkpoint.store import require_fit
 
-        if start is not None and is_of_task(start):
-            if self.before is None or type(self.before) is type(self):
-                yield from self.carried(network, start, splits)
-                return
-            start = start.below("gpt.")
         gpt = gpt_of(network)
         prefix = "" if gpt is network else "gpt."
+        whole = start if start is not None and is_of_task(start) else None
+        start = start if whole is None else whole.below("gpt.")
         drawn = gpt.fresh_weights(self.recipe.seed) if start is None else start.by_rows.items()
         if start is not None:
             new = gpt.added_to(start)
@@ -241,6 +240,9 @@ class Task(ABC):
             yield from (
                 (prefix + name, values) for name, values in gpt.added(new, self.recipe.seed)
             )
+        if whole is not None and (self.before is None or type(self.before) is type(self)):
+            yield from self.carried(network, whole, splits)
+            return
         for name, values in drawn:
             yield prefix + name, values
         yield from self.drawn_head(network)
@@ -252,7 +254,7 @@ class Task(ABC):
 
         Args:
             network: that they are for.
-            start: the weights.
+            start: the weights, whose GPT fits that of the network.
             splits: the encoded data, for weights that depend on it.
 
         Yields:
@@ -263,7 +265,8 @@ class Task(ABC):
         """
         from wafergpt.checkpoint.store import require_fit
 
-        require_fit(network, start)
+        new = gpt_of(network).added_to(start.below("gpt."))
+        require_fit(network, start, [f"gpt.{name}" for name in new])
         yield from start.by_rows.items()
 
     def drawn_head(self, network: nn.Module) -> Iterator[tuple[str, Tensor]]:

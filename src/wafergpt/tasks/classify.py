@@ -15,6 +15,7 @@ from wafergpt.data.labelled_split import classes_kept, hold_out_of_each_class
 from wafergpt.data.labels import doubts, settle_classes
 from wafergpt.data.outside import encode_in_scope, in_scope, with_outside, without_outside
 from wafergpt.data.text_columns import shown
+from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
 from wafergpt.evaluation.decisions import class_offsets
 from wafergpt.evaluation.hierarchy import CONFIDENT, confident_node, level_metrics
@@ -23,7 +24,7 @@ from wafergpt.evaluation.metrics import RowScores, classification_metrics
 from wafergpt.evaluation.multi_label import LEAST
 from wafergpt.evaluation.selective import detection_metrics, selective_metrics, threshold_for
 from wafergpt.files import short
-from wafergpt.tasks.base import Direction, EvaluationSet, Outputs, Task, gpt_of, is_of_task
+from wafergpt.tasks.base import Direction, EvaluationSet, Outputs, Task, is_of_task
 from wafergpt.tasks.carried import notes_on, placed
 from wafergpt.tasks.classify_settings import ClassifySettings
 from wafergpt.tasks.ngram_scores import fitted_factors, mixed
@@ -75,6 +76,11 @@ class Classify(TextTask):
         return self.recipe.task
 
     @property
+    def occasional(self) -> Sequence[str]:  # type: ignore[override]
+        """With a threshold, why no answer is given."""
+        return ("abstained",) if self.settings.abstain_below else ()
+
+    @property
     def n_outputs(self) -> int:
         """One for each label; of two labels one, if the loss is binary."""
         return 1 if self.settings.loss == "binary" else len(self.settings.labels)
@@ -82,7 +88,7 @@ class Classify(TextTask):
     @property
     def n_classes(self) -> int | None:
         """Number of labels of the training rows."""
-        return len(set(self.tables.train.labels))
+        return len({*self.tables.train.labels} - {self.settings.out_of_scope})
 
     @property
     def weighs_ngrams(self) -> bool:
@@ -119,13 +125,10 @@ class Classify(TextTask):
         """Yield the weights of a run, those of its labels in their new places."""
         import torch
 
-        from wafergpt.checkpoint.store import require_fit
-
         before, fresh = self.before, dict(self.drawn_head(network))
         if not isinstance(before, Classify):
             yield from super().carried(network, start, splits)
             return
-        require_fit(gpt_of(network), start.below("gpt."))
         for name, values in start.by_rows.items():
             axis = {"head.weight": 0, "head_ngrams.weight": 1}.get(name)
             if axis is not None:
@@ -165,7 +168,8 @@ class Classify(TextTask):
             return ratios
         found = torch.from_numpy(splits.train.ngram_ratios(len(ratios), self.n_outputs))
         if self.n_outputs > 1:
-            found = found[:, torch.from_numpy(np.unique(splits.train.targets)).long()]
+            # Labels that only the run to start from has are on no row.
+            found = found[:, torch.from_numpy(self._rows_of(splits.train.targets) > 0)]
         return torch.where(ratios > 0, ratios, found.abs().amax(1))
 
     def class_names(self, table: Table) -> Sequence[str]:
@@ -174,16 +178,14 @@ class Classify(TextTask):
 
     def settle(self, tables: dict[str, Table]) -> tuple[dict[str, Table], list[str]]:
         """Merge the spellings of each label, and check that training has every label."""
-        known, start = self.settings.known, self.recipe.start
-        given = list(tables.values())
-        if known:
-            # First, so that labels are spelled as they were.
-            given = [Table([""] * len(known), list(known), start), *given]
-        settled = settle_classes(given, self.settings.similar_labels)[bool(known) :]
+        known = self.settings.known
+        before = [] if (rows := self.known_rows()) is None else [rows]
+        settled = settle_classes([*before, *tables.values()], self.settings.similar_labels)
+        settled = settled[len(before) :]
         named = dict(zip(tables, settled, strict=True))
         outside, notes = self.settings.out_of_scope, list[str]()
         if outside:
-            named, notes = without_outside(named, outside)
+            named, notes = without_outside(named, outside, self.settings.held_out)
         labels = label_names(in_scope(named["train"], outside), known)
         for name, table in named.items():
             encode_in_scope(table, labels, name, outside)
@@ -191,12 +193,27 @@ class Classify(TextTask):
         notes += notes_on(known, in_scope(named["train"], outside).labels)
         return named, [*notes, *doubts(inside)]
 
+    def known_rows(self) -> Table | None:
+        """Return a row for each label of the run to start from, whose spelling others take."""
+        known = self.settings.known
+        return Table([""] * len(known), list(known), self.recipe.start) if known else None
+
     def hold_out(self, train: Table) -> tuple[Table, Table, list[str]]:
         """Hold out a share of each class, and all that is out of scope."""
         outside, share = self.settings.out_of_scope, self.settings.held_out
         kept, held, without = hold_out_of_each_class(in_scope(train, outside), share)
         held = with_outside(held, train, outside)
         return kept, held, [classes_kept(without, kept)] if without else []
+
+    def of_fold(self, rows: Table, fold: int) -> tuple[Table, Table]:
+        """Split rows into those of a fold; what is out of scope is judged alone."""
+        train, held = super().of_fold(rows, fold)
+        return in_scope(train, self.settings.out_of_scope), held
+
+    def encoded(self, tables: Tables, tokenizer: Tokenizer) -> Splits:
+        """Encode the rows; none that is out of scope is trained on."""
+        train = in_scope(tables.train, self.settings.out_of_scope)
+        return super().encoded(replace(tables, train=train), tokenizer)
 
     def classes_of(self, rows: Table) -> Sequence[str] | None:
         """Return the labels."""
@@ -215,7 +232,13 @@ class Classify(TextTask):
 
     def from_rows(self, tables: Tables) -> dict[str, Any]:
         """Return the labels of the training rows."""
-        labels = label_names(tables.train, self.settings.known)
+        settings = self.settings
+        if settings.abstain and not settings.abstain_below and tables.validation is None:
+            raise InputError(
+                "task.abstain is a share of validation rows, and there are none: leave it or "
+                "task.held_out=0 out, or add a validation file (task.validation=FILE)"
+            )
+        labels = label_names(in_scope(tables.train, settings.out_of_scope), settings.known)
         if self.settings.loss == "binary" and len(labels) != 2:
             raise InputError(f"task.loss=binary needs two labels, not {len(labels)}: {labels}")
         separator = self.settings.hierarchy
@@ -233,9 +256,13 @@ class Classify(TextTask):
         """Return weights that make every class count alike, if the recipe asks for them."""
         if self.settings.class_weights == "none":
             return None
-        counts = np.bincount(targets.astype(np.int64), minlength=len(self.settings.labels))
+        counts = self._rows_of(targets)
         # Labels that only the run to start from has are on no row.
         return np.asarray(len(targets) / (np.count_nonzero(counts) * np.maximum(counts, 1)))
+
+    def _rows_of(self, targets: Targets) -> NDArray[np.int64]:
+        """Return the number of rows ``[n_labels]`` with each label."""
+        return np.bincount(targets.astype(np.int64), minlength=len(self.settings.labels))
 
     def loss_of(
         self,
@@ -353,8 +380,9 @@ class Classify(TextTask):
             offsets = self.fitted_offsets(probabilities[inside], references[inside])
             outputs = {name: found for name, found in outputs.items() if name != "decided"}
             values["offsets"] = tuple(offsets or ())
-            if offsets is not None:
-                outputs["decided"] = self.decided(torch.from_numpy(probabilities), offsets).numpy()
+            # Without offsets too, so that the outputs of several folds have the same names.
+            offsets = offsets or [0.0] * probabilities.shape[1]
+            outputs["decided"] = self.decided(torch.from_numpy(probabilities), offsets).numpy()
         if self.settings.out_of_scope:
             outputs = {**outputs, "in_scope": references >= 0}
         if self.settings.abstain is not None:

@@ -98,6 +98,7 @@ class Embed(LabelledTask[QueryPairs]):
         "recall_at_10": "max",
     }
     chosen = frozenset({"pooling", "projection", "temperature", "sizes"})
+    pooled = False
 
     @property
     def settings(self) -> EmbedSettings:
@@ -168,7 +169,6 @@ class Embed(LabelledTask[QueryPairs]):
             None if table is None else self._evaluated(table, tokenizer, name)
             for name, table in (("validation", tables.validation), ("test", tables.test))
         )
-        assert validation is not None
         return Splits(train, validation, test, tokens)
 
     def _pairs(
@@ -261,13 +261,14 @@ class Embed(LabelledTask[QueryPairs]):
         """
         from wafergpt.shapes.counts import training_flops
 
-        head = 0
+        head, recipe = 0, self.recipe
         if self.settings.projection:
             wide = 3 if self.settings.pooling == "mean_max_last" else 1
-            head = self.settings.projection * wide * self.recipe.model.d_model
+            head = self.settings.projection * wide * recipe.model.d_model
         compared = batch["ignored"].numel() * sum((*self.settings.sizes, self.width))
         encoded = (
-            len(batch[name]) * training_flops(self.recipe.model, batch[name].shape[1], 0, head)
+            len(batch[name])
+            * training_flops(recipe.model, batch[name].shape[1], 0, head, recipe.lora)
             for name in ("tokens", "queries")
         )
         return sum(encoded) + 6 * compared

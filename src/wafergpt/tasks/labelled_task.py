@@ -36,10 +36,12 @@ class LabelledTask(Task, Generic[R]):
     Attributes:
         chosen: settings that are chosen by the rows, which are not read by them.
         formats: what files of labelled rows may be, for people.
+        pooled: whether outputs of networks that were trained apart can be judged together.
     """
 
     chosen: ClassVar[frozenset[str]] = frozenset()
     formats: ClassVar[str] = "csv, tsv or jsonl"
+    pooled: ClassVar[bool] = True
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__(recipe)

@@ -15,6 +15,7 @@ from wafergpt.data.label_sets import (
     hold_out_label_sets,
     label_set,
     label_set_names,
+    labels_of,
     settle_label_sets,
 )
 from wafergpt.data.labelled_rows import Table, read_table, sorted_labels
@@ -60,10 +61,15 @@ class MultiLabel(Classify):
         """Return None: older versions read no such rows."""
         return None
 
+    def class_names(self, table: Table) -> Sequence[str]:
+        """Return the labels of all rows, one after the other."""
+        return [label for row in table.labels for label in labels_of(row)]
+
     def settle(self, tables: dict[str, Table]) -> tuple[dict[str, Table], list[str]]:
         """Split the labels, merge their spellings, and check that training has every label."""
         separator, similar = self.settings.separator, self.settings.similar_labels
-        settled, notes = settle_label_sets(list(tables.values()), separator, similar)
+        known = self.known_rows()
+        settled, notes = settle_label_sets(list(tables.values()), separator, similar, known)
         named = dict(zip(tables, settled, strict=True))
         labels = self._names(named["train"])
         for name, table in named.items():
@@ -87,8 +93,10 @@ class MultiLabel(Classify):
         return len(self._names(self.tables.train))
 
     def from_rows(self, tables: Tables) -> dict[str, Any]:
-        """Return the labels of the training rows, and their log-odds."""
-        labels = self._names(tables.train)
+        """Return the labels of the rows, and their log-odds among those for training."""
+        # A label of few rows may be on held-out ones alone.
+        held = () if tables.validation is None else label_set_names(tables.validation)
+        labels = sorted_labels({*self._names(tables.train), *held})
         # Rows with a label weigh as much as those without it, if that is asked for.
         priors = [0.0] * len(labels)
         if self.settings.class_weights == "none":
@@ -104,9 +112,12 @@ class MultiLabel(Classify):
         """Return ``[n_labels, 2]``, which make rows without and with a label count alike."""
         if self.settings.class_weights == "none":
             return None
-        counts = targets.sum(0)
+        counts = self._rows_of(targets)
         both = np.stack([len(targets) - counts, counts], 1)
         return np.asarray(len(targets) / (2 * np.maximum(both, 1)))
+
+    def _rows_of(self, targets: Targets) -> NDArray[np.int64]:
+        return np.asarray(targets.sum(0), dtype=np.int64)
 
     def absolute(self, scores: Tensor) -> Tensor:
         """Return log-odds: scores plus those of the label among the training rows."""

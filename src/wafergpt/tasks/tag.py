@@ -29,7 +29,6 @@ from wafergpt.tasks.base import (
     InputRow,
     Outputs,
     Splits,
-    gpt_of,
 )
 from wafergpt.tasks.carried import notes_on, placed
 from wafergpt.tasks.chosen import with_choices_for_tagging
@@ -161,8 +160,10 @@ class Tag(LabelledTask[Sentences]):
         return tables, notes_on(known, labels)
 
     def from_rows(self, tables: SplitRows[Sentences]) -> dict[str, Any]:
-        """Return the labels of the training rows, and what their words are."""
-        labels = {entity.label for found in tables.train.entities for entity in found}
+        """Return the labels of the rows, and what their words are."""
+        # A label of few rows may be on held-out ones alone.
+        both = [table for table in (tables.train, tables.validation) if table is not None]
+        labels = {label for table in both for label in self.class_names(table)}
         return {
             "labels": tuple(sorted(labels.union(self.settings.known))),
             "units": units_of(word for words in tables.train.words for word in words),
@@ -284,13 +285,10 @@ class Tag(LabelledTask[Sentences]):
         self, network: nn.Module, start: Stored, splits: Splits | None
     ) -> Iterator[tuple[str, Rows]]:
         """Yield the weights of a run, those of its tags in their new places."""
-        from wafergpt.checkpoint.store import require_fit
-
         before, fresh = self.before, dict(self.drawn_head(network))
         if not isinstance(before, Tag):
             yield from super().carried(network, start, splits)
             return
-        require_fit(gpt_of(network), start.below("gpt."))
         places = [self._names.index(name) for name in before._names]
         ends = [*places, len(self._names)]
         moved: dict[str, tuple[list[int], list[int]]] = {

@@ -189,7 +189,9 @@ class CrossValidation:
         run, tables = self._done[fold], self._tables(fold)
         result, recipe = run.read("result"), run.recipe
         assert tables.validation is not None
-        metrics = {name: result["metrics"][name] for name in self._task.metrics}
+        # Some are not of all rows, as those of whole numbers.
+        found = result["metrics"]
+        metrics = {name: found[name] for name in self._task.metrics if name in found}
         return {
             "run": str(run.path),
             "rows": len(tables.validation.texts),
@@ -201,7 +203,11 @@ class CrossValidation:
     def _summary(self, run: Run) -> dict[str, Any]:
         """Return what is known of the folds that are done."""
         rows = [self._row(fold) for fold in self._done]
-        found = {name: [row["metrics"][name] for row in rows] for name in self._task.metrics}
+        found = {
+            name: [row["metrics"][name] for row in rows]
+            for name in self._task.metrics
+            if all(name in row["metrics"] for row in rows)
+        }
         return {
             "run": str(run.path),
             "folds": {
@@ -219,8 +225,11 @@ class CrossValidation:
     def _pooled(self) -> tuple[Outputs, Any]:
         """Return the outputs for all rows, each by the fold that held it out, and their answers.
 
-        They are in the order of the rows where each has one; {} where they were not kept.
+        They are in the order of the rows where each has one; {} where they were not kept, or mean
+        nothing beside those of another network.
         """
+        if not self._task.pooled:
+            return {}, None
         found = [
             {
                 name.removeprefix(VALIDATION): values
@@ -241,6 +250,9 @@ class CrossValidation:
 
     def _judged(self, outputs: Outputs, references: Any) -> dict[str, Any]:
         """Return the metrics over all rows, with their intervals."""
+        if not self._task.pooled:
+            say("vectors of different networks cannot be compared: each fold is judged by itself")
+            return {}
         if not outputs:
             say("warning: the folds' outputs are not all there, so rows are not judged together")
             return {}
