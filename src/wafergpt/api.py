@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from wafergpt.config import Recipe, load_recipe
 from wafergpt.data.prepare import prepare as prepare
 from wafergpt.errors import InputError
-from wafergpt.progress import say, working
+from wafergpt.progress import each_kind_once, say, working
 from wafergpt.runs.run import RUNS, Run
 
 if TYPE_CHECKING:
@@ -237,8 +237,10 @@ def cross_validate(
     test = None if whole.task is None else whole.task.test
     base = None if str(start) == SCRATCH else beginning(start, root)
     asked = _asked(recipe, [*overrides, *named, f"task.folds={folds}", "task.test=null"])
-    asked = with_task(asked, base, task, data, chooses=recipe is None)
-    return CrossValidation(asked, base, root, refit, test).made()
+    # What is noted of the rows is the same in each training.
+    with each_kind_once(differs=""):
+        asked = with_task(asked, base, task, data, chooses=recipe is None)
+        return CrossValidation(asked, base, root, refit, test).made()
 
 
 def predict(

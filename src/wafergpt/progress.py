@@ -107,16 +107,19 @@ def _nothing(record: logging.LogRecord) -> bool:
 
 
 @contextmanager
-def each_kind_once() -> Iterator[None]:
+def each_kind_once(differs: str = r"\d[\d,.]*") -> Iterator[None]:
     """Log one line of each kind for a while; lines that differ in numbers alone are of one kind.
 
     This is for lines of this thread: those of a bar come from another.
+
+    Args:
+        differs: what differs in lines of one kind; if "", nothing does.
     """
     kinds: set[str] = set()
     thread = threading.get_ident()
 
     def is_first(record: logging.LogRecord) -> bool:
-        kind = re.sub(r"\d[\d,.]*", "0", record.getMessage())
+        kind = re.sub(differs, "0", record.getMessage())
         first = kind not in kinds or record.thread != thread
         kinds.add(kind)
         return first

@@ -248,3 +248,16 @@ def test_strict_folds_are_refused_and_the_runs_task_is_read(home: Path) -> None:
     # Without task.name, that of the run to start from.
     asked = [f"task.train={home / 'tag.jsonl'}", "name=checked", "--strict", "--runs", str(home)]
     assert CliRunner().invoke(finetune_cli.command, ["tag", *ON, *asked]).exit_code == 0
+
+
+def test_what_is_noted_of_the_rows_is_said_once(
+    home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [*rows_of("classify"), *({"text": "same", "label": label} for label in ("bad", "good"))]
+    train = write(home / "noted.jsonl", rows)
+    with caplog.at_level("INFO"):
+        asked = [*SMALL, f"task.train={train}", "name=noted"]
+        cross_validate("scratch", None, asked, folds=2, root=home)
+    found = [line for line in caplog.messages if "1 text has several labels" in line]
+    assert len(found) == 1
+    assert len([line for line in caplog.messages if line.startswith("step 4: ")]) == 2
