@@ -157,3 +157,37 @@ def classification_metrics(
         ),
         confusion=confusion.tolist(),
     )
+
+
+def classification_mistakes(
+    probabilities: NDArray[np.floating],
+    decided: NDArray[np.int64],
+    targets: NDArray[np.int64],
+    labels: Sequence[str],
+    texts: Sequence[str],
+) -> list[dict[str, Any]]:
+    """List the rows with another label, by the loss of the true one.
+
+    Args:
+        probabilities: ``[n, n_labels]``.
+        decided: ``[n]``, the classes that are answered.
+        targets: ``[n]``, the true ones; -1 for rows of none, which have no right answer.
+        labels: names of the classes.
+        texts: of the rows, for people.
+
+    Returns:
+        A row of a table for each.
+    """
+    rows = np.arange(len(targets))
+    losses = -np.log(np.maximum(probabilities[rows, targets], np.finfo(float).tiny))
+    wrong = np.flatnonzero((decided != targets) & (targets >= 0))
+    return [
+        {
+            "text": texts[row],
+            "label": labels[targets[row]],
+            "predicted": labels[decided[row]],
+            "probability": float(probabilities[row, decided[row]]),
+            "loss": float(losses[row]),
+        }
+        for row in wrong[np.argsort(-losses[wrong], kind="stable")].tolist()
+    ]

@@ -8,20 +8,26 @@ imports the module of the task that it names.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from wafergpt.config import Recipe, TaskSettings
 from wafergpt.config.registry import LANGUAGE_MODEL, TASKS, imported
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
 from wafergpt.planning.estimate import SCRATCH_VOCABULARY
-from wafergpt.progress import say, working
+from wafergpt.progress import working
+from wafergpt.tasks.predicting import Predicting
+from wafergpt.tasks.samples import (
+    NOTHING_HELD_OUT,
+    EvaluationSet,
+    InputFormat,
+    InputRow,
+    Outputs,
+    Splits,
+    joined,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -32,78 +38,13 @@ if TYPE_CHECKING:
     from wafergpt.model.gpt import GPT
     from wafergpt.tasks.graph import Graph
 
-Outputs = Mapping[str, NDArray[Any]]
-"""The network's outputs for some samples: named arrays ``[samples, …]``."""
-
-InputFormat = Literal["txt", "jsonl", "csv", "tsv", "conll"]
-"""Kinds of files that inputs are read from."""
-
-NOTHING_HELD_OUT = "the run has learned from all of its rows, and has no validation rows"
-
-
-class InputRow(NamedTuple):
-    """A row of a file that is predicted.
-
-    Attributes:
-        line: where it begins in the file.
-        columns: all of its columns.
-        value: the input, as ``require_input`` takes it.
-        text: it, for people.
-    """
-
-    line: int
-    columns: Mapping[str, Any]
-    value: Any
-    text: str
-
+__all__ = [
+    "NOTHING_HELD_OUT", "Direction", "EvaluationSet", "InputFormat", "InputRow", "Outputs",
+    "Splits", "Task", "Teacher", "gpt_of", "is_of_task", "joined", "task_of",
+]  # fmt: skip
 
 Direction = Literal["min", "max"]
 """Whether less or more of a metric is better."""
-
-
-@dataclass(frozen=True)
-class EvaluationSet:
-    """Samples whose answers are known.
-
-    Attributes:
-        batches: the samples.
-        references: the answers in the order of the rows, or what else ``compute_metrics`` needs.
-        rows: ``[n]``, the row of each sample; None where samples are in the order of rows.
-        texts: of the rows, where mistakes are listed with them.
-    """
-
-    batches: Batches
-    references: Any
-    rows: NDArray[np.int64] | None = None
-    texts: Sequence[str] = ()
-
-
-@dataclass(frozen=True)
-class Splits:
-    """The data of a training, encoded.
-
-    Attributes:
-        train: training samples.
-        validation: samples that checkpoints are chosen by; None if all are trained on.
-        test: samples that the best checkpoint is evaluated on at the end, if any.
-        tokens: number of tokens in one pass over ``train``.
-    """
-
-    train: Batches
-    validation: EvaluationSet | None
-    test: EvaluationSet | None
-    tokens: int
-
-    @property
-    def held_out(self) -> EvaluationSet:
-        """The validation samples.
-
-        Raises:
-            InputError: if all rows are trained on.
-        """
-        if self.validation is None:
-            raise InputError(NOTHING_HELD_OUT)
-        return self.validation
 
 
 @dataclass(frozen=True)
@@ -121,7 +62,7 @@ class Teacher:
     share: float
 
 
-class Task(ABC):
+class Task(Predicting, ABC):
     """A training objective with its data, network and metrics.
 
     Args:
@@ -140,10 +81,6 @@ class Task(ABC):
     Settings: ClassVar[type[TaskSettings]] = TaskSettings
     metrics: ClassVar[Mapping[str, Direction]] = {"loss": "min"}
     lowers: ClassVar[bool] = False
-    input_column = "text"
-    """The column that ``predict`` reads from a table."""
-    occasional: Sequence[str] = ()
-    """Keys that only some answers have, each no mapping."""
     distils: ClassVar[bool] = False
     teacher: Teacher | None = None
     before: Task | None = None
@@ -376,107 +313,6 @@ class Task(ABC):
         """
         return {}, outputs
 
-    def decode(self, outputs: Outputs, inputs: Sequence[Any]) -> list[dict[str, Any]]:
-        """Turn outputs into answers, as ``predict`` prints them.
-
-        Args:
-            outputs: of the network, ``[inputs, …]``.
-            inputs: that they belong to.
-
-        Returns:
-            The answer to each input.
-
-        Raises:
-            NotImplementedError: if the task has no answers.
-        """
-        raise NotImplementedError
-
-    def require_input(self, value: object) -> Any:
-        """Check one input of ``predict``.
-
-        Args:
-            value: as the caller gave it.
-
-        Returns:
-            The input as ``encode`` takes it; None if there is nothing to answer.
-
-        Raises:
-            InputError: if it is not one, with a message that continues after its index.
-        """
-        return value
-
-    def inputs_of(self, texts: Sequence[str]) -> list[Any]:
-        """Return inputs that are made of texts, without those in which there is nothing."""
-        return [given for text in texts if (given := self.require_input(text)) is not None]
-
-    def stream_inputs(
-        self, path: Path, column: str | None, file_format: InputFormat | None
-    ) -> Iterator[InputRow]:
-        """Read the inputs of ``predict`` from a file, one after the other.
-
-        Args:
-            path: the file.
-            column: of the inputs; the recipe's if omitted.
-            file_format: the kind of file; detected if omitted.
-
-        Yields:
-            A row for each input.
-
-        Raises:
-            InputError: if one is none, or there are none.
-        """
-        from wafergpt.data.file_formats import counted
-        from wafergpt.data.labelled_rows import text_rows
-        from wafergpt.data.text_columns import names_of, shown
-
-        if file_format == "conll":
-            raise InputError(f"{path}: conll is for task.name=tag")
-        names, count = self.columns_named(column), 0
-        for line, columns, text in text_rows(path, names, file_format):
-            count += 1
-            yield InputRow(line, columns, text, shown(text))
-        if not count:
-            raise InputError(f"{path} has no rows")
-        say(counted(path, count, file_format=file_format, names=names_of(names)))
-
-    def columns_named(self, column: str | None) -> str | tuple[str, ...]:
-        """Return the column of inputs, or several, that ``column`` stands for."""
-        return column or self.input_column
-
-    def read_inputs(
-        self, path: Path, column: str | None, file_format: InputFormat | None
-    ) -> tuple[list[Any], list[str]]:
-        """Read all inputs of ``predict`` from a file, as ``stream_inputs`` does.
-
-        Args:
-            path: the file.
-            column: of the inputs; the recipe's if omitted.
-            file_format: the kind of file; detected if omitted.
-
-        Returns:
-            The inputs, and the text of each for people.
-
-        Raises:
-            InputError: if there are none.
-        """
-        rows = [(row.value, row.text) for row in self.stream_inputs(path, column, file_format)]
-        return [value for value, _ in rows], [text for _, text in rows]
-
-    def encode(self, inputs: Sequence[Any], tokenizer: Tokenizer) -> EvaluationSet:
-        """Encode inputs as samples without references, for ``outputs``.
-
-        Args:
-            inputs: as ``require_input`` returned them.
-            tokenizer: of the run.
-
-        Returns:
-            The samples.
-
-        Raises:
-            NotImplementedError: if the task has no answers.
-        """
-        raise NotImplementedError
-
     def validation(self, tokenizer: Tokenizer) -> EvaluationSet:
         """Read and encode the validation data of a resolved recipe.
 
@@ -544,12 +380,3 @@ def gpt_of(network: nn.Module) -> GPT:
 def is_of_task(weights: Container[str]) -> bool:
     """Return whether weights are of a task's whole network, its head included."""
     return "gpt.embedding.weight" in weights
-
-
-def joined(parts: Sequence[Outputs], rows: NDArray[np.int64] | None) -> Outputs:
-    """Concatenate the outputs of batches, in the order of ``rows``."""
-    found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    if rows is None:
-        return found
-    order = np.argsort(rows, kind="stable")
-    return {name: values[order] for name, values in found.items()}

@@ -13,6 +13,8 @@ from wafergpt.files import short
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from wafergpt.tasks.classify_settings import ClassifySettings
+
 NAMED = 5
 """Labels that a note names."""
 
@@ -40,6 +42,33 @@ def placed(fresh: Tensor, old: Tensor, places: Sequence[int], axes: Sequence[int
     else:
         found[:, index] = old
     return found
+
+
+def relabelled(
+    old: Tensor, fresh: Tensor, theirs: ClassifySettings, ours: ClassifySettings, axis: int
+) -> Tensor:
+    """Return the weights of a classifier's scores with those of a run, label by label.
+
+    Args:
+        old: the run's.
+        fresh: of a new network.
+        theirs: the run's settings.
+        ours: those of the new network, which has all of the run's labels.
+        axis: along which labels are counted.
+
+    Returns:
+        A tensor of the shape of ``fresh``.
+    """
+    import torch
+
+    if theirs.loss == ours.loss == "binary":
+        return old
+    if theirs.loss == "binary":
+        # Log-odds are the scores of the second label above none of the first.
+        old = torch.cat([torch.zeros_like(old), old], axis)
+    if ours.loss == "binary":
+        return old.diff(dim=axis)
+    return placed(fresh, old, [ours.labels.index(label) for label in theirs.labels], [axis])
 
 
 def notes_on(known: Collection[str], rows: Collection[str]) -> list[str]:

@@ -20,12 +20,16 @@ from wafergpt.errors import InputError
 from wafergpt.evaluation.decisions import class_offsets
 from wafergpt.evaluation.hierarchy import CONFIDENT, confident_node, level_metrics
 from wafergpt.evaluation.intervals import Bootstrap
-from wafergpt.evaluation.metrics import RowScores, classification_metrics
+from wafergpt.evaluation.metrics import (
+    RowScores,
+    classification_metrics,
+    classification_mistakes,
+)
 from wafergpt.evaluation.multi_label import LEAST
 from wafergpt.evaluation.selective import detection_metrics, selective_metrics, threshold_for
 from wafergpt.files import short
 from wafergpt.tasks.base import Direction, EvaluationSet, Outputs, Task, is_of_task
-from wafergpt.tasks.carried import notes_on, placed
+from wafergpt.tasks.carried import notes_on, relabelled
 from wafergpt.tasks.classify_settings import ClassifySettings
 from wafergpt.tasks.ngram_scores import fitted_factors, mixed
 from wafergpt.tasks.tables import Tables
@@ -35,7 +39,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from wafergpt.checkpoint.format import Stored
-    from wafergpt.data.batches import Batch
     from wafergpt.distributed.sharding import Rows
     from wafergpt.tasks.base import Splits
     from wafergpt.tasks.graph import Graph
@@ -134,43 +137,27 @@ class Classify(TextTask):
             if axis is not None:
                 # A table of n-grams adds nothing for a new label.
                 new = fresh[name] if axis == 0 else torch.zeros_like(fresh[name])
-                yield name, self._relabelled(values[...], new, before, axis)
+                yield name, relabelled(values[...], new, before.settings, self.settings, axis)
             elif name == "head_ngrams.ratios" and not self.settings.ngram_kept:
-                yield name, self._with_new_ngrams(values[...], splits)
+                old, ratios = values[...], self._ratios(splits)
+                # What was never read has no score yet, so that no answer changes.
+                yield name, old if ratios is None else torch.where(old > 0, old, ratios)
             else:
                 yield name, values
 
-    def _relabelled(self, old: Tensor, fresh: Tensor, before: Classify, axis: int) -> Tensor:
-        """Return a run's scores' weights for the labels of this one, label by label."""
-        import torch
-
-        theirs, ours = before.settings, self.settings
-        if theirs.loss == ours.loss == "binary":
-            return old
-        if theirs.loss == "binary":
-            # Log-odds are the scores of the second label above none of the first.
-            old = torch.cat([torch.zeros_like(old), old], axis)
-        if ours.loss == "binary":
-            return old.diff(dim=axis)
-        places = [ours.labels.index(label) for label in theirs.labels]
-        return placed(fresh, old, places, [axis])
-
-    def _with_new_ngrams(self, ratios: Tensor, splits: Splits | None) -> Tensor:
-        """Return the weights of a run's n-grams, with those that only new rows have.
-
-        What was never read has no score yet, so that no answer changes.
-        """
+    def _ratios(self, splits: Splits | None) -> Tensor | None:
+        """Return how unevenly the labels of the training rows use each n-gram, ``[rows]``."""
         import torch
 
         from wafergpt.data.labelled_batches import LabelledBatches
 
         if splits is None or not isinstance(splits.train, LabelledBatches):
-            return ratios
-        found = torch.from_numpy(splits.train.ngram_ratios(len(ratios), self.n_outputs))
+            return None
+        found = splits.train.ngram_ratios(self.settings.ngram_rows, self.n_outputs)
         if self.n_outputs > 1:
             # Labels that only the run to start from has are on no row.
-            found = found[:, torch.from_numpy(self._rows_of(splits.train.targets) > 0)]
-        return torch.where(ratios > 0, ratios, found.abs().amax(1))
+            found = found[:, self._rows_of(splits.train.targets) > 0]
+        return torch.from_numpy(np.abs(found).max(1))
 
     def class_names(self, table: Table) -> Sequence[str]:
         """Return the labels."""
@@ -327,21 +314,13 @@ class Classify(TextTask):
 
     def mistakes(self, outputs: Outputs, evaluated: EvaluationSet) -> list[dict[str, Any]]:
         """List the rows with another label, by the loss of the true one."""
-        shares, labels = outputs["probabilities"], self.settings.labels
-        true, found = evaluated.references.astype(np.int64), _decided(outputs)
-        losses = -np.log(np.maximum(shares[np.arange(len(true)), true], np.finfo(float).tiny))
-        # What is of no class has no right answer.
-        wrong = np.flatnonzero((found != true) & (true >= 0))
-        return [
-            {
-                "text": shown(evaluated.texts[row]),
-                "label": labels[true[row]],
-                "predicted": labels[found[row]],
-                "probability": float(shares[row, found[row]]),
-                "loss": float(losses[row]),
-            }
-            for row in wrong[np.argsort(-losses[wrong], kind="stable")].tolist()
-        ]
+        return classification_mistakes(
+            outputs["probabilities"],
+            _decided(outputs),
+            evaluated.references.astype(np.int64),
+            self.settings.labels,
+            [shown(text) for text in evaluated.texts],
+        )
 
     def decode(self, outputs: Outputs, inputs: Sequence[Any]) -> list[dict[str, Any]]:
         """Return ``label``, its probability ``score``, and the ``scores`` of all labels.
@@ -422,7 +401,7 @@ class Classify(TextTask):
         """Return ``probabilities [n, n_labels]``; with offsets, what is ``decided`` too."""
         import torch
 
-        found = {"probabilities": self._probabilities(scores.double())}
+        found = {"probabilities": self.probabilities(scores.double())}
         probabilities, least = found["probabilities"], self.settings.abstain_below
         if self.settings.offsets:
             found["decided"] = self.decided(probabilities, self.settings.offsets)
@@ -439,7 +418,8 @@ class Classify(TextTask):
         logs = probabilities.clamp(min=LEAST).log()
         return (logs + logs.new_tensor(offsets)).argmax(1)
 
-    def _probabilities(self, scores: Tensor) -> Tensor:
+    def probabilities(self, scores: Tensor) -> Tensor:
+        """Return the probabilities ``[n, n_labels]`` that scores ``[n, n_outputs]`` stand for."""
         import torch
 
         if self.settings.loss == "binary":
@@ -449,39 +429,9 @@ class Classify(TextTask):
 
     def graph(self) -> Graph:
         """Describe the network, which computes ``probabilities`` too."""
-        graph = super().graph()
+        from wafergpt.tasks.classify_graph import graph_of_classes
 
-        def forward(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
-            (logits,) = graph.forward(network, batch).values()
-            return {"logits": logits, "probabilities": self._probabilities(logits)}
-
-        offsets, least = self.settings.offsets, self.settings.abstain_below
-        hierarchy = self.settings.hierarchy
-        label = "settings['labels'][place]"
-        if least:
-            label += " if row[place] >= settings['abstain_below'] else None"
-        decided = f"(np.log(np.maximum(row, {LEAST})) + settings['offsets']).argmax()"
-        return replace(
-            graph,
-            outputs={
-                "logits": "`[batch, 1]`, the log-odds of the second label"
-                if self.n_outputs == 1
-                else "`[batch, labels]`, the scores",
-                "probabilities": "`[batch, labels]`, in the order of `labels`"
-                + ("; that of an inner node is the sum of its leaves" if hierarchy else ""),
-            },
-            forward=forward,
-            settings={
-                **graph.settings,
-                "labels": self.settings.labels,
-                **({"offsets": offsets} if offsets else {}),
-                **({"abstain_below": least} if least else {}),
-                **({"hierarchy": hierarchy} if hierarchy else {}),
-            },
-            answer="for text, row in zip(texts, probabilities):\n"
-            f"    place = {decided if offsets else 'row.argmax()'}\n"
-            f"    print({label}, row[place], text)",
-        )
+        return graph_of_classes(self, super().graph())
 
 
 def _decided(outputs: Outputs) -> NDArray[np.int64]:

@@ -201,7 +201,8 @@ class MultiLabel(Classify):
         odds = probabilities.double().logit(eps=LEAST)
         return odds + odds.new_tensor(offsets) > 0
 
-    def _probabilities(self, scores: Tensor) -> Tensor:
+    def probabilities(self, scores: Tensor) -> Tensor:
+        """Return the probability ``[n, n_labels]`` of each label."""
         return self.absolute(scores).sigmoid()
 
     def graph(self) -> Graph:

@@ -6,18 +6,16 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
-from wafergpt.config import Recipe, TaskSettings
-from wafergpt.data.labelled_rows import described
+from wafergpt.config import Recipe
 from wafergpt.data.tag_schemes import Entity, allowed, entities, tag_names, tags_of
 from wafergpt.data.tagged_rows import Sentences, is_tagged, read_sentences, stream_words
 from wafergpt.data.tokenizer import Tokenizer
-from wafergpt.data.word_splitting import Units, Word, joined, sentences, units_of, words_of
+from wafergpt.data.word_splitting import joined, units_of
 from wafergpt.errors import InputError, nearest
 from wafergpt.evaluation.entities import entity_examples, entity_metrics, entity_mistakes
 from wafergpt.files import short
@@ -33,8 +31,9 @@ from wafergpt.tasks.base import (
 from wafergpt.tasks.carried import notes_on, placed
 from wafergpt.tasks.chosen import with_choices_for_tagging
 from wafergpt.tasks.labelled_task import LabelledTask, warn_of_another_script
-from wafergpt.tasks.ngram_scores import START, Factors
 from wafergpt.tasks.tables import SplitRows
+from wafergpt.tasks.tag_settings import TagSettings
+from wafergpt.tasks.tag_words import entities_found, placed_words, require_words, sentences_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -47,44 +46,6 @@ if TYPE_CHECKING:
 
 MOST_LABELS = 100
 """More are no kinds of entities, and a step of the field would take their square."""
-
-
-class TagSettings(TaskSettings):
-    """The section ``task`` of a tagging."""
-
-    name: Literal["tag"] = "tag"
-    tokens: str | None = None
-    """Column of the words: of a CoNLL file its number, the first if omitted; of jsonl its name,
-    ``tokens`` if omitted."""
-    tags: str | None = None
-    """Column of the tags: the last one, or ``tags`` or ``ner_tags``."""
-    tag_names: tuple[str, ...] = ()
-    """Of tags that are numbers from 0."""
-    repair: bool = False
-    """Read tags that no scheme allows as conlleval does, instead of refusing them."""
-    labels: tuple[str, ...] = ()
-    """Of the entities; set by the run."""
-    known: tuple[str, ...] = ()
-    """Those of the run that it goes on from, which stay; set by the run."""
-    units: Units = "words"
-    """What the training rows have as words, which raw texts are split into; set by the run."""
-    attention: Literal["two_way", "causal"] = "two_way"
-    """``two_way`` lets each token see those after it too."""
-    pooling: Literal["first", "mean", "last"] = "mean"
-    """Of the hidden states of a word's tokens."""
-    word_features: bool = True
-    """Score a word also by what it looks like and stands beside, as a conditional random field with
-    features does. The table is trained beside the GPT, each by a loss of its own, and both scores
-    are added up."""
-    feature_rows: int = Field(1 << 19, ge=2, le=1 << 26)
-    """Rows of that table, which features share by a hash."""
-    factors: Factors = START
-    """Of the GPT's scores and the features' in that sum."""
-
-    @property
-    def table_key(self) -> str:
-        """The key of the table of features, if there is one."""
-        return "task.word_features" if self.word_features else ""
 
 
 @dataclass(frozen=True)
@@ -421,27 +382,14 @@ class Tag(LabelledTask[Sentences]):
         if not isinstance(value, list | tuple):
             text: str | None = super().require_input(value)
             return text
-        for place, word in enumerate(value):
-            if not isinstance(word, str) or not word:
-                what = described(word) if word != "" else "an empty word"
-                raise InputError(f"[{place}] is {what}; words are wanted")
-        words = tuple(map(str, value))
+        words = require_words(value)
         return words if super().require_input("".join(words)) else None
 
     def encode(self, inputs: Sequence[Any], tokenizer: Tokenizer) -> EvaluationSet:
         """Return the sentences of texts as samples, sorted by length."""
         with working("encoding the texts"):
-            read = [one for value in inputs for one in self._sentences(value)]
+            read = [one for value in inputs for one in sentences_of(value, self.settings.units)]
             return self._samples(self._encoded(read, tokenizer, "given"), None)
-
-    def _sentences(self, value: str | tuple[str, ...]) -> Iterator[list[str]]:
-        if not isinstance(value, str):
-            yield list(value)
-            return
-        words, place = words_of(value, self.settings.units), 0
-        for length in sentences(value, words):
-            yield [word.text for word in words[place : place + length]]
-            place += length
 
     def decode(self, outputs: Outputs, inputs: Sequence[Any]) -> list[dict[str, Any]]:
         """Return ``entities``: text, label, probability ``score``, and places of characters.
@@ -452,34 +400,16 @@ class Tag(LabelledTask[Sentences]):
         rows, answers = _rows(outputs), []
         sure = iter(outputs["probabilities"])
         for value in inputs:
-            text, words = self._placed(value)
+            text, words = placed_words(value, self.settings.units)
             found: list[dict[str, Any]] = []
             place = 0
             while place < len(words):
                 tags, count = next(rows)
-                found += self._answers(text, words[place : place + count], tags, next(sure))
+                here = words[place : place + count]
+                found += entities_found(text, here, self._entities(tags[:count]), next(sure))
                 place += count
             answers.append({"entities": found})
         return answers
-
-    def _placed(self, value: str | tuple[str, ...]) -> tuple[str, list[Word]]:
-        """Return the text of an input, and its words with their places."""
-        if isinstance(value, str):
-            return value, words_of(value, self.settings.units)
-        return joined(value)
-
-    def _answers(
-        self, text: str, words: Sequence[Word], tags: NDArray[Any], sure: NDArray[Any]
-    ) -> Iterator[dict[str, Any]]:
-        for first, end, label in self._entities(tags[: len(words)]):
-            start, stop = words[first].start, words[end - 1].end
-            yield {
-                "text": text[start:stop],
-                "label": label,
-                "start": start,
-                "end": stop,
-                "score": float(sure[first:end].min()),
-            }
 
 
 def _losses(scores: Tensor, steps: Tensor, batch: Batch) -> Tensor:
