@@ -121,7 +121,15 @@ def test_labels_of_a_text_go_on(home: Path) -> None:
     asked = [*ON, f"task.train={train}", "task.held_out=0", "name=more"]
     run = finetune("multi", None, asked, root=home).run
     assert run.recipe.task.labels == ("bad", "fair", "good", "new")  # type: ignore[union-attr]
-    start = store.weights(Run(run.path, run.checkpoints / "step-00000000"))
+    begun = Run(run.path, run.checkpoints / "step-00000000")
+    texts = [row["text"] for row in rows_of("multi")]
+    one, two = (Predictor.load(one).predict(texts) for one in (Run(home / "multi"), begun))
+    for before, after in zip(one, two, strict=True):
+        assert before is not None
+        assert after is not None
+        known = {label: after["scores"][label] for label in LABELS}
+        assert known == pytest.approx(before["scores"], abs=1e-6)
+    start = store.weights(begun)
     old, ratios = (
         weights["head_ngrams.ratios"] for weights in (store.weights(Run(home / "multi")), start)
     )

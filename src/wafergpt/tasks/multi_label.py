@@ -102,6 +102,10 @@ class MultiLabel(Classify):
         if self.settings.class_weights == "none":
             counts = encode_label_sets(tables.train, labels, "train").sum(0) + 0.5
             priors = np.log(counts / (len(tables.train.texts) + 1 - counts)).tolist()
+        # Labels of the run to start from keep theirs, beside which their weights were learned.
+        settings = self.settings
+        before = dict(zip(settings.labels or settings.known, settings.priors, strict=True))
+        priors = [before.get(label, prior) for label, prior in zip(labels, priors, strict=True)]
         return {"labels": labels, "priors": priors}
 
     def targets(self, table: Table, where: str) -> Targets:
