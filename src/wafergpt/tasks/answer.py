@@ -159,7 +159,6 @@ class Answer(LabelledTask[Questions]):
             None if table is None else self._evaluated(table, tokenizer, name)
             for name, table in (("validation", tables.validation), ("test", tables.test))
         )
-        assert validation is not None
         return Splits(batches, validation, test, train.tokens)
 
     def evaluated(self, table: Questions, tokenizer: Tokenizer) -> EvaluationSet:
@@ -226,7 +225,7 @@ class Answer(LabelledTask[Questions]):
 
         windows, length = batch["tokens"].shape
         weights = batch["words"].shape[1] * 2 * self.recipe.model.d_model
-        return windows * training_flops(self.recipe.model, length, 0, weights)
+        return windows * training_flops(self.recipe.model, length, 0, weights, self.recipe.lora)
 
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
         """Return the summed loss of windows; with features, the mean of the two scores' own."""

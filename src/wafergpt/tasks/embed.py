@@ -168,7 +168,6 @@ class Embed(LabelledTask[QueryPairs]):
             None if table is None else self._evaluated(table, tokenizer, name)
             for name, table in (("validation", tables.validation), ("test", tables.test))
         )
-        assert validation is not None
         return Splits(train, validation, test, tokens)
 
     def _pairs(
@@ -261,14 +260,14 @@ class Embed(LabelledTask[QueryPairs]):
         """
         from wafergpt.shapes.counts import training_flops
 
-        head = 0
+        head, recipe = 0, self.recipe
         if self.settings.projection:
             wide = 3 if self.settings.pooling == "mean_max_last" else 1
             head = self.settings.projection * wide * self.recipe.model.d_model
         compared = batch["ignored"].numel() * sum((*self.settings.sizes, self.width))
         encoded = (
-            len(batch[name]) * training_flops(self.recipe.model, batch[name].shape[1], 0, head)
-            for name in ("tokens", "queries")
+            len(texts) * training_flops(recipe.model, texts.shape[1], 0, head, recipe.lora)
+            for texts in (batch["tokens"], batch["queries"])
         )
         return sum(encoded) + 6 * compared
 

@@ -137,7 +137,6 @@ class Rank(LabelledTask[RankedLists]):
             None if table is None else self._evaluated(table, tokenizer, name)
             for name, table in (("validation", tables.validation), ("test", tables.test))
         )
-        assert validation is not None
         return Splits(batches, validation, test, tokens)
 
     def evaluated(self, table: RankedLists, tokenizer: Tokenizer) -> EvaluationSet:
@@ -193,7 +192,8 @@ class Rank(LabelledTask[RankedLists]):
 
         rows, length = batch["tokens"].shape
         wide = 3 if self.settings.pooling == "mean_max_last" else 1
-        return rows * training_flops(self.recipe.model, length, 0, wide * self.recipe.model.d_model)
+        recipe, weights = self.recipe, wide * self.recipe.model.d_model
+        return rows * training_flops(recipe.model, length, 0, weights, recipe.lora)
 
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
         """Return the summed loss of the lists."""
