@@ -22,6 +22,7 @@ from wafergpt.inference.predictor import Predictor
 from wafergpt.runs.run import OUTPUTS, Run
 from wafergpt.tasks.classify_settings import ClassifySettings
 from wafergpt.tasks.ngram_scores import START, fitted_factors, mixed
+from wafergpt.tasks.regress import RegressSettings
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +168,10 @@ def test_numbers_are_the_mean_of_both(tmp_path: Path) -> None:
     assert run.read("result")["metrics"]["mean_absolute_error"] < 0.2
     outputs = load_file(run.path / OUTPUTS)
     both = outputs["validation/scores"][..., 0]
-    assert np.allclose(outputs["validation/value"], both.mean(1), atol=1e-6)
+    task = run.recipe.task
+    assert isinstance(task, RegressSettings)
+    numbers = both.mean(1) * task.scale + task.center
+    assert np.allclose(outputs["validation/value"], numbers, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -189,7 +189,9 @@ class CrossValidation:
         run, tables = self._done[fold], self._tables(fold)
         result, recipe = run.read("result"), run.recipe
         assert tables.validation is not None
-        metrics = {name: result["metrics"][name] for name in self._task.metrics}
+        # Some are of some rows alone, such as the kappa of whole numbers.
+        found = result["metrics"]
+        metrics = {name: found[name] for name in self._task.metrics if name in found}
         return {
             "run": str(run.path),
             "rows": len(tables.validation.texts),
@@ -201,7 +203,8 @@ class CrossValidation:
     def _summary(self, run: Run) -> dict[str, Any]:
         """Return what is known of the folds that are done."""
         rows = [self._row(fold) for fold in self._done]
-        found = {name: [row["metrics"][name] for row in rows] for name in self._task.metrics}
+        everywhere = [n for n in self._task.metrics if all(n in row["metrics"] for row in rows)]
+        found = {name: [row["metrics"][name] for row in rows] for name in everywhere}
         return {
             "run": str(run.path),
             "folds": {
