@@ -20,6 +20,7 @@ RUN = {
     "kind": "finetune", "parameters": 123_456_789, "step": 12_345, "tokens": 1_234_567_890,
     "loss": 2.1234, "val_loss": 2.5, "best_val_loss": 2.25, "best_step": 9_999,
     "accuracy": 0.8765, "accuracy_of": "test", "seconds": 12_345.0, "elapsed": None,
+    "bytes": 12_345_678,
     "planned_seconds": None, "state": "finished",
 }  # fmt: skip
 

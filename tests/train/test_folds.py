@@ -239,8 +239,8 @@ def test_numbers_and_entities_have_folds_too(tmp_path: Path) -> None:
     more = settings(tmp_path, "task.name=regress", "name=numbers", "train.batch_size=5")
     result = cross_validate("scratch", None, more, folds=2, root=tmp_path).read("result")
     assert result["metrics"]["loss"] > 0
-    measured = {"loss", "mean_absolute_error", "rmse", "r2", "pearson", "spearman"}
-    assert set(result["intervals"]) == set(result["folds"]["mean"]) == measured
+    known = {"loss", "mean_absolute_error", "rmse", "r2", "pearson", "spearman"}
+    assert set(result["intervals"]) == known
     sentence = "Anna S-PER\nleft O\nOslo S-LOC\n{} O\n\n"
     (tmp_path / "rows.conll").write_text("".join(sentence.format(n) for n in range(24)))
     more = [*SMALL, "task.name=tag", f"task.train={tmp_path / 'rows.conll'}", "name=names",

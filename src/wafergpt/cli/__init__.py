@@ -35,7 +35,7 @@ VERBS = {
     "generate": "Generate text with a language model.",
     "chat": "Talk with a model that was fine-tuned for dialogue.",
     "import": "Make a run from a Hugging Face folder.",
-    "export": "Export a run to transformers or llama.cpp.",
+    "export": "Export a run to transformers, llama.cpp or onnxruntime.",
     "checkpoints": "List a run's checkpoints, or compare two.",
     "average": "Make a run from the mean of a run's checkpoints.",
     "prune": "Take weights out of a trained model.",

@@ -226,8 +226,7 @@ class Answer(LabelledTask[Questions]):
 
         windows, length = batch["tokens"].shape
         weights = batch["words"].shape[1] * 2 * self.recipe.model.d_model
-        recipe = self.recipe
-        return windows * training_flops(recipe.model, length, 0, weights, recipe.lora)
+        return windows * training_flops(self.recipe.model, length, 0, weights, self.recipe.lora)
 
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
         """Return the summed loss of windows; with features, the mean of the two scores' own."""

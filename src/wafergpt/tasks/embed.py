@@ -267,9 +267,8 @@ class Embed(LabelledTask[QueryPairs]):
             head = self.settings.projection * wide * recipe.model.d_model
         compared = batch["ignored"].numel() * sum((*self.settings.sizes, self.width))
         encoded = (
-            len(batch[name])
-            * training_flops(recipe.model, batch[name].shape[1], 0, head, recipe.lora)
-            for name in ("tokens", "queries")
+            len(texts) * training_flops(recipe.model, texts.shape[1], 0, head, recipe.lora)
+            for texts in (batch["tokens"], batch["queries"])
         )
         return sum(encoded) + 6 * compared
 

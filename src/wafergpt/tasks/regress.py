@@ -149,7 +149,7 @@ class Regress(TextTask):
         return regression_metrics(outputs["value"], references, self.settings.scale).to_dict()
 
     def intervals(self, outputs: Outputs, references: Any) -> dict[str, list[float]]:
-        """Return those of all three metrics."""
+        """Return those of all metrics."""
         values, n = outputs["value"], len(references)
 
         def metrics(rows: NDArray[np.int64]) -> Mapping[str, float]:

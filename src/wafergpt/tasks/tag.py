@@ -121,10 +121,10 @@ class Tag(LabelledTask[Sentences]):
         return tables, notes_on(known, labels)
 
     def from_rows(self, tables: SplitRows[Sentences]) -> dict[str, Any]:
-        """Return the labels of the rows, and what their words are."""
-        # A label of few rows may be on held-out ones alone.
-        both = [table for table in (tables.train, tables.validation) if table is not None]
-        labels = {label for table in both for label in self.class_names(table)}
+        """Return the labels of train and validation rows, and what the training words are."""
+        held_out = () if tables.validation is None else tables.validation.entities
+        rows = (*tables.train.entities, *held_out)
+        labels = {entity.label for found in rows for entity in found}
         return {
             "labels": tuple(sorted(labels.union(self.settings.known))),
             "units": units_of(word for words in tables.train.words for word in words),

@@ -189,7 +189,7 @@ class CrossValidation:
         run, tables = self._done[fold], self._tables(fold)
         result, recipe = run.read("result"), run.recipe
         assert tables.validation is not None
-        # Some are not of all rows, as those of whole numbers.
+        # Some are of some rows alone, such as the kappa of whole numbers.
         found = result["metrics"]
         metrics = {name: found[name] for name in self._task.metrics if name in found}
         return {
@@ -203,11 +203,8 @@ class CrossValidation:
     def _summary(self, run: Run) -> dict[str, Any]:
         """Return what is known of the folds that are done."""
         rows = [self._row(fold) for fold in self._done]
-        found = {
-            name: [row["metrics"][name] for row in rows]
-            for name in self._task.metrics
-            if all(name in row["metrics"] for row in rows)
-        }
+        everywhere = [n for n in self._task.metrics if all(n in row["metrics"] for row in rows)]
+        found = {name: [row["metrics"][name] for row in rows] for name in everywhere}
         return {
             "run": str(run.path),
             "folds": {

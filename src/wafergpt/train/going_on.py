@@ -12,7 +12,7 @@ from wafergpt.tasks.base import Task
 from wafergpt.tasks.labelled_task import LabelledTask
 
 OF_ROWS = {
-    "name", "train", "validation", "test", "held_out", "folds", "fold", "labels", "known",
+    "name", "train", "validation", "test", "held_out", "folds", "fold", "labels", "known", "units",
     "offsets", "abstain_below", "end_of_text", "max_new_tokens",
 }  # fmt: skip
 """Keys of a task that new rows decide."""

@@ -1,0 +1,106 @@
+"""Translation of Multi30k from English to German, beside the German of the nearest English pair.
+
+The network is trained from scratch on the 29,000 pairs; test_2016_flickr is judged once, with
+sacreBLEU. Cells that have a row are not run again; an interrupted training goes on.
+
+    python -m benchmarks.translation --out translation
+    python -m benchmarks.translation --out translation --table
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.labelled_sets import DATA
+from wafergpt import atomic_files
+from wafergpt.api import finetune
+from wafergpt.config import load_recipe
+
+FOLDER = DATA / "multi30k"
+FILES = {"train": "train", "validation": "val", "test": "test_2016_flickr"}
+SETTINGS = [
+    "task.name=translate", "task.source=en", "task.target=de",
+    "model.n_layers=4", "model.d_model=256", "model.n_heads=4", "model.vocab_size=8192",
+    "model.seq_len=128", "model.dropout=0.2", "train.epochs=8", "train.batch_size=64",
+    "optimizer.name=muon", "optimizer.lr=3e-3", "schedule.name=linear", "schedule.warmup=5%",
+    "schedule.final=0", "evaluate.metric=loss", "system.compile=off",
+]  # fmt: skip
+SEEDS = (0, 1, 2)
+
+
+def ours(seed: int, out: Path) -> dict[str, Any]:
+    """Train one network; return its scores on test."""
+    files = [f"task.{part}={FOLDER / f'{name}.en.txt.gz'}" for part, name in FILES.items()]
+    recipe = load_recipe(None, [*SETTINGS, *files, f"seed={seed}", f"name=seed-{seed}"])
+    run = finetune("scratch", recipe, auto_resume=True, root=out).run
+    result = run.read("result")
+    return {
+        **{key: result["test"][key] for key in ("bleu", "bleu_signature", "chrf", "loss")},
+        "validation": result["metrics"]["bleu"],
+        "seconds": result["elapsed"],
+        "parameters": result["parameters"],
+    }
+
+
+def nearest() -> dict[str, Any]:
+    """Give each sentence the translation of the training sentence nearest to it by TF-IDF."""
+    from sacrebleu import corpus_bleu, corpus_chrf
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    start = time.perf_counter()
+    features = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2))
+    known = features.fit_transform(_lines("train.en"))
+    likeness = features.transform(_lines("test_2016_flickr.en")) @ known.T
+    translations = _lines("train.de")
+    found = [translations[row.toarray().argmax()] for row in likeness]
+    references = [_lines("test_2016_flickr.de")]
+    return {
+        "bleu": corpus_bleu(found, references).score,
+        "chrf": corpus_chrf(found, references).score,
+        "seconds": time.perf_counter() - start,
+    }
+
+
+def _lines(name: str) -> list[str]:
+    with gzip.open(FOLDER / f"{name}.txt.gz", "rt", encoding="utf-8") as file:
+        return [line.rstrip("\n") for line in file]
+
+
+def table(cells: dict[str, dict[str, Any]]) -> str:
+    """Return the scores as Markdown."""
+    lines = ["| model | BLEU | chrF2 | loss | seconds |", "|---" * 5 + "|"]
+    for name, cell in cells.items():
+        loss = f"{cell['loss']:.3f}" if "loss" in cell else ""
+        lines.append(
+            f"| {name} | {cell['bleu']:.1f} | {cell['chrf']:.1f} | {loss} | {cell['seconds']:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run the cells that have no row yet, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("translation"))
+    parser.add_argument("--seeds", nargs="+", type=int, choices=SEEDS, default=list(SEEDS))
+    parser.add_argument("--table", action="store_true", help="Only print what is there.")
+    asked = parser.parse_args()
+    out = asked.out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    file = out / "cells.json"
+    cells: dict[str, dict[str, Any]] = json.loads(file.read_text()) if file.exists() else {}
+    for seed in [] if asked.table else [None, *asked.seeds]:
+        name = "nearest pair" if seed is None else f"seed {seed}"
+        if name not in cells:
+            cells[name] = nearest() if seed is None else ours(seed, out)
+            atomic_files.write_json(file, cells)
+            print(name, cells[name], flush=True)
+    print(table(cells))
+
+
+if __name__ == "__main__":
+    main()
