@@ -227,9 +227,13 @@ def tiles(chapter: Chapter) -> list[Tile]:
         quality = found[:3]
     else:
         accuracy = now("val_accuracy") if accuracy is None else accuracy
+        micro_f1 = values.share(chapter.result.get("metrics"), "micro_f1")
+        right = "Validation accuracy" if micro_f1 is None else "Validation exact match"
         quality = [
-            ("Validation accuracy", values.percent(accuracy), ""),
+            ("Validation micro-F1", values.percent(micro_f1), ""),
+            (right, values.percent(accuracy), ""),
             ("Validation F1", values.percent(now("val_f1")), ""),
+            ("Exact match", values.percent(now("val_exact_match")), ""),
             ("Validation loss", values.loss(loss), _perplexity(loss) if bits else ""),
             ("Bits per byte", values.loss(bits[-1] if bits else None), ""),
             ("Tokens", values.count(now("tokens")), ""),
