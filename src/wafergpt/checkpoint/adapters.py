@@ -50,7 +50,9 @@ class Merged(Stored):
             raise UnreadableTensorsError(f"{own.folder} holds no adapters")
         # A task's network has its GPT inside.
         prefix = "gpt." if all(name.startswith("gpt.") for name in adapters) else ""
-        self.by_rows = {prefix + name: rows for name, rows in base.by_rows.items()}
+        # So may the base's be; what else it has, such as its head, is among one's own.
+        frozen = base.below("gpt.").by_rows or base.by_rows
+        self.by_rows = {prefix + name: rows for name, rows in frozen.items()}
         self.by_rows |= {n: rows for n, rows in own.by_rows.items() if n not in adapters}
         for name, a in adapters.items():
             if name.endswith(A):

@@ -229,6 +229,9 @@ class Task(ABC):
 
         if start is not None and is_of_task(start):
             if self.before is None or type(self.before) is type(self):
+                gpt = gpt_of(network)
+                added = gpt.added(gpt.added_to(start.below("gpt.")), self.recipe.seed)
+                yield from (("gpt." + name, values) for name, values in added)
                 yield from self.carried(network, start, splits)
                 return
             start = start.below("gpt.")
@@ -250,6 +253,8 @@ class Task(ABC):
     ) -> Iterator[tuple[str, Rows]]:
         """Yield the weights of a run of this task, of the network ``before`` if that is known.
 
+        Adapters that the run does not have are not among them (see ``initial_weights``).
+
         Args:
             network: that they are for.
             start: the weights.
@@ -263,7 +268,8 @@ class Task(ABC):
         """
         from wafergpt.checkpoint.store import require_fit
 
-        require_fit(network, start)
+        new = gpt_of(network).added_to(start.below("gpt."))
+        require_fit(network, start, ["gpt." + name for name in new])
         yield from start.by_rows.items()
 
     def drawn_head(self, network: nn.Module) -> Iterator[tuple[str, Tensor]]:

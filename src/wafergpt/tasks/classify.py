@@ -125,7 +125,8 @@ class Classify(TextTask):
         if not isinstance(before, Classify):
             yield from super().carried(network, start, splits)
             return
-        require_fit(gpt_of(network), start.below("gpt."))
+        gpt, below = gpt_of(network), start.below("gpt.")
+        require_fit(gpt, below, gpt.added_to(below))
         for name, values in start.by_rows.items():
             axis = {"head.weight": 0, "head_ngrams.weight": 1}.get(name)
             if axis is not None:

@@ -292,7 +292,8 @@ class Tag(LabelledTask[Sentences]):
         if not isinstance(before, Tag):
             yield from super().carried(network, start, splits)
             return
-        require_fit(gpt_of(network), start.below("gpt."))
+        gpt, below = gpt_of(network), start.below("gpt.")
+        require_fit(gpt, below, gpt.added_to(below))
         places = [self._names.index(name) for name in before._names]
         ends = [*places, len(self._names)]
         moved: dict[str, tuple[list[int], list[int]]] = {
