@@ -117,7 +117,8 @@ def test_the_same_answers_go_on_bit_for_bit(home: Path, start: str, train: str) 
 
 
 @pytest.mark.parametrize(
-    ("start", "train"), [("clf", "two"), ("triple", "two"), ("value", "numbers"), ("names", "first")]
+    ("start", "train"),
+    [("clf", "two"), ("triple", "two"), ("value", "numbers"), ("names", "first")],
 )
 def test_adapters_go_on_from_the_same_answers(home: Path, start: str, train: str) -> None:
     suffix = "conll" if start == "names" else "jsonl"

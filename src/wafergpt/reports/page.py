@@ -136,11 +136,11 @@ class _Page(Document):
         )
 
     def chapter(self, chapter: Chapter, note: str) -> None:
-        loss, *others = curves(chapter) or [None]
+        over_time = curves(chapter)
         charts = [
-            *([loss] if loss else []),
+            *over_time[:1],
             *retrieval_charts(chapter.result),
-            *others,
+            *over_time[1:],
             *frontier_charts(chapter),
             *pruning_charts(chapter.result),
         ]
