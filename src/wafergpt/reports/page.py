@@ -156,16 +156,20 @@ class _Page(Document):
         if drawn:
             parts.append(f'<div class="charts">{drawn}</div>')
         parts.append(folds_card(chapter.result))
+        pruned = _pruned(chapter)
         facts = [
-            _pruned(chapter),
+            pruned,
             *self._class_metrics(chapter),
             span_examples(evaluated(chapter.result)[1]),
             answers_card(chapter.result),
             _planned(chapter),
             _samples(chapter),
         ]
-        left, *right = [fact for fact in facts if fact] or [""]
-        columns = "".join(f"<div>{cards}</div>" for cards in (left, "".join(right)) if cards)
+        facts = [fact for fact in facts if fact]
+        # Of many, the short one is not alone beside all others.
+        first = 2 if pruned and len(facts) > 3 else 1
+        parted = "".join(facts[:first]), "".join(facts[first:])
+        columns = "".join(f"<div>{cards}</div>" for cards in parted if cards)
         if columns:
             parts.append(f'<div class="facts">{columns}</div>')
         parts.append(f"{_recipe(chapter)}</section>")
