@@ -36,7 +36,7 @@ def test_a_table_and_what_is_wrong() -> None:
     assert lines[0] == ["train", "test"]
     assert ["rows", "40", "3"] in lines
     assert ["texts", "that", "train", "has", "too", "–", "2"] in lines
-    assert ["b", "20", "0"] in lines
+    assert ["–", "b", "20", "0"] in lines
     wrong = [line for line in done.stdout.splitlines() if line.startswith("wrong: ")]
     assert wrong == [
         "wrong: 2 of 3 test texts are also in train (first: leaky.csv, line 3, and train.csv, "

@@ -107,7 +107,7 @@ def test_a_path_from_home(home: Path, path: str) -> None:
         ("task.train=https://example.org/a.csv", "fetch it first"),
         ("task.text=", "has no value"),
         ("evaluate.prompts=[a", 'a list is written ["…", "…"]'),
-        ("name=my run", "write letters, digits"),
+        ("name=my run", "write ASCII letters, digits"),
         ("extends=imdb", "given alone, as 'imdb'"),
         ("text=notes: v2", "did you mean 'task.text'?"),
         ("train.steps=1,000", "train.steps='1,000' is impossible"),

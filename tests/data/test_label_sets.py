@@ -77,7 +77,9 @@ def test_a_named_separator_is_taken() -> None:
     table = Table(["1", "2"], ["a, b|c", "a"])
     (found,), notes = settle_label_sets([table], "|", "refuse")
     assert [labels_of(one) for one in found.labels] == [["a, b", "c"], ["a"]]
-    assert notes[0].startswith("3 labels, separated by '|'; 1.50 to a training row, and 0 rows")
+    assert notes[0].startswith(
+        "3 labels, separated by '|'; 1.50 per training row on average, 0 rows"
+    )
     (merged,), _ = settle_label_sets([Table(["1", "2"], ["Joy|joy", "joy"])], "|", "merge")
     assert merged.labels == ["joy", "joy"]
 

@@ -189,3 +189,19 @@ def test_settings_say_where_it_started_and_why_it_stopped() -> None:
     words = settings(chapter(init="scratch", stopped_early=True))
     assert "from scratch" in words
     assert "stopped early" in words
+
+
+def test_settings_and_tiles_say_what_adapters_train() -> None:
+    recipe = recipe_from({"task": {}, "lora": {"rank": 8}})
+    result = {"parameters": 7_500_000, "trained_parameters": 70_000}
+    adapted = Chapter("key", "Title", Run(Path("x")), recipe, [], {}, result)
+    assert "LoRA of rank 8" in settings(adapted)
+    assert ("Parameters", "7.50M", "70.0k trained") in tiles(adapted)
+
+
+def test_any_number_of_labels_without_test_rows() -> None:
+    shown = tiles(chapter(metrics={"accuracy": 0.5, "micro_f1": 0.75}))
+    assert [tile[:2] for tile in shown] == [
+        ("Validation micro-F1", "75.0%"),
+        ("Validation exact match", "50.0%"),
+    ]

@@ -18,7 +18,7 @@ import pytest
 from wafergpt.config import recipe_from
 from wafergpt.errors import InputError
 from wafergpt.reports import write_report
-from wafergpt.runs.run import Run
+from wafergpt.runs.run import SHIPPED, Run
 
 HOSTILE = "<script>alert(1)</script>"
 
@@ -332,3 +332,28 @@ def test_a_damaged_file_is_named(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match=rf"{name}\.json is damaged"):
         write_report(run)
     assert not (run.path / "report.html").exists()
+
+
+def test_without_test_rows_classes_are_those_of_the_validation_rows(tmp_path: Path) -> None:
+    run = make(tmp_path, "clf", task=True)
+    log_training(run)
+    run.log({"step": 60, "tokens": 245760, "seconds": 31.0, "val_loss": 0.4, "val_accuracy": 0.75})
+    found = held_out(["neg", "pos"], [[30, 10], [15, 45]])
+    found["risk_coverage"] = [[0.5, 0.9], [1.0, 0.75]]
+    shipped = str(SHIPPED / "base")
+    run.write("result", {**RESULT, "metrics": found, "test": None, "pretrained": shipped})
+    page = Page(write_report(run))
+    assert {"finetuning-confusion", "finetuning-coverage"} <= page.charts
+    assert "75 of 100 validation rows on the diagonal" in page.shown
+    assert "Label by label, validation rows" in page.shown
+    # One evaluation is no curve, and what the package brings is not of this run.
+    assert "finetuning-val-accuracy" not in page.charts
+    assert not any(chart.startswith("pretraining") for chart in page.charts)
+    assert "wafergpt report base --out base.html shows its pretraining" in page.shown
+
+
+def test_a_regression_has_no_nats(tmp_path: Path) -> None:
+    run = Run.create(recipe_from({"name": "value", "task": {"name": "regress"}}), tmp_path)
+    log_training(run)
+    (figure,) = [f for f in Page(write_report(run)).figures.values() if f["id"].endswith("-loss")]
+    assert figure["layout"]["yaxis"]["title"]["text"] == "Loss"

@@ -91,9 +91,9 @@ def test_a_terminal_is_asked(root: Path, answer: bytes, left: int) -> None:
 
 def test_what_others_started_from_stays(root: Path) -> None:
     made(root, "taught", train={"teacher": str((root / "pre" / "checkpoints").resolve())})
-    with pytest.raises(InputError, match="what clf, taught started from or learn from"):
+    with pytest.raises(InputError, match="the start or the teacher of clf, taught: "):
         rm("pre", "--yes")
-    with pytest.raises(InputError, match="what taught started"):
+    with pytest.raises(InputError, match="the teacher of taught: "):
         rm("pre", "clf", "--yes")
     rm("pre", "clf", "taught", "--yes")
     assert names(root) == {"try-0", "try-1", "try-2"}

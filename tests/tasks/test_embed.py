@@ -152,7 +152,7 @@ def test_vectors_are_written_and_shown(trained: Predictor, home: Path) -> None:
     found = json.loads(CliRunner().invoke(command, asked).stdout)["outputs"]
     assert [len(one["embedding"]) for one in found] == [32] * 50
     page = write_report(trained.run).read_text()
-    assert "The right text of 50 is among the first five for" in page
+    assert "a right text is among the first five of 50." in page
     assert "Where the right text is" in page
 
 

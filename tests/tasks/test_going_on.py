@@ -116,6 +116,30 @@ def test_the_same_answers_go_on_bit_for_bit(home: Path, start: str, train: str) 
     assert run.read("result")["init"] == start
 
 
+@pytest.mark.parametrize(
+    ("start", "train"),
+    [("clf", "two"), ("triple", "two"), ("value", "numbers"), ("names", "first")],
+)
+def test_adapters_go_on_from_the_same_answers(home: Path, start: str, train: str) -> None:
+    suffix = "conll" if start == "names" else "jsonl"
+    more = ["task.held_out=0", f"task.train={train}.{suffix}", "lora.rank=2", "optimizer.lr=0.1"]
+    run, first = on(home, start, f"{start}-lora", *more)
+    texts = ["Anna saw Rex again7"] if start == "names" else TEXTS
+    before = Predictor.load(Run(home / start))
+    assert first.predict(texts) == before.predict(texts)
+    after = Predictor.load(run)
+    assert after.predict(texts) != before.predict(texts)
+    matrix = "gpt.blocks.0.attention.qkv.weight"
+    trained = after.network.get_parameter(matrix) - before.network.get_parameter(matrix)
+    assert 1 <= torch.linalg.matrix_rank(trained) <= 2
+
+
+def test_adapters_go_on_from_another_task(home: Path) -> None:
+    more = ["task.name=regress", "task.train=numbers.jsonl", "lora.rank=2", "task.ngrams=none"]
+    run, _ = on(home, "clf", "value-of-clf", *more)
+    assert Predictor.load(run).predict(TEXTS)
+
+
 def test_labels_without_a_new_row_stay(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, _ = on(home, "triple", "fewer", "task.train=two.jsonl", "task.class_weights=balanced")
     assert "no new row has the label 'alien', which" in capsys.readouterr().err

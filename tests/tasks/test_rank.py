@@ -99,6 +99,17 @@ def test_metrics_are_those_of_the_scores_that_are_predicted(trained: Predictor, 
     assert metrics["map"] == pytest.approx(np.mean(precisions))
 
 
+def test_close_candidates_have_scores_of_their_own_in_bfloat16(home: Path) -> None:
+    network = prepared(home)[0].network().eval()
+    for values in network.parameters():
+        torch.nn.init.normal_(values, std=0.02, generator=torch.Generator().manual_seed(0))
+    tokens = torch.randint(0, 50, (64, 8), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        scores = network(tokens, torch.full((64,), 8))[:, 0]
+    assert scores.dtype == torch.float32
+    assert len(scores.bfloat16().unique()) < len(scores.unique())
+
+
 def test_a_file_is_ranked_in_its_own_order(trained: Predictor, home: Path) -> None:
     lines = (home / "train.csv").read_text().splitlines()
     (home / "few.csv").write_text("\n".join([lines[0], *lines[5:9], ",,,9", lines[1]]) + "\n")

@@ -102,18 +102,22 @@ def _rows(splits: Mapping[str, Mapping[str, Any]]) -> list[Row]:
         ("characters of the longest", "longest"),
     ):  # fmt: skip
         values = [split[key] for split in splits.values()]
+        if all(value is None for value in values):
+            continue
         rows.append((title, *("–" if value is None else f"{value:,}" for value in values)))
     first = next(iter(splits.values()))["classes"]
     classes = {name: None for split in splits.values() for name in split["classes"]}
     order = sorted(classes, key=lambda name: (-first.get(name, 0), name))
     left_out = len(order) - SHOWN
+    if order:
+        rows.append(("rows of each label", *("" for _ in splits)))
     for place, name in enumerate(order):
         if left_out > 1 and place == SHOWN // 2:
             rows.append((f"… {left_out:,} more labels …", *("" for _ in splits)))
         if left_out > 1 and SHOWN // 2 <= place < SHOWN // 2 + left_out:
             continue
         counts = (split["classes"].get(name, 0) for split in splits.values())
-        rows.append((name, *(f"{count:,}" for count in counts)))
+        rows.append((f"– {name}", *(f"{count:,}" for count in counts)))
     return rows
 
 

@@ -49,7 +49,7 @@ SCORES = {"accuracy": "accuracy", "macro f1": "macro_f1", "loss": "loss"}
     "--folds",
     type=click.IntRange(2, 1000),
     metavar="N",
-    help="Cross-validate: train N times, each without another part of the rows, which is judged.",
+    help="Cross-validate: train N times, each without one part of the rows, and evaluate on it.",
 )
 @click.option("--refit", is_flag=True, help="After --folds, train on all rows.")
 @click.option("--strict", is_flag=True, help="Refuse rows that would make a metric wrong.")

@@ -30,7 +30,7 @@ def one_line(error: ValidationError, keys: Mapping[str, list[str]], above: str =
     if first["type"] == "value_error":
         return f"{place}: {message}" if place else message
     if place == "name" and first["type"] == "string_pattern_mismatch":
-        message = "write letters, digits, '.', '_' and '-', a letter or digit first"
+        message = "write ASCII letters, digits, '.', '_' and '-', a letter or digit first"
     elif first["type"] == "tuple_type":
         message = 'write a list, as ["…", "…"]'
     return f"{place}={short(first['input'])} is impossible: {message}"

@@ -144,8 +144,8 @@ def _counted(table: Table, separator: str) -> str:
     names = len({label for labels in sets for label in labels})
     apart = f", separated by '{separator}'" if separator else ""
     return (
-        f"{names:,} labels{apart}; {total / len(sets):.2f} to a training row, and {without:,} "
-        f"row{'s' * (without != 1)} without any"
+        f"{names:,} labels{apart}; {total / len(sets):.2f} per training row on average, "
+        f"{without:,} row{'s' * (without != 1)} without a label"
     )
 
 

@@ -52,6 +52,8 @@ class Classifier(nn.Module):
             does (arXiv:1607.01759); 0: none.
         ratios: weigh each row of it by how unevenly classes read it.
         ngram_kept: rows that were not taken out of it; 0: all.
+        exact: compute the head in float32 also where the rest is in bfloat16, whose eight bits give
+            close texts equal scores.
     """
 
     def __init__(
@@ -62,9 +64,11 @@ class Classifier(nn.Module):
         ngram_rows: int = 0,
         ratios: bool = False,
         ngram_kept: int = 0,
+        exact: bool = False,
     ) -> None:
         super().__init__()
         self.gpt = gpt
+        self._exact = exact
         self.pooling = pooling
         width = gpt.config.d_model * (3 if pooling == "mean_max_last" else 1)
         self.dropout = Dropout(gpt.config.dropout)
@@ -87,7 +91,8 @@ class Classifier(nn.Module):
             lengths: ``[batch]``, how many tokens of each row are text.
             ngrams: ``[batch, n]``, rows of the table, padded with 0; with ``ngram_rows`` only.
         """
-        scores: Tensor = self.head(self.dropout(self.pool(self.gpt(tokens), lengths)))
+        pooled = self.dropout(self.pool(self.gpt(tokens), lengths))
+        scores: Tensor = self._exact_scores(pooled) if self._exact else self.head(pooled)
         scores = scores * self._multiplier
         if self.head_ngrams is not None:
             assert ngrams is not None
@@ -99,6 +104,11 @@ class Classifier(nn.Module):
                 shares = shares * self.head_ngrams.ratios[ngrams]
             by_ngrams = self.head_ngrams(ngrams, per_sample_weights=shares)
             scores = torch.stack((scores.to(by_ngrams.dtype), by_ngrams))
+        return scores
+
+    def _exact_scores(self, pooled: Tensor) -> Tensor:
+        with torch.autocast(pooled.device.type, enabled=False):
+            scores: Tensor = self.head(pooled.float())
         return scores
 
     def pool(self, hidden: Tensor, lengths: Tensor) -> Tensor:

@@ -132,6 +132,7 @@ def coverage_chart(test: object) -> Chart | None:
         "x": list(shares),
         "y": list(accuracies),
         "line": {"color": ACCENT, "width": 2.5},
+        "cliponaxis": False,
         "hovertemplate": "%{x:.0%} answered: %{y:.1%} right<extra></extra>",
     }
     layout: dict[str, Any] = {
@@ -140,7 +141,7 @@ def coverage_chart(test: object) -> Chart | None:
             "range": [0, 1.02],
             "tickformat": ".0%",
         },
-        "yaxis": {"tickformat": ".0%"},
+        "yaxis": {"tickformat": ".0%", "range": [max(0.0, min(accuracies) - 0.05), 1]},
     }
     words = f"All rows: {accuracies[-1]:.1%} right"
     most = values.share(test, "accuracy_at_90")
@@ -155,7 +156,7 @@ def coverage_chart(test: object) -> Chart | None:
     return Chart("coverage", "Accuracy by coverage", words, [line], layout)
 
 
-def confusion_chart(test: ClassifierMetrics) -> Chart | None:
+def confusion_chart(test: ClassifierMetrics, rows: str = "held-out") -> Chart | None:
     """Draw counts and shares of each true label, true labels in rows."""
     k = len(test.labels)
     if not test.rows or k > MAX_LABELS:
@@ -208,7 +209,7 @@ def confusion_chart(test: ClassifierMetrics) -> Chart | None:
         },
     }
     right = sum(test.confusion[i][i] for i in range(k))
-    words = f"{right:,} of {test.rows:,} held-out rows on the diagonal, labelled correctly."
+    words = f"{right:,} of {test.rows:,} {rows} rows on the diagonal, labelled correctly."
     return Chart(
         "confusion", "Confusion matrix", words, [heat], layout, height=max(300, 110 + 38 * k)
     )

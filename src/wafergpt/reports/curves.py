@@ -142,12 +142,15 @@ def _losses(chapter: Chapter, axes: dict[str, tuple[str, float]]) -> Chart | Non
         data.append(trace)
         words.append(f"lowest validation loss {best['val_loss']:.3f}, at step {best['step']:,}")
     text = "; ".join(words)
+    task = chapter.recipe.task
+    # That of a regression is a squared difference.
+    unit = "Loss" if task is not None and task.name == "regress" else "Loss (nats)"
     return Chart(
         "loss",
         "Loss",
         text[:1].upper() + text[1:] + ".",
         data,
-        {"yaxis": {"title": {"text": "Loss (nats)"}}, "showlegend": True},
+        {"yaxis": {"title": {"text": unit}}, "showlegend": True},
         {key: title for key, (title, _) in axes.items()},
         wide=True,
     )
@@ -163,7 +166,8 @@ def _line(
 ) -> Chart | None:
     """Draw the metrics ``keys`` in one small chart, if the run has the first of them."""
     found = values.column(chapter.rows, keys[0])
-    if not found:
+    # A single evaluation is no curve: the numbers at the top say it.
+    if not found or (keys[0].startswith("val_") and len(found) == 1):
         return None
     data = []
     for key, colour in zip(keys, (ACCENT, SECOND), strict=False):

@@ -50,7 +50,11 @@ class Document:
                 "axes": chart.axes,
             }
         )
-        style = f' style="height:{chart.height}px"' if chart.height else ""
+        style = (
+            f' style="height:{chart.height}px;max-height:{2 * chart.height}px"'
+            if chart.height
+            else ""
+        )
         return (
             f'<figure class="card{" wide" if chart.wide else ""}"><div class="head">'
             f"<h3>{escape(chart.title)}</h3>{_axes(chart, chapter)}</div>"

@@ -24,9 +24,9 @@ from wafergpt.reports.folds import folds_card
 from wafergpt.reports.frontier import frontier_charts
 from wafergpt.reports.markup import escape, folded, table
 from wafergpt.reports.pruning import before_and_after, pruning_charts
-from wafergpt.reports.retrieval import retrieval_charts
+from wafergpt.reports.retrieval import evaluated, retrieval_charts
 from wafergpt.reports.samples import read_samples, samples_html
-from wafergpt.reports.sections import Chapter, chapters
+from wafergpt.reports.sections import Chapter, ClassifierMetrics, chapters
 from wafergpt.reports.spans import span_examples
 from wafergpt.runs.run import Run
 
@@ -41,7 +41,7 @@ def write_report(run: Run, out: Path | None = None, self_contained: bool = False
     ``out``.
 
     Args:
-        run: the run; if its result names a pretraining run, that one comes first.
+        run: the run; if its result names a pretraining run of one's own, that one comes first.
         out: the file to write; if omitted, ``report.html`` in the run's folder.
         self_contained: include the script in the page.
 
@@ -136,40 +136,51 @@ class _Page(Document):
         )
 
     def chapter(self, chapter: Chapter, note: str) -> None:
+        over_time = curves(chapter)
         charts = [
-            *curves(chapter),
+            *over_time[:1],
+            *retrieval_charts(chapter.result),
+            *over_time[1:],
             *frontier_charts(chapter),
             *pruning_charts(chapter.result),
-            *retrieval_charts(chapter.result),
         ]
         drawn = "".join(self.chart(chart, chapter.key) for chart in charts)
+        # No line begins with a dot.
+        settings = escape(words.settings(chapter)).replace(" · ", "&nbsp;· ")
         parts = [
             f'<section id="{chapter.title.lower()}"><h2>{chapter.title}</h2>'
-            f'<p class="lead">{escape(words.settings(chapter))}</p>'
+            f'<p class="lead">{settings}</p>'
         ]
         if note:
             parts.append(f'<p class="aside">{escape(note)}</p>')
         if drawn:
             parts.append(f'<div class="charts">{drawn}</div>')
         parts.append(folds_card(chapter.result))
+        pruned = _pruned(chapter)
         facts = [
-            _pruned(chapter),
-            *self._test_metrics(chapter),
-            span_examples(chapter.result.get("test") or chapter.result.get("metrics")),
+            pruned,
+            *self._class_metrics(chapter),
+            span_examples(evaluated(chapter.result)[1]),
             answers_card(chapter.result),
             _planned(chapter),
             _samples(chapter),
         ]
-        left, *right = [fact for fact in facts if fact] or [""]
-        columns = "".join(f"<div>{cards}</div>" for cards in (left, "".join(right)) if cards)
+        facts = [fact for fact in facts if fact]
+        # Of many, the short one is not alone beside all others.
+        first = 2 if pruned and len(facts) > 3 else 1
+        parted = "".join(facts[:first]), "".join(facts[first:])
+        columns = "".join(f"<div>{cards}</div>" for cards in parted if cards)
         if columns:
             parts.append(f'<div class="facts">{columns}</div>')
         parts.append(f"{_recipe(chapter)}</section>")
         self.add("".join(parts))
 
-    def _test_metrics(self, chapter: Chapter) -> list[str]:
-        test = chapter.test
-        charts = confusion_chart(test), coverage_chart(chapter.result.get("test"))
+    def _class_metrics(self, chapter: Chapter) -> list[str]:
+        """Return what is known of each class, on test rows or else on validation rows."""
+        rows, part = evaluated(chapter.result)
+        test = ClassifierMetrics.of(part)
+        kind = "validation" if rows == "validation" and chapter.origin != "folds" else "held-out"
+        charts = confusion_chart(test, kind), coverage_chart(part)
         shown = [self.chart(chart, chapter.key) for chart in charts if chart]
         if not test.per_class:
             return shown
@@ -182,9 +193,9 @@ class _Page(Document):
         inner = table(("Label", "Precision", "Recall", "F1", many), cells)
         if len(cells) > MAX_OPEN_CLASSES:
             inner = folded(f"{len(cells)} labels", inner)
-        inner += _levels(chapter.result.get("test"))
-        examples = entity_examples(chapter.result.get("test") or chapter.result.get("metrics"))
-        return [*shown, f'<div class="card"><h3>Label by label</h3>{inner}</div>', examples]
+        inner += _levels(part)
+        title = f"Label by label, {kind} rows"
+        return [*shown, f'<div class="card"><h3>{title}</h3>{inner}</div>', entity_examples(part)]
 
 
 def _pruned(chapter: Chapter) -> str:
@@ -216,7 +227,7 @@ def _planned(chapter: Chapter) -> str:
     inner = table(("", "Planned", measured, "Difference"), rows)
     law = values.number(chapter.plan, "predicted_loss")
     source = chapter.plan.get("predicted_loss_of")
-    said = words.NO_LAW if law is None else ""
+    said = words.NO_LAW if law is None and chapter.recipe.task is None else ""
     if law is not None and source:
         said = f"The planned loss is that on {source}."
     aside = f'<p class="aside">{escape(said)}</p>' if said else ""

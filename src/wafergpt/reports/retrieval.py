@@ -38,8 +38,8 @@ def finding(result: Mapping[str, Any]) -> str:
     if recall is not None:
         among = "" if many is None else f" of {many:,.0f}"
         return (
-            f"The right text{among} is among the first five for {values.percent(recall)} of the "
-            f"{rows} queries."
+            f"For {values.percent(recall)} of the {rows} queries a right text is among the first "
+            f"five{among}."
         )
     if gain is not None:
         return f"The {rows} queries' candidates are ranked with an NDCG@10 of {gain:.3f}."

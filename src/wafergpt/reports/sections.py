@@ -136,8 +136,10 @@ class Chapter:
 def chapters(run: Run) -> tuple[list[Chapter], str]:
     """Return the run's chapter, after that of its pretraining run.
 
+    A model that comes with the package has no chapter: its page is the same for everyone.
+
     Returns:
-        The chapters, and a sentence about a pretraining run that could not be read, or "".
+        The chapters, and a sentence about a pretraining run that is not among them, or "".
 
     Raises:
         InputError: if a file of ``run`` itself is damaged.
@@ -147,7 +149,11 @@ def chapters(run: Run) -> tuple[list[Chapter], str]:
     if not isinstance(pretrained, str):
         return [own], ""
     try:
-        before = Chapter.of(_moved(Path(pretrained), run.path))
+        start = _moved(Path(pretrained), run.path)
+        if start.shipped:
+            shown = f"wafergpt report {start.name} --out {start.name}.html"
+            return [own], f"{start.name} comes with wafergpt: {shown} shows its pretraining."
+        before = Chapter.of(start)
     except InputError as error:
         return [own], f"The pretraining run cannot be shown: {error}."
     if before.key == own.key:

@@ -201,12 +201,13 @@ def tiles(chapter: Chapter) -> list[Tile]:
         if test.rows:
             low, high = wilson(test.accuracy, test.rows)
             note = f"95% CI {100 * low:.1f}–{100 * high:.1f}"
-        right = "Test accuracy" if test.micro_f1 is None else "Exact match"
+        of = "Held-out" if chapter.origin == "folds" else "Test"
+        right = f"{of} accuracy" if test.micro_f1 is None else "Exact match"
         quality = [
             ("Micro-F1", values.percent(test.micro_f1), ""),
             (right, values.percent(test.accuracy), note),
             ("Macro-F1", values.percent(test.macro_f1), ""),
-            ("Test loss", values.loss(test.loss), ""),
+            (f"{of} loss", values.loss(test.loss), ""),
         ]
     elif test.f1 is not None:
         interval = [f"{100 * end:.1f}" for end in test.f1_interval]
@@ -227,16 +228,20 @@ def tiles(chapter: Chapter) -> list[Tile]:
         quality = found[:3]
     else:
         accuracy = now("val_accuracy") if accuracy is None else accuracy
+        micro_f1 = values.share(chapter.result.get("metrics"), "micro_f1")
+        right = "Validation accuracy" if micro_f1 is None else "Validation exact match"
         quality = [
-            ("Validation accuracy", values.percent(accuracy), ""),
+            ("Validation micro-F1", values.percent(micro_f1), ""),
+            (right, values.percent(accuracy), ""),
             ("Validation F1", values.percent(now("val_f1")), ""),
+            ("Exact match", values.percent(now("val_exact_match")), ""),
             ("Validation loss", values.loss(loss), _perplexity(loss) if bits else ""),
             ("Bits per byte", values.loss(bits[-1] if bits else None), ""),
             ("Tokens", values.count(now("tokens")), ""),
         ]
     cost = [
         ("Training time", values.MISSING if seconds is None else duration(seconds), ""),
-        ("Parameters", values.count(parameters), _ngram_note(chapter)),
+        ("Parameters", values.count(parameters), _parameter_note(chapter)),
         ("Throughput", values.count(speed), "tokens per second"),
     ]
     return [tile for tile in quality + cost if tile[1] != values.MISSING][:6]
@@ -251,9 +256,13 @@ def _regression(chapter: Chapter) -> list[Tile]:
     return [(name, values.loss(value), note) for name, value in found.items()]
 
 
-def _ngram_note(chapter: Chapter) -> str:
+def _parameter_note(chapter: Chapter) -> str:
     tables = values.first("ngram_parameters", chapter.plan)
-    return f"{values.count(tables)} in n-gram tables" if tables else ""
+    trained = number(chapter.result, "trained_parameters")
+    notes = [f"{values.count(tables)} in n-gram tables"] if tables else []
+    if chapter.recipe.lora.rank and trained is not None:
+        notes.append(f"{values.count(trained)} trained")
+    return ", ".join(notes)
 
 
 def _perplexity(loss: float | None) -> str:
@@ -317,6 +326,8 @@ def settings(chapter: Chapter) -> str:
     if chapter.origin:
         return " · ".join(parts)
     parts.append(f"{OPTIMIZERS[recipe.optimizer.name]}, peak learning rate {recipe.optimizer.lr:g}")
+    if recipe.lora.rank:
+        parts.append(f"LoRA of rank {recipe.lora.rank}")
     first = f"{recipe.train.first_batch_size:,}, then " if recipe.train.first_steps else ""
     # A row of some tasks is several sequences.
     unit = "rows" if recipe.sequences > 1 else "sequences"

@@ -92,7 +92,7 @@ def require_removable(runs: Sequence[Run], root: Path, force: bool = False) -> N
         if by:
             more = f" and {len(by) - NAMED} more" if len(by) > NAMED else ""
             raise InputError(
-                f"{run.path} is what {', '.join(by[:NAMED])}{more} started from or learn from: "
+                f"{run.path} is the start or the teacher of {', '.join(by[:NAMED])}{more}: "
                 "remove these too, or add --force"
             )
 

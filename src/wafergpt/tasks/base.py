@@ -189,6 +189,8 @@ class Task(Predicting, ABC):
     ) -> Iterator[tuple[str, Rows]]:
         """Yield the weights of a run of this task, of the network ``before`` if that is known.
 
+        Adapters that the run does not have are not among them (see ``initial_weights``).
+
         Args:
             network: that they are for.
             start: the weights, whose GPT fits that of the network.

@@ -184,7 +184,7 @@ class Rank(LabelledTask[RankedLists]):
         from wafergpt.model.gpt import GPT
         from wafergpt.model.heads import Classifier
 
-        return Classifier(GPT(self.recipe.model), 1, self.settings.pooling)
+        return Classifier(GPT(self.recipe.model), 1, self.settings.pooling, exact=True)
 
     def flops(self, batch: Batch) -> float:
         """Return the FLOPs of a forward and backward pass, padding included."""

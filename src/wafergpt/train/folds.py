@@ -116,6 +116,9 @@ class CrossValidation:
         except Interrupted as stop:
             reason = str(stop).partition("; next:")[0]
             raise Interrupted(f"{recipe.name}: {reason}; the same command goes on") from None
+        except KeyboardInterrupt:
+            # Before its first step, or after its last.
+            raise Interrupted(f"{recipe.name}: interrupted; the same command goes on") from None
 
     # --- before anything is trained --------------------------------------------------------------
 
