@@ -36,7 +36,7 @@ def read(folder: Path, content: str | bytes, name: str = "a.conll", **options: o
         (PLAIN.replace("\n", "\r\n"), "a.conll"),
         (b"\xef\xbb\xbf" + PLAIN.encode(), "a.conll"),
         (PLAIN.encode("utf-16"), "a.conll"),
-        (gzip.compress(PLAIN.encode()), "a.conll.gz"),
+        (gzip.compress(PLAIN.encode(), mtime=0), "a.conll.gz"),
         (PLAIN.replace("\n\n", "\n \t \n\n"), "a.conll"),
         (f"-DOCSTART- -X- O O\n\n{PLAIN}\n-DOCSTART- O\n\n", "a.conll"),
         (f"# id = 5\n# text = John\n{PLAIN}", "a.conll"),
