@@ -22,7 +22,7 @@ from wafergpt.evaluation.intervals import Bootstrap, mcnemar
 from wafergpt.evaluation.metrics import RowScores
 from wafergpt.evaluation.multi_label import LabelledRowScores
 from wafergpt.inference.predictor import Predictor
-from wafergpt.progress import say, working
+from wafergpt.progress import say, silent, working
 from wafergpt.runs.run import Run
 from wafergpt.tasks.classify import Classify
 from wafergpt.tasks.multi_label import MultiLabel
@@ -123,7 +123,8 @@ def _same_rows(task: Classify) -> Tables:
     Raises:
         InputError: if they are gone, or are others now.
     """
-    tables = task.tables
+    with silent():
+        tables = task.tables
     if tables.fingerprint() != task.recipe.data.fingerprint:
         raise InputError("the labelled rows are not those that the GPT was trained on")
     return tables

@@ -85,9 +85,9 @@ def set_up(recipe: Recipe, group: ProcessGroup, start: Run | None, run: Run | No
     make_engine.require(recipe)
     if run is None:
         _require_rows(recipe, start)
-    task = task_of(recipe)
-    tokenizer = task.tokenizer(_tokenizer_of(run or start))
-    recipe, splits = task.prepare(tokenizer)
+    asked = task_of(recipe)
+    tokenizer = asked.tokenizer(_tokenizer_of(run or start))
+    recipe, splits = asked.prepare(tokenizer)
     recipe, machine = make_engine.settle(recipe, group)
     _require_whole_weights(recipe, group)
     recipe, teacher = teacher_of(task_of(recipe), tokenizer)
@@ -96,7 +96,8 @@ def set_up(recipe: Recipe, group: ProcessGroup, start: Run | None, run: Run | No
     task.teacher = teacher
     if start is not None and start.recipe.task is not None:
         task.before = task_of(start.recipe)
-        warn_of_learned_rows(task, task.before, start)
+        # It has read the rows.
+        warn_of_learned_rows(asked, task.before, start)
     with working("making the network"):
         engine = make_engine(recipe, machine, task, splits, group, weights)
     return Setup(recipe, task, tokenizer, splits, machine, engine)
