@@ -7,7 +7,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import yaml
 from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
 
 from wafergpt.config.files import current
@@ -26,6 +25,7 @@ from wafergpt.config.training import Optimizer as Optimizer
 from wafergpt.config.training import Schedule as Schedule
 from wafergpt.config.training import Tracking as Tracking
 from wafergpt.config.training import Train as Train
+from wafergpt.config.yaml_values import dumped
 from wafergpt.errors import InputError, nearest
 from wafergpt.files import SHOWN, short
 
@@ -265,7 +265,7 @@ class Recipe(Section):
     def to_yaml(self) -> str:
         """Write the recipe as YAML, every key present."""
         values = self.model_dump(mode="json", exclude={"task"} if self.task is None else None)
-        return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+        return dumped(values)
 
 
 def recipe_from(values: Mapping[str, Any], source: str | None = None) -> Recipe:

@@ -20,6 +20,12 @@ MAX_VALUES = 100_000
 MAX_DIGITS = 100
 """Maximum digits of a number: long ones take Python long to read or to write."""
 
+MAX_NESTING = 500
+"""Maximum marks that may open a level, in a text that libyaml reads."""
+
+UNUSUAL = "!&*%|>?"
+"""Tags, anchors, directives, blocks of text and complex keys."""
+
 _TAG = "tag:yaml.org,2002:"
 _WORDS = {_TAG + kind for kind in ("bool", "int", "float", "timestamp", "value", "merge")}
 _ZEROS = re.compile(r"^([-+]?)0+(?=[0-9])")
@@ -44,8 +50,7 @@ def parsed(text: str, keys: Mapping[str, Key] | None = None, key: str = "") -> A
         ValueError: if it cannot be read, with one line.
     """
     try:
-        loader = yaml.SafeLoader(text)
-        node = loader.get_single_node()
+        loader, node = _composed(text)
         if node is None:
             return None
         _require_small(node)
@@ -56,6 +61,33 @@ def parsed(text: str, keys: Mapping[str, Key] | None = None, key: str = "") -> A
     except (yaml.YAMLError, RecursionError, ValueError, LookupError, AttributeError) as error:
         # For a tag that does not fit its value, such as !!int '', PyYAML raises other errors.
         raise ValueError(" ".join(str(error).split())) from None
+
+
+def dumped(values: Mapping[str, Any]) -> str:
+    """Write plain values as YAML, in their order."""
+    return yaml.dump(values, Dumper=_DUMPER, sort_keys=False, allow_unicode=True)
+
+
+_LOADER = getattr(yaml, "CSafeLoader", None)
+_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+"""libyaml's, ten times as fast, where PyYAML was built with it."""
+
+
+def _composed(text: str) -> tuple[Any, yaml.Node | None]:
+    """Return a loader, and what it reads as a tree."""
+    # libyaml recurses without a limit, so it reads no text that could be nested deeply; and what
+    # recipes do not use, such as tags, it reads otherwise in places.
+    indented = max((len(line) - len(line.lstrip()) for line in text.splitlines()), default=0)
+    shallow = indented + sum(map(text.count, "[{-")) < MAX_NESTING
+    if _LOADER is not None and shallow and not set(UNUSUAL).intersection(text):
+        try:
+            loader = _LOADER(text)
+            return loader, loader.get_single_node()
+        except (yaml.YAMLError, ValueError):
+            # PyYAML's own messages are those that people know.
+            pass
+    loader = yaml.SafeLoader(text)
+    return loader, loader.get_single_node()
 
 
 def _require_small(root: yaml.Node) -> None:
@@ -106,7 +138,8 @@ def _prepare(node: yaml.Node, keys: Mapping[str, Key], place: str) -> None:
 
 
 def _tag(node: yaml.Node, wanted: Key) -> None:
-    if not isinstance(node, yaml.ScalarNode) or node.style is not None:
+    # A plain scalar has None, or from libyaml "".
+    if not isinstance(node, yaml.ScalarNode) or node.style:
         return
     kind = node.tag.removeprefix(_TAG)
     if wanted.kind in ("text", "path"):

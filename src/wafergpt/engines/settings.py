@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 import torch
-import yaml
 
 from wafergpt.config import Recipe, recipe_from
+from wafergpt.config.yaml_values import parsed
 from wafergpt.devices.allocator import keep_freed_memory
 from wafergpt.devices.detect import resolve_device, resolve_precision
 from wafergpt.devices.probe import probe
@@ -42,7 +42,7 @@ def settled_by_leader(
         resolved, machine = settle(recipe)
         found = {"recipe": resolved.to_yaml(), "machine": asdict(machine)}
     found = group.broadcast(found)
-    return recipe_from(yaml.safe_load(found["recipe"])), Machine.from_json(found["machine"])
+    return recipe_from(parsed(found["recipe"])), Machine.from_json(found["machine"])
 
 
 def settle_for_torch(recipe: Recipe, group: ProcessGroup = SINGLE) -> tuple[Recipe, Machine]:

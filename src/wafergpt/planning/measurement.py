@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
 from wafergpt.config import Recipe, recipe_from
+from wafergpt.config.yaml_values import parsed
 from wafergpt.planning.duration import Duration
 from wafergpt.planning.hardware import Machine
 from wafergpt.planning.laws import predicted
@@ -50,7 +49,7 @@ class Measurement:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Measurement:
         """Read the JSON of ``to_dict``."""
-        recipe, time = recipe_from(yaml.safe_load(values["recipe"])), Duration(**values["time"])
+        recipe, time = recipe_from(parsed(values["recipe"])), Duration(**values["time"])
         return cls(**{**values, "recipe": recipe, "time": time, "notes": tuple(values["notes"])})
 
     def plan(self, asked: Recipe, machine: Machine) -> Plan:
