@@ -85,6 +85,7 @@ def test_the_best_weights_are_given_back_also_at_a_time_limit(
     judged = Table(["never", "always"] * 10, ["yes", "no"] * 10)
     result = train_bilstm(train, judged, judged, epochs=8, seconds=limit)
     assert (result.history[-1]["epoch"] < 8) == (limit is not None)
+    assert all(np.isfinite(list(row.values())).all() for row in result.history)
     first, *_, last = result.history
     assert first["val_accuracy"] == last["val_accuracy"] == 0
     assert last["val_loss"] > first["val_loss"] + 0.01

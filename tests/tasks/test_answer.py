@@ -194,6 +194,9 @@ def test_many_contexts_are_held_out_whole(home: Path) -> None:
     assert tables.validation is not None
     assert not set(tables.train.contexts) & set(tables.validation.contexts)
     assert len(tables.validation.contexts) % 3 == 0
+    more = Answer(load_recipe(None, [*SMALL, f"task.train={path}", "task.held_out=0.5"])).tables
+    assert more.validation is not None
+    assert len(more.validation.contexts) > 3 * len(tables.validation.contexts)
 
 
 @pytest.mark.parametrize(

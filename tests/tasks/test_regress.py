@@ -150,6 +150,19 @@ def test_a_teacher_of_another_unit_is_understood() -> None:
     assert ours.loss_of(scores, numbers[:, 0]).item() == pytest.approx(0.0)
 
 
+def test_intervals_have_the_units_of_their_metrics() -> None:
+    units = {"name": "regress", "center": 10.0, "scale": 4.0}
+    task = task_of(recipe_from({"task": units}))
+    assert isinstance(task, Regress)
+    draw = np.random.default_rng(0)
+    wanted = draw.normal(10, 4, 200)
+    outputs = {"value": wanted + draw.normal(0, 2, 200)}
+    found, intervals = task.compute_metrics(outputs, wanted), task.intervals(outputs, wanted)
+    assert found["loss"] == pytest.approx(0.25, rel=0.2)
+    for name, (low, high) in intervals.items():
+        assert low < found[name] < high, name
+
+
 def test_an_older_run_keeps_its_unit(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.jsonl", rows(60, 0))
     new = task_of(recipe_from({"task": {"name": "regress", "train": path}}))

@@ -94,8 +94,10 @@ def train_bilstm(
             if not late:
                 losses.append(_step(network, optimizer, batches, step - 1, steps_per_epoch))
                 bar.advance(1, f"loss {losses[-1]:.3f}")
-            if late or step % evaluate_every == 0 or step == epochs * steps_per_epoch:
-                epoch = step / steps_per_epoch
+            # When time is up nothing may have been learned since the last evaluation.
+            due = late or step % evaluate_every == 0 or step == epochs * steps_per_epoch
+            if due and losses:
+                epoch = (step - late) / steps_per_epoch
                 with working("evaluating"):
                     row = _evaluate(network, parts["validation"], labels, losses, epoch)
                 row["seconds"] = time.perf_counter() - start
@@ -237,9 +239,9 @@ def _evaluate(
     epoch: float,
 ) -> dict[str, float]:
     scores = _metrics(network, part, labels)
-    loss = float(np.mean(losses)) if losses else float("nan")
     return {
-        "epoch": epoch, "loss": loss, "val_loss": scores.loss, "val_accuracy": scores.accuracy
+        "epoch": epoch, "loss": float(np.mean(losses)),
+        "val_loss": scores.loss, "val_accuracy": scores.accuracy,
     }  # fmt: skip
 
 

@@ -23,7 +23,7 @@ from wafergpt.tasks.base import Direction, EvaluationSet, InputFormat, InputRow,
 from wafergpt.tasks.chosen import with_choices_for_tagging
 from wafergpt.tasks.labelled_task import LabelledTask, warn_of_another_script
 from wafergpt.tasks.ngram_scores import START, Factors
-from wafergpt.tasks.tables import VALIDATION_SHARE, SplitRows
+from wafergpt.tasks.tables import SplitRows
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -126,7 +126,7 @@ class Answer(LabelledTask[Questions]):
     def hold_out(self, train: Questions) -> tuple[Questions, Questions, list[str]]:
         """Hold out contexts with all of their questions; of few contexts, questions."""
         by = train.contexts if len(set(train.contexts)) >= MANY_CONTEXTS else None
-        return *hold_out(train, VALIDATION_SHARE, by=by), []
+        return *hold_out(train, self.settings.held_out, by=by), []
 
     def from_rows(self, tables: SplitRows[Questions]) -> dict[str, Any]:
         """Return whether a context may have no answer."""

@@ -150,10 +150,10 @@ class Regress(TextTask):
 
     def intervals(self, outputs: Outputs, references: Any) -> dict[str, list[float]]:
         """Return those of all metrics."""
-        values, n = outputs["value"], len(references)
+        values, scale, n = outputs["value"], self.settings.scale, len(references)
 
         def metrics(rows: NDArray[np.int64]) -> Mapping[str, float]:
-            return regression_metrics(values[rows], references[rows]).to_dict()
+            return regression_metrics(values[rows], references[rows], scale).to_dict()
 
         return Bootstrap.of(metrics, n).intervals(n)
 
