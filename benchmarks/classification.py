@@ -10,19 +10,20 @@ are judged once on the test rows. Cells that have a row are not run again.
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks import labelled_sets
+from benchmarks.cells import Cell, Cells, parser
 from benchmarks.labelled_sets import Pairs
 from benchmarks.rivals import linear
 from wafergpt import atomic_files
@@ -174,7 +175,7 @@ KEPT = ("accuracy", "macro_f1", "aurc", "accuracy_at_90", "auroc", "fpr95", "aur
         "fpr95_energy")  # fmt: skip
 
 
-def cell(name: str, place: int, model: str, seed: int, out: Path) -> dict[str, Any]:
+def cell(name: str, place: int, model: str, seed: int, out: Path) -> Cell:
     """Train one model on one fold."""
     fold = list(SETS[name]())[place]
     start = time.perf_counter()
@@ -187,7 +188,7 @@ def cell(name: str, place: int, model: str, seed: int, out: Path) -> dict[str, A
     }  # fmt: skip
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
+def table(rows: Sequence[Cell]) -> str:
     """Return the rows as Markdown, folds as their mean."""
     heads = ("accuracy", "macro_f1", "accuracy_at_90", "auroc", "auroc_energy")
     lines = [f"| set | folds | rows | model | {' | '.join(heads)} | seconds |",
@@ -207,20 +208,14 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Run the cells that have no row yet, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, default=labelled_sets.DATA)
-    parser.add_argument("--out", type=Path, default=Path("classification"))
-    parser.add_argument("--sets", nargs="*", choices=SETS, default=list(SETS))
-    parser.add_argument("--models", nargs="*", choices=MODELS, default=list(MODELS))
-    parser.add_argument("--seeds", nargs="*", type=int, default=[0])
-    parser.add_argument("--table", action="store_true", help="Only print what is there.")
-    asked = parser.parse_args()
+    options = parser(__doc__, "classification")
+    options.add_argument("--data", type=Path, default=labelled_sets.DATA)
+    options.add_argument("--sets", nargs="*", choices=SETS, default=list(SETS))
+    options.add_argument("--models", nargs="*", choices=MODELS, default=list(MODELS))
+    options.add_argument("--seeds", nargs="*", type=int, default=[0])
+    asked = options.parse_args()
     labelled_sets.DATA = asked.data
-    out = asked.out.resolve()
-    out.mkdir(parents=True, exist_ok=True)
-    file = out / "rows.json"
-    rows: list[dict[str, Any]] = json.loads(file.read_text()) if file.exists() else []
-    done = {(row["set"], row["fold"], row["model"], row["seed"]) for row in rows}
+    cells = Cells(asked.out)
     wanted = [
         (name, place, model, seed)
         for name in asked.sets
@@ -229,11 +224,8 @@ def main() -> None:
         for place in range(5 if name == "phrasebank" else 1)
     ]
     for key in [] if asked.table else wanted:
-        if key not in done:
-            rows.append(cell(*key, out))
-            atomic_files.write_json(file, rows)
-            print(table(rows[-1:]).splitlines()[2], flush=True)
-    print(table(rows))
+        cells.measure(", ".join(map(str, key)), partial(cell, *key, cells.out))
+    print(table(list(cells.values())))
 
 
 if __name__ == "__main__":

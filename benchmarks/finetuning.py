@@ -10,17 +10,15 @@ is chosen by validation. Test rows are judged once. Cells that have a row are no
 
 from __future__ import annotations
 
-import argparse
-import json
 import shutil
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
 
+from benchmarks.cells import Cell, Cells, parser
 from benchmarks.labelled_sets import SETS, thinned
 from benchmarks.rivals import Found, Judged, linear, of_run, write
-from wafergpt import atomic_files
 from wafergpt.api import finetune
 
 SIZES = (500, 2000, 8000)
@@ -30,7 +28,7 @@ JUDGED = 7600
 RIVALS = ("words", "characters", "nb-svm")
 
 
-def cells() -> Iterator[tuple[str, int]]:
+def wanted() -> Iterator[tuple[str, int]]:
     """Yield each set and size, small ones first; 0 is all rows."""
     for size in (*SIZES, 0):
         for name in SETS:
@@ -45,12 +43,12 @@ def gpt(train: Path, test: Path, out: Path, seed: int) -> Found:
     return of_run(finetune("base", None, overrides, root=out / "runs").run)
 
 
-def cell(name: str, size: int, out: Path, seed: int) -> dict[str, Any]:
+def cell(name: str, size: int, out: Path, seed: int) -> Cell:
     """Train all on one set and size; return their metrics and the paired interval."""
     train, test = SETS[name]()
     train, test = thinned(train, size or len(train)), test[:JUDGED]
     files = write(out / "train.jsonl", train), write(out / "test.jsonl", test)
-    row: dict[str, Any] = {"set": name, "size": size, "seed": seed, "rows": len(train)}
+    row: Cell = {"set": name, "size": size, "seed": seed, "rows": len(train)}
     judged = {}
     for key in ("gpt", *RIVALS):
         start = time.perf_counter()
@@ -62,7 +60,7 @@ def cell(name: str, size: int, out: Path, seed: int) -> dict[str, Any]:
     return {**row, "rival": best, "gain": gain.value, "interval": [gain.low, gain.high]}
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def table(rows: list[Cell]) -> str:
     """Return the rows as Markdown."""
     head = "set | rows | GPT | loss | seconds | TF-IDF words | characters | NB-SVM | GPT − rival"
     lines = [f"| {head}, points |", "|---" * 9 + "|"]
@@ -82,25 +80,17 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Run the cells that have no row yet, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("finetuning"))
-    parser.add_argument("--sets", nargs="*", choices=SETS, default=list(SETS))
-    parser.add_argument("--sizes", nargs="*", type=int, default=[*SIZES, 0])
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--table", action="store_true", help="Only print what is there.")
-    asked = parser.parse_args()
-    out = asked.out.resolve()
-    out.mkdir(parents=True, exist_ok=True)
-    file = out / "rows.json"
-    rows: list[dict[str, Any]] = json.loads(file.read_text()) if file.exists() else []
-    done = {(row["set"], row["size"], row["seed"]) for row in rows}
-    for name, size in [] if asked.table else cells():
-        wanted = name in asked.sets and size in asked.sizes
-        if wanted and (name, size, asked.seed) not in done:
-            rows.append(cell(name, size, out, asked.seed))
-            atomic_files.write_json(file, rows)
-            print(table(rows[-1:]).splitlines()[2], flush=True)
-    print(table(rows))
+    options = parser(__doc__, "finetuning")
+    options.add_argument("--sets", nargs="*", choices=SETS, default=list(SETS))
+    options.add_argument("--sizes", nargs="*", type=int, default=[*SIZES, 0])
+    options.add_argument("--seed", type=int, default=0)
+    asked = options.parse_args()
+    cells = Cells(asked.out)
+    for name, size in [] if asked.table else wanted():
+        if name in asked.sets and size in asked.sizes:
+            key = f"{name}, {size}, {asked.seed}"
+            cells.measure(key, partial(cell, name, size, cells.out, asked.seed))
+    print(table(list(cells.values())))
 
 
 if __name__ == "__main__":

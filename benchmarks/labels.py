@@ -11,17 +11,17 @@ TF-IDF of words whose C is tuned. Cells that have a row are not run again.
 
 from __future__ import annotations
 
-import argparse
-import json
 import shutil
 import statistics
 import time
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.cells import Cell, Cells, parser
 from benchmarks.labelled_sets import Pairs, some_of_imdb, thinned
 from benchmarks.rivals import Found, Judged, bilstm, linear, of_run, write
-from wafergpt import atomic_files
 from wafergpt.api import finetune, pretrain
 from wafergpt.data.prepare import prepare
 from wafergpt.reports.charts import ACCENT, INK, MUTED, SECOND, Chart
@@ -68,7 +68,7 @@ def _gpt(kind: str, whole: Pairs, train: Pairs, test: Pairs, draw: int, out: Pat
     return of_run(finetune(start, None, [*files, f"seed={draw}", "name=run"], root=out).run)
 
 
-def table(cells: dict[str, dict[str, float]]) -> str:
+def table(cells: Mapping[str, Cell]) -> str:
     """Return the mean over draws as Markdown."""
     lines = ["| labelled rows | " + " | ".join(KINDS) + " |", "|---" * (len(KINDS) + 1) + "|"]
     for size in SIZES:
@@ -81,12 +81,12 @@ def table(cells: dict[str, dict[str, float]]) -> str:
     return "\n".join(lines)
 
 
-def _accuracies(cells: dict[str, dict[str, float]], kind: str, size: int) -> list[float]:
+def _accuracies(cells: Mapping[str, Cell], kind: str, size: int) -> list[float]:
     names = (f"{kind}, {size}, {draw}" for draw in DRAWS)
     return [cells[name]["accuracy"] for name in names if name in cells]
 
 
-def write_page(cells: dict[str, dict[str, float]], path: Path) -> None:
+def write_page(cells: Mapping[str, Cell], path: Path) -> None:
     """Draw the accuracies."""
     data: list[dict[str, Any]] = []
     for kind, colour in KINDS.items():
@@ -117,24 +117,16 @@ def write_page(cells: dict[str, dict[str, float]], path: Path) -> None:
 
 def main() -> None:
     """Run the cells that have no row yet, small ones first, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("labels"))
-    parser.add_argument("--kinds", nargs="*", choices=KINDS, default=list(KINDS))
-    parser.add_argument("--sizes", nargs="*", type=int, default=list(SIZES))
-    parser.add_argument("--draws", nargs="*", type=int, default=list(DRAWS))
-    parser.add_argument("--table", action="store_true", help="Only print what is there.")
-    asked = parser.parse_args()
-    out = asked.out.resolve()
-    out.mkdir(parents=True, exist_ok=True)
-    file = out / "cells.json"
-    cells: dict[str, dict[str, float]] = json.loads(file.read_text()) if file.exists() else {}
+    options = parser(__doc__, "labels")
+    options.add_argument("--kinds", nargs="*", choices=KINDS, default=list(KINDS))
+    options.add_argument("--sizes", nargs="*", type=int, default=list(SIZES))
+    options.add_argument("--draws", nargs="*", type=int, default=list(DRAWS))
+    asked = options.parse_args()
+    cells = Cells(asked.out)
+    out = cells.out
     wanted = [(k, s, d) for d in asked.draws for s in asked.sizes for k in asked.kinds]
     for kind, size, draw in [] if asked.table else wanted:
-        name = f"{kind}, {size}, {draw}"
-        if name not in cells:
-            cells[name] = cell(kind, size, draw, out)
-            atomic_files.write_json(file, cells)
-            print(name, cells[name], flush=True)
+        cells.measure(f"{kind}, {size}, {draw}", partial(cell, kind, size, draw, out))
     write_page(cells, out / "labels.html")
     print(table(cells))
 

@@ -13,18 +13,19 @@ questions alone. Cells that have a row are not run again.
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import json
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.cells import Cell, Cells, parser
 from wafergpt import atomic_files
 from wafergpt.api import finetune
 from wafergpt.evaluation.intervals import Bootstrap
@@ -114,7 +115,7 @@ def ranks_of(kind: str, parts: dict[str, Rows], out: Path, options: Sequence[str
     return np.concatenate(ranks), index.weight
 
 
-def cell(kind: str, parts: dict[str, Rows], out: Path, options: Sequence[str]) -> dict[str, Any]:
+def cell(kind: str, parts: dict[str, Rows], out: Path, options: Sequence[str]) -> Cell:
     """Search by one method; return its metrics, their intervals, and the ranks."""
     start = time.perf_counter()
     ranks, weight = ranks_of(kind, parts, out, options)
@@ -131,7 +132,7 @@ def cell(kind: str, parts: dict[str, Rows], out: Path, options: Sequence[str]) -
     }  # fmt: skip
 
 
-def table(cells: dict[str, dict[str, Any]]) -> str:
+def table(cells: Mapping[str, Cell]) -> str:
     """Return the metrics as Markdown."""
     lines = ["| | recall@1 | recall@5 (95%) | recall@10 | MRR |", "|---" * 5 + "|"]
     for kind, row in cells.items():
@@ -146,26 +147,19 @@ def table(cells: dict[str, dict[str, Any]]) -> str:
 
 def main() -> None:
     """Run the cells that have no row yet, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--out", type=Path, default=Path("retrieval"))
-    parser.add_argument("--kinds", nargs="*", choices=KINDS, default=list(KINDS))
-    parser.add_argument("--size", type=int, default=0, help="Focuses; 0: all.")
-    parser.add_argument(
+    options = parser(__doc__, "retrieval")
+    options.add_argument("--data", type=Path, default=Path("../shared/data"))
+    options.add_argument("--kinds", nargs="*", choices=KINDS, default=list(KINDS))
+    options.add_argument("--size", type=int, default=0, help="Focuses; 0: all.")
+    options.add_argument(
         "--options", nargs="*", default=["task.max_tokens=128"], help="Of the fine-tuning."
     )
-    parser.add_argument("--table", action="store_true", help="Only print what is there.")
-    asked = parser.parse_args()
-    out = asked.out.resolve()
-    out.mkdir(parents=True, exist_ok=True)
-    file = out / "cells.json"
-    cells: dict[str, dict[str, Any]] = json.loads(file.read_text()) if file.exists() else {}
+    asked = options.parse_args()
+    cells = Cells(asked.out)
+    out = cells.out
     parts = {} if asked.table else splits(asked.data, asked.size)
     for kind in [] if asked.table else asked.kinds:
-        if kind not in cells:
-            cells[kind] = cell(kind, parts, out, asked.options)
-            atomic_files.write_json(file, cells)
-            print(table({kind: cells[kind]}).splitlines()[2], flush=True)
+        cells.measure(kind, partial(cell, kind, parts, out, asked.options))
     print(table(cells))
 
 

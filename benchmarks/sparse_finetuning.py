@@ -11,16 +11,15 @@ the blocks carry the result. Cells that have a row are not run again.
 
 from __future__ import annotations
 
-import argparse
-import json
 import shutil
 import statistics
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
 
+from benchmarks.cells import Cell, Cells, parser
 from benchmarks.labelled_sets import some_of_imdb, thinned
 from benchmarks.rivals import write
-from wafergpt import atomic_files
 from wafergpt.api import finetune, pretrain
 from wafergpt.config import load_recipe
 from wafergpt.data.prepare import prepare
@@ -50,7 +49,7 @@ def pretrained(share: float, seed: int, out: Path) -> Run:
     return pretrain(load_recipe(None, [*asked, f"name={name}"]), auto_resume=True, root=out)
 
 
-def cell(share: float, sparse: bool, seed: int, out: Path) -> dict[str, Any]:
+def cell(share: float, sparse: bool, seed: int, out: Path) -> Cell:
     """Fine-tune one; return its accuracy and loss on test rows, and the FLOPs of both stages."""
     first = pretrained(share, seed, out)
     shutil.rmtree(out / "tuned", ignore_errors=True)
@@ -72,7 +71,7 @@ def _zeros(share: float) -> list[str]:
     return ["sparsity.algorithm=static", f"sparsity.sparsity={share}"] if share else []
 
 
-def table(cells: dict[str, dict[str, Any]]) -> str:
+def table(cells: Mapping[str, Cell]) -> str:
     """Return the means over seeds as Markdown."""
     lines = ["| zeros in pretraining | fine-tuning | validation loss | accuracy | loss "
              "| FLOPs of pretraining | of fine-tuning |", "|---" * 7 + "|"]  # fmt: skip
@@ -97,15 +96,11 @@ def _key(share: float, sparse: bool, seed: int) -> str:
 
 def main() -> None:
     """Run the cells that have no row yet, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("sparse-finetuning"))
-    parser.add_argument("--seeds", nargs="+", type=int, choices=SEEDS, default=list(SEEDS))
-    parser.add_argument("--table", action="store_true", help="Only print what is there.")
-    asked = parser.parse_args()
-    out = asked.out.resolve()
-    out.mkdir(parents=True, exist_ok=True)
-    file = out / "cells.json"
-    cells: dict[str, dict[str, Any]] = json.loads(file.read_text()) if file.exists() else {}
+    options = parser(__doc__, "sparse-finetuning")
+    options.add_argument("--seeds", nargs="+", type=int, choices=SEEDS, default=list(SEEDS))
+    asked = options.parse_args()
+    cells = Cells(asked.out)
+    out = cells.out
     if not asked.table:
         train, test = some_of_imdb()
         corpus = prepare(write(out / "reviews.jsonl", train), out / "corpus", vocab_size=8192)
@@ -114,10 +109,7 @@ def main() -> None:
         write(out / "test.jsonl", test)
         for seed in asked.seeds:
             for share, sparse in _kinds():
-                if (key := _key(share, sparse, seed)) not in cells:
-                    cells[key] = cell(share, sparse, seed, out)
-                    atomic_files.write_json(file, cells)
-                    print(key, cells[key], flush=True)
+                cells.measure(_key(share, sparse, seed), partial(cell, share, sparse, seed, out))
     print(table(cells))
 
 

@@ -10,15 +10,14 @@ are not run again.
 
 from __future__ import annotations
 
-import argparse
-import json
 import shutil
 import statistics
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
 
+from benchmarks.cells import Cell, Cells, parser
 from benchmarks.labelled_sets import DATA
-from wafergpt import atomic_files
 from wafergpt.api import pretrain, prune
 from wafergpt.config import load_recipe
 from wafergpt.data.prepare import prepare
@@ -46,7 +45,7 @@ PRUNED: tuple[Method, ...] = ("magnitude", "wanda", "sparsegpt")
 SEEDS = (0, 1, 2)
 
 
-def trained(name: str, seed: int, out: Path) -> dict[str, Any]:
+def trained(name: str, seed: int, out: Path) -> Cell:
     """Train one of ``TRAINED``; return its loss, FLOPs and seconds."""
     folder = "dense" if name == "dense" and seed == 0 else "run"
     shutil.rmtree(out / "runs" / folder, ignore_errors=True)
@@ -61,7 +60,7 @@ def trained(name: str, seed: int, out: Path) -> dict[str, Any]:
     }
 
 
-def pruned(method: Method, pattern: bool, out: Path) -> dict[str, Any]:
+def pruned(method: Method, pattern: bool, out: Path) -> Cell:
     """Prune the dense run of the first seed by half; return its loss."""
     shutil.rmtree(out / "runs" / "pruned", ignore_errors=True)
     dense = Run.find("dense", out / "runs")
@@ -69,12 +68,12 @@ def pruned(method: Method, pattern: bool, out: Path) -> dict[str, Any]:
     return {"loss": made.read("result")["val_loss_after"]}
 
 
-def table(cells: dict[str, dict[str, Any]]) -> str:
+def table(cells: Mapping[str, Cell]) -> str:
     """Return the means over seeds, and of the pruned ones the rise, as Markdown."""
     lines = ["| in training, 75% zeros | validation loss | against dense | FLOPs on paper |",
              "|---|---|---|---|"]  # fmt: skip
 
-    def of(name: str) -> list[dict[str, Any]]:
+    def of(name: str) -> list[Cell]:
         return [cells[key] for seed in SEEDS if (key := f"{name}, seed {seed}") in cells]
 
     dense = of("dense")
@@ -106,33 +105,21 @@ def _key(method: str, pattern: bool) -> str:
 
 def main() -> None:
     """Run the cells that have no row yet, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("sparsity"))
-    parser.add_argument("--seeds", nargs="+", type=int, choices=SEEDS, default=list(SEEDS))
-    parser.add_argument("--kinds", nargs="+", choices=TRAINED, default=list(TRAINED))
-    parser.add_argument("--table", action="store_true", help="Only print what is there.")
-    asked = parser.parse_args()
-    out = asked.out.resolve()
-    out.mkdir(parents=True, exist_ok=True)
-    file = out / "cells.json"
-    cells: dict[str, dict[str, Any]] = json.loads(file.read_text()) if file.exists() else {}
-
-    def keep(key: str, cell: dict[str, Any]) -> None:
-        cells[key] = cell
-        atomic_files.write_json(file, cells)
-        print(key, cell, flush=True)
-
+    options = parser(__doc__, "sparsity")
+    options.add_argument("--seeds", nargs="+", type=int, choices=SEEDS, default=list(SEEDS))
+    options.add_argument("--kinds", nargs="+", choices=TRAINED, default=list(TRAINED))
+    asked = options.parse_args()
+    cells = Cells(asked.out)
+    out = cells.out
     if not asked.table:
         source = DATA / "wikipedia_en" / "articles.jsonl.xz"
         prepare(source, out / "corpus", vocab_size=VOCABULARY)
         for seed in asked.seeds:
             for name in asked.kinds:
-                if f"{name}, seed {seed}" not in cells:
-                    keep(f"{name}, seed {seed}", trained(name, seed, out))
+                cells.measure(f"{name}, seed {seed}", partial(trained, name, seed, out))
             for method in PRUNED if (out / "runs" / "dense").is_dir() else ():
                 for pattern in (False, True):
-                    if _key(method, pattern) not in cells:
-                        keep(_key(method, pattern), pruned(method, pattern, out))
+                    cells.measure(_key(method, pattern), partial(pruned, method, pattern, out))
     print(table(cells))
 
 

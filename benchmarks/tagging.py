@@ -11,16 +11,17 @@ not run again.
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.cells import Cell, Cells, parser
 from wafergpt import atomic_files
 from wafergpt.api import finetune, predict
 from wafergpt.data.tag_schemes import entities, parsed
@@ -97,7 +98,7 @@ def written(table: Sentences, path: Path) -> Path:
     return path
 
 
-def cell(name: str, model: str, seed: int, data: Path, out: Path, size: int) -> dict[str, Any]:
+def cell(name: str, model: str, seed: int, data: Path, out: Path, size: int) -> Cell:
     """Train one model on one set."""
     train, test = (read_sentences(data / f"{p}.conll.gz", repair=True) for p in SETS[name])
     if size:
@@ -110,7 +111,7 @@ def cell(name: str, model: str, seed: int, data: Path, out: Path, size: int) -> 
     return {**row, **gpt(model, *files, test.words, out, seed)}
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
+def table(rows: Sequence[Cell]) -> str:
     """Return the rows as Markdown."""
     lines = ["| set | sentences | model | seed | F1 | seconds | sentences/s |", "|---" * 7 + "|"]
     lines += [
@@ -123,27 +124,19 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Run the cells that have no row yet, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--out", type=Path, default=Path("tagging"))
-    parser.add_argument("--sets", nargs="*", choices=SETS, default=list(SETS))
-    parser.add_argument("--models", nargs="*", choices=MODELS, default=list(MODELS))
-    parser.add_argument("--seeds", nargs="*", type=int, default=[0])
-    parser.add_argument("--size", type=int, default=0, help="Training sentences; 0: all.")
-    parser.add_argument("--table", action="store_true", help="Only print what is there.")
-    asked = parser.parse_args()
-    out = asked.out.resolve()
-    out.mkdir(parents=True, exist_ok=True)
-    file = out / "rows.json"
-    rows: list[dict[str, Any]] = json.loads(file.read_text()) if file.exists() else []
-    done = {(row["set"], row["model"], row["seed"], row["size"]) for row in rows}
+    options = parser(__doc__, "tagging")
+    options.add_argument("--data", type=Path, default=Path("../shared/data"))
+    options.add_argument("--sets", nargs="*", choices=SETS, default=list(SETS))
+    options.add_argument("--models", nargs="*", choices=MODELS, default=list(MODELS))
+    options.add_argument("--seeds", nargs="*", type=int, default=[0])
+    options.add_argument("--size", type=int, default=0, help="Training sentences; 0: all.")
+    asked = options.parse_args()
+    cells = Cells(asked.out)
     wanted = [(s, m, seed) for s in asked.sets for m in asked.models for seed in asked.seeds]
     for key in [] if asked.table else wanted:
-        if (*key, asked.size) not in done:
-            rows.append(cell(*key, asked.data, out, asked.size))
-            atomic_files.write_json(file, rows)
-            print(table(rows[-1:]).splitlines()[2], flush=True)
-    print(table(rows))
+        name = ", ".join(map(str, (*key, asked.size)))
+        cells.measure(name, partial(cell, *key, asked.data, cells.out, asked.size))
+    print(table(list(cells.values())))
 
 
 if __name__ == "__main__":

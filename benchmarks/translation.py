@@ -9,15 +9,14 @@ sacreBLEU. Cells that have a row are not run again; an interrupted training goes
 
 from __future__ import annotations
 
-import argparse
 import gzip
-import json
 import time
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
 
+from benchmarks.cells import Cell, Cells, parser
 from benchmarks.labelled_sets import DATA
-from wafergpt import atomic_files
 from wafergpt.api import finetune
 from wafergpt.config import load_recipe
 
@@ -33,7 +32,7 @@ SETTINGS = [
 SEEDS = (0, 1, 2)
 
 
-def ours(seed: int, out: Path) -> dict[str, Any]:
+def ours(seed: int, out: Path) -> Cell:
     """Train one network; return its scores on test."""
     files = [f"task.{part}={FOLDER / f'{name}.en.txt.gz'}" for part, name in FILES.items()]
     recipe = load_recipe(None, [*SETTINGS, *files, f"seed={seed}", f"name=seed-{seed}"])
@@ -47,7 +46,7 @@ def ours(seed: int, out: Path) -> dict[str, Any]:
     }
 
 
-def nearest() -> dict[str, Any]:
+def nearest() -> Cell:
     """Give each sentence the translation of the training sentence nearest to it by TF-IDF."""
     from sacrebleu import corpus_bleu, corpus_chrf
     from sklearn.feature_extraction.text import TfidfVectorizer
@@ -71,7 +70,7 @@ def _lines(name: str) -> list[str]:
         return [line.rstrip("\n") for line in file]
 
 
-def table(cells: dict[str, dict[str, Any]]) -> str:
+def table(cells: Mapping[str, Cell]) -> str:
     """Return the scores as Markdown."""
     lines = ["| model | BLEU | chrF2 | loss | seconds |", "|---" * 5 + "|"]
     for name, cell in cells.items():
@@ -84,21 +83,15 @@ def table(cells: dict[str, dict[str, Any]]) -> str:
 
 def main() -> None:
     """Run the cells that have no row yet, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("translation"))
-    parser.add_argument("--seeds", nargs="+", type=int, choices=SEEDS, default=list(SEEDS))
-    parser.add_argument("--table", action="store_true", help="Only print what is there.")
-    asked = parser.parse_args()
-    out = asked.out.resolve()
-    out.mkdir(parents=True, exist_ok=True)
-    file = out / "cells.json"
-    cells: dict[str, dict[str, Any]] = json.loads(file.read_text()) if file.exists() else {}
+    options = parser(__doc__, "translation")
+    options.add_argument("--seeds", nargs="+", type=int, choices=SEEDS, default=list(SEEDS))
+    asked = options.parse_args()
+    cells = Cells(asked.out)
     for seed in [] if asked.table else [None, *asked.seeds]:
-        name = "nearest pair" if seed is None else f"seed {seed}"
-        if name not in cells:
-            cells[name] = nearest() if seed is None else ours(seed, out)
-            atomic_files.write_json(file, cells)
-            print(name, cells[name], flush=True)
+        if seed is None:
+            cells.measure("nearest pair", nearest)
+        else:
+            cells.measure(f"seed {seed}", partial(ours, seed, cells.out))
     print(table(cells))
 
 
