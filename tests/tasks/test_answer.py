@@ -123,10 +123,10 @@ def test_the_loss_is_that_of_both_ends(trained: Predictor) -> None:
     task, network = trained.task, trained.network
     assert isinstance(task, Answer)
     table = task.read_rows(task.settings.test or Path())
-    evaluated = task._evaluated(table, trained.tokenizer, "test")
+    evaluated = task.evaluated(table, trained.tokenizer, "test")
     batch, losses = evaluated.batches.batch(0, evaluated.batches.samples_per_epoch), []
     with torch.no_grad():
-        scores = task.mixed(task.scores(network, batch))
+        scores = task.mixed(task.word_scores(network, batch))
     counts, targets = batch["word_counts"].tolist(), batch["targets"].tolist()
     for own, count, (first, last) in zip(scores, counts, targets, strict=True):
         logs = own[:count].double().log_softmax(0)
@@ -139,7 +139,7 @@ def test_the_margin_is_the_best_one(trained: Predictor) -> None:
     task = trained.task
     assert isinstance(task, Answer)
     table = task.read_rows(task.settings.test or Path())
-    known = task._evaluated(table, trained.tokenizer, "test").references
+    known = task.evaluated(table, trained.tokenizer, "test").references
     n = len(table.questions)
     draw = np.random.default_rng(0)
     outputs = {

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from wafergpt.baselines.result import BaselineResult
 from wafergpt.baselines.units import Units
-from wafergpt.data.labelled_batches import LabelledBatches
+from wafergpt.data.labelled_batches import LabelledBatches, unlabelled
 from wafergpt.data.labelled_rows import Table, encode_labels, label_names
 from wafergpt.evaluation.metrics import ClassificationMetrics, classification_metrics
 from wafergpt.progress import Bar, progress, working
@@ -220,7 +220,7 @@ def _probabilities(network: nn.Module, texts: list[NDArray[np.int64]]) -> NDArra
     """Return ``[n, n_labels]`` in the order of the texts, which are read by length."""
     import torch
 
-    batches = LabelledBatches(texts, np.zeros(len(texts), dtype=np.int64), BATCH, None)
+    batches = unlabelled(texts, BATCH)
     network.eval()
     with torch.no_grad():
         by_length = [

@@ -40,6 +40,7 @@ from wafergpt.engines.base import Decision, UpdateResult
 from wafergpt.engines.outputs import outputs_of
 from wafergpt.engines.settings import settled_by_leader
 from wafergpt.errors import InputError, RunFailed
+from wafergpt.model.empty import empty
 from wafergpt.planning.hardware import Machine
 from wafergpt.progress import say
 from wafergpt.sparsity.masks import with_whole_masks
@@ -61,8 +62,7 @@ class CerebrasEngine:
         start: Stored | None,
     ) -> None:
         self._recipe, self._task, self._splits = recipe, task, splits
-        with torch.device("meta"):
-            self.network = task.network()
+        self.network = empty(task.network)
         self.network.to_empty(device=HOST)
         fill(self.network, task.initial_weights(self.network, start))
         self._moments: dict[str, Tensor] = {}

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from wafergpt.data.answer_rows import Span
 from wafergpt.data.answer_windows import Window, answer_features, is_content, split, windows
 from wafergpt.data.batches import Batch, Ints
-from wafergpt.data.labelled_batches import LengthOrder
+from wafergpt.data.length_order import OrderedBatches, padded
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.data.word_features import own_hashes
 
@@ -133,7 +133,7 @@ def encoded(
     )
 
 
-class AnswerBatches:
+class AnswerBatches(OrderedBatches):
     """Windows of questions and contexts, in a new keyed order each epoch.
 
     Args:
@@ -152,21 +152,12 @@ class AnswerBatches:
         seed: int | None,
         table_rows: int,
     ) -> None:
+        lengths = np.array([len(window.tokens) for window in questions.windows])
+        super().__init__(lengths, batch_size, seed)
         self._questions, self._targets, self._rows = questions, targets, table_rows
-        self.samples_per_epoch = len(questions.windows)
         if table_rows:
             self._hashes = own_hashes(questions.vocabulary)[1:]
             self._contents = np.array([is_content(word) for word in questions.vocabulary])
-        lengths = np.array([len(window.tokens) for window in questions.windows])
-        self._order = LengthOrder(lengths, batch_size, seed)
-
-    def indices(self, first_sample: int, n: int) -> Ints:
-        """Return the indices of the windows of samples ``first_sample …``."""
-        return self._order.indices(first_sample, n)
-
-    def length(self, first_sample: int, n: int) -> int:
-        """Return the length that these samples are padded to as one batch."""
-        return self._order.padded(self.indices(first_sample, n))
 
     def batch(self, first_sample: int, n: int) -> Batch:
         """Return samples as one batch, all of it padded with 0.
@@ -180,13 +171,10 @@ class AnswerBatches:
         chosen = self.indices(first_sample, n)
         some = [self._questions.windows[index] for index in chosen]
         counts = np.array([1 + len(window.ends) for window in some])
-        tokens = np.zeros((n, self._order.padded(chosen)), dtype=np.int64)
         words = np.zeros((n, int(counts.max()), 2), dtype=np.int64)
         for row, window in enumerate(some):
-            tokens[row, : len(window.tokens)] = window.tokens
             words[row, : counts[row]] = window.places
         arrays = {
-            "tokens": tokens,
             "lengths": np.array([len(window.tokens) for window in some]),
             "words": words,
             "word_counts": counts,
@@ -196,7 +184,9 @@ class AnswerBatches:
             arrays["features"] = _filled(list(self._features(chosen)))
         if self._targets is not None:
             arrays["targets"] = self._targets[chosen]
-        return Batch({name: torch.from_numpy(of) for name, of in arrays.items()}, weight=n)
+        tokens = padded([window.tokens for window in some], self._order.padded(chosen))
+        tensors = {name: torch.from_numpy(values) for name, values in arrays.items()}
+        return Batch({"tokens": tokens, **tensors}, weight=n)
 
     def _features(self, chosen: Ints) -> Iterator[NDArray[np.int64]]:
         for index in chosen:

@@ -9,13 +9,13 @@ import torch
 from numpy.typing import NDArray
 
 from wafergpt.data.batches import Batch, Ints
-from wafergpt.data.labelled_batches import LengthOrder
+from wafergpt.data.length_order import OrderedBatches
 
 IGNORED = -100
 """Target of a token that is read and not learned."""
 
 
-class ContinuationBatches:
+class ContinuationBatches(OrderedBatches):
     """Texts of which some tokens are learned, such as a prompt and its answer.
 
     Args:
@@ -35,15 +35,10 @@ class ContinuationBatches:
         seed: int | None,
         prompts: Ints | None = None,
     ) -> None:
-        self.samples_per_epoch = len(texts)
-        self._texts, self._learned, self._prompts = texts, learned, prompts
         # The last token is a target alone.
         lengths = np.array([max(1, len(text) - 1) for text in texts], dtype=np.int64)
-        self._order = LengthOrder(lengths, batch_size, seed)
-
-    def indices(self, first_sample: int, n: int) -> Ints:
-        """Return the indices of the texts of samples ``first_sample …``."""
-        return self._order.indices(first_sample, n)
+        super().__init__(lengths, batch_size, seed)
+        self._texts, self._learned, self._prompts = texts, learned, prompts
 
     def batch(self, first_sample: int, n: int) -> Batch:
         """Return samples as one batch.
@@ -64,7 +59,3 @@ class ContinuationBatches:
         if self._prompts is not None:
             tensors["prompts"] = torch.from_numpy(self._prompts[chosen])
         return Batch(tensors, weight=float((targets != IGNORED).sum()))
-
-    def length(self, first_sample: int, n: int) -> int:
-        """Return the length that these samples are padded to as one batch."""
-        return self._order.padded(self.indices(first_sample, n))

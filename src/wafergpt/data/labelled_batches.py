@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from wafergpt.data.batches import Batch, Ints, permute
+from wafergpt.data.batches import Batch
+from wafergpt.data.length_order import OrderedBatches, padded
 from wafergpt.data.ngram_ratios import log_count_ratios
 from wafergpt.data.text_columns import lengths_left
 from wafergpt.data.tokenizer import Tokenizer
 
 Cut = Literal["end", "start", "middle"]
-
-POOL_BATCHES = 64
-"""Batches whose samples are sorted by length together: well shuffled, with little padding."""
-
-ROUND = 32
-"""Lengths are padded to a multiple of this, so that kernels see few shapes."""
 
 
 def cut_tokens(tokens: Sequence[int], limit: int, cut: Cut) -> NDArray[np.int64]:
@@ -70,56 +64,7 @@ def cut_columns(
     return np.asarray(found, dtype=np.int64), left != lengths
 
 
-def _filled(rows: Sequence[NDArray[np.int32]]) -> torch.Tensor:
-    found = np.zeros((len(rows), max(1, *(len(row) for row in rows))), dtype=np.int64)
-    for place, row in enumerate(rows):
-        found[place, : len(row)] = row
-    return torch.from_numpy(found)
-
-
-class LengthOrder:
-    """Samples of similar length next to each other, in a new keyed order each epoch.
-
-    Args:
-        lengths: ``[n]`` tokens of each sample.
-        batch_size: the number of samples that are padded together.
-        seed: of the run; None sorts by length and shuffles nothing (validation).
-    """
-
-    def __init__(self, lengths: Ints, batch_size: int, seed: int | None) -> None:
-        self._lengths, self._batch_size, self._seed = lengths, batch_size, seed
-        self._epoch = lru_cache(maxsize=2)(self._ordered)
-
-    def indices(self, first_sample: int, n: int) -> Ints:
-        """Return the places in ``lengths`` of samples ``first_sample …``."""
-        samples = np.arange(first_sample, first_sample + n)
-        epochs, places = np.divmod(samples, len(self._lengths))
-        return np.array(
-            [self._epoch(int(e))[p] for e, p in zip(epochs, places, strict=True)], dtype=np.int64
-        )
-
-    def padded(self, chosen: Ints) -> int:
-        """Return the length that samples are padded to together."""
-        longest = -(-int(self._lengths[chosen].max()) // ROUND) * ROUND
-        return min(longest, int(self._lengths.max()))
-
-    def _ordered(self, epoch: int) -> Ints:
-        n, size = len(self._lengths), self._batch_size
-        if self._seed is None:
-            return np.argsort(self._lengths, kind="stable")
-        order = permute(np.arange(n), n, f"{self._seed}/{epoch}".encode())
-        batches: list[Ints] = []
-        for start in range(0, n, size * POOL_BATCHES):
-            pool = order[start : start + size * POOL_BATCHES]
-            pool = pool[np.argsort(self._lengths[pool], kind="stable")]
-            batches += [pool[i : i + size] for i in range(0, len(pool), size)]
-        # A short batch stays last, so that the others align with steps.
-        last = [batches.pop()] if len(batches[-1]) < size else []
-        shuffled = permute(np.arange(len(batches)), max(len(batches), 1), f"{epoch}".encode())
-        return np.concatenate([*(batches[i] for i in shuffled), *last])
-
-
-class LabelledBatches:
+class LabelledBatches(OrderedBatches):
     """Texts with one target each, in a new keyed order each epoch.
 
     Args:
@@ -143,11 +88,10 @@ class LabelledBatches:
         length: int | None = None,
         ngrams: Sequence[NDArray[np.int32]] | None = None,
     ) -> None:
-        self.samples_per_epoch = len(texts)
+        self._lengths = np.array([len(text) for text in texts])
+        super().__init__(self._lengths, batch_size, seed)
         self.texts, self.targets = texts, targets
         self._length, self._ngrams = length, ngrams
-        self._lengths = np.array([len(text) for text in texts])
-        self._order = LengthOrder(self._lengths, batch_size, seed)
         self._weights: NDArray[np.float64] | None = None
         if class_weights is not None:
             classes = targets.astype(np.int64)
@@ -158,10 +102,6 @@ class LabelledBatches:
                 else class_weights[classes]
             )
 
-    def indices(self, first_sample: int, n: int) -> Ints:
-        """Return the indices of the texts of samples ``first_sample …``."""
-        return self._order.indices(first_sample, n)
-
     def batch(self, first_sample: int, n: int) -> Batch:
         """Return samples as one batch.
 
@@ -170,18 +110,16 @@ class LabelledBatches:
         are weighted. The batch's own is the sum over rows of their mean weight.
         """
         chosen = self.indices(first_sample, n)
-        lengths = self._lengths[chosen]
-        tokens = np.zeros((n, self._padded(chosen)), dtype=np.int64)
-        for row, index in enumerate(chosen):
-            tokens[row, : lengths[row]] = self.texts[index]
+        length = self._length or self._order.padded(chosen)
         weights = None if self._weights is None else self._weights[chosen]
         tensors = {
-            "tokens": torch.from_numpy(tokens),
+            "tokens": padded([self.texts[index] for index in chosen], length),
             "targets": torch.from_numpy(self.targets[chosen]),
-            "lengths": torch.from_numpy(lengths),
+            "lengths": torch.from_numpy(self._lengths[chosen]),
         }
         if self._ngrams is not None:
-            tensors["ngrams"] = _filled([self._ngrams[index] for index in chosen])
+            ngrams = [self._ngrams[index] for index in chosen]
+            tensors["ngrams"] = padded(ngrams, max(1, *map(len, ngrams)))
         if weights is None:
             return Batch(tensors, weight=n)
         total = float(weights.reshape(n, -1).mean(1).sum())
@@ -205,7 +143,14 @@ class LabelledBatches:
 
     def length(self, first_sample: int, n: int) -> int:
         """Return the length that these samples are padded to as one batch."""
-        return self._padded(self.indices(first_sample, n))
+        return self._length or super().length(first_sample, n)
 
-    def _padded(self, chosen: Ints) -> int:
-        return self._length or self._order.padded(chosen)
+
+def unlabelled(
+    texts: Sequence[NDArray[np.int64]],
+    batch_size: int,
+    ngrams: Sequence[NDArray[np.int32]] | None = None,
+) -> LabelledBatches:
+    """Return texts by length as batches whose targets are all 0."""
+    nothing = np.zeros(len(texts), dtype=np.int64)
+    return LabelledBatches(texts, nothing, batch_size, None, ngrams=ngrams)

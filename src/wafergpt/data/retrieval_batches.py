@@ -11,17 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from wafergpt.data.batches import Batch, Ints, permute
-from wafergpt.data.labelled_batches import LengthOrder
+from wafergpt.data.length_order import LengthOrder, padded
 
 Tokens = NDArray[np.int64]
-
-
-def padded(rows: Sequence[Tokens], length: int) -> torch.Tensor:
-    """Return rows of tokens as ``[rows, length]``, padded with 0."""
-    found = np.zeros((len(rows), length), dtype=np.int64)
-    for place, row in enumerate(rows):
-        found[place, : len(row)] = row
-    return torch.from_numpy(found)
 
 
 @dataclass(frozen=True)

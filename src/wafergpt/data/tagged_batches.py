@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from wafergpt.data.batches import Batch, Ints
-from wafergpt.data.labelled_batches import LengthOrder
+from wafergpt.data.length_order import OrderedBatches, padded
 from wafergpt.data.tag_reading import windows as windows_of
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.data.word_features import feature_rows, own_hashes
@@ -94,7 +94,7 @@ def encoded(
     return EncodedSentences(windows, counts, list(ids), cut)
 
 
-class TaggedBatches:
+class TaggedBatches(OrderedBatches):
     """Sentences with a tag for each word, in a new keyed order each epoch.
 
     Args:
@@ -113,19 +113,10 @@ class TaggedBatches:
         seed: int | None,
         table_rows: int,
     ) -> None:
-        self._windows, self._targets, self._rows = sentences.windows, targets, table_rows
-        self.samples_per_epoch = len(sentences.windows)
-        self._hashes = own_hashes(sentences.words) if table_rows else None
         lengths = np.array([len(window.tokens) for window in sentences.windows])
-        self._order = LengthOrder(lengths, batch_size, seed)
-
-    def indices(self, first_sample: int, n: int) -> Ints:
-        """Return the indices of the windows of samples ``first_sample …``."""
-        return self._order.indices(first_sample, n)
-
-    def length(self, first_sample: int, n: int) -> int:
-        """Return the length that these samples are padded to as one batch."""
-        return self._order.padded(self.indices(first_sample, n))
+        super().__init__(lengths, batch_size, seed)
+        self._windows, self._targets, self._rows = sentences.windows, targets, table_rows
+        self._hashes = own_hashes(sentences.words) if table_rows else None
 
     def batch(self, first_sample: int, n: int) -> Batch:
         """Return samples as one batch, all of it padded with 0.
@@ -137,19 +128,16 @@ class TaggedBatches:
         chosen = self.indices(first_sample, n)
         windows = [self._windows[index] for index in chosen]
         counts = np.array([len(window.ends) for window in windows])
-        tokens = np.zeros((n, self._order.padded(chosen)), dtype=np.int64)
         ids = np.zeros((n, int(counts.max())), dtype=np.int64)
         words = np.zeros((*ids.shape, 2), dtype=np.int64)
         targets = np.zeros_like(ids)
         for row, (window, count) in enumerate(zip(windows, counts, strict=True)):
-            tokens[row, : len(window.tokens)] = window.tokens
             ids[row, :count] = window.ids
             words[row, 1:count, 0] = window.ends[:-1]
             words[row, :count, 1] = window.ends
             if self._targets is not None:
                 targets[row, :count] = self._targets[chosen[row]]
         arrays = {
-            "tokens": tokens,
             "lengths": np.array([len(window.tokens) for window in windows]),
             "words": words,
             "word_counts": counts,
@@ -158,5 +146,6 @@ class TaggedBatches:
             arrays["features"] = feature_rows(self._hashes, ids, self._rows)
         if self._targets is not None:
             arrays["targets"] = targets
+        tokens = padded([window.tokens for window in windows], self._order.padded(chosen))
         tensors = {name: torch.from_numpy(values) for name, values in arrays.items()}
-        return Batch(tensors, weight=int(counts.sum()))
+        return Batch({"tokens": tokens, **tensors}, weight=int(counts.sum()))

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from wafergpt.config import Recipe, TaskSettings
+from wafergpt.config import Recipe
 from wafergpt.data.answer_rows import Columns, Questions, pair_of, read_questions, stream_asked
 from wafergpt.data.answer_windows import best_span, split
 from wafergpt.data.labelled_split import hold_out
@@ -21,9 +21,10 @@ from wafergpt.evaluation.answers import answer_examples, answer_metrics, best_ma
 from wafergpt.progress import say, working
 from wafergpt.tasks.base import Direction, EvaluationSet, InputFormat, InputRow, Outputs, Splits
 from wafergpt.tasks.chosen import with_choices_for_tagging
-from wafergpt.tasks.labelled_task import LabelledTask, warn_of_another_script
-from wafergpt.tasks.ngram_scores import START, Factors
+from wafergpt.tasks.labelled_task import warn_of_another_script
+from wafergpt.tasks.ngram_scores import mean_of_each
 from wafergpt.tasks.tables import SplitRows
+from wafergpt.tasks.word_task import WordTask, WordTaskSettings
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -42,7 +43,7 @@ HIDDEN = -1e9
 """Score of padding."""
 
 
-class AnswerSettings(TaskSettings):
+class AnswerSettings(WordTaskSettings):
     """The section ``task`` of an answering."""
 
     name: Literal["answer"] = "answer"
@@ -56,27 +57,13 @@ class AnswerSettings(TaskSettings):
     """Tokens from one window of a long context to the next; half of what fits if omitted."""
     max_answer_words: int = Field(30, ge=1, le=1000)
     """Of an answer that is found."""
-    attention: Literal["two_way", "causal"] = "two_way"
-    """``two_way`` lets each token see those after it too."""
-    pooling: Literal["first", "mean", "last"] = "mean"
-    """Of the hidden states of a word's tokens."""
-    word_features: bool = True
-    """Score a word also by what it looks like and which words of the question stand beside it. The
-    table is trained beside the GPT, each by a loss of its own, and both scores are added up."""
     feature_rows: int = Field(1 << 18, ge=2, le=1 << 26)
-    """Rows of that table, which features share by a hash."""
-    factors: Factors = START
-    """Of the GPT's scores and the features' in that sum."""
+    """Rows of the table of features, which share them by a hash."""
     no_answer: bool = False
     """Whether a context may have no answer; set by the run, if some training row has none."""
     no_answer_margin: float = 0.0
     """What is taken off the log-probability of "no answer"; set by the run, for the highest F1 on
     validation rows."""
-
-    @property
-    def table_key(self) -> str:
-        """The key of the table of features, if there is one."""
-        return "task.word_features" if self.word_features else ""
 
 
 @dataclass(frozen=True)
@@ -87,7 +74,7 @@ class _Asked:
     encoded: EncodedQuestions
 
 
-class Answer(LabelledTask[Questions]):
+class Answer(WordTask[Questions]):
     """Finds the words of a context that answer a question, or that none do.
 
     Each word is scored as the first and as the last one of the answer, and so is "no answer"
@@ -96,7 +83,6 @@ class Answer(LabelledTask[Questions]):
 
     Settings = AnswerSettings
     metrics: ClassVar[Mapping[str, Direction]] = {"loss": "min", "f1": "max", "exact_match": "max"}
-    chosen = frozenset({"attention", "pooling", "word_features", "feature_rows", "factors"})
     occasional = ("start", "end")
     formats = "csv, tsv or jsonl with question, context and answer; or SQuAD's JSON"
 
@@ -156,17 +142,12 @@ class Answer(LabelledTask[Questions]):
         batches = AnswerBatches(
             train, targets, recipe.train.batch_size, recipe.seed, self.table_rows
         )
-        validation, test = (
-            None if table is None else self._evaluated(table, tokenizer, name)
-            for name, table in (("validation", tables.validation), ("test", tables.test))
-        )
-        return Splits(batches, validation, test, train.tokens)
+        return Splits(batches, *self.all_evaluated(tables, tokenizer), train.tokens)
 
-    def evaluated(self, table: Questions, tokenizer: Tokenizer) -> EvaluationSet:
-        """Encode validation rows."""
-        return self._evaluated(table, tokenizer, "validation")
-
-    def _evaluated(self, table: Questions, tokenizer: Tokenizer, name: str) -> EvaluationSet:
+    def evaluated(
+        self, table: Questions, tokenizer: Tokenizer, name: str = "validation"
+    ) -> EvaluationSet:
+        """Encode rows whose answers are known."""
         found = self._encoded(table.pairs, tokenizer, name)
         return self._samples(found, found.targets(table.answers), _Asked(table, found))
 
@@ -176,14 +157,14 @@ class Answer(LabelledTask[Questions]):
         from wafergpt.data.answer_batches import AnswerBatches
 
         batches = AnswerBatches(found, targets, self.evaluation_rows(), None, self.table_rows)
-        return EvaluationSet(batches, known, batches.indices(0, len(found.windows)))
+        return EvaluationSet.of(batches, known)
 
     def _encoded(
         self, rows: Sequence[tuple[str, str]], tokenizer: Tokenizer, name: str
     ) -> EncodedQuestions:
         from wafergpt.data.answer_batches import encoded
 
-        limit = self.settings.max_tokens or self.recipe.model.seq_len
+        limit = self.limit
         if limit < LEAST_TOKENS:
             raise InputError(
                 f"{limit} tokens hold no question with its context: task.max_tokens, model.seq_len"
@@ -196,23 +177,11 @@ class Answer(LabelledTask[Questions]):
             )
         return found
 
-    @property
-    def table_rows(self) -> int:
-        """Rows of the table of features; 0: there is none."""
-        return self.settings.feature_rows if self.settings.word_features else 0
-
     # --- network ---------------------------------------------------------------------------------
 
     def network(self) -> nn.Module:
         """Build a GPT with a head for words."""
-        from wafergpt.model.gpt import GPT
-        from wafergpt.model.tagger import Tagger
-
-        settings = self.settings
-        two_way = settings.attention == "two_way"
-        return Tagger(
-            GPT(self.recipe.model), 2, settings.pooling, two_way, self.table_rows, follow=False
-        )
+        return self.tagger(2, follow=False)
 
     def graph(self) -> Graph:
         """Describe the network; answers are read from its scores outside of the graph."""
@@ -222,17 +191,12 @@ class Answer(LabelledTask[Questions]):
 
     def flops(self, batch: Batch) -> float:
         """Return the FLOPs of a forward and backward pass, padding included."""
-        from wafergpt.shapes.counts import training_flops
-
-        windows, length = batch["tokens"].shape
-        weights = batch["words"].shape[1] * 2 * self.recipe.model.d_model
-        return windows * training_flops(self.recipe.model, length, 0, weights, self.recipe.lora)
+        return self.word_flops(batch, 2)
 
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
         """Return the summed loss of windows; with features, the mean of the two scores' own."""
-        losses = [_losses(one, batch).sum() for one in self.scores(network, batch)]
-        # Trained together, one would stop where the other has learned the rows by heart.
-        return sum(losses[1:], losses[0]) / len(losses)
+        scores = self.word_scores(network, batch)
+        return mean_of_each(scores, lambda one: _losses(one, batch).sum())
 
     def outputs(self, network: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
         """Return the likeliest answer of each window.
@@ -243,7 +207,7 @@ class Answer(LabelledTask[Questions]):
         ``lasts [n]``, whether a window is the last one of its question; and ``losses [n]`` where
         answers are known.
         """
-        return self.found_by(self.mixed(self.scores(network, batch)), batch)
+        return self.found_by(self.mixed(self.word_scores(network, batch)), batch)
 
     def found_by(self, mixed: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Return the outputs that scores ``[batch, words, 2]`` lead to."""
@@ -272,19 +236,6 @@ class Answer(LabelledTask[Questions]):
         if "targets" in batch:
             found["losses"] = _losses(mixed, batch)
         return found
-
-    def mixed(self, scores: Tensor) -> Tensor:
-        """Add up the scores ``[1 or 2, batch, words, 2]`` of the GPT and of features."""
-        if len(scores) == 1:
-            return scores[0]
-        of_gpt, of_features = self.settings.factors
-        return of_gpt * scores[0].float() + of_features * scores[1].float()
-
-    def scores(self, network: nn.Module, batch: Batch) -> Tensor:
-        """Return the scores ``[1 or 2, batch, words, 2]`` of words as first and last ones."""
-        features = [batch["features"]] if "features" in batch else []
-        scores: Tensor = network(batch["tokens"], batch["lengths"], batch["words"], *features)
-        return scores
 
     # --- metrics and answers ---------------------------------------------------------------------
 

@@ -52,7 +52,7 @@ def graph_of_answers(task: Answer) -> Graph:
         inputs["features"] = ("batch", "words", str(N_FEATURES))
 
     def forward(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        return {"scores": task.mixed(task.scores(network, batch))}
+        return {"scores": task.mixed(task.word_scores(network, batch))}
 
     def evaluated(found: Mapping[str, Tensor], batch: Batch) -> Mapping[str, Tensor]:
         return task.found_by(found["scores"], batch)
@@ -65,7 +65,7 @@ def graph_of_answers(task: Answer) -> Graph:
         },
         forward,
         {
-            "max_tokens": settings.max_tokens or task.recipe.model.seq_len,
+            "max_tokens": task.limit,
             "feature_rows": task.table_rows,
             **{key: getattr(settings, key) for key in KEPT},
         },

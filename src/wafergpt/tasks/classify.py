@@ -29,7 +29,7 @@ from wafergpt.evaluation.multi_label import LEAST
 from wafergpt.evaluation.selective import detection_metrics, selective_metrics, threshold_for
 from wafergpt.files import short
 from wafergpt.tasks.base import Direction, EvaluationSet, Outputs, Task, is_of_task
-from wafergpt.tasks.carried import notes_on, relabelled
+from wafergpt.tasks.carried import notes_on
 from wafergpt.tasks.classify_settings import ClassifySettings
 from wafergpt.tasks.ngram_scores import fitted_factors, mixed
 from wafergpt.tasks.tables import Tables
@@ -42,10 +42,6 @@ if TYPE_CHECKING:
     from wafergpt.distributed.sharding import Rows
     from wafergpt.tasks.base import Splits
     from wafergpt.tasks.graph import Graph
-
-
-NAIVE_BAYES = 0.1
-"""Share of naive Bayes' scores that a table of n-grams with ratios starts from."""
 
 
 class Classify(TextTask):
@@ -102,62 +98,30 @@ class Classify(TextTask):
         self, network: nn.Module, start: Stored | None, splits: Splits | None = None
     ) -> Iterator[tuple[str, Rows]]:
         """Yield the initial weights; a table of n-grams with ratios starts near naive Bayes."""
-        import torch
+        from wafergpt.tasks.classify_weights import near_naive_bayes
 
-        from wafergpt.data.labelled_batches import LabelledBatches
-
+        weights = super().initial_weights(network, start, splits)
         continued = (
             start is not None
             and is_of_task(start)
             and type(self.before) in (type(None), type(self))
         )
-        for name, values in super().initial_weights(network, start, splits):
-            if continued or not (self.weighs_ngrams and name == "head_ngrams.weight"):
-                yield name, values
-                continue
-            ratios = torch.zeros(values.shape)
-            if splits is not None and isinstance(splits.train, LabelledBatches):
-                ratios = torch.from_numpy(splits.train.ngram_ratios(*values.shape))
-            sizes = ratios.abs().amax(1)
-            yield name, NAIVE_BAYES * ratios / sizes.clamp(min=1e-6)[:, None]
-            yield "head_ngrams.ratios", sizes
+        yield from (
+            weights if continued or not self.weighs_ngrams else near_naive_bayes(weights, splits)
+        )
 
     def carried(
         self, network: nn.Module, start: Stored, splits: Splits | None
     ) -> Iterator[tuple[str, Rows]]:
         """Yield the weights of a run, those of its labels in their new places."""
-        import torch
+        from wafergpt.tasks.classify_weights import with_new_labels
 
-        before, fresh = self.before, dict(self.drawn_head(network))
+        before = self.before
         if not isinstance(before, Classify):
             yield from super().carried(network, start, splits)
             return
-        for name, values in start.by_rows.items():
-            axis = {"head.weight": 0, "head_ngrams.weight": 1}.get(name)
-            if axis is not None:
-                # A table of n-grams adds nothing for a new label.
-                new = fresh[name] if axis == 0 else torch.zeros_like(fresh[name])
-                yield name, relabelled(values[...], new, before.settings, self.settings, axis)
-            elif name == "head_ngrams.ratios" and not self.settings.ngram_kept:
-                old, ratios = values[...], self._ratios(splits)
-                # What was never read has no score yet, so that no answer changes.
-                yield name, old if ratios is None else torch.where(old > 0, old, ratios)
-            else:
-                yield name, values
-
-    def _ratios(self, splits: Splits | None) -> Tensor | None:
-        """Return how unevenly the labels of the training rows use each n-gram, ``[rows]``."""
-        import torch
-
-        from wafergpt.data.labelled_batches import LabelledBatches
-
-        if splits is None or not isinstance(splits.train, LabelledBatches):
-            return None
-        found = splits.train.ngram_ratios(self.settings.ngram_rows, self.n_outputs)
-        if self.n_outputs > 1:
-            # Labels that only the run to start from has are on no row.
-            found = found[:, self._rows_of(splits.train.targets) > 0]
-        return torch.from_numpy(np.abs(found).max(1))
+        drawn = self.drawn_head(network)
+        yield from with_new_labels(self, before, start.by_rows.items(), drawn, splits)
 
     def class_names(self, table: Table) -> Sequence[str]:
         """Return the labels."""
@@ -243,11 +207,11 @@ class Classify(TextTask):
         """Return weights that make every class count alike, if the recipe asks for them."""
         if self.settings.class_weights == "none":
             return None
-        counts = self._rows_of(targets)
+        counts = self.rows_of(targets)
         # Labels that only the run to start from has are on no row.
         return np.asarray(len(targets) / (np.count_nonzero(counts) * np.maximum(counts, 1)))
 
-    def _rows_of(self, targets: Targets) -> NDArray[np.int64]:
+    def rows_of(self, targets: Targets) -> NDArray[np.int64]:
         """Return the number of rows ``[n_labels]`` with each label."""
         return np.bincount(targets.astype(np.int64), minlength=len(self.settings.labels))
 

@@ -165,11 +165,7 @@ class Embed(LabelledTask[QueryPairs]):
         found = [*map(len, texts.values())]
         warn_of_another_script(sum(found), sum(map(len, texts)))
         tokens = sum(len(texts[text]) for text in tables.train.positives)
-        validation, test = (
-            None if table is None else self._evaluated(table, tokenizer, name)
-            for name, table in (("validation", tables.validation), ("test", tables.test))
-        )
-        return Splits(train, validation, test, tokens)
+        return Splits(train, *self.all_evaluated(tables, tokenizer), tokens)
 
     def _pairs(
         self, table: QueryPairs, tokenizer: Tokenizer, name: str
@@ -201,11 +197,9 @@ class Embed(LabelledTask[QueryPairs]):
 
         return encode_texts(texts, tokenizer, self._limit(), self.settings.cut)
 
-    def evaluated(self, table: QueryPairs, tokenizer: Tokenizer) -> EvaluationSet:
-        """Encode validation rows."""
-        return self._evaluated(table, tokenizer, "validation")
-
-    def _evaluated(self, table: QueryPairs, tokenizer: Tokenizer, name: str) -> EvaluationSet:
+    def evaluated(
+        self, table: QueryPairs, tokenizer: Tokenizer, name: str = "validation"
+    ) -> EvaluationSet:
         """Return the distinct texts of a table as samples, the same text once."""
         pairs, tokens = self._pairs(table, tokenizer, name)
         places = {text: at for at, text in enumerate(tokens)}
@@ -227,11 +221,9 @@ class Embed(LabelledTask[QueryPairs]):
         return self._samples(list(tokens.values()), known)
 
     def _samples(self, tokens: list[Ints], known: Known | None) -> EvaluationSet:
-        from wafergpt.data.labelled_batches import LabelledBatches
+        from wafergpt.data.labelled_batches import unlabelled
 
-        nothing = np.zeros(len(tokens), dtype=np.int64)
-        batches = LabelledBatches(tokens, nothing, self.evaluation_rows(), None)
-        return EvaluationSet(batches, known, batches.indices(0, len(tokens)))
+        return EvaluationSet.of(unlabelled(tokens, self.evaluation_rows()), known)
 
     def encode(self, inputs: Sequence[Any], tokenizer: Tokenizer) -> EvaluationSet:
         """Return texts as samples, sorted by length."""

@@ -119,28 +119,26 @@ class GenerativeTask(LabelledTask[Table]):
         self.require_batch(len(texts))
         size = self.recipe.train.batch_size
         train = ContinuationBatches(texts, learned, size, self.recipe.seed)
-        validation, test = (
-            None if table is None else self._evaluated(table, tokenizer, few)
-            for table, few in ((tables.validation, self.settings.written), (tables.test, None))
-        )
-        return Splits(train, validation, test, sum(map(len, texts)) - len(texts))
+        tokens = sum(map(len, texts)) - len(texts)
+        return Splits(train, *self.all_evaluated(tables, tokenizer), tokens)
 
-    def _evaluated(
-        self, table: Table, tokenizer: Tokenizer, few: int | None = None
-    ) -> EvaluationSet:
-        """Encode rows; the answers of all are written, or of a few from everywhere."""
+    def evaluated(self, table: Table, tokenizer: Tokenizer, name: str = "") -> EvaluationSet:
+        """Encode rows.
+
+        The answers of all ``test`` rows are written, of a few ``validation`` rows from everywhere,
+        and of others none.
+        """
         from wafergpt.data.continuation_batches import ContinuationBatches
 
         texts, learned, prompts = self._samples(table, tokenizer, trained=False)
-        written = np.arange(len(texts))
-        if few is not None:
-            places = np.linspace(0, len(texts) - 1, min(len(texts), few))
-            written = np.unique(places.astype(np.int64))
+        most = {"test": len(texts), "validation": self.settings.written}.get(name, 0)
+        places = np.linspace(0, len(texts) - 1, min(len(texts), most))
+        written = np.unique(places.astype(np.int64))
         asked = np.zeros(len(texts), dtype=np.int64)
         asked[written] = np.array(prompts)[written]
         batches = ContinuationBatches(texts, learned, self.evaluation_rows(), None, asked)
         answers = Answers(table.texts, table.labels, written, tokenizer)
-        return EvaluationSet(batches, answers, batches.indices(0, len(texts)))
+        return EvaluationSet.of(batches, answers)
 
     def prompts(self, texts: Sequence[str], tokenizer: Tokenizer) -> list[Prompt]:
         """Encode prompts with all that an answer follows; by default the end-of-text token."""
@@ -204,17 +202,13 @@ class GenerativeTask(LabelledTask[Table]):
         learned = [np.zeros(len(text), dtype=np.bool_) for text in texts]
         lengths = np.array([len(tokens) for tokens in kept], dtype=np.int64)
         batches = ContinuationBatches(texts, learned, self.evaluation_rows(), None, lengths)
-        return EvaluationSet(batches, None, batches.indices(0, len(texts)))
+        return EvaluationSet.of(batches)
 
     @property
     def longest_prompt(self) -> int:
         """Tokens of a prompt that leave room for an answer."""
         limit = self.settings.max_tokens or self.recipe.model.seq_len
         return max(1, limit - min(ROOM, self.settings.max_new_tokens, limit // 2))
-
-    def evaluated(self, table: Table, tokenizer: Tokenizer) -> EvaluationSet:
-        """Encode validation rows; no answer is written."""
-        return self._evaluated(table, tokenizer, few=0)
 
     # --- network ---------------------------------------------------------------------------------
 

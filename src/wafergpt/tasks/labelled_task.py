@@ -261,9 +261,28 @@ class LabelledTask(Task, Generic[R]):
             raise InputError(NOTHING_HELD_OUT)
         return self.evaluated(self.tables.validation, tokenizer)
 
+    def all_evaluated(
+        self, tables: SplitRows[R], tokenizer: Tokenizer
+    ) -> tuple[EvaluationSet | None, EvaluationSet | None]:
+        """Encode the validation and the test rows, where there are any."""
+        validation, test = (
+            None if table is None else self.evaluated(table, tokenizer, name)
+            for name, table in (("validation", tables.validation), ("test", tables.test))
+        )
+        return validation, test
+
     @abstractmethod
-    def evaluated(self, table: R, tokenizer: Tokenizer) -> EvaluationSet:
-        """Encode validation rows of a resolved recipe."""
+    def evaluated(self, table: R, tokenizer: Tokenizer, name: str = "validation") -> EvaluationSet:
+        """Encode rows of a resolved recipe whose answers are known.
+
+        Args:
+            table: the rows.
+            tokenizer: of the model.
+            name: of the rows, for people.
+
+        Returns:
+            The samples.
+        """
 
     def _resolved(self, tables: SplitRows[R], tokenizer: Tokenizer) -> Recipe:
         recipe, settings, train = self.recipe, self.settings, self.recipe.train

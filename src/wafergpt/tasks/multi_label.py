@@ -116,11 +116,12 @@ class MultiLabel(Classify):
         """Return ``[n_labels, 2]``, which make rows without and with a label count alike."""
         if self.settings.class_weights == "none":
             return None
-        counts = self._rows_of(targets)
+        counts = self.rows_of(targets)
         both = np.stack([len(targets) - counts, counts], 1)
         return np.asarray(len(targets) / (2 * np.maximum(both, 1)))
 
-    def _rows_of(self, targets: Targets) -> NDArray[np.int64]:
+    def rows_of(self, targets: Targets) -> NDArray[np.int64]:
+        """Return the number of rows ``[n_labels]`` with each label."""
         return np.asarray(targets.sum(0), dtype=np.int64)
 
     def absolute(self, scores: Tensor) -> Tensor:

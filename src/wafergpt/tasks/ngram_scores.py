@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
@@ -29,6 +29,15 @@ few rows say little."""
 def mixed(scores: Tensor, factors: Factors) -> Tensor:
     """Return scores ``[n, n_outputs]`` as they are, and add up those ``[2, n, n_outputs]``."""
     return scores if scores.ndim == 2 else factors[0] * scores[0] + factors[1] * scores[1]
+
+
+def mean_of_each(scores: Iterable[Tensor], loss: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return the mean of the losses of several scores, each by itself.
+
+    Trained together, one would stop where the other has learned the rows by heart.
+    """
+    losses = [loss(one) for one in scores]
+    return sum(losses[1:], losses[0]) / len(losses)
 
 
 def fitted_factors(

@@ -133,26 +133,19 @@ class Rank(LabelledTask[RankedLists]):
         most = self.settings.candidates
         batches = ListBatches(lists, table.relevance, train.batch_size, self.recipe.seed, most)
         tokens = sum(len(one) for candidates in lists for one in candidates[:most])
-        validation, test = (
-            None if table is None else self._evaluated(table, tokenizer, name)
-            for name, table in (("validation", tables.validation), ("test", tables.test))
-        )
-        return Splits(batches, validation, test, tokens)
+        return Splits(batches, *self.all_evaluated(tables, tokenizer), tokens)
 
-    def evaluated(self, table: RankedLists, tokenizer: Tokenizer) -> EvaluationSet:
-        """Encode validation rows."""
-        return self._evaluated(table, tokenizer, "validation")
-
-    def _evaluated(self, table: RankedLists, tokenizer: Tokenizer, name: str) -> EvaluationSet:
+    def evaluated(
+        self, table: RankedLists, tokenizer: Tokenizer, name: str = "validation"
+    ) -> EvaluationSet:
+        """Encode rows whose answers are known."""
         rows = [one for candidates in table.candidates for one in candidates]
         return self._samples(self._encode(rows, tokenizer, name), table)
 
     def _samples(self, tokens: list[Ints], known: RankedLists | None) -> EvaluationSet:
-        from wafergpt.data.labelled_batches import LabelledBatches
+        from wafergpt.data.labelled_batches import unlabelled
 
-        nothing = np.zeros(len(tokens), dtype=np.int64)
-        batches = LabelledBatches(tokens, nothing, self.evaluation_rows(), None)
-        return EvaluationSet(batches, known, batches.indices(0, len(tokens)))
+        return EvaluationSet.of(unlabelled(tokens, self.evaluation_rows()), known)
 
     def _encode(self, rows: Sequence[Candidate], tokenizer: Tokenizer, name: str) -> list[Ints]:
         """Return the tokens of queries and candidates, cut at their ends.

@@ -13,6 +13,7 @@ from wafergpt.errors import InputError
 
 if TYPE_CHECKING:
     from wafergpt.data.batches import Batches
+    from wafergpt.data.length_order import OrderedBatches
 
 Outputs = Mapping[str, NDArray[Any]]
 """The network's outputs for some samples: named arrays ``[samples, …]``."""
@@ -54,6 +55,13 @@ class EvaluationSet:
     references: Any
     rows: NDArray[np.int64] | None = None
     texts: Sequence[str] = ()
+
+    @classmethod
+    def of(
+        cls, batches: OrderedBatches, references: Any = None, texts: Sequence[str] = ()
+    ) -> EvaluationSet:
+        """Return all samples of batches that are in an order of their own."""
+        return cls(batches, references, batches.indices(0, batches.samples_per_epoch), texts)
 
 
 @dataclass(frozen=True)

@@ -30,10 +30,12 @@ from wafergpt.tasks.base import (
 )
 from wafergpt.tasks.carried import notes_on, placed
 from wafergpt.tasks.chosen import with_choices_for_tagging
-from wafergpt.tasks.labelled_task import LabelledTask, warn_of_another_script
+from wafergpt.tasks.labelled_task import warn_of_another_script
+from wafergpt.tasks.ngram_scores import mean_of_each
 from wafergpt.tasks.tables import SplitRows
 from wafergpt.tasks.tag_settings import TagSettings
 from wafergpt.tasks.tag_words import entities_found, placed_words, require_words, sentences_of
+from wafergpt.tasks.word_task import WordTask
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -61,7 +63,7 @@ class Tagged:
     targets: NDArray[np.int64]
 
 
-class Tag(LabelledTask[Sentences]):
+class Tag(WordTask[Sentences]):
     """Finds named entities: spans of words with a label.
 
     Words have the tags of BIOES, whatever the scheme of the file, and a conditional random field
@@ -76,7 +78,6 @@ class Tag(LabelledTask[Sentences]):
         "recall": "max",
         "word_accuracy": "max",
     }
-    chosen = frozenset({"attention", "pooling", "word_features", "feature_rows", "factors"})
     formats = "CoNLL: a word and its tag on each line; or jsonl"
 
     @property
@@ -147,11 +148,7 @@ class Tag(LabelledTask[Sentences]):
         batches = TaggedBatches(
             train, targets, recipe.train.batch_size, recipe.seed, self.table_rows
         )
-        validation, test = (
-            None if table is None else self._evaluated(table, tokenizer, name)
-            for name, table in (("validation", tables.validation), ("test", tables.test))
-        )
-        return Splits(batches, validation, test, tokens)
+        return Splits(batches, *self.all_evaluated(tables, tokenizer), tokens)
 
     def _targets(self, table: Sentences) -> NDArray[np.int64]:
         labels = self.settings.labels
@@ -171,10 +168,6 @@ class Tag(LabelledTask[Sentences]):
             windows[place] = tags_of(self._entities(tags), len(tags), self.settings.labels)
         return windows
 
-    def evaluated(self, table: Sentences, tokenizer: Tokenizer) -> EvaluationSet:
-        """Encode validation rows."""
-        return self._evaluated(table, tokenizer, "validation")
-
     def stream_inputs(
         self, path: Path, column: str | None, file_format: InputFormat | None
     ) -> Iterator[InputRow]:
@@ -185,7 +178,10 @@ class Tag(LabelledTask[Sentences]):
         for line, words in stream_words(path, column or self.settings.tokens):
             yield InputRow(line, {"tokens": list(words)}, words, joined(words)[0])
 
-    def _evaluated(self, table: Sentences, tokenizer: Tokenizer, name: str) -> EvaluationSet:
+    def evaluated(
+        self, table: Sentences, tokenizer: Tokenizer, name: str = "validation"
+    ) -> EvaluationSet:
+        """Encode rows whose answers are known."""
         known = Tagged(table, self._targets(table))
         return self._samples(self._encoded(table.words, tokenizer, name), known)
 
@@ -194,14 +190,14 @@ class Tag(LabelledTask[Sentences]):
 
         targets = None if known is None else self._of_windows(found, known.targets)
         batches = TaggedBatches(found, targets, self.evaluation_rows(), None, self.table_rows)
-        return EvaluationSet(batches, known, batches.indices(0, len(found.windows)))
+        return EvaluationSet.of(batches, known)
 
     def _encoded(
         self, words: Sequence[Sequence[str]], tokenizer: Tokenizer, name: str
     ) -> EncodedSentences:
         from wafergpt.data.tagged_batches import encoded
 
-        limit = self.settings.max_tokens or self.recipe.model.seq_len
+        limit = self.limit
         found = encoded(words, tokenizer, limit)
         if found.split:
             say(
@@ -215,26 +211,11 @@ class Tag(LabelledTask[Sentences]):
             )
         return found
 
-    @property
-    def table_rows(self) -> int:
-        """Rows of the table of features; 0: there is none."""
-        return self.settings.feature_rows if self.settings.word_features else 0
-
     # --- network ---------------------------------------------------------------------------------
 
     def network(self) -> nn.Module:
         """Build a GPT with a head for words."""
-        from wafergpt.model.gpt import GPT
-        from wafergpt.model.tagger import Tagger
-
-        settings = self.settings
-        return Tagger(
-            GPT(self.recipe.model),
-            len(self._names),
-            settings.pooling,
-            settings.attention == "two_way",
-            self.table_rows,
-        )
+        return self.tagger(len(self._names), follow=True)
 
     def graph(self) -> Graph:
         """Describe the network; the field over its scores is read outside of the graph."""
@@ -265,19 +246,12 @@ class Tag(LabelledTask[Sentences]):
 
     def flops(self, batch: Batch) -> float:
         """Return the FLOPs of a forward and backward pass, padding included."""
-        from wafergpt.shapes.counts import training_flops
-
-        sentences, length = batch["tokens"].shape
-        weights = batch["words"].shape[1] * len(self._names) * self.recipe.model.d_model
-        recipe = self.recipe
-        return sentences * training_flops(recipe.model, length, 0, weights, recipe.lora)
+        return self.word_flops(batch, len(self._names))
 
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
         """Return the summed loss of words; with features, the mean of the two scores' own."""
         scores, steps = self.scores(network, batch)
-        losses = [_losses(one, steps, batch).sum() for one in scores]
-        # Trained together, one would stop where the other has learned the rows by heart.
-        return sum(losses[1:], losses[0]) / len(losses)
+        return mean_of_each(scores, lambda one: _losses(one, steps, batch).sum())
 
     def outputs(self, network: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
         """Return the tags of words, and how sure they are.
@@ -288,13 +262,6 @@ class Tag(LabelledTask[Sentences]):
         scores, steps = self.scores(network, batch)
         return self.found_by(self.mixed(scores), steps, batch)
 
-    def mixed(self, scores: Tensor) -> Tensor:
-        """Add up the scores ``[1 or 2, batch, words, tags]`` of the GPT and of features."""
-        if len(scores) == 1:
-            return scores[0]
-        of_gpt, of_features = self.settings.factors
-        return of_gpt * scores[0].float() + of_features * scores[1].float()
-
     def found_by(self, mixed: Tensor, steps: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Return the outputs that scores ``[batch, words, tags]`` and those of steps lead to."""
         from torch.nn import functional as F
@@ -304,8 +271,7 @@ class Tag(LabelledTask[Sentences]):
         counts = batch["word_counts"]
         tags = best_paths(mixed, steps, counts)
         sure = marginals(mixed, steps, counts).gather(2, tags[..., None])[..., 0]
-        limit = self.settings.max_tokens or self.recipe.model.seq_len
-        room = (0, limit - tags.shape[1])
+        room = (0, self.limit - tags.shape[1])
         found = {
             "tags": F.pad(tags, room).short(),
             "probabilities": F.pad(sure, room),
@@ -322,14 +288,12 @@ class Tag(LabelledTask[Sentences]):
         from wafergpt.model.crf import with_forbidden
         from wafergpt.model.tagger import TagHead
 
-        features = [batch["features"]] if "features" in batch else []
-        scores: Tensor = network(batch["tokens"], batch["lengths"], batch["words"], *features)
         head = network.head
         assert isinstance(head, TagHead)
         assert head.transitions is not None
         transitions = head.transitions.weight
         may = torch.from_numpy(self._allowed).to(transitions.device)
-        return scores, with_forbidden(transitions, may)
+        return self.word_scores(network, batch), with_forbidden(transitions, may)
 
     @cached_property
     def _names(self) -> list[Any]:

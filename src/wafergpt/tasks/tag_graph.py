@@ -61,7 +61,7 @@ def graph_of_tags(task: Tag) -> Graph:
         },
         forward,
         {
-            "max_tokens": settings.max_tokens or task.recipe.model.seq_len,
+            "max_tokens": task.limit,
             "labels": settings.labels,
             "units": settings.units,
             "feature_rows": task.table_rows,

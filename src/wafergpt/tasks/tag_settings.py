@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
-
-from wafergpt.config import TaskSettings
 from wafergpt.data.word_splitting import Units
-from wafergpt.tasks.ngram_scores import START, Factors
+from wafergpt.tasks.word_task import WordTaskSettings
 
 
-class TagSettings(TaskSettings):
+class TagSettings(WordTaskSettings):
     """The section ``task`` of a tagging."""
 
     name: Literal["tag"] = "tag"
@@ -30,20 +27,3 @@ class TagSettings(TaskSettings):
     """Those of the run that it goes on from, which stay; set by the run."""
     units: Units = "words"
     """What the training rows have as words, which raw texts are split into; set by the run."""
-    attention: Literal["two_way", "causal"] = "two_way"
-    """``two_way`` lets each token see those after it too."""
-    pooling: Literal["first", "mean", "last"] = "mean"
-    """Of the hidden states of a word's tokens."""
-    word_features: bool = True
-    """Score a word also by what it looks like and stands beside, as a conditional random field with
-    features does. The table is trained beside the GPT, each by a loss of its own, and both scores
-    are added up."""
-    feature_rows: int = Field(1 << 19, ge=2, le=1 << 26)
-    """Rows of that table, which features share by a hash."""
-    factors: Factors = START
-    """Of the GPT's scores and the features' in that sum."""
-
-    @property
-    def table_key(self) -> str:
-        """The key of the table of features, if there is one."""
-        return "task.word_features" if self.word_features else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -28,7 +28,7 @@ from wafergpt.progress import say, working
 from wafergpt.tasks.base import EvaluationSet, Splits, Task, Teacher
 from wafergpt.tasks.chosen import with_choices
 from wafergpt.tasks.labelled_task import LabelledTask, warn_of_another_script
-from wafergpt.tasks.ngram_scores import START, Factors, mixed
+from wafergpt.tasks.ngram_scores import START, Factors, mean_of_each, mixed
 from wafergpt.tasks.tables import Tables, as_before
 
 if TYPE_CHECKING:
@@ -146,20 +146,19 @@ class TextTask(LabelledTask[Table]):
         weights = self.class_weights(targets)
         ngrams = self._ngrams(tables.train.texts)
         train = LabelledBatches(texts, targets, size, self.recipe.seed, weights, ngrams=ngrams)
-        validation, test = (
-            None if table is None else self._evaluated(table, tokenizer, name)
-            for name, table in (("validation", tables.validation), ("test", tables.test))
-        )
-        return Splits(train, validation, test, tokens)
+        return Splits(train, *self.all_evaluated(tables, tokenizer), tokens)
 
-    def _evaluated(self, table: Table, tokenizer: Tokenizer, name: str) -> EvaluationSet:
+    def evaluated(
+        self, table: Table, tokenizer: Tokenizer, name: str = "validation"
+    ) -> EvaluationSet:
+        """Encode rows whose answers are known."""
         from wafergpt.data.labelled_batches import LabelledBatches
 
         texts, targets = self._encode_table(table, tokenizer, name)
         ngrams = self._ngrams(table.texts)
         batches = LabelledBatches(texts, targets, self.evaluation_rows(), None, ngrams=ngrams)
         listed = table.texts if name == "test" else ()
-        return EvaluationSet(batches, targets, batches.indices(0, len(texts)), listed)
+        return EvaluationSet.of(batches, targets, listed)
 
     def _encode_table(
         self, table: Table, tokenizer: Tokenizer, name: str
@@ -202,17 +201,11 @@ class TextTask(LabelledTask[Table]):
 
     def encode(self, inputs: Sequence[Any], tokenizer: Tokenizer) -> EvaluationSet:
         """Return texts as samples, sorted by length."""
-        from wafergpt.data.labelled_batches import LabelledBatches
+        from wafergpt.data.labelled_batches import unlabelled
 
         with working("encoding the texts"):
             texts, _ = self._encode_texts(inputs, tokenizer)
-        nothing, ngrams = np.zeros(len(texts), dtype=np.int64), self._ngrams(inputs)
-        batches = LabelledBatches(texts, nothing, self.evaluation_rows(), None, ngrams=ngrams)
-        return EvaluationSet(batches, None, batches.indices(0, len(texts)))
-
-    def evaluated(self, table: Table, tokenizer: Tokenizer) -> EvaluationSet:
-        """Encode validation rows."""
-        return self._evaluated(table, tokenizer, "validation")
+        return EvaluationSet.of(unlabelled(texts, self.evaluation_rows(), self._ngrams(inputs)))
 
     def texts(self) -> Iterator[str]:
         """Yield the training texts."""
@@ -303,8 +296,8 @@ class TextTask(LabelledTask[Table]):
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
         """Return the summed loss; with n-grams, the mean of the two scores' own losses."""
         targets, weights, training = batch["targets"], batch.get("weights"), network.training
-        return _mean_of_each(
-            self.scores(network, batch),
+        return mean_of_each(
+            self._each(network, batch),
             lambda one: self.loss_of(one, targets, weights, training),
         )
 
@@ -317,8 +310,8 @@ class TextTask(LabelledTask[Table]):
             theirs = teacher.task.scores(teacher.network, batch)
             theirs = teacher.task.absolute(mixed(theirs, teacher.task.settings.factors))
         targets, weights, share = batch["targets"], batch.get("weights"), teacher.share
-        return _mean_of_each(
-            self.scores(network, batch),
+        return mean_of_each(
+            self._each(network, batch),
             lambda one: (
                 (1 - share) * self.loss_of(one, targets, weights, training=True)
                 + share * self.divergence(one, theirs, weights)
@@ -370,9 +363,7 @@ class TextTask(LabelledTask[Table]):
         scores: Tensor = network(tokens, batch["lengths"], *ngrams)
         return scores
 
-
-def _mean_of_each(scores: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:
-    """Return the loss of scores ``[n, n_outputs]``; of two of them, the mean of their own."""
-    losses = [loss(one) for one in (scores if scores.ndim == 3 else scores[None])]
-    # Trained together, one would stop where the other has learned the rows by heart.
-    return sum(losses[1:], losses[0]) / len(losses)
+    def _each(self, network: nn.Module, batch: Batch) -> Tensor:
+        """Return the scores ``[1 or 2, n, n_outputs]``, those of n-grams last."""
+        scores = self.scores(network, batch)
+        return scores if scores.ndim == 3 else scores[None]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from wafergpt.model.empty import empty
 from wafergpt.model.gpt import Block
 from wafergpt.progress import working
 from wafergpt.shapes.roles import role_of
@@ -37,8 +38,7 @@ def keep_width(network: Calibrated, width: int, samples: int) -> None:
     # Heads keep their width, and feed-forward layers theirs.
     model = network.recipe.model
     network.settle(model={"d_model": width, "d_head": model.head_width, "d_ffn": model.d_ffn})
-    with torch.device("meta"):
-        narrow = network.task.network()
+    narrow = empty(network.task.network)
     shapes = {name: tensor.shape for name, tensor in narrow.state_dict().items()}
     weights = without_channels(whole.state_dict(), shapes, kept)
     narrow.load_state_dict(weights, assign=True)
