@@ -123,12 +123,13 @@ def kill_once(root: Path, name: str, recipe: list[str], rng: random.Random) -> b
 
 
 def ranked(process: subprocess.Popen[Any], rank: int) -> psutil.Process:
-    """Return one of the processes that a launcher has started, once it is there."""
+    """Return one of the processes that a launcher has started, in their order, once it is there."""
     while True:
-        for child in psutil.Process(process.pid).children(recursive=True):
-            with suppress(psutil.Error):
-                if child.environ().get("RANK") == str(rank):
-                    return child
+        with suppress(psutil.Error):
+            children = psutil.Process(process.pid).children()
+            children.sort(key=lambda child: child.create_time())
+            if len(children) > rank:
+                return children[rank]
         time.sleep(0.01)
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from tests.preloaded import Popen
 from wafergpt.progress import show
 
 DATA = Path(os.environ.get("WAFERGPT_DATA", Path(__file__).parents[1] / ".." / "shared" / "data"))
@@ -32,6 +34,12 @@ def _stay_on_one_core() -> None:
 def messages() -> None:
     """Show what is said, as the command line does."""
     show()
+
+
+@pytest.fixture
+def preloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have processes of Python forked from one that has imported torch, in the library too."""
+    monkeypatch.setattr(subprocess, "Popen", Popen)
 
 
 @pytest.fixture(scope="session")

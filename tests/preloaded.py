@@ -1,41 +1,58 @@
-"""The command ``wafergpt`` in a process that is forked from one that has imported torch.
+"""Processes that are forked from one that has imported torch.
 
-That import is most of the time that a page of short commands takes. wafergpt's own modules are
-imported anew by each command, and everything else is as it is for a user's process.
+That import is most of what a short command takes, and the tests start hundreds of them. wafergpt's
+own modules are imported anew by each process, and everything else is as it is for a user's: its
+own pid, environment, files and signals.
 """
 
 from __future__ import annotations
 
 import atexit
+import faulthandler
 import functools
+import itertools
 import json
+import logging
 import os
+import posix
+import runpy
+import select
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
+import traceback
+import types
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
 CLIENT = """#!{python} -S
 import json, os, socket, sys
 channel = socket.socket(socket.AF_UNIX)
 channel.connect({address!r})
-command = {{"argv": sys.argv[1:], "folder": os.getcwd(), "environment": dict(os.environ)}}
+python = ["-c", "from wafergpt.cli import main; main()", *sys.argv[1:]]
+command = {{"python": python, "folder": os.getcwd(), "environment": dict(os.environ),
+            "session": False, "parent": os.getppid()}}
 socket.send_fds(channel, [json.dumps(command).encode() + b"\\n"], [0, 1, 2])
-code = int(channel.makefile().read() or 1)
+pid, status = channel.makefile().read().split()
+code = os.waitstatus_to_exitcode(int(status))
 sys.exit(code if code >= 0 else 128 - code)
 """
 
+OURS = ("wafergpt", "benchmarks", "tests")
+
+SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD)
+
 
 @functools.cache
-def folder_with_command() -> Path:
-    """Start the process, and return a folder for PATH that has the command."""
+def _server() -> Path:
+    """Start the process that the others are forked from, and return its folder."""
     folder = Path(tempfile.mkdtemp(prefix="wafergpt-tests-"))
-    address, command = folder / "socket", folder / "wafergpt"
-    command.write_text(CLIENT.format(python=sys.executable, address=str(address)))
-    command.chmod(0o755)
+    address = folder / "socket"
     server = subprocess.Popen(
         [sys.executable, __file__, str(address)], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL
     )
@@ -46,8 +63,105 @@ def folder_with_command() -> Path:
     return folder
 
 
-def serve(address: str) -> None:
-    """Fork for each connection, and answer with the exit status of its command."""
+@functools.cache
+def folder_with_command() -> Path:
+    """Return a folder for PATH that has the command ``wafergpt``."""
+    folder = _server() / "bin"
+    folder.mkdir()
+    command = folder / "wafergpt"
+    command.write_text(CLIENT.format(python=sys.executable, address=str(_server() / "socket")))
+    command.chmod(0o755)
+    return folder
+
+
+def _is_python(command: Any, prepared: Any, shell: bool) -> bool:
+    """Return whether a process is one of this interpreter whose options are known here."""
+    if shell or prepared or not isinstance(command, Sequence) or command[0] != sys.executable:
+        return False
+    options = list(itertools.takewhile(lambda word: word not in ("-c", "-m"), command[1:]))
+    return len(options) < len(command) - 1 and set(options) <= {"-P", "-u", "-X", "faulthandler"}
+
+
+def _given(pipes: Sequence[int]) -> list[int]:
+    """Return what become files 0, 1 and 2."""
+    ends = (pipes[0], pipes[3], pipes[5])
+    return [own if end == -1 else end for own, end in enumerate(ends)]
+
+
+class Popen(subprocess.Popen[Any]):
+    """A process of this interpreter that is forked by the server; of other programs, as ever."""
+
+    _channel: socket.socket | None = None
+
+    def _execute_child(self, command: Any, *more: Any) -> None:
+        _, prepared, _, _, folder, environment, _, _, shell, *pipes, _, _, _, _, _, session, _ = (
+            more
+        )
+        if not _is_python(command, prepared, shell):
+            super()._execute_child(command, *more)  # type: ignore[misc]
+            return
+        asked = {
+            "python": list(map(os.fspath, command[1:])), "folder": str(folder or Path.cwd()),
+            "environment": dict(os.environ if environment is None else environment),
+            "session": session, "parent": os.getpid(),
+        }  # fmt: skip
+        self._channel = socket.socket(socket.AF_UNIX)
+        self._channel.connect(str(_server() / "socket"))
+        socket.send_fds(self._channel, [json.dumps(asked).encode() + b"\n"], _given(pipes))
+        self._answers = self._channel.makefile()
+        self.pid = int(self._answers.readline())
+        self._child_created = True
+        self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
+
+    def _try_wait(self, flags: int) -> tuple[int, int]:
+        if self._channel is None:
+            found: tuple[int, int] = super()._try_wait(flags)  # type: ignore[misc]
+            return found
+        seconds = 0 if flags & os.WNOHANG else None
+        if not select.select([self._channel], [], [], seconds)[0]:
+            return 0, 0
+        status = int(self._answers.readline())
+        self._answers.close()
+        self._channel.close()
+        return self.pid, status
+
+    def _internal_poll(self, *arguments: Any, **named: Any) -> int | None:
+        if self._channel is None:
+            code: int | None = super()._internal_poll(*arguments, **named)  # type: ignore[misc]
+            return code
+        if self.returncode is None:
+            pid, status = self._try_wait(os.WNOHANG)
+            if pid:
+                self._handle_exitstatus(status)  # type: ignore[attr-defined]
+        return self.returncode
+
+
+class _Child(subprocess.Popen[Any]):
+    """A process of this interpreter that a forked one forks by itself, as its parent."""
+
+    def _execute_child(self, command: Any, *more: Any) -> None:
+        _, prepared, _, _, folder, environment, _, _, shell, *pipes, _, _, _, _, _, session, _ = (
+            more
+        )
+        # What other threads hold locked would stay so.
+        if not _is_python(command, prepared, shell) or threading.active_count() > 1:
+            super()._execute_child(command, *more)  # type: ignore[misc]
+            return
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        self.pid = os.fork()
+        if not self.pid:
+            os.getppid = posix.getppid
+            _become(
+                list(map(os.fspath, command[1:])), str(folder or Path.cwd()),
+                dict(os.environ if environment is None else environment), session, _given(pipes),
+            )  # fmt: skip
+        self._child_created = True
+        self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
+
+
+def serve(address: str) -> NoReturn:
+    """Fork for each connection; answer with the pid of its process, then with how it ended."""
     import torch._dynamo  # noqa: F401
 
     listener = socket.socket(socket.AF_UNIX)
@@ -61,31 +175,95 @@ def serve(address: str) -> None:
         if os.fork() == 0:
             listener.close()
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            return _answer(channel)
+            _answer(channel)
         channel.close()
 
 
-def _answer(channel: socket.socket) -> None:
-    data, files, _, _ = socket.recv_fds(channel, 1 << 16, 3)
+def _answer(channel: socket.socket) -> NoReturn:
+    data, given, _, _ = socket.recv_fds(channel, 1 << 16, 3)
     while not data.endswith(b"\n"):
         data += channel.recv(1 << 16)
-    command = os.fork()
-    if command:
-        code = os.waitstatus_to_exitcode(os.waitpid(command, 0)[1])
-        channel.sendall(str(code).encode())
-        os._exit(0)
-    channel.close()
-    for own, given in enumerate(files):
-        os.dup2(given, own)
-        os.close(given)
-    asked = json.loads(data)
-    os.chdir(asked["folder"])
-    os.environ.clear()
-    os.environ.update(asked["environment"])
-    sys.argv = ["wafergpt", *asked["argv"]]
-    from wafergpt.cli import main
+    pid = os.fork()
+    if not pid:
+        asked = json.loads(data)
+        os.getppid = lambda: int(asked["parent"])
+        _become(
+            asked["python"], asked["folder"], asked["environment"], asked["session"], list(given)
+        )
+    for file in given:
+        os.close(file)
+    channel.sendall(f"{pid}\n".encode())
+    channel.sendall(f"{os.waitpid(pid, 0)[1]}\n".encode())
+    os._exit(0)
 
-    main()
+
+def _become(
+    python: list[str], folder: str, environment: dict[str, str], session: bool, given: list[int]
+) -> NoReturn:
+    """Go on as ``python ARGUMENTS`` would."""
+    for own, file in enumerate([os.dup(file) for file in given]):
+        os.dup2(file, own)
+    os.closerange(3, 1 << 10)
+    if session:
+        os.setsid()
+    os.chdir(folder)
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    base = [p for p in sys.path if p not in ("", str(Path(__file__).parent), *_paths(os.environ))]
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115
+    sys.stdout = open(1, "w", 1, closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", 1, errors="backslashreplace", closefd=False)  # noqa: SIM115
+    for known in (sys.modules, logging.root.manager.loggerDict):
+        for name in [name for name in known if name.partition(".")[0] in OURS]:
+            del known[name]
+    subprocess.Popen = _Child  # type: ignore[misc]
+    atexit._clear()
+    _end(_run(python, [*_paths(environment), *base]))
+
+
+def _paths(environment: Any) -> list[str]:
+    return [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
+
+
+def _run(python: list[str], paths: list[str]) -> int:
+    safe = False
+    while python[0] not in ("-c", "-m"):
+        option = python.pop(0)
+        safe |= option == "-P"
+        if option == "faulthandler":
+            faulthandler.enable()
+    how, what, *arguments = python
+    sys.path[:] = [*([] if safe else [""]), *paths]
+    sys.argv = [how, *arguments]
+    main = sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        if how == "-c":
+            exec(compile(what, "<string>", "exec"), vars(main))
+        else:
+            runpy.run_module(what, run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        if end.code is None or isinstance(end.code, int):
+            return end.code or 0
+        print(end.code, file=sys.stderr)
+        return 1
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def _end(code: int) -> NoReturn:
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            code = code or 120
+    os._exit(code)
 
 
 if __name__ == "__main__":

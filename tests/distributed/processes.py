@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests.preloaded import Popen
 from wafergpt.runs.run import Run
 
 STEPS = 50
@@ -26,7 +27,7 @@ COMMAND = [sys.executable, "-c", "from wafergpt.cli import main; main()"]
 
 def begin(root: Path, *arguments: str, launcher: Sequence[str] = ()) -> subprocess.Popen[str]:
     command = [*launcher, *COMMAND, "pretrain", "--runs", str(root), *arguments]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    return Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def end(process: subprocess.Popen[str], code: int = 0) -> str:
@@ -56,7 +57,7 @@ def run_script(script: str, size: int, *arguments: str, killed: int | None = Non
         port = str(probe.getsockname()[1])
     place = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     processes = [
-        subprocess.Popen(
+        Popen(
             [sys.executable, "-c", script, *arguments],
             env=os.environ | place | {"RANK": str(rank)},
             stdout=subprocess.PIPE,

@@ -180,6 +180,7 @@ def same_bits(root: Path, *names: str) -> None:
     assert [losses(root, name) for name in names] == [losses(root, names[0])] * len(names)
 
 
+@pytest.mark.usefixtures("preloaded")
 def test_fine_tuning_of_two_is_that_of_one(tmp_path: Path) -> None:
     rows = tmp_path / "rows.csv"
     lines = [f"row {n} is {word},{word}" for n in range(120) for word in ("good", "bad")]

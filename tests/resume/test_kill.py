@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.preloaded import Popen
 from wafergpt.data.prepare import prepare
 from wafergpt.runs.run import Run
 
@@ -83,7 +84,7 @@ def start(root: Path, corpus: Path, resume: bool = False) -> subprocess.Popen[st
         str(root / "run") if resume else "",
         *recipe,
     ]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def stop_at(process: subprocess.Popen[str], word: str, count: int, number: int) -> int:

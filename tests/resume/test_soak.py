@@ -13,6 +13,7 @@ from wafergpt.checkpoint import store
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("preloaded")
 @pytest.mark.parametrize("kind", list(soak.KINDS))
 def test_killed_damaged_and_on_a_full_disk_nothing_is_lost(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

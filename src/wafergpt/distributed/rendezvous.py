@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import socket
 import sys
@@ -50,6 +51,9 @@ def joined(timeout: float) -> Iterator[ProcessGroup]:
         dist.init_process_group(
             backend, store=store, rank=rank, world_size=size, timeout=timedelta(seconds=timeout)
         )
+    # Never freed: whoever drops the last reference waits for gloo's threads with the interpreter
+    # locked, and one that has just ended a collective waits for the interpreter.
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(dist.group.WORLD))
     try:
         yield ProcessGroup(rank, size)
     finally:
