@@ -18,6 +18,8 @@ from wafergpt.checkpoint import store
 from wafergpt.data.prepare import prepare
 from wafergpt.runs.run import Run
 
+pytestmark = pytest.mark.usefixtures("preloaded")
+
 ROOT = Path(__file__).parents[1]
 
 

@@ -143,6 +143,7 @@ def test_a_resume_of_a_finished_run_changes_nothing(home: Path) -> None:
     assert run.read("result")["metrics"] == metrics
 
 
+@pytest.mark.usefixtures("preloaded")
 def test_two_processes_learn_what_one_does(home: Path) -> None:
     """A text without words leaves a process whose share it is without a row of the table."""
     rows = [row for text, label in sentences(40, 0) for row in ((text, label), ("…", label))]

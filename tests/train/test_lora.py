@@ -140,6 +140,7 @@ def test_a_resume_ends_in_the_same_bits(adapted: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("preloaded")
 @pytest.mark.parametrize("shards", [1, 2])
 def test_several_processes_train_the_same(
     home: Path, corpus: Path, tmp_path: Path, shards: int
@@ -158,6 +159,7 @@ def test_several_processes_train_the_same(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("preloaded")
 def test_killed_and_resumed_it_ends_in_the_same_bits(home: Path, tmp_path: Path) -> None:
     shutil.copytree(home / "lm", tmp_path / "lm")
     more = ["train.steps=300", "checkpoint.every=10", "model.dropout=0.1", "evaluate.every=300"]
