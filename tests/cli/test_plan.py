@@ -22,6 +22,8 @@ from wafergpt.errors import InputError
 from wafergpt.planning.estimate import RowFacts, estimate
 from wafergpt.planning.hardware import Machine
 
+pytestmark = pytest.mark.usefixtures("preloaded")
+
 CONTRACT = {
     "parameters", "tokens", "flops", "seconds", "memory_bytes", "fits", "model", "batch_tokens",
     "device",

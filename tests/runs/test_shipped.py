@@ -102,6 +102,7 @@ def test_it_goes_on_with_texts_of_ones_own(tmp_path: Path, monkeypatch: pytest.M
         "train.tokens=8192",
         "train.batch_size=4",
         "train.micro_batch_size=2",
+        "model.ngram_rows=4096",
     ]
     adapted = api.pretrain("adapt", recipe, start="base")
     assert adapted.recipe.model.ngrams == (2, 3)
