@@ -298,21 +298,18 @@ def test_bad_settings(overrides: list[str], message: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("shard", "optimizer"), [("1", "adamw"), ("0", "adamw"), ("0", "muon")])
-def test_several_processes_change_the_same_masks(
-    corpus: Path, tmp_path: Path, shard: str, optimizer: str
-) -> None:
+@pytest.mark.parametrize("shard", ["1", "0"])
+def test_several_processes_change_the_same_masks(corpus: Path, tmp_path: Path, shard: str) -> None:
     """Copies (shard=1), and weights that no process has whole."""
     asked = [*RECIPE, f"data.corpus={corpus}", "sparsity.algorithm=rigl", "train.steps=24",
              "sparsity.every=4", "sparsity.sparsity=0.6", "model.ngrams=[]",
-             "evaluate.prompts=[]", f"optimizer.name={optimizer}"]  # fmt: skip
+             "evaluate.prompts=[]"]  # fmt: skip
     end(begin(tmp_path, "name=one", *asked))
     end(begin(tmp_path, "name=two", *asked, f"system.shard={shard}", "--nproc", "2"))
     assert losses(tmp_path, "two") == pytest.approx(losses(tmp_path, "one"), abs=1e-4)
     one, two = (blocks(store.weights(Run.find(name, tmp_path)).items()) for name in ("one", "two"))
     same = sum(int(((one[n] == 0) == (two[n] == 0)).sum()) for n in one)
-    # Muon computes in bf16, which makes of the last bits of a gradient a hundredth of an update.
-    assert optimizer == "muon" or same >= 0.999 * sum(w.numel() for w in one.values())
+    assert same >= 0.999 * sum(w.numel() for w in one.values())
     run = Run.find("two", tmp_path)
     shutil.rmtree(store.every(run)[-1])
     (run.path / "result.json").unlink()

@@ -17,6 +17,8 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+Precision = Literal["auto", "fp32", "bf16"]
+
 TORCH_DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
@@ -59,7 +61,7 @@ class System(Section):
 
     device: str = "auto"
     """One of ``wafergpt.config.registry.ENGINES``: auto, cpu, cuda, mps, cerebras."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Precision = "auto"
     """bf16: fp32 master weights, bf16 compute."""
     compile: Literal["auto", "on", "off"] = "auto"
     threads: int = Field(0, ge=0)

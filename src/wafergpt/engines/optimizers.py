@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from wafergpt import config
+from wafergpt.config.system import Precision
 from wafergpt.devices.compiler import require_cache
-from wafergpt.distributed.sharding import Part, Rows, ShardedMuon, like, whole
-from wafergpt.engines.batched_muon import BatchedMuon
+from wafergpt.distributed.sharding import Part, Rows, like, whole
+from wafergpt.engines.muon import BatchedMuon, ShardedMuon
 from wafergpt.engines.row_adagrad import RowAdagrad
 from wafergpt.errors import InputError
 from wafergpt.shapes.parametrization import Rule
@@ -41,7 +42,7 @@ def _fits(shape: tuple[int, ...], parameter: Tensor, is_table: bool) -> bool:
 class Optimizer:
     """One recipe's optimizer over named parameters.
 
-    Matrices decay, biases and norms never do. ``muon`` (Jordan et al., 2024; torch's own) moves
+    Matrices decay, biases and norms never do. ``muon`` (Jordan et al., 2024) moves
     the matrices inside the blocks, its updates scaled to AdamW's size (arXiv:2502.16982) so that
     one learning rate serves both, and AdamW moves the rest. The tables of n-grams are moved by
     ``RowAdagrad``, whatever the name.
@@ -51,6 +52,7 @@ class Optimizer:
         settings: of the recipe.
         rules: by name; if omitted, all have the same learning rate, and matrices decay.
         masks: of weights that are zero, if there are some.
+        precision: of Muon's iteration.
 
     Raises:
         InputError: if the recipe requires decoupled decay and the optimizer has none.
@@ -62,8 +64,10 @@ class Optimizer:
         settings: config.Optimizer,
         rules: Mapping[str, Rule] | None = None,
         masks: Masks | None = None,
+        precision: Precision = "fp32",
     ) -> None:
         self._named = dict(named)
+        self._precision = precision
         self._settings = settings
         self._rules = dict(rules or {n: Rule(1.0, p.ndim >= 2) for n, p in self._named.items()})
         self._masks = masks
@@ -105,10 +109,12 @@ class Optimizer:
 
     def _muon(self, groups: list[dict[str, Any]], sharded: bool) -> torch.optim.Optimizer:
         lr, momentum = self._settings.lr, self._settings.momentum
-        if not sharded and groups[0]["params"][0].is_cuda:
-            return BatchedMuon(groups, lr, momentum)
-        kind = ShardedMuon if sharded else torch.optim.Muon
-        return kind(groups, lr=lr, momentum=momentum, adjust_lr_fn="match_rms_adamw")
+        dtype = torch.bfloat16 if self._precision == "bf16" else torch.float32
+        if sharded:
+            return ShardedMuon(groups, lr, momentum, dtype)
+        if dtype == torch.float32 or groups[0]["params"][0].is_cuda:
+            return BatchedMuon(groups, lr, momentum, dtype)
+        return torch.optim.Muon(groups, lr=lr, momentum=momentum, adjust_lr_fn="match_rms_adamw")
 
     def _groups(self, names: Iterable[str]) -> list[dict[str, Any]]:
         """Group parameters that share decay and factor of the learning rate."""

@@ -84,7 +84,9 @@ class TorchEngine:
         by_name = rules(recipe.model, recipe.optimizer.name, [name for name, _ in named])
         zeros = recipe.sparsity.algorithm != "none"
         masks = Masks(named, recipe, start is not None) if zeros else None
-        self._optimizer = Optimizer(named, recipe.optimizer, by_name, masks)
+        self._optimizer = Optimizer(
+            named, recipe.optimizer, by_name, masks, recipe.system.precision
+        )
         program = Program(self.network, task.training_loss)
         self._copies = 1 if self._sharded else group.size
         self._program = replicated(program, self._device) if self._copies > 1 else program
