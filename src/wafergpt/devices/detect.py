@@ -17,6 +17,7 @@ from wafergpt.errors import InputError
 from wafergpt.planning.hardware import Machine
 from wafergpt.planning.speed import best_precision
 from wafergpt.planning.speed import compile_pays as compile_pays
+from wafergpt.progress import say
 
 ACCELERATOR_NODES = ("/dev/nvidia0", "/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 """Device files on Linux of an NVIDIA or AMD GPU, or of one under WSL."""
@@ -68,6 +69,18 @@ def _may_have_accelerator() -> bool:
     return any(Path(node).exists() for node in ACCELERATOR_NODES)
 
 
+def multiplies_bf16(device: str) -> bool:
+    """Return whether the hardware has instructions for products in bf16, which are slow without."""
+    import torch
+
+    if device == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device != "cpu":
+        return True
+    available: bool = torch.backends.mkldnn.is_available()
+    return available and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 def resolve_precision(
     name: str, device: str, machine: Machine, d_model: int = TYPICAL_WIDTH
 ) -> str:
@@ -86,6 +99,11 @@ def resolve_precision(
         return best_precision(machine, d_model)
     if name == "bf16" and device != "cpu" and "bf16" not in machine.training_flops:
         raise InputError(f"system.precision=bf16: {machine.name} has no bf16; use fp32")
+    if name == "bf16" and not multiplies_bf16(device):
+        say(
+            "warning: this processor has no instructions for products in bf16, so they take many "
+            "times as long as in fp32: system.precision=fp32"
+        )
     return name
 
 

@@ -187,10 +187,8 @@ def _measure(device: str, seconds: float, threads: int) -> Machine:
 
 def _has_bf16(device: str, slot: float) -> bool:
     """Return whether the hardware multiplies in bf16; emulated, large products take minutes."""
-    import torch
-
     if device == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+        return detect.multiplies_bf16(device)
     small = {name: _matmul(device, name, slot / 4, size=512) for name in ("fp32", "bf16")}
     return small["bf16"] > small["fp32"] / 2
 

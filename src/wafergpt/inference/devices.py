@@ -1,9 +1,9 @@
-"""The device that a trained network predicts on."""
+"""The device that a trained network predicts on, and how precisely."""
 
 from __future__ import annotations
 
 from wafergpt.config import Recipe
-from wafergpt.devices.detect import resolve_device
+from wafergpt.devices.detect import multiplies_bf16, resolve_device
 from wafergpt.errors import InputError
 
 
@@ -27,3 +27,18 @@ def inference_device(recipe: Recipe, asked: str = "auto") -> str:
     except InputError:
         # It was trained on another machine.
         return resolve_device("auto")
+
+
+def on_device(recipe: Recipe, device: str) -> Recipe:
+    """Return a recipe that computes in fp32 where products in bf16 are slow.
+
+    Args:
+        recipe: of the run, which may have been trained on another machine.
+        device: torch's name of the device.
+
+    Returns:
+        The recipe, or one of fp32.
+    """
+    if recipe.system.precision == "bf16" and not multiplies_bf16(device):
+        return recipe.replace(system={"precision": "fp32"})
+    return recipe

@@ -6,6 +6,7 @@ import torch
 
 from wafergpt.checkpoint import store
 from wafergpt.engines.outputs import evaluate
+from wafergpt.inference.devices import on_device
 from wafergpt.runs.run import Run
 from wafergpt.tasks.base import task_of
 
@@ -28,5 +29,5 @@ def validation_loss(run: Run) -> float:
     task = task_of(recipe)
     device = torch.device(recipe.system.host)
     network = store.restored(task.network, store.weights(run)).to(device)
-    outputs = evaluate(task, network, splits.held_out, recipe, device)
+    outputs = evaluate(task, network, splits.held_out, on_device(recipe, device.type), device)
     return float(task.compute_metrics(outputs, splits.held_out.references)["loss"])

@@ -16,7 +16,7 @@ from wafergpt.data.labelled_rows import described
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.engines.outputs import evaluate
 from wafergpt.errors import InputError
-from wafergpt.inference.devices import inference_device
+from wafergpt.inference.devices import inference_device, on_device
 from wafergpt.progress import progress
 from wafergpt.runs.run import Run
 from wafergpt.tasks.base import InputFormat, Task, task_of
@@ -172,10 +172,10 @@ class Predictor:
         encoded = self.task.encode(inputs, self.tokenizer)
         # A sample may be a part of an input.
         share = len(given) / encoded.batches.samples_per_epoch
+        recipe = on_device(self.recipe, self.device.type)
         outputs = evaluate(
-            self.task, self.network, encoded, self.recipe, self.device,
-            lambda n: advance(n * share),
-        )  # fmt: skip
+            self.task, self.network, encoded, recipe, self.device, lambda n: advance(n * share)
+        )
         for place, answer in zip(places, self.task.decode(outputs, inputs), strict=True):
             answers[place] = answer
         return answers

@@ -20,7 +20,7 @@ from wafergpt.data.batches import Batch
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.engines.outputs import evaluate
 from wafergpt.errors import InputError
-from wafergpt.inference.devices import inference_device
+from wafergpt.inference.devices import inference_device, on_device
 from wafergpt.planning.intervals import with_intervals
 from wafergpt.progress import silent, working
 from wafergpt.runs.run import Run
@@ -76,6 +76,7 @@ class Calibrated:
             DamagedCheckpointError: if the checkpoint is not what was written.
         """
         device = inference_device(recipe)
+        recipe = on_device(recipe, device)
         precision = recipe.system.precision
         recipe = recipe.replace(
             system={"device": device, "precision": "fp32" if precision == "auto" else precision},
