@@ -20,11 +20,8 @@ MOST_ELEMENTS = 1 << 25
 """Of the matrices that are moved together, which are copied for it."""
 
 
-class BatchedMuon(torch.optim.Optimizer):
-    """The updates of torch's Muon (Jordan et al., 2024; arXiv:2502.16982), in fewer kernels.
-
-    A small network has dozens of small matrices, and a GPU orthogonalizes each sooner than Python
-    launches its kernels. The state is that of torch's.
+class _Muon(torch.optim.Optimizer):
+    """What both have: settings, and a state that is that of torch's.
 
     Args:
         groups: of matrices, each with its ``weight_decay``.
@@ -39,6 +36,22 @@ class BatchedMuon(torch.optim.Optimizer):
     ) -> None:
         super().__init__(groups, {"lr": lr, "momentum": momentum, "weight_decay": 0.0})
         self._dtype = dtype
+
+    def _average(self, matrix: Tensor) -> Tensor:
+        """Return the average of a matrix's gradients, zeros at first."""
+        state = self.state[matrix]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(matrix)
+        average: Tensor = state["momentum_buffer"]
+        return average
+
+
+class BatchedMuon(_Muon):
+    """The updates of torch's Muon (Jordan et al., 2024; arXiv:2502.16982), in fewer kernels.
+
+    A small network has dozens of small matrices, and a GPU orthogonalizes each sooner than Python
+    launches its kernels.
+    """
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -55,12 +68,7 @@ class BatchedMuon(torch.optim.Optimizer):
 
     def _move(self, matrices: list[Tensor], group: dict[str, Any]) -> None:
         gradients = [matrix.grad for matrix in matrices if matrix.grad is not None]
-        averages = []
-        for matrix in matrices:
-            state = self.state[matrix]
-            if "momentum_buffer" not in state:
-                state["momentum_buffer"] = torch.zeros_like(matrix)
-            averages.append(state["momentum_buffer"])
+        averages = [self._average(matrix) for matrix in matrices]
         torch._foreach_lerp_(averages, gradients, 1 - group["momentum"])
         ahead = torch._foreach_lerp(gradients, averages, group["momentum"])
         changes = orthogonal(torch.stack([change.to(self._dtype) for change in ahead])).float()
@@ -70,23 +78,11 @@ class BatchedMuon(torch.optim.Optimizer):
         torch._foreach_add_(matrices, list(changes.unbind()), alpha=step)
 
 
-class ShardedMuon(torch.optim.Optimizer):
+class ShardedMuon(_Muon):
     """Muon for sharded matrices: the gradient of each is all-gathered for its update.
 
     Momentum stays sharded. Every process computes the whole update and keeps its rows.
-
-    Args:
-        groups: of matrices, each with its ``weight_decay``.
-        lr: learning rate.
-        momentum: share of the average that is kept.
-        dtype: of the iteration.
     """
-
-    def __init__(
-        self, groups: Iterable[dict[str, Any]], lr: float, momentum: float, dtype: torch.dtype
-    ) -> None:
-        super().__init__(groups, {"lr": lr, "momentum": momentum, "weight_decay": 0.0})
-        self._dtype = dtype
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -98,10 +94,8 @@ class ShardedMuon(torch.optim.Optimizer):
 
     def _move(self, parameter: Tensor, group: dict[str, Any]) -> None:
         assert parameter.grad is not None
-        momentum, lr, state = group["momentum"], group["lr"], self.state[parameter]
-        if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(parameter.grad)
-        average = state["momentum_buffer"].lerp_(parameter.grad, 1 - momentum)
+        momentum, lr = group["momentum"], group["lr"]
+        average = self._average(parameter).lerp_(parameter.grad, 1 - momentum)
         ahead = whole(parameter.grad.lerp(average, momentum))
         change = orthogonal(ahead[None].to(self._dtype))[0].float()
         part = Part.of(parameter)
