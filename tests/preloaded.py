@@ -54,8 +54,9 @@ def _server() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="wafergpt-tests-"))
     address = folder / "socket"
     server = subprocess.Popen(
-        [sys.executable, __file__, str(address)], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL
-    )
+        [sys.executable, __file__, str(address), str(os.getpid())],
+        stdout=subprocess.PIPE, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
     assert server.stdout is not None
     assert server.stdout.readline() == b"ready\n"
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -160,10 +161,13 @@ class _Child(subprocess.Popen[Any]):
         self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
 
 
-def serve(address: str) -> NoReturn:
+def serve(address: str, parent: int) -> NoReturn:
     """Fork for each connection; answer with the pid of its process, then with how it ended."""
     import torch._dynamo  # noqa: F401
 
+    from wafergpt.distributed.launcher import stop_with
+
+    stop_with(parent)
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)
     listener.listen()
@@ -267,4 +271,4 @@ def _end(code: int) -> NoReturn:
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1])
+    serve(sys.argv[1], int(sys.argv[2]))
