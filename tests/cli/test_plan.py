@@ -22,8 +22,6 @@ from wafergpt.errors import InputError
 from wafergpt.planning.estimate import RowFacts, estimate
 from wafergpt.planning.hardware import Machine
 
-pytestmark = pytest.mark.usefixtures("preloaded")
-
 CONTRACT = {
     "parameters", "tokens", "flops", "seconds", "memory_bytes", "fits", "model", "batch_tokens",
     "device",
@@ -134,6 +132,7 @@ def test_a_machine_that_is_known_costs_no_import_of_torch() -> None:
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.usefixtures("preloaded")
 def test_a_measured_plan_ends_with_the_command_that_trains_it(tmp_path: Path) -> None:
     settings = [
         f"data.corpus={soak.corpus(tmp_path)}", "model.n_layers=1", "model.d_model=32",
@@ -147,6 +146,7 @@ def test_a_measured_plan_ends_with_the_command_that_trains_it(tmp_path: Path) ->
     assert load_recipe(None, [w for w in words[2:] if not w.startswith("--")]).train.steps == 20
 
 
+@pytest.mark.usefixtures("preloaded")
 def test_a_budget_prints_its_candidates_and_what_it_chose(tmp_path: Path) -> None:
     corpus = f"data.corpus={soak.corpus(tmp_path)}"
     (tmp_path / "runs" / "run").mkdir(parents=True)
