@@ -10,7 +10,6 @@ time, and a cell during which it moved by more than 5% is repeated.
 
 from __future__ import annotations
 
-import argparse
 import csv
 import gzip
 import json
@@ -21,11 +20,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.cells import Cells, parser
 from wafergpt import atomic_files
 from wafergpt.data.prepare import prepare
 
@@ -123,7 +124,6 @@ def cell(name: str, out: Path) -> dict[str, Any]:
 
 def inputs(out: Path) -> None:
     """Write the corpora, the rows and the base that cells start from."""
-    out.mkdir(parents=True, exist_ok=True)
     if not (out / "long.jsonl").exists():
         with gzip.open(DATA / "imdb" / "train.jsonl.gz", "rt", encoding="utf-8") as file:
             rows = [json.loads(line) for line in file][::4]
@@ -163,23 +163,15 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Run the cells that have no row yet, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("plans"))
-    parser.add_argument("--cells", nargs="*", choices=CELLS, default=list(CELLS))
-    parser.add_argument("--table", action="store_true", help="Only print what is there.")
-    asked = parser.parse_args()
-    out = asked.out.resolve()
-    file = out / "rows.json"
-    rows: list[dict[str, Any]] = json.loads(file.read_text()) if file.exists() else []
+    options = parser(__doc__, "plans")
+    options.add_argument("--cells", nargs="*", choices=CELLS, default=list(CELLS))
+    asked = options.parse_args()
+    cells = Cells(asked.out)
     if not asked.table:
-        inputs(out)
+        inputs(cells.out)
         for name in asked.cells:
-            if any(row["cell"] == name for row in rows):
-                continue
-            rows.append(cell(name, out))
-            atomic_files.write_json(file, rows)
-            print(table(rows[-1:]).splitlines()[-1], flush=True)
-    print(table(rows))
+            cells.measure(name, partial(cell, name, cells.out))
+    print(table(list(cells.values())))
 
 
 if __name__ == "__main__":

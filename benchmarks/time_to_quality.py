@@ -12,15 +12,13 @@ out of both, so compiling is free for whoever profits from it. Cells are kept an
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from wafergpt import atomic_files
+from benchmarks.cells import Cell, Cells, parser
 from wafergpt.api import pretrain
 from wafergpt.config import load_recipe
 from wafergpt.data.prepare import prepare
@@ -78,24 +76,13 @@ def trained(corpus: str, settings: list[str], tokens: int, out: Path) -> dict[st
     }
 
 
-class Cells:
-    """Results by name, in a file."""
-
-    def __init__(self, out: Path) -> None:
-        self.out, self.file = out, out / "cells.json"
-        out.mkdir(parents=True, exist_ok=True)
-        self.found: dict[str, Any] = json.loads(self.file.read_text()) if self.file.exists() else {}
-
-    def get(self, corpus: str, what: str, settings: list[str], tokens: int) -> dict[str, Any]:
-        """Return a cell, which is trained if it was not yet with these settings."""
-        name = f"{corpus}: {what}"
-        asked = {"settings": settings, "tokens": tokens}
-        if self.found.get(name, {}).get("asked") != asked:
-            self.found[name] = {**trained(corpus, settings, tokens, self.out), "asked": asked}
-            atomic_files.write_json(self.file, self.found)
-            print(name, self.found[name], flush=True)
-        cell: dict[str, Any] = self.found[name]
-        return cell
+def cell_of(cells: Cells, corpus: str, what: str, settings: list[str], tokens: int) -> Cell:
+    """Return a cell, which is trained if it was not yet with these settings."""
+    name, asked = f"{corpus}: {what}", {"settings": settings, "tokens": tokens}
+    if cells.get(name, {}).get("asked") != asked:
+        cells.pop(name, None)
+    cells.measure(name, lambda: {**trained(corpus, settings, tokens, cells.out), "asked": asked})
+    return cells[name]
 
 
 def _ingredients(corpus: str) -> dict[str, list[str]]:
@@ -117,7 +104,7 @@ def _tuned(
     found: list[tuple[float, float]] = []
     for rate in rates:
         asked = [*settings, f"optimizer.lr={rate}"]
-        found.append((cells.get(corpus, f"{what}, lr {rate:g}", asked, tokens)["loss"], rate))
+        found.append((cell_of(cells, corpus, f"{what}, lr {rate:g}", asked, tokens)["loss"], rate))
         if len(found) > 1 and found[-1] > found[-2]:
             break
     return min(found)
@@ -139,13 +126,13 @@ def measure(corpus: str, cells: Cells) -> None:
     share, rate = reached
     for but in _ingredients(corpus):
         settings = [*_ours(but, corpus), f"optimizer.lr={rate}"]
-        cells.get(corpus, f"ours without {but}, {share:g}", settings, round(share * tokens))
+        cell_of(cells, corpus, f"ours without {but}, {share:g}", settings, round(share * tokens))
 
 
-def table(cells: Cells) -> str:
+def table(cells: Mapping[str, Cell]) -> str:
     """Return all results as Markdown."""
     lines = ["| | loss | updates | parameters |", "|---|---|---|---|"]
-    for name, cell in cells.found.items():
+    for name, cell in cells.items():
         seconds = f"{cell['seconds']:.0f} s"
         lines.append(f"| {name} | {cell['loss']:.3f} | {seconds} | {cell['parameters']:,} |")
     return "\n".join(lines)
@@ -153,12 +140,10 @@ def table(cells: Cells) -> str:
 
 def main() -> None:
     """Train what has not been trained yet, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("ttq"))
-    parser.add_argument("--corpora", nargs="*", choices=CORPORA, default=list(CORPORA))
-    parser.add_argument("--table", action="store_true", help="Only print what is there.")
-    asked = parser.parse_args()
-    cells = Cells(asked.out.resolve())
+    options = parser(__doc__, "ttq")
+    options.add_argument("--corpora", nargs="*", choices=CORPORA, default=list(CORPORA))
+    asked = options.parse_args()
+    cells = Cells(asked.out)
     for corpus in [] if asked.table else asked.corpora:
         measure(corpus, cells)
     print(table(cells))

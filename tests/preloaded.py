@@ -28,7 +28,7 @@ import traceback
 import types
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 CLIENT = """#!{python} -S
 import json, os, socket, sys
@@ -36,7 +36,7 @@ channel = socket.socket(socket.AF_UNIX)
 channel.connect({address!r})
 python = ["-c", "from wafergpt.cli import main; main()", *sys.argv[1:]]
 command = {{"python": python, "folder": os.getcwd(), "environment": dict(os.environ),
-            "session": False, "parent": os.getppid()}}
+            "session": False, "files": [], "parent": os.getppid()}}
 socket.send_fds(channel, [json.dumps(command).encode() + b"\\n"], [0, 1, 2])
 pid, status = channel.makefile().read().split()
 code = os.waitstatus_to_exitcode(int(status))
@@ -44,6 +44,9 @@ sys.exit(code if code >= 0 else 128 - code)
 """
 
 OURS = ("wafergpt", "benchmarks", "tests")
+
+PIPES = slice(9, 15)
+"""Of the arguments of ``_execute_child`` after the command: both ends of each pipe."""
 
 SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD)
 
@@ -75,18 +78,31 @@ def folder_with_command() -> Path:
     return folder
 
 
-def _is_python(command: Any, prepared: Any, shell: bool) -> bool:
-    """Return whether a process is one of this interpreter whose options are known here."""
+class _Start(NamedTuple):
+    """What starts as ``python ARGUMENTS``, and what its files 0, 1 and 2 become."""
+
+    python: list[str]
+    folder: str
+    environment: dict[str, str]
+    session: bool
+    files: list[int]
+
+
+def _start_of(command: Any, more: Sequence[Any]) -> _Start | None:
+    """Read the arguments of ``_execute_child``; None where they start something else."""
+    _, prepared, _, _, folder, environment, _, _, shell = more[: PIPES.start]
+    pipes, session = more[PIPES], more[-2]
     if shell or prepared or not isinstance(command, Sequence) or command[0] != sys.executable:
-        return False
+        return None
     options = list(itertools.takewhile(lambda word: word not in ("-c", "-m"), command[1:]))
-    return len(options) < len(command) - 1 and set(options) <= {"-P", "-u", "-X", "faulthandler"}
-
-
-def _given(pipes: Sequence[int]) -> list[int]:
-    """Return what become files 0, 1 and 2."""
-    ends = (pipes[0], pipes[3], pipes[5])
-    return [own if end == -1 else end for own, end in enumerate(ends)]
+    if len(options) == len(command) - 1 or not {"-P", "-u", "-X", "faulthandler"} >= {*options}:
+        return None
+    environment = dict(os.environ if environment is None else environment)
+    ends = enumerate((pipes[0], pipes[3], pipes[5]))
+    files = [own if end == -1 else end for own, end in ends]
+    return _Start(
+        list(map(os.fspath, command[1:])), str(folder or Path.cwd()), environment, session, files
+    )
 
 
 class Popen(subprocess.Popen[Any]):
@@ -95,24 +111,18 @@ class Popen(subprocess.Popen[Any]):
     _channel: socket.socket | None = None
 
     def _execute_child(self, command: Any, *more: Any) -> None:
-        _, prepared, _, _, folder, environment, _, _, shell, *pipes, _, _, _, _, _, session, _ = (
-            more
-        )
-        if not _is_python(command, prepared, shell):
+        start = _start_of(command, more)
+        if start is None:
             super()._execute_child(command, *more)  # type: ignore[misc]
             return
-        asked = {
-            "python": list(map(os.fspath, command[1:])), "folder": str(folder or Path.cwd()),
-            "environment": dict(os.environ if environment is None else environment),
-            "session": session, "parent": os.getpid(),
-        }  # fmt: skip
         self._channel = socket.socket(socket.AF_UNIX)
         self._channel.connect(str(_server() / "socket"))
-        socket.send_fds(self._channel, [json.dumps(asked).encode() + b"\n"], _given(pipes))
+        asked = json.dumps({**start._asdict(), "files": [], "parent": os.getpid()})
+        socket.send_fds(self._channel, [asked.encode() + b"\n"], start.files)
         self._answers = self._channel.makefile()
         self.pid = int(self._answers.readline())
         self._child_created = True
-        self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
+        self._close_pipe_fds(*more[PIPES])  # type: ignore[attr-defined]
 
     def _try_wait(self, flags: int) -> tuple[int, int]:
         if self._channel is None:
@@ -141,11 +151,9 @@ class _Child(subprocess.Popen[Any]):
     """A process of this interpreter that a forked one forks by itself, as its parent."""
 
     def _execute_child(self, command: Any, *more: Any) -> None:
-        _, prepared, _, _, folder, environment, _, _, shell, *pipes, _, _, _, _, _, session, _ = (
-            more
-        )
+        start = _start_of(command, more)
         # What other threads hold locked would stay so.
-        if not _is_python(command, prepared, shell) or threading.active_count() > 1:
+        if start is None or threading.active_count() > 1:
             super()._execute_child(command, *more)  # type: ignore[misc]
             return
         for stream in (sys.stdout, sys.stderr):
@@ -153,12 +161,9 @@ class _Child(subprocess.Popen[Any]):
         self.pid = os.fork()
         if not self.pid:
             os.getppid = posix.getppid
-            _become(
-                list(map(os.fspath, command[1:])), str(folder or Path.cwd()),
-                dict(os.environ if environment is None else environment), session, _given(pipes),
-            )  # fmt: skip
+            _become(start)
         self._child_created = True
-        self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
+        self._close_pipe_fds(*more[PIPES])  # type: ignore[attr-defined]
 
 
 def serve(address: str, parent: int) -> NoReturn:
@@ -190,10 +195,9 @@ def _answer(channel: socket.socket) -> NoReturn:
     pid = os.fork()
     if not pid:
         asked = json.loads(data)
-        os.getppid = lambda: int(asked["parent"])
-        _become(
-            asked["python"], asked["folder"], asked["environment"], asked["session"], list(given)
-        )
+        parent = int(asked.pop("parent"))
+        os.getppid = lambda: parent
+        _become(_Start(**{**asked, "files": list(given)}))
     for file in given:
         os.close(file)
     channel.sendall(f"{pid}\n".encode())
@@ -201,10 +205,9 @@ def _answer(channel: socket.socket) -> NoReturn:
     os._exit(0)
 
 
-def _become(
-    python: list[str], folder: str, environment: dict[str, str], session: bool, given: list[int]
-) -> NoReturn:
+def _become(start: _Start) -> NoReturn:
     """Go on as ``python ARGUMENTS`` would."""
+    python, folder, environment, session, given = start
     for own, file in enumerate([os.dup(file) for file in given]):
         os.dup2(file, own)
     os.closerange(3, 1 << 10)

@@ -9,6 +9,7 @@ from torch import nn
 
 from wafergpt import config
 from wafergpt.config import Model
+from wafergpt.config.system import Precision
 from wafergpt.engines.optimizers import Optimizer
 from wafergpt.errors import InputError
 from wafergpt.model.gpt import GPT
@@ -109,11 +110,13 @@ def test_clipping_equals_torch() -> None:
         assert torch.allclose(a, b, atol=1e-6)
 
 
-def test_muon_moves_only_the_matrices_inside_the_blocks() -> None:
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_muon_moves_only_the_matrices_inside_the_blocks(precision: Precision) -> None:
     """With the learning rate's size of AdamW's: each update's RMS is 0.2 of it."""
     network = GPT(SHAPE).initialize(0)
     before = {n: p.detach().clone() for n, p in network.named_parameters()}
-    optimizer = Optimizer(network.named_parameters(), settings(name="muon", weight_decay=0))
+    chosen = settings(name="muon", weight_decay=0)
+    optimizer = Optimizer(network.named_parameters(), chosen, precision=precision)
     train(network, optimizer, 0, 1)
     keys = {
         name.rpartition("/")[2] for name in optimizer.state_tensors() if ".ffn.up.weight" in name

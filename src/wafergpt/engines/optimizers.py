@@ -114,6 +114,7 @@ class Optimizer:
             return ShardedMuon(groups, lr, momentum, dtype)
         if dtype == torch.float32 or groups[0]["params"][0].is_cuda:
             return BatchedMuon(groups, lr, momentum, dtype)
+        # Whether batches in bf16 are as fast on a CPU was not measured.
         return torch.optim.Muon(groups, lr=lr, momentum=momentum, adjust_lr_fn="match_rms_adamw")
 
     def _groups(self, names: Iterable[str]) -> list[dict[str, Any]]:

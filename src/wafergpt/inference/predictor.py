@@ -59,8 +59,8 @@ class Predictor:
         recipe = run.recipe
         if recipe.task is None:
             raise InputError(f"{run.path} is a language model: wafergpt finetune gives it a task")
-        task = task_of(recipe)
         place = torch.device(inference_device(recipe, device))
+        task = task_of(on_device(recipe, place.type))
         network = store.restored(task.network, store.weights(run)).to(place)
         tokenizer = Tokenizer.load(run.tokenizer)
         tokenizer = tokenizer.require_at_most(recipe.model.vocab_size, run.path)
@@ -68,7 +68,7 @@ class Predictor:
 
     @property
     def recipe(self) -> Recipe:
-        """The run's resolved recipe."""
+        """The run's resolved recipe, in fp32 where the device is slow in bf16."""
         return self.task.recipe
 
     def with_coverage(self, coverage: float) -> Predictor:
@@ -172,10 +172,10 @@ class Predictor:
         encoded = self.task.encode(inputs, self.tokenizer)
         # A sample may be a part of an input.
         share = len(given) / encoded.batches.samples_per_epoch
-        recipe = on_device(self.recipe, self.device.type)
         outputs = evaluate(
-            self.task, self.network, encoded, recipe, self.device, lambda n: advance(n * share)
-        )
+            self.task, self.network, encoded, self.recipe, self.device,
+            lambda n: advance(n * share),
+        )  # fmt: skip
         for place, answer in zip(places, self.task.decode(outputs, inputs), strict=True):
             answers[place] = answer
         return answers

@@ -278,7 +278,8 @@ class LabelledTask(Task, Generic[R]):
         Args:
             table: the rows.
             tokenizer: of the model.
-            name: of the rows, for people.
+            name: ``validation`` or ``test``, for people; a task that writes answers writes some of
+                the first, and all of the second.
 
         Returns:
             The samples.

@@ -27,7 +27,7 @@ few rows say little."""
 
 
 def mixed(scores: Tensor, factors: Factors) -> Tensor:
-    """Return scores ``[n, n_outputs]`` as they are, and add up those ``[2, n, n_outputs]``."""
+    """Return scores ``[n, n_outputs]`` as they are, and add up those ``[2, n, …]``."""
     return scores if scores.ndim == 2 else factors[0] * scores[0] + factors[1] * scores[1]
 
 

@@ -9,7 +9,7 @@ from pydantic import Field
 from wafergpt.config import TaskSettings
 from wafergpt.data.labelled_split import R
 from wafergpt.tasks.labelled_task import LabelledTask
-from wafergpt.tasks.ngram_scores import START, Factors
+from wafergpt.tasks.ngram_scores import START, Factors, mixed
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -94,7 +94,4 @@ class WordTask(LabelledTask[R]):
 
     def mixed(self, scores: Tensor) -> Tensor:
         """Add up the scores ``[1 or 2, batch, words, n_scores]`` of the GPT and of features."""
-        if len(scores) == 1:
-            return scores[0]
-        of_gpt, of_features = self.settings.factors
-        return of_gpt * scores[0].float() + of_features * scores[1].float()
+        return scores[0] if len(scores) == 1 else mixed(scores.float(), self.settings.factors)
