@@ -243,6 +243,80 @@ def cross_validate(
         return CrossValidation(asked, base, root, refit, test).made()
 
 
+def tune(
+    start: AnyRun | None = None,
+    recipe: Recipe | str | Path | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    budget: str | float | None = None,
+    trials: int | None = None,
+    metric: str | None = None,
+    also: Sequence[str] = (),
+    sampler: Literal["tpe", "random", "grid", "gp", "cmaes"] = "tpe",
+    pruner: Literal["asha", "hyperband", "none"] = "asha",
+    workers: int = 1,
+    width: int | None = None,
+    steps: int | None = None,
+    storage: str = "",
+    keep: bool = False,
+    root: Path = RUNS,
+) -> Run:
+    """Try settings of a training, and keep the best; the same call, made again, goes on.
+
+    Each trial is a run in the folder of the study, ``NAME-tune``; the first one is the default.
+    The best becomes the run ``NAME``, and is judged by ``task.test``, beside the default.
+
+    Args:
+        start: the run to fine-tune, or ``"scratch"``; None for a pretraining.
+        recipe: a recipe, a YAML file, or the name of a shipped recipe; its section ``tune`` has
+            spaces by key. If omitted, a fine-tuning's settings are chosen by the rows.
+        overrides: ``section.key=value`` strings; a number, flag or choice may have a space in its
+            place: ``low..high``, ``low..high:log`` or ``a,b,c``. Without any, default ones.
+        budget: of all trials: time such as ``"30m"``, seconds, or ``"1e15 FLOPs"``.
+        trials: their number, the default among them.
+        metric: the objective; ``evaluate.metric`` if omitted.
+        also: further objectives, ``latency`` and ``size``; then no trial stops early.
+        sampler: of Optuna, which chooses the settings.
+        pruner: of Optuna, which stops hopeless trials at an evaluation.
+        workers: trials at a time, in processes of their own.
+        width: under µP, d_model of a proxy that is trained instead; the wide recipe is written.
+        steps: updates of the proxy; if omitted, 20 tokens per parameter.
+        storage: address of a database that keeps the trials; a file in the folder if "".
+        keep: keep the weights of all trials, not of the best and the default alone.
+        root: the folder that holds runs.
+
+    Returns:
+        The run of the study. Its result has ``best``, ``value``, ``default_value``, ``trials``,
+        ``recipe``, ``importances``, and if there are test rows ``test``, ``default_test`` and
+        ``difference``.
+
+    Raises:
+        InputError: if a space or the recipe is impossible, the folder is of another study, or
+            Optuna is missing.
+        RunFailed: if no trial could be trained.
+        Interrupted: by a signal, after saving.
+    """
+    from wafergpt.tuning.tune import tuned
+
+    return tuned(
+        recipe,
+        overrides,
+        None if start is None else str(start.path if isinstance(start, Run) else start),
+        root,
+        budget=budget,
+        trials=trials,
+        metric=metric,
+        also=tuple(also),
+        sampler=sampler,
+        pruner=pruner,
+        workers=workers,
+        width=width,
+        steps=steps,
+        storage=storage,
+        keep=keep,
+    )
+
+
 def predict(
     run: AnyRun,
     inputs: Sequence[Any],

@@ -107,6 +107,20 @@ def _nothing(record: logging.LogRecord) -> bool:
 
 
 @contextmanager
+def only_warnings() -> Iterator[None]:
+    """Log warnings alone for a while."""
+    logger.addFilter(_is_warning)
+    try:
+        yield
+    finally:
+        logger.removeFilter(_is_warning)
+
+
+def _is_warning(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.WARNING
+
+
+@contextmanager
 def each_kind_once(differs: str = r"\d[\d,.]*") -> Iterator[None]:
     """Log one line of each kind for a while; lines that differ in numbers alone are of one kind.
 

@@ -31,7 +31,7 @@ from wafergpt.planning.hardware import Machine
 from wafergpt.planning.plan import read_corpus
 from wafergpt.reports import list_runs, write_report
 from wafergpt.runs.run import Run
-from wafergpt.tuning.transfer import _study
+from wafergpt.tuning.study import JOURNAL, Study
 
 
 def _corpus(root: Path) -> Path:
@@ -490,7 +490,7 @@ def test_a_tokenizer_of_another_network_is_refused(tmp_path: Path) -> None:
 def test_a_damaged_study_is_named(tmp_path: Path) -> None:
     pytest.importorskip("optuna")
     for data in (*NOT_JSON.values(), *NO_OBJECT.values()):
-        (tmp_path / "study.jsonl").write_bytes(data)
-        said = judged(lambda: _study(tmp_path, Recipe(), ["lr"]))[1]
-        assert not said or "study.jsonl is damaged" in said
+        (tmp_path / JOURNAL).write_bytes(data)
+        said = judged(lambda: Study(tmp_path, {}, {}, ["minimize"]))[1]
+        assert not said or f"{JOURNAL} is damaged" in said
     assert said

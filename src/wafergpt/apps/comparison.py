@@ -183,10 +183,10 @@ class _Sampled:
     ) -> _Sampled:
         kind = RowScores if targets.ndim == 1 else LabelledRowScores
         rows = kind.of(probabilities, targets, decided)
-        return cls(rows, Bootstrap.of(rows.metrics, len(targets)))
+        return cls(rows, Bootstrap.of(rows.metrics, len(targets), shares=("accuracy",)))
 
     def intervals(self) -> dict[str, list[float]]:
-        found = self.scores.intervals(len(self.rows.right), shares=("accuracy",))
+        found = self.scores.intervals()
         return {name: found[name] for name in SCORES}
 
     def minus(self, other: _Sampled) -> dict[str, dict[str, float]]:

@@ -28,6 +28,7 @@ VERBS = {
     "plan": "Find out what a training costs before it runs.",
     "mup": "Check µP, and tune small to train large.",
     "pretrain": "Train a language model on a corpus.",
+    "tune": "Try settings of a training, and keep the best.",
     "check": "Check labelled rows before a fine-tuning.",
     "finetune": "Fine-tune a model for a task on labelled rows.",
     "predict": "Predict with a fine-tuned model.",

@@ -145,27 +145,27 @@ def transfer(
     The recipe needs a corpus (data.corpus=FOLDER) and µP. If stopped, run the same command to
     resume.
     """
-    from wafergpt import atomic_files
+    from wafergpt import api, atomic_files
     from wafergpt.config import load_recipe
     from wafergpt.runs.run import command_line
-
-    with working("loading torch"):
-        from wafergpt.tuning.transfer import transfer as run_transfer
+    from wafergpt.tuning.spaces import spaces_of_mup
 
     name, overrides = split_arguments(arguments)
     if name and Path(name).exists() and out.exists() and out.samefile(name):
         raise InputError(f"--out {out} is the recipe itself: choose another file")
     settings = [part.strip() for part in tune.split(",")]
-    found = run_transfer(
-        load_recipe(name, overrides), width, trials=trials, steps=steps, settings=settings,
+    spaces = spaces_of_mup(load_recipe(name, overrides), settings)
+    run = api.tune(
+        None, name, [*overrides, *spaces], trials=trials, width=width, steps=steps, pruner="none",
         root=runs,
     )  # fmt: skip
-    atomic_files.write_text(out, found.recipe.to_yaml())
-    best = ", ".join(f"{name} {value:.3g}" for name, value in found.best.items())
+    found = run.read("result")
+    atomic_files.write_text(out, Path(found["recipe"]).read_text(encoding="utf-8"))
+    best = ", ".join(f"{key}={value}" for key, value in found["best"].items())
     text = (
-        f"best of {found.trials} trials: {best} (validation loss {found.value:.4f})\n"
-        f"the tuned recipe: {out}\nthe trials: {command_line('runs', found.folder)}\n"
+        f"best of {found['trials']} trials: {best} (validation loss {found['value']:.4f})\n"
+        f"the tuned recipe: {out}\nthe trials: {command_line('runs', run.path)}\n"
         f"next: {command_line('pretrain', out, root=runs)}"
     )
-    result = {"best": found.best, "value": found.value, "trials": found.trials}
-    emit({**result, "recipe": str(out), "folder": str(found.folder)}, as_json, text)
+    result = {key: found[key] for key in ("best", "value", "trials")}
+    emit({**result, "recipe": str(out), "folder": str(run.path)}, as_json, text)

@@ -210,6 +210,18 @@ class Recipe(Section):
     sparsity: Sparsity = Sparsity()
     lora: Lora = Lora()
     tracking: Tracking = Tracking()
+    tune: dict[str, str] = Field(default_factory=dict)
+    """Spaces by key, as in ``optimizer.lr: 1e-4..1e-2:log``; read by ``wafergpt tune`` alone."""
+
+    @field_validator("tune", mode="before")
+    @classmethod
+    def _spaces_are_texts(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return {
+            key: ",".join(map(str, value)) if isinstance(value, list) else value
+            for key, value in values.items()
+        }
 
     @model_validator(mode="after")
     def _goes_together(self) -> Recipe:

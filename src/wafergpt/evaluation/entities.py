@@ -36,19 +36,12 @@ def entity_metrics(
         divided; ``f1_interval``, which holds 95% of resamples of the sentences; ``per_class``, the
         same for each label, with its number of entities as ``support``; and ``entities``.
     """
-    counts = np.array(
-        [_counts(ours, theirs, labels) for ours, theirs in zip(predicted, true, strict=True)],
-        dtype=np.int64,
-    ).reshape(-1, len(labels), 3)
-    of_sentences, of_labels = counts.sum(1), counts.sum(0)
-
-    def f1(rows: NDArray[np.int64]) -> Mapping[str, float]:
-        return {"f1": _scores(of_sentences[rows].sum(0))["f1"]}
-
-    whole = _scores(of_labels.sum(0))
-    interval = Bootstrap.of(f1, len(counts)).interval("f1") if len(counts) else (0.0, 0.0)
+    of_labels = _all_counts(predicted, true, labels).sum(0)
+    interval = (0.0, 0.0)
+    if predicted:
+        interval = resampled_f1(predicted, true, labels).interval("f1")
     return {
-        **whole,
+        **_scores(of_labels.sum(0)),
         "f1_interval": list(interval),
         "entities": int(of_labels[:, 2].sum()),
         "per_class": [
@@ -56,6 +49,24 @@ def entity_metrics(
             for label, row in zip(labels, of_labels, strict=True)
         ],
     }
+
+
+def resampled_f1(
+    predicted: Sequence[Sequence[Found]], true: Sequence[Sequence[Found]], labels: Sequence[str]
+) -> Bootstrap:
+    """Compute ``f1`` on resamples of the sentences; there must be one.
+
+    Args:
+        predicted: of each sentence.
+        true: of each sentence.
+        labels: that count.
+    """
+    of_sentences = _all_counts(predicted, true, labels).sum(1)
+
+    def f1(rows: NDArray[np.int64]) -> Mapping[str, float]:
+        return {"f1": _scores(of_sentences[rows].sum(0))["f1"]}
+
+    return Bootstrap.of(f1, len(of_sentences))
 
 
 def entity_examples(
@@ -117,6 +128,14 @@ def entity_mistakes(
         ]
         found.append((count, {"text": text, "missed": shown[0], "wrong": shown[1]}))
     return [row for _, row in sorted(found, key=lambda one: -one[0])]
+
+
+def _all_counts(
+    predicted: Sequence[Sequence[Found]], true: Sequence[Sequence[Found]], labels: Sequence[str]
+) -> Counts:
+    """Return the counts of each sentence and label."""
+    counts = [_counts(ours, theirs, labels) for ours, theirs in zip(predicted, true, strict=True)]
+    return np.array(counts, dtype=np.int64).reshape(-1, len(labels), 3)
 
 
 def _counts(

@@ -48,14 +48,22 @@ class Bootstrap:
     Attributes:
         whole: each metric on all rows.
         resampled: ``[RESAMPLES]`` values of each.
+        n: the number of rows.
+        shares: metrics that are shares of the rows, of which resamples know no spread near 0 and 1.
     """
 
     whole: Mapping[str, float]
     resampled: Mapping[str, NDArray[np.float64]]
+    n: int
+    shares: Collection[str] = ()
 
     @classmethod
     def of(
-        cls, metrics: Callable[[NDArray[np.int64]], Mapping[str, float]], n: int, seed: int = 0
+        cls,
+        metrics: Callable[[NDArray[np.int64]], Mapping[str, float]],
+        n: int,
+        seed: int = 0,
+        shares: Collection[str] = (),
     ) -> Bootstrap:
         """Compute metrics on all rows and on resamples.
 
@@ -63,26 +71,24 @@ class Bootstrap:
             metrics: of rows below ``n``, given by number and possibly repeated.
             n: the number of rows.
             seed: of the resamples.
+            shares: metrics that are shares of the rows.
         """
         generator = np.random.default_rng(seed)
         whole = metrics(np.arange(n))
         found = [metrics(generator.integers(n, size=n)) for _ in range(RESAMPLES)]
-        return cls(whole, {name: np.array([one[name] for one in found]) for name in whole})
+        resampled = {name: np.array([one[name] for one in found]) for name in whole}
+        return cls(whole, resampled, n, shares)
 
     def interval(self, metric: str) -> tuple[float, float]:
         """Return the percentile interval of a metric."""
         return _ends(self.resampled[metric])
 
-    def intervals(self, n: int, shares: Collection[str] = ()) -> dict[str, list[float]]:
-        """Return the interval of each metric.
-
-        Args:
-            n: the number of rows.
-            shares: metrics that are shares of the rows, of which resamples know no spread near 0
-                and 1.
-        """
+    def intervals(self) -> dict[str, list[float]]:
+        """Return the interval of each metric."""
         return {
-            name: list(wilson(self.whole[name], n) if name in shares else self.interval(name))
+            name: list(
+                wilson(self.whole[name], self.n) if name in self.shares else self.interval(name)
+            )
             for name in self.whole
         }
 

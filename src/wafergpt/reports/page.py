@@ -28,6 +28,7 @@ from wafergpt.reports.retrieval import evaluated, retrieval_charts
 from wafergpt.reports.samples import read_samples, samples_html
 from wafergpt.reports.sections import Chapter, ClassifierMetrics, chapters
 from wafergpt.reports.spans import span_examples
+from wafergpt.reports.tuning import trials_card, tuning_charts
 from wafergpt.runs.run import Run
 
 MAX_OPEN_CLASSES = 20
@@ -143,6 +144,7 @@ class _Page(Document):
             *over_time[1:],
             *frontier_charts(chapter),
             *pruning_charts(chapter.result),
+            *tuning_charts(chapter.result),
         ]
         drawn = "".join(self.chart(chart, chapter.key) for chart in charts)
         # No line begins with a dot.
@@ -155,7 +157,7 @@ class _Page(Document):
             parts.append(f'<p class="aside">{escape(note)}</p>')
         if drawn:
             parts.append(f'<div class="charts">{drawn}</div>')
-        parts.append(folds_card(chapter.result))
+        parts += [folds_card(chapter.result), trials_card(chapter.result)]
         pruned = _pruned(chapter)
         facts = [
             pruned,

@@ -117,7 +117,8 @@ class Chapter:
         if "folds" in self.result and "step" not in self.result:
             return "folds"
         return next(
-            (name for name in ("imported", "averaged", "pruned") if name in self.result), ""
+            (name for name in ("imported", "averaged", "pruned", "study") if name in self.result),
+            "",
         )
 
     @property

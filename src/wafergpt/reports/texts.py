@@ -96,7 +96,26 @@ def _in_folds(chapter: Chapter, folds: Mapping[str, Any]) -> str:
     return f"Mean over {where} of {rows}: {words.replace('_', ' ')}."
 
 
+def _of_study(result: Mapping[str, Any]) -> str:
+    """Summarize a study: what its best trial gained, and whether the test agrees."""
+    metric = str(result.get("metric"))
+    best, default = number(result, "value"), number(result, "default_value")
+    words = f"The best of {values.count(number(result, 'trials'))} trials has a validation "
+    words += f"{metric.replace('_', ' ')} of {'?' if best is None else f'{best:.4f}'}"
+    if default is not None:
+        words += " and is the default" if default == best else f"; the default has {default:.4f}"
+    test, other = (number(result.get(key), metric) for key in ("test", "default_test"))
+    if test is not None and other is not None:
+        words += f". On test rows: {test:.4f} and {other:.4f}"
+        ends = [number(result.get("difference"), end) for end in ("low", "high")]
+        if ends[0] is not None and ends[1] is not None:
+            words += f", a difference of {test - other:+.4f} ({ends[0]:+.4f} to {ends[1]:+.4f})"
+    return f"{words}."
+
+
 def _given(chapter: Chapter) -> str:
+    if chapter.origin == "study":
+        return _of_study(chapter.result)
     source = Path(str(chapter.result[chapter.origin])).name
     if chapter.origin == "imported":
         return f"Imported from {source}; nothing was trained here."

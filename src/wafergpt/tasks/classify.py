@@ -170,16 +170,15 @@ class Classify(TextTask):
         """Return the labels."""
         return rows.labels
 
-    def intervals(self, outputs: Outputs, references: Any) -> dict[str, list[float]]:
-        """Return those of accuracy, macro-F1 and loss."""
+    def resampled(self, outputs: Outputs, references: Any) -> Bootstrap:
+        """Compute accuracy, macro-F1 and loss on resamples of the rows."""
         inside = references >= 0
         scores = RowScores.of(
             outputs["probabilities"][inside],
             references[inside].astype(np.int64),
             _decided(outputs)[inside],
         )
-        n = int(inside.sum())
-        return Bootstrap.of(scores.metrics, n).intervals(n, shares=("accuracy",))
+        return Bootstrap.of(scores.metrics, int(inside.sum()), shares=("accuracy",))
 
     def from_rows(self, tables: Tables) -> dict[str, Any]:
         """Return the labels of the training rows."""

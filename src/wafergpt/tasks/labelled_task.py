@@ -18,6 +18,7 @@ from wafergpt.data.row_checks import RowChecks
 from wafergpt.data.row_sources import row_files, together
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
+from wafergpt.evaluation.intervals import Bootstrap
 from wafergpt.planning.intervals import DEFAULT_EPOCHS
 from wafergpt.progress import is_worker, say, working
 from wafergpt.tasks.base import NOTHING_HELD_OUT, EvaluationSet, Outputs, Splits, Task
@@ -211,6 +212,18 @@ class LabelledTask(Task, Generic[R]):
         """Return the class of each row, if every fold is to have its share of each."""
         return None
 
+    def resampled(self, outputs: Outputs, references: Any) -> Bootstrap | None:
+        """Compute metrics on resamples of the rows, for intervals and paired tests.
+
+        Args:
+            outputs: of the rows.
+            references: their answers.
+
+        Returns:
+            Those metrics that are known of each row; None if there are none.
+        """
+        return None
+
     def intervals(self, outputs: Outputs, references: Any) -> dict[str, list[float]]:
         """Return the 95% intervals of metrics, of those that have one.
 
@@ -221,7 +234,8 @@ class LabelledTask(Task, Generic[R]):
         Returns:
             Both ends by name.
         """
-        return {}
+        sampled = self.resampled(outputs, references)
+        return {} if sampled is None else sampled.intervals()
 
     def from_rows(self, tables: SplitRows[R]) -> dict[str, Any]:
         """Derive keys of the section ``task`` from the rows.

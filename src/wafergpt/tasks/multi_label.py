@@ -144,11 +144,10 @@ class MultiLabel(Classify):
             outputs["probabilities"], references, self.settings.labels, outputs.get("decided")
         ).to_dict()
 
-    def intervals(self, outputs: Outputs, references: Any) -> dict[str, list[float]]:
-        """Return those of accuracy, both F1 and the loss."""
+    def resampled(self, outputs: Outputs, references: Any) -> Bootstrap:
+        """Compute accuracy, both F1 and the loss on resamples of the rows."""
         scores = LabelledRowScores.of(outputs["probabilities"], references, outputs.get("decided"))
-        n = len(references)
-        return Bootstrap.of(scores.metrics, n).intervals(n, shares=("accuracy",))
+        return Bootstrap.of(scores.metrics, len(references), shares=("accuracy",))
 
     def mistakes(self, outputs: Outputs, evaluated: EvaluationSet) -> list[dict[str, Any]]:
         """List the rows with other labels, by their loss."""

@@ -148,14 +148,14 @@ class Regress(TextTask):
         """Return the metrics of ``RegressionMetrics``."""
         return regression_metrics(outputs["value"], references, self.settings.scale).to_dict()
 
-    def intervals(self, outputs: Outputs, references: Any) -> dict[str, list[float]]:
-        """Return those of all metrics."""
+    def resampled(self, outputs: Outputs, references: Any) -> Bootstrap:
+        """Compute all metrics on resamples of the rows."""
         values, scale, n = outputs["value"], self.settings.scale, len(references)
 
         def metrics(rows: NDArray[np.int64]) -> Mapping[str, float]:
             return regression_metrics(values[rows], references[rows], scale).to_dict()
 
-        return Bootstrap.of(metrics, n).intervals(n)
+        return Bootstrap.of(metrics, n)
 
     def mistakes(self, outputs: Outputs, evaluated: EvaluationSet) -> list[dict[str, Any]]:
         """List all rows, by the size of their error."""

@@ -17,7 +17,13 @@ from wafergpt.data.tagged_rows import Sentences, is_tagged, read_sentences, stre
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.data.word_splitting import joined, units_of
 from wafergpt.errors import InputError, nearest
-from wafergpt.evaluation.entities import entity_examples, entity_metrics, entity_mistakes
+from wafergpt.evaluation.entities import (
+    entity_examples,
+    entity_metrics,
+    entity_mistakes,
+    resampled_f1,
+)
+from wafergpt.evaluation.intervals import Bootstrap
 from wafergpt.files import short
 from wafergpt.progress import say, working
 from wafergpt.tasks.base import (
@@ -323,9 +329,11 @@ class Tag(WordTask[Sentences]):
             "examples": entity_examples(known.words, known.entities, predicted),
         }
 
-    def intervals(self, outputs: Outputs, references: Any) -> dict[str, list[float]]:
-        """Return that of F1."""
-        return {"f1": self.compute_metrics(outputs, references)["f1_interval"]}
+    def resampled(self, outputs: Outputs, references: Any) -> Bootstrap:
+        """Compute F1 on resamples of the sentences."""
+        assert isinstance(references, Tagged)
+        known = references.sentences
+        return resampled_f1(self._predicted(outputs, known), known.entities, self.settings.labels)
 
     def mistakes(self, outputs: Outputs, evaluated: EvaluationSet) -> list[dict[str, Any]]:
         """List the sentences with a wrong or missed entity, those with the most of them first."""

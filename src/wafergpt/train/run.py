@@ -26,6 +26,7 @@ from wafergpt.runs.moved import require_sources
 from wafergpt.runs.run import RUNS, Run
 from wafergpt.runs.teacher import with_teacher
 from wafergpt.tasks.base import task_of
+from wafergpt.train.callbacks import Callback
 from wafergpt.train.measurement import expected
 from wafergpt.train.planned import compare_with_plan
 from wafergpt.train.resume import asked_for, run_to_resume
@@ -45,6 +46,7 @@ def train(
     auto_resume: bool = False,
     root: Path = RUNS,
     began: float | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> Run:
     """Train by a recipe.
 
@@ -55,6 +57,7 @@ def train(
         auto_resume: resume the run that this recipe started under its name, if there is one.
         root: the folder that holds runs.
         began: ``time.monotonic()`` when the command started, if before this call.
+        callbacks: further ones after each step, before it is saved.
 
     Returns:
         The trained run; in a worker process, the leader's.
@@ -66,7 +69,7 @@ def train(
     """
     began = time.monotonic() if began is None else began
     try:
-        return _train(recipe, start, run, auto_resume, root, began)
+        return _train(recipe, start, run, auto_resume, root, began, callbacks)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -77,7 +80,13 @@ def train(
 
 
 def _train(
-    recipe: Recipe, start: Run | None, run: Run | None, auto_resume: bool, root: Path, began: float
+    recipe: Recipe,
+    start: Run | None,
+    run: Run | None,
+    auto_resume: bool,
+    root: Path,
+    began: float,
+    callbacks: Sequence[Callback],
 ) -> Run:
     load = OtherLoad()
     reset_peak_memory()
@@ -106,7 +115,7 @@ def _train(
                 run.write("plan", plan)
             if not run.tokenizer.is_file():
                 setup.tokenizer.save(run.tokenizer)
-            trainer = Trainer(setup, run, signals, group, began)
+            trainer = Trainer(setup, run, signals, group, began, callbacks)
             trainer.train(resumed)
     if recipe.task is not None:
         _write_final_metrics(run, setup)
@@ -145,7 +154,7 @@ def _write_final_metrics(run: Run, setup: Setup) -> None:
                 task = task_of(task.recipe.replace(task=fitted))
                 run.save_recipe(task.recipe)
         if part == "test":
-            _write_mistakes(run, task.mistakes(outputs, evaluated))
+            write_mistakes(run, task.mistakes(outputs, evaluated))
         kept.update({f"{part}/{name}": values for name, values in outputs.items()})
         return task.compute_metrics(outputs, evaluated.references)
 
@@ -163,8 +172,13 @@ def _write_final_metrics(run: Run, setup: Setup) -> None:
     run.write("result", result | found | {"elapsed": elapsed, "time": parts})
 
 
-def _write_mistakes(run: Run, mistakes: Sequence[dict[str, Any]]) -> None:
-    """Write the test rows with a wrong answer as a table, and say it."""
+def write_mistakes(run: Run, mistakes: Sequence[dict[str, Any]]) -> None:
+    """Write the test rows with a wrong answer as a table, and say it.
+
+    Args:
+        run: whose ``mistakes.csv`` it is.
+        mistakes: of ``Task.mistakes``.
+    """
     if not mistakes:
         return
     shown, path = mistakes[:MOST_MISTAKES], run.path / "mistakes.csv"

@@ -52,6 +52,7 @@ class Trainer:
         signals: requests for a stop or a save.
         group: the processes that share the work.
         began: ``time.monotonic()`` at the start of the command.
+        callbacks: further ones, before a step is saved.
         state: what changes, besides weights and moments.
     """
 
@@ -60,6 +61,7 @@ class Trainer:
     signals: Signals
     group: ProcessGroup = SINGLE
     began: float = field(default_factory=time.monotonic)
+    callbacks: Sequence[Callback] = ()
     state: TrainState = field(default_factory=TrainState)
 
     def __post_init__(self) -> None:
@@ -153,6 +155,7 @@ class Trainer:
             bar.advance(0, "compiling" if recipe.system.compile == "on" else "")
             memory = partial(peak_memory, torch.device(recipe.system.host))
             self._callbacks.append(Recording(self.run, bar, memory, opened))
+            self._callbacks += self.callbacks
             self._callbacks.append(Saving(recipe.checkpoint.every, steps, self._save))
             if recipe.checkpoint.time_limit:
                 self.signals.limit(recipe.checkpoint.time_limit, self._saver.longest)

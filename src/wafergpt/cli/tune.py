@@ -1,0 +1,130 @@
+"""``wafergpt tune``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from wafergpt.cli import HomePath, emit, json_option
+from wafergpt.cli.recipe import RecipeCommand, names_and_overrides, runs_option
+from wafergpt.cli.tables import Cell, details
+from wafergpt.runs.run import Run, command_line
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+SAMPLERS = ("tpe", "random", "grid", "gp", "cmaes")
+
+
+@click.command(
+    "tune",
+    cls=RecipeCommand,
+    epilog="Example: wafergpt tune base task.train=rows.csv --budget 30m name=reviews",
+)
+@click.argument("arguments", nargs=-1, metavar="RUN|scratch|RECIPE [RECIPE] [KEY=SPACE|VALUE]...")
+@click.option("--budget", metavar="AMOUNT", help="Of all trials: a time (30m, 2h) or FLOPs.")
+@click.option("--trials", type=click.IntRange(1), help="Their number, the default among them.")
+@click.option("--metric", help="To choose by.  [default: the recipe's evaluate.metric]")
+@click.option("--also", help="Further objectives, comma-separated: latency, size.")
+@click.option("--sampler", type=click.Choice(SAMPLERS), default="tpe", show_default=True)
+@click.option("--pruner", type=click.Choice(["asha", "hyperband", "none"]), default="asha",
+              show_default=True, help="Stops hopeless trials early.")  # fmt: skip
+@click.option("--workers", type=click.IntRange(1, 1024), default=1, show_default=True,
+              help="Trials at a time.")  # fmt: skip
+@click.option("--width", type=click.IntRange(1),
+              help="Under µP, tune a proxy of this d_model for the wide recipe.")  # fmt: skip
+@click.option("--steps", type=click.IntRange(1),
+              help="Of the proxy; default 20 tokens per parameter.")  # fmt: skip
+@click.option("--storage", default="", metavar="URL",
+              help="Keep the trials in a database, as postgresql+psycopg://host/name.")  # fmt: skip
+@click.option("--keep", is_flag=True, help="Keep the weights of all trials.")
+@click.option("--join", type=HomePath(path_type=Path, file_okay=False), metavar="STUDY",
+              help="Work on a study that another process has begun.")  # fmt: skip
+@runs_option
+@json_option
+def command(arguments: tuple[str, ...], **options: Any) -> None:
+    """Try settings of a training, and keep the best.
+
+    With task.train=FILE it fine-tunes RUN, or 'scratch'; else it pretrains by RECIPE. A key may
+    have a space instead of a value: low..high, low..high:log, or a,b,c. Without any, learning rate,
+    passes and the like are tuned around what the training would choose. The first trial is the
+    default. The same command goes on where it stopped.
+    """
+    if options["join"]:
+        from wafergpt.tuning.tune import join
+
+        if arguments:
+            raise click.UsageError("--join works on a study as it was asked for: nothing else")
+        join(options["join"])
+        return
+    from wafergpt import api
+
+    runs: Path = options["runs"]
+    names, given = names_and_overrides(arguments, runs)
+    start, recipe = _start_and_recipe(names, given)
+    also = tuple(part.strip() for part in (options["also"] or "").split(",") if part.strip())
+    named = ("budget", "trials", "metric", "sampler", "pruner", "workers", "width", "steps",
+             "storage", "keep")  # fmt: skip
+    run = api.tune(
+        start, recipe, given, also=also, root=runs, **{name: options[name] for name in named}
+    )
+    result = run.read("result")
+    shown = {key: result.get(key) for key in ("study", "metric", "best", "value", "default_value",
+             "trials", "recipe", "test", "default_test", "difference", "made")}  # fmt: skip
+    text = "\n".join(f"{name}: {value}" for name, value in _lines(result))
+    emit(
+        shown,
+        options["as_json"],
+        "\n".join([text, *_next(run, result)]),
+        lambda width: _screen(run, result),
+    )
+
+
+def _start_and_recipe(names: Sequence[str], given: Sequence[str]) -> tuple[str | None, str | None]:
+    """Tell what is fine-tuned, and by which recipe."""
+    if len(names) > 2:
+        raise click.UsageError(f"a run and a recipe at most, not also '{names[2]}'")
+    has_task = any(argument.startswith("task.") for argument in given)
+    if len(names) == 2 or has_task:
+        if not names:
+            raise click.UsageError("which model is fine-tuned? name a RUN, 'base' or 'scratch'")
+        return names[0], names[1] if names[1:] else None
+    return None, names[0] if names else None
+
+
+def _lines(result: dict[str, Any]) -> list[tuple[str, str]]:
+    metric = result["metric"].replace("_", " ")
+    best = ", ".join(f"{key}={value}" for key, value in result["best"].items())
+    default = result["default_value"]
+    gained = "" if default is None else f" (the default: {default:.4f})"
+    lines = [
+        ("best of", f"{result['trials']} trials: {best or 'the default'}"),
+        (f"validation {metric}", f"{result['value']:.4f}{gained}"),
+    ]
+    test, other = result.get("test"), result.get("default_test")
+    if test and other and result["metric"] in test:
+        numbers = [f"{one[result['metric']]:.4f}" for one in (test, other)]
+        lines.append((f"test {metric}", f"{numbers[0]} (the default: {numbers[1]})"))
+    if difference := result.get("difference"):
+        low, high = difference["low"], difference["high"]
+        lines.append(("difference", f"{difference['value']:+.4f} ({low:+.4f} to {high:+.4f})"))
+    if importances := result.get("importances"):
+        shares = sorted(importances.items(), key=lambda pair: -pair[1])
+        lines.append(("matters most", ", ".join(f"{key} {share:.0%}" for key, share in shares)))
+    return [*lines, ("recipe", result["recipe"])]
+
+
+def _next(run: Run, result: dict[str, Any]) -> list[str]:
+    from wafergpt.cli.next_commands import at_work
+
+    made = result.get("made")
+    first = at_work(Run(Path(made))) if made else command_line("pretrain", result["recipe"])
+    return [f"next: {first}", f"      {run.command('report')}"]
+
+
+def _screen(run: Run, result: dict[str, Any]) -> Iterable[RenderableType]:
+    yield details((Cell(name, "bold"), value) for name, value in _lines(result))
+    yield from _next(run, result)

@@ -1,0 +1,256 @@
+"""A study of settings: its trials over time, what mattered, and each setting alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+from wafergpt.progress import duration
+from wafergpt.reports import formatting as values
+from wafergpt.reports.charts import ACCENT, HEAT, MUTED, QUIET, Chart, literal, short
+from wafergpt.reports.markup import table
+
+Result = Mapping[str, Any]
+
+LISTED = 30
+"""Trials of the table, the best first."""
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """A trial as the result of a study has it.
+
+    Attributes:
+        number: in the study.
+        params: its settings by key.
+        value: of the first objective; None if it has none.
+        why: it has none.
+        seconds: that it took.
+        is_default: whether it is the recipe as it stands.
+    """
+
+    number: int
+    params: Mapping[str, Any]
+    value: float | None
+    why: str
+    seconds: float
+    is_default: bool
+
+    @classmethod
+    def of(cls, row: object) -> TrialRow | None:
+        """Read a row; None if it is none."""
+        if not isinstance(row, Mapping) or not isinstance(row.get("params"), Mapping):
+            return None
+        found = [v for v in values.sequence(row, "values") if isinstance(v, int | float)]
+        return cls(
+            int(values.number(row, "number") or 0),
+            row["params"],
+            float(found[0]) if found else None,
+            str(row.get("why") or ""),
+            values.number(row, "seconds") or 0.0,
+            bool(row.get("default")),
+        )
+
+
+@dataclass(frozen=True)
+class Trials:
+    """The trials of a study.
+
+    Attributes:
+        metric: the objective, for people.
+        spaces: what was tuned: text by key.
+        lower: whether less of the objective is better.
+        rows: all trials, the oldest first.
+    """
+
+    metric: str
+    spaces: Mapping[str, str]
+    lower: bool
+    rows: Sequence[TrialRow]
+
+    @classmethod
+    def of(cls, result: Result) -> Trials | None:
+        """Read them from a run's result; None if it is no study's."""
+        spaces = result.get("spaces")
+        rows = [row for one in values.sequence(result, "outcomes") if (row := TrialRow.of(one))]
+        if not rows or not isinstance(spaces, Mapping):
+            return None
+        ways = values.sequence(result, "directions")
+        metric = str(result.get("metric")).replace("_", " ")
+        return cls(metric, spaces, list(ways)[:1] != ["max"], rows)
+
+    @property
+    def ended(self) -> list[TrialRow]:
+        """Those with a value."""
+        return [row for row in self.rows if row.value is not None]
+
+    def ranked(self) -> list[TrialRow]:
+        """Return those with a value, the best first."""
+        sign = 1 if self.lower else -1
+        return sorted(self.ended, key=lambda row: sign * (row.value or 0.0))
+
+
+def tuning_charts(result: Result) -> list[Chart]:
+    """Return the charts of a study; none of a result that is no study's."""
+    trials = Trials.of(result)
+    if trials is None or not trials.ended:
+        return []
+    drawn = [_history(trials), _importances(result), _parallel(trials)]
+    slices = [_slice(trials, key) for key in trials.spaces]
+    return [chart for chart in (*drawn, *slices) if chart is not None]
+
+
+def trials_card(result: Result) -> str:
+    """Return the best trials as a table in HTML; "" of a result that is no study's."""
+    trials = Trials.of(result)
+    if trials is None:
+        return ""
+    stopped = [row for row in trials.rows if row.value is None]
+    rows = [*trials.ranked(), *stopped]
+    heads = ["Trial", *map(_short_key, trials.spaces), f"Validation {trials.metric}", "Time"]
+    cells = [
+        (
+            f"{row.number}{' (default)' if row.is_default else ''}",
+            *(_written(row.params.get(key)) for key in trials.spaces),
+            row.why or values.MISSING if row.value is None else f"{row.value:.4f}",
+            duration(row.seconds),
+        )
+        for row in rows[:LISTED]
+    ]
+    more = f'<p class="aside">{len(rows) - LISTED:,} more.</p>' if len(rows) > LISTED else ""
+    inner = table(heads, cells, marked=0)
+    return f'<div class="card wide"><h3>Trials, the best first</h3>{inner}{more}</div>'
+
+
+def _history(trials: Trials) -> Chart:
+    ended = trials.ended
+    numbers = [row.number for row in ended]
+    found = [row.value or 0.0 for row in ended]
+    best = list(accumulate(found, min if trials.lower else max))
+    data: list[dict[str, Any]] = [
+        {
+            "x": numbers, "y": list(map(short, best)), "mode": "lines", "name": "best so far",
+            "line": {"color": ACCENT, "shape": "hv", "width": 2}, "hoverinfo": "skip",
+        },
+        {
+            "x": numbers, "y": list(map(short, found)), "mode": "markers", "name": "trial",
+            "marker": {"color": MUTED, "size": 7},
+            "text": [_settings(row) for row in ended],
+            "hovertemplate": "trial %{x}: %{y:.4f}<br>%{text}<extra></extra>",
+        },
+    ]  # fmt: skip
+    default = next((row.value for row in ended if row.is_default), None)
+    layout: dict[str, Any] = {
+        "xaxis": {"title": {"text": "trial"}},
+        "yaxis": {"title": {"text": f"validation {trials.metric}"}},
+    }
+    caption = f"{len(ended)} of {len(trials.rows)} trials ran to their end."
+    if default is not None:
+        layout["shapes"] = [
+            {
+                "type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": default, "y1": default,
+                "line": {"color": QUIET, "dash": "dot", "width": 1},
+            }
+        ]  # fmt: skip
+        caption += f" Dotted: the default, {default:.4f}."
+    return Chart("history", "Trials", caption, data, layout, wide=True)
+
+
+def _importances(result: Result) -> Chart | None:
+    found = result.get("importances")
+    if not isinstance(found, Mapping) or not found:
+        return None
+    shares = sorted(((float(v), str(k)) for k, v in found.items()), key=lambda pair: pair[0])
+    data = {
+        "type": "bar", "orientation": "h", "x": [short(share) for share, _ in shares],
+        "y": [_short_key(key) for _, key in shares], "marker": {"color": ACCENT},
+        "hovertemplate": "%{y}: %{x:.0%}<extra></extra>",
+    }  # fmt: skip
+    layout = {"xaxis": {"tickformat": ".0%"}, "yaxis": {"type": "category"}}
+    caption = "Share of what the best trials have in common that goes with each (PED-ANOVA)."
+    return Chart("importances", "What mattered", caption, [data], layout)
+
+
+def _parallel(trials: Trials) -> Chart | None:
+    ended = trials.ranked()[::-1]
+    keys = [key for key in trials.spaces if all(key in row.params for row in ended)]
+    if len(ended) < 3 or len(keys) < 2:
+        return None
+    dimensions = [_dimension(trials, key, ended) for key in keys]
+    found = [row.value or 0.0 for row in ended]
+    dimensions.append({"label": trials.metric, "values": list(map(short, found))})
+    data = {
+        "type": "parcoords", "dimensions": dimensions,
+        "line": {
+            "color": list(map(short, found)), "colorscale": [[0, HEAT], [1, QUIET]],
+            "reversescale": not trials.lower,
+        },
+    }  # fmt: skip
+    caption = "Each line is a trial, the better the darker; drag along an axis to select some."
+    margin = {"margin": {"t": 48, "l": 64, "r": 64, "b": 24}}
+    return Chart("parallel", "Settings together", caption, [data], margin, height=320, wide=True)
+
+
+def _dimension(trials: Trials, key: str, rows: Sequence[TrialRow]) -> dict[str, Any]:
+    space, found = trials.spaces[key], [row.params[key] for row in rows]
+    label = literal(_short_key(key))
+    if any(isinstance(value, str) for value in found):
+        names = list(dict.fromkeys(part.strip() for part in space.split(",")))
+        places = [names.index(str(v)) if str(v) in names else 0 for v in found]
+        ticks = {"tickvals": list(range(len(names))), "ticktext": list(map(literal, names))}
+        return {"label": label, "values": places, **ticks}
+    if not _is_log(space):
+        return {"label": label, "values": [short(float(v)) for v in found]}
+    logs = [math.log10(float(v)) for v in found]
+    ends = (min(logs), (min(logs) + max(logs)) / 2, max(logs))
+    return {
+        "label": label, "values": list(map(short, logs)),
+        "tickvals": list(map(short, ends)), "ticktext": [f"{10**end:.2g}" for end in ends],
+    }  # fmt: skip
+
+
+def _slice(trials: Trials, key: str) -> Chart | None:
+    rows = [row for row in trials.ended if key in row.params]
+    if len(rows) < 3:
+        return None
+    data = {
+        "x": [row.params[key] for row in rows], "y": [short(row.value or 0.0) for row in rows],
+        "mode": "markers", "text": [row.number for row in rows],
+        "marker": {
+            "size": 8, "color": [row.number for row in rows],
+            "colorscale": [[0, QUIET], [1, ACCENT]],
+        },
+        "hovertemplate": "trial %{text}: %{y:.4f} at %{x}<extra></extra>",
+    }  # fmt: skip
+    kind = "log" if _is_log(trials.spaces[key]) else "linear"
+    if any(isinstance(row.params[key], str) for row in rows):
+        kind = "category"
+    layout = {
+        "xaxis": {"title": {"text": literal(key)}, "type": kind},
+        "yaxis": {"title": {"text": f"validation {trials.metric}"}},
+    }
+    caption = "One setting, over all values of the others; later trials are darker."
+    name = key.replace(".", "-")
+    return Chart(f"slice-{name}", literal(_short_key(key)), caption, [data], layout)
+
+
+def _is_log(space: str) -> bool:
+    return str(space).endswith(":log")
+
+
+def _short_key(key: str) -> str:
+    return str(key).rpartition(".")[2]
+
+
+def _written(value: object) -> str:
+    if value is None:
+        return "as it is"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _settings(row: TrialRow) -> str:
+    found = (f"{_short_key(key)} {_written(value)}" for key, value in row.params.items())
+    return literal(", ".join(found) or "the default")

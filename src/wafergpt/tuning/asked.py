@@ -1,0 +1,212 @@
+"""What a study was asked for, and the recipe of each of its trials."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from wafergpt.config import Recipe, load_recipe
+from wafergpt.config.files import flat
+from wafergpt.errors import InputError, nearest
+from wafergpt.planning.budget import Budget, budget_of
+from wafergpt.runs.run import Run
+from wafergpt.tasks.base import Direction, task_of
+from wafergpt.tasks.labelled_task import LabelledTask
+from wafergpt.tasks.language_model import corpus_of, for_corpus
+from wafergpt.train.finetuning import with_task
+from wafergpt.train.resume import asked_for, beginning
+from wafergpt.tuning.proxy import proxy_of
+from wafergpt.tuning.spaces import Space, combinations, default_spaces, read_spaces
+
+COSTS: Mapping[str, Direction] = {"latency": "min", "size": "min"}
+"""Objectives beside a metric: seconds of an evaluation, and parameters."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A study as it was asked for; as JSON, it is all that another process needs to join in.
+
+    Attributes:
+        recipe: a YAML file, a shipped recipe's name, or None for settings chosen by the rows.
+        overrides: ``section.key=value`` strings.
+        start: the run to start from, or ``scratch``; None for a pretraining.
+        spaces: texts by key; none for the default ones.
+        metric: the objective; the recipe's ``evaluate.metric`` if None.
+        also: further objectives, of ``COSTS``.
+        sampler: see ``study.SAMPLERS``.
+        pruner: see ``study.PRUNERS``.
+        budget: time, or FLOPs, of all trials; None for no limit.
+        trials: their number; None for no limit.
+        width: under µP, d_model of the proxy that is trained instead.
+        steps: updates of the proxy; None for 20 tokens per parameter.
+        workers: processes that work at the same time.
+        storage: address of a database; a file in the study's folder if "".
+        keep: keep the weights of all trials.
+        root: the folder of runs.
+        folder: the current folder of whoever asked, that relative paths are of.
+    """
+
+    recipe: str | None
+    overrides: tuple[str, ...]
+    start: str | None
+    spaces: Mapping[str, str] = field(default_factory=dict)
+    metric: str | None = None
+    also: tuple[str, ...] = ()
+    sampler: str = "tpe"
+    pruner: str = "asha"
+    budget: str | float | None = None
+    trials: int | None = None
+    width: int | None = None
+    steps: int | None = None
+    workers: int = 1
+    storage: str = ""
+    keep: bool = False
+    root: Path = Path("runs")
+    folder: Path = Path()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values, of which ``of_json`` makes the same."""
+        return {**asdict(self), "root": str(self.root), "folder": str(self.folder)}
+
+    @classmethod
+    def of_json(cls, values: Mapping[str, Any]) -> Asked:
+        """Return what ``to_json`` has written."""
+        known = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
+        for name in ("overrides", "also"):
+            known[name] = tuple(known[name])
+        for name in ("root", "folder"):
+            known[name] = Path(known[name])
+        return cls(**known)
+
+    def recipe_with(self, changes: Sequence[str] = ()) -> Recipe:
+        """Return the recipe with overrides, as ``pretrain`` or ``finetune`` would take it.
+
+        Raises:
+            InputError: if it is impossible, or its data unusable.
+        """
+        recipe = load_recipe(self.recipe, [*self.overrides, *changes])
+        if recipe.tune:
+            recipe = recipe.replace(tune={})
+        if self.start is None:
+            return recipe
+        return with_task(recipe, self.base, chooses=self.recipe is None)
+
+    def trained_with(self, changes: Sequence[str] = ()) -> Recipe:
+        """Return the recipe of a trial: without test rows, of the proxy if there is one."""
+        recipe = self.recipe_with(changes)
+        if self.width is not None:
+            recipe = proxy_of(recipe, self.width, self.steps)
+        if recipe.task is None:
+            recipe = for_corpus(recipe, corpus_of(recipe))
+        else:
+            recipe = recipe.replace(task={"test": None})
+        return recipe.replace(evaluate={"metric": self.objective})
+
+    @cached_property
+    def base(self) -> Run | None:
+        """The run to start from; None for fresh weights."""
+        if self.start in (None, "scratch"):
+            return None
+        return beginning(str(self.start), self.root)
+
+    @cached_property
+    def plain(self) -> Recipe:
+        """The recipe as it stands."""
+        return self.recipe_with()
+
+    @property
+    def objective(self) -> str:
+        """The first objective, a metric."""
+        return self.metric or self.plain.evaluate.metric
+
+    @property
+    def directions(self) -> list[Direction]:
+        """Whether less or more of each objective is better."""
+        return [task_of(self.plain).metrics[self.objective], *(COSTS[name] for name in self.also)]
+
+    @cached_property
+    def tuned(self) -> dict[str, Space]:
+        """The spaces.
+
+        Raises:
+            InputError: if one is impossible.
+        """
+        written = load_recipe(self.recipe, self.overrides).tune
+        texts = {**written, **self.spaces} or default_spaces(self.plain)
+        return read_spaces(texts, self.plain, self._changed)
+
+    def _changed(self, changes: Sequence[str]) -> Recipe:
+        # Rows are not read for it.
+        return load_recipe(self.recipe, [*self.overrides, *changes])
+
+    def default(self) -> dict[str, Any]:
+        """Return the recipe's own settings as Optuna knows them, as far as the spaces hold them."""
+        values = flat(self.plain.model_dump(mode="json"))
+        found = {}
+        for key, space in self.tuned.items():
+
+            def read(text: str, key: str = key) -> Any:
+                return flat(self._changed([f"{key}={text}"]).model_dump(mode="json"))[key]
+
+            if (parameter := space.parameter(values[key], read)) is not None:
+                found[key] = parameter
+        return found
+
+    def limit(self) -> Budget | None:
+        """Return the budget.
+
+        Raises:
+            InputError: if it cannot be read, or counts tokens.
+        """
+        if self.budget is None:
+            return None
+        budget = budget_of(self.budget)
+        if budget.kind == "tokens":
+            raise InputError("a study has a budget of time or FLOPs: --budget 30m, or --trials N")
+        return budget
+
+    def identity(self) -> dict[str, Any]:
+        """Return all that makes trials comparable, by key: the recipe, its data, the spaces."""
+        recipe = self.trained_with()
+        task = task_of(recipe)
+        if isinstance(task, LabelledTask):
+            recipe = recipe.replace(data={"fingerprint": task.read_ahead().fingerprint()})
+        values = flat(asked_for(recipe))
+        # What is chosen for each trial anew.
+        kept = {
+            key: value
+            for key, value in values.items()
+            if key not in ("system.threads", "evaluate.every") and not key.startswith("tracking.")
+        }
+        spaces = {f"space of {key}": space.text for key, space in self.tuned.items()}
+        return {**kept, **spaces, "objectives": [self.objective, *self.also]}
+
+    def require_possible(self) -> None:
+        """Check what can be checked before anything is trained.
+
+        Raises:
+            InputError: if the objective is none of the task, or what is asked for is impossible.
+        """
+        task = task_of(self.plain)
+        if self.objective not in task.metrics:
+            raise InputError(
+                f"{self.objective} is no metric of this training"
+                f"{nearest(self.objective, task.metrics)} (there are {', '.join(task.metrics)})"
+            )
+        for name in self.also:
+            if name not in COSTS:
+                raise InputError(f"no objective '{name}'{nearest(name, COSTS)}")
+        if self.plain.task is not None and not self.plain.task.holds_out:
+            raise InputError("trials are compared on rows that are held out: task.held_out is 0")
+        if self.plain.system.nproc > 1:
+            raise InputError("a trial is trained by one process: system.nproc=1, and --workers N")
+        if self.start is not None and self.width is not None:
+            raise InputError("a proxy is of a pretraining: leave --width out")
+        if self.budget is None and self.trials is None and self.sampler != "grid":
+            raise InputError("how long? --budget 30m, or --trials 20")
+        self.limit()
+        if self.sampler == "grid":
+            combinations(self.tuned)

@@ -1,0 +1,416 @@
+"""The trials of a study: who takes which, and what is known of them.
+
+They are kept by Optuna, in a file of the study's folder or in a database. Several processes, on any
+machines that see the folder, may work on one study: each holds the lock of its trial, so that a
+trial whose process died is known by its free lock, and is taken up where it stopped.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+
+from wafergpt import atomic_files
+from wafergpt.errors import InputError
+from wafergpt.locks import Lock, locked
+from wafergpt.tuning.spaces import Space, combinations
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.storages.journal._file import BaseJournalFileLock
+    from optuna.trial import FrozenTrial, TrialState
+
+Way = Literal["minimize", "maximize"]
+
+JOURNAL, STUDY_LOCK = "study.journal", "study.lock"
+
+SAMPLERS = ("tpe", "random", "grid", "gp", "cmaes")
+"""``grid`` tries every combination of lists of values, in their order."""
+PRUNERS = ("asha", "hyperband", "none")
+
+RUNGS = 9
+"""A trial's whole length, in the unit of its rungs: a ninth, a third, and the whole."""
+
+REDUCTION = 3
+"""Of the trials at a rung, one in so many goes on."""
+
+RANDOM_TRIALS = 4
+"""Trials before a sampler uses what others found."""
+
+RUN, AGAIN, DEFAULT = "run", "again", "default"
+"""Attributes of a trial: its run's name; the number of the trial that it takes up; whether it is
+the recipe as it stands."""
+
+SECONDS, WHY, SCORES = "seconds", "why", "scores"
+"""Attributes of a settled trial: its cost in seconds; why it has no value; its other numbers."""
+
+
+@dataclass
+class Trial:
+    """A trial that this process has taken.
+
+    Attributes:
+        run: name of its run.
+        texts: its settings as they are written, by key.
+        is_default: whether it is the recipe as it stands.
+    """
+
+    run: str
+    texts: Mapping[str, str]
+    is_default: bool
+    _trial: optuna.Trial = field(repr=False)
+    _reported: set[int] = field(default_factory=set, repr=False)
+
+    def overrides(self) -> list[str]:
+        """Return its settings as overrides of the recipe."""
+        return [f"{key}={text}" for key, text in self.texts.items()]
+
+    def report(self, share: float, value: float) -> bool:
+        """Report a value on the way, and return whether the trial should stop.
+
+        Args:
+            share: of its updates that are made.
+            value: of the one objective.
+        """
+        rung = max(1, round(RUNGS * share))
+        if rung not in self._reported and math.isfinite(value):
+            self._reported.add(rung)
+            self._trial.report(value, rung)
+        return not self.is_default and share < 1 and bool(self._trial.should_prune())
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a trial.
+
+    Attributes:
+        run: name of its run.
+        params: its settings, by key, as Optuna knows them.
+        values: of the objectives; None if it has none.
+        why: it has none, or "".
+        seconds: that it took.
+        is_default: whether it was the recipe as it stands.
+        scores: other numbers by name, for people.
+    """
+
+    run: str
+    params: Mapping[str, Any]
+    values: tuple[float, ...] | None
+    why: str
+    seconds: float
+    is_default: bool
+    scores: Mapping[str, float]
+
+    @property
+    def number(self) -> int:
+        """Its place in the study, from 0."""
+        return int(self.run.rpartition("-")[2])
+
+
+class Study:
+    """A study in a folder.
+
+    Args:
+        folder: of the study, with the runs of its trials.
+        spaces: what is tuned.
+        default: settings of the recipe as it stands, as far as the spaces hold them.
+        directions: of each objective.
+        sampler: one of ``SAMPLERS``.
+        pruner: one of ``PRUNERS``.
+        seed: of the sampler.
+        storage: address of a database; the folder's journal if "".
+
+    Raises:
+        InputError: if Optuna is missing, the journal is damaged, the database cannot be reached, or
+            sampler and spaces do not go together.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        spaces: Mapping[str, Space],
+        default: Mapping[str, Any],
+        directions: Sequence[Way],
+        *,
+        sampler: str = "tpe",
+        pruner: str = "none",
+        seed: int = 0,
+        storage: str = "",
+    ) -> None:
+        self.folder, self._spaces, self._default = folder, spaces, default
+        self._directions = directions
+        with locked(folder / STUDY_LOCK):
+            self._study = _opened(folder, storage, directions)
+            trials = self._study.get_trials(deepcopy=False)
+            # Each call makes a new sampler; the number of earlier trials changes its seed.
+            self._study.sampler = _sampler(sampler, seed + len(trials), len(directions))
+            self._study.pruner = _pruner(pruner)
+            grid = combinations(spaces) if sampler == "grid" else []
+            if not trials:
+                self._study.enqueue_trial({**default}, user_attrs={DEFAULT: True})
+                for params in grid:
+                    if params != default:
+                        self._study.enqueue_trial(params)
+        self._of_grid = len(grid) + (default not in grid) if grid else None
+
+    @contextmanager
+    def taken(self, limit: int | None = None) -> Iterator[Trial | None]:
+        """Take a trial: one whose process died, or a new one.
+
+        Leaving without having settled it leaves it to be taken up again.
+
+        Args:
+            limit: of all trials; None for any number.
+
+        Yields:
+            The trial; None if there are that many.
+        """
+        with locked(self.folder / STUDY_LOCK):
+            self._retry_dead()
+            limits = [number for number in (limit, self._of_grid) if number is not None]
+            if limits and self._taken() >= min(limits):
+                yield None
+                return
+            trial = self._study.ask()
+            name = trial.user_attrs.get(RUN) or self._next_name()
+            trial.set_user_attr(RUN, name)
+            lock = Lock(self._lock_of(name))
+            lock.acquire(wait=True)
+            is_default = DEFAULT in trial.user_attrs
+            texts = {
+                key: space.drawn(trial)
+                for key, space in self._spaces.items()
+                if not is_default or key in self._default
+            }
+        try:
+            yield Trial(name, {} if is_default else texts, is_default, trial)
+        finally:
+            lock.release()
+
+    def _next_name(self) -> str:
+        """Return a run's name that no trial has."""
+        trials = self._study.get_trials(deepcopy=False)
+        return f"trial-{len({one.user_attrs.get(RUN) for one in trials} - {None}):03}"
+
+    def _taken(self) -> int:
+        """Return how many trials are settled or running."""
+        waiting = (_state("FAIL"), _state("WAITING"))
+        return sum(t.state not in waiting for t in self._study.get_trials(deepcopy=False))
+
+    def settle(
+        self,
+        trial: Trial,
+        values: Sequence[float] | None,
+        seconds: float,
+        why: str = "",
+        scores: Mapping[str, float] | None = None,
+    ) -> None:
+        """Record what became of a trial.
+
+        Args:
+            trial: taken by this process.
+            values: of the objectives; None if it stopped early, or could not be trained.
+            seconds: that it took.
+            why: it has no value.
+            scores: other numbers by name.
+        """
+        for key, value in ((SECONDS, seconds), (WHY, why), (SCORES, {**(scores or {})})):
+            trial._trial.set_user_attr(key, value)
+        state = _state("PRUNED" if values is None else "COMPLETE")
+        self._study.tell(trial._trial.number, None if values is None else list(values), state=state)
+
+    def outcomes(self) -> list[Outcome]:
+        """Return the trials that are settled, the oldest first."""
+        ended = self._study.get_trials(
+            deepcopy=False, states=(_state("COMPLETE"), _state("PRUNED"))
+        )
+        return [_outcome(trial) for trial in ended]
+
+    def best(self) -> Outcome | None:
+        """Return the trial that is best by the first objective."""
+        found = [one for one in self.outcomes() if one.values is not None]
+        sign = self._sign()
+        return min(found, key=lambda one: sign * (one.values or (math.inf,))[0], default=None)
+
+    def _sign(self) -> int:
+        return 1 if self._directions[0] == "minimize" else -1
+
+    def not_beaten(self) -> list[str]:
+        """Return the runs of the trials that no other one beats in every objective."""
+        return [trial.user_attrs[RUN] for trial in self._study.best_trials]
+
+    def importances(self) -> dict[str, float]:
+        """Return how much of the spread of the first objective goes with each setting.
+
+        By PED-ANOVA (Watanabe et al., arXiv:2304.10255); {} of too few trials.
+        """
+        from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+
+        found = [one for one in self.outcomes() if one.values is not None]
+        varied = [
+            key for key in self._spaces if len({str(one.params.get(key)) for one in found}) > 2
+        ]
+        if len(found) < 2 * RANDOM_TRIALS or not varied:
+            return {}
+        sign = self._sign()
+
+        def first(trial: FrozenTrial) -> float:
+            # The lowest are what is looked for.
+            return sign * float(trial.values[0])
+
+        with warnings.catch_warnings(action="ignore"):
+            importances = get_param_importances(
+                self._study,
+                evaluator=PedAnovaImportanceEvaluator(),
+                params=varied,
+                target=first,
+            )
+        return {key: float(value) for key, value in importances.items()}
+
+    def _retry_dead(self) -> None:
+        """Queue again what other processes left unfinished when they died."""
+        trials = self._study.get_trials(deepcopy=False)
+        queued = {trial.user_attrs.get(AGAIN) for trial in trials}
+        for trial in trials:
+            if trial.state is not _state("RUNNING"):
+                continue
+            # Without a name, its process died while this lock was its own.
+            name = trial.user_attrs.get(RUN)
+            lock = Lock(self._lock_of(name or "none"))
+            if not lock.acquire():
+                continue
+            works = lock.works
+            lock.release()
+            if not works:
+                # Nobody can tell whether its process lives.
+                continue
+            if trial.number not in queued:
+                attributes = {**trial.user_attrs, AGAIN: trial.number}
+                fixed = self._default if DEFAULT in attributes else {}
+                self._study.enqueue_trial({**fixed, **trial.params}, user_attrs=attributes)
+            self._study.tell(trial.number, state=_state("FAIL"))
+
+    def _lock_of(self, run: str) -> Path:
+        return self.folder / f"{run}.lock"
+
+
+def _opened(folder: Path, storage: str, directions: Sequence[Way]) -> optuna.Study:
+    try:
+        import optuna
+        from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+        from optuna.storages.journal import JournalFileBackend
+    except ImportError:
+        raise InputError("tuning needs Optuna: pip install 'wafergpt[tune]'") from None
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    journal = folder / JOURNAL
+    try:
+        kept: BaseStorage
+        if storage:
+            kept = RDBStorage(storage, engine_kwargs={"pool_pre_ping": True})
+        else:
+            kept = JournalStorage(JournalFileBackend(str(journal), _journal_lock(journal)))
+        return optuna.create_study(
+            storage=kept, study_name=folder.name, directions=[*directions], load_if_exists=True
+        )
+    except ImportError as error:
+        raise InputError(
+            f"the database needs a driver ({error.name}): pip install 'wafergpt[cluster]'"
+        ) from None
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        reason = "too deep" if isinstance(error, RecursionError) else error
+        raise InputError(f"{storage or journal} is damaged: {reason}") from None
+    except Exception as error:
+        # Each driver has errors of its own.
+        if not storage:
+            raise
+        line = str(error).strip().splitlines()[0]
+        raise InputError(f"the database cannot be used: {line}") from None
+
+
+def _journal_lock(journal: Path) -> BaseJournalFileLock:
+    """Return a lock that the system releases when its process dies, as Optuna's own does not.
+
+    Whoever gets it cuts the journal back to its last complete line: the rest of a record whose
+    writer was killed would spoil the next one.
+    """
+    from optuna.storages.journal._file import BaseJournalFileLock
+
+    lock = Lock(journal.with_name(f"{journal.name}.lock"))
+
+    class JournalLock(BaseJournalFileLock):
+        def acquire(self) -> bool:
+            lock.acquire(wait=True)
+            _cut_torn_record(journal)
+            return True
+
+        def release(self) -> None:
+            lock.release()
+
+    return JournalLock()
+
+
+def _cut_torn_record(journal: Path) -> None:
+    with journal.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        if not size or _last_byte(file) == b"\n":
+            return
+    data = journal.read_bytes()
+    atomic_files.write_bytes(journal, data[: data.rfind(b"\n") + 1])
+
+
+def _last_byte(file: BinaryIO) -> bytes:
+    file.seek(-1, os.SEEK_END)
+    return file.read(1)
+
+
+def _sampler(name: str, seed: int, objectives: int) -> optuna.samplers.BaseSampler:
+    from optuna import samplers
+
+    if name == "tpe":
+        return samplers.TPESampler(seed=seed, n_startup_trials=RANDOM_TRIALS)
+    if name == "gp":
+        return samplers.GPSampler(seed=seed, n_startup_trials=RANDOM_TRIALS)
+    if name == "cmaes":
+        if objectives > 1:
+            raise InputError("CMA-ES knows one objective: --sampler tpe")
+        if find_spec("cmaes") is None:
+            raise InputError("CMA-ES needs a package: pip install 'wafergpt[tune]'")
+        return samplers.CmaEsSampler(seed=seed, n_startup_trials=RANDOM_TRIALS)
+    return samplers.RandomSampler(seed=seed)
+
+
+def _pruner(name: str) -> optuna.pruners.BasePruner:
+    from optuna import pruners
+
+    if name == "asha":
+        return pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=REDUCTION)
+    if name == "hyperband":
+        return pruners.HyperbandPruner(1, RUNGS, REDUCTION)
+    return pruners.NopPruner()
+
+
+def _outcome(trial: FrozenTrial) -> Outcome:
+    attributes = trial.user_attrs
+    ended = trial.state is _state("COMPLETE")
+    return Outcome(
+        attributes[RUN],
+        trial.params,
+        tuple(trial.values) if ended else None,
+        attributes.get(WHY, ""),
+        attributes.get(SECONDS, 0.0),
+        bool(attributes.get("default")),
+        attributes.get(SCORES, {}),
+    )
+
+
+def _state(name: str) -> TrialState:
+    import optuna
+
+    return optuna.trial.TrialState[name]

@@ -1,0 +1,262 @@
+"""Tuning: a real small training, from the command to the run that is kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from wafergpt import api
+from wafergpt.cli.tune import command
+from wafergpt.data.prepare import prepare
+from wafergpt.errors import Diverged, InputError, Interrupted, RunFailed
+from wafergpt.runs.run import Run
+from wafergpt.train.callbacks import Callback
+from wafergpt.train.run import train
+from wafergpt.tuning import trials as trials_module
+
+SMALL = [
+    "model.n_layers=1", "model.d_model=16", "model.n_heads=2", "model.seq_len=32",
+    "model.vocab_size=300", "system.device=cpu", "system.compile=off", "system.threads=1",
+]  # fmt: skip
+TASK = [*SMALL, "train.steps=8", "train.batch_size=8", "evaluate.every=2", "name=film"]
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    """Write rows to train on, and others as a test."""
+    for name, first in (("train", 0), ("test", 200)):
+        lines = [
+            {"text": f"{'good' if n % 2 else 'bad'} film number {n}", "label": f"l{n % 2}"}
+            for n in range(first, first + 120)
+        ]
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (tmp_path / f"{name}.jsonl").write_text(text)
+    return tmp_path
+
+
+def tune(rows: Path, *changes: str, **options: Any) -> Run:
+    files = [f"task.{name}={rows / name}.jsonl" for name in ("train", "test")]
+    options = {"trials": 3, "pruner": "none", **options}
+    return api.tune("scratch", None, [*TASK, *files, *changes], root=rows / "runs", **options)
+
+
+LR = "optimizer.lr=1e-4..1e-1:log"
+
+
+def test_a_study_from_the_default_to_the_run_that_is_kept(rows: Path) -> None:
+    run = tune(rows, LR, "model.dropout=0.0,0.1")
+    result, folder = run.read("result"), run.path
+    assert result["trials"] == 3
+    values = [one["values"][0] for one in result["outcomes"]]
+    assert result["value"] == min(values)
+    assert result["default_value"] == values[0]
+    # The default is what finetune would have made.
+    alone = api.finetune(
+        "scratch", None, [*TASK, f"task.train={rows / 'train.jsonl'}", "name=alone"],
+        root=rows / "runs",
+    ).run  # fmt: skip
+    assert values[0] == alone.read("result")["metrics"]["loss"]
+    # The best is a run of its own, and the test was judged once.
+    best = Run(rows / "runs" / "film")
+    assert best.recipe.name == "film"
+    assert best.read("result")["metrics"]["loss"] == result["value"]
+    assert best.read("result")["test"] == result["test"]
+    assert result["judged"] == 1
+    assert result["difference"]["low"] <= result["difference"]["value"]
+    assert result["difference"]["value"] == pytest.approx(
+        result["test"]["loss"] - result["default_test"]["loss"]
+    )
+    assert (best.path / "mistakes.csv").exists() == (result["test"]["accuracy"] < 1)
+    assert api.predict(best, ["good film"], root=rows / "runs")[0] is not None
+    # The recipe makes the same run again.
+    named = [f"task.train={rows / 'train.jsonl'}", "task.test=null", "name=again"]
+    again = api.finetune("scratch", result["recipe"], named, root=rows / "runs").run
+    assert again.read("result")["metrics"]["loss"] == result["value"]
+    # Weights are kept of the best and the default alone.
+    kept = {p.parent.name for p in folder.glob("trial-*/checkpoints")}
+    assert kept == {"trial-000", result["best_trial"]}
+
+
+def test_the_same_call_goes_on_and_another_one_is_refused(rows: Path) -> None:
+    first = tune(rows, LR, trials=2).read("result")
+    assert tune(rows, LR, trials=2).read("result")["outcomes"] == first["outcomes"]
+    more = tune(rows, LR, trials=4).read("result")
+    assert more["outcomes"][:2] == first["outcomes"]
+    assert more["trials"] == 4
+    for changes, differs in (
+        ([LR, "train.batch_size=16"], "train.batch_size"),
+        (["optimizer.lr=1e-4..1e-2:log"], "space of optimizer.lr"),
+    ):
+        with pytest.raises(InputError, match=f"a study of another command .{differs}"):
+            tune(rows, *changes)
+    with (rows / "train.jsonl").open("a") as file:
+        file.write(json.dumps({"text": "one more", "label": "l0"}) + "\n")
+    with pytest.raises(InputError, match=r"data\.fingerprint"):
+        tune(rows, LR)
+
+
+def test_an_interrupted_trial_is_finished_first(
+    rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = Run.log
+
+    def interrupt(run: Run, row: dict[str, object]) -> None:
+        log(run, row)
+        if run.name == "trial-001" and row["step"] == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Run, "log", interrupt)
+    with pytest.raises(Interrupted, match=r"trial-001: .*the same command goes on"):
+        tune(rows, LR)
+    monkeypatch.setattr(Run, "log", log)
+    found = tune(rows, LR).read("result")
+    whole = api.tune(
+        "scratch", None,
+        [*TASK, f"task.train={rows / 'train.jsonl'}", f"task.test={rows / 'test.jsonl'}", LR],
+        trials=3, pruner="none", root=rows / "whole",
+    ).read("result")  # fmt: skip
+    assert [one["run"] for one in found["outcomes"]] == ["trial-000", "trial-001", "trial-002"]
+    for one, other in zip(found["outcomes"][:2], whole["outcomes"][:2], strict=True):
+        assert (one["params"], one["values"]) == (other["params"], other["values"])
+    steps = [row["step"] for row in Run(rows / "runs" / "film-tune" / "trial-001").metrics()]
+    assert steps == list(range(1, 9))
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, errors: Sequence[Exception | None]) -> None:
+    """Let the first trainings fail, as far as they have an error."""
+    left = list(errors)
+
+    def sometimes(*arguments: Any, callbacks: Sequence[Callback] = (), **named: Any) -> Run:
+        error = left.pop(0) if left else None
+        if error is not None:
+            raise error
+        return train(*arguments, callbacks=callbacks, **named)
+
+    monkeypatch.setattr(trials_module, "train", sometimes)
+
+
+def test_a_trial_that_fails_does_not_end_the_study(
+    rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing(monkeypatch, [None, Diverged("the loss is nan"), RunFailed("too little memory")])
+    result = tune(rows, LR, trials=4).read("result")
+    assert [one["why"] for one in result["outcomes"]] == [
+        "", "the loss is nan", "too little memory", "",
+    ]  # fmt: skip
+    assert result["value"] < 10
+
+
+def test_a_study_without_any_value_fails(rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failing(monkeypatch, [Diverged("the loss is nan")] * 3)
+    with pytest.raises(RunFailed, match="no trial could be trained: the loss is nan"):
+        tune(rows, LR)
+
+
+def test_what_is_impossible_for_the_default_is_said(
+    rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing(monkeypatch, [InputError("this cannot be")])
+    with pytest.raises(InputError, match="this cannot be"):
+        tune(rows, LR)
+
+
+def test_hopeless_trials_stop_early_and_keep_no_weights(rows: Path) -> None:
+    rates = "optimizer.lr=0.03,1e-9,1.1e-9,1.2e-9,1.3e-9,1.4e-9"
+    own = "optimizer.lr=0.03"
+    found = tune(rows, own, rates, sampler="grid", trials=None, pruner="asha")
+    result = found.read("result")
+    stopped = [one for one in result["outcomes"] if one["why"] == "stopped early"]
+    assert result["trials"] == 6
+    assert stopped
+    assert result["best"] == {"optimizer.lr": "0.03"}
+    for one in stopped:
+        run = Run(found.path / one["run"])
+        assert one["values"] is None
+        assert run.metrics()[-1]["step"] < 8
+        assert not run.checkpoints.exists()
+
+
+def test_several_objectives_run_to_the_end(rows: Path) -> None:
+    result = tune(rows, LR, "model.dropout=0.0,0.1", also=("size", "latency")).read("result")
+    assert result["objectives"] == ["loss", "size", "latency"]
+    assert all(len(one["values"]) == 3 for one in result["outcomes"])
+    assert result["not_beaten"]
+
+
+def test_a_metric_that_is_better_when_larger(rows: Path) -> None:
+    result = tune(rows, LR, metric="accuracy").read("result")
+    assert result["value"] == max(one["values"][0] for one in result["outcomes"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "message"),
+    [
+        (["optimizer.lrr=1..2"], {}, "no key 'optimizer.lrr'|unknown key"),
+        (["model.n_layers=0..3"], {}, "model.n_layers=0..3 is impossible"),
+        ([LR], {"metric": "f2"}, "f2 is no metric of this training"),
+        ([LR], {"trials": None}, "how long"),
+        ([LR], {"budget": "3 bananas"}, "is not a budget"),
+        ([LR], {"budget": "1M tokens"}, "a budget of time or FLOPs"),
+        ([LR], {"also": ("speed",)}, "no objective 'speed'"),
+        ([LR, "task.held_out=0"], {}, "trials are compared on rows that are held out"),
+        ([LR, "system.nproc=2"], {}, "a trial is trained by one process"),
+        ([LR], {"width": 8}, "a proxy is of a pretraining"),
+        ([LR], {"sampler": "grid"}, "a grid needs lists of values"),
+    ],
+)
+def test_mistakes_are_named_and_nothing_is_written(
+    rows: Path, changes: list[str], options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        tune(rows, *changes, **options)
+    assert not (rows / "runs" / "film-tune" / "trial-000").exists()
+
+
+def test_a_name_that_is_taken_is_refused_before_anything_is_trained(rows: Path) -> None:
+    (rows / "runs" / "film").mkdir(parents=True)
+    with pytest.raises(InputError, match="film exists"):
+        tune(rows, LR)
+
+
+def test_a_budget_of_time_ends_the_study(rows: Path) -> None:
+    result = tune(rows, LR, trials=None, budget=0.001).read("result")
+    assert result["trials"] == 1
+    assert result["value"] == result["default_value"]
+
+
+def test_several_workers_make_each_trial_once(rows: Path, preloaded: None) -> None:
+    result = tune(rows, LR, trials=5, workers=2).read("result")
+    runs = [one["run"] for one in result["outcomes"]]
+    assert sorted(runs) == [f"trial-{number:03}" for number in range(5)]
+
+
+def test_the_command(rows: Path) -> None:
+    named = [f"task.train={rows / 'train.jsonl'}", f"task.test={rows / 'test.jsonl'}"]
+    line = ["scratch", *TASK, *named, LR, "--trials", "2", "--runs", str(rows / "runs")]
+    found = CliRunner().invoke(command, line, catch_exceptions=False)
+    assert "next: wafergpt predict film" in found.stdout
+    again = CliRunner().invoke(command, [*line, "--json"], catch_exceptions=False)
+    result = json.loads(again.stdout.splitlines()[-1])
+    assert result.keys() >= {"study", "metric", "best", "value", "default_value", "trials",
+                             "recipe", "test"}  # fmt: skip
+    assert Path(result["recipe"]).is_file()
+
+
+def test_a_pretraining(tmp_path: Path) -> None:
+    text = tmp_path / "text.jsonl"
+    lines = [{"text": f"{n} sheep went over the hill and {n * 7} came back"} for n in range(300)]
+    text.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    corpus = prepare(text, tmp_path / "corpus", vocab_size=300)
+    asked = [*SMALL, "train.steps=6", "train.batch_size=4", f"data.corpus={corpus.path}", "name=lm"]
+    run = api.tune(None, None, asked, trials=3, root=tmp_path)
+    result = run.read("result")
+    assert result["spaces"].keys() >= {"optimizer.lr", "schedule.warmup"}
+    assert Run(tmp_path / "lm").read("result")["best_val_loss"] == result["value"]
+    assert api.generate("lm", "sheep", root=tmp_path)
