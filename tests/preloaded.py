@@ -1,8 +1,8 @@
-"""Processes that are forked from one that has imported torch.
+"""Processes that are forked from one that has imported torch and what else wafergpt needs.
 
-That import is most of what a short command takes, and the tests start hundreds of them. wafergpt's
-own modules are imported anew by each process, and everything else is as it is for a user's: its
-own pid, environment, files and signals.
+Those imports are most of what a short command takes, and the tests start hundreds of them.
+wafergpt's own modules are imported anew by each process, and everything else is as it is for a
+user's: its own pid, environment, files and signals.
 """
 
 from __future__ import annotations
@@ -168,8 +168,10 @@ class _Child(subprocess.Popen[Any]):
 
 def serve(address: str, parent: int) -> NoReturn:
     """Fork for each connection; answer with the pid of its process, then with how it ended."""
-    import torch._dynamo  # noqa: F401
+    import torch._dynamo
+    import torch.distributed.fsdp  # noqa: F401
 
+    import wafergpt.train.run  # noqa: F401
     from wafergpt.distributed.launcher import stop_with
 
     stop_with(parent)

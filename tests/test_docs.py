@@ -142,6 +142,14 @@ def test_the_page_on_folds_and_runs_works_when_pasted(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_page_on_tuning_works_when_pasted(tmp_path: Path) -> None:
+    paste("docs/tuning.md", tmp_path)
+    result = json.loads((tmp_path / "runs" / "clf-tune" / "result.json").read_text())
+    assert result["trials"] == 6
+    assert (tmp_path / "runs" / "clf-tune" / "report.html").is_file()
+
+
+@pytest.mark.slow
 def test_the_page_on_data_works_when_pasted(tmp_path: Path) -> None:
     paste("docs/data.md", tmp_path)
     assert len((tmp_path / "answers.csv").read_text().splitlines()) == 101

@@ -14,11 +14,11 @@ from pathlib import Path
 from tests.preloaded import Popen
 from wafergpt.runs.run import Run
 
-STEPS = 50
+STEPS = 30
 RECIPE = [
     "seed=5", f"train.steps={STEPS}", "train.batch_size=8", "train.micro_batch_size=2",
     "model.n_layers=2", "model.d_model=32", "model.n_heads=2", "model.seq_len=32",
-    "optimizer.name=muon", "checkpoint.every=10", "evaluate.every=25", "evaluate.batches=2",
+    "optimizer.name=muon", "checkpoint.every=10", "evaluate.every=15", "evaluate.batches=2",
     "evaluate.prompts=[the]", "system.compile=off", "system.precision=fp32", "system.threads=1",
     "data.document_mask=true", "model.ngrams=[2, 3]", "model.ngram_rows=1000",
 ]  # fmt: skip

@@ -35,6 +35,8 @@ TORCHRUN = [
     "--nproc-per-node=2", "--no-python",
 ]  # fmt: skip
 
+DROPOUT = ["model.dropout=0.2"]
+
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -49,14 +51,12 @@ def single(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("nproc", [2, 3])
-def test_fifty_steps_of_several_are_those_of_one(
-    corpus: Path, single: Path, tmp_path: Path, nproc: int
-) -> None:
+def test_several_are_as_one(corpus: Path, single: Path, tmp_path: Path, nproc: int) -> None:
     """With document ends and three processes no two of them have the same number of targets."""
     errors = end(
         begin(tmp_path, "name=run", f"data.corpus={corpus}", *RECIPE, "--nproc", str(nproc))
     )
-    assert errors.count("step 25: validation") == 1
+    assert errors.count("step 15: validation") == 1
     assert losses(tmp_path, "run") == pytest.approx(losses(single, "run"), rel=1e-5)
     ours, theirs = (Run.find("run", root).metrics() for root in (tmp_path, single))
     for key in ("tokens", "lr"):
@@ -68,10 +68,10 @@ def test_fifty_steps_of_several_are_those_of_one(
 def test_a_killed_process_is_named_and_fewer_resume(
     corpus: Path, single: Path, tmp_path: Path
 ) -> None:
-    slow = ("train.steps=50", "system.timeout=20")
-    process = begin(tmp_path, "name=run", f"data.corpus={corpus}", *RECIPE, *slow, "--nproc", "4")
+    recipe = [f"data.corpus={corpus}", *RECIPE, "system.timeout=20"]
+    process = begin(tmp_path, "name=run", *recipe, "--nproc", "4")
     victim = soak.ranked(process, 2)
-    wait_for_step(tmp_path, "run", 15)
+    wait_for_step(tmp_path, "run", 12)
     victim.kill()
     errors = end(process, code=1)
     assert "process 2 of 4 was ended by SIGKILL" in errors
@@ -95,34 +95,47 @@ def test_a_stopped_process_is_named_in_time(corpus: Path, tmp_path: Path) -> Non
 
 
 def test_dropout_repeats_at_the_same_number_and_a_signal_saves(
-    corpus: Path, tmp_path: Path
+    corpus: Path, straight: Run, tmp_path: Path
 ) -> None:
-    recipe = [f"data.corpus={corpus}", *RECIPE, "model.dropout=0.2", "--nproc", "2"]
-    end(begin(tmp_path, "name=straight", *recipe))
-    process = begin(tmp_path, "name=stopped", *recipe)
-    wait_for_step(tmp_path, "stopped", 5)
+    recipe = ["name=run", f"data.corpus={corpus}", *RECIPE, *DROPOUT, "--nproc", "2"]
+    process = begin(tmp_path, *recipe)
+    wait_for_step(tmp_path, "run", 5)
     process.send_signal(signal.SIGTERM)
     assert "everything is saved" in end(process, code=130)
-    assert len(losses(tmp_path, "stopped")) < STEPS
+    assert len(losses(tmp_path, "run")) < STEPS
     # The recipe records the number of processes.
-    end(begin(tmp_path, "--resume", "stopped"))
-    same_bits(tmp_path, "straight", "stopped")
+    end(begin(tmp_path, "--resume", "run"))
+    same_bits(straight, Run.find("run", tmp_path))
+
+
+@pytest.fixture(scope="module")
+def straight(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Train in two processes that nobody disturbs."""
+    root = tmp_path_factory.mktemp("straight")
+    end(begin(root, "name=run", f"data.corpus={corpus}", *RECIPE, *DROPOUT, "--nproc", "2"))
+    return Run.find("run", root)
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-def test_killed_all_start_again_by_themselves(corpus: Path, tmp_path: Path, victim: int) -> None:
-    """By our launcher, and by torchrun, whose store has the addresses of dead processes."""
-    recipe = [f"data.corpus={corpus}", *RECIPE, "model.dropout=0.2", "system.timeout=20"]
-    end(begin(tmp_path, "name=straight", *recipe, "--nproc", "2"))
-    process = begin(tmp_path, "name=ours", *recipe, "--nproc", "2", "--restarts", "1")
-    kill_in_the_middle(process, tmp_path, "ours", victim)
+def test_killed_all_start_again_by_themselves(
+    corpus: Path, straight: Run, tmp_path: Path, victim: int
+) -> None:
+    recipe = ["name=run", f"data.corpus={corpus}", *RECIPE, *DROPOUT, "system.timeout=20"]
+    process = begin(tmp_path, *recipe, "--nproc", "2", "--restarts", "1")
+    kill_in_the_middle(process, tmp_path, victim)
     errors = end(process)
     assert f"process {victim} of 2 was ended by SIGKILL" in errors
     assert "starting all 2 again" in errors
-    process = begin(tmp_path, "name=theirs", *recipe, "--go-on", launcher=TORCHRUN)
-    kill_in_the_middle(process, tmp_path, "theirs", victim)
+    same_bits(straight, Run.find("run", tmp_path))
+
+
+def test_torchrun_starts_all_again(corpus: Path, straight: Run, tmp_path: Path) -> None:
+    """Its store still has the addresses of dead processes."""
+    recipe = ["name=run", f"data.corpus={corpus}", *RECIPE, *DROPOUT, "system.timeout=20"]
+    process = begin(tmp_path, *recipe, "--go-on", launcher=TORCHRUN)
+    kill_in_the_middle(process, tmp_path, 0)
     end(process)
-    same_bits(tmp_path, "straight", "ours", "theirs")
+    same_bits(straight, Run.find("run", tmp_path))
 
 
 def test_a_process_that_failed_is_not_restarted(corpus: Path, tmp_path: Path) -> None:
@@ -148,7 +161,7 @@ def test_torchrun_does_not_restart_a_run_that_was_asked_to_stop(
 ) -> None:
     recipe = [f"data.corpus={corpus}", *RECIPE, "train.steps=5000", "name=run"]
     process = begin(tmp_path, *recipe, "--go-on", launcher=TORCHRUN)
-    wait_for_step(tmp_path, "run", 15)
+    wait_for_step(tmp_path, "run", 12)
     soak.ranked(process, 0).send_signal(signal.SIGTERM)
     assert "everything is saved" in end(process)
     run = Run.find("run", tmp_path)
@@ -156,8 +169,8 @@ def test_torchrun_does_not_restart_a_run_that_was_asked_to_stop(
     assert store.every(run)[-1].name == f"step-{run.metrics()[-1]['step']:08d}"
 
 
-def kill_in_the_middle(process: subprocess.Popen[str], root: Path, name: str, victim: int) -> None:
-    wait_for_step(root, name, 15)
+def kill_in_the_middle(process: subprocess.Popen[str], root: Path, victim: int) -> None:
+    wait_for_step(root, "run", 12)
     soak.ranked(process, victim).kill()
 
 
@@ -165,7 +178,7 @@ def test_a_killed_launcher_leaves_no_process(corpus: Path, tmp_path: Path) -> No
     recipe = [f"data.corpus={corpus}", *RECIPE, "train.steps=5000"]
     process = begin(tmp_path, "name=run", *recipe, "--nproc", "2")
     children = [soak.ranked(process, rank) for rank in (0, 1)]
-    wait_for_step(tmp_path, "run", 15)
+    wait_for_step(tmp_path, "run", 12)
     process.kill()
     process.communicate()
     _, alive = psutil.wait_procs(children, timeout=20)
@@ -174,10 +187,13 @@ def test_a_killed_launcher_leaves_no_process(corpus: Path, tmp_path: Path) -> No
     assert store.every(run)[-1].name == f"step-{run.metrics()[-1]['step']:08d}"
 
 
-def same_bits(root: Path, *names: str) -> None:
-    runs = [Run.find(name, root) for name in names]
-    assert len({run.read("result")["weights_sha256"] for run in runs}) == 1
-    assert [losses(root, name) for name in names] == [losses(root, names[0])] * len(names)
+def same_bits(one: Run, other: Run) -> None:
+    hashes, curves = (
+        [run.read("result")["weights_sha256"] for run in (one, other)],
+        [[row["loss"] for row in run.metrics()] for run in (one, other)],
+    )
+    assert hashes[0] == hashes[1]
+    assert curves[0] == curves[1]
 
 
 @pytest.mark.usefixtures("preloaded")

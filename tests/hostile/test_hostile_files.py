@@ -31,7 +31,8 @@ from wafergpt.planning.hardware import Machine
 from wafergpt.planning.plan import read_corpus
 from wafergpt.reports import list_runs, write_report
 from wafergpt.runs.run import Run
-from wafergpt.tuning.study import JOURNAL, Study
+from wafergpt.tuning.storage import JOURNAL
+from wafergpt.tuning.study import Study
 
 
 def _corpus(root: Path) -> Path:

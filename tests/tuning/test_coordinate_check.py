@@ -20,6 +20,9 @@ pytestmark = pytest.mark.slow
 Table = Callable[[Model], Parametrization]
 
 MATRICES: tuple[Role, ...] = ("qkv", "attention_out", "ffn_in", "ffn_out")
+NARROW = (64, 128, 256)
+"""Widths that show what is broken; only what holds is tried up to the widest."""
+
 BREAKS = [
     *(("init_std", role) for role in MATRICES),
     *(("lr", role) for role in MATRICES),
@@ -61,19 +64,20 @@ def test_each_factor_is_needed(kind: str, name: str, monkeypatch: pytest.MonkeyP
     broken = without(table.parametrization, kind, name)
     for module in (table, gpt):
         monkeypatch.setattr(module, "parametrization", broken)
-    assert coordinate_check(load_recipe("mup-check")).broken
+    assert coordinate_check(load_recipe("mup-check"), NARROW, seeds=2).broken
 
 
 def test_the_column_of_muon_holds() -> None:
     recipe = load_recipe("mup-check", ["optimizer.name=muon"])
-    found = coordinate_check(recipe)
+    found = coordinate_check(recipe, NARROW)
     assert found.broken == []
     assert abs(found.slopes["logits"]) <= TOLERANCE
-    assert coordinate_check(recipe.replace(model={"parametrization": "sp"}), (64, 256)).broken
+    assert coordinate_check(recipe.replace(model={"parametrization": "sp"}), (64, 256), seeds=1).broken
 
 
 def test_the_row_of_n_grams_holds() -> None:
-    found = coordinate_check(load_recipe("mup-check", ["model.ngrams=[2]", "model.ngram_rows=999"]))
+    changes = ["model.ngrams=[2]", "model.ngram_rows=999"]
+    found = coordinate_check(load_recipe("mup-check", changes), NARROW)
     assert found.broken == [], found.slopes
     assert abs(found.slopes["n-grams"]) <= TOLERANCE
 
@@ -87,7 +91,7 @@ def test_the_column_of_sgd_holds() -> None:
     assert found.broken == [], found.slopes
     # So small a change of the logits is mostly that of random ones, which fades with the width.
     assert found.slopes["logits"] > -0.5
-    plain = coordinate_check(recipe.replace(model={"parametrization": "sp"}), (64, 256))
+    plain = coordinate_check(recipe.replace(model={"parametrization": "sp"}), (64, 256), seeds=1)
     assert max(plain.slopes.values()) > 1
 
 

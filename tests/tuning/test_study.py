@@ -16,7 +16,8 @@ import pytest
 
 from wafergpt.errors import InputError
 from wafergpt.tuning.spaces import Space, combinations
-from wafergpt.tuning.study import JOURNAL, Outcome, Study, Way
+from wafergpt.tuning.storage import JOURNAL, Way
+from wafergpt.tuning.study import Outcome, Study
 
 SPACES = {
     "optimizer.lr": Space.read("optimizer.lr", "0.001..1.0:log"),

@@ -8,28 +8,24 @@ trial whose process died is known by its free lock, and is taken up where it sto
 from __future__ import annotations
 
 import math
-import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any
 
-from wafergpt import atomic_files
 from wafergpt.errors import InputError
 from wafergpt.locks import Lock, locked
 from wafergpt.tuning.spaces import Space, combinations
+from wafergpt.tuning.storage import Way, opened
 
 if TYPE_CHECKING:
     import optuna
-    from optuna.storages.journal._file import BaseJournalFileLock
     from optuna.trial import FrozenTrial, TrialState
 
-Way = Literal["minimize", "maximize"]
-
-JOURNAL, STUDY_LOCK = "study.journal", "study.lock"
+STUDY_LOCK = "study.lock"
 
 SAMPLERS = ("tpe", "random", "grid", "gp", "cmaes")
 """``grid`` tries every combination of lists of values, in their order."""
@@ -147,7 +143,7 @@ class Study:
         self.folder, self._spaces, self._default = folder, spaces, default
         self._directions = directions
         with locked(folder / STUDY_LOCK):
-            self._study = _opened(folder, storage, directions)
+            self._study = opened(folder, storage, directions)
             trials = self._study.get_trials(deepcopy=False)
             # Each call makes a new sampler; the number of earlier trials changes its seed.
             self._study.sampler = _sampler(sampler, seed + len(trials), len(directions))
@@ -299,75 +295,6 @@ class Study:
 
     def _lock_of(self, run: str) -> Path:
         return self.folder / f"{run}.lock"
-
-
-def _opened(folder: Path, storage: str, directions: Sequence[Way]) -> optuna.Study:
-    try:
-        import optuna
-        from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-        from optuna.storages.journal import JournalFileBackend
-    except ImportError:
-        raise InputError("tuning needs Optuna: pip install 'wafergpt[tune]'") from None
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    journal = folder / JOURNAL
-    try:
-        kept: BaseStorage
-        if storage:
-            kept = RDBStorage(storage, engine_kwargs={"pool_pre_ping": True})
-        else:
-            kept = JournalStorage(JournalFileBackend(str(journal), _journal_lock(journal)))
-        return optuna.create_study(
-            storage=kept, study_name=folder.name, directions=[*directions], load_if_exists=True
-        )
-    except ImportError as error:
-        raise InputError(
-            f"the database needs a driver ({error.name}): pip install 'wafergpt[cluster]'"
-        ) from None
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        reason = "too deep" if isinstance(error, RecursionError) else error
-        raise InputError(f"{storage or journal} is damaged: {reason}") from None
-    except Exception as error:
-        # Each driver has errors of its own.
-        if not storage:
-            raise
-        line = str(error).strip().splitlines()[0]
-        raise InputError(f"the database cannot be used: {line}") from None
-
-
-def _journal_lock(journal: Path) -> BaseJournalFileLock:
-    """Return a lock that the system releases when its process dies, as Optuna's own does not.
-
-    Whoever gets it cuts the journal back to its last complete line: the rest of a record whose
-    writer was killed would spoil the next one.
-    """
-    from optuna.storages.journal._file import BaseJournalFileLock
-
-    lock = Lock(journal.with_name(f"{journal.name}.lock"))
-
-    class JournalLock(BaseJournalFileLock):
-        def acquire(self) -> bool:
-            lock.acquire(wait=True)
-            _cut_torn_record(journal)
-            return True
-
-        def release(self) -> None:
-            lock.release()
-
-    return JournalLock()
-
-
-def _cut_torn_record(journal: Path) -> None:
-    with journal.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        if not size or _last_byte(file) == b"\n":
-            return
-    data = journal.read_bytes()
-    atomic_files.write_bytes(journal, data[: data.rfind(b"\n") + 1])
-
-
-def _last_byte(file: BinaryIO) -> bytes:
-    file.seek(-1, os.SEEK_END)
-    return file.read(1)
 
 
 def _sampler(name: str, seed: int, objectives: int) -> optuna.samplers.BaseSampler:

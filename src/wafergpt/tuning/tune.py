@@ -22,7 +22,7 @@ from wafergpt.locks import Lock
 from wafergpt.progress import duration, each_kind_once, only_warnings, progress, say
 from wafergpt.runs.run import Run
 from wafergpt.tuning.asked import Asked
-from wafergpt.tuning.judging import judge
+from wafergpt.tuning.judging import take_best
 from wafergpt.tuning.spaces import is_space
 from wafergpt.tuning.study import Outcome, Study, Trial
 from wafergpt.tuning.table import TrialTable
@@ -82,7 +82,9 @@ class Tuning:
             raise RunFailed(f"no trial could be trained: {'; '.join(whys)[:200]}")
         run.write("result", self._result(run, best))
         if asked.width is None:
-            self._take_best(run, best)
+            default = next((one for one in study.outcomes() if one.is_default), None)
+            test = None if asked.plain.task is None else asked.plain.task.test
+            take_best(run, best, default, Run(asked.root / self.name), test)
         return run
 
     def work(self) -> None:
@@ -312,30 +314,6 @@ class Tuning:
             "default": outcome.is_default,
         }
 
-    def _take_best(self, run: Run, best: Outcome) -> None:
-        """Make the best trial a run of its own, and judge it and the default by test rows."""
-        source, target = Run(self.folder / best.run), Run(self.asked.root / self.name)
-        result = run.read("result")
-        taken = target.read("result") if target.path.exists() else None
-        if taken is not None and taken.get("tuned") != str(run.path):
-            raise InputError(f"{target.path} is not of this study: choose another name=NAME")
-        if taken is None or taken.get("trial") != best.run:
-            with atomic_files.appearing(target.path) as temporary:
-                ignored = shutil.ignore_patterns(".lock", "holder", "tensorboard")
-                shutil.copytree(source.path, temporary, dirs_exist_ok=True, ignore=ignored)
-                copy = Run(temporary)
-                copy.save_recipe(copy.recipe.replace(name=self.name))
-                own = {"run": str(target.path), "tuned": str(run.path), "trial": best.run}
-                copy.write("result", {**copy.read("result"), **own})
-        default = next(one for one in self.study.outcomes() if one.is_default)
-        test = None if self.asked.plain.task is None else self.asked.plain.task.test
-        if test is not None:
-            found = judge(target, Run(self.folder / default.run), test, self.asked.objective)
-            count = (result.get("judged") or 0) + 1
-            run.write("result", {**result, **found, "judged": count, "made": str(target.path)})
-        else:
-            run.write("result", {**result, "test": None, "made": str(target.path)})
-
 
 def tuned(
     recipe: Recipe | str | Path | None,
@@ -373,7 +351,7 @@ def tuned(
         tuple(o for o in overrides if not is_space(o, kind)),
         start,
         spaces,
-        root=root.resolve(),
+        root=root,
         folder=Path.cwd(),
         **options,
     )
@@ -395,9 +373,9 @@ def join(folder: Path) -> None:
     found = Run(folder.resolve()).read(ASKED) if folder.is_dir() else None
     if not isinstance(found, dict) or "asked" not in found:
         raise InputError(f"{folder} is no study: wafergpt tune makes one")
-    asked = Asked.of_json(found["asked"])
+    asked, folder = Asked.of_json(found["asked"]), folder.resolve()
     os.chdir(asked.folder)
-    Tuning(asked, folder.resolve()).work()
+    Tuning(asked, folder).work()
 
 
 def _elapsed(run: Run) -> float:

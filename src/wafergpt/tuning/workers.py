@@ -20,13 +20,13 @@ class Workers:
     """
 
     def __init__(self, folder: Path, count: int) -> None:
-        self._folder, self._count = folder, count
+        self._folder, self._count = folder.resolve(), count
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Workers:
+        command = [sys.executable, "-m", "wafergpt.cli", "tune", "--join", str(self._folder)]
         for number in range(1, self._count + 1):
             log = (self._folder / f"worker-{number}.log").open("ab")
-            command = [sys.executable, "-m", "wafergpt.cli", "tune", "--join", str(self._folder)]
             environment = {**os.environ, **_device(number)}
             with log:
                 self._processes.append(
