@@ -72,7 +72,9 @@ def test_the_column_of_muon_holds() -> None:
     found = coordinate_check(recipe, NARROW)
     assert found.broken == []
     assert abs(found.slopes["logits"]) <= TOLERANCE
-    assert coordinate_check(recipe.replace(model={"parametrization": "sp"}), (64, 256), seeds=1).broken
+    assert coordinate_check(
+        recipe.replace(model={"parametrization": "sp"}), (64, 256), seeds=1
+    ).broken
 
 
 def test_the_row_of_n_grams_holds() -> None:

@@ -14,11 +14,13 @@ from click.testing import CliRunner
 
 from wafergpt import api
 from wafergpt.cli.tune import command
+from wafergpt.config import load_recipe
 from wafergpt.data.prepare import prepare
 from wafergpt.errors import Diverged, InputError, Interrupted, RunFailed
 from wafergpt.runs.run import Run
 from wafergpt.train.callbacks import Callback
 from wafergpt.train.run import train
+from wafergpt.tuning import judging
 from wafergpt.tuning import trials as trials_module
 
 SMALL = [
@@ -48,6 +50,13 @@ def tune(rows: Path, *changes: str, **options: Any) -> Run:
 
 
 LR = "optimizer.lr=1e-4..1e-1:log"
+
+
+@pytest.fixture(autouse=True)
+def _any_gain(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Take the best trial however little it gains, where a test is not about that."""
+    if "chance" not in request.node.name:
+        monkeypatch.setattr(judging, "CHANCE", 1.0)
 
 
 def test_a_study_from_the_default_to_the_run_that_is_kept(rows: Path) -> None:
@@ -82,6 +91,25 @@ def test_a_study_from_the_default_to_the_run_that_is_kept(rows: Path) -> None:
     # Weights are kept of the best and the default alone.
     kept = {p.parent.name for p in folder.glob("trial-*/checkpoints")}
     assert kept == {"trial-000", result["best_trial"]}
+
+
+def test_what_may_be_chance_is_not_taken(rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clear = tune(rows, "optimizer.lr=1e-7", "optimizer.lr=0.01,0.03", "task.ngrams=none")
+    result = clear.read("result")
+    assert result["chosen_trial"] == result["best_trial"] != "trial-000"
+    default = Run(clear.path / "trial-000")
+    assert judging.is_better(Run(clear.path / result["best_trial"]), default, "loss")
+    # A model is not better than itself.
+    assert not judging.is_better(default, default, "loss")
+    monkeypatch.setattr(judging, "CHANCE", -1.0)
+    result = tune(rows, LR, "name=other").read("result")
+    assert result["value"] < result["default_value"]
+    assert result["chosen_trial"] == "trial-000"
+    assert result["difference"] is None
+    assert result["test"] == result["default_test"]
+    other = Run(rows / "runs" / "other")
+    assert other.read("result")["trial"] == "trial-000"
+    assert load_recipe(result["recipe"]).optimizer.lr == other.recipe.optimizer.lr
 
 
 def test_the_same_call_goes_on_and_another_one_is_refused(rows: Path) -> None:

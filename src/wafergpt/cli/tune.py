@@ -100,9 +100,10 @@ def _lines(result: dict[str, Any]) -> list[tuple[str, str]]:
     best = ", ".join(f"{key}={value}" for key, value in result["best"].items())
     default = result["default_value"]
     gained = "" if default is None else f" (the default: {default:.4f})"
+    kept = "" if result["chosen_trial"] == result["best_trial"] else "; the default is kept"
     lines = [
         ("best of", f"{result['trials']} trials: {best or 'the default'}"),
-        (f"validation {metric}", f"{result['value']:.4f}{gained}"),
+        (f"validation {metric}", f"{result['value']:.4f}{gained}{kept}"),
     ]
     test, other = result.get("test"), result.get("default_test")
     if test and other and result["metric"] in test:

@@ -104,6 +104,8 @@ def _of_study(result: Mapping[str, Any]) -> str:
     words += f"{metric.replace('_', ' ')} of {'?' if best is None else f'{best:.4f}'}"
     if default is not None:
         words += " and is the default" if default == best else f"; the default has {default:.4f}"
+    if result.get("chosen_trial") != result.get("best_trial"):
+        words += ", which is kept, for the difference may be chance"
     test, other = (number(result.get(key), metric) for key in ("test", "default_test"))
     if test is not None and other is not None:
         words += f". On test rows: {test:.4f} and {other:.4f}"

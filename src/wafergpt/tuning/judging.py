@@ -1,4 +1,4 @@
-"""The best trial as a run of its own, judged beside the default on the same test rows."""
+"""Which trial is taken as a run of its own, and judged beside the default on the same rows."""
 
 from __future__ import annotations
 
@@ -7,22 +7,55 @@ from pathlib import Path
 from typing import Any
 
 from wafergpt import atomic_files
+from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
 from wafergpt.inference.evaluation import judged
+from wafergpt.progress import silent
 from wafergpt.runs.run import Run
+from wafergpt.tasks.base import task_of
+from wafergpt.tasks.labelled_task import LabelledTask
+from wafergpt.train.folds import VALIDATION
 from wafergpt.train.run import write_mistakes
 from wafergpt.tuning.study import Outcome
 
 NOT_COPIED = (".lock", "holder", "tensorboard")
 
+CHANCE = 0.2
+"""The best of many trials is partly lucky: with a larger p than this, on the validation rows, it is
+no better than the default."""
+
 JUDGED = "judged_trial"
 """Key of the trial whose test figures a study's result has."""
 
 
-def take_best(
-    run: Run, best: Outcome, default: Outcome | None, target: Run, test: Path | None
-) -> None:
-    """Copy the best trial to a run of its own, and judge it; nothing is judged twice.
+def is_better(best: Run, default: Run, metric: str) -> bool:
+    """Return whether a trial beats the default on the validation rows by more than chance.
+
+    A paired test; what cannot be tested, such as a language model, is taken to be better.
+
+    Args:
+        best: with the better value of the metric.
+        default: the recipe as it stands.
+        metric: the objective.
+    """
+    task = task_of(best.recipe)
+    if not isinstance(task, LabelledTask):
+        return True
+    with silent():
+        references = task.validation(Tokenizer.load(best.tokenizer)).references
+    samples = []
+    for run in (best, default):
+        kept = run.read_outputs().items()
+        own = {n.removeprefix(VALIDATION): v for n, v in kept if n.startswith(VALIDATION)}
+        samples.append(task.resampled(own, references) if own else None)
+    one, other = samples
+    if one is None or other is None or metric not in one.whole:
+        return True
+    return one.minus(other, metric).p <= CHANCE
+
+
+def take(run: Run, best: Outcome, default: Outcome | None, target: Run, test: Path | None) -> None:
+    """Copy a trial to a run of its own, and judge it; nothing is judged twice.
 
     Args:
         run: of the study, whose result is completed.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import shutil
-import statistics
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,11 +18,12 @@ from wafergpt.config import Recipe, load_recipe
 from wafergpt.config.recipe import DEFAULT_TASK
 from wafergpt.errors import InputError, Interrupted, RunFailed
 from wafergpt.locks import Lock
-from wafergpt.progress import duration, each_kind_once, only_warnings, progress, say
+from wafergpt.progress import each_kind_once, only_warnings, progress, say
 from wafergpt.runs.run import Run
 from wafergpt.tuning.asked import Asked
-from wafergpt.tuning.judging import take_best
+from wafergpt.tuning.judging import is_better, take
 from wafergpt.tuning.spaces import is_space
+from wafergpt.tuning.spending import Spending
 from wafergpt.tuning.study import Outcome, Study, Trial
 from wafergpt.tuning.table import TrialTable
 from wafergpt.tuning.trials import StoppedEarlyError, costs, forget_weights, trained
@@ -80,11 +80,12 @@ class Tuning:
         if best is None:
             whys = sorted({one.why for one in study.outcomes() if one.why})
             raise RunFailed(f"no trial could be trained: {'; '.join(whys)[:200]}")
-        run.write("result", self._result(run, best))
+        default = next((one for one in study.outcomes() if one.is_default), None)
+        chosen = self._chosen(best, default)
+        run.write("result", self._result(run, best, default, chosen))
         if asked.width is None:
-            default = next((one for one in study.outcomes() if one.is_default), None)
             test = None if asked.plain.task is None else asked.plain.task.test
-            take_best(run, best, default, Run(asked.root / self.name), test)
+            take(run, chosen, default, Run(asked.root / self.name), test)
         return run
 
     def work(self) -> None:
@@ -95,8 +96,9 @@ class Tuning:
             Interrupted: by a signal; the trial is taken up by whoever is next.
         """
         study, impossible = self.study, 0
-        with progress(self.folder.name, self.asked.trials, "trials", self._settled()) as bar:
-            while self._may_go_on():
+        done = len(study.outcomes())
+        with progress(self.folder.name, self.asked.trials, "trials", done) as bar:
+            while self._spending.may_go_on(study.outcomes()):
                 with study.taken(self.asked.trials) as trial:
                     if trial is None:
                         break
@@ -106,7 +108,7 @@ class Tuning:
                         raise error
                 self._forget()
                 self._show_new()
-                bar.advance(1, self._left())
+                bar.advance(1, self._spending.left(study.outcomes()))
 
     # --- one trial -------------------------------------------------------------------------------
 
@@ -151,39 +153,11 @@ class Tuning:
             recipe = recipe.replace(system={"threads": threads})
         return recipe
 
-    # --- the budget ------------------------------------------------------------------------------
-
-    def _settled(self) -> int:
-        return len(self.study.outcomes())
-
-    def _may_go_on(self) -> bool:
-        """Return whether another trial is expected to fit into the budget."""
-        budget, outcomes = self.asked.limit(), self.study.outcomes()
-        if budget is None or not outcomes:
-            return True
-        return self._spent(outcomes) + self._expected(outcomes) <= budget.amount
-
-    def _spent(self, outcomes: Sequence[Outcome]) -> float:
-        return sum(map(self._cost, outcomes))
-
-    def _expected(self, outcomes: Sequence[Outcome]) -> float:
-        whole = [one for one in outcomes if one.values is not None] or outcomes
-        return statistics.fmean(map(self._cost, whole))
-
-    def _cost(self, outcome: Outcome) -> float:
-        budget = self.asked.limit()
-        if budget is not None and budget.kind == "flops":
-            return outcome.scores.get("flops", 0.0)
-        return outcome.seconds / self.asked.workers
-
-    def _left(self) -> str:
-        budget = self.asked.limit()
-        if budget is None:
-            return ""
-        left = max(0.0, budget.amount - self._spent(self.study.outcomes()))
-        return f"{duration(left)} left" if budget.kind == "seconds" else f"{left:.2g} FLOPs left"
-
     # --- the study -------------------------------------------------------------------------------
+
+    @cached_property
+    def _spending(self) -> Spending:
+        return Spending(self.asked.limit(), self.asked.workers)
 
     @cached_property
     def study(self) -> Study:
@@ -269,13 +243,27 @@ class Tuning:
             say(table.line(outcome))
         self._shown = len(outcomes)
 
-    def _result(self, run: Run, best: Outcome) -> dict[str, Any]:
+    def _chosen(self, best: Outcome, default: Outcome | None) -> Outcome:
+        """Return the best trial, or the default where it is as good but for chance."""
+        if default is None or default.values is None or default.run == best.run:
+            return best
+        ours, theirs = (Run(self.folder / one.run) for one in (best, default))
+        if is_better(ours, theirs, self.asked.objective):
+            return best
+        say(
+            "the best trial is no better than the default on these validation rows but for chance: "
+            "the default is kept; more of them, as with task.held_out=0.3, tell more"
+        )
+        return default
+
+    def _result(
+        self, run: Run, best: Outcome, default: Outcome | None, chosen: Outcome
+    ) -> dict[str, Any]:
         asked, study = self.asked, self.study
         outcomes = study.outcomes()
-        default = next((one for one in outcomes if one.is_default), None)
         assert best.values is not None
         with only_warnings():
-            recipe = asked.recipe_with(self._overrides(best)).replace(name=self.name)
+            recipe = asked.recipe_with(self._overrides(chosen)).replace(name=self.name)
         path = run.path / "best.yaml"
         atomic_files.write_text(path, recipe.to_yaml())
         return {
@@ -286,6 +274,7 @@ class Tuning:
             "directions": asked.directions,
             "best": {key: asked.tuned[key].written(value) for key, value in best.params.items()},
             "best_trial": best.run,
+            "chosen_trial": chosen.run,
             "value": best.values[0],
             "default_value": None if default is None or not default.values else default.values[0],
             "trials": len(outcomes),
