@@ -257,6 +257,7 @@ def test_sigterm_names_the_command_that_resumes(articles: Path, tmp_path: Path) 
         str(many),
         "--out",
         str(tmp_path / "c"),
+        "--vocab-size=1000",
     ]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
@@ -271,4 +272,5 @@ def test_sigterm_names_the_command_that_resumes(articles: Path, tmp_path: Path) 
     assert process.returncode == 130
     assert "run the same command to resume" in message
     assert "Traceback" not in message
-    assert module.prepare(many, tmp_path / "c").facts["documents"] == 1800
+    again = module.prepare(many, tmp_path / "c", vocab_size=1000)
+    assert again.facts["documents"] == 1800

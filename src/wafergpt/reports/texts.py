@@ -108,7 +108,8 @@ def _of_study(result: Mapping[str, Any]) -> str:
         words += ", which is kept, for the difference may be chance"
     test, other = (number(result.get(key), metric) for key in ("test", "default_test"))
     if test is not None and other is not None:
-        words += f". On test rows: {test:.4f} and {other:.4f}"
+        words += f". On test rows: {test:.4f}"
+        words += "" if test == other else f" and {other:.4f}"
         ends = [number(result.get("difference"), end) for end in ("low", "high")]
         if ends[0] is not None and ends[1] is not None:
             words += f", a difference of {test - other:+.4f} ({ends[0]:+.4f} to {ends[1]:+.4f})"

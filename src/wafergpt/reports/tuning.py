@@ -10,13 +10,13 @@ from typing import Any
 
 from wafergpt.progress import duration
 from wafergpt.reports import formatting as values
-from wafergpt.reports.charts import ACCENT, HEAT, MUTED, QUIET, Chart, literal, short
+from wafergpt.reports.charts import ACCENT, MUTED, QUIET, Chart, literal, short
 from wafergpt.reports.markup import table
 
 Result = Mapping[str, Any]
 
-LISTED = 30
-"""Trials of the table, the best first."""
+LISTED, DRAWN = 30, 100
+"""Trials of the table, and lines of a chart, the best first."""
 
 
 @dataclass(frozen=True)
@@ -175,41 +175,43 @@ def _importances(result: Result) -> Chart | None:
 
 
 def _parallel(trials: Trials) -> Chart | None:
-    ended = trials.ranked()[::-1]
-    keys = [key for key in trials.spaces if all(key in row.params for row in ended)]
-    if len(ended) < 3 or len(keys) < 2:
+    """Draw every trial as a line over all settings; plotly's own kind needs WebGL."""
+    ranked = trials.ranked()
+    keys = [key for key in trials.spaces if all(key in row.params for row in ranked)]
+    if len(ranked) < 5 or len(keys) < 2:
         return None
-    dimensions = [_dimension(trials, key, ended) for key in keys]
-    found = [row.value or 0.0 for row in ended]
-    dimensions.append({"label": trials.metric, "values": list(map(short, found))})
-    data = {
-        "type": "parcoords", "dimensions": dimensions,
-        "line": {
-            "color": list(map(short, found)), "colorscale": [[0, HEAT], [1, QUIET]],
-            "reversescale": not trials.lower,
-        },
-    }  # fmt: skip
-    caption = "Each line is a trial, the better the darker; drag along an axis to select some."
-    margin = {"margin": {"t": 48, "l": 64, "r": 64, "b": 24}}
-    return Chart("parallel", "Settings together", caption, [data], margin, height=320, wide=True)
+    shown = ranked[:DRAWN]
+    places = [_places(trials.spaces[key], [row.params[key] for row in shown]) for key in keys]
+    names = [literal(_short_key(key)) for key in keys]
+    best = max(1, len(ranked) // 5)
+    data: list[dict[str, Any]] = [
+        {
+            "x": names, "y": [short(axis[place]) for axis in places], "mode": "lines+markers",
+            "line": {"color": ACCENT if place < best else QUIET, "width": 2 if place < best else 1},
+            "marker": {"size": 5}, "showlegend": False, "name": str(row.number),
+            "text": [_written(row.params[key]) for key in keys],
+            "hovertemplate": f"trial {row.number}, {row.value:.4f}: %{{x}} %{{text}}"
+            "<extra></extra>",
+        }
+        for place, row in enumerate(shown)
+    ][::-1]  # fmt: skip
+    layout = {
+        "yaxis": {"tickvals": [0, 1], "ticktext": ["lowest", "highest"]},
+        "xaxis": {"type": "category"},
+    }
+    caption = f"Each line is a trial; the best {best} of {len(ranked)} are in colour."
+    return Chart("parallel", "Settings together", caption, data, layout, height=320, wide=True)
 
 
-def _dimension(trials: Trials, key: str, rows: Sequence[TrialRow]) -> dict[str, Any]:
-    space, found = trials.spaces[key], [row.params[key] for row in rows]
-    label = literal(_short_key(key))
+def _places(space: str, found: Sequence[Any]) -> list[float]:
+    """Return where values are between the lowest, 0, and the highest, 1."""
     if any(isinstance(value, str) for value in found):
-        names = list(dict.fromkeys(part.strip() for part in space.split(",")))
-        places = [names.index(str(v)) if str(v) in names else 0 for v in found]
-        ticks = {"tickvals": list(range(len(names))), "ticktext": list(map(literal, names))}
-        return {"label": label, "values": places, **ticks}
-    if not _is_log(space):
-        return {"label": label, "values": [short(float(v)) for v in found]}
-    logs = [math.log10(float(v)) for v in found]
-    ends = (min(logs), (min(logs) + max(logs)) / 2, max(logs))
-    return {
-        "label": label, "values": list(map(short, logs)),
-        "tickvals": list(map(short, ends)), "ticktext": [f"{10**end:.2g}" for end in ends],
-    }  # fmt: skip
+        names = [part.strip() for part in space.split(",")]
+        numbers = [float(names.index(str(v))) if str(v) in names else 0.0 for v in found]
+    else:
+        numbers = [math.log(v) if _is_log(space) and v > 0 else float(v) for v in found]
+    low, high = min(numbers), max(numbers)
+    return [(number - low) / (high - low) if high > low else 0.5 for number in numbers]
 
 
 def _slice(trials: Trials, key: str) -> Chart | None:

@@ -251,7 +251,7 @@ class Study:
 
         found = [one for one in self.outcomes() if one.values is not None]
         varied = [
-            key for key in self._spaces if len({str(one.params.get(key)) for one in found}) > 2
+            key for key in self._spaces if len({str(one.params.get(key)) for one in found}) > 1
         ]
         if len(found) < 2 * RANDOM_TRIALS or not varied:
             return {}
