@@ -254,9 +254,13 @@ def test_a_name_that_is_taken_is_refused_before_anything_is_trained(rows: Path) 
 
 
 def test_a_budget_of_time_ends_the_study(rows: Path) -> None:
-    result = tune(rows, LR, trials=None, budget=0.001).read("result")
-    assert result["trials"] == 1
-    assert result["value"] == result["default_value"]
+    result = tune(rows, LR, trials=None, budget=3).read("result")
+    assert result["trials"] < 100
+    last = result["outcomes"][-1]["seconds"]
+    assert result["elapsed"] < 3 + max(last, 3)
+    with pytest.raises(InputError, match=r"one trial takes about .*, more than the budget of"):
+        tune(rows, LR, "name=large", trials=None, budget=0.001)
+    assert not (rows / "runs" / "large-tune").exists()
 
 
 def test_several_workers_make_each_trial_once(rows: Path, preloaded: None) -> None:

@@ -16,10 +16,12 @@ from typing import Any
 from wafergpt import atomic_files
 from wafergpt.config import Recipe, load_recipe
 from wafergpt.config.recipe import DEFAULT_TASK
+from wafergpt.devices.probe import probe
 from wafergpt.errors import InputError, Interrupted, RunFailed
 from wafergpt.locks import Lock
-from wafergpt.progress import each_kind_once, only_warnings, progress, say
+from wafergpt.progress import duration, each_kind_once, only_warnings, progress, say, silent
 from wafergpt.runs.run import Run
+from wafergpt.train.planner import plan_training
 from wafergpt.tuning.asked import Asked
 from wafergpt.tuning.judging import is_better, take
 from wafergpt.tuning.spaces import is_space
@@ -62,6 +64,8 @@ class Tuning:
         """
         asked, is_new = self.asked, not self.folder.exists()
         asked.require_possible()
+        if is_new:
+            self._require_room_for_one()
         run = self._opened()
         try:
             study = self.study
@@ -154,6 +158,20 @@ class Tuning:
         return recipe
 
     # --- the study -------------------------------------------------------------------------------
+
+    def _require_room_for_one(self) -> None:
+        """Refuse a budget of time that is less than what the default is estimated to take."""
+        budget = self.asked.limit()
+        if budget is None or budget.kind != "seconds":
+            return
+        recipe = self.asked.trained_with()
+        with silent():
+            plan = plan_training(recipe, probe(recipe.system.host), self.asked.base, quick=True)
+        if plan.seconds > budget.amount:
+            raise InputError(
+                f"one trial takes about {duration(plan.seconds)}, more than the budget of "
+                f"{duration(budget.amount)}: a larger --budget, fewer rows, or fewer train.epochs"
+            )
 
     @cached_property
     def _spending(self) -> Spending:
