@@ -12,7 +12,7 @@ NAMES = [
     "Conversation", "InputError", "Interrupted", "Predictor", "Recipe", "Run", "RunFailed",
     "Sampling", "SearchIndex", "Writer", "__version__", "average", "cross_validate", "export",
     "finetune", "generate", "import_model", "load_recipe", "plan", "predict", "prepare", "pretrain",
-    "prune", "report",
+    "prune", "report", "tune",
 ]  # fmt: skip
 
 

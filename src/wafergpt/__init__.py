@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from wafergpt.api import pretrain as pretrain
     from wafergpt.api import prune as prune
     from wafergpt.api import report as report
+    from wafergpt.api import tune as tune
     from wafergpt.config import Recipe as Recipe
     from wafergpt.config import load_recipe as load_recipe
     from wafergpt.decoding.generator import Sampling as Sampling
@@ -50,7 +51,7 @@ _HOMES = {
     **dict.fromkeys(
         (
             "average", "cross_validate", "export", "finetune", "generate", "import_model", "plan",
-            "predict", "prepare", "pretrain", "prune", "report",
+            "predict", "prepare", "pretrain", "prune", "report", "tune",
         ),
         "wafergpt.api",
     ),
