@@ -165,8 +165,8 @@ def killed(kills: int, out: Path) -> Cell:
     """Kill a study so many times; return what was lost or made twice."""
     shutil.rmtree(out / "killed", ignore_errors=True)
     rows = [(f"{'good' if n % 2 else 'bad'} film {n}", f"l{n % 2}") for n in range(120)]
-    short = [*SHORT[:5], "train.steps=20", "evaluate.every=5", "checkpoint.every=2",
-             "system.compile=off", "system.threads=1", "name=k"]  # fmt: skip
+    short = [*SHORT[:4], "model.vocab_size=300", "train.steps=20", "evaluate.every=5",
+             "checkpoint.every=2", "system.compile=off", "system.threads=1", "name=k"]  # fmt: skip
     asked = [
         *short,
         f"task.train={write(out / 'killed.jsonl', rows)}",

@@ -108,7 +108,7 @@ class Tuning:
                         break
                     error = self._made(trial)
                     impossible = impossible + 1 if error else 0
-                    if error and (trial.is_default or impossible == IN_A_ROW):
+                    if error and impossible == IN_A_ROW:
                         raise error
                 self._forget()
                 self._show_new()
@@ -138,6 +138,9 @@ class Tuning:
         except StoppedEarlyError:
             settle(None, "stopped early")
         except InputError as error:
+            if trial.is_default:
+                # The same call, made again, says it again.
+                raise
             settle(None, str(error))
             return error
         except RunFailed as failure:
