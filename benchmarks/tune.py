@@ -153,7 +153,7 @@ def replay(table: Table) -> str:
     shares, behind = zip(*(halved(table, seed) for seed in range(REPLAYS)), strict=True)
     lines += ["", f"ASHA on {FULL} random trials: {statistics.fmean(shares):.0%} of their updates "
               f"({min(shares):.0%} to {max(shares):.0%}); finds the best of them in "
-              f"{sum(one == 0 for one in behind)} of {REPLAYS} replays, else on average "
+              f"{sum(one == 0 for one in behind)} of {REPLAYS} replays, and is on average "
               f"{statistics.fmean(behind):.2%} behind."]  # fmt: skip
     return "\n".join(lines)
 
