@@ -199,16 +199,20 @@ def _trained(study: Path) -> int:
 
 
 def _settled(folder: Path) -> dict[str, Any]:
-    """Return the values of a study's settled trials by run, which must be one for each."""
+    """Return what a study's settled trials ended as, by run, which must be one for each."""
     import optuna
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     storage = JournalStorage(JournalFileBackend(str(folder / "study.journal")))
-    trials = optuna.load_study(study_name=folder.name, storage=storage).trials
-    ended = [t for t in trials if t.state is optuna.trial.TrialState.COMPLETE]
-    found = {trial.user_attrs["run"]: trial.values for trial in ended}
+    (name,) = optuna.get_all_study_names(storage)
+    trials = optuna.load_study(study_name=name, storage=storage).trials
+    states = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
+    ended = [trial for trial in trials if trial.state in states]
+    found = {
+        trial.user_attrs["run"]: (trial.state.name, trial.params, trial.values) for trial in ended
+    }
     assert len(found) == len(ended), "a trial was made twice"
     return found
 

@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from wafergpt.config import Recipe, load_recipe
+from wafergpt.config import Recipe, load_recipe, recipe_with
 from wafergpt.data.prepare import prepare as prepare
 from wafergpt.errors import InputError
 from wafergpt.progress import each_kind_once, say, working
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from wafergpt.decoding.generator import Sampling
     from wafergpt.inference.predictor import Predictor
     from wafergpt.planning.plan import HasPath, Plan
+    from wafergpt.tuning.study import Pruner, Sampler
 
 AnyRun = Run | str | Path
 
@@ -135,7 +136,7 @@ def pretrain(
     if resume is not None:
         run = _to_resume(resume, root)
         return train(may_change(run.recipe, overrides), run=run, root=root, began=began)
-    asked = _asked(recipe, overrides)
+    asked = recipe_with(recipe, overrides)
     base = None
     if start is not None:
         base = language_model(start, root)
@@ -189,7 +190,7 @@ def finetune(
     if start is None:
         raise InputError("start from a run or from 'scratch', or name a run to resume")
     base = None if str(start) == SCRATCH else beginning(start, root)
-    asked = with_task(_asked(recipe, overrides), base, task, data, chooses=recipe is None)
+    asked = with_task(recipe_with(recipe, overrides), base, task, data, chooses=recipe is None)
     run = train(asked, start=base, auto_resume=auto_resume, root=root, began=began)
     return Predictor.load(run)
 
@@ -233,10 +234,10 @@ def cross_validate(
     from wafergpt.train.resume import beginning
 
     named = [] if task is None else [f"task.name={task}"]
-    whole = _asked(recipe, [*overrides, *named])
+    whole = recipe_with(recipe, [*overrides, *named])
     test = None if whole.task is None else whole.task.test
     base = None if str(start) == SCRATCH else beginning(start, root)
-    asked = _asked(recipe, [*overrides, *named, f"task.folds={folds}", "task.test=null"])
+    asked = recipe_with(recipe, [*overrides, *named, f"task.folds={folds}", "task.test=null"])
     # What is noted of the rows is the same in each training.
     with each_kind_once(differs=""):
         asked = with_task(asked, base, task, data, chooses=recipe is None)
@@ -252,8 +253,8 @@ def tune(
     trials: int | None = None,
     metric: str | None = None,
     also: Sequence[str] = (),
-    sampler: Literal["tpe", "random", "grid", "gp", "cmaes"] = "tpe",
-    pruner: Literal["asha", "hyperband", "none"] = "asha",
+    sampler: Sampler = "tpe",
+    pruner: Pruner = "asha",
     workers: int = 1,
     width: int | None = None,
     steps: int | None = None,
@@ -298,10 +299,12 @@ def tune(
     """
     from wafergpt.tuning.tune import tuned
 
+    if isinstance(start, Run):
+        start = start.checkpoint or start.path
     return tuned(
         recipe,
         overrides,
-        None if start is None else str(start.path if isinstance(start, Run) else start),
+        None if start is None else str(start),
         root,
         budget=budget,
         trials=trials,
@@ -581,14 +584,7 @@ def _planned(what: Recipe | HasPath | str | Path | None, overrides: Sequence[str
         recipe = load_recipe(None, overrides)
         # Not as an override, which might be read as another path.
         return recipe if recipe.data.corpus else recipe.replace(data={"corpus": Path(what)})
-    return _asked(what, overrides)
-
-
-def _asked(recipe: Recipe | str | Path | None, overrides: Sequence[str]) -> Recipe:
-    if not isinstance(recipe, Recipe):
-        return load_recipe(recipe, overrides)
-    changes = load_recipe(None, overrides).model_dump(exclude_unset=True)
-    return recipe.replace(**changes) if changes else recipe
+    return recipe_with(what, overrides)
 
 
 def _to_resume(run: AnyRun, root: Path) -> Run:

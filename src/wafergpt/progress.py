@@ -15,8 +15,8 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol, TextIO
 
 from wafergpt.screen import Line, Screen, write
@@ -93,35 +93,25 @@ def repeat_none(lines: Iterable[str]) -> None:
 
 
 @contextmanager
-def silent() -> Iterator[None]:
+def _logging_only(wanted: Callable[[logging.LogRecord], bool]) -> Iterator[None]:
+    logger.addFilter(wanted)
+    try:
+        yield
+    finally:
+        logger.removeFilter(wanted)
+
+
+def silent() -> AbstractContextManager[None]:
     """Log nothing for a while."""
-    logger.addFilter(_nothing)
-    try:
-        yield
-    finally:
-        logger.removeFilter(_nothing)
+    return _logging_only(lambda record: False)
 
 
-def _nothing(record: logging.LogRecord) -> bool:
-    return False
-
-
-@contextmanager
-def only_warnings() -> Iterator[None]:
+def only_warnings() -> AbstractContextManager[None]:
     """Log warnings alone for a while."""
-    logger.addFilter(_is_warning)
-    try:
-        yield
-    finally:
-        logger.removeFilter(_is_warning)
+    return _logging_only(lambda record: record.levelno >= logging.WARNING)
 
 
-def _is_warning(record: logging.LogRecord) -> bool:
-    return record.levelno >= logging.WARNING
-
-
-@contextmanager
-def each_kind_once(differs: str = r"\d[\d,.]*") -> Iterator[None]:
+def each_kind_once(differs: str = r"\d[\d,.]*") -> AbstractContextManager[None]:
     """Log one line of each kind for a while; lines that differ in numbers alone are of one kind.
 
     This is for lines of this thread: those of a bar come from another.
@@ -138,11 +128,7 @@ def each_kind_once(differs: str = r"\d[\d,.]*") -> Iterator[None]:
         kinds.add(kind)
         return first
 
-    logger.addFilter(is_first)
-    try:
-        yield
-    finally:
-        logger.removeFilter(is_first)
+    return _logging_only(is_first)
 
 
 def show() -> None:

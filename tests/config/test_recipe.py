@@ -7,7 +7,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wafergpt.config import load_recipe, recipe_from, shipped_recipes
+from wafergpt.config import load_recipe, recipe_from, recipe_with, shipped_recipes
 from wafergpt.errors import InputError
 
 
@@ -15,6 +15,25 @@ def test_overrides_and_derived_width() -> None:
     recipe = load_recipe(None, ["model.d_model=64", "optimizer.lr=3e-4", "name=small"])
     assert (recipe.model.d_model, recipe.model.d_ffn, recipe.optimizer.lr) == (64, 256, 3e-4)
     assert recipe.name == "small"
+
+
+CHANGES = [
+    "model.d_model=64", "model.d_model=32", "model.d_ffn=100", "model.init_std=0.1",
+    "model.base_d_model=16", "optimizer.lr=0.01", "train.steps=7", "name=other",
+    "task.train=x.csv", "task.held_out=0.3", "evaluate.metric=loss",
+]  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(CHANGES)), st.lists(st.sampled_from(CHANGES)))
+def test_overrides_of_a_recipe_are_as_those_of_its_file(first: list[str], then: list[str]) -> None:
+    """What a width derives follows the width, and nothing else moves it."""
+    assert recipe_with(load_recipe(None, first), then) == load_recipe(None, [*first, *then])
+
+
+def test_overrides_of_a_recipe_know_the_keys_of_its_task() -> None:
+    tagger = load_recipe(None, ["task.name=tag", "task.train=x.conll"])
+    changed = recipe_with(tagger, ["task.repair=true"])
+    assert changed == load_recipe(None, ["task.name=tag", "task.train=x.conll", "task.repair=true"])
 
 
 def test_orders_of_n_grams_are_sorted_and_need_rows_that_move() -> None:

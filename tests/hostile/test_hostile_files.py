@@ -492,6 +492,6 @@ def test_a_damaged_study_is_named(tmp_path: Path) -> None:
     pytest.importorskip("optuna")
     for data in (*NOT_JSON.values(), *NO_OBJECT.values()):
         (tmp_path / JOURNAL).write_bytes(data)
-        said = judged(lambda: Study(tmp_path, {}, {}, ["minimize"]))[1]
+        said = judged(lambda: Study(tmp_path, "study", {}, {}, ["minimize"]))[1]
         assert not said or f"{JOURNAL} is damaged" in said
     assert said

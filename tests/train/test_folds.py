@@ -27,7 +27,7 @@ from wafergpt.runs.run import Run
 from wafergpt.tasks.base import task_of
 from wafergpt.tasks.classify_settings import ClassifySettings
 from wafergpt.tasks.labelled_task import LabelledTask
-from wafergpt.train import folds
+from wafergpt.train import run as run_module
 from wafergpt.train.run import train
 
 SMALL = [
@@ -78,7 +78,7 @@ def done(home: Path) -> Run:
 
     more = settings(home, "name=clf", f"task.test={home / 'test.jsonl'}")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(folds, "train", stopped)
+        patch.setattr(run_module, "train", stopped)
         with pytest.raises(Interrupted, match=r"^fold-2: .* saved; the same command goes on$"):
             cross_validate("scratch", None, more, folds=3, refit=True, root=home)
         (row,) = [one for one in list_runs(home) if one["name"] == "clf-folds"]

@@ -105,6 +105,12 @@ def _of(recipe: Recipe, **texts: str) -> dict[str, Space]:
         ("data__corpus", "a,b", "no setting that can be tuned"),
         ("seed", "1..5", "no setting that can be tuned"),
         ("name", "a,b", "no setting that can be tuned"),
+        # Trials would be compared on other rows, or by other means.
+        ("task__held_out", "0.1,0.3", "no setting that can be tuned"),
+        ("task__folds", "2,3", "no setting that can be tuned"),
+        ("evaluate__batches", "1..9", "no setting that can be tuned"),
+        ("system__nproc", "1,2", "no setting that can be tuned"),
+        ("checkpoint__every", "1,2", "no setting that can be tuned"),
     ],
 )
 def test_keys_that_cannot_be_tuned(key: str, text: str, message: str) -> None:

@@ -27,7 +27,7 @@ DEFAULT = {"optimizer.lr": 0.1, "train.batch_size": "16"}
 
 
 def study(folder: Path, directions: Sequence[Way] = ("minimize",), **options: Any) -> Study:
-    return Study(folder, SPACES, DEFAULT, directions, **options)
+    return Study(folder, folder.name, SPACES, DEFAULT, directions, **options)
 
 
 def made(of: Study, trials: int) -> list[Outcome]:
@@ -48,7 +48,7 @@ def test_the_first_trial_is_the_recipe_as_it_stands(tmp_path: Path) -> None:
 
 
 def test_a_default_outside_the_spaces_is_still_first(tmp_path: Path) -> None:
-    of = Study(tmp_path, SPACES, {"train.batch_size": "16"}, ["minimize"])
+    of = Study(tmp_path, "study", SPACES, {"train.batch_size": "16"}, ["minimize"])
     with of.taken() as trial:
         assert trial is not None
         assert trial.overrides() == []
@@ -62,7 +62,7 @@ def test_the_best_goes_by_the_direction(tmp_path: Path) -> None:
         (folder := tmp_path / way).mkdir()
         of = study(folder, [way])  # type: ignore[list-item]
         values = [one.values for one in made(of, 6)]
-        best = of.best()
+        best = of.best_of(of.outcomes())
         assert best is not None
         assert best.values == choose(value for value in values if value)
 
@@ -170,7 +170,7 @@ def test_a_grid_tries_everything_once(tmp_path: Path) -> None:
         for key, text in (("train.batch_size", "8,16"), ("optimizer.lr", "0.1,0.2,0.4"))
     }
     default = {"train.batch_size": "16", "optimizer.lr": "0.2"}
-    of = Study(tmp_path, spaces, default, ["minimize"], sampler="grid")
+    of = Study(tmp_path, "study", spaces, default, ["minimize"], sampler="grid")
     found = []
     while True:
         with of.taken() as trial:
@@ -182,6 +182,33 @@ def test_a_grid_tries_everything_once(tmp_path: Path) -> None:
     assert len(params) == len(set(params)) == 6
     with pytest.raises(InputError, match=r"a grid needs lists of values: optimizer\.lr is a range"):
         combinations(SPACES)
+
+
+def test_a_grid_that_was_begun_is_completed(tmp_path: Path) -> None:
+    """After a kill while it was queued, or with another sampler before."""
+    spaces = {"train.batch_size": Space.read("train.batch_size", "8,16,32")}
+    for sampler in ("random", "grid"):
+        of = Study(
+            tmp_path, "study", spaces, {"train.batch_size": "16"}, ["minimize"],
+            sampler=sampler,
+        )  # fmt: skip
+        if sampler == "random":
+            made(of, 1)
+    while True:
+        with of.taken() as trial:
+            if trial is None:
+                break
+            of.settle(trial, [1.0], 1.0)
+    assert [one.params["train.batch_size"] for one in of.outcomes()] == ["16", "8", "32"]
+
+
+def test_processes_that_ask_at_once_do_not_try_the_same(tmp_path: Path) -> None:
+    one, other = (study(tmp_path, sampler="random") for _ in range(2))
+    made(one, 1)
+    with one.taken() as first, other.taken() as second:
+        assert first is not None
+        assert second is not None
+        assert first.texts != second.texts
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random", "gp", "cmaes"])

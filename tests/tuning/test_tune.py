@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from wafergpt import api
@@ -18,10 +19,12 @@ from wafergpt.config import load_recipe
 from wafergpt.data.prepare import prepare
 from wafergpt.errors import Diverged, InputError, Interrupted, RunFailed
 from wafergpt.runs.run import Run
+from wafergpt.train import run as run_module
 from wafergpt.train.callbacks import Callback
 from wafergpt.train.run import train
 from wafergpt.tuning import judging
-from wafergpt.tuning import trials as trials_module
+from wafergpt.tuning.tune import join
+from wafergpt.tuning.workers import _device
 
 SMALL = [
     "model.n_layers=1", "model.d_model=16", "model.n_heads=2", "model.seq_len=32",
@@ -67,11 +70,10 @@ def test_a_study_from_the_default_to_the_run_that_is_kept(rows: Path) -> None:
     assert result["value"] == min(values)
     assert result["default_value"] == values[0]
     # The default is what finetune would have made.
-    alone = api.finetune(
-        "scratch", None, [*TASK, f"task.train={rows / 'train.jsonl'}", "name=alone"],
-        root=rows / "runs",
-    ).run  # fmt: skip
+    named = [f"task.{part}={rows / part}.jsonl" for part in ("train", "test")]
+    alone = api.finetune("scratch", None, [*TASK, *named, "name=alone"], root=rows / "runs").run
     assert values[0] == alone.read("result")["metrics"]["loss"]
+    assert alone.read("result")["test"] == result["default_test"]
     # The best is a run of its own, and the test was judged once.
     best = Run(rows / "runs" / "film")
     assert best.recipe.name == "film"
@@ -85,8 +87,7 @@ def test_a_study_from_the_default_to_the_run_that_is_kept(rows: Path) -> None:
     assert (best.path / "mistakes.csv").exists() == (result["test"]["accuracy"] < 1)
     assert api.predict(best, ["good film"], root=rows / "runs")[0] is not None
     # The recipe makes the same run again.
-    named = [f"task.train={rows / 'train.jsonl'}", "task.test=null", "name=again"]
-    again = api.finetune("scratch", result["recipe"], named, root=rows / "runs").run
+    again = api.finetune("scratch", result["recipe"], ["name=again"], root=rows / "runs").run
     assert again.read("result")["metrics"]["loss"] == result["value"]
     # Weights are kept of the best and the default alone.
     kept = {p.parent.name for p in folder.glob("trial-*/checkpoints")}
@@ -167,7 +168,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, errors: Sequence[Exception | None])
             raise error
         return train(*arguments, callbacks=callbacks, **named)
 
-    monkeypatch.setattr(trials_module, "train", sometimes)
+    monkeypatch.setattr(run_module, "train", sometimes)
 
 
 def test_a_trial_that_fails_does_not_end_the_study(
@@ -256,6 +257,123 @@ def test_a_name_that_is_taken_is_refused_before_anything_is_trained(rows: Path) 
         tune(rows, LR)
 
 
+def test_a_run_of_that_name_is_not_replaced(rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that was begun meanwhile has no result yet."""
+    with monkeypatch.context() as patch:
+        failing(patch, [None, Interrupted("stopped")])
+        with pytest.raises(Interrupted):
+            tune(rows, LR)
+    named = rows / "runs" / "film"
+    named.mkdir()
+    (named / "mine.txt").write_text("mine")
+    with pytest.raises(InputError, match="film exists, and is not of this study"):
+        tune(rows, LR)
+    assert (named / "mine.txt").read_text() == "mine"
+
+
+def test_what_was_made_can_be_trained_on(rows: Path) -> None:
+    tune(rows, LR)
+    found = api.finetune(resume="film", overrides=["train.steps=10"], root=rows / "runs")
+    result = found.run.read("result")
+    assert result["step"] == 10
+    assert result["test"]
+
+
+def test_test_rows_of_a_folder_are_judged_once(rows: Path) -> None:
+    folder = rows / "folder"
+    folder.mkdir()
+    for part in ("train", "test"):
+        (rows / f"{part}.jsonl").rename(folder / f"{part}.jsonl")
+    run = api.tune(
+        "scratch", None, [*TASK, f"task.train={folder}", LR], trials=3, pruner="none",
+        root=rows / "runs",
+    )  # fmt: skip
+    result = run.read("result")
+    assert result["test"]["loss"]
+    assert result["difference"]
+    judged = [p.parent.name for p in run.path.glob("trial-*/mistakes.csv")]
+    others = {"trial-001", "trial-002"}
+    assert not others & set(judged)
+    for name in others - {result["best_trial"]}:
+        assert Run(run.path / name).read("result")["test"] is None
+
+
+def test_trials_that_cannot_be_trained_end_a_study(
+    rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They cost no FLOPs, and a budget of FLOPs would never be used up."""
+    failing(monkeypatch, [RunFailed("too little memory")] * 20)
+    with pytest.raises(RunFailed, match="too little memory"):
+        tune(rows, LR, trials=None, budget="1e15FLOPs")
+    assert len(list((rows / "runs" / "film-tune").glob("trial-*.lock"))) == 5
+
+
+def test_a_call_that_is_refused_changes_nothing(rows: Path) -> None:
+    run = tune(rows, LR)
+    asked = (run.path / "asked.json").read_bytes()
+    with run.held(), pytest.raises(InputError, match="is in use by"):
+        tune(rows, LR, trials=500, workers=4)
+    assert (run.path / "asked.json").read_bytes() == asked
+    with (rows / "train.jsonl").open("a") as file:
+        file.write(json.dumps({"text": "one more", "label": "l0"}) + "\n")
+    with pytest.raises(InputError, match=r"data\.fingerprint"):
+        join(run.path)
+
+
+def test_joining_elsewhere_is_one_line(rows: Path) -> None:
+    run = tune(rows, LR, trials=1)
+    asked = run.read("asked")
+    asked["asked"]["folder"] = str(rows / "nowhere")
+    run.write("asked", asked)
+    with pytest.raises(InputError, match="nowhere, which this machine does not see"):
+        join(run.path)
+    with pytest.raises(InputError, match="is no study"):
+        join(rows)
+    line = ["--join", str(run.path), "--trials", "9"]
+    assert "nothing else" in CliRunner().invoke(command, line).output
+
+
+def test_studies_of_one_name_share_a_database(rows: Path) -> None:
+    storage = f"sqlite:///{rows / 'studies.db'}"
+    first = tune(rows, LR, trials=2, storage=storage).read("result")
+    named = [f"task.{part}={rows / part}.jsonl" for part in ("train", "test")]
+    other = api.tune(
+        "scratch", None, [*TASK, *named, LR], trials=3, pruner="none", storage=storage,
+        root=rows / "other",
+    ).read("result")  # fmt: skip
+    assert [one["run"] for one in other["outcomes"]] == ["trial-000", "trial-001", "trial-002"]
+    assert tune(rows, LR, trials=2, storage=storage).read("result")["outcomes"] == first["outcomes"]
+    with pytest.raises(InputError, match="storage differ"):
+        tune(rows, LR, trials=2)
+
+
+def test_a_recipe_may_have_its_spaces(rows: Path) -> None:
+    named = [f"task.{part}={rows / part}.jsonl" for part in ("train", "test")]
+    recipe = rows / "recipe.yaml"
+    recipe.write_text(
+        load_recipe(None, [*TASK, *named]).to_yaml() + "tune: {optimizer.lr: 1e-4..1e-2:log}\n"
+    )
+    for given, root in ((recipe, rows / "one"), (load_recipe(recipe), rows / "other")):
+        run = api.tune("scratch", given, trials=2, root=root)
+        assert run.path.name == "film-tune"
+        assert run.read("result")["spaces"] == {"optimizer.lr": "1e-4..1e-2:log"}
+        for path in (run.path / "trial-001" / "recipe.yaml", run.path / "best.yaml"):
+            assert "tune:" not in path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("visible", "found"), [("4,5,6,7", "6"), (None, "2"), ("GPU-a,GPU-b,GPU-c,GPU-d", "GPU-c")]
+)
+def test_a_worker_gets_one_of_our_gpus(
+    visible: str | None, found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert _device(2) == {"CUDA_VISIBLE_DEVICES": found}
+
+
 def test_a_budget_of_time_ends_the_study(rows: Path) -> None:
     result = tune(rows, LR, trials=None, budget=3).read("result")
     assert result["trials"] < 100
@@ -295,3 +413,10 @@ def test_a_pretraining(tmp_path: Path) -> None:
     assert result["spaces"].keys() >= {"optimizer.lr", "schedule.warmup"}
     assert Run(tmp_path / "lm").read("result")["best_val_loss"] == result["value"]
     assert api.generate("lm", "sheep", root=tmp_path)
+    bits = api.tune(
+        None, None, [*asked[:-1], "name=bits"], trials=2, metric="bits_per_byte", root=tmp_path
+    ).read("result")
+    rows = Run(tmp_path / "bits").metrics()
+    assert bits["value"] == min(r["val_bits_per_byte"] for r in rows if "val_loss" in r)
+    with pytest.raises(InputError, match="which model is fine-tuned"):
+        api.tune(None, None, [*SMALL, "task.train=x.csv"], trials=1, root=tmp_path)

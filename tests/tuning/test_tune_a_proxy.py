@@ -38,7 +38,7 @@ def tune(target: Recipe, root: Path, *spaces: str, **options: Any) -> dict[str, 
 
 
 def test_the_wide_recipe_has_the_proxys_best_settings(target: Recipe, tmp_path: Path) -> None:
-    spaces = ["optimizer.lr=0.001..0.1:log", "model.init_std=0.01..0.04:log"]
+    spaces = ["optimizer.lr=0.001..0.1:log", "model.init_std=0.05..0.2:log"]
     found = tune(target, tmp_path, *spaces)
     recipe = load_recipe(found["recipe"])
     assert recipe.optimizer.lr == float(found["best"]["optimizer.lr"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
@@ -12,11 +12,12 @@ from wafergpt.cli import HomePath, emit, json_option
 from wafergpt.cli.recipe import RecipeCommand, names_and_overrides, runs_option
 from wafergpt.cli.tables import Cell, details
 from wafergpt.runs.run import Run, command_line
+from wafergpt.tuning.study import Pruner, Sampler
+
+COMMAND_LINE = click.core.ParameterSource.COMMANDLINE
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-
-SAMPLERS = ("tpe", "random", "grid", "gp", "cmaes")
 
 
 @click.command(
@@ -29,8 +30,8 @@ SAMPLERS = ("tpe", "random", "grid", "gp", "cmaes")
 @click.option("--trials", type=click.IntRange(1), help="Their number, the default among them.")
 @click.option("--metric", help="To choose by.  [default: the recipe's evaluate.metric]")
 @click.option("--also", help="Further objectives, comma-separated: latency, size.")
-@click.option("--sampler", type=click.Choice(SAMPLERS), default="tpe", show_default=True)
-@click.option("--pruner", type=click.Choice(["asha", "hyperband", "none"]), default="asha",
+@click.option("--sampler", type=click.Choice(get_args(Sampler)), default="tpe", show_default=True)
+@click.option("--pruner", type=click.Choice(get_args(Pruner)), default="asha",
               show_default=True, help="Stops hopeless trials early.")  # fmt: skip
 @click.option("--workers", type=click.IntRange(1, 1024), default=1, show_default=True,
               help="Trials at a time.")  # fmt: skip
@@ -56,7 +57,9 @@ def command(arguments: tuple[str, ...], **options: Any) -> None:
     if options["join"]:
         from wafergpt.tuning.tune import join
 
-        if arguments:
+        context = click.get_current_context()
+        given = [name for name in options if context.get_parameter_source(name) is COMMAND_LINE]
+        if arguments or set(given) - {"join", "runs"}:
             raise click.UsageError("--join works on a study as it was asked for: nothing else")
         join(options["join"])
         return

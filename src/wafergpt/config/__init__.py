@@ -3,6 +3,7 @@
 from wafergpt.config.files import shipped_recipes as shipped_recipes
 from wafergpt.config.loading import known_keys as known_keys
 from wafergpt.config.loading import load_recipe as load_recipe
+from wafergpt.config.loading import recipe_with as recipe_with
 from wafergpt.config.lora import Lora as Lora
 from wafergpt.config.recipe import Checkpoint as Checkpoint
 from wafergpt.config.recipe import Data as Data

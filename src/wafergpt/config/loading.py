@@ -46,11 +46,40 @@ def load_recipe(name: str | Path | None, overrides: Iterable[str] = ()) -> Recip
     return recipe_from(values, source=None if name is None else str(name))
 
 
-def _task_named(name: str | Path | None, overrides: Sequence[str]) -> str:
+def recipe_with(recipe: Recipe | str | Path | None, overrides: Sequence[str]) -> Recipe:
+    """Return a recipe, given or read by ``load_recipe``, with overrides applied.
+
+    Args:
+        recipe: a recipe; a YAML file; a name from ``shipped_recipes``; or None for the defaults.
+        overrides: ``section.key=value`` strings.
+
+    Raises:
+        InputError: on an unknown name or key, or an impossible value.
+    """
+    if not isinstance(recipe, Recipe):
+        return load_recipe(recipe, overrides)
+    if not overrides:
+        return recipe
+    own = DEFAULT_TASK if recipe.task is None else recipe.task.name
+    keys = known_keys(_task_named(None, overrides, own))
+    changes: dict[str, Any] = {}
+    for override in overrides:
+        apply_override(changes, override, keys)
+    values, changed = recipe.model_dump(exclude_unset=True), changes.get("model", {})
+    for width, ffn in (("d_model", "d_ffn"), ("base_d_model", "base_d_ffn")):
+        follows = getattr(recipe.model, ffn) == 4 * getattr(recipe.model, width)
+        if width in changed and follows:
+            values.get("model", {}).pop(ffn, None)
+    return recipe_from(merged(values, changes))
+
+
+def _task_named(
+    name: str | Path | None, overrides: Sequence[str], otherwise: str = DEFAULT_TASK
+) -> str:
     for override in reversed(overrides):
         key, _, value = override.partition("=")
         if key.strip() == "task.name":
             return value.strip()
     values = {} if name is None else read_values(str(name), known_keys())
     task = values.get("task")
-    return str(task.get("name", DEFAULT_TASK)) if isinstance(task, Mapping) else DEFAULT_TASK
+    return str(task.get("name", otherwise)) if isinstance(task, Mapping) else otherwise

@@ -210,8 +210,9 @@ class Recipe(Section):
     sparsity: Sparsity = Sparsity()
     lora: Lora = Lora()
     tracking: Tracking = Tracking()
-    tune: dict[str, str] = Field(default_factory=dict)
-    """Spaces by key, as in ``optimizer.lr: 1e-4..1e-2:log``; read by ``wafergpt tune`` alone."""
+    tune: dict[str, str] = Field(default_factory=dict, exclude=True)
+    """Spaces by key, as in ``optimizer.lr: 1e-4..1e-2:log``; read by ``wafergpt tune`` alone, and
+    no part of a run's recipe."""
 
     @field_validator("tune", mode="before")
     @classmethod

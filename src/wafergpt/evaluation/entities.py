@@ -36,10 +36,9 @@ def entity_metrics(
         divided; ``f1_interval``, which holds 95% of resamples of the sentences; ``per_class``, the
         same for each label, with its number of entities as ``support``; and ``entities``.
     """
-    of_labels = _all_counts(predicted, true, labels).sum(0)
-    interval = (0.0, 0.0)
-    if predicted:
-        interval = resampled_f1(predicted, true, labels).interval("f1")
+    counts = _all_counts(predicted, true, labels)
+    of_labels = counts.sum(0)
+    interval = _resampled(counts).interval("f1") if len(counts) else (0.0, 0.0)
     return {
         **_scores(of_labels.sum(0)),
         "f1_interval": list(interval),
@@ -61,7 +60,11 @@ def resampled_f1(
         true: of each sentence.
         labels: that count.
     """
-    of_sentences = _all_counts(predicted, true, labels).sum(1)
+    return _resampled(_all_counts(predicted, true, labels))
+
+
+def _resampled(counts: Counts) -> Bootstrap:
+    of_sentences = counts.sum(1)
 
     def f1(rows: NDArray[np.int64]) -> Mapping[str, float]:
         return {"f1": _scores(of_sentences[rows].sum(0))["f1"]}

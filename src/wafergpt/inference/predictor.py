@@ -87,11 +87,7 @@ class Predictor:
             raise InputError(f"a coverage of {coverage:.4g} is not above 0 and at most 1")
         if not isinstance(self.task, Classify) or isinstance(self.task, MultiLabel):
             raise InputError("a coverage is for task.name=classify with one label to a text")
-        found = {
-            name.removeprefix("validation/"): values
-            for name, values in self.run.read_outputs().items()
-            if name.startswith("validation/")
-        }
+        found = self.run.outputs_of("validation")
         if "probabilities" not in found:
             raise InputError(
                 f"{self.run.path} kept no outputs for validation rows to choose a threshold by"

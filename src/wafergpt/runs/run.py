@@ -336,6 +336,12 @@ class Run:
         except (OSError, SafetensorError, TypeError, ValueError, KeyError):
             return {}
 
+    def outputs_of(self, part: str) -> dict[str, NDArray[Any]]:
+        """Return the outputs for ``validation`` or ``test`` rows by name; {} if there are none."""
+        start = f"{part}/"
+        found = self.read_outputs().items()
+        return {name.removeprefix(start): kept for name, kept in found if name.startswith(start)}
+
     def write_outputs(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Write the outputs of the best checkpoint for the rows that it was evaluated on.
 

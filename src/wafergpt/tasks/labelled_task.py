@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Generic
+from typing import Any, ClassVar, Generic, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -269,11 +269,27 @@ class LabelledTask(Task, Generic[R]):
 
     def validation(self, tokenizer: Tokenizer) -> EvaluationSet:
         """Encode the validation rows alone."""
+        return self.part("validation", tokenizer)
+
+    def part(self, name: Literal["validation", "test"], tokenizer: Tokenizer) -> EvaluationSet:
+        """Encode the rows of one part of a resolved recipe's data.
+
+        Args:
+            name: of the part.
+            tokenizer: of the model.
+
+        Returns:
+            The samples with their answers.
+
+        Raises:
+            InputError: if the rows are not those of the training, or there are none.
+        """
         if self.tables.fingerprint() != self.recipe.data.fingerprint:
             raise InputError(f"the rows of {self.settings.train} are not those of the training")
-        if self.tables.validation is None:
-            raise InputError(NOTHING_HELD_OUT)
-        return self.evaluated(self.tables.validation, tokenizer)
+        table: R | None = getattr(self.tables, name)
+        if table is None:
+            raise InputError(NOTHING_HELD_OUT if name == "validation" else "there are no test rows")
+        return self.evaluated(table, tokenizer, name)
 
     def all_evaluated(
         self, tables: SplitRows[R], tokenizer: Tokenizer

@@ -16,17 +16,14 @@ import numpy as np
 
 from wafergpt.config import Recipe
 from wafergpt.data.tokenizer import Tokenizer
-from wafergpt.errors import InputError, Interrupted
+from wafergpt.errors import InputError
 from wafergpt.progress import place, say, silent, working
 from wafergpt.runs.run import RUNS, Run
 from wafergpt.tasks.base import Outputs, task_of
 from wafergpt.tasks.labelled_task import LabelledTask
 from wafergpt.tasks.tables import SplitRows
 from wafergpt.train.resume import asked_for, changes_since
-from wafergpt.train.run import train
-
-VALIDATION = "validation/"
-"""What the names of outputs for held-out rows start with."""
+from wafergpt.train.run import trained_once
 
 
 @dataclass(frozen=True)
@@ -64,7 +61,9 @@ class CrossValidation:
         with run.held():
             run.write("result", self._summary(run))
             for fold in range(1, self._count + 1):
-                self._done[fold] = self._trained(self._of_fold(fold), run.path)
+                self._done[fold] = trained_once(
+                    self._of_fold(fold), start=self.start, root=run.path
+                )
                 row = self._row(fold)
                 say(f"fold {fold} of {self._count}: {_written(row['metrics'])}")
                 run.write("result", self._summary(run))
@@ -73,11 +72,11 @@ class CrossValidation:
                 result = self._summary(run) | self._judged(outputs, references)
             run.write("result", result)
             if outputs:
-                run.write_outputs({VALIDATION + name: kept for name, kept in outputs.items()})
+                run.write_outputs({f"validation/{name}": kept for name, kept in outputs.items()})
         if self.refit:
             recipe = self._of_all_rows(self._fitted(outputs, references))
             say(f"{recipe.name}: on all {len(self._whole.texts):,} rows, {_passes(recipe)}")
-            network = self._trained(recipe, self.root)
+            network = trained_once(recipe, start=self.start, root=self.root)
             network.write("result", network.read("result") | {"folds": result["folds"]})
             run.write("result", result | {"refit": str(network.path)})
         return run
@@ -104,21 +103,6 @@ class CrossValidation:
             train={"steps": None, "tokens": None, "seconds": None, "epochs": passes},
             evaluate={"patience": 0, "prompts": ()},
         )
-
-    def _trained(self, recipe: Recipe, root: Path) -> Run:
-        """Train by a recipe, or return the run that has done so."""
-        run = Run(root / recipe.name)
-        result = run.read("result") if run.path.exists() else None
-        if isinstance(result, dict) and "metrics" in result and not changes_since(run, recipe):
-            return run
-        try:
-            return train(recipe, start=self.start, auto_resume=True, root=root)
-        except Interrupted as stop:
-            reason = str(stop).partition("; next:")[0]
-            raise Interrupted(f"{recipe.name}: {reason}; the same command goes on") from None
-        except KeyboardInterrupt:
-            # Before its first step, or after its last.
-            raise Interrupted(f"{recipe.name}: interrupted; the same command goes on") from None
 
     # --- before anything is trained --------------------------------------------------------------
 
@@ -230,15 +214,7 @@ class CrossValidation:
         """
         if not self._task.pooled:
             return {}, None
-        found = [
-            {
-                name.removeprefix(VALIDATION): values
-                for name, values in run.read_outputs().items()
-                if name.startswith(VALIDATION)
-            }
-            for run in self._done.values()
-        ]
-        outputs = _joined(found)
+        outputs = _joined([run.outputs_of("validation") for run in self._done.values()])
         # By fold, and in the order of the rows in each.
         order = np.argsort(self._task.folds_of(self._whole), kind="stable")
         rows = self._whole.take(order)

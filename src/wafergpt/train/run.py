@@ -9,27 +9,30 @@ from typing import Any
 
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from wafergpt import atomic_files
 from wafergpt.checkpoint import store
 from wafergpt.config import Recipe
 from wafergpt.data.table_writing import header_line, row_line
+from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.devices.load import OtherLoad
 from wafergpt.devices.peak_memory import is_out_of_memory, reset_peak_memory
 from wafergpt.distributed.collectives import ProcessGroup
 from wafergpt.distributed.rendezvous import joined
 from wafergpt.engines.outputs import evaluate
-from wafergpt.errors import RunFailed
+from wafergpt.errors import Interrupted, RunFailed
 from wafergpt.planning.schedule_check import require_possible_warmup
-from wafergpt.progress import progress, say
+from wafergpt.progress import progress, say, silent
 from wafergpt.runs.moved import require_sources
 from wafergpt.runs.run import RUNS, Run
 from wafergpt.runs.teacher import with_teacher
-from wafergpt.tasks.base import task_of
+from wafergpt.tasks.base import EvaluationSet, Outputs, Task, task_of
+from wafergpt.tasks.labelled_task import LabelledTask
 from wafergpt.train.callbacks import Callback
 from wafergpt.train.measurement import expected
 from wafergpt.train.planned import compare_with_plan
-from wafergpt.train.resume import asked_for, run_to_resume
+from wafergpt.train.resume import asked_for, changes_since, run_to_resume
 from wafergpt.train.setup import Setup, require_metric, set_up, settled
 from wafergpt.train.signals import Signals
 from wafergpt.train.trainer import Trainer
@@ -47,6 +50,7 @@ def train(
     root: Path = RUNS,
     began: float | None = None,
     callbacks: Sequence[Callback] = (),
+    test: bool = True,
 ) -> Run:
     """Train by a recipe.
 
@@ -58,6 +62,7 @@ def train(
         root: the folder that holds runs.
         began: ``time.monotonic()`` when the command started, if before this call.
         callbacks: further ones after each step, before it is saved.
+        test: whether the test rows are evaluated at the end; ``write_test_metrics`` does it later.
 
     Returns:
         The trained run; in a worker process, the leader's.
@@ -69,7 +74,7 @@ def train(
     """
     began = time.monotonic() if began is None else began
     try:
-        return _train(recipe, start, run, auto_resume, root, began, callbacks)
+        return _train(recipe, start, run, auto_resume, root, began, callbacks, test)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -87,6 +92,7 @@ def _train(
     root: Path,
     began: float,
     callbacks: Sequence[Callback],
+    test: bool,
 ) -> Run:
     load = OtherLoad()
     reset_peak_memory()
@@ -118,7 +124,7 @@ def _train(
             trainer = Trainer(setup, run, signals, group, began, callbacks)
             trainer.train(resumed)
     if recipe.task is not None:
-        _write_final_metrics(run, setup)
+        _write_final_metrics(run, setup, test)
     if not resumed:
         compare_with_plan(run, load, group.size)
     return run
@@ -132,11 +138,89 @@ def _planned(asked: Recipe, setup: Setup, group: ProcessGroup, startup: float) -
     return expected(setup, group, startup).plan(asked, setup.machine).to_dict()
 
 
-def _write_final_metrics(run: Run, setup: Setup) -> None:
-    """Evaluate the best checkpoint on validation and test data."""
-    task, splits, start = setup.task, setup.splits, time.monotonic()
+def trained_once(
+    recipe: Recipe,
+    *,
+    start: Run | None,
+    root: Path,
+    callbacks: Sequence[Callback] = (),
+    test: bool = True,
+) -> Run:
+    """Train one of several runs of a command, or return the run if it has ended; resumable.
+
+    Args:
+        recipe: as asked for.
+        start: a run to initialize the weights from.
+        root: the folder of the runs.
+        callbacks: as of ``train``.
+        test: as of ``train``.
+
+    Returns:
+        The trained run.
+
+    Raises:
+        InputError: if the recipe is impossible, or the run was started by another one.
+        RunFailed: if the run diverges.
+        Interrupted: if a signal requested a stop; the same command goes on.
+    """
+    run = Run(root / recipe.name)
+    result = run.read("result") if run.path.exists() else None
+    ended = isinstance(result, dict) and (recipe.task is None or "metrics" in result)
+    if ended and not changes_since(run, recipe):
+        return run
+    try:
+        return train(
+            recipe, start=start, auto_resume=True, root=root, callbacks=callbacks, test=test
+        )
+    except Interrupted as stop:
+        reason = str(stop).partition("; next:")[0]
+        raise Interrupted(f"{recipe.name}: {reason}; the same command goes on") from None
+    except KeyboardInterrupt:
+        # Before its first step, or after its last.
+        raise Interrupted(f"{recipe.name}: interrupted; the same command goes on") from None
+
+
+def write_test_metrics(run: Run) -> EvaluationSet:
+    """Evaluate a run of labelled rows, trained without ``test``, on its test rows.
+
+    Args:
+        run: whose result, outputs and mistakes are completed.
+
+    Returns:
+        The rows.
+
+    Raises:
+        InputError: if the rows are not those of the training.
+    """
+    task = task_of(run.recipe)
+    assert isinstance(task, LabelledTask)
+    with silent():
+        evaluated = task.part("test", Tokenizer.load(run.tokenizer))
+    outputs = _outputs(task, *_restored(task, run), evaluated)
+    _write_mistakes(run, task.mistakes(outputs, evaluated))
+    kept = {f"test/{name}": values for name, values in outputs.items()}
+    run.write_outputs({**run.read_outputs(), **kept})
+    metrics = task.compute_metrics(outputs, evaluated.references)
+    run.write("result", run.read("result") | {"test": metrics})
+    return evaluated
+
+
+def _restored(task: Task, run: Run) -> tuple[nn.Module, torch.device]:
     device = torch.device(task.recipe.system.host)
-    network = store.restored(task.network, store.weights(run)).to(device)
+    return store.restored(task.network, store.weights(run)).to(device), device
+
+
+def _outputs(
+    task: Task, network: nn.Module, device: torch.device, evaluated: EvaluationSet
+) -> Outputs:
+    with progress("evaluating", evaluated.batches.samples_per_epoch, "texts") as bar:
+        return evaluate(task, network, evaluated, task.recipe, device, bar.advance)
+
+
+def _write_final_metrics(run: Run, setup: Setup, test: bool) -> None:
+    """Evaluate the best checkpoint on validation data and, if ``test``, on test data."""
+    task, splits, start = setup.task, setup.splits, time.monotonic()
+    network, device = _restored(task, run)
 
     kept: dict[str, NDArray[Any]] = {}
 
@@ -145,23 +229,21 @@ def _write_final_metrics(run: Run, setup: Setup) -> None:
         evaluated = getattr(splits, part)
         if evaluated is None:
             return None
-        samples = evaluated.batches.samples_per_epoch
-        with progress("evaluating", samples, "texts") as bar:
-            outputs = evaluate(task, network, evaluated, task.recipe, device, bar.advance)
+        outputs = _outputs(task, network, device, evaluated)
         if part == "validation":
             fitted, outputs = task.fit(outputs, evaluated.references)
             if fitted:
                 task = task_of(task.recipe.replace(task=fitted))
                 run.save_recipe(task.recipe)
         if part == "test":
-            write_mistakes(run, task.mistakes(outputs, evaluated))
+            _write_mistakes(run, task.mistakes(outputs, evaluated))
         kept.update({f"{part}/{name}": values for name, values in outputs.items()})
         return task.compute_metrics(outputs, evaluated.references)
 
     source = task.recipe.start
     found = {
         "metrics": metrics("validation"),
-        "test": metrics("test"),
+        "test": metrics("test") if test else None,
         "init": "scratch" if source is None else source.name,
         "pretrained": None if source is None else str(source),
     }
@@ -172,13 +254,8 @@ def _write_final_metrics(run: Run, setup: Setup) -> None:
     run.write("result", result | found | {"elapsed": elapsed, "time": parts})
 
 
-def write_mistakes(run: Run, mistakes: Sequence[dict[str, Any]]) -> None:
-    """Write the test rows with a wrong answer as a table, and say it.
-
-    Args:
-        run: whose ``mistakes.csv`` it is.
-        mistakes: of ``Task.mistakes``.
-    """
+def _write_mistakes(run: Run, mistakes: Sequence[dict[str, Any]]) -> None:
+    """Write the test rows with a wrong answer as a table, and say it."""
     if not mistakes:
         return
     shown, path = mistakes[:MOST_MISTAKES], run.path / "mistakes.csv"

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from wafergpt.config import Recipe, load_recipe
+from wafergpt.config import Recipe, recipe_from, recipe_with
 from wafergpt.config.files import flat
 from wafergpt.errors import InputError, nearest
 from wafergpt.planning.budget import Budget, budget_of
@@ -20,6 +20,7 @@ from wafergpt.train.finetuning import with_task
 from wafergpt.train.resume import asked_for, beginning
 from wafergpt.tuning.proxy import proxy_of
 from wafergpt.tuning.spaces import Space, combinations, default_spaces, read_spaces
+from wafergpt.tuning.study import Pruner, Sampler
 
 COSTS: Mapping[str, Direction] = {"latency": "min", "size": "min"}
 """Objectives beside a metric: seconds of an evaluation, and parameters."""
@@ -30,14 +31,15 @@ class Asked:
     """A study as it was asked for; as JSON, it is all that another process needs to join in.
 
     Attributes:
-        recipe: a YAML file, a shipped recipe's name, or None for settings chosen by the rows.
+        recipe: a YAML file, a shipped recipe's name, values of a recipe, or None for settings
+            chosen by the rows.
         overrides: ``section.key=value`` strings.
         start: the run to start from, or ``scratch``; None for a pretraining.
         spaces: texts by key; none for the default ones.
         metric: the objective; the recipe's ``evaluate.metric`` if None.
         also: further objectives, of ``COSTS``.
-        sampler: see ``study.SAMPLERS``.
-        pruner: see ``study.PRUNERS``.
+        sampler: what chooses settings.
+        pruner: what stops trials early.
         budget: time, or FLOPs, of all trials; None for no limit.
         trials: their number; None for no limit.
         width: under µP, d_model of the proxy that is trained instead.
@@ -49,14 +51,14 @@ class Asked:
         folder: the current folder of whoever asked, that relative paths are of.
     """
 
-    recipe: str | None
+    recipe: str | Mapping[str, Any] | None
     overrides: tuple[str, ...]
     start: str | None
     spaces: Mapping[str, str] = field(default_factory=dict)
     metric: str | None = None
     also: tuple[str, ...] = ()
-    sampler: str = "tpe"
-    pruner: str = "asha"
+    sampler: Sampler = "tpe"
+    pruner: Pruner = "asha"
     budget: str | float | None = None
     trials: int | None = None
     width: int | None = None
@@ -81,28 +83,29 @@ class Asked:
             known[name] = Path(known[name])
         return cls(**known)
 
-    def recipe_with(self, changes: Sequence[str] = ()) -> Recipe:
+    def recipe_of(self, changes: Sequence[str] = ()) -> Recipe:
         """Return the recipe with overrides, as ``pretrain`` or ``finetune`` would take it.
 
         Raises:
             InputError: if it is impossible, or its data unusable.
         """
-        recipe = load_recipe(self.recipe, [*self.overrides, *changes])
-        if recipe.tune:
-            recipe = recipe.replace(tune={})
+        recipe = self._loaded(changes)
         if self.start is None:
             return recipe
         return with_task(recipe, self.base, chooses=self.recipe is None)
 
+    def _loaded(self, changes: Sequence[str]) -> Recipe:
+        """Return the recipe with overrides, without reading data."""
+        given = recipe_from(self.recipe) if isinstance(self.recipe, Mapping) else self.recipe
+        return recipe_with(given, [*self.overrides, *changes])
+
     def trained_with(self, changes: Sequence[str] = ()) -> Recipe:
-        """Return the recipe of a trial: without test rows, of the proxy if there is one."""
-        recipe = self.recipe_with(changes)
+        """Return the recipe of a trial, which is the proxy's if there is one."""
+        recipe = self.recipe_of(changes)
         if self.width is not None:
             recipe = proxy_of(recipe, self.width, self.steps)
         if recipe.task is None:
             recipe = for_corpus(recipe, corpus_of(recipe))
-        else:
-            recipe = recipe.replace(task={"test": None})
         return recipe.replace(evaluate={"metric": self.objective})
 
     @cached_property
@@ -115,7 +118,12 @@ class Asked:
     @cached_property
     def plain(self) -> Recipe:
         """The recipe as it stands."""
-        return self.recipe_with()
+        return self.recipe_of()
+
+    @cached_property
+    def default(self) -> Recipe:
+        """The recipe of the first trial."""
+        return self.trained_with()
 
     @property
     def objective(self) -> str:
@@ -134,22 +142,17 @@ class Asked:
         Raises:
             InputError: if one is impossible.
         """
-        written = load_recipe(self.recipe, self.overrides).tune
-        texts = {**written, **self.spaces} or default_spaces(self.plain)
-        return read_spaces(texts, self.plain, self._changed)
+        texts = self.spaces or default_spaces(self.plain)
+        return read_spaces(texts, self.plain, self._loaded)
 
-    def _changed(self, changes: Sequence[str]) -> Recipe:
-        # Rows are not read for it.
-        return load_recipe(self.recipe, [*self.overrides, *changes])
-
-    def default(self) -> dict[str, Any]:
+    def default_parameters(self) -> dict[str, Any]:
         """Return the recipe's own settings as Optuna knows them, as far as the spaces hold them."""
         values = flat(self.plain.model_dump(mode="json"))
         found = {}
         for key, space in self.tuned.items():
 
             def read(text: str, key: str = key) -> Any:
-                return flat(self._changed([f"{key}={text}"]).model_dump(mode="json"))[key]
+                return flat(self._loaded([f"{key}={text}"]).model_dump(mode="json"))[key]
 
             if (parameter := space.parameter(values[key], read)) is not None:
                 found[key] = parameter
@@ -170,7 +173,7 @@ class Asked:
 
     def identity(self) -> dict[str, Any]:
         """Return all that makes trials comparable, by key: the recipe, its data, the spaces."""
-        recipe = self.trained_with()
+        recipe = self.default
         task = task_of(recipe)
         if isinstance(task, LabelledTask):
             recipe = recipe.replace(data={"fingerprint": task.read_ahead().fingerprint()})
@@ -182,7 +185,8 @@ class Asked:
             if key not in ("system.threads", "evaluate.every") and not key.startswith("tracking.")
         }
         spaces = {f"space of {key}": space.text for key, space in self.tuned.items()}
-        return {**kept, **spaces, "objectives": [self.objective, *self.also]}
+        objectives = [self.objective, *self.also]
+        return {**kept, **spaces, "objectives": objectives, "storage": self.storage}
 
     def require_possible(self) -> None:
         """Check what can be checked before anything is trained.
@@ -191,6 +195,8 @@ class Asked:
             InputError: if the objective is none of the task, or what is asked for is impossible.
         """
         task = task_of(self.plain)
+        if self.plain.task is not None and self.start is None:
+            raise InputError("which model is fine-tuned? name a run, or scratch, before the recipe")
         if self.objective not in task.metrics:
             raise InputError(
                 f"{self.objective} is no metric of this training"

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
+from contextlib import nullcontext
 from typing import Any
 
 from wafergpt import atomic_files
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
-from wafergpt.inference.evaluation import judged
 from wafergpt.progress import silent
 from wafergpt.runs.run import Run
 from wafergpt.tasks.base import task_of
 from wafergpt.tasks.labelled_task import LabelledTask
-from wafergpt.train.folds import VALIDATION
-from wafergpt.train.run import write_mistakes
+from wafergpt.train.run import write_test_metrics
 from wafergpt.tuning.study import Outcome
 
 NOT_COPIED = (".lock", "holder", "tensorboard")
@@ -26,6 +24,9 @@ no better than the default."""
 
 JUDGED = "judged_trial"
 """Key of the trial whose test figures a study's result has."""
+
+STUDY = "tuned"
+"""Key of the study that a run was made by."""
 
 
 def is_better(best: Run, default: Run, metric: str) -> bool:
@@ -43,18 +44,29 @@ def is_better(best: Run, default: Run, metric: str) -> bool:
         return True
     with silent():
         references = task.validation(Tokenizer.load(best.tokenizer)).references
-    samples = []
-    for run in (best, default):
-        kept = run.read_outputs().items()
-        own = {n.removeprefix(VALIDATION): v for n, v in kept if n.startswith(VALIDATION)}
-        samples.append(task.resampled(own, references) if own else None)
-    one, other = samples
-    if one is None or other is None or metric not in one.whole:
-        return True
-    return one.minus(other, metric).p <= CHANCE
+    difference = _difference(best, default, "validation", references, metric)
+    return difference is None or difference["p"] <= CHANCE
 
 
-def take(run: Run, best: Outcome, default: Outcome | None, target: Run, test: Path | None) -> None:
+def require_target(target: Run, study: str) -> None:
+    """Require that a run to make does not exist, or is of this study.
+
+    Args:
+        target: the run.
+        study: the study's own name.
+
+    Raises:
+        InputError: if something else has its name.
+    """
+    if not (target.path.exists() or target.path.is_symlink()):
+        return
+    if (target.read("result") or {}).get(STUDY) != study:
+        raise InputError(
+            f"{target.path} exists, and is not of this study: choose another name=NAME"
+        )
+
+
+def take(run: Run, best: Outcome, default: Outcome | None, target: Run, study: str) -> None:
     """Copy a trial to a run of its own, and judge it; nothing is judged twice.
 
     Args:
@@ -62,50 +74,66 @@ def take(run: Run, best: Outcome, default: Outcome | None, target: Run, test: Pa
         best: the trial to take.
         default: the recipe as it stands, to compare with.
         target: the run to make, new or of an earlier call.
-        test: the file of test rows; None if there is none.
+        study: the study's own name.
 
     Raises:
-        InputError: if the target is of something else, or the rows are unusable.
+        InputError: if the target is of something else, or the rows have changed.
     """
-    study = str(run.path.resolve())
-    taken = target.read("result") if target.path.exists() else None
-    if taken is not None and taken.get("tuned") != study:
-        raise InputError(f"{target.path} is not of this study: choose another name=NAME")
-    if taken is None or taken.get("trial") != best.run:
-        with atomic_files.appearing(target.path) as temporary:
+    require_target(target, study)
+    there = target.path.exists()
+    if not there or target.read("result")["trial"] != best.run:
+        with (
+            target.held() if there else nullcontext(),
+            atomic_files.appearing(target.path) as temporary,
+        ):
             ignored = shutil.ignore_patterns(*NOT_COPIED)
             shutil.copytree(run.path / best.run, temporary, dirs_exist_ok=True, ignore=ignored)
             copy = Run(temporary)
             copy.save_recipe(copy.recipe.replace(name=target.name))
-            own = {"run": str(target.path), "tuned": study, "trial": best.run}
+            copy.write("asked", {**copy.read("asked"), "name": target.name})
+            own = {"run": str(target.path), STUDY: study, "trial": best.run}
             copy.write("result", {**copy.read("result"), **own})
     result = {**run.read("result"), "made": str(target.path)}
-    if test is not None and result.get(JUDGED) != best.run:
+    if result.get(JUDGED) != best.run and _has_test(target):
         count = (result.get("judged") or 0) + 1
         result |= {JUDGED: best.run, "judged": count}
-        result |= _judged(run, best, default, target, test)
+        beside = None if default is None or default.values is None else default
+        result |= _judged(run, best, beside, target, result["metric"])
     run.write("result", result)
 
 
+def _has_test(run: Run) -> bool:
+    task = task_of(run.recipe)
+    if not isinstance(task, LabelledTask):
+        return False
+    with silent():
+        return task.read_ahead().test is not None
+
+
 def _judged(
-    run: Run, best: Outcome, default: Outcome | None, target: Run, test: Path
+    run: Run, best: Outcome, default: Outcome | None, target: Run, metric: str
 ) -> dict[str, Any]:
     """Return the metrics of both on the test rows, and their difference by the objective."""
-    ours = judged(target, test)
-    target.save_recipe(target.recipe.replace(task={"test": test.resolve()}))
-    kept = {f"test/{name}": values for name, values in ours.outputs.items()}
-    target.write_outputs({**target.read_outputs(), **kept})
-    target.write("result", {**target.read("result"), "test": ours.metrics})
-    write_mistakes(target, ours.task.mistakes(ours.outputs, ours.evaluated))
-    found: dict[str, Any] = {"test": ours.metrics, "default_test": None, "difference": None}
-    if default is None or default.values is None:
+    rows = write_test_metrics(target)
+    found = {"test": target.read("result")["test"], "default_test": None, "difference": None}
+    if default is None:
         return found
-    theirs = ours if default.run == best.run else judged(Run(run.path / default.run), test)
-    found["default_test"] = theirs.metrics
-    one, other = (
-        side.task.resampled(side.outputs, side.evaluated.references) for side in (ours, theirs)
-    )
-    metric = run.read("result")["metric"]
-    if one is not None and other is not None and metric in one.whole and ours is not theirs:
-        found["difference"] = one.minus(other, metric).to_dict()
-    return found
+    if default.run == best.run:
+        return {**found, "default_test": found["test"]}
+    other = Run(run.path / default.run)
+    write_test_metrics(other)
+    difference = _difference(target, other, "test", rows.references, metric)
+    return {**found, "default_test": other.read("result")["test"], "difference": difference}
+
+
+def _difference(
+    one: Run, other: Run, part: str, references: Any, metric: str
+) -> dict[str, float] | None:
+    """Return how far a run is above another one; None where the task knows no metrics of rows."""
+    task = task_of(one.recipe)
+    assert isinstance(task, LabelledTask)
+    kept = [run.outputs_of(part) for run in (one, other)]
+    ours, theirs = (task.resampled(some, references) if some else None for some in kept)
+    if ours is None or theirs is None or metric not in ours.whole:
+        return None
+    return ours.minus(theirs, metric).to_dict()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from wafergpt.config import Recipe, known_keys
 from wafergpt.config.files import flat
+from wafergpt.config.recipe import DEFAULT_TASK
 from wafergpt.errors import InputError, nearest
 from wafergpt.files import short
 
@@ -120,6 +121,16 @@ class Space:
         return (int(value) if self.whole else float(value)) if inside else None
 
 
+TUNED = ("model.", "train.", "optimizer.", "schedule.", "lora.", "sparsity.", "task.")
+"""Sections whose keys may be tuned."""
+
+SAME_IN_ALL = (
+    "train.teacher", "task.name", "task.held_out", "task.folds", "task.fold", "task.multi",
+    "task.similar_labels", "task.repair",
+)  # fmt: skip
+"""Keys of these that say what trials learn and are compared by."""
+
+
 def is_space(argument: str, task: str) -> bool:
     """Return whether ``KEY=TEXT`` names a space, not a value."""
     key, _, text = argument.partition("=")
@@ -142,13 +153,14 @@ def read_spaces(
     Raises:
         InputError: on an unknown key, with the nearest one, or an impossible value.
     """
-    task = "classify" if recipe.task is None else recipe.task.name
+    task = DEFAULT_TASK if recipe.task is None else recipe.task.name
     keys, spaces = known_keys(task), {}
     for key, text in texts.items():
         kind = keys.get(key)
         if kind is None:
             raise InputError(f"no key '{key}' to tune{nearest(key, keys)}")
-        if kind.kind in ("path", "text") or kind.several or key in ("seed", "task.fold"):
+        fixed = key in SAME_IN_ALL or not key.startswith(TUNED)
+        if fixed or kind.kind in ("path", "text") or kind.several:
             raise InputError(f"{key} is no setting that can be tuned")
         space = spaces[key] = Space.read(key, text)
         for value in space.ends():

@@ -20,11 +20,12 @@ Way = Literal["minimize", "maximize"]
 JOURNAL = "study.journal"
 
 
-def opened(folder: Path, storage: str, directions: Sequence[Way]) -> optuna.Study:
+def opened(folder: Path, name: str, storage: str, directions: Sequence[Way]) -> optuna.Study:
     """Open a study, or begin it.
 
     Args:
-        folder: of the study, whose name is the study's.
+        folder: of the study.
+        name: of the study, unlike that of any other one in the database.
         storage: address of a database; the folder's journal if "".
         directions: of each objective.
 
@@ -48,7 +49,7 @@ def opened(folder: Path, storage: str, directions: Sequence[Way]) -> optuna.Stud
         else:
             kept = JournalStorage(JournalFileBackend(str(journal), _journal_lock(journal)))
         return optuna.create_study(
-            storage=kept, study_name=folder.name, directions=[*directions], load_if_exists=True
+            storage=kept, study_name=name, directions=[*directions], load_if_exists=True
         )
     except ImportError as error:
         raise InputError(

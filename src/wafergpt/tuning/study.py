@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from wafergpt.errors import InputError
 from wafergpt.locks import Lock, locked
@@ -27,9 +27,10 @@ if TYPE_CHECKING:
 
 STUDY_LOCK = "study.lock"
 
-SAMPLERS = ("tpe", "random", "grid", "gp", "cmaes")
+Sampler = Literal["tpe", "random", "grid", "gp", "cmaes"]
 """``grid`` tries every combination of lists of values, in their order."""
-PRUNERS = ("asha", "hyperband", "none")
+
+Pruner = Literal["asha", "hyperband", "none"]
 
 RUNGS = 9
 """A trial's whole length, in the unit of its rungs: a ninth, a third, and the whole."""
@@ -40,9 +41,9 @@ REDUCTION = 3
 RANDOM_TRIALS = 4
 """Trials before a sampler uses what others found."""
 
-RUN, AGAIN, DEFAULT = "run", "again", "default"
+RUN, AGAIN, DEFAULT, PLACE = "run", "again", "default", "place"
 """Attributes of a trial: its run's name; the number of the trial that it takes up; whether it is
-the recipe as it stands."""
+the recipe as it stands; its place in a grid."""
 
 SECONDS, WHY, SCORES = "seconds", "why", "scores"
 """Attributes of a settled trial: its cost in seconds; why it has no value; its other numbers."""
@@ -115,11 +116,12 @@ class Study:
 
     Args:
         folder: of the study, with the runs of its trials.
+        name: of the study, unlike that of any other one in the database.
         spaces: what is tuned.
         default: settings of the recipe as it stands, as far as the spaces hold them.
         directions: of each objective.
-        sampler: one of ``SAMPLERS``.
-        pruner: one of ``PRUNERS``.
+        sampler: what chooses settings.
+        pruner: what stops trials early.
         seed: of the sampler.
         storage: address of a database; the folder's journal if "".
 
@@ -131,30 +133,30 @@ class Study:
     def __init__(
         self,
         folder: Path,
+        name: str,
         spaces: Mapping[str, Space],
         default: Mapping[str, Any],
         directions: Sequence[Way],
         *,
-        sampler: str = "tpe",
-        pruner: str = "none",
+        sampler: Sampler = "tpe",
+        pruner: Pruner = "none",
         seed: int = 0,
         storage: str = "",
     ) -> None:
         self.folder, self._spaces, self._default = folder, spaces, default
-        self._directions = directions
+        self._directions, self._sampler, self._seed = directions, sampler, seed
+        # What is missing is said before anything is written.
+        _sampler(sampler, seed, len(directions))
         with locked(folder / STUDY_LOCK):
-            self._study = opened(folder, storage, directions)
-            trials = self._study.get_trials(deepcopy=False)
-            # Each call makes a new sampler; the number of earlier trials changes its seed.
-            self._study.sampler = _sampler(sampler, seed + len(trials), len(directions))
+            self._study = opened(folder, name, storage, directions)
             self._study.pruner = _pruner(pruner)
-            grid = combinations(spaces) if sampler == "grid" else []
-            if not trials:
+            known = [trial.user_attrs for trial in self._study.get_trials(deepcopy=False)]
+            if not any(DEFAULT in one for one in known):
                 self._study.enqueue_trial({**default}, user_attrs={DEFAULT: True})
-                for params in grid:
-                    if params != default:
-                        self._study.enqueue_trial(params)
-        self._of_grid = len(grid) + (default not in grid) if grid else None
+            grid = combinations(spaces) if sampler == "grid" else []
+            for place, params in enumerate(grid):
+                if params != default and not any(one.get(PLACE) == place for one in known):
+                    self._study.enqueue_trial(params, user_attrs={PLACE: place})
 
     @contextmanager
     def taken(self, limit: int | None = None) -> Iterator[Trial | None]:
@@ -170,10 +172,16 @@ class Study:
         """
         with locked(self.folder / STUDY_LOCK):
             self._retry_dead()
-            limits = [number for number in (limit, self._of_grid) if number is not None]
-            if limits and self._taken() >= min(limits):
+            trials = self._study.get_trials(deepcopy=False)
+            idle = (_state("FAIL"), _state("WAITING"))
+            taken = sum(one.state not in idle for one in trials)
+            waiting = any(one.state is _state("WAITING") for one in trials)
+            if (limit is not None and taken >= limit) or (self._sampler == "grid" and not waiting):
                 yield None
                 return
+            # No two processes that ask at the same time have one seed.
+            seed = self._seed + len(trials)
+            self._study.sampler = _sampler(self._sampler, seed, len(self._directions))
             trial = self._study.ask()
             name = trial.user_attrs.get(RUN) or self._next_name()
             trial.set_user_attr(RUN, name)
@@ -194,11 +202,6 @@ class Study:
         """Return a run's name that no trial has."""
         trials = self._study.get_trials(deepcopy=False)
         return f"trial-{len({one.user_attrs.get(RUN) for one in trials} - {None}):03}"
-
-    def _taken(self) -> int:
-        """Return how many trials are settled or running."""
-        waiting = (_state("FAIL"), _state("WAITING"))
-        return sum(t.state not in waiting for t in self._study.get_trials(deepcopy=False))
 
     def settle(
         self,
@@ -229,11 +232,11 @@ class Study:
         )
         return [_outcome(trial) for trial in ended]
 
-    def best(self) -> Outcome | None:
+    def best_of(self, outcomes: Sequence[Outcome]) -> Outcome | None:
         """Return the trial that is best by the first objective."""
-        found = [one for one in self.outcomes() if one.values is not None]
         sign = self._sign()
-        return min(found, key=lambda one: sign * (one.values or (math.inf,))[0], default=None)
+        ended = [(sign * one.values[0], one) for one in outcomes if one.values is not None]
+        return min(ended, key=lambda pair: pair[0])[1] if ended else None
 
     def _sign(self) -> int:
         return 1 if self._directions[0] == "minimize" else -1
@@ -297,11 +300,12 @@ class Study:
         return self.folder / f"{run}.lock"
 
 
-def _sampler(name: str, seed: int, objectives: int) -> optuna.samplers.BaseSampler:
+def _sampler(name: Sampler, seed: int, objectives: int) -> optuna.samplers.BaseSampler:
     from optuna import samplers
 
     if name == "tpe":
-        return samplers.TPESampler(seed=seed, n_startup_trials=RANDOM_TRIALS)
+        # Settings that another process is trying are not tried beside it.
+        return samplers.TPESampler(seed=seed, n_startup_trials=RANDOM_TRIALS, constant_liar=True)
     if name == "gp":
         return samplers.GPSampler(seed=seed, n_startup_trials=RANDOM_TRIALS)
     if name == "cmaes":
@@ -313,7 +317,7 @@ def _sampler(name: str, seed: int, objectives: int) -> optuna.samplers.BaseSampl
     return samplers.RandomSampler(seed=seed)
 
 
-def _pruner(name: str) -> optuna.pruners.BasePruner:
+def _pruner(name: Pruner) -> optuna.pruners.BasePruner:
     from optuna import pruners
 
     if name == "asha":
@@ -332,7 +336,7 @@ def _outcome(trial: FrozenTrial) -> Outcome:
         tuple(trial.values) if ended else None,
         attributes.get(WHY, ""),
         attributes.get(SECONDS, 0.0),
-        bool(attributes.get("default")),
+        DEFAULT in attributes,
         attributes.get(SCORES, {}),
     )
 

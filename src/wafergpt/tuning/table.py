@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from wafergpt.progress import duration
@@ -55,7 +56,9 @@ class TrialTable:
         sign = 1 if self._asked.directions[0] == "min" else -1
         earlier = self._outcomes[: self._outcomes.index(outcome)]
         values = [sign * one.values[0] for one in earlier if one.values is not None]
-        return outcome.values is not None and sign * outcome.values[0] < min(values, default=0.0)
+        return outcome.values is not None and sign * outcome.values[0] < min(
+            values, default=math.inf
+        )
 
     def _joined(self, cells: Sequence[str]) -> str:
         return "  ".join(cell.rjust(w) for cell, w in zip(cells, self._widths, strict=True))

@@ -11,7 +11,8 @@ from typing import Any
 
 from wafergpt.config import Recipe
 from wafergpt.runs.run import Run
-from wafergpt.train.run import train
+from wafergpt.tasks.base import task_of
+from wafergpt.train.run import trained_once
 from wafergpt.train.state import Row, TrainState
 from wafergpt.tuning.study import Trial
 
@@ -73,24 +74,14 @@ def trained(
         RunFailed: if it diverges.
         Interrupted: after saving, if a signal requested a stop.
     """
-    run, metric = Run(folder / recipe.name), recipe.evaluate.metric
-    if (value := _value(run, recipe)) is None:
-        callbacks = [Rungs(trial, metric, run)] if watched else []
-        run = train(recipe, start=start, auto_resume=True, root=folder, callbacks=callbacks)
-        value = _value(run, recipe)
-    # Only of a run whose evaluations were all not finite.
-    return run, math.nan if value is None else value
-
-
-def _value(run: Run, recipe: Recipe) -> float | None:
-    """Return the objective of a run that has ended; None of another one."""
-    result = run.read("result") if run.path.exists() else None
-    if not isinstance(result, dict):
-        return None
-    found = result.get("best_val_loss")
+    metric = recipe.evaluate.metric
+    callbacks = [Rungs(trial, metric, Run(folder / recipe.name))] if watched else []
+    run = trained_once(recipe, start=start, root=folder, callbacks=callbacks, test=False)
     if recipe.task is not None:
-        found = (result.get("metrics") or {}).get(recipe.evaluate.metric)
-    return None if found is None else float(found)
+        return run, float(run.read("result")["metrics"].get(metric, math.nan))
+    values = [row[f"val_{metric}"] for row in run.metrics() if f"val_{metric}" in row]
+    choose = min if task_of(recipe).metrics[metric] == "min" else max
+    return run, float(choose(values, default=math.nan))
 
 
 def costs(run: Run, names: Sequence[str]) -> list[float]:

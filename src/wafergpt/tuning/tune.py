@@ -6,24 +6,23 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from wafergpt import atomic_files
-from wafergpt.config import Recipe, load_recipe
+from wafergpt.config import Recipe, recipe_with
 from wafergpt.config.recipe import DEFAULT_TASK
 from wafergpt.devices.probe import probe
-from wafergpt.errors import InputError, Interrupted, RunFailed
-from wafergpt.locks import Lock
+from wafergpt.errors import Diverged, InputError, RunFailed
 from wafergpt.progress import duration, each_kind_once, only_warnings, progress, say, silent
 from wafergpt.runs.run import Run
 from wafergpt.train.planner import plan_training
 from wafergpt.tuning.asked import Asked
-from wafergpt.tuning.judging import is_better, take
+from wafergpt.tuning.judging import is_better, require_target, take
 from wafergpt.tuning.spaces import is_space
 from wafergpt.tuning.spending import Spending
 from wafergpt.tuning.study import Outcome, Study, Trial
@@ -31,11 +30,11 @@ from wafergpt.tuning.table import TrialTable
 from wafergpt.tuning.trials import StoppedEarlyError, costs, forget_weights, trained
 from wafergpt.tuning.workers import Workers
 
-ASKED = "study"
-"""Name of the JSON file of a study that says what was asked for."""
+ASKED = "asked"
+"""Name of the JSON file of a study's run that says what was asked for."""
 
 IN_A_ROW = 5
-"""So many impossible trials, one after the other, end a study."""
+"""So many trials that cannot be trained, one after the other, end a study."""
 
 
 @dataclass
@@ -49,7 +48,7 @@ class Tuning:
 
     asked: Asked
     folder: Path
-    _shown: int = field(default=0, init=False)
+    _shown: set[str] = field(default_factory=set, init=False)
 
     def tuned(self) -> Run:
         """Make trials until the budget is used, and judge the best.
@@ -64,68 +63,84 @@ class Tuning:
         """
         asked, is_new = self.asked, not self.folder.exists()
         asked.require_possible()
-        if is_new:
-            self._require_room_for_one()
-        run = self._opened()
-        try:
-            study = self.study
-        except InputError:
-            # No database, for instance.
-            if is_new:
-                shutil.rmtree(self.folder)
-            raise
-        with self._only_here(), Workers(self.folder, asked.workers - 1) as workers:
-            self.work()
-            workers.wait()
-            # What a worker left when it died.
-            self.work()
-        self._show_new()
-        best = study.best()
-        if best is None:
-            whys = sorted({one.why for one in study.outcomes() if one.why})
-            raise RunFailed(f"no trial could be trained: {'; '.join(whys)[:200]}")
-        default = next((one for one in study.outcomes() if one.is_default), None)
-        chosen = self._chosen(best, default)
-        run.write("result", self._result(run, best, default, chosen))
+        run = self._new() if is_new else Run(self.folder)
+        name = self._require_same(run)
+        target = Run(asked.root / asked.plain.name)
         if asked.width is None:
-            test = None if asked.plain.task is None else asked.plain.task.test
-            take(run, chosen, default, Run(asked.root / self.name), test)
+            require_target(target, name)
+        with run.held():
+            try:
+                study = self.study
+            except InputError:
+                # No database, for instance.
+                if is_new:
+                    shutil.rmtree(self.folder)
+                raise
+            run.write(ASKED, {**run.read(ASKED), "asked": asked.to_json()})
+            with Workers(self.folder, asked.workers - 1) as workers:
+                self.work()
+                workers.wait()
+                # What a worker left when it died.
+                self.work()
+            outcomes = study.outcomes()
+            self._show(outcomes)
+            best = study.best_of(outcomes)
+            if best is None:
+                whys = sorted({one.why for one in outcomes if one.why})
+                raise RunFailed(f"no trial could be trained: {'; '.join(whys)[:200]}")
+            default = next((one for one in outcomes if one.is_default), None)
+            chosen = self._chosen(best, default)
+            run.write("result", self._result(run, outcomes, best, default, chosen))
+            if asked.width is None:
+                take(run, chosen, default, target, name)
         return run
+
+    def joined(self) -> None:
+        """Make trials of a study that another process has begun, until its budget is used.
+
+        Raises:
+            InputError: if the recipe or its rows are not those of the study any more.
+            Interrupted: by a signal; the trial is taken up by whoever is next.
+        """
+        self._require_same(Run(self.folder))
+        self.work()
 
     def work(self) -> None:
         """Make trials until the budget is used.
 
         Raises:
             InputError: if trials are impossible.
+            RunFailed: if they cannot be trained.
             Interrupted: by a signal; the trial is taken up by whoever is next.
         """
-        study, impossible = self.study, 0
-        done = len(study.outcomes())
-        with progress(self.folder.name, self.asked.trials, "trials", done) as bar:
-            while self._spending.may_go_on(study.outcomes()):
+        study, spending, failed = self.study, Spending(self.asked.limit(), self.asked.workers), 0
+        outcomes = study.outcomes()
+        with progress(self.folder.name, self.asked.trials, "trials", len(outcomes)) as bar:
+            while spending.may_go_on(outcomes):
                 with study.taken(self.asked.trials) as trial:
                     if trial is None:
                         break
-                    error = self._made(trial)
-                    impossible = impossible + 1 if error else 0
-                    if error and impossible == IN_A_ROW:
-                        raise error
-                self._forget()
-                self._show_new()
-                bar.advance(1, self._spending.left(study.outcomes()))
+                    failure = self._made(trial)
+                outcomes = study.outcomes()
+                self._forget(outcomes)
+                self._show(outcomes)
+                bar.advance(1, spending.left(outcomes))
+                failed = failed + 1 if failure else 0
+                if failure and failed == IN_A_ROW:
+                    raise failure
 
     # --- one trial -------------------------------------------------------------------------------
 
-    def _made(self, trial: Trial) -> InputError | None:
-        """Train a trial and settle it; return why it is impossible, if it is."""
-        asked, study, began = self.asked, self.study, time.monotonic()
-        before = _elapsed(Run(self.folder / trial.run))
+    def _made(self, trial: Trial) -> InputError | RunFailed | None:
+        """Train a trial and settle it; return why it cannot be trained, if it cannot."""
+        asked, began = self.asked, time.monotonic()
+        before = _last(Run(self.folder / trial.run)).get("elapsed", 0.0)
         watched = asked.pruner != "none" and not asked.also
 
         def settle(values: Sequence[float] | None, why: str = "") -> None:
-            run = Run(self.folder / trial.run)
             seconds = before + time.monotonic() - began
-            study.settle(trial, values, seconds, why, _scores(run))
+            flops = _last(Run(self.folder / trial.run)).get("flops", 0.0)
+            self.study.settle(trial, values, seconds, why, {"flops": flops})
 
         try:
             with only_warnings():
@@ -143,18 +158,18 @@ class Tuning:
                 raise
             settle(None, str(error))
             return error
+        except Diverged as failure:
+            # It has cost something, and others need not.
+            settle(None, str(failure))
         except RunFailed as failure:
             settle(None, str(failure))
-        except Interrupted as stop:
-            reason = str(stop).partition("; next:")[0]
-            raise Interrupted(f"{trial.run}: {reason}; the same command goes on") from None
-        except KeyboardInterrupt:
-            raise Interrupted(f"{trial.run}: interrupted; the same command goes on") from None
+            return failure
         return None
 
     def _recipe_of(self, trial: Trial) -> Recipe:
         asked = self.asked
-        recipe = asked.trained_with(trial.overrides()).replace(name=trial.run)
+        recipe = asked.default if trial.is_default else asked.trained_with(trial.overrides())
+        recipe = recipe.replace(name=trial.run)
         if asked.workers > 1 and not recipe.system.threads:
             threads = max(1, len(os.sched_getaffinity(0)) // asked.workers)
             recipe = recipe.replace(system={"threads": threads})
@@ -167,7 +182,7 @@ class Tuning:
         budget = self.asked.limit()
         if budget is None or budget.kind != "seconds":
             return
-        recipe = self.asked.trained_with()
+        recipe = self.asked.default
         with silent():
             plan = plan_training(recipe, probe(recipe.system.host), self.asked.base, quick=True)
         if plan.seconds > budget.amount:
@@ -177,17 +192,14 @@ class Tuning:
             )
 
     @cached_property
-    def _spending(self) -> Spending:
-        return Spending(self.asked.limit(), self.asked.workers)
-
-    @cached_property
     def study(self) -> Study:
         """The trials."""
         asked = self.asked
         return Study(
             self.folder,
+            Run(self.folder).read(ASKED)["name"],
             asked.tuned,
-            asked.default(),
+            asked.default_parameters(),
             ["minimize" if way == "min" else "maximize" for way in asked.directions],
             sampler=asked.sampler,
             pruner="none" if asked.also else asked.pruner,
@@ -195,57 +207,36 @@ class Tuning:
             storage=asked.storage,
         )
 
-    def _opened(self) -> Run:
-        """Return the run of the study, new or of the same call before."""
-        run, identity = Run(self.folder), self.asked.identity()
-        if self.folder.exists():
-            before = run.read(ASKED)
-            if not isinstance(before, dict) or "identity" not in before:
-                raise InputError(f"{self.folder} is no study: choose another name=NAME")
-            keys = identity.keys() | before["identity"].keys()
-            differ = sorted(k for k in keys if identity.get(k) != before["identity"].get(k))
-            if differ:
-                raise InputError(
-                    f"{self.folder} is a study of another command ({', '.join(differ[:3])} "
-                    "differ): remove it, or choose another name=NAME"
-                )
-        else:
-            if self.asked.width is None:
-                Run.require_new(self.name, self.asked.root)
-            recipe = self.asked.trained_with().replace(name=self.folder.name)
-            Run.create(recipe, self.asked.root)
-            run = Run(self.folder)
-        run.write(ASKED, {"identity": identity, "asked": self.asked.to_json()})
-        return run
+    def _new(self) -> Run:
+        """Make the run of the study; its files appear together."""
+        asked = self.asked
+        self._require_room_for_one()
+        if asked.width is None:
+            Run.require_new(asked.plain.name, asked.root)
+        # In a database there may be others of the folder's name.
+        name = f"{self.folder.name}-{uuid.uuid4().hex}"
+        about = {"name": name, "identity": asked.identity(), "asked": asked.to_json()}
+        return Run.create(asked.default.replace(name=self.folder.name), asked.root, about)
 
-    @property
-    def name(self) -> str:
-        """The name of the run that the best trial becomes."""
-        return self.asked.plain.name
-
-    @contextmanager
-    def _only_here(self) -> Iterator[None]:
-        """Hold the study as the process that ends it; others may join in.
-
-        Raises:
-            InputError: if another process does.
-        """
-        lock = Lock(self.folder / "tune.lock")
-        if not lock.acquire():
+    def _require_same(self, run: Run) -> str:
+        """Require that a study is of this recipe, rows and spaces, and return its own name."""
+        before = run.read(ASKED)
+        if not isinstance(before, dict) or "identity" not in before:
+            raise InputError(f"{self.folder} is no study: choose another name=NAME")
+        known, now = before["identity"], self.asked.identity()
+        differ = sorted(k for k in known.keys() | now.keys() if known.get(k) != now.get(k))
+        if differ:
             raise InputError(
-                f"{self.folder} is being tuned by another process: to work on it too, "
-                f"wafergpt tune --join {self.folder}"
+                f"{self.folder} is a study of another command ({', '.join(differ[:3])} differ): "
+                "remove it, or choose another name=NAME"
             )
-        try:
-            yield
-        finally:
-            lock.release()
+        return str(before["name"])
 
-    def _forget(self) -> None:
+    def _forget(self, outcomes: Sequence[Outcome]) -> None:
         """Delete the weights of trials that cannot be the result."""
         if self.asked.keep:
             return
-        outcomes, best = self.study.outcomes(), self.study.best()
+        best = self.study.best_of(outcomes)
         kept = {best.run} if best is not None else set()
         if self.asked.also:
             kept |= set(self.study.not_beaten())
@@ -255,14 +246,15 @@ class Tuning:
 
     # --- the result ------------------------------------------------------------------------------
 
-    def _show_new(self) -> None:
-        outcomes = self.study.outcomes()
+    def _show(self, outcomes: Sequence[Outcome]) -> None:
+        """Say the trials that were not said before, others' among them."""
         table = TrialTable(self.asked, outcomes)
         if not self._shown and outcomes:
             say(table.head())
-        for outcome in outcomes[self._shown :]:
-            say(table.line(outcome))
-        self._shown = len(outcomes)
+        for outcome in outcomes:
+            if outcome.run not in self._shown:
+                say(table.line(outcome))
+        self._shown = {outcome.run for outcome in outcomes}
 
     def _chosen(self, best: Outcome, default: Outcome | None) -> Outcome:
         """Return the best trial, or the default where it is as good but for chance."""
@@ -278,13 +270,17 @@ class Tuning:
         return default
 
     def _result(
-        self, run: Run, best: Outcome, default: Outcome | None, chosen: Outcome
+        self,
+        run: Run,
+        outcomes: Sequence[Outcome],
+        best: Outcome,
+        default: Outcome | None,
+        chosen: Outcome,
     ) -> dict[str, Any]:
         asked, study = self.asked, self.study
-        outcomes = study.outcomes()
         assert best.values is not None
         with only_warnings():
-            recipe = asked.recipe_with(self._overrides(chosen)).replace(name=self.name)
+            recipe = asked.recipe_of(self._overrides(chosen)).replace(name=asked.plain.name)
         path = run.path / "best.yaml"
         atomic_files.write_text(path, recipe.to_yaml())
         return {
@@ -344,23 +340,22 @@ def tuned(
     Returns:
         The run of the study.
     """
-    given = recipe
+    values: str | dict[str, Any] | None = None
     if isinstance(recipe, Recipe):
-        # Other processes read it from a file.
-        given = root / f".{recipe.name}-tune.yaml"
-        atomic_files.write_text(given, recipe.to_yaml())
-    named = None if given is None else str(given)
-    task = load_recipe(named, [o for o in overrides if o.startswith("task.name=")]).task
+        values = recipe.model_dump(mode="json", exclude_unset=True)
+    elif recipe is not None:
+        values = str(recipe)
+    given = recipe_with(recipe, [o for o in overrides if o.startswith("task.name=")])
+    task = given.task
+    if task is None and start not in (None, "scratch"):
+        task = Run.find(str(start), root).recipe.task
     kind = DEFAULT_TASK if task is None else task.name
-    spaces = {
-        key.strip(): text
-        for key, _, text in (o.partition("=") for o in overrides if is_space(o, kind))
-    }
+    parted = [o.partition("=") for o in overrides if is_space(o, kind)]
     asked = Asked(
-        named,
+        values,
         tuple(o for o in overrides if not is_space(o, kind)),
         start,
-        spaces,
+        {**given.tune, **{key.strip(): text for key, _, text in parted}},
         root=root,
         folder=Path.cwd(),
         **options,
@@ -377,23 +372,26 @@ def join(folder: Path) -> None:
         folder: of the study, which all its processes see.
 
     Raises:
-        InputError: if there is none.
+        InputError: if there is none, or its recipe or rows are others here.
         Interrupted: by a signal; the trial is taken up by whoever is next.
     """
-    found = Run(folder.resolve()).read(ASKED) if folder.is_dir() else None
-    if not isinstance(found, dict) or "asked" not in found:
+    folder = folder.resolve()
+    found = Run(folder).read(ASKED) if folder.is_dir() else None
+    if not isinstance(found, dict) or "identity" not in found:
         raise InputError(f"{folder} is no study: wafergpt tune makes one")
-    asked, folder = Asked.of_json(found["asked"]), folder.resolve()
-    os.chdir(asked.folder)
-    Tuning(asked, folder).work()
+    asked = Asked.of_json(found["asked"])
+    try:
+        os.chdir(asked.folder)
+    except OSError as error:
+        raise InputError(
+            f"the study was begun in {asked.folder}, which this machine does not see "
+            f"({error.strerror})"
+        ) from None
+    with each_kind_once(differs=""):
+        Tuning(asked, folder).joined()
 
 
-def _elapsed(run: Run) -> float:
-    """Return the seconds that a trial's run took in processes which died."""
+def _last(run: Run) -> dict[str, Any]:
+    """Return the last row of a run's metrics; {} if there is none."""
     rows = run.metrics() if run.path.exists() else []
-    return float(rows[-1].get("elapsed", 0.0)) if rows else 0.0
-
-
-def _scores(run: Run) -> dict[str, float]:
-    rows = run.metrics() if run.path.exists() else []
-    return {"flops": float(rows[-1]["flops"])} if rows and "flops" in rows[-1] else {}
+    return rows[-1] if rows else {}

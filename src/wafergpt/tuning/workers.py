@@ -6,9 +6,10 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import TracebackType
 
 from wafergpt.progress import say
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 class Workers:
@@ -44,12 +45,7 @@ class Workers:
                 lines = log.read_text(errors="replace").strip().splitlines()
                 say(f"warning: worker {number} has failed: {lines[-1] if lines else log}")
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         for process in self._processes:
             if process.poll() is None:
                 # They save, and leave their trial to be taken up.
@@ -59,7 +55,11 @@ class Workers:
 
 
 def _device(number: int) -> dict[str, str]:
+    """Return what gives a worker one of several GPUs, of those that this process may use."""
     import torch
 
     count = torch.cuda.device_count()
-    return {"CUDA_VISIBLE_DEVICES": str(number % count)} if count > 1 else {}
+    if count < 2:
+        return {}
+    names = os.environ.get(VISIBLE) or ",".join(map(str, range(count)))
+    return {VISIBLE: names.split(",")[number % count]}
