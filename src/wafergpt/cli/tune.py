@@ -90,12 +90,10 @@ def _start_and_recipe(names: Sequence[str], given: Sequence[str]) -> tuple[str |
     """Tell what is fine-tuned, and by which recipe."""
     if len(names) > 2:
         raise click.UsageError(f"a run and a recipe at most, not also '{names[2]}'")
-    has_task = any(argument.startswith("task.") for argument in given)
-    if len(names) == 2 or has_task:
-        if not names:
-            raise click.UsageError("which model is fine-tuned? name a RUN, 'base' or 'scratch'")
-        return names[0], names[1] if names[1:] else None
-    return None, names[0] if names else None
+    first, second = [*names, None, None][:2]
+    if second or any(argument.startswith("task.") for argument in given):
+        return first, second
+    return None, first
 
 
 def _lines(result: dict[str, Any]) -> list[tuple[str, str]]:
