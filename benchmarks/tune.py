@@ -183,6 +183,8 @@ def killed(kills: int, out: Path) -> Cell:
         while process.poll() is None and _trained(study) <= known:
             time.sleep(0.01)
         time.sleep(rng.random() * 1.5)
+        if process.poll() is not None:
+            break
         process.send_signal(signal.SIGKILL)
         process.wait()
         done += 1
