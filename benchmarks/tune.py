@@ -173,7 +173,7 @@ def killed(kills: int, out: Path) -> Cell:
         "optimizer.lr=1e-4..1e-1:log",
     ]
     command = [sys.executable, "-m", "wafergpt.cli", "tune", "scratch", *asked, "--trials",
-               str(2 * kills), "--runs", str(out / "killed")]  # fmt: skip
+               str(4 * kills), "--runs", str(out / "killed")]  # fmt: skip
     study, rng = out / "killed" / "k-tune", random.Random(0)
     before: dict[str, Any] = {}
     lost = changed = done = 0

@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from wafergpt.api import average as average
     from wafergpt.api import cross_validate as cross_validate
+    from wafergpt.api import evaluate as evaluate
     from wafergpt.api import export as export
     from wafergpt.api import finetune as finetune
     from wafergpt.api import generate as generate
@@ -50,8 +51,8 @@ _HOMES = {
     "load_recipe": "wafergpt.config",
     **dict.fromkeys(
         (
-            "average", "cross_validate", "export", "finetune", "generate", "import_model", "plan",
-            "predict", "prepare", "pretrain", "prune", "report", "tune",
+            "average", "cross_validate", "evaluate", "export", "finetune", "generate",
+            "import_model", "plan", "predict", "prepare", "pretrain", "prune", "report", "tune",
         ),
         "wafergpt.api",
     ),

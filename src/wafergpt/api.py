@@ -7,13 +7,14 @@ its path.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from wafergpt.config import Recipe, load_recipe, recipe_with
 from wafergpt.data.prepare import prepare as prepare
 from wafergpt.errors import InputError
+from wafergpt.files import from_home
 from wafergpt.progress import each_kind_once, say, working
 from wafergpt.runs.run import RUNS, Run
 
@@ -349,6 +350,81 @@ def predict(
 
     predictor = Predictor.load(Run.find(run, root), device)
     return (predictor if coverage is None else predictor.with_coverage(coverage)).predict(inputs)
+
+
+def evaluate(
+    run: AnyRun,
+    suites: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+    *,
+    files: Sequence[str | Path] = (),
+    labels: Mapping[str, str] | None = None,
+    outside: str | Path | None = None,
+    cases: str | Path | None = None,
+    against: Sequence[AnyRun] = (),
+    corpus: Sequence[str | Path] = (),
+    kinds: Sequence[str] = (),
+    tasks: Sequence[str] = (),
+    tasks_folder: str | Path | None = None,
+    rows: int | None = None,
+    documents: int = 200,
+    seed: int = 0,
+    device: str = "auto",
+    root: Path = RUNS,
+) -> dict[str, Any]:
+    """Measure how good a run is, and where it breaks; its page and card have the results too.
+
+    Args:
+        run: a language model or a task's.
+        suites: by name (see ``wafergpt.suites.evaluation.SUITES``), and ``card``; all that apply if
+            omitted.
+        overrides: ``task.text=…``, ``task.label=…``: how ``files`` are read.
+        files: labelled rows of other sources; of a language model, texts.
+        labels: the run's label by that of the files, whose other rows are left out.
+        outside: texts that are of none of a classifier's labels.
+        cases: a file of behavioural tests; those that come with wafergpt if omitted.
+        against: runs to compare with, by paired tests.
+        corpus: what contamination is searched in; what the run has read, if omitted.
+        kinds: of changed texts; all that fit if omitted.
+        tasks: of lm-evaluation-harness; all of ``tasks_folder`` if omitted.
+        tasks_folder: files of its tasks.
+        rows: for each change of texts, and each task of the harness.
+        documents: of each source of texts.
+        seed: of what is drawn.
+        device: ``cpu``, ``cuda`` or ``mps``; ``auto`` is the device it was trained on.
+        root: the folder that holds runs.
+
+    Returns:
+        The metrics by suite.
+
+    Raises:
+        InputError: if a suite is unknown, does not fit the run, or lacks what it needs.
+    """
+    from wafergpt.reports.card import CARD, write_card
+    from wafergpt.suites.evaluation import Asked, columns_of, evaluated
+
+    found = Run.find(run, root)
+    asked = Asked(
+        tuple(name for name in suites if name != CARD),
+        tuple(map(from_home, files)),
+        columns_of(found, overrides),
+        dict(labels or {}),
+        None if outside is None else from_home(outside),
+        None if cases is None else from_home(cases),
+        tuple(Run.find(other, root) for other in against),
+        tuple(map(from_home, corpus)),
+        tuple(kinds),
+        tuple(tasks),
+        None if tasks_folder is None else from_home(tasks_folder),
+        rows,
+        documents,
+        seed,
+        device,
+    )
+    results = {} if list(suites) == [CARD] else evaluated(found, asked)
+    if not found.shipped:
+        write_card(found)
+    return results
 
 
 def generate(

@@ -291,6 +291,18 @@ def resume(run: Run, take: Callable[[StoredState], None]) -> Path:
     raise RunFailed(f"{run.path} has no good checkpoint; start afresh under another name")
 
 
+def folder_of(run: Run) -> Path:
+    """Return the checkpoint of a run's weights: the one asked for, else the best, else the last.
+
+    Raises:
+        InputError: if the run has no checkpoint yet.
+    """
+    everything = every(run)
+    if not (run.checkpoint or everything):
+        raise InputError(f"{run.path} has no checkpoint yet")
+    return run.checkpoint or best(run) or everything[-1]
+
+
 def weights(run: Run) -> Stored:
     """Return a run's weights: of the checkpoint asked for, else the best, else the last.
 
@@ -300,10 +312,7 @@ def weights(run: Run) -> Stored:
         InputError: if the run has no checkpoint yet, or what its adapters were trained on is gone.
         DamagedCheckpointError: if the checkpoint is not what was written.
     """
-    everything = every(run)
-    if not (run.checkpoint or everything):
-        raise InputError(f"{run.path} has no checkpoint yet")
-    folder = run.checkpoint or best(run) or everything[-1]
+    folder = folder_of(run)
     verify(folder)
     own, recipe = Stored(folder, WEIGHTS), run.recipe
     return Merged(own, base_weights(recipe)[0], recipe.lora) if recipe.lora.rank else own

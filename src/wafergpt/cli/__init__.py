@@ -32,6 +32,7 @@ VERBS = {
     "check": "Check labelled rows before a fine-tuning.",
     "finetune": "Fine-tune a model for a task on labelled rows.",
     "predict": "Predict with a fine-tuned model.",
+    "evaluate": "Measure how good a model is, and where it breaks.",
     "search": "Find texts with a model that was fine-tuned for embedding.",
     "generate": "Generate text with a language model.",
     "chat": "Talk with a model that was fine-tuned for dialogue.",

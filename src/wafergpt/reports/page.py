@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from wafergpt import atomic_files
 from wafergpt.errors import InputError
@@ -20,6 +22,8 @@ from wafergpt.reports.classification_metrics import (
 from wafergpt.reports.curves import curves
 from wafergpt.reports.document import Document
 from wafergpt.reports.entities import entity_examples
+from wafergpt.reports.evaluation_charts import evaluation_charts
+from wafergpt.reports.evaluation_tables import evaluation_parts
 from wafergpt.reports.folds import folds_card
 from wafergpt.reports.frontier import frontier_charts
 from wafergpt.reports.markup import escape, folded, table
@@ -30,6 +34,7 @@ from wafergpt.reports.sections import Chapter, ClassifierMetrics, chapters
 from wafergpt.reports.spans import span_examples
 from wafergpt.reports.tuning import trials_card, tuning_charts
 from wafergpt.runs.run import Run
+from wafergpt.suites.evaluation import KEPT
 
 MAX_OPEN_CLASSES = 20
 """A table of more classes is folded."""
@@ -67,11 +72,14 @@ def _drawn(run: Run) -> _Page:
     page = _Page()
     shown, note = chapters(run)
     rows = ranked(run.read("comparison"))
-    page.header(shown[-1], rows, [chapter.title for chapter in shown])
+    found = values.read_object(run, KEPT)
+    titles = [chapter.title for chapter in shown]
+    page.header(shown[-1], rows, [*titles, *(["Evaluation"] if found else [])])
     if rows:
         page.comparison(rows)
     for chapter in shown:
         page.chapter(chapter, note if chapter is shown[-1] else "")
+    page.evaluation(found)
     return page
 
 
@@ -176,6 +184,21 @@ class _Page(Document):
             parts.append(f'<div class="facts">{columns}</div>')
         parts.append(f"{_recipe(chapter)}</section>")
         self.add("".join(parts))
+
+    def evaluation(self, found: Mapping[str, Any]) -> None:
+        """Add what an evaluation has measured, if there was one."""
+        tables = evaluation_parts(found)
+        if not tables:
+            return
+        charts = "".join(self.chart(chart, "evaluation") for chart in evaluation_charts(found))
+        cards = "".join(
+            f'<div class="card wide"><h3>{escape(part.title)}</h3>{table(part.heads, part.rows)}'
+            + (f'<p class="aside">{escape(part.note)}</p>' if part.note else "")
+            + "</div>"
+            for part in tables
+        )
+        drawn = f'<div class="charts">{charts}</div>' if charts else ""
+        self.add(f'<section id="evaluation"><h2>Evaluation</h2>{drawn}{cards}</section>')
 
     def _class_metrics(self, chapter: Chapter) -> list[str]:
         """Return what is known of each class, on test rows or else on validation rows."""

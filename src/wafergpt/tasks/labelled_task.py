@@ -284,12 +284,26 @@ class LabelledTask(Task, Generic[R]):
         Raises:
             InputError: if the rows are not those of the training, or there are none.
         """
+        return self.evaluated(self.rows(name), tokenizer, name)
+
+    def rows(self, name: Literal["train", "validation", "test"]) -> R:
+        """Return the rows of one part of a resolved recipe's data.
+
+        Args:
+            name: of the part.
+
+        Returns:
+            The rows, as they were in the training.
+
+        Raises:
+            InputError: if they are not those of the training, or there are none.
+        """
         if self.tables.fingerprint() != self.recipe.data.fingerprint:
             raise InputError(f"the rows of {self.settings.train} are not those of the training")
         table: R | None = getattr(self.tables, name)
         if table is None:
             raise InputError(NOTHING_HELD_OUT if name == "validation" else "there are no test rows")
-        return self.evaluated(table, tokenizer, name)
+        return table
 
     def all_evaluated(
         self, tables: SplitRows[R], tokenizer: Tokenizer

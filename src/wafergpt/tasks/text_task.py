@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from wafergpt.config import Recipe, TaskSettings
 from wafergpt.data.labelled_rows import Table, is_missing, read_table
@@ -25,6 +25,7 @@ from wafergpt.data.text_ngrams import TextNgrams, text_ngrams
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
 from wafergpt.progress import say, working
+from wafergpt.tasks.augmented import with_changed_copies
 from wafergpt.tasks.base import EvaluationSet, Splits, Task, Teacher
 from wafergpt.tasks.chosen import with_choices
 from wafergpt.tasks.labelled_task import LabelledTask, warn_of_another_script
@@ -66,6 +67,20 @@ class TextTaskSettings(TaskSettings):
     """Share of a text's tokens that training replaces by the end-of-text token."""
     end_of_text: int | None = None
     """That token; set by the run."""
+    augment: tuple[str, ...] = ()
+    """Changes of texts that keep their meaning, such as ``typos``: training rows get copies with
+    them, each of a kind and severity of its own (see ``wafergpt evaluate RUN robustness``)."""
+    augment_copies: int = Field(1, ge=1, le=100)
+    """Changed copies of each training row."""
+
+    @field_validator("augment")
+    @classmethod
+    def _kinds_exist(cls, kinds: tuple[str, ...]) -> tuple[str, ...]:
+        if kinds:
+            from wafergpt.evaluation.perturbations import require_kinds
+
+            require_kinds(kinds)
+        return kinds
 
     @model_validator(mode="after")
     def _reads_no_label(self) -> TextTaskSettings:
@@ -138,13 +153,17 @@ class TextTask(LabelledTask[Table]):
         """Encode the rows."""
         from wafergpt.data.labelled_batches import LabelledBatches
 
-        size = self.recipe.train.batch_size
-        texts, targets = self._encode_table(tables.train, tokenizer, "train")
+        size, rows = self.recipe.train.batch_size, tables.train
+        if kinds := self.settings.augment:
+            with working("changing copies of the rows"):
+                copies = self.settings.augment_copies
+                rows = with_changed_copies(rows, kinds, copies, self.recipe.seed)
+        texts, targets = self._encode_table(rows, tokenizer, "train")
         self.require_batch(len(texts))
         tokens = sum(map(len, texts))
-        warn_of_another_script(tokens, sum(map(len, tables.train.texts)))
+        warn_of_another_script(tokens, sum(map(len, rows.texts)))
         weights = self.class_weights(targets)
-        ngrams = self._ngrams(tables.train.texts)
+        ngrams = self._ngrams(rows.texts)
         train = LabelledBatches(texts, targets, size, self.recipe.seed, weights, ngrams=ngrams)
         return Splits(train, *self.all_evaluated(tables, tokenizer), tokens)
 

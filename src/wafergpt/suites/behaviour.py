@@ -1,0 +1,71 @@
+"""Tests of single abilities: negation, names that must not matter, words that must."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from wafergpt.data.text_columns import shown
+from wafergpt.errors import InputError
+from wafergpt.evaluation.behaviour import expanded, failures, labels_for
+from wafergpt.evaluation.behaviour_files import BehaviourFile, load_behaviour
+from wafergpt.inference.predictor import Predictor
+from wafergpt.suites import rows as own
+from wafergpt.tasks.classify import Classify
+from wafergpt.tasks.multi_label import MultiLabel
+from wafergpt.tasks.tag import Tag
+
+ROWS = 100
+"""Rows of the run's own that are changed, where a test is of these."""
+
+
+def behaviour(predictor: Predictor, cases: Path | None = None, seed: int = 0) -> dict[str, Any]:
+    """Put a classifier or a tagger through behavioural tests (CheckList, arXiv:2005.04118).
+
+    Args:
+        predictor: of the run.
+        cases: a YAML file of tests; if omitted, those that come with wafergpt: of sentiment, if the
+            labels are of that, or else of intents, which change the run's own rows; of entities.
+        seed: of what is drawn.
+
+    Returns:
+        ``file``, and ``tests``: ``name``, ``capability``, ``type``, ``cases``, ``failed``,
+        ``failure_rate`` with its ``interval``, and ``examples``.
+
+    Raises:
+        InputError: if the task is another one, or the tests do not fit its labels.
+    """
+    task = predictor.task
+    if isinstance(task, MultiLabel) or not isinstance(task, Classify | Tag):
+        raise InputError("behaviour is for task.name=classify with one label to a text, or tag")
+    labels = task.settings.labels
+    if cases is not None:
+        file = load_behaviour(cases)
+    elif isinstance(task, Tag):
+        file = load_behaviour("entities")
+    else:
+        file = _shipped(labels)
+    kind = "tag" if isinstance(task, Tag) else "classify"
+    if file.task != kind:
+        raise InputError(f"the tests are for task.name={file.task}, and the run is for {kind}")
+    named = labels_for(file, labels)
+    known: Sequence[str] = ()
+    if any(test.rows for test in file.tests):
+        known = [shown(text) for text in own.some(own.own_rows(predictor)[1], ROWS, seed).texts]
+    found = expanded(file, known, seed)
+    answers = predictor.predict(found.texts)
+    return {
+        "file": "its own" if cases is None else str(cases),
+        "about": file.about,
+        "tests": failures(found, answers, named),
+    }
+
+
+def _shipped(labels: Sequence[str]) -> BehaviourFile:
+    sentiment = load_behaviour("sentiment")
+    try:
+        labels_for(sentiment, labels)
+    except InputError:
+        return load_behaviour("intents")
+    return sentiment

@@ -1,0 +1,236 @@
+"""Which test rows a model may have read in its training: shared n-grams of words."""
+
+from __future__ import annotations
+
+import re
+import sys
+import unicodedata
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wafergpt.errors import InputError
+from wafergpt.evaluation.intervals import wilson
+from wafergpt.progress import progress
+from wafergpt.suites.sources import Source, named_sources
+
+WORST = 20
+"""Rows that are listed."""
+
+EXCERPT = 120
+"""Characters of a row that is listed."""
+
+CHARACTERS_PER_WORD = 2
+"""Characters that count as a word of a script without spaces, whose words have one or two."""
+
+_UNSPACED = re.compile(
+    # Thai and Lao, Myanmar, Khmer, kana, Han.
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff"
+    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+)
+"""A character of a script without spaces."""
+
+_FACTOR = np.uint64(0x9E3779B97F4A7C15)
+"""Odd; the hash of an n-gram is a polynomial in it, modulo 2⁶⁴, of the hashes of its words."""
+
+
+def contamination(rows: Sequence[str], corpus: Sequence[str | Path], n: int = 13) -> dict[str, Any]:
+    """Find the test rows that share an n-gram of words with training texts.
+
+    A row counts as contaminated if any of its n-grams is in any training document (Brown et al.,
+    arXiv:2005.14165, Appendix C). Words are compared in lower case; punctuation, symbols and white
+    space only separate them. A character of a script without spaces (Han, kana, Thai, Lao, Khmer,
+    Myanmar) is a word of its own, and a row of which at least half is such characters is compared
+    in n-grams of twice the length. A row that is shorter is compared whole: short rows are found in
+    most corpora by chance, and are counted apart.
+
+    N-grams are compared by 64-bit hashes. Memory depends on the rows and on the longest document
+    alone.
+
+    Args:
+        rows: the texts that a model is tested on.
+        corpus: what it was trained on: files, folders and globs of text as ``wafergpt prepare``
+            reads them, or folders of corpora, of which the training part is decoded.
+        n: words of an n-gram.
+
+    Returns:
+        ``n``; ``rows``; ``blank`` rows without a word, which no share is of; ``contaminated`` rows,
+        their ``share`` and its ``interval``; ``whole``, those of them all of whose n-grams were
+        found; ``duplicates``, rows with the same words as a whole training document; ``short``
+        rows and ``short_contaminated``; training ``documents`` and their ``bytes``; and ``worst``,
+        up to 20 contaminated rows: the ``row`` (from 0), the ``share`` of its distinct n-grams that
+        was found, whether it is ``short`` or a ``duplicate``, and an excerpt of its ``text``.
+
+    Raises:
+        InputError: if there is no row with a word, no corpus, ``n`` is below 1, or a source cannot
+            be read.
+    """
+    if n < 1:
+        raise InputError(f"n-grams of {n} words are impossible: at least 1")
+    if not corpus:
+        raise InputError("which training texts? name files, or the folder of a corpus")
+    tested = _Rows.of(rows, n)
+    if not len(tested.places):
+        raise InputError("there is no row with a word to search for")
+    documents, size = 0, 0
+    with progress("searching training texts", None, "MB") as bar:
+        for text in _texts(named_sources(corpus)):
+            tested.search(text)
+            taken = len(text.encode())
+            documents, size = documents + 1, size + taken
+            bar.advance(taken / 1e6)
+    shares, duplicate = tested.shares(), tested.duplicate
+    found = shares > 0
+    share = float(found.mean())
+    order = np.lexsort((tested.places, ~duplicate, tested.short, -shares))
+    return {
+        "n": n,
+        "rows": len(rows),
+        "blank": len(rows) - len(found),
+        "contaminated": int(found.sum()),
+        "share": share,
+        "interval": list(wilson(share, len(found))),
+        "whole": int((shares == 1).sum()),
+        "duplicates": int(duplicate.sum()),
+        "short": int(tested.short.sum()),
+        "short_contaminated": int((found & tested.short).sum()),
+        "documents": documents,
+        "bytes": size,
+        "worst": [
+            {
+                "row": int(tested.places[row]),
+                "share": float(shares[row]),
+                "short": bool(tested.short[row]),
+                "duplicate": bool(duplicate[row]),
+                "text": _excerpt(rows[tested.places[row]]),
+            }
+            for row in order[:WORST].tolist()
+            if found[row]
+        ],
+    }
+
+
+def words_of(text: str) -> list[str]:
+    """Return the words of a text as ``contamination`` compares them."""
+    text = text.lower().translate(_separators())
+    if not text.isascii():
+        text = _UNSPACED.sub(r" \g<0> ", text)
+    return text.split()
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The n-grams of rows that have words, and which of them were found.
+
+    Attributes:
+        places: of the rows among all that were given.
+        short: ``[rows]``, whether a row is compared whole.
+        duplicate: ``[rows]``, whether a document has the same words.
+        wholes: the rows by a hash of all their words.
+        owners: the row of each of its n-grams.
+        hashes: sorted, of the distinct n-grams by their length.
+        indices: of each row's n-grams in those of their length, in the order of ``owners``.
+        found: which of the ``hashes`` a document has.
+    """
+
+    places: NDArray[np.int64]
+    short: NDArray[np.bool_]
+    duplicate: NDArray[np.bool_]
+    wholes: dict[int, list[int]]
+    owners: dict[int, NDArray[np.int64]]
+    hashes: dict[int, NDArray[np.uint64]]
+    indices: dict[int, NDArray[np.int64]]
+    found: dict[int, NDArray[np.bool_]]
+
+    @classmethod
+    def of(cls, rows: Sequence[str], n: int) -> _Rows:
+        places: list[int] = []
+        short: list[bool] = []
+        wholes: dict[int, list[int]] = {}
+        own: dict[int, list[NDArray[np.uint64]]] = {}
+        owners: dict[int, list[int]] = {}
+        for place, text in enumerate(rows):
+            words = words_of(text)
+            if not words:
+                continue
+            wanted = n * (CHARACTERS_PER_WORD if _is_unspaced(words) else 1)
+            length = min(wanted, len(words))
+            ((_, grams),) = _ngrams(words, [length])
+            own.setdefault(length, []).append(np.unique(grams))
+            owners.setdefault(length, []).append(len(places))
+            wholes.setdefault(_whole(words), []).append(len(places))
+            places.append(place)
+            short.append(length < wanted)
+        hashes, indices = {}, {}
+        for length, found in own.items():
+            hashes[length], indices[length] = np.unique(np.concatenate(found), return_inverse=True)
+        return cls(
+            np.array(places, dtype=np.int64),
+            np.array(short, dtype=np.bool_),
+            np.zeros(len(places), dtype=np.bool_),
+            wholes,
+            {k: np.repeat(np.array(owners[k]), [len(one) for one in own[k]]) for k in own},
+            hashes,
+            indices,
+            {length: np.zeros(len(grams), dtype=np.bool_) for length, grams in hashes.items()},
+        )
+
+    def search(self, text: str) -> None:
+        """Mark the n-grams that a training document has."""
+        words = words_of(text)
+        if not words:
+            return
+        self.duplicate[self.wholes.get(_whole(words), [])] = True
+        for length, grams in _ngrams(words, self.hashes):
+            known = self.hashes[length]
+            at = np.minimum(np.searchsorted(known, grams), len(known) - 1)
+            self.found[length][at[known[at] == grams]] = True
+
+    def shares(self) -> NDArray[np.float64]:
+        """Return the share ``[rows]`` of each row's n-grams that was found."""
+        hits, total = np.zeros(len(self.places)), np.zeros(len(self.places))
+        for length, owners in self.owners.items():
+            seen = self.found[length][self.indices[length]]
+            hits += np.bincount(owners, weights=seen, minlength=len(hits))
+            total += np.bincount(owners, minlength=len(hits))
+        return hits / total
+
+
+def _ngrams(words: list[str], lengths: Collection[int]) -> Iterator[tuple[int, NDArray[np.uint64]]]:
+    """Yield each length that is asked for with the hashes of the n-grams, shortest first."""
+    # Hashes of strings differ between processes, and are compared within one alone.
+    values = np.fromiter(map(hash, words), np.int64, len(words)).view(np.uint64)
+    hashes = np.zeros(len(values), dtype=np.uint64)
+    for length in range(1, min(max(lengths), len(values)) + 1):
+        hashes = hashes[: len(values) - length + 1] * _FACTOR + values[length - 1 :]
+        if length in lengths:
+            yield length, hashes
+
+
+def _whole(words: list[str]) -> int:
+    return hash(tuple(words))
+
+
+def _is_unspaced(words: list[str]) -> bool:
+    return 2 * sum(_UNSPACED.match(word) is not None for word in words) >= len(words)
+
+
+@cache
+def _separators() -> dict[int, str]:
+    """Return a space for each character of punctuation, symbol or control."""
+    kinds = ((code, unicodedata.category(chr(code))) for code in range(sys.maxunicode + 1))
+    return {code: " " for code, kind in kinds if kind[0] in "PS" or kind in ("Cc", "Cf")}
+
+
+def _texts(sources: Sequence[Source]) -> Iterator[str]:
+    return (text for source in sources for text in source.texts("train"))
+
+
+def _excerpt(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= EXCERPT else text[: EXCERPT - 1] + "…"

@@ -1,0 +1,295 @@
+"""An evaluation: which suites a run is put through, and what each of them needs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wafergpt import files
+from wafergpt.config import load_recipe
+from wafergpt.errors import InputError, nearest
+from wafergpt.evaluation.perturbations import require_kinds
+from wafergpt.progress import say
+from wafergpt.runs.run import Run
+
+if TYPE_CHECKING:
+    from wafergpt.inference.predictor import Predictor
+
+KEPT = "evaluation"
+"""Name of the run's file that keeps the results, by suite."""
+
+SUITES: Mapping[str, str] = {
+    "rows": "metrics on its own rows and on those of --file, beside --against",
+    "calibration": "whether its probabilities are right, before and after a temperature",
+    "robustness": "metrics on changed texts",
+    "behaviour": "tests of single abilities",
+    "outside": "whether it knows texts that are of no class",
+    "language": "loss and bits per byte, by source and position",
+    "harness": "lm-evaluation-harness, beside published models",
+    "contamination": "test rows that training texts have too",
+    "cost": "time, memory and energy of an answer",
+}
+"""What each suite measures, in the order in which they run."""
+
+OF_TASKS = ("rows", "calibration", "robustness", "behaviour", "outside", "contamination", "cost")
+OF_LANGUAGE = ("language", "harness", "contamination", "cost")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What an evaluation is asked for.
+
+    Attributes:
+        suites: by name; all that apply if empty.
+        files: labelled rows of other sources; of a language model, texts.
+        columns: keys of the section ``task`` that say how ``files`` are read.
+        labels: the run's label by that of the files.
+        outside: texts that are of none of a classifier's labels.
+        cases: a file of behavioural tests; those that come with wafergpt if omitted.
+        against: runs to compare with.
+        corpus: what contamination is searched in; what the run has read, if empty.
+        kinds: of changed texts; all that fit if empty.
+        tasks: of the harness; those of ``tasks_folder`` if empty.
+        tasks_folder: files of tasks of the harness.
+        rows: for each change of texts, and each task of the harness; a default for each if omitted.
+        documents: of each source of texts.
+        seed: of what is drawn.
+        device: to compute on.
+    """
+
+    suites: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    outside: Path | None = None
+    cases: Path | None = None
+    against: tuple[Run, ...] = ()
+    corpus: tuple[Path, ...] = ()
+    kinds: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ()
+    tasks_folder: Path | None = None
+    rows: int | None = None
+    documents: int = 200
+    seed: int = 0
+    device: str = "auto"
+
+
+def evaluated(run: Run, asked: Asked) -> dict[str, Any]:
+    """Put a run through suites; each result is kept in the run's folder as soon as it is there.
+
+    Args:
+        run: of a language model or a task.
+        asked: which suites, and with what.
+
+    Returns:
+        The results by suite.
+
+    Raises:
+        InputError: if a suite is unknown, does not fit the run, or lacks what it needs. Without
+            named suites, those are left out, and said.
+    """
+    evaluation = Evaluation(run, asked)
+    evaluation.require_known()
+    found: dict[str, Any] = {}
+    for name in asked.suites or evaluation.applicable:
+        try:
+            result = evaluation.measure(name)
+        except InputError as error:
+            if asked.suites:
+                raise
+            say(f"{name} is left out: {error}")
+            continue
+        found[name] = _finite(result)
+        if not run.shipped:
+            kept = run.read(KEPT)
+            run.write(KEPT, {**(kept if isinstance(kept, dict) else {}), name: found[name]})
+    return found
+
+
+def columns_of(run: Run, overrides: Sequence[str]) -> dict[str, Any]:
+    """Return the keys of the section ``task`` that say how files of rows are read.
+
+    Args:
+        run: whose task they are of.
+        overrides: ``task.key=value`` strings.
+
+    Raises:
+        InputError: if another key is given.
+    """
+    if not overrides:
+        return {}
+    keys = [override.partition("=")[0].strip() for override in overrides]
+    for key in keys:
+        if not key.startswith("task.") or key == "task.name":
+            raise InputError(f"{key} changes a training: only columns (task.text=) are set here")
+    if run.recipe.task is None:
+        raise InputError(f"{keys[0]} is of a task, and {run.path} is a language model")
+    task = load_recipe(None, [f"task.name={run.recipe.task.name}", *overrides]).task
+    assert task is not None
+    return task.model_dump(exclude_unset=True, exclude={"name"})
+
+
+class Evaluation:
+    """A run that is put through suites.
+
+    Args:
+        run: of a language model or a task.
+        asked: what is asked for.
+    """
+
+    def __init__(self, run: Run, asked: Asked) -> None:
+        self.run, self.asked = run, asked
+        self.is_task = run.recipe.task is not None
+        self.applicable = OF_TASKS if self.is_task else OF_LANGUAGE
+
+    def require_known(self) -> None:
+        """Check the names of suites, and that each fits the run.
+
+        Raises:
+            InputError: if one does not.
+        """
+        for name in self.asked.suites:
+            if name not in SUITES:
+                raise InputError(f"no suite '{name}'{nearest(name, SUITES)}")
+            if name not in self.applicable:
+                kind = "a task's run" if self.is_task else "a language model"
+                raise InputError(
+                    f"{name} is not for {kind}: {self.run.path} has {', '.join(self.applicable)}"
+                )
+        require_kinds(self.asked.kinds)
+        # Sources of documents may have a name in front of their path.
+        rows = self.asked.files if self.is_task else ()
+        for path in (*rows, self.asked.outside, self.asked.cases):
+            if path is not None and not path.exists() and not files.is_pattern(path):
+                raise InputError(f"no such file: {path}")
+
+    def measure(self, name: str) -> dict[str, Any]:
+        """Return the result of a suite.
+
+        Raises:
+            InputError: if it lacks what it needs.
+        """
+        measures: dict[str, Callable[[], dict[str, Any]]] = {
+            "rows": self._rows,
+            "calibration": self._calibration,
+            "robustness": self._robustness,
+            "behaviour": self._behaviour,
+            "outside": self._outside,
+            "language": self._language,
+            "harness": self._harness,
+            "contamination": self._contamination,
+            "cost": self._cost,
+        }
+        return measures[name]()
+
+    @cached_property
+    def predictor(self) -> Predictor:
+        """The run of a task, ready to answer."""
+        from wafergpt.inference.predictor import Predictor
+
+        return Predictor.load(self.run, self.asked.device)
+
+    def _rows(self) -> dict[str, Any]:
+        from wafergpt.suites.rows import on_files
+
+        asked = self.asked
+        return on_files(self.predictor, asked.files, asked.columns, asked.labels, asked.against)
+
+    def _calibration(self) -> dict[str, Any]:
+        from wafergpt.suites.calibration import calibration
+
+        return calibration(self.predictor)
+
+    def _robustness(self) -> dict[str, Any]:
+        from wafergpt.suites.robustness import ROWS, robustness
+
+        asked, rows = self.asked, None
+        if len(asked.files) > 1:
+            raise InputError("robustness changes the texts of one --file")
+        if asked.files:
+            rows = self._read(asked.files[0])
+        return robustness(self.predictor, rows, asked.rows or ROWS, asked.seed, asked.kinds)
+
+    def _behaviour(self) -> dict[str, Any]:
+        from wafergpt.suites.behaviour import behaviour
+
+        return behaviour(self.predictor, self.asked.cases, self.asked.seed)
+
+    def _outside(self) -> dict[str, Any]:
+        from wafergpt.data.labelled_rows import read_texts
+        from wafergpt.suites.outside import outside
+
+        if self.asked.outside is None:
+            raise InputError("texts of no class are wanted: add --outside FILE")
+        texts = read_texts(self.asked.outside, str(self.asked.columns.get("text", "text")))
+        return outside(self.predictor, texts)
+
+    def _language(self) -> dict[str, Any]:
+        from wafergpt.suites.language import language
+
+        return language(
+            self.run, self.asked.files, documents=self.asked.documents, device=self.asked.device
+        )
+
+    def _harness(self) -> dict[str, Any]:
+        from wafergpt.suites.harness import harness
+
+        asked = self.asked
+        if not asked.tasks and asked.tasks_folder is None:
+            raise InputError("tasks are wanted: add --tasks NAME,… or --tasks-folder FOLDER")
+        return harness(
+            self.run, asked.tasks, asked.tasks_folder, asked.rows, asked.device, asked.seed
+        )
+
+    def _contamination(self) -> dict[str, Any]:
+        from wafergpt.suites.contamination import contamination
+
+        return contamination(self._tested(), self.asked.corpus or self._has_read())
+
+    def _tested(self) -> list[str]:
+        """Return the texts that a run is judged on."""
+        from wafergpt.data.labelled_rows import read_texts
+        from wafergpt.suites.rows import own_rows
+
+        asked = self.asked
+        if asked.files:
+            column = str(asked.columns.get("text", "text"))
+            return [text for path in asked.files for text in read_texts(path, column)]
+        if not self.is_task:
+            raise InputError("the texts of a test are wanted: add --file FILE")
+        return list(own_rows(self.predictor)[1].texts)
+
+    def _has_read(self) -> list[Path]:
+        """Return the corpus of the language model that a run is, or began with."""
+        run = self.run
+        while run.recipe.task is not None and run.recipe.start is not None:
+            run = Run.find(run.recipe.start)
+        corpus = run.recipe.data.corpus
+        if run.recipe.task is not None or corpus is None or not corpus.is_dir():
+            raise InputError("what the model has read is not here: add --corpus SOURCE")
+        return [corpus]
+
+    def _cost(self) -> dict[str, Any]:
+        from wafergpt.suites.cost import cost, cost_of_text
+
+        if not self.is_task:
+            return cost_of_text(self.run, self.asked.device)
+        return cost(self.predictor, self.asked.against)
+
+    def _read(self, path: Path) -> Any:
+        from wafergpt.suites.rows import rows_of_file
+
+        return rows_of_file(self.predictor, path, self.asked.columns, self.asked.labels)
+
+
+def _finite(value: Any) -> Any:
+    """Return a result as JSON has it: no NaN."""
+    if isinstance(value, Mapping):
+        return {str(key): _finite(inner) for key, inner in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,213 @@
+"""The verb: suites of a classifier on its own rows, on others, on changed texts; page and card."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from click.testing import CliRunner
+
+import wafergpt as wg
+from tests.tasks.test_finetune import SMALL, write
+from wafergpt.api import evaluate, finetune
+from wafergpt.cli.evaluate import command
+from wafergpt.data.labelled_rows import Table
+from wafergpt.errors import InputError
+from wafergpt.evaluation.intervals import mcnemar
+from wafergpt.evaluation.perturbations import KINDS, perturbed
+from wafergpt.inference.predictor import Predictor
+from wafergpt.reports.page import write_report
+from wafergpt.runs.run import Run
+from wafergpt.suites import rows as own
+from wafergpt.suites.evaluation import SUITES
+from wafergpt.tasks.augmented import with_changed_copies
+
+
+def rows(n: int, seed: int) -> list[tuple[str, str]]:
+    rng = random.Random(seed)
+    words = {"good": ["lovely", "warm", "funny"], "bad": ["dull", "noisy", "awful"]}
+    found = []
+    for _ in range(n):
+        label = rng.choice(["bad", "good"])
+        told = rng.choice(words[label if rng.random() < 0.9 else "good"])
+        found.append((f"the film is {told} and the cast is {rng.choice(words[label])}", label))
+    return found
+
+
+def tiny(home: Path, name: str, *asked: str) -> Predictor:
+    files = [f"task.{part}={home / part}.jsonl" for part in ("train", "test")]
+    return finetune(
+        "scratch", None,
+        [*SMALL, *files, "model.vocab_size=280", "train.epochs=3", "task.pooling=mean",
+         "task.ngrams=words", "task.ngram_rows=4096", f"name={name}", *asked],
+        root=home,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("home")
+    write(home / "train.jsonl", rows(300, 0))
+    write(home / "test.jsonl", rows(120, 1))
+    write(
+        home / "other.jsonl",
+        [(text.replace("film", "hotel"), label) for text, label in rows(80, 2)],
+    )
+    return home
+
+
+@pytest.fixture(scope="module")
+def clf(home: Path) -> Predictor:
+    return tiny(home, "clf")
+
+
+def test_its_own_rows_are_judged_as_its_training_judged_them(home: Path, clf: Predictor) -> None:
+    found = evaluate("clf", ["rows"], files=[home / "other.jsonl"], root=home)["rows"]["sets"]
+    result = clf.run.read("result")["test"]
+    assert found["test"]["metrics"]["accuracy"] == result["accuracy"]
+    assert found["test"]["metrics"]["loss"] == result["loss"]
+    low, high = found["test"]["intervals"]["accuracy"]
+    assert low < result["accuracy"] < high
+    other = found[str(home / "other.jsonl")]
+    answers = clf.predict([text.replace("film", "hotel") for text, _ in rows(80, 2)])
+    right = np.mean([a["label"] == label for a, (_, label) in zip(answers, rows(80, 2), strict=True)
+                     if a is not None])  # fmt: skip
+    assert other["metrics"]["accuracy"] == pytest.approx(right)
+    assert other["drop"] == pytest.approx(1 - right / result["accuracy"])
+
+
+def test_answers_that_were_kept_are_those_that_are_computed(clf: Predictor) -> None:
+    name, known = own.own_rows(clf)
+    kept, made = own.judge_own(clf, name, known), own.judge(clf, known)
+    assert (name, len(known.texts)) == ("test", 120)
+    assert kept.metrics["accuracy"] == made.metrics["accuracy"]
+    assert np.abs(kept.outputs["probabilities"] - made.outputs["probabilities"]).max() < 1e-6
+
+
+def test_labels_of_others_are_mapped_or_refused(home: Path, clf: Predictor) -> None:
+    named = {"good": "5 stars", "bad": "1 star"}
+    changed = [(text, named[label]) for text, label in rows(80, 2)]
+    path = home / "stars.jsonl"
+    lines = [{"review": t, "stars": s} for t, s in [*changed, ("so so", "3 stars")]]
+    path.write_text("\n".join(map(json.dumps, lines)))
+    columns = ["task.text=review", "task.label=stars"]
+    with pytest.raises(InputError, match="the run lacks"):
+        evaluate("clf", ["rows"], columns, files=[path], root=home)
+    with pytest.raises(InputError, match="did you mean 'good'"):
+        evaluate("clf", ["rows"], columns, files=[path], labels={"5 stars": "goood"}, root=home)
+    labels = {"5 stars": "good", "1 star": "bad"}
+    found = evaluate("clf", ["rows"], columns, files=[path], labels=labels, root=home)
+    assert found["rows"]["sets"][str(path)]["rows"] == 80
+    with pytest.raises(InputError, match="no row with a label"):
+        evaluate("clf", ["rows"], columns, files=[path], labels={"9": "good"}, root=home)
+
+
+def test_another_run_answers_the_same_rows(home: Path, clf: Predictor) -> None:
+    other = tiny(home, "untrained", "train.steps=1", "train.epochs=null")
+    found = evaluate("clf", ["rows", "cost"], against=["untrained"], root=home)
+    beside = found["rows"]["sets"]["test"]["against"]["untrained"]
+    value = clf.run.read("result")["test"]["accuracy"]
+    assert beside["difference"]["value"] == pytest.approx(value - beside["value"])
+    _, known = own.own_rows(clf)
+    right = [
+        np.array(own.answers_of(one, judged)) == judged.references
+        for one in (clf, other)
+        for judged in [own.judge(one, known)]
+    ]
+    assert (beside["difference"]["p"] < 0.05) == (mcnemar(right[0], right[1]) < 0.05)
+    models = found["cost"]["models"]
+    assert models["untrained"]["value"] == beside["value"]
+    assert models["clf"]["parameters"] == sum(p.numel() for p in clf.network.parameters())
+    assert models["clf"]["texts_per_second"] > 1 / models["clf"]["seconds_one"] / 10
+
+
+def test_changed_texts_are_what_predict_says_of_them(home: Path, clf: Predictor) -> None:
+    found = evaluate("clf", ["robustness"], kinds=["typos"], rows=60, root=home)["robustness"]
+    assert [one["severity"] for one in found["kinds"]] == [1, 3, 5]
+    some = own.some(own.own_rows(clf)[1], 60, 0)
+    texts = [perturbed(text, "typos", 5, 0) for text in some.texts]
+    answers = clf.predict(texts)
+    right = np.mean([a["label"] == y for a, y in zip(answers, some.labels, strict=True) if a])
+    last = found["kinds"][-1]
+    assert last["value"] == pytest.approx(right)
+    assert last["changed"] == np.mean([a != b for a, b in zip(texts, some.texts, strict=True)])
+    assert last["drop"] == pytest.approx(1 - right / found["clean"])
+    assert found["mean_drop"]["5"] == last["drop"]
+    again = evaluate("clf", ["robustness"], kinds=["typos"], rows=60, root=home)["robustness"]
+    assert again == found
+
+
+def test_copies_are_changed_and_keep_their_labels() -> None:
+    table = Table([f"a good film number {n}, said my friend" for n in range(40)], [*"ab"] * 20)
+    more = with_changed_copies(table, ["typos", "case"], 2, seed=3)
+    assert more.texts[:40] == table.texts
+    assert more.labels == table.labels * 3
+    changed = [a != b for a, b in zip(more.texts[40:], table.texts * 2, strict=True)]
+    assert np.mean(changed) > 0.8
+    assert more == with_changed_copies(table, ["typos", "case"], 2, seed=3)
+    assert more != with_changed_copies(table, ["typos", "case"], 2, seed=4)
+
+
+def test_a_training_with_copies_has_twice_the_rows(home: Path) -> None:
+    robust = tiny(home, "robust", "task.augment=[typos, swap]", "train.epochs=1")
+    plain = tiny(home, "once", "train.epochs=1")
+    steps = [one.run.read("result")["step"] for one in (robust, plain)]
+    assert steps[0] == pytest.approx(2 * steps[1], abs=1)
+    with pytest.raises(InputError, match="did you mean 'typos'"):
+        tiny(home, "wrong", "task.augment=[typo]")
+    assert not (home / "wrong").exists()
+
+
+def test_the_page_and_the_card_have_what_was_measured(home: Path, clf: Predictor) -> None:
+    evaluate("clf", ["robustness"], kinds=["case"], rows=40, root=home)
+    evaluate("clf", ["rows"], files=[home / "other.jsonl"], root=home)
+    assert set(clf.run.read("evaluation")) >= {"rows", "robustness"}
+    page = write_report(clf.run).read_text()
+    assert 'id="evaluation"' in page
+    assert "chart-evaluation-robustness" in page
+    card = (clf.run.path / "README.md").read_text()
+    front = yaml.safe_load(card.split("---\n")[1])
+    assert front["pipeline_tag"] == "text-classification"
+    assert "other.jsonl" in card
+    assert "Not measured:" in card
+    info = pytest.importorskip("huggingface_hub").ModelCard(card)
+    assert info.data.license == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (["robustnes"], "did you mean 'robustness'"),
+        (["language"], "language is not for a task's run"),
+        (["outside"], "add --outside FILE"),
+        (["rows", "--file", "nowhere.csv"], "no such file: nowhere.csv"),
+        (["robustness", "--kinds", "typo"], "did you mean 'typos'"),
+        (["rows", "train.epochs=3"], "only columns"),
+        (["rows", "--labels", "good"], "is not FILE'S=RUN'S"),
+    ],
+)
+def test_a_mistake_gets_one_line(home: Path, clf: Predictor, asked: list[str], said: str) -> None:
+    before = sorted(clf.run.path.iterdir())
+    result = CliRunner().invoke(command, ["clf", *asked, "--runs", str(home)])
+    assert isinstance(result.exception, InputError)
+    assert said in str(result.exception)
+    assert sorted(clf.run.path.iterdir()) == before
+
+
+def test_without_suites_all_that_apply_run(
+    home: Path, clf: Predictor, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = ["clf", "--rows", "20", "--runs", str(home), "--json"]
+    result = CliRunner().invoke(command, options, catch_exceptions=False)
+    found: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+    assert found["run"] == str(home / "clf")
+    assert {"rows", "robustness", "cost"} <= set(found["suites"])
+    assert "outside is left out" in caplog.text + result.stderr
+    assert set(found["suites"]) <= set(SUITES)
+    assert set(KINDS) > {one["kind"] for one in found["suites"]["robustness"]["kinds"]}
+    assert wg.evaluate(Run(home / "clf"), ["card"]) == {}
