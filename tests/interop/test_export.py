@@ -23,7 +23,7 @@ from wafergpt.interop.hf_import import import_folder
 from wafergpt.model.gpt import GPT
 from wafergpt.model.heads import Classifier
 from wafergpt.runs.run import Run
-from wafergpt.tasks.text_task import TextTaskSettings
+from wafergpt.tasks.text_settings import TextTaskSettings
 
 MUP = Model(
     n_layers=2, d_model=48, n_heads=4, seq_len=24, vocab_size=270, parametrization="mup",

@@ -22,7 +22,7 @@ from wafergpt.model.heads import Classifier
 from wafergpt.runs.run import Run
 from wafergpt.tasks.classify_settings import ClassifySettings
 from wafergpt.tasks.regress import RegressSettings
-from wafergpt.tasks.text_task import TextTaskSettings
+from wafergpt.tasks.text_settings import TextTaskSettings
 
 transformers = pytest.importorskip("transformers", reason="the parity tests need transformers")
 find_labels = pytest.importorskip("transformers.utils").find_labels

@@ -17,7 +17,7 @@ from wafergpt.shapes.counts import (
     published_flops,
     training_flops,
 )
-from wafergpt.tasks.text_task import TextTaskSettings
+from wafergpt.tasks.text_settings import TextTaskSettings
 
 # Name, layers, width, heads, published parameters, tokens and FLOPs: arXiv:2304.03208, tables 1, 2.
 FAMILY = [

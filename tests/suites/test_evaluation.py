@@ -9,14 +9,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from click.testing import CliRunner
+from torch.nn import functional as F
 
 import wafergpt as wg
 from tests.tasks.test_finetune import SMALL, write
 from wafergpt.api import evaluate, finetune
 from wafergpt.cli.evaluate import command
 from wafergpt.data.labelled_rows import Table
+from wafergpt.data.paired_batches import changed_of
 from wafergpt.errors import InputError
 from wafergpt.evaluation.intervals import mcnemar
 from wafergpt.evaluation.perturbations import KINDS, perturbed
@@ -25,7 +28,7 @@ from wafergpt.reports.page import write_report
 from wafergpt.runs.run import Run
 from wafergpt.suites import rows as own
 from wafergpt.suites.evaluation import SUITES
-from wafergpt.tasks.augmented import with_changed_copies
+from wafergpt.tasks.augmented import changed_copies
 
 
 def rows(n: int, seed: int) -> list[tuple[str, str]]:
@@ -144,13 +147,13 @@ def test_changed_texts_are_what_predict_says_of_them(home: Path, clf: Predictor)
 
 def test_copies_are_changed_and_keep_their_labels() -> None:
     table = Table([f"a good film number {n}, said my friend" for n in range(40)], [*"ab"] * 20)
-    more = with_changed_copies(table, ["typos", "case"], 2, seed=3)
-    assert more.texts[:40] == table.texts
-    assert more.labels == table.labels * 3
-    changed = [a != b for a, b in zip(more.texts[40:], table.texts * 2, strict=True)]
-    assert np.mean(changed) > 0.8
-    assert more == with_changed_copies(table, ["typos", "case"], 2, seed=3)
-    assert more != with_changed_copies(table, ["typos", "case"], 2, seed=4)
+    copies = changed_copies(table, ["typos", "case"], 2, seed=3)
+    for copy in copies:
+        assert copy.labels == table.labels
+        assert np.mean([a != b for a, b in zip(copy.texts, table.texts, strict=True)]) > 0.6
+    assert copies[0] != copies[1]
+    assert copies == changed_copies(table, ["typos", "case"], 2, seed=3)
+    assert copies != changed_copies(table, ["typos", "case"], 2, seed=4)
 
 
 def test_a_training_with_copies_has_twice_the_rows(home: Path) -> None:
@@ -158,9 +161,68 @@ def test_a_training_with_copies_has_twice_the_rows(home: Path) -> None:
     plain = tiny(home, "once", "train.epochs=1")
     steps = [one.run.read("result")["step"] for one in (robust, plain)]
     assert steps[0] == pytest.approx(2 * steps[1], abs=1)
-    with pytest.raises(InputError, match="did you mean 'typos'"):
-        tiny(home, "wrong", "task.augment=[typo]")
+    for asked, said in (
+        ("task.augment=[typo]", "did you mean 'typos'"),
+        ("task.consistency=1", "task.augment"),
+    ):
+        with pytest.raises(InputError, match=said):
+            tiny(home, "wrong", asked)
     assert not (home / "wrong").exists()
+
+
+def test_answers_to_rows_and_copies_are_kept_together(home: Path) -> None:
+    asked = ["task.augment=[drop, swap]", "task.augment_copies=2", "train.epochs=8"]
+    weak, strong = (
+        tiny(home, f"together-{weight}", *asked, f"task.consistency={weight}")
+        for weight in (0.0001, 3)
+    )
+    task: Any = strong.task
+    _, splits = task.prepare(strong.tokenizer)
+    n = splits.train.samples_per_epoch
+    batch = splits.train.batch(n - 4, 8)
+    changed = changed_of(batch)
+    assert changed is not None
+    # Both epochs are in the batch, and each row is beside a copy of itself.
+    copies = changed_copies(task.tables.train, ["drop", "swap"], 2, task.recipe.seed)
+    for place, index in enumerate(splits.train.indices(n - 4, 8)):
+        text = copies[place // 4].texts[index]
+        length = int(changed["lengths"][place])
+        found = changed["tokens"][place, :length].tolist()
+        assert strong.tokenizer.decode(found) == text
+    assert torch.equal(changed["targets"], batch["targets"])
+    network = strong.network.train()
+    for module in network.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    rows, others = (task.scores_of_each(network, one).float() for one in (batch, changed))
+    wanted = torch.zeros(())
+    for row, other in zip(rows, others, strict=True):
+        wanted += (task.loss_of(row, batch["targets"]) + task.loss_of(other, batch["targets"])) / 4
+        logs = [one.log_softmax(1) for one in (row, other)]
+        kl = F.kl_div(logs[1], logs[0], reduction="sum", log_target=True)
+        wanted += 3 * kl / 2
+    assert task.training_loss(network, batch).item() == pytest.approx(wanted.item(), rel=1e-4)
+    assert divergence(strong) < 0.85 * divergence(weak)
+
+
+def divergence(predictor: Predictor) -> float:
+    """Return the mean KL divergence of answers to changed rows from those to the rows."""
+    table = own_texts(predictor)
+    texts = table.texts, copies_of(table).texts
+    p, q = (
+        np.array([one["scores"]["good"] for one in predictor.predict(some) if one])
+        for some in texts
+    )
+    return float((p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))).mean())
+
+
+def own_texts(predictor: Predictor) -> Table:
+    table: Table = own.own_rows(predictor)[1]
+    return table
+
+
+def copies_of(table: Table) -> Table:
+    return changed_copies(table, ["drop"], 1, 9)[0]
 
 
 def test_the_page_and_the_card_have_what_was_measured(home: Path, clf: Predictor) -> None:

@@ -13,7 +13,7 @@ from wafergpt.api import finetune
 from wafergpt.config import Recipe, load_recipe
 from wafergpt.config.files import flat
 from wafergpt.tasks.chosen import LORA_LR, with_choices
-from wafergpt.tasks.text_task import TextTaskSettings
+from wafergpt.tasks.text_settings import TextTaskSettings
 from wafergpt.train.finetuning import with_task
 
 TINY = [

@@ -21,7 +21,7 @@ from wafergpt.shapes.parametrization import parametrization
 from wafergpt.tasks.base import task_of
 from wafergpt.tasks.classify_settings import ClassifySettings
 from wafergpt.tasks.regress import RegressSettings
-from wafergpt.tasks.text_task import TextTaskSettings
+from wafergpt.tasks.text_settings import TextTaskSettings
 
 
 @dataclass(frozen=True)

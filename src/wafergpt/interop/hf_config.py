@@ -12,7 +12,7 @@ from wafergpt.errors import InputError, nearest
 from wafergpt.files import short
 from wafergpt.model.heads import Pooling
 from wafergpt.tasks.classify_settings import ClassifySettings
-from wafergpt.tasks.text_task import TextTaskSettings
+from wafergpt.tasks.text_settings import TextTaskSettings
 
 CAUSAL, CLASSIFIER = "GPT2LMHeadModel", "GPT2ForSequenceClassification"
 ARCHITECTURES = (CAUSAL, CLASSIFIER, "GPT2Model")

@@ -26,7 +26,7 @@ from wafergpt.interop.safetensors_reader import WEIGHTS
 from wafergpt.model.gpt import GPT
 from wafergpt.model.heads import Classifier
 from wafergpt.progress import working
-from wafergpt.tasks.text_task import TextTaskSettings
+from wafergpt.tasks.text_settings import TextTaskSettings
 
 NETWORK = f"{hf_config.NGRAM_MODULE}.py"
 """What transformers needs to compute n-gram embeddings and pooled heads."""

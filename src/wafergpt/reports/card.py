@@ -63,8 +63,8 @@ def _lines(run: Run) -> Iterator[str]:
         yield _markdown(("", "Value", ""), tiles)
     if compared:
         yield "## Beside baselines\n"
-        rows = [(str(row["name"]), f"{float(row['accuracy']):.1%}") for row in compared]
-        yield _markdown(("Model", "Accuracy"), rows)
+        scores = [(str(row["name"]), f"{float(row['accuracy']):.1%}") for row in compared]
+        yield _markdown(("Model", "Accuracy"), scores)
     if rows := words.planned(chapter):
         yield "## Planned and measured\n"
         yield _markdown(("", "Planned", "Measured", "Difference"), rows)

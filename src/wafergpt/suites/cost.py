@@ -8,6 +8,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -114,8 +115,8 @@ def _of_texts(predictor: Predictor, texts: Sequence[Any]) -> dict[str, Any]:
     inputs = predictor.task.inputs_of(texts)
     reset_peak_memory()
     predictor.answers(inputs[:1])
-    single = [_seconds(lambda n=n: predictor.answers([inputs[n % len(inputs)]]))
-              for n in range(SINGLE)]  # fmt: skip
+    places = [n % len(inputs) for n in range(SINGLE)]
+    single = [_seconds(partial(predictor.answers, [inputs[place]])) for place in places]
     energy = _Energy(predictor.device)
     seconds = _seconds(lambda: predictor.answers(inputs))
     return {

@@ -5,10 +5,18 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from wafergpt.data.labelled_rows import Table
 from wafergpt.data.text_columns import BETWEEN
 from wafergpt.evaluation.perturbations import SEVERITIES, perturbed
+from wafergpt.tasks.ngram_scores import mean_of_each
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from wafergpt.data.batches import Batch
+    from wafergpt.tasks.text_task import TextTask
 
 
 def changed(text: str, kind: str, severity: int, seed: int) -> str:
@@ -23,23 +31,48 @@ def changed(text: str, kind: str, severity: int, seed: int) -> str:
     return BETWEEN.join(perturbed(part, kind, severity, seed) for part in text.split(BETWEEN))
 
 
-def with_changed_copies(table: Table, kinds: Sequence[str], copies: int, seed: int) -> Table:
-    """Add changed copies of all rows, each with a kind and a severity of its own.
+def changed_copies(table: Table, kinds: Sequence[str], copies: int, seed: int) -> list[Table]:
+    """Return changed copies of all rows, each text with a kind and a severity of its own.
 
     Args:
         table: the training rows.
         kinds: of changes that are drawn from.
         copies: of each row.
         seed: of the draw.
-
-    Returns:
-        The rows, and after them their copies, ``copies + 1`` times as many.
     """
     # Seeded by a text, which every version of Python hashes alike.
-    draw, texts = random.Random(f"augment {seed}"), list(table.texts)
+    draw, found = random.Random(f"augment {seed}"), []
     for copy in range(copies):
+        texts = []
         for row, text in enumerate(table.texts):
             kind, severity = draw.choice(kinds), draw.choice(SEVERITIES)
             texts.append(changed(text, kind, severity, seed + copy * len(table.texts) + row))
-    rows = list(range(len(table.texts)))
-    return replace(table.take(rows * (copies + 1)), texts=texts)
+        found.append(replace(table, texts=texts, notes=()))
+    return found
+
+
+def consistent_loss(task: TextTask, network: nn.Module, batch: Batch, changed: Batch) -> Tensor:
+    """Return the mean loss of rows and copies, and the copies' divergence from the rows, summed.
+
+    The answers to the rows are taken as they are, as virtual adversarial training does (Miyato et
+    al., arXiv:1704.03976), with changes of the texts in place of those of their embeddings.
+
+    Args:
+        task: with a rule for the divergence.
+        network: in training.
+        batch: the rows.
+        changed: a copy of each.
+    """
+    import torch
+
+    targets, weights = batch["targets"], batch.get("weights")
+    rows, copies = (task.scores_of_each(network, one) for one in (batch, changed))
+    loss = mean_of_each(
+        torch.cat([rows, copies]),
+        lambda one: task.loss_of(one, targets, weights, training=True),
+    )
+    apart = mean_of_each(
+        torch.stack([rows.detach(), copies], 1),
+        lambda pair: task.divergence(pair[1], task.absolute(pair[0]), weights),
+    )
+    return loss + task.settings.consistency * apart

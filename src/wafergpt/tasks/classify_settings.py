@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from wafergpt.tasks.text_task import TextTaskSettings
+from wafergpt.tasks.text_settings import TextTaskSettings
 
 
 class ClassifySettings(TextTaskSettings):

@@ -20,11 +20,8 @@ from wafergpt.evaluation.regression import regression_metrics
 from wafergpt.tasks.base import Direction, EvaluationSet, Outputs
 from wafergpt.tasks.ngram_scores import Factors
 from wafergpt.tasks.tables import Tables
-from wafergpt.tasks.text_task import (
-    Targets,
-    TextTask,
-    TextTaskSettings,
-)
+from wafergpt.tasks.text_settings import TextTaskSettings
+from wafergpt.tasks.text_task import Targets, TextTask
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

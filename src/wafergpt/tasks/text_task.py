@@ -5,32 +5,32 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, field_validator, model_validator
 
-from wafergpt.config import Recipe, TaskSettings
+from wafergpt.config import Recipe
 from wafergpt.data.labelled_rows import Table, is_missing, read_table
+from wafergpt.data.row_sources import together
 from wafergpt.data.text_columns import (
     BETWEEN,
     SEPARATOR,
-    Columns,
     names_of,
     shown,
     text_of_columns,
 )
-from wafergpt.data.text_ngrams import TextNgrams, text_ngrams
+from wafergpt.data.text_ngrams import text_ngrams
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
 from wafergpt.progress import say, working
-from wafergpt.tasks.augmented import with_changed_copies
+from wafergpt.tasks.augmented import changed_copies
 from wafergpt.tasks.base import EvaluationSet, Splits, Task, Teacher
 from wafergpt.tasks.chosen import with_choices
 from wafergpt.tasks.labelled_task import LabelledTask, warn_of_another_script
-from wafergpt.tasks.ngram_scores import START, Factors, mean_of_each, mixed
+from wafergpt.tasks.ngram_scores import mean_of_each, mixed
 from wafergpt.tasks.tables import Tables, as_before
+from wafergpt.tasks.text_settings import TextTaskSettings
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -39,67 +39,6 @@ if TYPE_CHECKING:
     from wafergpt.tasks.graph import Graph
 
 Targets = NDArray[np.int64] | NDArray[np.float64]
-
-
-class TextTaskSettings(TaskSettings):
-    """The settings of every task with one answer per text."""
-
-    text: Columns = "text"
-    """The column of texts, or a list of several: they are read one after the other, and the longest
-    is cut first."""
-    label: Columns = "label"
-    """The column of answers; a list of several is for ``task.multi`` alone."""
-    cut: Literal["end", "start", "middle"] = "end"
-    """Where a text that is too long is cut."""
-    pooling: Literal["last", "mean", "max", "mean_max_last"] = "last"
-    """How hidden states are pooled for the head; ``last`` is Hugging Face's."""
-    ngrams: TextNgrams = "none"
-    """Score a text also by its words and pairs of words, as fastText does; with ``characters``, by
-    the n-grams of the characters of its words too. The table is trained beside the GPT, each by a
-    loss of its own, and both scores are added up."""
-    ngram_rows: int = Field(1 << 16, ge=2, le=1 << 26)
-    """Rows of that table, which n-grams share by a hash."""
-    ngram_kept: int = Field(0, ge=0, le=1 << 26)
-    """Rows that are left of it, if prune took others out; set by prune."""
-    factors: Factors = START
-    """Of the GPT's scores and the n-grams' in that sum; set by the run, from validation rows."""
-    word_dropout: float = Field(0.0, ge=0, lt=1)
-    """Share of a text's tokens that training replaces by the end-of-text token."""
-    end_of_text: int | None = None
-    """That token; set by the run."""
-    augment: tuple[str, ...] = ()
-    """Changes of texts that keep their meaning, such as ``typos``: training rows get copies with
-    them, each of a kind and severity of its own (see ``wafergpt evaluate RUN robustness``)."""
-    augment_copies: int = Field(1, ge=1, le=100)
-    """Changed copies of each training row."""
-
-    @field_validator("augment")
-    @classmethod
-    def _kinds_exist(cls, kinds: tuple[str, ...]) -> tuple[str, ...]:
-        if kinds:
-            from wafergpt.evaluation.perturbations import require_kinds
-
-            require_kinds(kinds)
-        return kinds
-
-    @model_validator(mode="after")
-    def _reads_no_label(self) -> TextTaskSettings:
-        both = {*self.columns} & {*names_of(self.label)}
-        if both and (len(self.columns) > 1 or not isinstance(self.label, str)):
-            raise ValueError(f"the column {min(both)} is in both task.text and task.label")
-        if not (isinstance(self.label, str) or getattr(self, "multi", False)):
-            raise ValueError("task.label is a list of columns only with task.multi=true")
-        return self
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The columns that a text consists of."""
-        return names_of(self.text)
-
-    @property
-    def table_key(self) -> str:
-        """The key of the n-grams' table, if there is one."""
-        return "" if self.ngrams == "none" else "task.ngrams"
 
 
 class TextTask(LabelledTask[Table]):
@@ -150,21 +89,35 @@ class TextTask(LabelledTask[Table]):
         return {"end_of_text": tokenizer.end_of_text}
 
     def encoded(self, tables: Tables, tokenizer: Tokenizer) -> Splits:
-        """Encode the rows."""
+        """Encode the rows, and changed copies of them if they are asked for."""
         from wafergpt.data.labelled_batches import LabelledBatches
+        from wafergpt.data.paired_batches import Copies, PairedBatches
 
-        size, rows = self.recipe.train.batch_size, tables.train
-        if kinds := self.settings.augment:
+        size, settings, rows = self.recipe.train.batch_size, self.settings, tables.train
+        copies: list[Table] = []
+        if settings.augment:
             with working("changing copies of the rows"):
-                copies = self.settings.augment_copies
-                rows = with_changed_copies(rows, kinds, copies, self.recipe.seed)
+                copies = changed_copies(
+                    rows, settings.augment, settings.augment_copies, self.recipe.seed
+                )
+        if not settings.consistency:
+            rows, copies = together([rows, *copies], rows.path or Path()), []
         texts, targets = self._encode_table(rows, tokenizer, "train")
         self.require_batch(len(texts))
         tokens = sum(map(len, texts))
         warn_of_another_script(tokens, sum(map(len, rows.texts)))
-        weights = self.class_weights(targets)
+        paired = [
+            Copies(self._encode_texts(copy.texts, tokenizer)[0], self._ngrams(copy.texts))
+            for copy in copies
+        ]
+        tokens += sum(len(text) for copy in paired[:1] for text in copy.texts)
+        given = texts, targets, size, self.recipe.seed, self.class_weights(targets)
         ngrams = self._ngrams(rows.texts)
-        train = LabelledBatches(texts, targets, size, self.recipe.seed, weights, ngrams=ngrams)
+        train = (
+            PairedBatches(paired, *given, ngrams=ngrams)
+            if paired
+            else LabelledBatches(*given, ngrams=ngrams)
+        )
         return Splits(train, *self.all_evaluated(tables, tokenizer), tokens)
 
     def evaluated(
@@ -256,12 +209,15 @@ class TextTask(LabelledTask[Table]):
 
     def flops(self, batch: Batch) -> float:
         """Return the FLOPs of a forward and backward pass, padding included."""
+        from wafergpt.data.paired_batches import changed_of
         from wafergpt.shapes.counts import training_flops
 
         texts, length = batch["tokens"].shape
         width = self.recipe.model.d_model * (3 if self.settings.pooling == "mean_max_last" else 1)
         recipe, weights = self.recipe, self.n_outputs * width
-        return texts * training_flops(recipe.model, length, 0, weights, recipe.lora)
+        flops = texts * training_flops(recipe.model, length, 0, weights, recipe.lora)
+        changed = changed_of(batch)
+        return flops if changed is None else flops + self.flops(changed)
 
     def network(self) -> nn.Module:
         """Build a GPT with a pooled head."""
@@ -316,9 +272,19 @@ class TextTask(LabelledTask[Table]):
         """Return the summed loss; with n-grams, the mean of the two scores' own losses."""
         targets, weights, training = batch["targets"], batch.get("weights"), network.training
         return mean_of_each(
-            self._each(network, batch),
+            self.scores_of_each(network, batch),
             lambda one: self.loss_of(one, targets, weights, training),
         )
+
+    def training_loss(self, network: nn.Module, batch: Batch) -> Tensor:
+        """Return the loss; with changed copies beside the rows, that of both, kept together."""
+        from wafergpt.data.paired_batches import changed_of
+        from wafergpt.tasks.augmented import consistent_loss
+
+        changed = changed_of(batch)
+        if changed is None:
+            return super().training_loss(network, batch)
+        return consistent_loss(self, network, batch, changed)
 
     def distilled_loss(self, network: nn.Module, batch: Batch, teacher: Teacher) -> Tensor:
         """Return the loss, a share of it the divergence of each score from the teacher's answer."""
@@ -330,7 +296,7 @@ class TextTask(LabelledTask[Table]):
             theirs = teacher.task.absolute(mixed(theirs, teacher.task.settings.factors))
         targets, weights, share = batch["targets"], batch.get("weights"), teacher.share
         return mean_of_each(
-            self._each(network, batch),
+            self.scores_of_each(network, batch),
             lambda one: (
                 (1 - share) * self.loss_of(one, targets, weights, training=True)
                 + share * self.divergence(one, theirs, weights)
@@ -361,6 +327,8 @@ class TextTask(LabelledTask[Table]):
         """Require that it reads the n-grams that the rows are encoded with, or none."""
         super().require_teacher(teacher)
         assert isinstance(teacher, TextTask)
+        if self.settings.consistency:
+            raise InputError("has no use beside task.consistency: one of the two")
         ours, theirs = ((t.settings.ngrams, t.settings.ngram_rows) for t in (self, teacher))
         if theirs[0] != "none" and ours != theirs:
             raise InputError(
@@ -382,7 +350,7 @@ class TextTask(LabelledTask[Table]):
         scores: Tensor = network(tokens, batch["lengths"], *ngrams)
         return scores
 
-    def _each(self, network: nn.Module, batch: Batch) -> Tensor:
+    def scores_of_each(self, network: nn.Module, batch: Batch) -> Tensor:
         """Return the scores ``[1 or 2, n, n_outputs]``, those of n-grams last."""
         scores = self.scores(network, batch)
         return scores if scores.ndim == 3 else scores[None]

@@ -1,0 +1,80 @@
+"""The section ``task`` of every task with one answer per text."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from wafergpt.config import TaskSettings
+from wafergpt.data.text_columns import Columns, names_of
+from wafergpt.data.text_ngrams import TextNgrams
+from wafergpt.evaluation.perturbations import require_kinds
+from wafergpt.tasks.ngram_scores import START, Factors
+
+
+class TextTaskSettings(TaskSettings):
+    """The settings of every task with one answer per text."""
+
+    text: Columns = "text"
+    """The column of texts, or a list of several: they are read one after the other, and the longest
+    is cut first."""
+    label: Columns = "label"
+    """The column of answers; a list of several is for ``task.multi`` alone."""
+    cut: Literal["end", "start", "middle"] = "end"
+    """Where a text that is too long is cut."""
+    pooling: Literal["last", "mean", "max", "mean_max_last"] = "last"
+    """How hidden states are pooled for the head; ``last`` is Hugging Face's."""
+    ngrams: TextNgrams = "none"
+    """Score a text also by its words and pairs of words, as fastText does; with ``characters``, by
+    the n-grams of the characters of its words too. The table is trained beside the GPT, each by a
+    loss of its own, and both scores are added up."""
+    ngram_rows: int = Field(1 << 16, ge=2, le=1 << 26)
+    """Rows of that table, which n-grams share by a hash."""
+    ngram_kept: int = Field(0, ge=0, le=1 << 26)
+    """Rows that are left of it, if prune took others out; set by prune."""
+    factors: Factors = START
+    """Of the GPT's scores and the n-grams' in that sum; set by the run, from validation rows."""
+    word_dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of a text's tokens that training replaces by the end-of-text token."""
+    end_of_text: int | None = None
+    """That token; set by the run."""
+    augment: tuple[str, ...] = ()
+    """Changes of texts that keep their meaning, such as ``typos``: training rows get copies with
+    them, each of a kind and severity of its own (see ``wafergpt evaluate RUN robustness``)."""
+    augment_copies: int = Field(1, ge=1, le=100)
+    """Changed copies of each training row."""
+    consistency: float = Field(0.0, ge=0, le=100)
+    """Read each row and one of its copies together, another one each epoch, and add so many times
+    the divergence of the answer to the copy from that to the row, as its teacher."""
+
+    @field_validator("augment")
+    @classmethod
+    def _kinds_exist(cls, kinds: tuple[str, ...]) -> tuple[str, ...]:
+        require_kinds(kinds)
+        return kinds
+
+    @model_validator(mode="after")
+    def _has_copies(self) -> TextTaskSettings:
+        if self.consistency and not self.augment:
+            raise ValueError("task.consistency compares rows with copies: add task.augment=[typos]")
+        return self
+
+    @model_validator(mode="after")
+    def _reads_no_label(self) -> TextTaskSettings:
+        both = {*self.columns} & {*names_of(self.label)}
+        if both and (len(self.columns) > 1 or not isinstance(self.label, str)):
+            raise ValueError(f"the column {min(both)} is in both task.text and task.label")
+        if not (isinstance(self.label, str) or getattr(self, "multi", False)):
+            raise ValueError("task.label is a list of columns only with task.multi=true")
+        return self
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that a text consists of."""
+        return names_of(self.text)
+
+    @property
+    def table_key(self) -> str:
+        """The key of the n-grams' table, if there is one."""
+        return "" if self.ngrams == "none" else "task.ngrams"
