@@ -490,6 +490,8 @@ def export(
 ) -> dict[str, Any]:
     """Export a run for transformers, llama.cpp or onnxruntime, after comparing its outputs.
 
+    A Hugging Face folder also has a model card, with what ``evaluate`` has measured.
+
     Args:
         run: whose best weights are exported.
         out: the folder (``hf``, ``onnx``) or file (``gguf``) to make.
@@ -506,8 +508,12 @@ def export(
         RunFailed: if the exported model's outputs differ.
     """
     from wafergpt.interop import export as exporting
+    from wafergpt.reports.card import FILE, write_card
 
-    return exporting.export(run, out, to, root, weights)
+    made = exporting.export(run, out, to, root, weights)
+    if to == "hf":
+        write_card(Run.find(run, root), Path(out) / FILE)
+    return made
 
 
 def average(

@@ -51,7 +51,7 @@ def command(
     equal. ONNX takes all tasks. For the others a run under µP is folded into plain GPT-2.
     """
     with working("loading torch"):
-        from wafergpt.interop.export import export
+        from wafergpt.api import export
 
     result = export(run, out, format_, runs, weights)
     for warning in result["warnings"]:

@@ -123,37 +123,63 @@ def words_of(text: str) -> list[str]:
     return text.split()
 
 
+class _Table:
+    """The distinct n-grams of rows that are compared in one length, and which were found.
+
+    Args:
+        rows: that are.
+        grams: hashes of each row's distinct n-grams.
+    """
+
+    def __init__(self, rows: Sequence[int], grams: Sequence[NDArray[np.uint64]]) -> None:
+        self._owners = np.repeat(np.array(rows), [len(own) for own in grams])
+        self._known, self._places = np.unique(np.concatenate(grams), return_inverse=True)
+        self._found = np.zeros(len(self._known), dtype=np.bool_)
+        # Most n-grams of a corpus are no row's, which their first bits tell faster than a search.
+        bits = (8 * len(self._known)).bit_length()
+        self._shift = np.uint64(64 - bits)
+        self._first = np.zeros(1 << bits, dtype=np.bool_)
+        self._first[self._known >> self._shift] = True
+
+    def mark(self, grams: NDArray[np.uint64]) -> None:
+        """Note that training texts have these n-grams."""
+        grams = grams[self._first[grams >> self._shift]]
+        at = np.minimum(np.searchsorted(self._known, grams), len(self._known) - 1)
+        self._found[at[self._known[at] == grams]] = True
+
+    def counts(self, n: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return how many n-grams of each of ``n`` rows were found, and how many it has."""
+        found = self._found[self._places].astype(np.float64)
+        ones = np.ones(len(found))
+        hits, total = (np.bincount(self._owners, each, minlength=n) for each in (found, ones))
+        return hits, total
+
+
 @dataclass(frozen=True)
 class _Rows:
-    """The n-grams of rows that have words, and which of them were found.
+    """Rows that have words, and what of them was found.
 
     Attributes:
         places: of the rows among all that were given.
         short: ``[rows]``, whether a row is compared whole.
         duplicate: ``[rows]``, whether a document has the same words.
         wholes: the rows by a hash of all their words.
-        owners: the row of each of its n-grams.
-        hashes: sorted, of the distinct n-grams by their length.
-        indices: of each row's n-grams in those of their length, in the order of ``owners``.
-        found: which of the ``hashes`` a document has.
+        tables: of n-grams by their length.
     """
 
     places: NDArray[np.int64]
     short: NDArray[np.bool_]
     duplicate: NDArray[np.bool_]
     wholes: dict[int, list[int]]
-    owners: dict[int, NDArray[np.int64]]
-    hashes: dict[int, NDArray[np.uint64]]
-    indices: dict[int, NDArray[np.int64]]
-    found: dict[int, NDArray[np.bool_]]
+    tables: dict[int, _Table]
 
     @classmethod
     def of(cls, rows: Sequence[str], n: int) -> _Rows:
         places: list[int] = []
         short: list[bool] = []
         wholes: dict[int, list[int]] = {}
-        own: dict[int, list[NDArray[np.uint64]]] = {}
         owners: dict[int, list[int]] = {}
+        own: dict[int, list[NDArray[np.uint64]]] = {}
         for place, text in enumerate(rows):
             words = words_of(text)
             if not words:
@@ -166,18 +192,12 @@ class _Rows:
             wholes.setdefault(_whole(words), []).append(len(places))
             places.append(place)
             short.append(length < wanted)
-        hashes, indices = {}, {}
-        for length, found in own.items():
-            hashes[length], indices[length] = np.unique(np.concatenate(found), return_inverse=True)
         return cls(
             np.array(places, dtype=np.int64),
             np.array(short, dtype=np.bool_),
             np.zeros(len(places), dtype=np.bool_),
             wholes,
-            {k: np.repeat(np.array(owners[k]), [len(one) for one in own[k]]) for k in own},
-            hashes,
-            indices,
-            {length: np.zeros(len(grams), dtype=np.bool_) for length, grams in hashes.items()},
+            {length: _Table(owners[length], own[length]) for length in own},
         )
 
     def search(self, text: str) -> None:
@@ -186,18 +206,16 @@ class _Rows:
         if not words:
             return
         self.duplicate[self.wholes.get(_whole(words), [])] = True
-        for length, grams in _ngrams(words, self.hashes):
-            known = self.hashes[length]
-            at = np.minimum(np.searchsorted(known, grams), len(known) - 1)
-            self.found[length][at[known[at] == grams]] = True
+        for length, grams in _ngrams(words, self.tables):
+            self.tables[length].mark(grams)
 
     def shares(self) -> NDArray[np.float64]:
         """Return the share ``[rows]`` of each row's n-grams that was found."""
         hits, total = np.zeros(len(self.places)), np.zeros(len(self.places))
-        for length, owners in self.owners.items():
-            seen = self.found[length][self.indices[length]]
-            hits += np.bincount(owners, weights=seen, minlength=len(hits))
-            total += np.bincount(owners, minlength=len(hits))
+        for table in self.tables.values():
+            found, own = table.counts(len(hits))
+            hits += found
+            total += own
         return hits / total
 
 
