@@ -147,12 +147,10 @@ class _Table:
         at = np.minimum(np.searchsorted(self._known, grams), len(self._known) - 1)
         self._found[at[self._known[at] == grams]] = True
 
-    def counts(self, n: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def counts(self, n: int) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return how many n-grams of each of ``n`` rows were found, and how many it has."""
-        found = self._found[self._places].astype(np.float64)
-        ones = np.ones(len(found))
-        hits, total = (np.bincount(self._owners, each, minlength=n) for each in (found, ones))
-        return hits, total
+        hits = np.bincount(self._owners[self._found[self._places]], minlength=n)
+        return hits, np.bincount(self._owners, minlength=n)
 
 
 @dataclass(frozen=True)
