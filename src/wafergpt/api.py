@@ -260,6 +260,7 @@ def tune(
     width: int | None = None,
     steps: int | None = None,
     storage: str = "",
+    ray: str = "",
     keep: bool = False,
     root: Path = RUNS,
 ) -> Run:
@@ -280,10 +281,12 @@ def tune(
         also: further objectives, ``latency`` and ``size``; then no trial stops early.
         sampler: of Optuna, which chooses the settings.
         pruner: of Optuna, which stops hopeless trials at an evaluation.
-        workers: trials at a time, in processes of their own.
+        workers: trials at a time, each in a process of its own, or ``system.nproc`` of them.
         width: under µP, d_model of a proxy that is trained instead; the wide recipe is written.
         steps: updates of the proxy; if omitted, 20 tokens per parameter.
         storage: address of a database that keeps the trials; a file in the folder if "".
+        ray: address of a Ray cluster whose nodes make the trials: ``"HOST:PORT"``, ``"auto"`` for
+            the one of this machine, or ``"local"``.
         keep: keep the weights of all trials, not of the best and the default alone.
         root: the folder that holds runs.
 
@@ -317,6 +320,7 @@ def tune(
         width=width,
         steps=steps,
         storage=storage,
+        ray=ray,
         keep=keep,
     )
 

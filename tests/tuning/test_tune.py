@@ -23,8 +23,8 @@ from wafergpt.train import run as run_module
 from wafergpt.train.callbacks import Callback
 from wafergpt.train.run import train
 from wafergpt.tuning import judging
-from wafergpt.tuning.tune import join
-from wafergpt.tuning.workers import _device
+from wafergpt.tuning.gpus import gpus_of
+from wafergpt.tuning.making import join
 
 SMALL = [
     "model.n_layers=1", "model.d_model=16", "model.n_heads=2", "model.seq_len=32",
@@ -238,7 +238,9 @@ def test_a_metric_that_is_better_when_larger(rows: Path) -> None:
         ([LR], {"budget": "1M tokens"}, "a budget of time or FLOPs"),
         ([LR], {"also": ("speed",)}, "no objective 'speed'"),
         ([LR, "task.held_out=0"], {}, "trials are compared on rows that are held out"),
-        ([LR, "system.nproc=2"], {}, "a trial is trained by one process"),
+        ([LR, "system.nproc=9"], {}, "a batch of 8 is less than a sequence for each of 9"),
+        ([LR], {"ray": "127.0.0.1"}, "127.0.0.1 is no address: write HOST:PORT, auto, or local"),
+        ([LR], {"ray": "127.0.0.1:1"}, "no Ray cluster at 127.0.0.1:1: .*refused"),
         ([LR], {"width": 8}, "a proxy is of a pretraining"),
         ([LR], {"sampler": "grid"}, "a grid needs lists of values"),
     ],
@@ -371,7 +373,7 @@ def test_a_worker_gets_one_of_our_gpus(
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert _device(2) == {"CUDA_VISIBLE_DEVICES": found}
+    assert gpus_of(2, 1) == {"CUDA_VISIBLE_DEVICES": found}
 
 
 def test_a_budget_of_time_ends_the_study(rows: Path) -> None:

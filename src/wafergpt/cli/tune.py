@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from wafergpt.cli import HomePath, emit, json_option
-from wafergpt.cli.recipe import RecipeCommand, names_and_overrides, runs_option
+from wafergpt.cli.recipe import (
+    RecipeCommand,
+    names_and_overrides,
+    nproc_option,
+    runs_option,
+)
 from wafergpt.cli.tables import Cell, details
 from wafergpt.runs.run import Run, command_line
 from wafergpt.tuning.study import Pruner, Sampler
@@ -35,6 +40,9 @@ if TYPE_CHECKING:
               show_default=True, help="Stops hopeless trials early.")  # fmt: skip
 @click.option("--workers", type=click.IntRange(1, 1024), default=1, show_default=True,
               help="Trials at a time.")  # fmt: skip
+@nproc_option
+@click.option("--ray", default="", metavar="ADDRESS",
+              help="Make them on a Ray cluster: HOST:PORT, auto, or local.")  # fmt: skip
 @click.option("--width", type=click.IntRange(1),
               help="Under µP, tune a proxy of this d_model for the wide recipe.")  # fmt: skip
 @click.option("--steps", type=click.IntRange(1),
@@ -44,6 +52,7 @@ if TYPE_CHECKING:
 @click.option("--keep", is_flag=True, help="Keep the weights of all trials.")
 @click.option("--join", type=HomePath(path_type=Path, file_okay=False), metavar="STUDY",
               help="Work on a study that another process has begun.")  # fmt: skip
+@click.option("--trial", type=click.Path(path_type=Path), hidden=True)
 @runs_option
 @json_option
 def command(arguments: tuple[str, ...], **options: Any) -> None:
@@ -54,8 +63,13 @@ def command(arguments: tuple[str, ...], **options: Any) -> None:
     passes and the like are tuned around what the training would choose. The first trial is the
     default. The same command goes on where it stopped.
     """
+    if options["trial"]:
+        from wafergpt.tuning.several import work
+
+        work(options["trial"])
+        return
     if options["join"]:
-        from wafergpt.tuning.tune import join
+        from wafergpt.tuning.making import join
 
         context = click.get_current_context()
         given = [name for name in options if context.get_parameter_source(name) is COMMAND_LINE]
@@ -68,9 +82,11 @@ def command(arguments: tuple[str, ...], **options: Any) -> None:
     runs: Path = options["runs"]
     names, given = names_and_overrides(arguments, runs)
     start, recipe = _start_and_recipe(names, given)
+    if options["nproc"]:
+        given = [*given, f"system.nproc={options['nproc']}"]
     also = tuple(part.strip() for part in (options["also"] or "").split(",") if part.strip())
     named = ("budget", "trials", "metric", "sampler", "pruner", "workers", "width", "steps",
-             "storage", "keep")  # fmt: skip
+             "storage", "ray", "keep")  # fmt: skip
     run = api.tune(
         start, recipe, given, also=also, root=runs, **{name: options[name] for name in named}
     )

@@ -10,8 +10,10 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from types import FrameType
+from typing import IO
 
 from wafergpt.progress import say
 
@@ -38,9 +40,15 @@ LAUNCHED = "WAFERGPT_LAUNCHED"
 
 
 def launch(
-    nproc: int, arguments: Sequence[str], restarts: int = 0, grace: float = GRACE_SECONDS
+    nproc: int,
+    arguments: Sequence[str],
+    restarts: int = 0,
+    grace: float = GRACE_SECONDS,
+    log: Path | None = None,
 ) -> int:
     """Run ``wafergpt ARGUMENTS`` as ``nproc`` processes; return the exit code of the leader.
+
+    What they print is added to ``log``, if there is one.
 
     Signals are forwarded to the leader; a second request to stop kills all processes. A process
     that is killed or hangs is named, and the others are killed. Then all are restarted, up to
@@ -66,7 +74,8 @@ def launch(
     previous = {number: signal.signal(number, forward) for number in handled}
     try:
         for left in range(restarts, -1, -1):
-            _start(nproc, arguments, children)
+            with nullcontext() if log is None else log.open("ab") as output:
+                _start(nproc, arguments, children, output)
             code = _watch(children, grace)
             _end(children)
             lost = code is None or code < 0 or code == LOST
@@ -105,7 +114,12 @@ def hangs_up() -> bool:
     return HANGUP is not None and signal.getsignal(HANGUP) != signal.SIG_IGN
 
 
-def _start(nproc: int, arguments: Sequence[str], children: list[subprocess.Popen[bytes]]) -> None:
+def _start(
+    nproc: int,
+    arguments: Sequence[str],
+    children: list[subprocess.Popen[bytes]],
+    output: IO[bytes] | None,
+) -> None:
     """Start the processes, adding each to ``children``."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -125,7 +139,9 @@ def _start(nproc: int, arguments: Sequence[str], children: list[subprocess.Popen
         # -P: modules in the current folder do not shadow ours. A crash in native code says where.
         command = [sys.executable, "-P", "-X", "faulthandler", "-c", code, *arguments]
         # In a session of its own, a child does not get the terminal's Ctrl-C.
-        child = subprocess.Popen(command, env=inherited | place, start_new_session=True)
+        child = subprocess.Popen(
+            command, env=inherited | place, start_new_session=True, stdout=output, stderr=output
+        )
         children.append(child)
 
 

@@ -22,6 +22,7 @@ from wafergpt.distributed.collectives import ProcessGroup
 from wafergpt.distributed.rendezvous import joined
 from wafergpt.engines.outputs import evaluate
 from wafergpt.errors import Interrupted, RunFailed
+from wafergpt.inference.devices import inference_device
 from wafergpt.planning.schedule_check import require_possible_warmup
 from wafergpt.progress import progress, say, silent
 from wafergpt.runs.moved import require_sources
@@ -206,7 +207,7 @@ def write_test_metrics(run: Run) -> EvaluationSet:
 
 
 def _restored(task: Task, run: Run) -> tuple[nn.Module, torch.device]:
-    device = torch.device(task.recipe.system.host)
+    device = torch.device(inference_device(task.recipe))
     return store.restored(task.network, store.weights(run)).to(device), device
 
 

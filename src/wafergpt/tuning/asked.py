@@ -46,6 +46,7 @@ class Asked:
         steps: updates of the proxy; None for 20 tokens per parameter.
         workers: processes that work at the same time.
         storage: address of a database; a file in the study's folder if "".
+        ray: address of a Ray cluster that makes the trials; this machine does if "".
         keep: keep the weights of all trials.
         root: the folder of runs.
         folder: the current folder of whoever asked, that relative paths are of.
@@ -65,6 +66,7 @@ class Asked:
     steps: int | None = None
     workers: int = 1
     storage: str = ""
+    ray: str = ""
     keep: bool = False
     root: Path = Path("runs")
     folder: Path = Path()
@@ -207,8 +209,9 @@ class Asked:
                 raise InputError(f"no objective '{name}'{nearest(name, COSTS)}")
         if self.plain.task is not None and not self.plain.task.holds_out:
             raise InputError("trials are compared on rows that are held out: task.held_out is 0")
-        if self.plain.system.nproc > 1:
-            raise InputError("a trial is trained by one process: system.nproc=1, and --workers N")
+        nproc = self.plain.system.nproc
+        self.plain.train.require_enough_for(nproc)
+        self.plain.system.require_groups(nproc)
         if self.start is not None and self.width is not None:
             raise InputError("a proxy is of a pretraining: leave --width out")
         if self.budget is None and self.trials is None and self.sampler != "grid":

@@ -65,6 +65,11 @@ class Trial:
     _trial: optuna.Trial = field(repr=False)
     _reported: set[int] = field(default_factory=set, repr=False)
 
+    @property
+    def number(self) -> int:
+        """Of Optuna's, for another process of the trial; one that is taken up has a new one."""
+        return self._trial.number
+
     def overrides(self) -> list[str]:
         """Return its settings as overrides of the recipe."""
         return [f"{key}={text}" for key, text in self.texts.items()]
@@ -197,6 +202,23 @@ class Study:
             yield Trial(name, {} if is_default else texts, is_default, trial)
         finally:
             lock.release()
+
+    def beside(self, number: int) -> Trial:
+        """Join in a trial that another process has taken.
+
+        Args:
+            number: of Optuna's.
+
+        Returns:
+            The trial, to report for it what it reaches.
+        """
+        import optuna
+
+        kept = self._study.get_trials(deepcopy=False)[number]
+        # It has its settings: nothing is to be drawn for it.
+        self._study.sampler = _sampler("random", 0, len(self._directions))
+        trial = optuna.Trial(self._study, kept._trial_id)
+        return Trial(kept.user_attrs[RUN], {}, DEFAULT in kept.user_attrs, trial)
 
     def _next_name(self) -> str:
         """Return a run's name that no trial has."""

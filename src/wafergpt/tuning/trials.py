@@ -60,7 +60,7 @@ def trained(
 
     Args:
         trial: taken by this process.
-        recipe: of its run.
+        recipe: of its run; with ``system.nproc``, that many processes are started for it.
         start: the run to start from.
         folder: of the study.
         watched: whether it may stop early.
@@ -74,14 +74,43 @@ def trained(
         RunFailed: if it diverges.
         Interrupted: after saving, if a signal requested a stop.
     """
+    if recipe.system.nproc > 1:
+        from wafergpt.tuning.several import trained_by_several
+
+        trained_by_several(trial, recipe, folder, watched)
+        run = Run(folder / recipe.name)
+    else:
+        run = trained_here(trial if watched else None, recipe, start, folder)
     metric = recipe.evaluate.metric
-    callbacks = [Rungs(trial, metric, Run(folder / recipe.name))] if watched else []
-    run = trained_once(recipe, start=start, root=folder, callbacks=callbacks, test=False)
     if recipe.task is not None:
         return run, float(run.read("result")["metrics"].get(metric, math.nan))
     values = [row[f"val_{metric}"] for row in run.metrics() if f"val_{metric}" in row]
     choose = min if task_of(recipe).metrics[metric] == "min" else max
     return run, float(choose(values, default=math.nan))
+
+
+def trained_here(trial: Trial | None, recipe: Recipe, start: Run | None, folder: Path) -> Run:
+    """Train a trial in this process, which may be one of several of its training.
+
+    Args:
+        trial: to report to, which may stop the training; None to train to the end.
+        recipe: of its run.
+        start: the run to start from.
+        folder: of the study.
+
+    Returns:
+        Its run.
+
+    Raises:
+        StoppedEarlyError: if it is worse than others on the way.
+        InputError: if its settings are impossible.
+        RunFailed: if it diverges.
+        Interrupted: after saving, if a signal requested a stop.
+    """
+    callbacks = []
+    if trial is not None:
+        callbacks.append(Rungs(trial, recipe.evaluate.metric, Run(folder / recipe.name)))
+    return trained_once(recipe, start=start, root=folder, callbacks=callbacks, test=False)
 
 
 def costs(run: Run, names: Sequence[str]) -> list[float]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-import os
 import shutil
-import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,24 +15,22 @@ from wafergpt import atomic_files
 from wafergpt.config import Recipe, recipe_with
 from wafergpt.config.recipe import DEFAULT_TASK
 from wafergpt.devices.probe import probe
-from wafergpt.errors import Diverged, InputError, RunFailed
+from wafergpt.errors import InputError, Interrupted, RunFailed
 from wafergpt.progress import duration, each_kind_once, only_warnings, progress, say, silent
 from wafergpt.runs.run import Run
 from wafergpt.train.planner import plan_training
+from wafergpt.train.signals import Signals
 from wafergpt.tuning.asked import Asked
+from wafergpt.tuning.gpus import require_gpus
 from wafergpt.tuning.judging import is_better, require_target, take
+from wafergpt.tuning.making import ASKED, TrialMaker
+from wafergpt.tuning.ray_workers import RayWorkers, connected
 from wafergpt.tuning.spaces import is_space
-from wafergpt.tuning.spending import Spending
-from wafergpt.tuning.study import Outcome, Study, Trial
-from wafergpt.tuning.table import TrialTable
-from wafergpt.tuning.trials import StoppedEarlyError, costs, forget_weights, trained
+from wafergpt.tuning.study import Outcome
 from wafergpt.tuning.workers import Workers
 
-ASKED = "asked"
-"""Name of the JSON file of a study's run that says what was asked for."""
-
-IN_A_ROW = 5
-"""So many trials that cannot be trained, one after the other, end a study."""
+LOOK_SECONDS = 1.0
+"""How often it is looked what other machines have settled."""
 
 
 @dataclass
@@ -48,7 +44,11 @@ class Tuning:
 
     asked: Asked
     folder: Path
-    _shown: set[str] = field(default_factory=set, init=False)
+
+    @cached_property
+    def maker(self) -> TrialMaker:
+        """This process' part in the trials."""
+        return TrialMaker(self.asked, self.folder)
 
     def tuned(self) -> Run:
         """Make trials until the budget is used, and judge the best.
@@ -61,126 +61,83 @@ class Tuning:
             RunFailed: if no trial could be trained.
             Interrupted: by a signal; the same call goes on.
         """
-        asked, is_new = self.asked, not self.folder.exists()
+        asked = self.asked
         asked.require_possible()
-        run = self._new() if is_new else Run(self.folder)
-        name = self._require_same(run)
-        target = Run(asked.root / asked.plain.name)
-        if asked.width is None:
-            require_target(target, name)
-        with run.held():
-            try:
-                study = self.study
-            except InputError:
-                # No database, for instance.
-                if is_new:
-                    shutil.rmtree(self.folder)
-                raise
-            run.write(ASKED, {**run.read(ASKED), "asked": asked.to_json()})
-            with Workers(self.folder, asked.workers - 1) as workers:
-                self.work()
-                workers.wait()
-                # What a worker left when it died.
-                self.work()
-            outcomes = study.outcomes()
-            self._show(outcomes)
-            best = study.best_of(outcomes)
-            if best is None:
-                whys = sorted({one.why for one in outcomes if one.why})
-                raise RunFailed(f"no trial could be trained: {'; '.join(whys)[:200]}")
-            default = next((one for one in outcomes if one.is_default), None)
-            chosen = self._chosen(best, default)
-            run.write("result", self._result(run, outcomes, best, default, chosen))
+        if not asked.ray:
+            require_gpus(asked.plain.system, asked.workers)
+        with connected(asked.ray) if asked.ray else nullcontext():
+            is_new = not self.folder.exists()
+            run = self._new() if is_new else Run(self.folder)
+            name = self.maker.require_same()
+            target = Run(asked.root / asked.plain.name)
             if asked.width is None:
-                take(run, chosen, default, target, name)
+                require_target(target, name)
+            with run.held():
+                self._opened(is_new)
+                run.write(ASKED, {**run.read(ASKED), "asked": asked.to_json()})
+                if asked.ray:
+                    self._work_on_ray()
+                else:
+                    self._work_here()
+                self._end(run, target, name)
         return run
 
-    def joined(self) -> None:
-        """Make trials of a study that another process has begun, until its budget is used.
-
-        Raises:
-            InputError: if the recipe or its rows are not those of the study any more.
-            Interrupted: by a signal; the trial is taken up by whoever is next.
-        """
-        self._require_same(Run(self.folder))
-        self.work()
-
-    def work(self) -> None:
-        """Make trials until the budget is used.
-
-        Raises:
-            InputError: if trials are impossible.
-            RunFailed: if they cannot be trained.
-            Interrupted: by a signal; the trial is taken up by whoever is next.
-        """
-        study, spending, failed = self.study, Spending(self.asked.limit(), self.asked.workers), 0
-        outcomes = study.outcomes()
-        with progress(self.folder.name, self.asked.trials, "trials", len(outcomes)) as bar:
-            while spending.may_go_on(outcomes):
-                with study.taken(self.asked.trials) as trial:
-                    if trial is None:
-                        break
-                    failure = self._made(trial)
-                outcomes = study.outcomes()
-                self._forget(outcomes)
-                self._show(outcomes)
-                bar.advance(1, spending.left(outcomes))
-                failed = failed + 1 if failure else 0
-                if failure and failed == IN_A_ROW:
-                    raise failure
-
-    # --- one trial -------------------------------------------------------------------------------
-
-    def _made(self, trial: Trial) -> InputError | RunFailed | None:
-        """Train a trial and settle it; return why it cannot be trained, if it cannot."""
-        asked, began = self.asked, time.monotonic()
-        before = _last(Run(self.folder / trial.run)).get("elapsed", 0.0)
-        watched = asked.pruner != "none" and not asked.also
-
-        def settle(values: Sequence[float] | None, why: str = "") -> None:
-            seconds = before + time.monotonic() - began
-            flops = _last(Run(self.folder / trial.run)).get("flops", 0.0)
-            self.study.settle(trial, values, seconds, why, {"flops": flops})
-
+    def _opened(self, is_new: bool) -> None:
+        """Open the study; leave nothing of a new one that cannot be opened."""
         try:
-            with only_warnings():
-                recipe = self._recipe_of(trial)
-                run, value = trained(trial, recipe, asked.base, self.folder, watched)
-            if not math.isfinite(value):
-                settle(None, f"{asked.objective} is not finite")
-                return None
-            settle([value, *costs(run, asked.also)])
-        except StoppedEarlyError:
-            settle(None, "stopped early")
-        except InputError as error:
-            if trial.is_default:
-                # The same call, made again, says it again.
-                raise
-            settle(None, str(error))
-            return error
-        except Diverged as failure:
-            # It has cost something, and others need not.
-            settle(None, str(failure))
-        except RunFailed as failure:
-            settle(None, str(failure))
-            return failure
-        return None
+            _ = self.maker.study
+        except InputError:
+            # No database, for instance.
+            if is_new:
+                shutil.rmtree(self.folder)
+            raise
 
-    def _recipe_of(self, trial: Trial) -> Recipe:
-        asked = self.asked
-        recipe = asked.default if trial.is_default else asked.trained_with(trial.overrides())
-        recipe = recipe.replace(name=trial.run)
-        if asked.workers > 1 and not recipe.system.threads:
-            threads = max(1, len(os.sched_getaffinity(0)) // asked.workers)
-            recipe = recipe.replace(system={"threads": threads})
-        return recipe
+    def _work_here(self) -> None:
+        """Make trials in this process, and in others of this machine."""
+        with Workers(self.folder, self.asked.workers - 1, self.asked.plain.system.nproc) as workers:
+            self.maker.work()
+            workers.wait()
+            # What a worker left when it died.
+            self.maker.work()
+
+    def _work_on_ray(self) -> None:
+        """Have trials made on a cluster, and say what becomes of them."""
+        asked, maker = self.asked, self.maker
+        outcomes = maker.study.outcomes()
+        maker.show(outcomes)
+        workers = RayWorkers(self.folder, asked.plain.system, asked.workers)
+        with (
+            Signals() as signals,
+            workers,
+            progress(self.folder.name, asked.trials, "trials", len(outcomes)) as bar,
+        ):
+            while workers.at_work(len(outcomes), LOOK_SECONDS):
+                if signals.requested:
+                    raise Interrupted("the trials are saved; the same command goes on")
+                outcomes = maker.follow(bar)
+
+    def _end(self, run: Run, target: Run, name: str) -> None:
+        """Write the result, and make the run of what is chosen."""
+        study = self.maker.study
+        outcomes = study.outcomes()
+        self.maker.show(outcomes)
+        best = study.best_of(outcomes)
+        if best is None:
+            whys = sorted({one.why for one in outcomes if one.why})
+            raise RunFailed(f"no trial could be trained: {'; '.join(whys)[:200]}")
+        default = next((one for one in outcomes if one.is_default), None)
+        chosen = self._chosen(best, default)
+        run.write("result", self._result(run, outcomes, best, default, chosen))
+        if self.asked.width is None:
+            take(run, chosen, default, target, name)
 
     # --- the study -------------------------------------------------------------------------------
 
     def _require_room_for_one(self) -> None:
         """Refuse a budget of time that is less than what the default is estimated to take."""
         budget = self.asked.limit()
-        if budget is None or budget.kind != "seconds":
+        if budget is None or budget.kind != "seconds" or self.asked.ray:
+            # The trials are made on other machines.
             return
         recipe = self.asked.default
         with silent():
@@ -190,22 +147,6 @@ class Tuning:
                 f"one trial takes about {duration(plan.seconds)}, more than the budget of "
                 f"{duration(budget.amount)}: a larger --budget, fewer rows, or fewer train.epochs"
             )
-
-    @cached_property
-    def study(self) -> Study:
-        """The trials."""
-        asked = self.asked
-        return Study(
-            self.folder,
-            Run(self.folder).read(ASKED)["name"],
-            asked.tuned,
-            asked.default_parameters(),
-            ["minimize" if way == "min" else "maximize" for way in asked.directions],
-            sampler=asked.sampler,
-            pruner="none" if asked.also else asked.pruner,
-            seed=asked.plain.seed,
-            storage=asked.storage,
-        )
 
     def _new(self) -> Run:
         """Make the run of the study; its files appear together."""
@@ -218,43 +159,7 @@ class Tuning:
         about = {"name": name, "identity": asked.identity(), "asked": asked.to_json()}
         return Run.create(asked.default.replace(name=self.folder.name), asked.root, about)
 
-    def _require_same(self, run: Run) -> str:
-        """Require that a study is of this recipe, rows and spaces, and return its own name."""
-        before = run.read(ASKED)
-        if not isinstance(before, dict) or "identity" not in before:
-            raise InputError(f"{self.folder} is no study: choose another name=NAME")
-        known, now = before["identity"], self.asked.identity()
-        differ = sorted(k for k in known.keys() | now.keys() if known.get(k) != now.get(k))
-        if differ:
-            raise InputError(
-                f"{self.folder} is a study of another command ({', '.join(differ[:3])} differ): "
-                "remove it, or choose another name=NAME"
-            )
-        return str(before["name"])
-
-    def _forget(self, outcomes: Sequence[Outcome]) -> None:
-        """Delete the weights of trials that cannot be the result."""
-        if self.asked.keep:
-            return
-        best = self.study.best_of(outcomes)
-        kept = {best.run} if best is not None else set()
-        if self.asked.also:
-            kept |= set(self.study.not_beaten())
-        for outcome in outcomes:
-            if not outcome.is_default and outcome.run not in kept:
-                forget_weights(Run(self.folder / outcome.run))
-
     # --- the result ------------------------------------------------------------------------------
-
-    def _show(self, outcomes: Sequence[Outcome]) -> None:
-        """Say the trials that were not said before, others' among them."""
-        table = TrialTable(self.asked, outcomes)
-        if not self._shown and outcomes:
-            say(table.head())
-        for outcome in outcomes:
-            if outcome.run not in self._shown:
-                say(table.line(outcome))
-        self._shown = {outcome.run for outcome in outcomes}
 
     def _chosen(self, best: Outcome, default: Outcome | None) -> Outcome:
         """Return the best trial, or the default where it is as good but for chance."""
@@ -277,7 +182,7 @@ class Tuning:
         default: Outcome | None,
         chosen: Outcome,
     ) -> dict[str, Any]:
-        asked, study = self.asked, self.study
+        asked, study = self.asked, self.maker.study
         assert best.values is not None
         with only_warnings():
             recipe = asked.recipe_of(self._overrides(chosen)).replace(name=asked.plain.name)
@@ -363,35 +268,3 @@ def tuned(
     # The rows are read again for each trial.
     with each_kind_once(differs=""):
         return Tuning(asked, asked.root / f"{asked.plain.name}-tune").tuned()
-
-
-def join(folder: Path) -> None:
-    """Make trials of a study that another process has begun, until its budget is used.
-
-    Args:
-        folder: of the study, which all its processes see.
-
-    Raises:
-        InputError: if there is none, or its recipe or rows are others here.
-        Interrupted: by a signal; the trial is taken up by whoever is next.
-    """
-    folder = folder.resolve()
-    found = Run(folder).read(ASKED) if folder.is_dir() else None
-    if not isinstance(found, dict) or "identity" not in found:
-        raise InputError(f"{folder} is no study: wafergpt tune makes one")
-    asked = Asked.of_json(found["asked"])
-    try:
-        os.chdir(asked.folder)
-    except OSError as error:
-        raise InputError(
-            f"the study was begun in {asked.folder}, which this machine does not see "
-            f"({error.strerror})"
-        ) from None
-    with each_kind_once(differs=""):
-        Tuning(asked, folder).joined()
-
-
-def _last(run: Run) -> dict[str, Any]:
-    """Return the last row of a run's metrics; {} if there is none."""
-    rows = run.metrics() if run.path.exists() else []
-    return rows[-1] if rows else {}

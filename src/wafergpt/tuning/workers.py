@@ -8,8 +8,7 @@ import sys
 from pathlib import Path
 
 from wafergpt.progress import say
-
-VISIBLE = "CUDA_VISIBLE_DEVICES"
+from wafergpt.tuning.gpus import gpus_of
 
 
 class Workers:
@@ -17,18 +16,19 @@ class Workers:
 
     Args:
         folder: of the study.
-        count: their number. Of several GPUs each has one, and this process the first.
+        count: their number.
+        nproc: processes of a trial. Each worker has GPUs of its own, and this process the first.
     """
 
-    def __init__(self, folder: Path, count: int) -> None:
-        self._folder, self._count = folder.resolve(), count
+    def __init__(self, folder: Path, count: int, nproc: int = 1) -> None:
+        self._folder, self._count, self._nproc = folder.resolve(), count, nproc
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Workers:
         command = [sys.executable, "-m", "wafergpt.cli", "tune", "--join", str(self._folder)]
         for number in range(1, self._count + 1):
             log = (self._folder / f"worker-{number}.log").open("ab")
-            environment = {**os.environ, **_device(number)}
+            environment = {**os.environ, **gpus_of(number, self._nproc)}
             with log:
                 self._processes.append(
                     subprocess.Popen(
@@ -52,14 +52,3 @@ class Workers:
                 process.terminate()
         for process in self._processes:
             process.wait()
-
-
-def _device(number: int) -> dict[str, str]:
-    """Return what gives a worker one of several GPUs, of those that this process may use."""
-    import torch
-
-    count = torch.cuda.device_count()
-    if count < 2:
-        return {}
-    names = os.environ.get(VISIBLE) or ",".join(map(str, range(count)))
-    return {VISIBLE: names.split(",")[number % count]}

@@ -1,0 +1,221 @@
+"""Making trials of a study, in any of the processes that work on it."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from wafergpt.config import Recipe
+from wafergpt.devices.limits import cores
+from wafergpt.errors import Diverged, InputError, RunFailed
+from wafergpt.progress import Bar, each_kind_once, only_warnings, progress, say
+from wafergpt.runs.run import Run
+from wafergpt.tuning.asked import Asked
+from wafergpt.tuning.gpus import require_gpus
+from wafergpt.tuning.spending import Spending
+from wafergpt.tuning.study import Outcome, Study, Trial
+from wafergpt.tuning.table import TrialTable
+from wafergpt.tuning.trials import StoppedEarlyError, costs, forget_weights, trained
+
+ASKED = "asked"
+"""Name of the JSON file of a study's run that says what was asked for."""
+
+IN_A_ROW = 5
+"""So many trials that cannot be trained, one after the other, end a study."""
+
+
+@dataclass
+class TrialMaker:
+    """What one process does for a study: its trials, one after the other.
+
+    Attributes:
+        asked: what is tuned, by what, and for how long.
+        folder: of the study.
+        threads: of a process of a trial; 0 for a share of this machine's cores.
+    """
+
+    asked: Asked
+    folder: Path
+    threads: int = 0
+    _shown: set[str] = field(default_factory=set, init=False)
+
+    @cached_property
+    def study(self) -> Study:
+        """The trials."""
+        asked = self.asked
+        return Study(
+            self.folder,
+            Run(self.folder).read(ASKED)["name"],
+            asked.tuned,
+            asked.default_parameters(),
+            ["minimize" if way == "min" else "maximize" for way in asked.directions],
+            sampler=asked.sampler,
+            pruner="none" if asked.also else asked.pruner,
+            seed=asked.plain.seed,
+            storage=asked.storage,
+        )
+
+    def require_same(self) -> str:
+        """Require that the study is of this recipe, rows and spaces.
+
+        Returns:
+            The study's own name.
+
+        Raises:
+            InputError: if the folder is no study, or one of another command.
+        """
+        before = Run(self.folder).read(ASKED)
+        if not isinstance(before, dict) or "identity" not in before:
+            raise InputError(f"{self.folder} is no study: choose another name=NAME")
+        known, now = before["identity"], self.asked.identity()
+        differ = sorted(k for k in known.keys() | now.keys() if known.get(k) != now.get(k))
+        if differ:
+            raise InputError(
+                f"{self.folder} is a study of another command ({', '.join(differ[:3])} differ): "
+                "remove it, or choose another name=NAME"
+            )
+        return str(before["name"])
+
+    def work(self) -> None:
+        """Make trials until the budget is used.
+
+        Raises:
+            InputError: if trials are impossible.
+            RunFailed: if they cannot be trained.
+            Interrupted: by a signal; the trial is taken up by whoever is next.
+        """
+        study, failed = self.study, 0
+        outcomes = study.outcomes()
+        self.show(outcomes)
+        with progress(self.folder.name, self.asked.trials, "trials", len(outcomes)) as bar:
+            while self.spending.may_go_on(outcomes):
+                with study.taken(self.asked.trials) as trial:
+                    if trial is None:
+                        break
+                    failure = self._made(trial)
+                outcomes = self.follow(bar)
+                failed = failed + 1 if failure else 0
+                if failure and failed == IN_A_ROW:
+                    raise failure
+
+    @cached_property
+    def spending(self) -> Spending:
+        """The budget."""
+        return Spending(self.asked.limit(), self.asked.workers)
+
+    def follow(self, bar: Bar) -> list[Outcome]:
+        """Say the trials that have been settled, free their space, and return all of them."""
+        outcomes = self.study.outcomes()
+        self._forget(outcomes)
+        bar.advance(len(outcomes) - len(self._shown), self.spending.left(outcomes))
+        self.show(outcomes)
+        return outcomes
+
+    def show(self, outcomes: Sequence[Outcome]) -> None:
+        """Say the trials that were not said before, others' among them."""
+        table = TrialTable(self.asked, outcomes)
+        if not self._shown and outcomes:
+            say(table.head())
+        for outcome in outcomes:
+            if outcome.run not in self._shown:
+                say(table.line(outcome))
+        self._shown = {outcome.run for outcome in outcomes}
+
+    def _forget(self, outcomes: Sequence[Outcome]) -> None:
+        """Delete the weights of trials that cannot be the result."""
+        if self.asked.keep:
+            return
+        best = self.study.best_of(outcomes)
+        kept = {best.run} if best is not None else set()
+        if self.asked.also:
+            kept |= set(self.study.not_beaten())
+        for outcome in outcomes:
+            if not outcome.is_default and outcome.run not in kept:
+                forget_weights(Run(self.folder / outcome.run))
+
+    def _made(self, trial: Trial) -> InputError | RunFailed | None:
+        """Train a trial and settle it; return why it cannot be trained, if it cannot."""
+        asked, began = self.asked, time.monotonic()
+        before = _last(Run(self.folder / trial.run)).get("elapsed", 0.0)
+        watched = asked.pruner != "none" and not asked.also
+
+        def settle(values: Sequence[float] | None, why: str = "") -> None:
+            seconds = before + time.monotonic() - began
+            flops = _last(Run(self.folder / trial.run)).get("flops", 0.0)
+            self.study.settle(trial, values, seconds, why, {"flops": flops})
+
+        try:
+            with only_warnings():
+                recipe = self._recipe_of(trial)
+                run, value = trained(trial, recipe, asked.base, self.folder, watched)
+            if not math.isfinite(value):
+                settle(None, f"{asked.objective} is not finite")
+                return None
+            settle([value, *costs(run, asked.also)])
+        except StoppedEarlyError:
+            settle(None, "stopped early")
+        except InputError as error:
+            if trial.is_default:
+                # The same call, made again, says it again.
+                raise
+            settle(None, str(error))
+            return error
+        except Diverged as failure:
+            # It has cost something, and others need not.
+            settle(None, str(failure))
+        except RunFailed as failure:
+            settle(None, str(failure))
+            return failure
+        return None
+
+    def _recipe_of(self, trial: Trial) -> Recipe:
+        asked = self.asked
+        recipe = asked.default if trial.is_default else asked.trained_with(trial.overrides())
+        recipe = recipe.replace(name=trial.run)
+        if recipe.system.threads or not (self.threads or asked.workers > 1):
+            return recipe
+        share = max(1, cores() // (asked.workers * recipe.system.nproc))
+        return recipe.replace(system={"threads": self.threads or share})
+
+
+def join(folder: Path, threads: int = 0) -> None:
+    """Make trials of a study that another process has begun, until its budget is used.
+
+    Args:
+        folder: of the study, which all its processes see.
+        threads: of a process of a trial; 0 for a share of this machine's cores.
+
+    Raises:
+        InputError: if there is none, its recipe or rows are others here, or there are too few GPUs.
+        RunFailed: if trials cannot be trained.
+        Interrupted: by a signal; the trial is taken up by whoever is next.
+    """
+    folder = folder.resolve()
+    found = Run(folder).read(ASKED) if folder.is_dir() else None
+    if not isinstance(found, dict) or "identity" not in found:
+        raise InputError(f"{folder} is no study: wafergpt tune makes one")
+    asked = Asked.of_json(found["asked"])
+    try:
+        os.chdir(asked.folder)
+    except OSError as error:
+        raise InputError(
+            f"the study was begun in {asked.folder}, which this machine does not see "
+            f"({error.strerror})"
+        ) from None
+    with each_kind_once(differs=""):
+        maker = TrialMaker(asked, folder, threads)
+        maker.require_same()
+        require_gpus(asked.plain.system, 1)
+        maker.work()
+
+
+def _last(run: Run) -> dict[str, Any]:
+    """Return the last row of a run's metrics; {} if there is none."""
+    rows = run.metrics() if run.path.exists() else []
+    return rows[-1] if rows else {}
