@@ -6,6 +6,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -78,6 +79,12 @@ def test_percents_keep_their_sign(text: str) -> None:
         ("task.train=../rows.csv", False),
         ("task.text=title,body", False),
         ("model.ngrams=[2,3]", False),
+        ("model.ngrams=2,3", False),
+        ("model.ngrams=[2],[2,3]", True),
+        ("model.ngrams=[], [2, 3]", True),
+        ("lora.roles=[qkv],[qkv,ffn_in]", True),
+        ("task.text=[a],[b]", False),
+        ("optimizer.lr=[1],[2]", False),
         ("name=a..b", False),
         ("nokey=1..2", False),
     ],
@@ -102,6 +109,10 @@ def _of(recipe: Recipe, **texts: str) -> dict[str, Space]:
         ("model__dropout", "0.0..1.5", "model.dropout=0.0..1.5 is impossible: .*1.5"),
         ("schedule__name", "cosine,sine", "is impossible: .*sine"),
         ("train__batch_size", "0..4", "is impossible"),
+        ("model__ngrams", "2,3", r"'2,3': the key has a list; write \[a\],\[a,b\]"),
+        ("model__ngrams", "[2],[x]", r"model.ngrams=\[2\],\[x\] is impossible"),
+        ("model__ngrams", "[2],[ 2 ]", "is no space"),
+        ("task__text", "[a],[b]", "no setting that can be tuned"),
         ("data__corpus", "a,b", "no setting that can be tuned"),
         ("seed", "1..5", "no setting that can be tuned"),
         ("name", "a,b", "no setting that can be tuned"),
@@ -137,6 +148,16 @@ def test_choices_know_a_default_that_is_written_otherwise() -> None:
     assert Space.read("model.tied", "true,false").parameter(True, lambda text: text == "true")
 
 
+@given(st.lists(st.lists(st.integers(2, 9), max_size=3), min_size=2, max_size=5, unique_by=tuple))
+def test_lists_come_back_as_they_were(lists: list[list[int]]) -> None:
+    text = ", ".join(map(str, lists))
+    space = Space.read("model.ngrams", text)
+    assert [yaml.safe_load(choice) for choice in space.choices] == lists
+    for value, choice in zip(lists, space.choices, strict=True):
+        assert space.parameter(value, yaml.safe_load) == choice
+    assert space.parameter([1], yaml.safe_load) is None
+
+
 def test_what_mup_does_not_transfer_is_named() -> None:
     recipe = load_recipe("mup-check", [])
     assert spaces_of_mup(recipe, ["lr"])[0].startswith("optimizer.lr=")
@@ -146,5 +167,17 @@ def test_what_mup_does_not_transfer_is_named() -> None:
 
 def test_a_section_of_a_recipe_may_have_lists(tmp_path: Path) -> None:
     path = tmp_path / "r.yaml"
-    path.write_text("tune:\n  train.batch_size: [8, 16]\n  optimizer.lr: 1e-4..1e-2:log\n")
-    assert load_recipe(path).tune == {"train.batch_size": "8,16", "optimizer.lr": "1e-4..1e-2:log"}
+    path.write_text(
+        "tune:\n  train.batch_size: [8, 16]\n  optimizer.lr: 1e-4..1e-2:log\n"
+        "  model.ngrams: [[], [2, 3]]\n  lora.roles: '[qkv],[qkv, ffn_in]'\n"
+    )
+    recipe = load_recipe(path)
+    assert recipe.tune == {
+        "train.batch_size": "8,16",
+        "optimizer.lr": "1e-4..1e-2:log",
+        "model.ngrams": "[],[2,3]",
+        "lora.roles": "[qkv],[qkv, ffn_in]",
+    }
+    found = {key: Space.read(key, text).choices for key, text in recipe.tune.items()}
+    assert found["model.ngrams"] == ("[]", "[2,3]")
+    assert found["lora.roles"] == ("[qkv]", "[qkv,ffn_in]")

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from click.testing import CliRunner
 
 from wafergpt import api
@@ -361,6 +362,22 @@ def test_a_recipe_may_have_its_spaces(rows: Path) -> None:
         assert run.read("result")["spaces"] == {"optimizer.lr": "1e-4..1e-2:log"}
         for path in (run.path / "trial-001" / "recipe.yaml", run.path / "best.yaml"):
             assert "tune:" not in path.read_text()
+
+
+def test_lists_are_tried(rows: Path) -> None:
+    lists = "model.ngrams=[],[2],[2,3]"
+    run = tune(rows, lists, "task.ngrams=none", sampler="grid", trials=None)
+    result = run.read("result")
+    assert result["spaces"] == {"model.ngrams": "[],[2],[2,3]"}
+    assert [one["params"]["model.ngrams"] for one in result["outcomes"]] == ["[]", "[2]", "[2,3]"]
+    best = yaml.safe_load(result["best"]["model.ngrams"])
+    assert list(load_recipe(result["recipe"]).model.ngrams) == best
+    for one in result["outcomes"]:
+        shape = Run(run.path / one["run"]).recipe.model
+        assert list(shape.ngrams) == yaml.safe_load(one["params"]["model.ngrams"])
+    page = api.report(run).read_text()
+    assert "<td>[2,3]</td>" in page
+    assert "slice-model-ngrams" in page
 
 
 @pytest.mark.parametrize(

@@ -220,7 +220,7 @@ class Recipe(Section):
         if not isinstance(values, dict):
             return values
         return {
-            key: ",".join(map(str, value)) if isinstance(value, list) else value
+            key: ",".join(map(_written, value)) if isinstance(value, list) else value
             for key, value in values.items()
         }
 
@@ -279,6 +279,11 @@ class Recipe(Section):
         """Write the recipe as YAML, every key present."""
         values = self.model_dump(mode="json", exclude={"task"} if self.task is None else None)
         return dumped(values)
+
+
+def _written(value: Any) -> str:
+    """Write a value of a space as on the command line; it may be a list."""
+    return f"[{','.join(map(_written, value))}]" if isinstance(value, list) else str(value)
 
 
 def recipe_from(values: Mapping[str, Any], source: str | None = None) -> Recipe:

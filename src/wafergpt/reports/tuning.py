@@ -12,6 +12,7 @@ from wafergpt.progress import duration
 from wafergpt.reports import formatting as values
 from wafergpt.reports.charts import ACCENT, MUTED, QUIET, Chart, literal, short
 from wafergpt.reports.markup import table
+from wafergpt.tuning.spaces import choices_of
 
 Result = Mapping[str, Any]
 
@@ -206,7 +207,7 @@ def _parallel(trials: Trials) -> Chart | None:
 def _places(space: str, found: Sequence[Any]) -> list[float]:
     """Return where values are between the lowest, 0, and the highest, 1."""
     if any(isinstance(value, str) for value in found):
-        names = [part.strip() for part in space.split(",")]
+        names = choices_of(space)
         numbers = [float(names.index(str(v))) if str(v) in names else 0.0 for v in found]
     else:
         numbers = [math.log(v) if _is_log(space) and v > 0 else float(v) for v in found]

@@ -227,7 +227,8 @@ class RayWorkers:
 
     def _start_again(self, number: int, reason: str) -> None:
         self._lost += 1
-        if self._lost > IN_A_ROW:
+        # A rack that fails takes many at once.
+        if self._lost > IN_A_ROW * self._count:
             raise RunFailed(f"{self._lost} workers were lost, and no trial ended: {reason}")
         say(f"warning: worker {number} was lost ({reason}): another one takes up its trial")
         self._start(number)
@@ -237,7 +238,8 @@ class RayWorkers:
         for task in self._tasks:
             # As Ctrl-C does: they save, and leave their trial to be taken up.
             ray.cancel(task)
-        ray.wait([*self._tasks], num_returns=max(1, len(self._tasks)))
+        if self._tasks:
+            ray.wait([*self._tasks], num_returns=len(self._tasks))
 
 
 def _work(folder: str, number: int, threads: int) -> None:

@@ -22,6 +22,7 @@ DIGITS = 3
 """Of a tuned number: a search is not more precise."""
 
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+_LISTS = re.compile(r"\s*\[[^\[\]]*\](?:\s*,\s*\[[^\[\]]*\])*\s*")
 _RANGE = re.compile(rf"\s*({_NUMBER})(%?)\s*\.\.\s*({_NUMBER})(%?)\s*(?::\s*(\w+)\s*)?")
 
 
@@ -31,13 +32,14 @@ class Space:
 
     Attributes:
         key: such as ``optimizer.lr``.
-        text: as it was written: ``low..high``, ``low..high:log`` or ``a,b,c``.
+        text: as it was written: ``low..high``, ``low..high:log`` or ``a,b,c``; of a key that has a
+            list, ``[a],[a,b]``.
         low: of a range.
         high: of a range.
         log: whether the range is searched on a logarithmic scale.
         whole: whether its numbers are whole, as both ends are then.
         unit: what follows its numbers: ``%`` or nothing.
-        choices: of a list, as written; empty for a range.
+        choices: of several values, as written; empty for a range.
     """
 
     key: str
@@ -73,10 +75,11 @@ class Space:
             if scale and low <= 0:
                 raise InputError(f"{key}={text}: a logarithmic scale starts above 0")
             return cls(key, text, low, high, bool(scale), whole, other)
-        choices = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
+        choices = choices_of(text)
         if ".." in text or len(choices) < 2 or "" in choices:
             raise InputError(
-                f"{key}={short(text)} is no space: write low..high, low..high:log or a,b,c"
+                f"{key}={short(text)} is no space: write low..high, low..high:log or a,b,c, or "
+                "[a],[a,b] of a key that has a list"
             )
         return cls(key, text, choices=choices)
 
@@ -121,6 +124,15 @@ class Space:
         return (int(value) if self.whole else float(value)) if inside else None
 
 
+def choices_of(text: str) -> tuple[str, ...]:
+    """Return the different values of ``a,b,c`` or ``[a],[a,b]``, in their order, without spaces."""
+    if _LISTS.fullmatch(text):
+        parts = re.findall(r"\[[^\]]*\]", re.sub(r"\s", "", text))
+    else:
+        parts = [part.strip() for part in text.split(",")]
+    return tuple(dict.fromkeys(parts))
+
+
 TUNED = ("model.", "train.", "optimizer.", "schedule.", "lora.", "sparsity.", "task.")
 """Sections whose keys may be tuned."""
 
@@ -135,9 +147,12 @@ def is_space(argument: str, task: str) -> bool:
     """Return whether ``KEY=TEXT`` names a space, not a value."""
     key, _, text = argument.partition("=")
     kind = known_keys(task).get(key.strip())
-    if kind is None or kind.several or kind.kind in ("path", "text") or text.startswith(("[", "{")):
+    if kind is None or kind.kind in ("path", "text"):
         return False
-    return ".." in text or "," in text
+    if kind.several:
+        # One list is a value.
+        return bool(_LISTS.fullmatch(text)) and text.count("[") > 1
+    return not text.startswith(("[", "{")) and (".." in text or "," in text)
 
 
 def read_spaces(
@@ -160,8 +175,10 @@ def read_spaces(
         if kind is None:
             raise InputError(f"no key '{key}' to tune{nearest(key, keys)}")
         fixed = key in SAME_IN_ALL or not key.startswith(TUNED)
-        if fixed or kind.kind in ("path", "text") or kind.several:
+        if fixed or kind.kind in ("path", "text"):
             raise InputError(f"{key} is no setting that can be tuned")
+        if kind.several and not _LISTS.fullmatch(text):
+            raise InputError(f"{key}={short(text)}: the key has a list; write [a],[a,b]")
         space = spaces[key] = Space.read(key, text)
         for value in space.ends():
             try:

@@ -27,7 +27,7 @@ from wafergpt.tuning.making import ASKED, TrialMaker
 from wafergpt.tuning.ray_workers import RayWorkers, connected
 from wafergpt.tuning.spaces import is_space
 from wafergpt.tuning.study import Outcome
-from wafergpt.tuning.workers import Workers
+from wafergpt.tuning.workers import STOPPED, Workers
 
 LOOK_SECONDS = 1.0
 """How often it is looked what other machines have settled."""
@@ -113,7 +113,7 @@ class Tuning:
         ):
             while workers.at_work(len(outcomes), LOOK_SECONDS):
                 if signals.requested:
-                    raise Interrupted("the trials are saved; the same command goes on")
+                    raise Interrupted(STOPPED)
                 outcomes = maker.follow(bar)
 
     def _end(self, run: Run, target: Run, name: str) -> None:

@@ -5,10 +5,18 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+from wafergpt.errors import Interrupted
 from wafergpt.progress import say
+from wafergpt.train.signals import Signals
 from wafergpt.tuning.gpus import gpus_of
+
+STOPPED = "the trials are saved; the same command goes on"
+
+LOOK_SECONDS = 0.1
+"""How often it is looked whether they have ended."""
 
 
 class Workers:
@@ -38,7 +46,16 @@ class Workers:
         return self
 
     def wait(self) -> None:
-        """Wait until all have ended, and say which have failed."""
+        """Wait until all have ended, and say which have failed.
+
+        Raises:
+            Interrupted: if a signal requested a stop.
+        """
+        with Signals() as signals:
+            while any(process.poll() is None for process in self._processes):
+                if signals.requested:
+                    raise Interrupted(STOPPED)
+                time.sleep(LOOK_SECONDS)
         for number, process in enumerate(self._processes, 1):
             if process.wait():
                 log = self._folder / f"worker-{number}.log"
