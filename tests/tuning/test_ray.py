@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import os
 import signal
+import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,15 +19,15 @@ from hypothesis import strategies as st
 
 from tests.tuning.test_tune import LR, rows, tune
 from wafergpt.config import System
-from wafergpt.errors import Interrupted
+from wafergpt.errors import InputError, Interrupted
 from wafergpt.runs.run import Run
-from wafergpt.tuning import judging
-from wafergpt.tuning.ray_workers import STORE_BYTES, Slot, slot_for
+from wafergpt.tuning import judging, ray_workers
+from wafergpt.tuning.ray_workers import STORE_BYTES, Slot, connected, slot_for
 
 __all__ = ["rows"]
 
 NODE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": STORE_BYTES}
-STEPS = 40
+STEPS = 60
 
 
 @given(
@@ -55,6 +57,22 @@ def test_threads_of_the_recipe_are_taken() -> None:
     assert slot_for(System(threads=3, nproc=2), 4, [(8.0, 0.0)]) == Slot(3, 2, 0)
 
 
+def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(InputError, match=r"pip install 'wafergpt\[cluster\]'"), connected("auto"):
+        pass
+
+
+def test_what_listens_and_does_not_answer_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed")
+    monkeypatch.setattr(ray_workers, "ANSWER_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        message = f"no Ray cluster at {address}: no answer within 0.2 seconds"
+        with pytest.raises(InputError, match=message), connected(address):
+            pass
+
+
 @pytest.fixture
 def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Start a cluster of two nodes of one core each, and return its address."""
@@ -72,7 +90,7 @@ def when(ready: Callable[[], bool], then: Callable[[], object]) -> threading.Thr
     """Do something as soon as something else is true, beside the test."""
 
     def wait() -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 200
         while not ready():
             assert time.monotonic() < deadline
             time.sleep(0.02)
@@ -101,21 +119,21 @@ def test_workers_on_two_nodes_make_each_trial_once(
         return (run.path / "holder").exists() and len(run.metrics()) > 2
 
     def study(**options: Any) -> Run:
-        return tune(rows, LR, f"train.steps={STEPS}", "evaluate.every=1", trials=4, **options)
+        return tune(rows, LR, f"train.steps={STEPS}", "evaluate.every=1", trials=3, **options)
 
     when(lambda: is_trained("trial-000"), lambda: kill("trial-000"))
-    when(lambda: is_trained("trial-003"), lambda: os.kill(os.getpid(), signal.SIGINT))
+    when(lambda: is_trained("trial-002"), lambda: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(Interrupted, match="the trials are saved; the same command goes on"):
         study(workers=2, ray=address)
     assert killed == ["trial-000"]
     assert "was lost (WorkerCrashedError): another one takes up its trial" in capfd.readouterr().err
-    last = Run(folder / "trial-003")
+    last = Run(folder / "trial-002")
     assert not (last.path / "holder").exists()
     before = last.metrics()
     assert 2 < len(before) < STEPS
     # No matter where.
     result = study().read("result")
-    assert sorted(one["run"] for one in result["outcomes"]) == [f"trial-00{n}" for n in range(4)]
+    assert sorted(one["run"] for one in result["outcomes"]) == [f"trial-00{n}" for n in range(3)]
     for one in result["outcomes"]:
         assert one["values"], one["why"]
         steps = [row["step"] for row in Run(folder / one["run"]).metrics()]

@@ -29,7 +29,7 @@ from wafergpt.tuning.spaces import is_space
 from wafergpt.tuning.study import Outcome
 from wafergpt.tuning.workers import STOPPED, Workers
 
-LOOK_SECONDS = 1.0
+LOOK_SECONDS = 0.5
 """How often it is looked what other machines have settled."""
 
 
@@ -111,7 +111,9 @@ class Tuning:
             workers,
             progress(self.folder.name, asked.trials, "trials", len(outcomes)) as bar,
         ):
-            while workers.at_work(len(outcomes), LOOK_SECONDS):
+            at_work = True
+            while at_work:
+                at_work = workers.at_work(len(outcomes), LOOK_SECONDS)
                 if signals.requested:
                     raise Interrupted(STOPPED)
                 outcomes = maker.follow(bar)
