@@ -114,7 +114,9 @@ def test_a_hangup_is_one_request_to_the_leader_unless_nohup_ignores_it(
     """A launcher that is deaf to it lets the leader finish."""
     work = "trap 'exit 3' TERM; echo ready; for i in 1 2 3 4 5 6 7 8; do sleep 0.1; done"
 
-    def start(nproc: int, arguments: object, children: list[subprocess.Popen[bytes]]) -> None:
+    def start(
+        nproc: int, arguments: object, children: list[subprocess.Popen[bytes]], output: object
+    ) -> None:
         children.append(subprocess.Popen(["sh", "-c", work], stdout=subprocess.PIPE))
         assert children[0].stdout is not None
         with children[0].stdout as output:

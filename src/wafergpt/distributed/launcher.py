@@ -118,7 +118,7 @@ def _start(
     nproc: int,
     arguments: Sequence[str],
     children: list[subprocess.Popen[bytes]],
-    output: IO[bytes] | None,
+    output: IO[bytes] | None = None,
 ) -> None:
     """Start the processes, adding each to ``children``."""
     with socket.socket() as probe:
