@@ -27,6 +27,9 @@ def changed(text: str, kind: str, severity: int, seed: int) -> str:
         kind: of change (see ``KINDS``).
         severity: from 1 to 5.
         seed: of the places that change.
+
+    Returns:
+        The changed text.
     """
     return BETWEEN.join(perturbed(part, kind, severity, seed) for part in text.split(BETWEEN))
 
@@ -39,6 +42,9 @@ def changed_copies(table: Table, kinds: Sequence[str], copies: int, seed: int) -
         kinds: of changes that are drawn from.
         copies: of each row.
         seed: of the draw.
+
+    Returns:
+        The tables of copies, in the order of the rows.
     """
     # Seeded by a text, which every version of Python hashes alike.
     draw, found = random.Random(f"augment {seed}"), []
@@ -62,6 +68,9 @@ def consistent_loss(task: TextTask, network: nn.Module, batch: Batch, changed: B
         network: in training.
         batch: the rows.
         changed: a copy of each.
+
+    Returns:
+        A scalar.
     """
     import torch
 
