@@ -2,7 +2,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-DOCUMENTED := $(addprefix src/wafergpt/,api.py inference runs engines tasks train/run.py)
+DOCUMENTED := $(addprefix src/wafergpt/,api inference runs engines tasks train/run.py)
 
 # Two at a time, one thread each: most of a test's time is a Python that starts and imports torch.
 TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal

@@ -354,6 +354,10 @@ class Run:
             save_file(dict(arrays), temporary)
 
 
+AnyRun = Run | str | Path
+"""A run, its name, or its path or that of a checkpoint in it."""
+
+
 def _at(path: Path) -> Run | None:
     """Return the run at a path, or the one that contains the path."""
     if files.is_file(path / "recipe.yaml"):

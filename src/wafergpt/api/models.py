@@ -1,0 +1,350 @@
+"""The public functions on trained models: use, measure, export, and make other ones of them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from wafergpt.errors import InputError
+from wafergpt.files import from_home
+from wafergpt.progress import say, working
+from wafergpt.runs.run import RUNS, AnyRun, Run
+
+if TYPE_CHECKING:
+    from wafergpt.decoding.generator import Sampling
+
+
+def predict(
+    run: AnyRun,
+    inputs: Sequence[Any],
+    *,
+    device: str = "auto",
+    coverage: float | None = None,
+    root: Path = RUNS,
+) -> list[dict[str, Any] | None]:
+    """Predict with a fine-tuned run; ``Predictor.load`` keeps the network for further calls.
+
+    Args:
+        run: fine-tuned for a task.
+        inputs: texts, for most tasks.
+        device: ``cpu``, ``cuda`` or ``mps``; ``auto`` is the device it was trained on.
+        coverage: of a classifier, the share of validation rows that is as certain as what is
+            answered; the recipe's ``task.abstain`` if omitted.
+        root: the folder that holds runs.
+
+    Returns:
+        The task's answer to each input, None where there is no text.
+
+    Raises:
+        InputError: if the run is a language model, or the device is not available; if a coverage
+            is none, or the run kept nothing to choose a threshold by.
+    """
+    from wafergpt.inference.predictor import Predictor
+
+    predictor = Predictor.load(Run.find(run, root), device)
+    return (predictor if coverage is None else predictor.with_coverage(coverage)).predict(inputs)
+
+
+def evaluate(
+    run: AnyRun,
+    suites: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+    *,
+    files: Sequence[str | Path] = (),
+    labels: Mapping[str, str] | None = None,
+    outside: str | Path | None = None,
+    cases: str | Path | None = None,
+    against: Sequence[AnyRun] = (),
+    corpus: Sequence[str | Path] = (),
+    kinds: Sequence[str] = (),
+    tasks: Sequence[str] = (),
+    tasks_folder: str | Path | None = None,
+    rows: int | None = None,
+    documents: int = 200,
+    seed: int = 0,
+    device: str = "auto",
+    root: Path = RUNS,
+) -> dict[str, Any]:
+    """Measure how good a run is, and where it breaks; its page and card have the results too.
+
+    Args:
+        run: a language model or a task's.
+        suites: by name (see ``wafergpt.suites.evaluation.SUITES``), and ``card``; all that apply if
+            omitted.
+        overrides: ``task.text=…``, ``task.label=…``: how ``files`` are read.
+        files: labelled rows of other sources; of a language model, texts.
+        labels: the run's label by that of the files, whose other rows are left out.
+        outside: texts that are of none of a classifier's labels.
+        cases: a file of behavioural tests; those that come with wafergpt if omitted.
+        against: runs to compare with, by paired tests.
+        corpus: what contamination is searched in; what the run has read, if omitted.
+        kinds: of changed texts; all that fit if omitted.
+        tasks: of lm-evaluation-harness; all of ``tasks_folder`` if omitted.
+        tasks_folder: files of its tasks.
+        rows: for each change of texts, and each task of the harness.
+        documents: of each source of texts.
+        seed: of what is drawn.
+        device: ``cpu``, ``cuda`` or ``mps``; ``auto`` is the device it was trained on.
+        root: the folder that holds runs.
+
+    Returns:
+        The metrics by suite.
+
+    Raises:
+        InputError: if a suite is unknown, does not fit the run, or lacks what it needs.
+    """
+    from wafergpt.reports.card import CARD, write_card
+    from wafergpt.suites.evaluation import Asked, columns_of, evaluated
+
+    found = Run.find(run, root)
+    asked = Asked(
+        tuple(name for name in suites if name != CARD),
+        tuple(map(from_home, files)),
+        columns_of(found, overrides),
+        dict(labels or {}),
+        None if outside is None else from_home(outside),
+        None if cases is None else from_home(cases),
+        tuple(Run.find(other, root) for other in against),
+        tuple(map(from_home, corpus)),
+        tuple(kinds),
+        tuple(tasks),
+        None if tasks_folder is None else from_home(tasks_folder),
+        rows,
+        documents,
+        seed,
+        device,
+    )
+    results = {} if list(suites) == [CARD] else evaluated(found, asked)
+    if not found.shipped:
+        write_card(found)
+    return results
+
+
+def generate(
+    run: AnyRun,
+    prompt: str = "",
+    sampling: Sampling | None = None,
+    *,
+    device: str = "auto",
+    weights: Literal["fp32", "bf16", "int8"] = "fp32",
+    root: Path = RUNS,
+) -> str:
+    """Continue a prompt; ``Writer.load`` keeps the network for further calls.
+
+    Args:
+        run: a language model.
+        prompt: the text to continue.
+        sampling: how to choose tokens, and when to stop.
+        device: ``cpu``, ``cuda`` or ``mps``; ``auto`` is the device it was trained on.
+        weights: ``fp32``; ``bf16``, or on a CPU ``int8``, which are faster and less exact.
+        root: the folder that holds runs.
+
+    Returns:
+        The continuation, without the prompt.
+
+    Raises:
+        InputError: if the run has a task, the device is not available, or int8 weights are asked
+            for on a GPU.
+    """
+    from wafergpt.inference.writer import Writer
+
+    return Writer.load(Run.find(run, root), device, weights).write(prompt, sampling)
+
+
+def import_model(
+    folder: str | Path, name: str, root: Path = RUNS, ignore: Collection[str] = ()
+) -> Run:
+    """Make a run from a Hugging Face folder of a GPT-2; nothing in it is unpickled.
+
+    Args:
+        folder: with config.json, safetensors and, if there is one, the tokenizer.
+        name: of the new run.
+        root: the folder that holds runs.
+        ignore: unknown settings of ``config.json`` that do not change the network.
+
+    Returns:
+        The new run.
+
+    Raises:
+        InputError: if the folder cannot be imported; the setting or the tensor is named.
+    """
+    with working("loading torch"):
+        from wafergpt.interop.hf_import import import_folder
+
+    return import_folder(folder, name, root, ignore)
+
+
+def export(
+    run: AnyRun,
+    out: str | Path,
+    to: Literal["hf", "gguf", "onnx"] = "hf",
+    root: Path = RUNS,
+    weights: Literal["fp32", "int8"] = "fp32",
+) -> dict[str, Any]:
+    """Export a run for transformers, llama.cpp or onnxruntime, after comparing its outputs.
+
+    A Hugging Face folder also has a model card, with what ``evaluate`` has measured.
+
+    Args:
+        run: whose best weights are exported.
+        out: the folder (``hf``, ``onnx``) or file (``gguf``) to make.
+        to: the format.
+        root: the folder that holds runs.
+        weights: ``int8``, for ``onnx`` only: smaller and faster, and less exact, which is measured.
+
+    Returns:
+        ``path``, ``format``, ``max_relative_logit_difference`` and what it was compared with; for
+        ``int8`` also sizes, seconds and metrics before and after.
+
+    Raises:
+        InputError: if the format cannot express the run, or ``out`` is taken.
+        RunFailed: if the exported model's outputs differ.
+    """
+    from wafergpt.interop import export as exporting
+    from wafergpt.reports.card import FILE, write_card
+
+    made = exporting.export(run, out, to, root, weights)
+    if to == "hf":
+        write_card(Run.find(run, root), Path(out) / FILE)
+    return made
+
+
+def average(
+    run: AnyRun, name: str, *, last: int | None = None, ema: float | None = None, root: Path = RUNS
+) -> Run:
+    """Make a run from the mean of a run's checkpoints.
+
+    The mean of a language model is evaluated on its corpus, if that still exists.
+
+    Args:
+        run: whose checkpoints.
+        name: of the new run.
+        last: take the plain mean of this many newest checkpoints (Izmailov et al., 2018).
+        ema: take the exponential mean of all checkpoints after step 0, oldest to newest: at each
+            one, the mean so far keeps this share.
+        root: the folder that holds runs.
+
+    Returns:
+        The new run.
+
+    Raises:
+        InputError: if the name is taken, or the run has too few checkpoints.
+        DamagedCheckpointError: if a checkpoint is not what was written.
+    """
+    from wafergpt.checkpoint import averaging
+    from wafergpt.inference.evaluation import validation_loss
+
+    made = averaging.average(Run.find(run, root), name, last=last, ema=ema, root=root)
+    recipe = made.recipe
+    if recipe.task is None and recipe.data.corpus is not None and recipe.data.corpus.is_dir():
+        try:
+            with working("evaluating"):
+                made.write("result", made.read("result") | {"val_loss": validation_loss(made)})
+        except InputError as error:
+            say(f"warning: {made.path} is not evaluated: {error}")
+    return made
+
+
+def prune(
+    run: AnyRun,
+    name: str,
+    overrides: Sequence[str] = (),
+    *,
+    method: Literal["magnitude", "wanda", "sparsegpt"] | None = None,
+    sparsity: float | None = None,
+    pattern: bool = False,
+    together: bool = False,
+    samples: int = 128,
+    max_loss_increase: float | None = None,
+    curves: bool = False,
+    layers: int | None = None,
+    heads: int | None = None,
+    channels: int | None = None,
+    width: int | None = None,
+    retrain: float | str | None = None,
+    distill: bool = False,
+    rows: float | None = None,
+    vocabulary: bool = False,
+    root: Path = RUNS,
+) -> Run:
+    """Make a run whose blocks have a share of zeros, or fewer parts, from a trained one.
+
+    With ``retrain`` it is then trained on: NAME starts from NAME-pruned. Called again after an
+    interruption, it goes on.
+
+    Args:
+        run: a language model or a task's.
+        name: of the new run.
+        overrides: ``section.key=value`` strings, for data that has moved, and for the retraining.
+        method: magnitude; Wanda (arXiv:2306.11695); SparseGPT (arXiv:2301.00774), if omitted.
+        sparsity: the share of zeros in the matrices of the blocks; 0.5 if omitted, and none if
+            only parts or rows are asked for.
+        pattern: two of each four inputs (2:4).
+        together: by magnitude, rank all matrices together.
+        samples: sequences or rows of the training data that inputs are measured on.
+        max_loss_increase: as a share, as in 0.01: find the largest sparsity that keeps to it, at
+            most ``sparsity``. With ``retrain``, the most zeros or fewest parts, at most those
+            asked for, with which it keeps to it after the retraining.
+        curves: also measure, for the report, the loss at several sparsities and with each block
+            alone pruned.
+        layers: to keep. With this or one of the next three nothing is set to zero: the new run is a
+            smaller dense one.
+        heads: to keep in each layer.
+        channels: of the feed-forward to keep in each layer.
+        width: channels of the residual stream (``model.d_model``) to keep.
+        retrain: tokens of a language model, as in ``"4M"``; passes over the rows of a task.
+        distill: retrain with the run as the teacher.
+        rows: of a task's run, the share to keep of the rows that training texts read in each
+            n-gram table; 1 keeps all of these.
+        vocabulary: of a task's run, take out tokens that training texts do not need.
+        root: the folder that holds runs.
+
+    Returns:
+        The new run; its ``result`` has loss, time, FLOPs and sizes before and after.
+
+    Raises:
+        InputError: if the name is taken, the data is gone, no sparsity keeps to the limit, or the
+            shape is impossible.
+        RunFailed: if no retrained run keeps to the limit, or one diverges.
+        Interrupted: after saving, if a signal requested a stop of the retraining.
+    """
+    from wafergpt.train.narrowing import Narrowing
+    from wafergpt.train.prune_run import Wanted, prune_run
+    from wafergpt.train.pruning import Pruning
+    from wafergpt.train.trimming import Trimming
+
+    asked = method or sparsity is not None or pattern or together or curves
+    share = 0.5 if sparsity is None else sparsity
+    zeros = Pruning(method or "sparsegpt", share, pattern, together, samples, None, curves)
+    wanted = Wanted(
+        zeros if asked else None,
+        Narrowing(layers, heads, channels, width, samples),
+        Trimming(rows, vocabulary),
+        max_loss_increase,
+        retrain,
+        distill,
+    )
+    return prune_run(Run.find(run, root), name, overrides, wanted, root)
+
+
+def report(
+    run: AnyRun, out: Path | None = None, *, self_contained: bool = False, root: Path = RUNS
+) -> Path:
+    """Write a run's report page: curves, samples, metrics.
+
+    Args:
+        run: finished or not.
+        out: the file to write; if omitted, ``report.html`` in the run's folder.
+        self_contained: put the plotting script into the page, instead of beside all runs.
+        root: the folder that holds runs.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        InputError: if there is no such run, or its files are damaged.
+    """
+    from wafergpt.reports import write_report
+
+    return write_report(Run.find(run, root), out, self_contained)
