@@ -10,9 +10,9 @@ import wafergpt as wg
 
 NAMES = [
     "Conversation", "InputError", "Interrupted", "Predictor", "Recipe", "Run", "RunFailed",
-    "Sampling", "SearchIndex", "Writer", "__version__", "average", "cross_validate", "evaluate", "export",
-    "finetune", "generate", "import_model", "load_recipe", "plan", "predict", "prepare", "pretrain",
-    "prune", "report", "tune",
+    "Sampling", "SearchIndex", "Writer", "__version__", "average", "cross_validate", "evaluate",
+    "export", "finetune", "generate", "import_model", "load_recipe", "plan", "predict", "prepare",
+    "pretrain", "prune", "report", "tune",
 ]  # fmt: skip
 
 

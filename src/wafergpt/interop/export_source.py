@@ -89,6 +89,8 @@ class Source:
         if isinstance(recipe.task, RegressSettings):
             network = _absolute(network, recipe.task)
             score = _fold_units(score, body, recipe.task)
+        if isinstance(recipe.task, ClassifySettings):
+            network, score = _divided(network, score, recipe.task.temperature)
         if len(score) == 1 and isinstance(recipe.task, ClassifySettings):
             # softmax([0, s]) is sigmoid(s).
             network = _two_outputs(network)
@@ -116,6 +118,13 @@ def classifier_network(classifier: Classifier) -> Network:
     """Return a function from texts to logits."""
     classifier.eval()
     return lambda tokens, lengths: classifier(tokens, lengths)
+
+
+def _divided(network: Network, score: Tensor, temperature: float) -> tuple[Network, Tensor]:
+    """Put a temperature into the weights of a head."""
+    if temperature == 1:
+        return network, score
+    return lambda tokens, lengths: network(tokens, lengths) / temperature, score / temperature
 
 
 def _two_outputs(network: Network) -> Network:

@@ -123,6 +123,41 @@ def _robustness(result: Result) -> Part:
     return Part("Changed texts", heads, rows if found else [], note)
 
 
+def _calibration(result: Result) -> Part:
+    names = (("Expected calibration error", "ece"), ("of bins with as many rows", "adaptive_ece"),
+             ("Loss (nats)", "nll"), ("Brier score", "brier"),
+             ("Mean probability of an answer", "mean_confidence"), ("Accuracy", "accuracy"),
+             ("Mean error over all coverages", "aurc"))  # fmt: skip
+    rows = []
+    for name, key in names:
+        sides = [result.get(side) for side in ("before", "after")]
+        numbers = [values.number(side, key) for side in sides]
+        ends = [side.get("intervals", {}).get(key) if isinstance(side, Mapping) else None
+                for side in sides]  # fmt: skip
+        shown = ("" if value is None else f"{value:.4f}" for value in numbers)
+        before, after = shown
+        rows.append((name, before, span(ends[0]), after, span(ends[1])))
+    many = values.count(values.number(result, "rows"))
+    note = f"{many} rows of {result.get('judged_on')}; the temperature, "
+    note += f"{figure(values.number(result, 'temperature'))}, is fitted to "
+    note += f"{result.get('fitted_on')} rows. task.calibrate=true puts it into a training."
+    heads = ("", "As it is", "95%", "With a temperature", "95%")
+    known = any(any(row[1:]) for row in rows)
+    return Part("Are its probabilities right?", heads, rows if known else [], note)
+
+
+def _outside(result: Result) -> Part:
+    heads = ("Score", "AUROC", "AUPR", "FPR95", "Found", "Kept")
+    rows = []
+    for name, one in entries(result, "scores"):
+        shares = (values.share(one, key) for key in ("aupr_out", "fpr95", "found", "kept"))
+        rows.append((name, figure(values.share(one, "auroc")), *map(values.percent, shares)))
+    many, texts = (values.count(values.number(result, key)) for key in ("rows", "texts"))
+    note = f"{texts} texts of no class beside {many} {result.get('of')} rows. Found: of these "
+    note += "texts, at a threshold that keeps 95% of the validation rows; kept: of the rows."
+    return Part("Texts of no class", heads, rows, note)
+
+
 def _behaviour(result: Result) -> Part:
     rows = []
     for one in rows_of(result, "tests"):
@@ -204,7 +239,9 @@ def _file(name: str) -> str:
 
 _TABLES: Mapping[str, Callable[[Result], Part]] = {
     "rows": _rows,
+    "calibration": _calibration,
     "robustness": _robustness,
+    "outside": _outside,
     "behaviour": _behaviour,
     "language": _language,
     "contamination": _contamination,

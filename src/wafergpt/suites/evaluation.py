@@ -226,7 +226,7 @@ class Evaluation:
         if self.asked.outside is None:
             raise InputError("texts of no class are wanted: add --outside FILE")
         texts = read_texts(self.asked.outside, str(self.asked.columns.get("text", "text")))
-        return outside(self.predictor, texts)
+        return outside(self.predictor, texts, self.asked.seed)
 
     def _language(self) -> dict[str, Any]:
         from wafergpt.suites.language import language

@@ -30,8 +30,8 @@ from wafergpt.evaluation.selective import detection_metrics, selective_metrics, 
 from wafergpt.files import short
 from wafergpt.tasks.base import Direction, EvaluationSet, Outputs, Task, is_of_task
 from wafergpt.tasks.carried import notes_on
+from wafergpt.tasks.classify_fit import confidence_of, decided_of, fitted
 from wafergpt.tasks.classify_settings import ClassifySettings
-from wafergpt.tasks.ngram_scores import fitted_factors, mixed
 from wafergpt.tasks.tables import Tables
 from wafergpt.tasks.text_task import Targets, TextTask
 
@@ -176,7 +176,7 @@ class Classify(TextTask):
         scores = RowScores.of(
             outputs["probabilities"][inside],
             references[inside].astype(np.int64),
-            _decided(outputs)[inside],
+            decided_of(outputs)[inside],
         )
         return Bootstrap.of(scores.metrics, int(inside.sum()), shares=("accuracy",))
 
@@ -260,8 +260,8 @@ class Classify(TextTask):
         metrics = classification_metrics(
             probabilities, targets, self.settings.labels, kept.get("decided")
         )
-        right = _decided(kept) == targets
-        found = {**metrics.to_dict(), **selective_metrics(_confidence(kept), right)}
+        right = decided_of(kept) == targets
+        found = {**metrics.to_dict(), **selective_metrics(confidence_of(kept), right)}
         if separator := self.settings.hierarchy:
             found["levels"] = level_metrics(probabilities, targets, self.settings.labels, separator)
         if "answered" in kept:
@@ -279,7 +279,7 @@ class Classify(TextTask):
         """List the rows with another label, by the loss of the true one."""
         return classification_mistakes(
             outputs["probabilities"],
-            _decided(outputs),
+            decided_of(outputs),
             evaluated.references.astype(np.int64),
             self.settings.labels,
             [shown(text) for text in evaluated.texts],
@@ -294,7 +294,7 @@ class Classify(TextTask):
         labels, least = self.settings.labels, self.settings.abstain_below
         separator = self.settings.hierarchy
         found = []
-        for place, row in zip(_decided(outputs), outputs["probabilities"], strict=True):
+        for place, row in zip(decided_of(outputs), outputs["probabilities"], strict=True):
             label, score = labels[int(place)], float(row[place])
             if separator:
                 label, score = confident_node(row, labels, separator, least or CONFIDENT)
@@ -306,32 +306,8 @@ class Classify(TextTask):
         return found
 
     def fit(self, outputs: Outputs, references: Any) -> tuple[dict[str, Any], Outputs]:
-        """Fit the factors of the two scores by the loss, and what decides by the metric."""
-        import torch
-
-        values: dict[str, Any] = {}
-        inside = references >= 0 if self.settings.out_of_scope else slice(None)
-        if self.settings.ngrams != "none":
-            scores = torch.from_numpy(outputs["scores"]).transpose(0, 1)
-            known = scores.double()[:, inside], torch.from_numpy(references[inside])
-            values["factors"] = fitted_factors(*known, self.loss_of)
-            found = self.answers(mixed(scores, values["factors"]))
-            outputs = {**outputs, **{k: v.numpy() for k, v in found.items()}}
-        if self.decision_metric:
-            probabilities = outputs["probabilities"]
-            offsets = self.fitted_offsets(probabilities[inside], references[inside])
-            outputs = {name: found for name, found in outputs.items() if name != "decided"}
-            values["offsets"] = tuple(offsets or ())
-            # Without offsets too, so that the outputs of several folds have the same names.
-            offsets = offsets or [0.0] * probabilities.shape[1]
-            outputs["decided"] = self.decided(torch.from_numpy(probabilities), offsets).numpy()
-        if self.settings.out_of_scope:
-            outputs = {**outputs, "in_scope": references >= 0}
-        if self.settings.abstain is not None:
-            values["abstain_below"] = self.threshold(outputs, self.settings.abstain)
-            answered = _confidence(outputs) >= values["abstain_below"]
-            outputs = {**outputs, "answered": answered}
-        return values, outputs
+        """Fit factors and a temperature by the loss, and what decides by the metric."""
+        return fitted(self, outputs, references)
 
     def threshold(self, outputs: Outputs, coverage: float) -> float:
         """Return the probability from which on a share of rows is answered.
@@ -343,7 +319,7 @@ class Classify(TextTask):
         Returns:
             The threshold.
         """
-        confidence = _confidence(outputs)
+        confidence = confidence_of(outputs)
         return threshold_for(confidence[outputs.get("in_scope", slice(None))], coverage)
 
     @property
@@ -385,6 +361,7 @@ class Classify(TextTask):
         """Return the probabilities ``[n, n_labels]`` that scores ``[n, n_outputs]`` stand for."""
         import torch
 
+        scores = scores / self.settings.temperature
         if self.settings.loss == "binary":
             positive = scores.sigmoid()
             return torch.cat([1 - positive, positive], 1)
@@ -395,14 +372,3 @@ class Classify(TextTask):
         from wafergpt.tasks.classify_graph import graph_of_classes
 
         return graph_of_classes(self, super().graph())
-
-
-def _decided(outputs: Outputs) -> NDArray[np.int64]:
-    """Return the class ``[n]`` that is answered."""
-    return np.asarray(outputs.get("decided", outputs["probabilities"].argmax(1)))
-
-
-def _confidence(outputs: Outputs) -> NDArray[np.float64]:
-    """Return the probability ``[n]`` of the class that is answered."""
-    probabilities = outputs["probabilities"]
-    return np.asarray(probabilities[np.arange(len(probabilities)), _decided(outputs)])

@@ -44,6 +44,12 @@ class ClassifySettings(TextTaskSettings):
     """Log-odds of each label among the training rows, which ``multi`` adds to scores; set by the
     run."""
 
+    calibrate: bool = False
+    """Fit a temperature to the validation rows: it changes no answer, but how certain it is. With
+    ``ngrams`` the factors of both scores are fitted anyhow."""
+    temperature: float = Field(1.0, gt=0)
+    """That divides the scores; set by the run."""
+
     abstain: float | None = Field(None, gt=0, le=1)
     """The share of validation rows that is answered; no answer is given to those less certain."""
     abstain_below: float = Field(0.0, ge=0, le=1)
@@ -67,7 +73,7 @@ class ClassifySettings(TextTaskSettings):
             raise ValueError("task.multi decides each label by itself: leave task.loss out")
         if self.separator and not self.multi:
             raise ValueError("task.separator is of several labels in a cell: add task.multi=true")
-        for key in ("abstain", "out_of_scope", "hierarchy"):
+        for key in ("abstain", "calibrate", "out_of_scope", "hierarchy"):
             if self.multi and getattr(self, key):
                 raise ValueError(f"task.{key} is for one label to a text, and task.multi=true")
         if self.thresholds == "each" and not self.multi:

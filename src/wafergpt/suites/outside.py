@@ -1,0 +1,137 @@
+"""Whether a classifier knows texts that are of none of its classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from wafergpt.engines.outputs import evaluate
+from wafergpt.errors import InputError
+from wafergpt.evaluation.novelty import mahalanobis, nearest, novelty_metrics
+from wafergpt.inference.predictor import Predictor
+from wafergpt.progress import say, silent, working
+from wafergpt.suites import rows as own
+from wafergpt.tasks.base import task_of
+from wafergpt.tasks.classify import Classify
+from wafergpt.tasks.multi_label import MultiLabel
+
+KNOWN, JUDGED = 5_000, 2_000
+"""Training rows that hidden states are compared with, and rows of either kind that are judged."""
+
+NONE = "none of the classes"
+"""Label of rows that are of none, where the run has no name for it."""
+
+KEPT = 0.95
+"""Share of the validation rows that a threshold keeps."""
+
+Scores = dict[str, NDArray[np.float64]]
+
+
+def outside(predictor: Predictor, texts: Sequence[str], seed: int = 0) -> dict[str, Any]:
+    """Judge scores by which texts of no class can be told from the run's own rows.
+
+    ``probability`` is the highest one, ``energy`` the log of the summed exponentials of the scores
+    (Liu et al., arXiv:2010.03759); ``mahalanobis`` and ``nearest`` compare what the head reads with
+    that of training rows, without the n-grams' table.
+
+    Args:
+        predictor: of a classifier with one label to a text.
+        texts: that are of no class.
+        seed: of what is drawn.
+
+    Returns:
+        ``of``, ``rows`` and ``texts``, how many were judged; and ``scores`` by name: ``auroc``,
+        ``fpr95``, ``aupr_out``, ``aupr_in``, and with validation rows the share ``found`` of the
+        texts that are below a threshold which keeps 95% of those, and ``kept`` of the judged rows.
+
+    Raises:
+        InputError: if the run is another one, or its rows are gone.
+    """
+    task = predictor.task
+    if not isinstance(task, Classify) or isinstance(task, MultiLabel):
+        raise InputError("outside is for task.name=classify with one label to a text")
+    name, rows = own.own_rows(predictor)
+    given = task.inputs_of(texts)
+    if not given:
+        raise InputError("there is no text that is of no class")
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(given))[:JUDGED])
+    parts = {
+        "inside": _in_scope(task, own.some(rows, JUDGED, seed)),
+        "outside": [given[place] for place in chosen],
+    }
+    thresholded = name == "test" and _has(task, "validation")
+    if thresholded:
+        parts["validation"] = _in_scope(task, own.some(task.rows("validation"), JUDGED, seed))
+    train = own.some(task.rows("train"), KNOWN, seed)
+    train = train.take([row for row, label in enumerate(train.labels)
+                        if label in task.settings.labels])  # fmt: skip
+    with working("reading hidden states"):
+        known, _ = _read(predictor, train.texts)
+        targets = np.array([task.settings.labels.index(label) for label in train.labels])
+        found: dict[str, Scores] = {}
+        for part, some in parts.items():
+            features, scores = _read(predictor, some)
+            scores["mahalanobis"] = mahalanobis(known, targets, features)
+            scores["nearest"] = nearest(known, features)
+            found[part] = scores
+    if not thresholded:
+        say("no threshold is judged: it is of validation rows, beside test rows")
+    judged = {
+        score: {
+            **novelty_metrics(found["inside"][score], found["outside"][score]),
+            **(_at_threshold(found, score) if thresholded else {}),
+        }
+        for score in found["inside"]
+    }
+    return {
+        "of": name,
+        "rows": len(parts["inside"]),
+        "texts": len(chosen),
+        "scores": judged,
+    }
+
+
+def _has(task: Classify, part: str) -> bool:
+    with silent():
+        return getattr(task.tables, part) is not None
+
+
+def _in_scope(task: Classify, rows: Any) -> list[str]:
+    known = set(task.settings.labels)
+    return [text for text, label in zip(rows.texts, rows.labels, strict=True) if label in known]
+
+
+def _read(predictor: Predictor, texts: Sequence[str]) -> tuple[NDArray[np.float64], Scores]:
+    """Return what the head reads of each text, ``[n, width]``, and the scores of the answers."""
+    recipe = predictor.recipe
+    # A classifier that knows of such rows gives the energy too.
+    outside = getattr(recipe.task, "out_of_scope", "") or NONE
+    task = task_of(recipe.replace(task={"out_of_scope": outside}))
+    network: Any = predictor.network
+    seen: list[torch.Tensor] = []
+    hook = network.head.register_forward_pre_hook(
+        lambda module, given: seen.append(given[0].detach().float().cpu())
+    )
+    try:
+        evaluated = task.encode(texts, predictor.tokenizer)
+        outputs = evaluate(task, network, evaluated, predictor.recipe, predictor.device)
+    finally:
+        hook.remove()
+    # The network reads texts by length.
+    assert evaluated.rows is not None
+    order = np.argsort(evaluated.rows, kind="stable")
+    features = torch.cat(seen).numpy()[order].astype(np.float64)
+    scores = {"probability": outputs["probabilities"].max(1), "energy": outputs["energy"]}
+    return features, {name: values.astype(np.float64) for name, values in scores.items()}
+
+
+def _at_threshold(found: dict[str, Scores], score: str) -> dict[str, float]:
+    threshold = np.quantile(found["validation"][score], 1 - KEPT)
+    return {
+        "found": float((found["outside"][score] < threshold).mean()),
+        "kept": float((found["inside"][score] >= threshold).mean()),
+    }

@@ -1,0 +1,109 @@
+"""Calibration against scikit-learn and torch."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from wafergpt.evaluation.calibration import (
+    BINS,
+    calibration_metrics,
+    fitted_temperature,
+    with_temperature,
+)
+
+
+def drawn(n: int, k: int, scale: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return logits, and targets that are drawn from the softmax of logits / scale."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=(n, k)) * 2
+    right = with_temperature(softmax(logits), scale)
+    targets = np.array([rng.choice(k, p=row) for row in right])
+    return logits, targets
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    found: np.ndarray = torch.from_numpy(logits).softmax(1).numpy()
+    return found
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(2, 6), st.floats(0.3, 4), st.integers(0, 99))
+def test_the_temperature_is_that_of_lbfgs_and_changes_no_answer(
+    k: int, scale: float, seed: int
+) -> None:
+    logits, targets = drawn(300, k, scale, seed)
+    found = fitted_temperature(logits, targets)
+    inverse = torch.ones(1, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([inverse], max_iter=100, line_search_fn="strong_wolfe")
+    scores, answers = torch.from_numpy(logits), torch.from_numpy(targets)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(scores * inverse, answers)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    with torch.no_grad():
+        best = F.cross_entropy(scores * inverse, answers).item()
+        ours = F.cross_entropy(scores / found, answers).item()
+    assert ours <= best + 1e-6
+    before = softmax(logits)
+    after = with_temperature(before, found)
+    assert (after.argmax(1) == before.argmax(1)).all()
+    assert np.abs(after - softmax(logits / found)).max() < 1e-6
+
+
+def test_a_known_scale_is_found_and_the_error_falls() -> None:
+    logits, targets = drawn(5000, 3, 2.5, 1)
+    assert fitted_temperature(logits, targets) == pytest.approx(2.5, rel=0.06)
+    before = calibration_metrics(softmax(logits), targets)
+    after = calibration_metrics(softmax(logits / 2.5), targets)
+    assert before["ece"] > 0.15
+    assert after["ece"] < 0.03
+    assert after["nll"] < before["nll"]
+    assert before["accuracy"] == after["accuracy"]
+
+
+def test_losses_are_those_of_scikit_learn() -> None:
+    metrics = pytest.importorskip("sklearn.metrics")
+    logits, targets = drawn(400, 4, 1.5, 2)
+    found = calibration_metrics(softmax(logits), targets)
+    assert found["nll"] == pytest.approx(metrics.log_loss(targets, softmax(logits)))
+    one_hot = np.eye(4)[targets]
+    assert found["brier"] == pytest.approx(((softmax(logits) - one_hot) ** 2).sum(1).mean())
+    two, answers = drawn(300, 2, 1.0, 3)
+    brier = metrics.brier_score_loss(answers, softmax(two)[:, 1])
+    assert calibration_metrics(softmax(two), answers)["brier"] == pytest.approx(2 * brier)
+
+
+def test_the_bins_are_those_of_scikit_learn() -> None:
+    curve = pytest.importorskip("sklearn.calibration").calibration_curve
+    logits, targets = drawn(600, 3, 0.7, 4)
+    probabilities = softmax(logits)
+    confidence, right = probabilities.max(1), probabilities.argmax(1) == targets
+    shares, means = curve(right, confidence, n_bins=BINS, strategy="uniform")
+    found = calibration_metrics(probabilities, targets)
+    bins = found["reliability"]
+    assert [one["accuracy"] for one in bins] == pytest.approx(shares.tolist())
+    assert [one["confidence"] for one in bins] == pytest.approx(means.tolist())
+    counts = np.array([one["n"] for one in bins])
+    assert found["ece"] == pytest.approx((counts * np.abs(shares - means)).sum() / counts.sum())
+    shares, means = curve(right, confidence, n_bins=BINS, strategy="quantile")
+    assert found["adaptive_ece"] == pytest.approx(np.abs(shares - means).mean(), abs=2e-3)
+    low, high = found["intervals"]["ece"]
+    assert low < high < 1
+
+
+def test_what_cannot_be_scaled_stays() -> None:
+    assert fitted_temperature(np.array([[np.nan, 0.0]]), np.array([0])) == 1.0
+    sure = with_temperature(np.array([[1.0, 0.0]]), 2.0)
+    assert sure[0, 0] < 1.0
+    assert sure.sum() == pytest.approx(1)
+    with pytest.raises(ValueError, match="do not fit"):
+        calibration_metrics(np.ones((2, 2)), np.zeros(3, dtype=np.int64))

@@ -1,0 +1,132 @@
+"""A classifier's certainty: a temperature, and texts that are of none of its classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.suites.test_evaluation import rows
+from tests.tasks.test_finetune import SMALL, write
+from wafergpt.api import evaluate, export, finetune
+from wafergpt.errors import InputError
+from wafergpt.inference.predictor import Predictor
+from wafergpt.suites.outside import _read
+from wafergpt.tasks.classify import Classify
+
+
+def tiny(home: Path, name: str, *asked: str) -> Predictor:
+    files = [f"task.{part}={home / part}.jsonl" for part in ("train", "test")]
+    return finetune(
+        "scratch", None,
+        [*SMALL, *files, "model.vocab_size=280", "train.epochs=12", "task.pooling=mean",
+         "task.ngrams=none", "optimizer.lr=3e-2", f"name={name}", *asked],
+        root=home,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("home")
+    noisy = [(text, label if n % 6 else "good") for n, (text, label) in enumerate(rows(400, 0))]
+    write(home / "train.jsonl", noisy)
+    write(home / "test.jsonl", rows(200, 1))
+    return home
+
+
+@pytest.fixture(scope="module")
+def plain(home: Path) -> Predictor:
+    return tiny(home, "plain")
+
+
+@pytest.fixture(scope="module")
+def calibrated(home: Path) -> Predictor:
+    return tiny(home, "calibrated", "task.calibrate=true")
+
+
+def test_a_temperature_is_fitted_and_used_everywhere(
+    home: Path, plain: Predictor, calibrated: Predictor
+) -> None:
+    temperature = calibrated.recipe.task.temperature  # type: ignore[union-attr]
+    assert temperature != 1
+    results = [one.run.read("result") for one in (plain, calibrated)]
+    assert results[1]["metrics"]["loss"] < results[0]["metrics"]["loss"]
+    assert results[1]["test"]["accuracy"] == results[0]["test"]["accuracy"]
+    texts = [text for text, _ in rows(30, 5)]
+    before, after = (
+        np.array([a["scores"]["good"] for a in one.predict(texts) if a])
+        for one in (plain, calibrated)
+    )
+    wanted = 1 / (1 + np.exp(-np.log(before / (1 - before)) / temperature))
+    assert after == pytest.approx(wanted, abs=1e-6)
+    outputs = calibrated.run.outputs_of("test")["probabilities"]
+    right = np.array([label == "good" for _, label in rows(200, 1)])
+    loss = -np.log(np.where(right, outputs[:, 1], outputs[:, 0])).mean()
+    assert results[1]["test"]["loss"] == pytest.approx(loss)
+
+
+def test_exports_have_the_temperature(home: Path, calibrated: Predictor) -> None:
+    transformers = pytest.importorskip("transformers", reason="exports to transformers")
+    import torch
+
+    last = tiny(home, "last", "task.calibrate=true", "task.pooling=last", "train.epochs=3")
+    assert last.recipe.task.temperature != 1  # type: ignore[union-attr]
+    export(last.run, home / "hf", "hf")
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(home / "hf")
+    text = rows(1, 7)[0][0]
+    tokens = torch.tensor([last.tokenizer.encode(text)])
+    with torch.no_grad():
+        theirs = model(tokens).logits.softmax(1)[0].tolist()
+    ours = last.predict(text)
+    assert ours is not None
+    assert list(ours["scores"].values()) == pytest.approx(theirs, abs=1e-5)
+    pytest.importorskip("onnxruntime", reason="exports to ONNX")
+    # What is written is compared with predict before it appears.
+    assert export(calibrated.run, home / "onnx", "onnx")["max_relative_logit_difference"] < 1e-3
+
+
+def test_several_labels_have_no_temperature(home: Path) -> None:
+    with pytest.raises(InputError, match=r"task\.calibrate"):
+        tiny(home, "several", "task.multi=true", "task.calibrate=true")
+
+
+def test_it_is_judged_on_rows_that_it_was_not_fitted_to(home: Path, plain: Predictor) -> None:
+    found = evaluate("plain", ["calibration"], root=home)["calibration"]
+    assert (found["judged_on"], found["fitted_on"], found["rows"]) == ("test", "validation", 200)
+    result = plain.run.read("result")["test"]
+    assert found["before"]["nll"] == pytest.approx(result["loss"])
+    assert found["before"]["accuracy"] == result["accuracy"] == found["after"]["accuracy"]
+    assert found["after"]["ece"] != found["before"]["ece"]
+    assert found["difference"]["value"] == pytest.approx(
+        found["after"]["ece"] - found["before"]["ece"]
+    )
+    alone = tiny(home, "alone", "task.test=null", "train.epochs=2")
+    halves = evaluate(alone.run, ["calibration"], root=home)["calibration"]
+    assert halves["judged_on"] == "half of validation"
+
+
+def test_texts_of_no_class_are_told(home: Path, plain: Predictor) -> None:
+    others = [(f"{n} open the account {n} today please {n}", "x") for n in range(60)]
+    path = write(home / "others.jsonl", others)
+    found = evaluate("plain", ["outside"], outside=path, root=home)["outside"]
+    assert set(found["scores"]) == {"probability", "energy", "mahalanobis", "nearest"}
+    assert found["scores"]["mahalanobis"]["auroc"] > 0.8
+    assert found["scores"]["mahalanobis"]["kept"] == pytest.approx(0.95, abs=0.08)
+    assert (found["of"], found["rows"], found["texts"]) == ("test", 200, 60)
+    with pytest.raises(InputError, match="no text that is of no class"):
+        evaluate("plain", ["outside"], outside=write(home / "blank.jsonl", [(" ", "x")]), root=home)
+
+
+def test_what_the_head_reads_is_in_the_order_of_the_texts(plain: Predictor) -> None:
+    texts = ["the film is lovely and the cast is warm indeed", "dull", "a noisy plot"]
+    features, scores = _read(plain, texts)
+    task = plain.task
+    assert isinstance(task, Classify)
+    head = plain.network.head.weight.detach().numpy()  # type: ignore[union-attr, operator]
+    logits = features @ head.T * plain.network._multiplier
+    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    answers = plain.predict(texts)
+    wanted = [list(answer["scores"].values()) for answer in answers if answer]
+    assert probabilities == pytest.approx(np.array(wanted), abs=1e-5)
+    assert scores["energy"] == pytest.approx(np.log(np.exp(logits).sum(1)), abs=1e-4)
