@@ -12,6 +12,9 @@ from wafergpt.suites.robustness import MARKED
 
 Result = Mapping[str, Any]
 
+BESIDE = ("Cerebras-GPT 111M", "Cerebras-GPT 1.3B")
+"""Published models that a table has room for."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -194,6 +197,22 @@ def _language(result: Result) -> Part:
     return Part("Language", heads, rows, note)
 
 
+def _harness(result: Result) -> Part:
+    published = rows_of(result, "published")
+    beside = [one for one in published if one.get("name") in BESIDE]
+    rows = []
+    for name, one in entries(result, "tasks"):
+        score, error = values.share(one, "score"), values.number(one, "stderr")
+        spread = values.MISSING if error is None else f"± {1.96 * error:.1%}"
+        theirs = (values.percent(values.share(model.get("scores"), name)) for model in beside)
+        count = values.count(values.number(one, "rows"))
+        rows.append((name, values.percent(score), spread, *theirs, count))
+    heads = ("Task", "Right", "95%", *(str(model.get("name")) for model in beside), "Rows")
+    average = values.percent(values.share(result, "average"))
+    note = f"Zero-shot; the average of these tasks is {average}. Published: arXiv:2304.03208."
+    return Part("lm-evaluation-harness", heads, rows, note)
+
+
 def _contamination(result: Result) -> Part:
     rows = [
         ("rows with an n-gram of it", values.percent(values.share(result, "share")),
@@ -244,6 +263,7 @@ _TABLES: Mapping[str, Callable[[Result], Part]] = {
     "outside": _outside,
     "behaviour": _behaviour,
     "language": _language,
+    "harness": _harness,
     "contamination": _contamination,
     "cost": _cost,
 }
