@@ -142,6 +142,14 @@ def test_the_page_on_folds_and_runs_works_when_pasted(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_page_on_evaluation_works_when_pasted(tmp_path: Path) -> None:
+    paste("docs/evaluation.md", tmp_path)
+    found = json.loads((tmp_path / "runs" / "clf" / "evaluation.json").read_text())
+    assert {"rows", "behaviour", "calibration", "outside", "contamination"} <= set(found)
+    assert "Changed texts" in (tmp_path / "runs" / "robust" / "README.md").read_text()
+
+
+@pytest.mark.slow
 def test_the_page_on_tuning_works_when_pasted(tmp_path: Path) -> None:
     paste("docs/tuning.md", tmp_path)
     result = json.loads((tmp_path / "runs" / "clf-tune" / "result.json").read_text())
