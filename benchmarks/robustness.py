@@ -69,7 +69,7 @@ def english(way: str, seed: int, demo: Path, out: Path) -> Cell:
         pair for part in phrasebank() for pair in part if pair[1] != "neutral"
     ])  # fmt: skip
     kinds = [*TRAINED, *KEPT_OUT]
-    changed = robustness(clf, None, JUDGED, kinds=kinds, severities=(SEVERITY,))
+    changed = robustness(clf, JUDGED, kinds=kinds, severities=(SEVERITY,))
     sets = evaluate(clf.run, ["rows"], files=[elsewhere], root=out)["rows"]["sets"]
     test, news = sets["test"], sets[str(elsewhere)]
     calibrated = evaluate(clf.run, ["calibration"], root=out)["calibration"]

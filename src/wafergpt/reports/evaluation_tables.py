@@ -87,7 +87,7 @@ def _rows(result: Result) -> Part:
                 (f"– {other}", value, _ahead(theirs, metric), values.MISSING, count, metric)
             )
     note = "Drop: the share of the metric that is lost from the run's own rows."
-    heads = ("Rows", "Value", "95%", "Drop", "Rows", "Metric")
+    heads = ("Set", "Value", "95%", "Drop", "Rows", "Metric")
     return Part("Labelled rows", heads, rows, note if len(rows) > 1 else "")
 
 

@@ -207,12 +207,8 @@ class Evaluation:
     def _robustness(self) -> dict[str, Any]:
         from wafergpt.suites.robustness import ROWS, robustness
 
-        asked, rows = self.asked, None
-        if len(asked.files) > 1:
-            raise InputError("robustness changes the texts of one --file")
-        if asked.files:
-            rows = self._read(asked.files[0])
-        return robustness(self.predictor, rows, asked.rows or ROWS, asked.seed, asked.kinds)
+        asked = self.asked
+        return robustness(self.predictor, asked.rows or ROWS, asked.seed, asked.kinds)
 
     def _behaviour(self) -> dict[str, Any]:
         from wafergpt.suites.behaviour import behaviour
@@ -253,15 +249,14 @@ class Evaluation:
     def _tested(self) -> list[str]:
         """Return the texts that a run is judged on."""
         from wafergpt.data.labelled_rows import read_texts
+        from wafergpt.data.text_columns import shown
         from wafergpt.suites.rows import own_rows
 
-        asked = self.asked
-        if asked.files:
-            column = str(asked.columns.get("text", "text"))
-            return [text for path in asked.files for text in read_texts(path, column)]
-        if not self.is_task:
+        if self.is_task:
+            return [shown(text) for text in own_rows(self.predictor)[1].texts]
+        if not self.asked.files:
             raise InputError("the texts of a test are wanted: add --file FILE")
-        return list(own_rows(self.predictor)[1].texts)
+        return [text for path in self.asked.files for text in read_texts(path)]
 
     def _has_read(self) -> list[Path]:
         """Return the corpus of the language model that a run is, or began with."""
@@ -279,11 +274,6 @@ class Evaluation:
         if not self.is_task:
             return cost_of_text(self.run, self.asked.device)
         return cost(self.predictor, self.asked.against)
-
-    def _read(self, path: Path) -> Any:
-        from wafergpt.suites.rows import rows_of_file
-
-        return rows_of_file(self.predictor, path, self.asked.columns, self.asked.labels)
 
 
 def _finite(value: Any) -> Any:

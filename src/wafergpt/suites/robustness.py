@@ -38,7 +38,6 @@ class _Measured:
 
 def robustness(
     predictor: Predictor,
-    rows: Any = None,
     n: int = ROWS,
     seed: int = 0,
     kinds: Sequence[str] = (),
@@ -48,8 +47,7 @@ def robustness(
 
     Args:
         predictor: of the run, which has one answer to a text.
-        rows: labelled rows; the run's test rows, or else its validation rows, if omitted.
-        n: how many of them are drawn.
+        n: how many of the run's test rows, or else its validation rows, are drawn.
         seed: of the draw and of the changes.
         kinds: of changes, of ``KINDS``; all that fit the texts if omitted.
         severities: from 1 to 5.
@@ -64,7 +62,7 @@ def robustness(
         InputError: if the task has no single answer to a text, or the rows are gone.
     """
     own.text_task(predictor, "robustness")
-    where, known = own.own_rows(predictor) if rows is None else (str(rows.path), rows)
+    where, known = own.own_rows(predictor)
     some = own.some(known, n, seed)
     clean = own.judge(predictor, some)
     metric, more = own.metric_of(predictor, clean)
