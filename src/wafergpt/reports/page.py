@@ -197,8 +197,10 @@ class _Page(Document):
             + "</div>"
             for part in tables
         )
-        drawn = f'<div class="charts">{charts}</div>' if charts else ""
-        self.add(f'<section id="evaluation"><h2>Evaluation</h2>{drawn}{cards}</section>')
+        self.add(
+            '<section id="evaluation"><h2>Evaluation</h2>'
+            f'<div class="charts">{charts}{cards}</div></section>'
+        )
 
     def _class_metrics(self, chapter: Chapter) -> list[str]:
         """Return what is known of each class, on test rows or else on validation rows."""
