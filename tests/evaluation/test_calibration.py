@@ -13,6 +13,7 @@ from wafergpt.evaluation.calibration import (
     BINS,
     calibration_metrics,
     fitted_temperature,
+    resampled,
     with_temperature,
 )
 
@@ -100,7 +101,58 @@ def test_the_bins_are_those_of_scikit_learn() -> None:
     assert low < high < 1
 
 
+@settings(max_examples=8, deadline=None)
+@given(st.integers(2, 5), st.floats(0.5, 3), st.integers(0, 999))
+def test_right_probabilities_have_a_small_error(k: int, scale: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    probabilities = softmax(rng.normal(size=(3000, k)) * scale)
+    targets = (probabilities.cumsum(1) < rng.random((3000, 1))).sum(1).clip(0, k - 1)
+    found = resampled(probabilities, targets).whole
+    assert found["ece"] < 0.06
+    assert found["adaptive_ece"] < 0.06
+
+
+def test_resamples_are_the_errors_of_the_rows_drawn() -> None:
+    logits, targets = drawn(90, 3, 1.5, 6)
+    probabilities = softmax(logits)
+    sampled = resampled(probabilities, targets)
+    rng = np.random.default_rng(0)
+    for place in range(20):
+        chosen = rng.integers(90, size=90)
+        again = resampled(probabilities[chosen], targets[chosen]).whole
+        for name, value in again.items():
+            assert sampled.resampled[name][place] == pytest.approx(value), name
+
+
+def test_intervals_of_the_error_have_the_true_one() -> None:
+    """By plain resamples 0 is in none of them, for noise has no sign in this error."""
+    right, off, truth = 0, 0, 0.0
+    for seed in range(40):
+        logits, targets = drawn(200, 3, 1.0, seed)
+        found = calibration_metrics(softmax(logits), targets)
+        low, high = found["intervals"]["ece"]
+        assert low <= found["ece"] <= high
+        right += low == 0
+        wrong = softmax(logits * 2.5)
+        # Known exactly: the probabilities that the targets were drawn by.
+        own = softmax(logits)[np.arange(200), wrong.argmax(1)]
+        truth = float((wrong.max(1) - own).mean())
+        low, high = calibration_metrics(wrong, targets)["intervals"]["ece"]
+        off += low <= truth <= high
+    assert right >= 34
+    assert off >= 32
+
+
+def test_the_highest_score_of_a_row_is_no_matter() -> None:
+    logits, targets = drawn(300, 3, 2.0, 7)
+    shifted = logits + np.linspace(-1e4, 1e4, 300)[:, None]
+    assert fitted_temperature(shifted, targets) == pytest.approx(
+        fitted_temperature(logits, targets), rel=1e-6
+    )
+
+
 def test_what_cannot_be_scaled_stays() -> None:
+    assert fitted_temperature(np.array([[2.0, 1.0], [0.0, 3.0]]), np.array([0, 1])) == 1.0
     assert fitted_temperature(np.array([[np.nan, 0.0]]), np.array([0])) == 1.0
     sure = with_temperature(np.array([[1.0, 0.0]]), 2.0)
     assert sure[0, 0] < 1.0

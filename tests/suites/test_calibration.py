@@ -12,7 +12,8 @@ from tests.tasks.test_finetune import SMALL, write
 from wafergpt.api import evaluate, export, finetune
 from wafergpt.errors import InputError
 from wafergpt.inference.predictor import Predictor
-from wafergpt.suites.outside import _read
+from wafergpt.suites.calibration import calibration
+from wafergpt.suites.outside import _read, outside
 from wafergpt.tasks.classify import Classify
 
 
@@ -70,7 +71,8 @@ def test_exports_have_the_temperature(home: Path, calibrated: Predictor) -> None
     transformers = pytest.importorskip("transformers", reason="exports to transformers")
     import torch
 
-    last = tiny(home, "last", "task.calibrate=true", "task.pooling=last", "train.epochs=3")
+    last = tiny(home, "last", "task.calibrate=true", "task.pooling=last", "train.epochs=3",
+                "task.held_out=0.3")  # fmt: skip
     assert last.recipe.task.temperature != 1  # type: ignore[union-attr]
     export(last.run, home / "hf", "hf")
     model = transformers.AutoModelForSequenceClassification.from_pretrained(home / "hf")
@@ -81,9 +83,19 @@ def test_exports_have_the_temperature(home: Path, calibrated: Predictor) -> None
     ours = last.predict(text)
     assert ours is not None
     assert list(ours["scores"].values()) == pytest.approx(theirs, abs=1e-5)
-    pytest.importorskip("onnxruntime", reason="exports to ONNX")
-    # What is written is compared with predict before it appears.
-    assert export(calibrated.run, home / "onnx", "onnx")["max_relative_logit_difference"] < 1e-3
+    runtime = pytest.importorskip("onnxruntime", reason="exports to ONNX")
+    export(calibrated.run, home / "onnx", "onnx")
+    session = runtime.InferenceSession(str(home / "onnx" / "model.onnx"))
+    ids = np.array([calibrated.tokenizer.encode(text)])
+    given = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+    logits, probabilities = session.run(["logits", "probabilities"], given)
+    answer = calibrated.predict(text)
+    assert answer is not None
+    assert list(answer["scores"].values()) == pytest.approx(probabilities[0].tolist(), abs=1e-5)
+    temperature = calibrated.recipe.task.temperature  # type: ignore[union-attr]
+    divided = torch.from_numpy(logits).double().div(temperature).softmax(1).numpy()
+    assert probabilities == pytest.approx(divided, abs=1e-5)
+    assert abs(probabilities - torch.from_numpy(logits).softmax(1).numpy()).max() > 1e-3
 
 
 def test_several_labels_have_no_temperature(home: Path) -> None:
@@ -116,6 +128,27 @@ def test_texts_of_no_class_are_told(home: Path, plain: Predictor) -> None:
     assert (found["of"], found["rows"], found["texts"]) == ("test", 200, 60)
     with pytest.raises(InputError, match="no text that is of no class"):
         evaluate("plain", ["outside"], outside=write(home / "blank.jsonl", [(" ", "x")]), root=home)
+
+
+def test_without_training_rows_hidden_states_are_left_out(
+    home: Path, plain: Predictor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    others = [f"{n} open the account {n} today please {n}" for n in range(60)]
+    whole = outside(plain, others)
+    aside = (home / "train.jsonl").rename(tmp_path / "train.jsonl")
+    try:
+        # A predictor that has read no rows yet.
+        found = outside(Predictor.load(plain.run, "cpu"), others)
+        with pytest.raises(InputError, match=r"train\.jsonl"):
+            calibration(Predictor.load(plain.run, "cpu"))
+    finally:
+        aside.rename(home / "train.jsonl")
+    assert "mahalanobis and nearest are left out" in capsys.readouterr().err
+    assert set(found["scores"]) == {"probability", "energy"}
+    assert (found["of"], found["rows"], found["texts"]) == ("test", 200, 60)
+    assert "found" not in found["scores"]["energy"]
+    for score in ("probability", "energy"):
+        assert found["scores"][score]["auroc"] == whole["scores"][score]["auroc"]
 
 
 def test_what_the_head_reads_is_in_the_order_of_the_texts(plain: Predictor) -> None:

@@ -8,13 +8,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wafergpt.evaluation.intervals import Bootstrap, wilson
+from wafergpt.evaluation.intervals import LEVEL, RESAMPLES, Bootstrap, wilson
 
 BINS = 15
 """Of the calibration errors, as in Guo et al. (arXiv:1706.04599)."""
 
 LEAST = 1e-12
 """A lower probability counts as this."""
+
+LOWEST = -1e6
+"""A logit that is further below the highest one counts as this, minus infinity too."""
 
 COLDEST, HOTTEST, STEPS = 0.02, 50.0, 80
 """Temperatures that are searched, and steps of the search: 80 leave 1e-16 of the interval."""
@@ -37,16 +40,23 @@ def calibration_metrics(
         of the right class in nats; ``brier``, the squared distance from the right answer, summed
         over classes (0 to 2; of two classes twice the one of scikit-learn); their ``intervals``;
         ``accuracy`` and ``mean_confidence``; and ``reliability``, the bins that have rows:
-        ``low``, ``high``, ``n``, ``confidence``, ``accuracy`` and its ``interval``.
+        ``low``, ``high``, ``n``, ``confidence``, ``accuracy`` and its ``interval``. Of few rows
+        both calibration errors are too high; their intervals allow for it, and reach down to 0
+        where right probabilities would often have as high an error.
 
     Raises:
         ValueError: if there are no rows, or shapes do not fit.
     """
     sampled = resampled(probabilities, targets)
     confidence, right = _answers(probabilities, targets)
+    by_bin = {"ece": _widths(confidence), "adaptive_ece": _masses(confidence)}
+    pivoted = {
+        name: _pivoted(sampled.whole[name], sampled.interval(name), bins, confidence)
+        for name, bins in by_bin.items()
+    }
     return {
         **sampled.whole,
-        "intervals": sampled.intervals(),
+        "intervals": sampled.intervals() | pivoted,
         "accuracy": float(right.mean()),
         "mean_confidence": float(confidence.mean()),
         "reliability": _reliability(confidence, right),
@@ -69,21 +79,25 @@ def resampled(probabilities: NDArray[np.floating], targets: NDArray[np.int64]) -
     if not len(targets) or probabilities.shape[:1] != targets.shape:
         raise ValueError(f"{targets.shape} targets do not fit {probabilities.shape}")
     confidence, right = _answers(probabilities, targets)
-    rows = np.arange(len(targets))
-    own = probabilities[rows, targets].astype(np.float64)
+    n = len(targets)
+    own = probabilities[np.arange(n), targets].astype(np.float64)
     losses = -np.log(np.maximum(own, LEAST))
     squares = (probabilities.astype(np.float64) ** 2).sum(1) - 2 * own + 1
+    gaps, widths, masses = right - confidence, _widths(confidence), np.arange(n) * BINS // n
+    # Sorted once, a resample is in order if each row is repeated as often as it was drawn.
+    order = np.argsort(confidence, kind="stable")
 
     def metrics(chosen: NDArray[np.int64]) -> Mapping[str, float]:
-        some, ok = confidence[chosen], right[chosen]
+        times = np.bincount(chosen, minlength=n)
+        in_order = np.repeat(gaps[order], times[order])
         return {
-            "ece": _error(_widths(some), some, ok),
-            "adaptive_ece": _error(_masses(some), some, ok),
-            "nll": float(losses[chosen].mean()),
-            "brier": float(squares[chosen].mean()),
+            "ece": _error(widths, gaps * times),
+            "adaptive_ece": _error(masses, in_order),
+            "nll": float(losses @ times / n),
+            "brier": float(squares @ times / n),
         }
 
-    return Bootstrap.of(metrics, len(targets))
+    return Bootstrap.of(metrics, n)
 
 
 def fitted_temperature(
@@ -91,25 +105,25 @@ def fitted_temperature(
 ) -> float:
     """Return the temperature with the lowest loss (Guo et al., arXiv:1706.04599).
 
-    The loss is convex in its inverse, so that a search by golden sections finds it.
+    The loss is convex in its inverse, so that a search by golden sections finds it. Where every
+    answer is right it has no lowest point: it falls for ever as the temperature does.
 
     Args:
         log_probabilities: ``[n, n_labels]``, or logits.
         targets: ``[n]``, right classes.
 
     Returns:
-        From 0.02 to 50; 1 if the log probabilities are not finite.
+        From 0.02 to 50; 1 if every answer is right, or a score is not a number.
     """
-    logs = np.maximum(log_probabilities.astype(np.float64), np.log(LEAST) * 10)
-    if not np.isfinite(logs).all():
+    given, rows = log_probabilities.astype(np.float64), np.arange(len(targets))
+    top = given.max(1, keepdims=True)
+    if not np.isfinite(top).all() or (given[rows, targets] == top[:, 0]).all():
         return 1.0
-    rows = np.arange(len(targets))
+    logs = np.maximum(given - top, LOWEST)
 
     def loss(inverse: float) -> float:
         scaled = logs * inverse
-        top = scaled.max(1)
-        totals = top + np.log(np.exp(scaled - top[:, None]).sum(1))
-        return float((totals - scaled[rows, targets]).mean())
+        return float((np.log(np.exp(scaled).sum(1)) - scaled[rows, targets]).mean())
 
     low, high = 1 / HOTTEST, 1 / COLDEST
     golden = (5**0.5 - 1) / 2
@@ -164,9 +178,23 @@ def _masses(confidence: Floats) -> NDArray[np.int64]:
     return ranks * BINS // len(confidence)
 
 
-def _error(bins: NDArray[np.int64], confidence: Floats, right: NDArray[np.bool_]) -> float:
-    gaps = np.bincount(bins, weights=right - confidence, minlength=BINS)
-    return float(np.abs(gaps).sum() / len(bins))
+def _error(bins: NDArray[np.int64], gaps: Floats) -> float:
+    return float(np.abs(np.bincount(bins, weights=gaps, minlength=BINS)).sum() / len(bins))
+
+
+def _pivoted(
+    value: float, ends: tuple[float, float], bins: NDArray[np.int64], confidence: Floats
+) -> list[float]:
+    """Return the interval of a calibration error, from the ends of its resamples.
+
+    Noise makes an error higher, and resamples have more of it: they are mirrored at the value.
+    """
+    low, high = max(0.0, 2 * value - ends[1]), max(value, 2 * value - ends[0])
+    # How far each bin is off by chance if its probabilities are right.
+    spread = np.sqrt(np.bincount(bins, weights=confidence * (1 - confidence), minlength=BINS))
+    noise = np.abs(np.random.default_rng(0).normal(size=(RESAMPLES, BINS)) * spread).sum(1)
+    by_chance = float(np.quantile(noise, LEVEL)) / len(bins)
+    return [0.0 if value <= by_chance else low, high]
 
 
 def _reliability(confidence: Floats, right: NDArray[np.bool_]) -> list[dict[str, Any]]:

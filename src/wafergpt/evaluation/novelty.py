@@ -93,6 +93,9 @@ def average_precision(wanted: NDArray[np.floating], others: NDArray[np.floating]
     Args:
         wanted: ``[n]``, scores of what is to be found, which should be higher.
         others: ``[m]``, of what is not.
+
+    Returns:
+        From 0 to 1.
     """
     scores = np.concatenate([wanted, others]).astype(np.float64)
     is_wanted = np.arange(len(scores)) < len(wanted)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from wafergpt.data.labelled_rows import Table
 from wafergpt.engines.outputs import evaluate
 from wafergpt.errors import InputError
 from wafergpt.evaluation.novelty import mahalanobis, nearest, novelty_metrics
 from wafergpt.inference.predictor import Predictor
-from wafergpt.progress import say, silent, working
+from wafergpt.progress import say, working
 from wafergpt.suites import rows as own
 from wafergpt.tasks.base import task_of
 from wafergpt.tasks.classify import Classify
@@ -36,7 +38,8 @@ def outside(predictor: Predictor, texts: Sequence[str], seed: int = 0) -> dict[s
 
     ``probability`` is the highest one, ``energy`` the log of the summed exponentials of the scores
     (Liu et al., arXiv:2010.03759); ``mahalanobis`` and ``nearest`` compare what the head reads with
-    that of training rows, without the n-grams' table.
+    that of training rows, without the n-grams' table. Where these are gone only the first two are
+    judged, on the file of test rows.
 
     Args:
         predictor: of a classifier with one label to a text.
@@ -49,35 +52,31 @@ def outside(predictor: Predictor, texts: Sequence[str], seed: int = 0) -> dict[s
         texts that are below a threshold which keeps 95% of those, and ``kept`` of the judged rows.
 
     Raises:
-        InputError: if the run is another one, or its rows are gone.
+        InputError: if the run is another one, its training rows are gone and it has no file of
+            test rows, or no row or text is left to judge.
     """
     task = predictor.task
     if not isinstance(task, Classify) or isinstance(task, MultiLabel):
         raise InputError("outside is for task.name=classify with one label to a text")
-    name, rows = own.own_rows(predictor)
+    found_rows = _rows(predictor, task)
     given = task.inputs_of(texts)
     if not given:
         raise InputError("there is no text that is of no class")
     chosen = np.sort(np.random.default_rng(seed).permutation(len(given))[:JUDGED])
     parts = {
-        "inside": _in_scope(task, own.some(rows, JUDGED, seed)),
+        "inside": _in_scope(task, own.some(found_rows.judged, JUDGED, seed)).texts,
         "outside": [given[place] for place in chosen],
     }
-    thresholded = name == "test" and _has(task, "validation")
-    if thresholded:
-        parts["validation"] = _in_scope(task, own.some(task.rows("validation"), JUDGED, seed))
-    train = own.some(task.rows("train"), KNOWN, seed)
-    train = train.take([row for row, label in enumerate(train.labels)
-                        if label in task.settings.labels])  # fmt: skip
-    with working("reading hidden states"):
-        known, _ = _read(predictor, train.texts)
-        targets = np.array([task.settings.labels.index(label) for label in train.labels])
-        found: dict[str, Scores] = {}
-        for part, some in parts.items():
-            features, scores = _read(predictor, some)
-            scores["mahalanobis"] = mahalanobis(known, targets, features)
-            scores["nearest"] = nearest(known, features)
-            found[part] = scores
+    if not parts["inside"]:
+        raise InputError(f"no {found_rows.of} row of {predictor.run.path} is of a class")
+    if found_rows.validation is not None:
+        validation = _in_scope(task, own.some(found_rows.validation, JUDGED, seed))
+        parts["validation"] = validation.texts
+    train = found_rows.train
+    if train is not None:
+        train = _in_scope(task, own.some(train, KNOWN, seed))
+    found = _scored(predictor, task, parts, train)
+    thresholded = "validation" in found
     if not thresholded:
         say("no threshold is judged: it is of validation rows, beside test rows")
     judged = {
@@ -88,21 +87,66 @@ def outside(predictor: Predictor, texts: Sequence[str], seed: int = 0) -> dict[s
         for score in found["inside"]
     }
     return {
-        "of": name,
+        "of": found_rows.of,
         "rows": len(parts["inside"]),
         "texts": len(chosen),
         "scores": judged,
     }
 
 
-def _has(task: Classify, part: str) -> bool:
-    with silent():
-        return getattr(task.tables, part) is not None
+@dataclass(frozen=True)
+class _Rows:
+    """Rows of a run: those that are judged, the name of their part, and others if they exist."""
+
+    of: str
+    judged: Table
+    validation: Table | None
+    train: Table | None
 
 
-def _in_scope(task: Classify, rows: Any) -> list[str]:
+def _rows(predictor: Predictor, task: Classify) -> _Rows:
+    try:
+        of, judged = own.own_rows(predictor)
+        train = task.rows("train")
+    except InputError as error:
+        test = task.settings.test
+        if test is None:
+            raise
+        say(f"warning: mahalanobis and nearest are left out: {error}")
+        named = {"test": test, "validation": task.settings.validation}
+        read = {
+            name: own.rows_of_file(predictor, path, {}, {})
+            for name, path in named.items()
+            if path is not None
+        }
+        return _Rows("test", read["test"], read.get("validation"), None)
+    validation = task.tables.validation if of == "test" else None
+    return _Rows(of, judged, validation, train)
+
+
+def _scored(
+    predictor: Predictor, task: Classify, parts: Mapping[str, Sequence[str]], train: Table | None
+) -> dict[str, Scores]:
+    """Return the scores of each part that has texts; without training rows two of them."""
+    found: dict[str, Scores] = {}
+    with working("reading hidden states"):
+        if train is not None:
+            known, _ = _read(predictor, train.texts)
+            targets = np.array([task.settings.labels.index(label) for label in train.labels])
+        for part, texts in parts.items():
+            if not texts:
+                continue
+            features, scores = _read(predictor, texts)
+            if train is not None:
+                scores["mahalanobis"] = mahalanobis(known, targets, features)
+                scores["nearest"] = nearest(known, features)
+            found[part] = scores
+    return found
+
+
+def _in_scope(task: Classify, rows: Table) -> Table:
     known = set(task.settings.labels)
-    return [text for text, label in zip(rows.texts, rows.labels, strict=True) if label in known]
+    return rows.take([row for row, label in enumerate(rows.labels) if label in known])
 
 
 def _read(predictor: Predictor, texts: Sequence[str]) -> tuple[NDArray[np.float64], Scores]:

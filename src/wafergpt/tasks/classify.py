@@ -28,6 +28,7 @@ from wafergpt.evaluation.metrics import (
 from wafergpt.evaluation.multi_label import LEAST
 from wafergpt.evaluation.selective import detection_metrics, selective_metrics, threshold_for
 from wafergpt.files import short
+from wafergpt.progress import say
 from wafergpt.tasks.base import Direction, EvaluationSet, Outputs, Task, is_of_task
 from wafergpt.tasks.carried import notes_on
 from wafergpt.tasks.classify_fit import confidence_of, decided_of, fitted
@@ -188,6 +189,8 @@ class Classify(TextTask):
                 "task.abstain is a share of validation rows, and there are none: leave it or "
                 "task.held_out=0 out, or add a validation file (task.validation=FILE)"
             )
+        if settings.calibrate and settings.temperature == 1 and tables.validation is None:
+            say("warning: there are no validation rows for task.calibrate to fit a temperature to")
         labels = label_names(in_scope(tables.train, settings.out_of_scope), settings.known)
         if self.settings.loss == "binary" and len(labels) != 2:
             raise InputError(f"task.loss=binary needs two labels, not {len(labels)}: {labels}")
@@ -337,16 +340,22 @@ class Classify(TextTask):
         return None if found is None else found.tolist()
 
     def answers(self, scores: Tensor) -> dict[str, Tensor]:
-        """Return ``probabilities [n, n_labels]``; with offsets, what is ``decided`` too."""
+        """Return ``probabilities [n, n_labels]``; with offsets, what is ``decided`` too.
+
+        With ``calibrate`` the ``logits [n, n_labels]``, which no temperature has divided yet.
+        """
         import torch
 
         found = {"probabilities": self.probabilities(scores.double())}
         probabilities, least = found["probabilities"], self.settings.abstain_below
         if self.settings.offsets:
             found["decided"] = self.decided(probabilities, self.settings.offsets)
-        if self.settings.out_of_scope:
+        if self.settings.out_of_scope or self.settings.calibrate:
             alone = torch.nn.functional.pad(scores, (1, 0)) if self.n_outputs == 1 else scores
-            found["energy"] = alone.double().logsumexp(1)
+            if self.settings.out_of_scope:
+                found["energy"] = alone.double().logsumexp(1)
+            if self.settings.calibrate:
+                found["logits"] = alone.double()
         if least:
             given = found["decided"] if "decided" in found else probabilities.argmax(1)
             found["answered"] = probabilities.gather(1, given[:, None])[:, 0] >= least

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wafergpt.evaluation.calibration import LEAST, fitted_temperature, with_temperature
+from wafergpt.evaluation.calibration import fitted_temperature
 from wafergpt.tasks.ngram_scores import fitted_factors, mixed
 from wafergpt.tasks.samples import Outputs
 
@@ -37,12 +37,11 @@ def fitted(task: Classify, outputs: Outputs, references: Any) -> tuple[dict[str,
         found = task.answers(mixed(scores, values["factors"]))
         outputs = {**outputs, **{k: v.numpy() for k, v in found.items()}}
     if task.settings.calibrate:
-        logs = np.log(np.maximum(outputs["probabilities"], LEAST))
-        temperature = fitted_temperature(logs[inside], references[inside].astype(np.int64))
-        # What goes on from a run has its temperature in the outputs already.
-        values["temperature"] = task.settings.temperature * temperature
-        cooled = with_temperature(outputs["probabilities"], temperature)
-        outputs = {**outputs, "probabilities": cooled}
+        logits = outputs["logits"]
+        temperature = fitted_temperature(logits[inside], references[inside].astype(np.int64))
+        values["temperature"] = temperature
+        divided = torch.from_numpy(logits / temperature).softmax(1).numpy()
+        outputs = {**outputs, "probabilities": divided}
     if task.decision_metric:
         probabilities = outputs["probabilities"]
         offsets = task.fitted_offsets(probabilities[inside], references[inside])

@@ -45,7 +45,8 @@ class ClassifySettings(TextTaskSettings):
     run."""
 
     calibrate: bool = False
-    """Fit a temperature to the validation rows: it changes no answer, but how certain it is. With
+    """Fit a temperature to the validation rows: it changes no answer, but how certain it is. It
+    stays 1 where all of them are answered right, which says nothing of how certain to be. With
     ``ngrams`` the factors of both scores are fitted anyhow."""
     temperature: float = Field(1.0, gt=0)
     """That divides the scores; set by the run."""
