@@ -14,7 +14,8 @@ from wafergpt.errors import InputError, nearest
 from wafergpt.inference.writer import Writer
 from wafergpt.progress import say, working
 from wafergpt.runs.run import Run
-from wafergpt.suites.harness_tasks import NORMED, PUBLISHED, local_tasks, task_config
+from wafergpt.suites.harness_published import PUBLISHED
+from wafergpt.suites.harness_tasks import local_tasks, task_config
 
 
 def harness(
@@ -38,14 +39,15 @@ def harness(
 
     Returns:
         ``tasks``, by name: every metric of it, ``score``, that of the published table, its
-        ``stderr`` and the number of ``rows``; ``average`` of the scores; what is ``published`` of
-        models; and ``seconds``.
+        ``stderr`` and the number of ``rows``; ``average`` of the scores, groups of tasks left out;
+        ``cut``, the texts that were longer than the context; what is ``published`` of models; and
+        ``seconds``.
 
     Raises:
         InputError: if the run has a task, lm-eval is missing, or a task cannot be read.
     """
     found = {} if folder is None else local_tasks(folder)
-    names = list(tasks) or list(found)
+    names = list(dict.fromkeys(tasks)) or list(found)
     if not names:
         raise InputError("tasks are wanted: name them, or a folder of files of tasks")
     with working("loading lm-eval"), _quiet():
@@ -80,10 +82,12 @@ def harness(
     scored = {name: _scores(name, result) for name in result["results"]}
     if folder is not None and "hellaswag" not in scored:
         say("HellaSwag is not among the tasks: the average is not that of the published table")
-    known = [one["score"] for one in scored.values() if one["score"] is not None]
+    # A group has no rows of its own: its tasks are there too.
+    known = [one["score"] for one in scored.values() if one["score"] is not None and one["rows"]]
     return {
         "tasks": scored,
         "average": sum(known) / len(known) if known else None,
+        "cut": model.cut,
         "limit": limit,
         "published": list(PUBLISHED),
         "seconds": time.monotonic() - started,
@@ -104,8 +108,7 @@ def _scores(name: str, result: Any) -> dict[str, Any]:
         for key, value in result["results"][name].items()
         if isinstance(value, float) and "," in key
     }
-    metric = "acc_norm" if name in NORMED else "acc"
-    score, rows = values.get(metric), result.get("n-samples", {}).get(name, {}).get("effective")
+    score, rows = values.get("acc"), result.get("n-samples", {}).get(name, {}).get("effective")
     # Of shares, as the harness computes it; its other ones are resampled in processes.
     error = None
     if score is not None and rows is not None and rows > 1:
@@ -123,11 +126,14 @@ def _quiet() -> Iterator[None]:
     def hidden(self: Any, *given: Any, **named: Any) -> None:
         shown(self, *given, **{**named, "disable": True})
 
-    logger = logging.getLogger("lm_eval")
-    level, tqdm.__init__ = logger.level, hidden
-    logger.setLevel(logging.ERROR)
+    # The hub's library announces each of its retries.
+    loggers = [logging.getLogger(name) for name in ("lm_eval", "datasets", "huggingface_hub")]
+    levels, tqdm.__init__ = [logger.level for logger in loggers], hidden
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
         tqdm.__init__ = shown
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

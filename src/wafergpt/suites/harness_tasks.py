@@ -1,4 +1,4 @@
-"""Tasks of lm-evaluation-harness from local files, and what published models reach in them."""
+"""Tasks of lm-evaluation-harness from local files."""
 
 from __future__ import annotations
 
@@ -19,31 +19,15 @@ QUESTIONS = ("piqa", "arc_easy", "arc_challenge", "openbook_qa", "copa", "common
 SENTENCES = ("winogrande", "winograd_wsc")
 WORDS = ("lambada_openai",)
 
-NORMED = ("hellaswag",)
-"""Tasks of the published table that are scored by ``acc_norm``; the others by ``acc``."""
-
-PUBLISHED: tuple[dict[str, Any], ...] = tuple(
-    {"name": f"{kind} {size}", "parameters": parameters, "scores": dict(
-        zip(("hellaswag", "piqa", "winogrande", "lambada_openai", "arc_easy", "arc_challenge",
-             "openbook_qa"), scores, strict=True))}
-    for kind, size, parameters, scores in (
-        ("Cerebras-GPT", "111M", 111_050_496, (.268, .594, .488, .194, .380, .166, .118)),
-        ("Cerebras-GPT", "256M", 255_977_024, (.274, .613, .511, .293, .410, .170, .158)),
-        ("Cerebras-GPT", "590M", 590_310_912, (.291, .627, .498, .366, .464, .190, .158)),
-        ("Cerebras-GPT", "1.3B", 1_315_723_264, (.325, .664, .521, .462, .508, .224, .166)),
-        ("Cerebras-GPT", "2.7B", 2_651_553_280, (.386, .701, .559, .567, .571, .246, .206)),
-        ("Cerebras-GPT", "6.7B", 6_658_404_352, (.447, .739, .602, .636, .643, .282, .238)),
-        ("Cerebras-GPT", "13B", 12_853_386_240, (.513, .766, .646, .696, .714, .367, .286)),
-    )
-)  # fmt: skip
-"""Zero-shot results of the family (Dey et al., arXiv:2304.03208)."""
-
 
 def local_tasks(folder: Path) -> dict[str, Path]:
     """Return the files of a folder that are tasks known here, by name.
 
     Args:
         folder: with files such as ``piqa.jsonl.gz``, in the forms of MosaicML's llm-foundry.
+
+    Returns:
+        Their paths by the name of the task, in an order of their own.
 
     Raises:
         InputError: if there is no such folder, or no such file in it.
@@ -67,6 +51,9 @@ def task_config(name: str, path: Path) -> dict[str, Any]:
     Args:
         name: of the task.
         path: its file.
+
+    Returns:
+        The configuration; its prompts are those of the harness's own task, where it has it.
 
     Raises:
         InputError: if a row of the file is of another form.
@@ -113,22 +100,44 @@ def _of(key: str) -> Callable[[Doc], Any]:
 
 def _question(doc: Doc) -> str:
     text = str(doc["query"])
-    asks = text.startswith("Question:") and MARK not in text
-    return f"{text}\n{MARK}" if asks else text
+    if "Question:" not in text or text.rstrip().endswith(MARK):
+        return text
+    return text.removesuffix("\n") + f"\n{MARK}"
 
 
 def _read(name: str, path: Path) -> list[dict[str, Any]]:
-    keys = {"lambada_openai": {"context", "continuation"}}.get(name, {"query", "choices", "gold"})
+    keys = {"query", "choices", "gold"}
+    if name in WORDS:
+        keys = {"context", "continuation"}
     if name in SENTENCES:
         keys = {"context_options", "continuation", "gold"}
     rows = []
     for line, row in json_rows(path, "strict"):
         if missing := keys - row.keys():
             raise InputError(f"{path}, line {line}: no '{min(missing)}' (of the task {name})")
-        rows.append({key: row[key] for key in keys})
+        kept = {key: row[key] for key in sorted(keys)}
+        for key, value in kept.items():
+            if wrong := _wrong(key, value, kept):
+                raise InputError(f"{path}, line {line}: '{key}' is {wrong}")
+        rows.append(kept)
     if not rows:
         raise InputError(f"{path} has no rows")
     return rows
+
+
+def _wrong(key: str, value: Any, row: Doc) -> str:
+    """Return what is wrong with a value of a row; "" if it is sound."""
+    if key == "gold":
+        options = row.get("choices", row.get("context_options"))
+        count = len(options) if isinstance(options, list) else 0
+        sound = type(value) is int and 0 <= value < count
+        return "" if sound else f"no number from 0 to {count - 1}, of one of the choices"
+    if key in ("choices", "context_options"):
+        sound = isinstance(value, list) and len(value) > 1
+        sound = sound and all(isinstance(text, str) and text for text in value)
+        return "" if sound else "no list of two or more texts"
+    # lm-eval reads an empty context as the end of a text.
+    return "" if isinstance(value, str) and (value or key == "context") else "no text"
 
 
 def _dataset(rows: list[dict[str, Any]]) -> Any:
