@@ -8,9 +8,11 @@ from typing import Any
 
 from wafergpt.reports import formatting as values
 from wafergpt.suites.evaluation import SUITES
-from wafergpt.suites.robustness import MARKED
 
 Result = Mapping[str, Any]
+
+MARKED = 3
+"""The severity of changes whose drop is shown: visible, and easy to read past."""
 
 BESIDE = ("Cerebras-GPT 111M", "Cerebras-GPT 1.3B")
 """Published models that a table has room for."""

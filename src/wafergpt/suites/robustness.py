@@ -22,9 +22,6 @@ SEVERITIES = (1, 3, 5)
 ROWS = 200
 """Rows that each change is measured on, if it is not said: an answer within minutes on a CPU."""
 
-MARKED = 3
-"""The severity of the number that stands for all: visible, and easy to read past."""
-
 
 @dataclass(frozen=True)
 class _Measured:
