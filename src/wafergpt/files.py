@@ -5,10 +5,11 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
+import math
 import os
 import re
 import reprlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,15 @@ def from_home(path: str | Path) -> Path:
         return Path(path).expanduser()
     except (RuntimeError, ValueError):
         return Path(path)
+
+
+def finite(value: Any) -> Any:
+    """Return plain values as JSON has them: null for a number that is not finite."""
+    if isinstance(value, Mapping):
+        return {str(key): finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_json(path: Path, max_bytes: int = JSON_BYTES, fault: str = "is not JSON") -> Any:

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from wafergpt.cli.next_commands import NEUTRAL, after_preparing, at_work, opening
+from wafergpt.cli.next_commands import after_preparing, at_work, opening
 from wafergpt.cli.pretrain import _text
 from wafergpt.config import load_recipe, recipe_from
 from wafergpt.data.prepare import prepare
 from wafergpt.runs.run import Run, command_line
+from wafergpt.runs.use import NEUTRAL
 
 CHINESE = "第一个故事讲的是一只小猫在花园里遇见了一只小狗。"
 

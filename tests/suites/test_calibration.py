@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.suites.test_evaluation import rows
-from tests.tasks.test_finetune import SMALL, write
-from wafergpt.api import evaluate, export, finetune
+from tests.suites.test_evaluation import rows, tiny
+from tests.tasks.test_finetune import write
+from wafergpt.api import evaluate, export
 from wafergpt.errors import InputError
 from wafergpt.inference.predictor import Predictor
 from wafergpt.suites.calibration import calibration
@@ -17,14 +17,8 @@ from wafergpt.suites.outside import _read, outside
 from wafergpt.tasks.classify import Classify
 
 
-def tiny(home: Path, name: str, *asked: str) -> Predictor:
-    files = [f"task.{part}={home / part}.jsonl" for part in ("train", "test")]
-    return finetune(
-        "scratch", None,
-        [*SMALL, *files, "model.vocab_size=280", "train.epochs=12", "task.pooling=mean",
-         "task.ngrams=none", "optimizer.lr=3e-2", f"name={name}", *asked],
-        root=home,
-    )  # fmt: skip
+def sure(home: Path, name: str, *asked: str) -> Predictor:
+    return tiny(home, name, "train.epochs=12", "task.ngrams=none", "optimizer.lr=3e-2", *asked)
 
 
 @pytest.fixture(scope="module")
@@ -38,12 +32,12 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def plain(home: Path) -> Predictor:
-    return tiny(home, "plain")
+    return sure(home, "plain")
 
 
 @pytest.fixture(scope="module")
 def calibrated(home: Path) -> Predictor:
-    return tiny(home, "calibrated", "task.calibrate=true")
+    return sure(home, "calibrated", "task.calibrate=true")
 
 
 def test_a_temperature_is_fitted_and_used_everywhere(
@@ -71,7 +65,7 @@ def test_exports_have_the_temperature(home: Path, calibrated: Predictor) -> None
     transformers = pytest.importorskip("transformers", reason="exports to transformers")
     import torch
 
-    last = tiny(home, "last", "task.calibrate=true", "task.pooling=last", "train.epochs=3",
+    last = sure(home, "last", "task.calibrate=true", "task.pooling=last", "train.epochs=3",
                 "task.held_out=0.3")  # fmt: skip
     assert last.recipe.task.temperature != 1  # type: ignore[union-attr]
     export(last.run, home / "hf", "hf")
@@ -100,7 +94,7 @@ def test_exports_have_the_temperature(home: Path, calibrated: Predictor) -> None
 
 def test_several_labels_have_no_temperature(home: Path) -> None:
     with pytest.raises(InputError, match=r"task\.calibrate"):
-        tiny(home, "several", "task.multi=true", "task.calibrate=true")
+        sure(home, "several", "task.multi=true", "task.calibrate=true")
 
 
 def test_it_is_judged_on_rows_that_it_was_not_fitted_to(home: Path, plain: Predictor) -> None:
@@ -113,7 +107,7 @@ def test_it_is_judged_on_rows_that_it_was_not_fitted_to(home: Path, plain: Predi
     assert found["difference"]["value"] == pytest.approx(
         found["after"]["ece"] - found["before"]["ece"]
     )
-    alone = tiny(home, "alone", "task.test=null", "train.epochs=2")
+    alone = sure(home, "alone", "task.test=null", "train.epochs=2")
     halves = evaluate(alone.run, ["calibration"], root=home)["calibration"]
     assert halves["judged_on"] == "half of validation"
 

@@ -27,7 +27,7 @@ from wafergpt.inference.predictor import Predictor
 from wafergpt.reports.page import write_report
 from wafergpt.runs.run import Run
 from wafergpt.suites import rows as own
-from wafergpt.suites.evaluation import SUITES
+from wafergpt.suites.evaluation import SUITES, kept_of
 from wafergpt.tasks.augmented import changed_copies
 
 
@@ -241,6 +241,49 @@ def test_the_page_and_the_card_have_what_was_measured(home: Path, clf: Predictor
     assert info.data.license == "unknown"
 
 
+def test_a_card_that_was_changed_by_hand_stays(
+    home: Path, clf: Predictor, caplog: pytest.LogCaptureFixture
+) -> None:
+    evaluate("clf", ["card"], root=home)
+    path = clf.run.path / "README.md"
+    ours = path.read_text()
+    path.write_text(ours.replace("license: unknown", "license: mit"))
+    evaluate("clf", ["card"], root=home)
+    assert "license: mit" in path.read_text()
+    assert "was changed by hand" in caplog.text
+    path.unlink()
+    evaluate("clf", ["card"], root=home)
+    assert path.read_text() == ours
+
+
+def test_results_are_of_the_weights_that_a_run_has(home: Path, clf: Predictor) -> None:
+    other = tiny(home, "again")
+    evaluate("again", ["rows"], root=home)
+    assert set(kept_of(other.run)) >= {"rows"}
+    kept = (other.run.path / "evaluation.json").read_bytes()
+    earlier = min(other.run.checkpoints.glob("step-*"))
+    evaluate(earlier, ["calibration"], root=home)
+    assert (other.run.path / "evaluation.json").read_bytes() == kept
+    result = other.run.read("result")
+    other.run.write("result", {**result, "weights_sha256": "0" * 64})
+    assert kept_of(other.run) == {}
+    evaluate("again", ["card"], root=home)
+    assert "Not measured: rows (" in (other.run.path / "README.md").read_text()
+
+
+def test_texts_of_no_class_are_read_as_the_runs_own(home: Path) -> None:
+    for part in ("train", "test"):
+        lines = (home / f"{part}.jsonl").read_text().replace('"text"', '"review"')
+        (home / f"reviews-{part}.jsonl").write_text(lines)
+    files = [f"task.{part}={home / f'reviews-{part}.jsonl'}" for part in ("train", "test")]
+    tiny(home, "reviews", *files, "task.text=review", "train.epochs=1")
+    (home / "else.csv").write_text("review,stars\n" + "how do I pay my rent,1\n" * 20)
+    outside = home / "else.csv"
+    found = evaluate("reviews", ["outside"], outside=outside, root=home)["outside"]
+    again = evaluate("reviews", ["outside"], ["task.text=review"], outside=outside, root=home)
+    assert found == again["outside"]
+
+
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
@@ -251,6 +294,11 @@ def test_the_page_and_the_card_have_what_was_measured(home: Path, clf: Predictor
         (["robustness", "--kinds", "typo"], "did you mean 'typos'"),
         (["rows", "train.epochs=3"], "only columns"),
         (["rows", "--labels", "good"], "is not FILE'S=RUN'S"),
+        (["rows", "--labels", "5=good"], "--labels is of the rows of a file: add --file FILE"),
+        (["cost", "--file", "tests"], "--file is only read by rows"),
+        (["rows", "--kinds", "typos"], "--kinds is only read by robustness"),
+        (["rows", "--documents", "3"], "--documents is only read by language"),
+        (["behaviour", "--rows", "3"], "--rows is only read by robustness and harness"),
     ],
 )
 def test_a_mistake_gets_one_line(home: Path, clf: Predictor, asked: list[str], said: str) -> None:

@@ -10,6 +10,7 @@ import torch
 import yaml
 from torch.nn import functional as F
 
+from tests.evaluation.test_calibration import best_loss
 from tests.suites.test_evaluation import rows
 from tests.tasks.test_finetune import SMALL, write
 from wafergpt.api import finetune
@@ -49,20 +50,6 @@ def logits_of(predictor: Predictor, texts: list[str]) -> torch.Tensor:
 
 def scores_of(predictor: Predictor, texts: list[str]) -> np.ndarray:
     return np.array([list(a["scores"].values()) for a in predictor.predict(texts) if a])
-
-
-def best_loss(logits: torch.Tensor, targets: torch.Tensor) -> float:
-    inverse = torch.ones(1, dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([inverse], max_iter=100, line_search_fn="strong_wolfe")
-
-    def closure() -> torch.Tensor:
-        optimizer.zero_grad()
-        loss = F.cross_entropy(logits * inverse, targets)
-        loss.backward()
-        return loss
-
-    optimizer.step(closure)
-    return closure().item()
 
 
 @pytest.fixture(scope="module")

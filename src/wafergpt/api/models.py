@@ -61,7 +61,7 @@ def evaluate(
     tasks: Sequence[str] = (),
     tasks_folder: str | Path | None = None,
     rows: int | None = None,
-    documents: int = 200,
+    documents: int | None = None,
     seed: int = 0,
     device: str = "auto",
     root: Path = RUNS,
@@ -70,8 +70,8 @@ def evaluate(
 
     Args:
         run: a language model or a task's.
-        suites: by name (see ``wafergpt.suites.evaluation.SUITES``), and ``card``; all that apply if
-            omitted.
+        suites: by name (see ``wafergpt.suites.evaluation.SUITES``), and ``card``, which measures
+            nothing; all that apply if omitted.
         overrides: ``task.text=…``, ``task.label=…``: how ``files`` are read.
         files: labelled rows of other sources; of a language model, texts.
         labels: the run's label by that of the files, whose other rows are left out.
@@ -83,7 +83,7 @@ def evaluate(
         tasks: of lm-evaluation-harness; all of ``tasks_folder`` if omitted.
         tasks_folder: files of its tasks.
         rows: for each change of texts, and each task of the harness.
-        documents: of each source of texts.
+        documents: of each source of texts; 200 if omitted.
         seed: of what is drawn.
         device: ``cpu``, ``cuda`` or ``mps``; ``auto`` is the device it was trained on.
         root: the folder that holds runs.
@@ -92,31 +92,32 @@ def evaluate(
         The metrics by suite.
 
     Raises:
-        InputError: if a suite is unknown, does not fit the run, or lacks what it needs.
+        InputError: if a suite is unknown, does not fit the run, or lacks what it needs, or if
+            something is given that none of them reads.
     """
-    from wafergpt.reports.card import CARD, write_card
-    from wafergpt.suites.evaluation import Asked, columns_of, evaluated
+    from wafergpt.reports.card import write_card
+    from wafergpt.suites.evaluation import Asked, columns_of, evaluated, keeps
 
     found = Run.find(run, root)
     asked = Asked(
-        tuple(name for name in suites if name != CARD),
-        tuple(map(from_home, files)),
-        columns_of(found, overrides),
-        dict(labels or {}),
-        None if outside is None else from_home(outside),
-        None if cases is None else from_home(cases),
-        tuple(Run.find(other, root) for other in against),
-        tuple(map(from_home, corpus)),
-        tuple(kinds),
-        tuple(tasks),
-        None if tasks_folder is None else from_home(tasks_folder),
-        rows,
-        documents,
-        seed,
-        device,
+        suites=tuple(suites),
+        files=tuple(map(from_home, files)),
+        columns=columns_of(found, overrides),
+        labels=dict(labels or {}),
+        outside=None if outside is None else from_home(outside),
+        cases=None if cases is None else from_home(cases),
+        against=tuple(Run.find(other, root) for other in against),
+        corpus=tuple(map(from_home, corpus)),
+        kinds=tuple(kinds),
+        tasks=tuple(tasks),
+        tasks_folder=None if tasks_folder is None else from_home(tasks_folder),
+        rows=rows,
+        documents=documents,
+        seed=seed,
+        device=device,
     )
-    results = {} if list(suites) == [CARD] else evaluated(found, asked)
-    if not found.shipped:
+    results = evaluated(found, asked)
+    if keeps(found):
         write_card(found)
     return results
 

@@ -102,6 +102,18 @@ def cli(debug: bool) -> None:
     """Train, fine-tune and use GPT language models with the Cerebras-GPT method."""
 
 
+class Names(click.ParamType):  # type: ignore[type-arg]
+    """Names between commas."""
+
+    name = "names"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        """Return them."""
+        return tuple(part.strip() for part in str(value).split(",") if part.strip())
+
+
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object as the last line of stdout."
 )
@@ -136,19 +148,9 @@ def emit(result: dict[str, Any], as_json: bool, text: str, screen: Screen | None
 def json_line(value: dict[str, Any] | None) -> str:
     """Return JSON in characters that stdout can encode."""
     # NaN is not JSON: a loss that is not finite is null.
-    finite = _finite(value)
+    finite = files.finite(value)
     text = json.dumps(finite, ensure_ascii=False, default=str)
     return text if shows(text) else json.dumps(finite, default=str)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
-    if isinstance(value, float) and not abs(value) < float("inf"):
-        return None
-    return value
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from wafergpt.cli import HomePath, device_option, emit, json_option
+from wafergpt.cli import HomePath, Names, device_option, emit, json_option
 from wafergpt.cli.recipe import names_and_overrides, runs_option
 from wafergpt.errors import InputError
 from wafergpt.runs.run import Run
@@ -20,23 +20,6 @@ if TYPE_CHECKING:
     from wafergpt.reports.evaluation_tables import Part
 
 PATH = HomePath(path_type=Path)
-
-SUITES = (
-    "rows, calibration, robustness, behaviour, outside, contamination, cost; of a language model "
-    "language, harness, contamination, cost; and card"
-)
-
-
-class Names(click.ParamType):  # type: ignore[type-arg]
-    """Names between commas."""
-
-    name = "names"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, ...]:
-        """Return them."""
-        return tuple(part.strip() for part in str(value).split(",") if part.strip())
 
 
 @click.command(
@@ -59,7 +42,7 @@ class Names(click.ParamType):  # type: ignore[type-arg]
 @click.option("--tasks-folder", type=PATH, help="Files of tasks of the harness.")
 @click.option("--rows", type=click.IntRange(1),
               help="For each change of texts, and each task of the harness.")  # fmt: skip
-@click.option("--documents", type=click.IntRange(1), default=200, show_default=True,
+@click.option("--documents", type=click.IntRange(1), show_default="200",
               help="Of each source of texts.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @device_option

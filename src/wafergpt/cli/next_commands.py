@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from wafergpt.cli.streams import shows
 from wafergpt.config import Recipe
 from wafergpt.errors import InputError, RunFailed
 from wafergpt.runs.run import Run, command_line
-
-NEUTRAL = "The"
-"""The prompt if no text is available."""
+from wafergpt.runs.use import NEUTRAL, command_of_use
 
 LOOKED_AT = 64
 """Tokens of a corpus' validation text that a prompt is taken from."""
@@ -26,19 +23,7 @@ UNSPACED = 6
 def at_work(run: Run) -> str:
     """Return the command that uses a run: on a text, or on a prompt from its corpus."""
     recipe = run.recipe
-    if recipe.task is not None and recipe.task.name == "dialogue":
-        return run.command("chat")
-    if recipe.task is not None and recipe.task.name == "answer":
-        return run.command("predict", "--file", str(recipe.task.test or recipe.task.train))
-    if recipe.task is not None and recipe.task.name == "embed":
-        return run.command("search", "TEXTS.csv", "a question of yours")
-    if recipe.task is not None and recipe.task.name == "rank":
-        return run.command("predict", "--file", "CANDIDATES.csv")
-    if isinstance(columns := getattr(recipe.task, "text", None), tuple):
-        return run.command("predict", "--text", json.dumps(dict.fromkeys(columns, "a text")))
-    if recipe.task is not None:
-        return run.command("predict", "--text", "a text of yours")
-    return run.command("generate", "--prompt", _prompt(recipe))
+    return command_of_use(run, NEUTRAL if recipe.task else _prompt(recipe))
 
 
 def after_preparing(corpus: Path, tokens: int) -> str:

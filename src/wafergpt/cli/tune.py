@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from wafergpt.cli import HomePath, emit, json_option
+from wafergpt.cli import HomePath, Names, emit, json_option
 from wafergpt.cli.recipe import (
     RecipeCommand,
     names_and_overrides,
@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 @click.option("--budget", metavar="AMOUNT", help="Of all trials: a time (30m, 2h) or FLOPs.")
 @click.option("--trials", type=click.IntRange(1), help="Their number, the default among them.")
 @click.option("--metric", help="To choose by.  [default: the recipe's evaluate.metric]")
-@click.option("--also", help="Further objectives, comma-separated: latency, size.")
+@click.option(
+    "--also", type=Names(), default="", help="Further objectives, comma-separated: latency, size."
+)
 @click.option("--sampler", type=click.Choice(get_args(Sampler)), default="tpe", show_default=True)
 @click.option("--pruner", type=click.Choice(get_args(Pruner)), default="asha",
               show_default=True, help="Stops hopeless trials early.")  # fmt: skip
@@ -84,11 +86,15 @@ def command(arguments: tuple[str, ...], **options: Any) -> None:
     start, recipe = _start_and_recipe(names, given)
     if options["nproc"]:
         given = [*given, f"system.nproc={options['nproc']}"]
-    also = tuple(part.strip() for part in (options["also"] or "").split(",") if part.strip())
     named = ("budget", "trials", "metric", "sampler", "pruner", "workers", "width", "steps",
              "storage", "ray", "keep")  # fmt: skip
     run = api.tune(
-        start, recipe, given, also=also, root=runs, **{name: options[name] for name in named}
+        start,
+        recipe,
+        given,
+        also=options["also"],
+        root=runs,
+        **{name: options[name] for name in named},
     )
     result = run.read("result")
     shown = {key: result.get(key) for key in ("study", "metric", "best", "value", "default_value",

@@ -34,7 +34,16 @@ _SCIENTIFIC = re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9]*)?[eE][-+]?[0-9]{1,4}")
 
 
 class RepeatedKeyError(ValueError):
-    """A key appears twice in one section."""
+    """A key appears twice in one section.
+
+    Attributes:
+        key: its name in the section.
+        line: of its second place.
+    """
+
+    def __init__(self, message: str, key: str, line: int) -> None:
+        super().__init__(message)
+        self.key, self.line = key, line
 
 
 def parsed(text: str, keys: Mapping[str, Key] | None = None, key: str = "") -> Any:
@@ -123,14 +132,20 @@ def _prepare(node: yaml.Node, keys: Mapping[str, Key], place: str) -> None:
             if name.value in lines:
                 raise RepeatedKeyError(
                     f"'{inner[:60]}' appears twice, in lines {lines[name.value]} and {line}: "
-                    "remove one"
+                    "remove one",
+                    name.value,
+                    line,
                 )
             lines[name.value] = line
-            # Unknown keys, and aliases of themselves, are not searched.
-            if wanted is None and (inner in keys or any(k.startswith(f"{inner}.") for k in keys)):
+            # Of known keys, unknown ones and aliases of themselves are not searched.
+            known = inner in keys or any(k.startswith(f"{inner}.") for k in keys)
+            if wanted is None and (known or not keys):
                 _prepare(value, keys, inner)
     elif isinstance(node, yaml.SequenceNode):
-        if wanted is not None and wanted.several:
+        if not keys:
+            for item in node.value:
+                _prepare(item, keys, place)
+        elif wanted is not None and wanted.several:
             for item in node.value:
                 _tag(item, Key(wanted.kind))
     elif wanted is not None:

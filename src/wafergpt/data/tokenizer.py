@@ -15,6 +15,7 @@ from wafergpt.data import long_words, worker
 from wafergpt.data.tokenizer_files import END_OF_TEXT, ENDS, build, default_end, find, save_end
 from wafergpt.errors import InputError
 from wafergpt.files import short
+from wafergpt.progress import say
 
 if TYPE_CHECKING:
     import tokenizers
@@ -358,3 +359,13 @@ def _reading() -> Iterator[None]:
             raise
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"the tokenizer cannot read a text: {reason}") from None
+
+
+def warn_of_another_script(tokens: int, characters: int) -> None:
+    """Warn of a tokenizer that has no tokens for the script of the texts."""
+    if tokens > characters:
+        say(
+            f"warning: the tokenizer takes {tokens / characters:.1f} tokens for a character of "
+            "these texts, so it was made for another script, as was the model that reads with "
+            "it: start from one of their language, or from scratch"
+        )

@@ -8,13 +8,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from wafergpt import files
 from wafergpt.config import Section
 from wafergpt.config.messages import one_line
-from wafergpt.config.yaml_values import parsed
+from wafergpt.config.yaml_values import RepeatedKeyError, parsed
 from wafergpt.errors import InputError, nearest
 from wafergpt.evaluation.perturbations import SEVERITIES, require_kinds
 from wafergpt.files import short
@@ -147,13 +146,13 @@ def load_behaviour(name: str | Path) -> BehaviourFile:
     if path.stat().st_size > FILE_BYTES:
         raise InputError(f"{path} is too large for a file of tests (limit 1 MiB)")
     try:
-        text = path.read_text(encoding="utf-8")
-        values = parsed(text)
+        values = parsed(path.read_text(encoding="utf-8"))
+    except RepeatedKeyError as error:
+        raise InputError(f"{path}, line {error.line}: {short(error.key)} appears twice") from None
     except ValueError as error:
         raise InputError(f"{path} is not YAML: {error}") from None
     if not isinstance(values, dict):
         raise InputError(f"{path} is not a file of tests: it must hold 'task:' and 'tests:'")
-    _require_once(path, yaml.compose(text, Loader=yaml.SafeLoader))
     found = _file(path, values)
     seen: set[str] = set()
     for test in found.tests:
@@ -197,22 +196,6 @@ def _line(error: ValidationError, section: type[Section]) -> str:
     if first["type"] == "missing":
         return f"the key '{key}' is missing"
     return one_line(error, {"": list(section.model_fields)})
-
-
-def _require_once(path: Path, root: yaml.Node | None) -> None:
-    """Refuse a key that appears twice in one place, of which YAML would keep the last."""
-    waiting = [root]
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, yaml.MappingNode):
-            names = [key.value for key, _ in node.value]
-            twice = next((key for key, _ in node.value if names.count(key.value) > 1), None)
-            if twice is not None:
-                line = twice.start_mark.line + 1
-                raise InputError(f"{path}, line {line}: {short(twice.value)} appears twice")
-            waiting += [value for _, value in node.value]
-        elif isinstance(node, yaml.SequenceNode):
-            waiting += node.value
 
 
 def _fault(found: BehaviourFile, test: BehaviourTest) -> str:

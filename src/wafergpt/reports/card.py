@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from wafergpt import atomic_files
+from wafergpt.progress import say
 from wafergpt.reports import texts as words
 from wafergpt.reports.classification_metrics import ranked
 from wafergpt.reports.evaluation_tables import Part, evaluation_parts
-from wafergpt.reports.formatting import read_object
+from wafergpt.reports.retrieval import evaluated
 from wafergpt.reports.sections import Chapter
 from wafergpt.runs.run import Run
-from wafergpt.suites.evaluation import KEPT, OF_LANGUAGE, OF_TASKS
-
-CARD = "card"
-"""Name of the suite that measures nothing, and writes the card alone."""
+from wafergpt.runs.use import command_of_use
+from wafergpt.suites.evaluation import OF_LANGUAGE, OF_TASKS, SUITES, kept_of
 
 FILE = "README.md"
+
+SEAL = re.compile(r"<!-- Written by wafergpt; sha256 of the rest: ([0-9a-f]{64}) -->\n\Z")
+"""Ends a card: with another hash it was changed by hand."""
 
 PIPELINES = {
     "classify": "text-classification", "regress": "text-classification",
@@ -31,6 +35,8 @@ PIPELINES = {
 def write_card(run: Run, path: Path | None = None) -> Path:
     """Write the card of a run, in Markdown with the fields of Hugging Face's model cards.
 
+    A card that was changed by hand, such as its licence, stays as it is.
+
     Args:
         run: finished or not.
         path: of the file; if omitted, ``README.md`` in the run's folder.
@@ -42,20 +48,34 @@ def write_card(run: Run, path: Path | None = None) -> Path:
         InputError: if a file of the run is damaged.
     """
     path = path or run.path / FILE
-    atomic_files.write_text(path, "\n".join(_lines(run)))
+    if path.is_file() and not _is_ours(path.read_text(encoding="utf-8", errors="replace")):
+        say(f"{path} was changed by hand, and stays: without it a new card is written")
+        return path
+    text = "\n".join(_lines(run))
+    seal = f"<!-- Written by wafergpt; sha256 of the rest: {_digest(text)} -->\n"
+    atomic_files.write_text(path, text + seal)
     return path
+
+
+def _is_ours(text: str) -> bool:
+    found = SEAL.search(text)
+    return found is not None and found[1] == _digest(text[: found.start()])
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _lines(run: Run) -> Iterator[str]:
     chapter = Chapter.of(run)
-    found = read_object(run, KEPT)
+    found = kept_of(run)
     compared = ranked(run.read("comparison"))
     yield from _front(chapter)
     yield f"# {run.name}\n"
     yield f"{words.verdict(chapter, compared)}\n"
     yield f"{words.settings(chapter)}.\n"
     yield "## Use\n"
-    yield f"```bash\n{_command(chapter)}\n```\n"
+    yield f"```bash\n{command_of_use(run)}\n```\n"
     yield "## Data\n"
     yield f"{_data(chapter)}\n"
     if tiles := words.tiles(chapter):
@@ -86,21 +106,10 @@ def _front(chapter: Chapter) -> Iterator[str]:
     yield "license: unknown"
     yield f"pipeline_tag: {PIPELINES[task.name] if task else 'text-generation'}"
     yield "tags:\n- gpt2\n- cerebras-gpt\n- wafergpt"
-    metrics = [name for name in ("accuracy", "f1") if name in _judged(chapter)]
+    metrics = [name for name in ("accuracy", "f1") if name in evaluated(chapter.result)[1]]
     if metrics:
         yield "metrics:\n" + "\n".join(f"- {name}" for name in metrics)
     yield "---\n"
-
-
-def _judged(chapter: Chapter) -> Mapping[str, Any]:
-    found = chapter.result.get("test") or chapter.result.get("metrics")
-    return found if isinstance(found, Mapping) else {}
-
-
-def _command(chapter: Chapter) -> str:
-    if chapter.recipe.task is None:
-        return chapter.run.command("generate", "--prompt", "The")
-    return chapter.run.command("predict", "--text", "a text of yours")
 
 
 def _data(chapter: Chapter) -> str:
@@ -129,7 +138,7 @@ def _limits(chapter: Chapter, found: Mapping[str, Any]) -> Iterator[str]:
         yield f"- {line}"
     left = [name for name in (OF_TASKS if recipe.task else OF_LANGUAGE) if name not in found]
     if left:
-        yield f"- Not measured: {', '.join(left)}."
+        yield f"- Not measured: {'; '.join(f'{name} ({SUITES[name]})' for name in left)}."
     yield "- It repeats what is in its data, errors and prejudices too."
 
 

@@ -34,7 +34,7 @@ from wafergpt.reports.sections import Chapter, ClassifierMetrics, chapters
 from wafergpt.reports.spans import span_examples
 from wafergpt.reports.tuning import trials_card, tuning_charts
 from wafergpt.runs.run import Run
-from wafergpt.suites.evaluation import KEPT
+from wafergpt.suites.evaluation import kept_of
 
 MAX_OPEN_CLASSES = 20
 """A table of more classes is folded."""
@@ -72,7 +72,7 @@ def _drawn(run: Run) -> _Page:
     page = _Page()
     shown, note = chapters(run)
     rows = ranked(run.read("comparison"))
-    found = values.read_object(run, KEPT)
+    found = kept_of(run)
     titles = [chapter.title for chapter in shown]
     page.header(shown[-1], rows, [*titles, *(["Evaluation"] if found else [])])
     if rows:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -35,6 +34,12 @@ SUITES: Mapping[str, str] = {
 }
 """What each suite measures, in the order in which they run."""
 
+CARD = "card"
+"""Named as a suite: it measures nothing, and the card is written."""
+
+WEIGHTS = "weights_sha256"
+"""Of the weights that the kept results are of; a run's result has it under the same name."""
+
 OF_TASKS = ("rows", "calibration", "robustness", "behaviour", "outside", "contamination", "cost")
 OF_LANGUAGE = ("language", "harness", "contamination", "cost")
 
@@ -44,7 +49,7 @@ class Asked:
     """What an evaluation is asked for.
 
     Attributes:
-        suites: by name; all that apply if empty.
+        suites: by name, ``card`` among them; all that apply if empty.
         files: labelled rows of other sources; of a language model, texts.
         columns: keys of the section ``task`` that say how ``files`` are read.
         labels: the run's label by that of the files.
@@ -56,7 +61,7 @@ class Asked:
         tasks: of the harness; those of ``tasks_folder`` if empty.
         tasks_folder: files of tasks of the harness.
         rows: for each change of texts, and each task of the harness; a default for each if omitted.
-        documents: of each source of texts.
+        documents: of each source of texts; a default if omitted.
         seed: of what is drawn.
         device: to compute on.
     """
@@ -73,7 +78,7 @@ class Asked:
     tasks: tuple[str, ...] = ()
     tasks_folder: Path | None = None
     rows: int | None = None
-    documents: int = 200
+    documents: int | None = None
     seed: int = 0
     device: str = "auto"
 
@@ -95,7 +100,7 @@ def evaluated(run: Run, asked: Asked) -> dict[str, Any]:
     evaluation = Evaluation(run, asked)
     evaluation.require_known()
     found: dict[str, Any] = {}
-    for name in asked.suites or evaluation.applicable:
+    for name in evaluation.running:
         try:
             result = evaluation.measure(name)
         except InputError as error:
@@ -103,11 +108,31 @@ def evaluated(run: Run, asked: Asked) -> dict[str, Any]:
                 raise
             say(f"{name} is left out: {error}")
             continue
-        found[name] = _finite(result)
-        if not run.shipped:
-            kept = run.read(KEPT)
-            run.write(KEPT, {**(kept if isinstance(kept, dict) else {}), name: found[name]})
+        found[name] = files.finite(result)
+        if keeps(run):
+            run.write(KEPT, {**kept_of(run), name: found[name], WEIGHTS: _weights_of(run)})
     return found
+
+
+def keeps(run: Run) -> bool:
+    """Return whether results are kept: of one of its checkpoints they are not the run's."""
+    return not run.shipped and run.checkpoint is None
+
+
+def kept_of(run: Run) -> dict[str, Any]:
+    """Return the kept results of the weights that a run has now, by suite; {} if there are none.
+
+    Raises:
+        InputError: if their file is damaged.
+    """
+    kept = run.read(KEPT)
+    own = isinstance(kept, dict) and kept.get(WEIGHTS) == _weights_of(run)
+    return kept if own else {}
+
+
+def _weights_of(run: Run) -> str | None:
+    result = run.read("result")
+    return result.get(WEIGHTS) if isinstance(result, dict) else None
 
 
 def columns_of(run: Run, overrides: Sequence[str]) -> dict[str, Any]:
@@ -145,27 +170,59 @@ class Evaluation:
         self.run, self.asked = run, asked
         self.is_task = run.recipe.task is not None
         self.applicable = OF_TASKS if self.is_task else OF_LANGUAGE
+        named = [name for name in asked.suites if name != CARD]
+        self.running = named if asked.suites else self.applicable
 
     def require_known(self) -> None:
-        """Check the names of suites, and that each fits the run.
+        """Check that suites fit the run, and that each option is of a suite that runs.
 
         Raises:
             InputError: if one does not.
         """
-        for name in self.asked.suites:
+        if CARD in self.asked.suites and self.run.shipped:
+            raise InputError(
+                f"{self.run.name} comes with wafergpt, and is read only: it has no card"
+            )
+        for name in self.running:
             if name not in SUITES:
-                raise InputError(f"no suite '{name}'{nearest(name, SUITES)}")
+                raise InputError(f"no suite '{name}'{nearest(name, (*SUITES, CARD))}")
             if name not in self.applicable:
                 kind = "a task's run" if self.is_task else "a language model"
                 raise InputError(
                     f"{name} is not for {kind}: {self.run.path} has {', '.join(self.applicable)}"
                 )
+        self._require_used()
         require_kinds(self.asked.kinds)
         # Sources of documents may have a name in front of their path.
         rows = self.asked.files if self.is_task else ()
         for path in (*rows, self.asked.outside, self.asked.cases):
             if path is not None and not path.exists() and not files.is_pattern(path):
                 raise InputError(f"no such file: {path}")
+
+    def _require_used(self) -> None:
+        """Refuse an option that no suite reads."""
+        asked = self.asked
+        options: Sequence[tuple[str, object, Sequence[str]]] = (
+            ("--file", asked.files, ("rows",) if self.is_task else ("language", "contamination")),
+            ("task.…=", asked.columns, ("rows", "outside")),
+            ("--labels", asked.labels, ("rows",)),
+            ("--outside", asked.outside, ("outside",)),
+            ("--cases", asked.cases, ("behaviour",)),
+            ("--against", asked.against, ("rows", "cost") if self.is_task else ()),
+            ("--corpus", asked.corpus, ("contamination",)),
+            ("--kinds", asked.kinds, ("robustness",)),
+            ("--tasks", asked.tasks, ("harness",)),
+            ("--tasks-folder", asked.tasks_folder, ("harness",)),
+            ("--rows", asked.rows, ("robustness", "harness")),
+            ("--documents", asked.documents, ("language",)),
+        )
+        for flag, value, readers in options:
+            if value and not set(readers) & set(self.running):
+                where = f"only read by {' and '.join(readers)}" if readers else "of tasks' runs"
+                raise InputError(f"{flag} is {where}, and nothing that runs here reads it")
+        for flag, value in (("--labels", asked.labels), ("task.…=", asked.columns)):
+            if value and not (asked.files or asked.outside):
+                raise InputError(f"{flag} is of the rows of a file: add --file FILE")
 
     def measure(self, name: str) -> dict[str, Any]:
         """Return the result of a suite.
@@ -221,7 +278,8 @@ class Evaluation:
 
         if self.asked.outside is None:
             raise InputError("texts of no class are wanted: add --outside FILE")
-        texts = read_texts(self.asked.outside, str(self.asked.columns.get("text", "text")))
+        own = getattr(self.run.recipe.task, "text", "text")
+        texts = read_texts(self.asked.outside, self.asked.columns.get("text", own))
         return outside(self.predictor, texts, self.asked.seed)
 
     def _language(self) -> dict[str, Any]:
@@ -274,12 +332,3 @@ class Evaluation:
         if not self.is_task:
             return cost_of_text(self.run, self.asked.device)
         return cost(self.predictor, self.asked.against)
-
-
-def _finite(value: Any) -> Any:
-    """Return a result as JSON has it: no NaN."""
-    if isinstance(value, Mapping):
-        return {str(key): _finite(inner) for key, inner in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

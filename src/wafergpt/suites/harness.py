@@ -73,7 +73,7 @@ def harness(
             for task in loaded["tasks"].values():
                 task.set_fewshot_seed(seed)
             result = evaluate(model, loaded, limit, bootstrap_iters=0, log_samples=False)
-        except (OSError, ConnectionError) as error:
+        except OSError as error:
             raise InputError(
                 f"a task of the harness cannot be fetched ({str(error).splitlines()[0]}): "
                 "--tasks-folder names files"

@@ -15,13 +15,12 @@ from wafergpt.config import Recipe
 from wafergpt.data.answer_rows import Columns, Questions, pair_of, read_questions, stream_asked
 from wafergpt.data.answer_windows import best_span, split
 from wafergpt.data.labelled_split import hold_out
-from wafergpt.data.tokenizer import Tokenizer
+from wafergpt.data.tokenizer import Tokenizer, warn_of_another_script
 from wafergpt.errors import InputError
 from wafergpt.evaluation.answers import answer_examples, answer_metrics, best_margin, token_f1
 from wafergpt.progress import say, working
 from wafergpt.tasks.base import Direction, EvaluationSet, InputFormat, InputRow, Outputs, Splits
 from wafergpt.tasks.chosen import with_choices_for_tagging
-from wafergpt.tasks.labelled_task import warn_of_another_script
 from wafergpt.tasks.ngram_scores import mean_of_each
 from wafergpt.tasks.tables import SplitRows
 from wafergpt.tasks.word_task import WordTask, WordTaskSettings

@@ -13,13 +13,13 @@ from pydantic import Field, field_validator
 
 from wafergpt.config import Recipe, TaskSettings
 from wafergpt.data.retrieval_rows import OPTIONAL, QueryPairs, read_query_pairs
-from wafergpt.data.tokenizer import Tokenizer
+from wafergpt.data.tokenizer import Tokenizer, warn_of_another_script
 from wafergpt.errors import InputError
 from wafergpt.evaluation.ranking import ranks_by_cosine, search_metrics
 from wafergpt.progress import place, say, working
 from wafergpt.tasks.base import Direction, EvaluationSet, Outputs, Splits
 from wafergpt.tasks.chosen import with_choices_for_retrieval
-from wafergpt.tasks.labelled_task import LabelledTask, warn_of_another_script
+from wafergpt.tasks.labelled_task import LabelledTask
 from wafergpt.tasks.tables import SplitRows
 
 if TYPE_CHECKING:

@@ -15,11 +15,11 @@ from pydantic import Field
 
 from wafergpt.config import Recipe, TaskSettings
 from wafergpt.data.labelled_rows import Table
-from wafergpt.data.tokenizer import Tokenizer
+from wafergpt.data.tokenizer import Tokenizer, warn_of_another_script
 from wafergpt.progress import say, working
 from wafergpt.tasks.base import EvaluationSet, Outputs, Splits
 from wafergpt.tasks.chosen import with_choices_for_writing
-from wafergpt.tasks.labelled_task import LabelledTask, warn_of_another_script
+from wafergpt.tasks.labelled_task import LabelledTask
 from wafergpt.tasks.prompts import Answers, Ints, Prompt
 from wafergpt.tasks.tables import Tables
 

@@ -393,13 +393,3 @@ class LabelledTask(Task, Generic[R]):
         except UnicodeEncodeError:
             raise InputError("holds a lone surrogate, which is no character") from None
         return str(value) if value.strip() else None
-
-
-def warn_of_another_script(tokens: int, characters: int) -> None:
-    """Warn of a tokenizer that has no tokens for the script of the texts."""
-    if tokens > characters:
-        say(
-            f"warning: the tokenizer takes {tokens / characters:.1f} tokens for a character of "
-            "these texts, so it was made for another script, as was the model that reads with "
-            "it: start from one of their language, or from scratch"
-        )

@@ -19,13 +19,13 @@ from wafergpt.data.retrieval_rows import (
     read_candidates,
     read_ranked_lists,
 )
-from wafergpt.data.tokenizer import Tokenizer
+from wafergpt.data.tokenizer import Tokenizer, warn_of_another_script
 from wafergpt.errors import InputError
 from wafergpt.evaluation.ranking import ranking_metrics
 from wafergpt.progress import say, working
 from wafergpt.tasks.base import Direction, EvaluationSet, InputFormat, InputRow, Outputs, Splits
 from wafergpt.tasks.chosen import with_choices_for_retrieval
-from wafergpt.tasks.labelled_task import LabelledTask, warn_of_another_script
+from wafergpt.tasks.labelled_task import LabelledTask
 from wafergpt.tasks.tables import SplitRows
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from wafergpt.config import Recipe
 from wafergpt.data.tag_schemes import Entity, allowed, entities, tag_names, tags_of
 from wafergpt.data.tagged_rows import Sentences, is_tagged, read_sentences, stream_words
-from wafergpt.data.tokenizer import Tokenizer
+from wafergpt.data.tokenizer import Tokenizer, warn_of_another_script
 from wafergpt.data.word_splitting import joined, units_of
 from wafergpt.errors import InputError, nearest
 from wafergpt.evaluation.entities import (
@@ -36,7 +36,6 @@ from wafergpt.tasks.base import (
 )
 from wafergpt.tasks.carried import notes_on, placed
 from wafergpt.tasks.chosen import with_choices_for_tagging
-from wafergpt.tasks.labelled_task import warn_of_another_script
 from wafergpt.tasks.ngram_scores import mean_of_each
 from wafergpt.tasks.tables import SplitRows
 from wafergpt.tasks.tag_settings import TagSettings

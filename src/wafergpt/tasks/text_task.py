@@ -21,13 +21,13 @@ from wafergpt.data.text_columns import (
     text_of_columns,
 )
 from wafergpt.data.text_ngrams import text_ngrams
-from wafergpt.data.tokenizer import Tokenizer
+from wafergpt.data.tokenizer import Tokenizer, warn_of_another_script
 from wafergpt.errors import InputError
 from wafergpt.progress import say, working
 from wafergpt.tasks.augmented import changed_copies
 from wafergpt.tasks.base import EvaluationSet, Splits, Task, Teacher
 from wafergpt.tasks.chosen import with_choices
-from wafergpt.tasks.labelled_task import LabelledTask, warn_of_another_script
+from wafergpt.tasks.labelled_task import LabelledTask
 from wafergpt.tasks.ngram_scores import mean_of_each, mixed
 from wafergpt.tasks.tables import Tables, as_before
 from wafergpt.tasks.text_settings import TextTaskSettings
