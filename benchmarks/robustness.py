@@ -1,11 +1,11 @@
-"""Film reviews with changed texts: plain fine-tuning beside two that learn from changed copies.
+"""Film reviews with changed texts: plain fine-tuning beside trainings against that.
 
 Each starts from the language model of ``wafergpt demo`` and learns from 10,000 of the demo's
 reviews by its recipe, in one pass: as they are; with ``task.augment`` of half of the kinds of
-changes, the others kept out; and with ``task.consistency`` too. All are judged on the same changed
-test reviews, on all unchanged ones, and on sentences of financial news. Chinese reviews of hotels,
-judged on reviews of books, show the drop of another domain there. Cells that have a row are not run
-again.
+changes, the others kept out; with ``task.consistency`` too; and with ``task.adversarial``, alone
+and on those copies. All are judged on the same changed test reviews, on all unchanged ones, and on
+sentences of financial news. Chinese reviews of hotels, judged on reviews of books, show the drop of
+another domain there. Cells that have a row are not run again.
 
     wafergpt demo
     python -m benchmarks.robustness --demo runs --data ../shared/data --out robustness
@@ -46,6 +46,8 @@ WAYS: Mapping[str, tuple[str, ...]] = {
     "plain": (),
     "copies": (AUGMENT,),
     "copies, consistent": (AUGMENT, "task.consistency=1"),
+    "adversarial": ("task.adversarial=0.05",),
+    "copies, adversarial": (AUGMENT, "task.adversarial=0.05"),
 }
 
 BOOKS, HOTELS = "书|作者|小说|内容", "酒店|房间|宾馆|前台|服务员"

@@ -197,7 +197,8 @@ def same_bits(one: Run, other: Run) -> None:
 
 
 @pytest.mark.usefixtures("preloaded")
-def test_fine_tuning_of_two_is_that_of_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("adversarial", [0, 0.1])
+def test_fine_tuning_of_two_is_that_of_one(tmp_path: Path, adversarial: float) -> None:
     rows = tmp_path / "rows.csv"
     lines = [f"row {n} is {word},{word}" for n in range(120) for word in ("good", "bad")]
     rows.write_text("text,label\n" + "\n".join(lines) + "\n", encoding="utf-8")
@@ -205,7 +206,8 @@ def test_fine_tuning_of_two_is_that_of_one(tmp_path: Path) -> None:
         f"task.train={rows}", f"task.test={rows}", "train.steps=12", "train.batch_size=10",
         "model.n_layers=1", "model.d_model=16", "model.n_heads=2", "model.seq_len=16",
         "model.vocab_size=300", "system.precision=fp32", "system.compile=off", "seed=3",
-        "system.threads=1", "model.dropout=0", "--json", "--runs", str(tmp_path),
+        "system.threads=1", "model.dropout=0", f"task.adversarial={adversarial}",
+        "--json", "--runs", str(tmp_path),
     ]  # fmt: skip
     results = []
     for nproc in ("1", "2"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,13 @@ from click.testing import CliRunner
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from wafergpt.api import finetune
+from wafergpt.api import evaluate, finetune
 from wafergpt.cli import main
 from wafergpt.cli.predict import command
 from wafergpt.config import Recipe, load_recipe, recipe_from
 from wafergpt.data.tagged_rows import read_sentences
 from wafergpt.errors import InputError
+from wafergpt.evaluation.perturbations import perturbed
 from wafergpt.inference.predictor import Predictor
 from wafergpt.model.gpt import GPT
 from wafergpt.reports import write_report
@@ -74,16 +76,20 @@ def prepared(recipe: Recipe) -> tuple[Tag, Splits]:
 
 
 def test_it_learns_and_counts_as_nervaluate_does(tagger: Predictor, home: Path) -> None:
-    from nervaluate import Evaluator
-
     result = tagger.run.read("result")
     assert result["test"]["f1"] > 0.9
     table = read_sentences(home / "test.conll")
-    found = tagger.predict([list(words) for words in table.words])
-    ours = [answer or {} for answer in found]
-    true = [text.split() for text in table.labels]
+    known = [text.split() for text in table.labels]
+    assert f1_of(tagger, table.words, known) == pytest.approx(result["test"]["f1"])
+
+
+def f1_of(tagger: Predictor, rows: Sequence[Sequence[str]], known: list[list[str]]) -> float:
+    """Return nervaluate's strict F1 of what predict says."""
+    from nervaluate import Evaluator
+
+    found = tagger.predict([list(words) for words in rows])
     predicted = []
-    for words, answer in zip(table.words, ours, strict=True):
+    for words, answer in zip(rows, (one or {} for one in found), strict=True):
         tags = ["O"] * len(words)
         starts = np.cumsum([0, *(len(word) + 1 for word in words)]).tolist()
         for entity in answer["entities"]:
@@ -93,8 +99,26 @@ def test_it_learns_and_counts_as_nervaluate_does(tagger: Predictor, home: Path) 
                 f"{'BI'[i > 0]}-{entity['label']}" for i in range(length)
             ]
         predicted.append(tags)
-    theirs = Evaluator(true, predicted, tags=["LOC", "PER"], loader="list").evaluate()
-    assert theirs["overall"]["strict"].f1 == pytest.approx(result["test"]["f1"])
+    theirs = Evaluator(known, predicted, tags=["LOC", "PER"], loader="list").evaluate()
+    return float(theirs["overall"]["strict"].f1)
+
+
+def test_letters_of_words_change_and_tags_stay(tagger: Predictor, home: Path) -> None:
+    found = evaluate("t", ["robustness"], rows=60, seed=4, root=home)["robustness"]
+    assert {one["kind"] for one in found["kinds"]} >= {"typos", "case"}
+    assert not {one["kind"] for one in found["kinds"]} & {"whitespace", "truncation"}
+    table = read_sentences(home / "test.conll")
+    for one in found["kinds"]:
+        new = [perturbed("\n".join(words), one["kind"], one["severity"], 4).split("\n")
+               for words in table.words]  # fmt: skip
+        changed = [tuple(a) != b for a, b in zip(new, table.words, strict=True)]
+        assert one["changed"] == pytest.approx(np.mean(changed))
+        if one["kind"] in ("typos", "case"):
+            wanted = f1_of(tagger, new, [text.split() for text in table.labels])
+            assert one["value"] == pytest.approx(wanted)
+    assert found["mean_drop"]["5"] > found["mean_drop"]["1"]
+    with pytest.raises(InputError, match="takes words apart"):
+        evaluate("t", ["robustness"], kinds=["whitespace"], root=home)
 
 
 def test_offsets_are_places_in_the_raw_text(tagger: Predictor) -> None:

@@ -32,6 +32,7 @@ def require_supported(recipe: Recipe) -> None:
         (recipe.evaluate.prompts, "evaluate.prompts", "wafergpt generate, afterwards"),
         (getattr(recipe.task, "word_dropout", 0), "task.word_dropout", "0"),
         (getattr(recipe.task, "consistency", 0), "task.consistency", "task.augment alone: 0"),
+        (getattr(recipe.task, "adversarial", 0), "task.adversarial", "0"),
         (getattr(recipe.task, "ngrams", "none") != "none", "task.ngrams", "none"),
         (getattr(recipe.task, "class_weights", "none") != "none", "task.class_weights", "none"),
         (getattr(recipe.task, "multi", False), "task.multi", "false"),

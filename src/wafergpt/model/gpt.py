@@ -131,6 +131,7 @@ class GPT(nn.Module):
         documents: Tensor | None = None,
         cache: Cache | None = None,
         seen: Tensor | None = None,
+        shift: Tensor | None = None,
     ) -> Tensor:
         """Map tokens ``[batch, length]`` to hidden states ``[batch, length, d_model]``.
 
@@ -141,6 +142,8 @@ class GPT(nn.Module):
             cache: of the tokens that earlier calls have read, which these continue.
             seen: ``[batch, length]``, true for the tokens that all tokens of the row see: attention
                 is then two-way, for tasks that read a whole text; without the other two.
+            shift: ``[batch, length, d_model]``, added to the embedded tokens, in units of the root
+                mean square of each.
 
         Raises:
             ValueError: if these tokens and those in the cache are more than ``seq_len``.
@@ -164,6 +167,8 @@ class GPT(nn.Module):
             x = x + self.ngrams(tokens, place, earlier)
         if self._embedding_multiplier != 1:
             x = x * self._embedding_multiplier
+        if shift is not None:
+            x = x + shift.to(x) * x.detach().square().mean(-1, keepdim=True).sqrt()
         x = self.dropout(x)
         for index, block in enumerate(self.blocks):
             x = block(x, mask, None if cache is None else cache.layers[index])

@@ -80,7 +80,13 @@ class Classifier(nn.Module):
         )
         self._multiplier = parametrization(gpt.config).task_multiplier
 
-    def forward(self, tokens: Tensor, lengths: Tensor, ngrams: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        tokens: Tensor,
+        lengths: Tensor,
+        ngrams: Tensor | None = None,
+        shift: Tensor | None = None,
+    ) -> Tensor:
         """Map texts to scores ``[batch, n_outputs]``; with a table ``[2, batch, n_outputs]``.
 
         The second ones are the n-grams'.
@@ -90,8 +96,9 @@ class Classifier(nn.Module):
                 attention is causal.
             lengths: ``[batch]``, how many tokens of each row are text.
             ngrams: ``[batch, n]``, rows of the table, padded with 0; with ``ngram_rows`` only.
+            shift: of the embedded tokens (see ``GPT.forward``).
         """
-        pooled = self.dropout(self.pool(self.gpt(tokens), lengths))
+        pooled = self.dropout(self.pool(self.gpt(tokens, shift=shift), lengths))
         scores: Tensor = self._exact_scores(pooled) if self._exact else self.head(pooled)
         scores = scores * self._multiplier
         if self.head_ngrams is not None:

@@ -9,13 +9,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from wafergpt.data.tagged_rows import Sentences
 from wafergpt.engines.outputs import evaluate
-from wafergpt.evaluation.perturbations import fitting
+from wafergpt.errors import InputError
+from wafergpt.evaluation.perturbations import fitting, perturbed
 from wafergpt.inference.predictor import Predictor
 from wafergpt.progress import progress, silent
 from wafergpt.suites import rows as own
 from wafergpt.suites.rows import Judged
 from wafergpt.tasks.augmented import changed
+from wafergpt.tasks.tag import Tag
+
+OF_WORDS = ("typos", "swap", "drop", "insert", "case", "ocr", "homoglyphs", "traditional",
+            "fullwidth", "homophones")  # fmt: skip
+"""Kinds of changes that leave as many words as there were: what a tagger's rows can have."""
+
+BETWEEN_WORDS = "\n"
 
 SEVERITIES = (1, 3, 5)
 
@@ -43,10 +52,11 @@ def robustness(
     """Judge a run on changed texts, beside the same texts unchanged.
 
     Args:
-        predictor: of the run, which has one answer to a text.
+        predictor: of the run, which has one answer to a text, or finds entities in it.
         n: how many of the run's test rows, or else its validation rows, are drawn.
         seed: of the draw and of the changes.
-        kinds: of changes, of ``KINDS``; all that fit the texts if omitted.
+        kinds: of changes, of ``KINDS``; all that fit the texts, and keep the words of a tagger's,
+            if omitted.
         severities: from 1 to 5.
 
     Returns:
@@ -56,15 +66,22 @@ def robustness(
         and, of a classifier, of answers ``flipped``; and ``mean_drop`` by severity.
 
     Raises:
-        InputError: if the task has no single answer to a text, or the rows are gone.
+        InputError: if the task is another one, a kind does not fit it, or the rows are gone.
     """
-    own.text_task(predictor, "robustness")
+    tags = isinstance(predictor.task, Tag)
+    if not tags:
+        own.text_task(predictor, "robustness")
+    elif other := [kind for kind in kinds if kind not in OF_WORDS]:
+        raise InputError(
+            f"--kinds {other[0]} takes words apart, and their tags with them: for tags there are "
+            f"{', '.join(OF_WORDS)}"
+        )
     where, known = own.own_rows(predictor)
     some = own.some(known, n, seed)
     clean = own.judge(predictor, some)
     metric, more = own.metric_of(predictor, clean)
     measured = _Measured(some, clean, metric, more)
-    chosen = list(kinds) or fitting(some.texts)
+    chosen = kinds or [one for one in fitting(some.texts) if not tags or one in OF_WORDS]
     total = len(chosen) * len(severities) * len(some.texts)
     found = []
     with progress("changing texts", total, "texts") as bar:
@@ -91,9 +108,9 @@ def _one(
     predictor: Predictor, measured: _Measured, kind: str, severity: int, seed: int
 ) -> dict[str, Any]:
     rows, clean, metric = measured.rows, measured.clean, measured.metric
-    texts = [changed(text, kind, severity, seed) for text in rows.texts]
-    places = [place for place, text in enumerate(texts) if text != rows.texts[place]]
-    answered = _answered(predictor, replace(rows, texts=texts), places, clean)
+    new = _changed(rows, kind, severity, seed)
+    places = [n for n, (a, b) in enumerate(zip(new.texts, rows.texts, strict=True)) if a != b]
+    answered = _answered(predictor, new, places, clean)
     value = answered.metrics[metric]
     entry: dict[str, Any] = {
         "kind": kind,
@@ -101,7 +118,7 @@ def _one(
         "value": value,
         "interval": answered.intervals.get(metric),
         "drop": own.relative_drop(clean.metrics[metric], value, measured.more),
-        "changed": len(places) / len(texts),
+        "changed": len(places) / len(rows.texts),
     }
     if answered.sampled is not None and clean.sampled is not None:
         entry["difference"] = answered.sampled.minus(clean.sampled, metric).to_dict()
@@ -111,15 +128,33 @@ def _one(
     return entry
 
 
+def _changed(rows: Any, kind: str, severity: int, seed: int) -> Any:
+    """Return rows with changed texts; of tagged sentences each word stays a word."""
+    if not isinstance(rows, Sentences):
+        texts = [changed(text, kind, severity, seed) for text in rows.texts]
+        return replace(rows, texts=texts)
+    words = [_changed_words(sentence, kind, severity, seed) for sentence in rows.words]
+    return replace(rows, words=words)
+
+
+def _changed_words(words: tuple[str, ...], kind: str, severity: int, seed: int) -> tuple[str, ...]:
+    new = perturbed(BETWEEN_WORDS.join(words), kind, severity, seed).split(BETWEEN_WORDS)
+    return tuple(new) if len(new) == len(words) and all(new) else words
+
+
 def _answered(predictor: Predictor, rows: Any, places: list[int], clean: Judged) -> Judged:
     """Return the answers to rows, of which those at ``places`` are new."""
     task = own.labelled_task(predictor)
     if not places:
         return clean
+    # Of long sentences there are several outputs, and their number may be another one now.
+    whole = isinstance(rows, Sentences)
     with silent():
-        evaluated = task.evaluated(rows.take(places), predictor.tokenizer, "test")
-    found = evaluate(task, predictor.network, evaluated, predictor.recipe, predictor.device)
-    outputs = {name: _with(clean.outputs[name], places, new) for name, new in found.items()}
+        some = rows if whole else rows.take(places)
+        evaluated = task.evaluated(some, predictor.tokenizer, "test")
+    outputs = evaluate(task, predictor.network, evaluated, predictor.recipe, predictor.device)
+    if not whole:
+        outputs = {name: _with(clean.outputs[name], places, new) for name, new in outputs.items()}
     return own.judged(task, outputs, clean.references)
 
 

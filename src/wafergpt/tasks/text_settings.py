@@ -47,6 +47,9 @@ class TextTaskSettings(TaskSettings):
     consistency: float = Field(0.0, ge=0, le=100)
     """Read each row and one of its copies together, another one each epoch, and add so many times
     the divergence of the answer to the copy from that to the row, as its teacher."""
+    adversarial: float = Field(0.0, ge=0, le=1)
+    """Read each row a second time, its embedded tokens moved by this share of their norms to where
+    its answer is worse (Miyato et al., arXiv:1605.07725); try 0.05."""
 
     @field_validator("augment")
     @classmethod
@@ -58,6 +61,8 @@ class TextTaskSettings(TaskSettings):
     def _has_copies(self) -> TextTaskSettings:
         if self.consistency and not self.augment:
             raise ValueError("task.consistency compares rows with copies: add task.augment=[typos]")
+        if self.consistency and self.adversarial:
+            raise ValueError("task.consistency and task.adversarial: one of the two")
         return self
 
     @model_validator(mode="after")

@@ -24,6 +24,7 @@ from wafergpt.data.text_ngrams import text_ngrams
 from wafergpt.data.tokenizer import Tokenizer, warn_of_another_script
 from wafergpt.errors import InputError
 from wafergpt.progress import say, working
+from wafergpt.tasks.adversarial import PASSES, SHIFT, adversarial_loss
 from wafergpt.tasks.augmented import changed_copies
 from wafergpt.tasks.base import EvaluationSet, Splits, Task, Teacher
 from wafergpt.tasks.chosen import with_choices
@@ -282,9 +283,16 @@ class TextTask(LabelledTask[Table]):
         from wafergpt.tasks.augmented import consistent_loss
 
         changed = changed_of(batch)
-        if changed is None:
-            return super().training_loss(network, batch)
-        return consistent_loss(self, network, batch, changed)
+        if changed is not None:
+            return consistent_loss(self, network, batch, changed)
+        if self.settings.adversarial:
+            return adversarial_loss(self, network, batch)
+        return super().training_loss(network, batch)
+
+    def training_flops(self, batch: Batch) -> float:
+        """Return the FLOPs of a batch in training, all passes of it included."""
+        passes = PASSES if self.settings.adversarial else 1
+        return passes * super().training_flops(batch)
 
     def distilled_loss(self, network: nn.Module, batch: Batch, teacher: Teacher) -> Tensor:
         """Return the loss, a share of it the divergence of each score from the teacher's answer."""
@@ -327,8 +335,9 @@ class TextTask(LabelledTask[Table]):
         """Require that it reads the n-grams that the rows are encoded with, or none."""
         super().require_teacher(teacher)
         assert isinstance(teacher, TextTask)
-        if self.settings.consistency:
-            raise InputError("has no use beside task.consistency: one of the two")
+        for key in ("consistency", "adversarial"):
+            if getattr(self.settings, key):
+                raise InputError(f"has no use beside task.{key}: one of the two")
         ours, theirs = ((t.settings.ngrams, t.settings.ngram_rows) for t in (self, teacher))
         if theirs[0] != "none" and ours != theirs:
             raise InputError(
@@ -346,8 +355,8 @@ class TextTask(LabelledTask[Table]):
             # Whole tokens are hidden, so that no single one decides (Iyyer et al., 2015).
             places = torch.rand(tokens.shape, device=tokens.device) < dropout
             tokens = tokens.masked_fill(places, self.settings.end_of_text)
-        ngrams = [batch["ngrams"]] if "ngrams" in batch else []
-        scores: Tensor = network(tokens, batch["lengths"], *ngrams)
+        further = {name: batch[name] for name in ("ngrams", SHIFT) if name in batch}
+        scores: Tensor = network(tokens, batch["lengths"], **further)
         return scores
 
     def scores_of_each(self, network: nn.Module, batch: Batch) -> Tensor:
