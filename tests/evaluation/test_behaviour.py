@@ -88,6 +88,34 @@ def test_a_lexicon_knows_words_and_no_negation() -> None:
     assert "{" not in first["inputs"][0]
 
 
+def by_characters(texts: Sequence[str]) -> list[dict[str, Any]]:
+    """Answer as a lexicon of Chinese words does, which knows no negation."""
+    lists = load_behaviour("sentiment_zh").lists
+    good = (*lists["good"], *lists["praise"], *lists["well"])
+    bad = (*lists["bad"], *lists["blame"], *lists["ill"])
+    sums = [sum(w in text for w in good) - sum(w in text for w in bad) for text in texts]
+    return [said("neg" if more < 0 else "pos", 1 / (1 + 2.0**-more)) for more in sums]
+
+
+def test_a_chinese_lexicon_knows_words_and_no_negation() -> None:
+    file = load_behaviour("sentiment_zh").model_copy(
+        update={"labels": {"positive": ("pos",), "negative": ("neg",)}}
+    )
+    cases = expanded(file)
+    found = {one["name"]: one for one in failures(cases, by_characters(cases.texts), LABELS)}
+    english = {test.name for test in load_behaviour("sentiment").tests}
+    assert {*found} - english == {"traditional characters"}
+    for name in (
+        "words of praise", "words of blame", "more praise at the end", "names of people",
+        "names of places", "addresses and handles", "sentences that say nothing",
+    ):  # fmt: skip
+        assert found[name]["failed"] == 0, (name, found[name]["examples"])
+    assert found["praise that is denied"]["failure_rate"] == 1
+    changed = [case.inputs for case in cases.cases if case.test.name == "traditional characters"]
+    assert len(changed) > 50
+    assert any("\u89ba" in cases.texts[after] for _, after in changed)
+
+
 @pytest.mark.parametrize("name", shipped_behaviour())
 def test_shipped_files_stand_for_enough_different_cases(name: str) -> None:
     file = load_behaviour(name)

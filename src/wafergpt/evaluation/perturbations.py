@@ -143,20 +143,25 @@ def fitting(texts: Sequence[str]) -> list[str]:
     Returns:
         Names, in the order of ``KINDS``, each of which finds something to change in one text.
     """
+    scripts = {"any", script_of(texts)}
+    return [
+        name
+        for name, kind in KINDS.items()
+        if kind.scripts in scripts and any(True for text in texts for _ in kind.sites(text))
+    ]
+
+
+def script_of(texts: Sequence[str]) -> Scripts:
+    """Return the script of most texts: ``any`` if none has a letter of the two."""
     chinese = latin = 0
     for text in texts:
         # A Chinese character stands for about two letters.
         of_han, of_latin = 2 * len(_HAN.findall(text)), len(_OF_LATIN.findall(text))
         chinese += of_han > of_latin
         latin += of_latin > of_han
-    scripts = {"any"}
-    if chinese or latin:
-        scripts.add("chinese" if chinese > latin else "latin")
-    return [
-        name
-        for name, kind in KINDS.items()
-        if kind.scripts in scripts and any(True for text in texts for _ in kind.sites(text))
-    ]
+    if not (chinese or latin):
+        return "any"
+    return "chinese" if chinese > latin else "latin"
 
 
 def _with(text: str, sites: Sequence[Site], new: Mapping[int, str]) -> str:

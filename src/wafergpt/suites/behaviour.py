@@ -10,7 +10,9 @@ from wafergpt.data.text_columns import shown
 from wafergpt.errors import InputError
 from wafergpt.evaluation.behaviour import expanded, failures, labels_for
 from wafergpt.evaluation.behaviour_files import BehaviourFile, load_behaviour
+from wafergpt.evaluation.perturbations import script_of
 from wafergpt.inference.predictor import Predictor
+from wafergpt.progress import say
 from wafergpt.suites import rows as own
 from wafergpt.tasks.classify import Classify
 from wafergpt.tasks.multi_label import MultiLabel
@@ -25,8 +27,9 @@ def behaviour(predictor: Predictor, cases: Path | None = None, seed: int = 0) ->
 
     Args:
         predictor: of the run.
-        cases: a YAML file of tests; if omitted, those that come with wafergpt: of sentiment, if the
-            labels are of that, or else of intents, which change the run's own rows; of entities.
+        cases: a YAML file of tests; if omitted, those that come with wafergpt: of sentiment, in
+            English or Chinese as the run's rows are, if the labels are of that, or else of intents,
+            which change the run's own rows; of entities.
         seed: of what is drawn.
 
     Returns:
@@ -45,7 +48,7 @@ def behaviour(predictor: Predictor, cases: Path | None = None, seed: int = 0) ->
     elif isinstance(task, Tag):
         file = load_behaviour("entities")
     else:
-        file = _shipped(labels)
+        file = _shipped(predictor, labels, seed)
     kind = "tag" if isinstance(task, Tag) else "classify"
     if file.task != kind:
         raise InputError(f"the tests are for task.name={file.task}, and the run is for {kind}")
@@ -62,10 +65,18 @@ def behaviour(predictor: Predictor, cases: Path | None = None, seed: int = 0) ->
     }
 
 
-def _shipped(labels: Sequence[str]) -> BehaviourFile:
+def _shipped(predictor: Predictor, labels: Sequence[str], seed: int) -> BehaviourFile:
     sentiment = load_behaviour("sentiment")
     try:
         labels_for(sentiment, labels)
     except InputError:
         return load_behaviour("intents")
-    return sentiment
+    try:
+        texts = own.some(own.own_rows(predictor)[1], ROWS, seed).texts
+    except InputError as error:
+        say(f"warning: the tests are in English, whatever the run reads: {error}")
+        return sentiment
+    if script_of(texts) != "chinese":
+        return sentiment
+    chinese = load_behaviour("sentiment_zh")
+    return chinese.model_copy(update={"labels": sentiment.labels, "beside": sentiment.beside})
