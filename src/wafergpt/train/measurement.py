@@ -67,6 +67,9 @@ SHAPE_SECONDS = 1.0
 FEWEST, MOST = 3, 64
 """Updates that are timed."""
 
+ONE_OF = 4
+"""Updates of a short training of which one is timed: measuring takes less time than training."""
+
 EPOCHS = 2
 """Passes over the data that timed updates are taken from: the order of so many is kept."""
 
@@ -284,7 +287,8 @@ class _Stopwatch:
         """Make updates spread over the training, the one with the most tokens first."""
         train, splits = self.setup.recipe.train, self.setup.splits
         span = min(train.steps or 0, train.steps_for(EPOCHS * splits.train.samples_per_epoch))
-        places = [int(span * share) for share in _spread(MOST)]
+        count = min(MOST, max(FEWEST, (train.steps or 0) // ONE_OF))
+        places = [int(span * share) for share in _spread(count)]
         sparsity = self.setup.recipe.sparsity
         if sparse.mask_changes(sparsity, train.steps or 0) and sparsity.every > 1:
             # Changes of masks are timed apart: a few updates have too many or too few.
@@ -348,7 +352,7 @@ def _evaluation(
     times: list[float] = []
     tokens: list[int] = []
     start = time.monotonic()
-    for share in _spread(MOST):
+    for share in _spread(min(MOST, max(fewest, -(-samples // at_once)))):
         first = int(share * (samples - at_once + 1))
         before = time.monotonic()
         setup.engine.outputs(range(first, first + at_once), rows, lambda: None)
