@@ -57,7 +57,7 @@ class LanguageModel(Task):
         """Open the corpus; without a horizon it is 20 tokens for each parameter."""
         corpus = corpus_of(self.recipe)
         recipe = with_horizon(for_corpus(self.recipe, corpus))
-        train = _batches(recipe, corpus, "train")
+        train = _batches(recipe, corpus, tokenizer, "train")
         if train.samples_per_epoch < recipe.train.batch_size:
             raise InputError(
                 f"{corpus.path} has {train.samples_per_epoch} sequences of {recipe.model.seq_len} "
@@ -65,7 +65,7 @@ class LanguageModel(Task):
                 "lower train.batch_size or model.seq_len"
             )
         references = {"tokens": len(corpus.tokens("val")), "bytes": corpus.bytes_val}
-        validation = EvaluationSet(_batches(recipe, corpus, "val"), references)
+        validation = EvaluationSet(_batches(recipe, corpus, tokenizer, "val"), references)
         return recipe, Splits(train, validation, None, len(corpus.tokens("train")))
 
     def network(self) -> nn.Module:
@@ -250,7 +250,7 @@ def with_horizon(recipe: Recipe) -> Recipe:
     )
 
 
-def _batches(recipe: Recipe, corpus: Corpus, split: str) -> LanguageBatches:
+def _batches(recipe: Recipe, corpus: Corpus, tokenizer: Tokenizer, split: str) -> LanguageBatches:
     from wafergpt.data.language_batches import LanguageBatches
 
     stream = corpus.tokens(split)
@@ -264,7 +264,7 @@ def _batches(recipe: Recipe, corpus: Corpus, split: str) -> LanguageBatches:
             length,
             corpus.fingerprint,
             seed=recipe.seed if split == "train" else None,
-            end_of_text=corpus.tokenizer.end_of_text if recipe.data.document_mask else None,
+            end_of_text=tokenizer.end_of_text if recipe.data.document_mask else None,
         )
     except ValueError as error:
         raise InputError(f"{corpus.path} is too small: {error}") from None
