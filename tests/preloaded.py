@@ -1,8 +1,7 @@
-"""Processes that are forked from one that has imported torch and what else wafergpt needs.
+"""Processes that are forked from one that has imported torch, wafergpt and what it needs.
 
 Those imports are most of what a short command takes, and the tests start hundreds of them.
-wafergpt's own modules are imported anew by each process, and everything else is as it is for a
-user's: its own pid, environment, files and signals.
+Everything else is as it is for a user's process: its own pid, environment, files and signals.
 """
 
 from __future__ import annotations
@@ -10,6 +9,8 @@ from __future__ import annotations
 import atexit
 import faulthandler
 import functools
+import importlib
+import importlib.machinery
 import itertools
 import json
 import logging
@@ -42,6 +43,13 @@ pid, status = channel.makefile().read().split()
 code = os.waitstatus_to_exitcode(int(status))
 sys.exit(code if code >= 0 else 128 - code)
 """
+
+IMPORTED = (
+    "torch._dynamo", "torch.distributed.fsdp", "wafergpt.train.run", "wafergpt.train.finetuning",
+    "wafergpt.train.measurement", "wafergpt.cli", "wafergpt.cli.pretrain", "wafergpt.cli.finetune",
+    "wafergpt.cli.predict", "wafergpt.cli.generate", "wafergpt.tasks.classify",
+    "wafergpt.inference.predictor", "wafergpt.inference.writer",
+)  # fmt: skip
 
 OURS = ("wafergpt", "benchmarks", "tests")
 
@@ -161,17 +169,15 @@ class _Child(subprocess.Popen[Any]):
         self.pid = os.fork()
         if not self.pid:
             os.getppid = posix.getppid
-            _become(start)
+            _become(start, anew=True)
         self._child_created = True
         self._close_pipe_fds(*more[PIPES])  # type: ignore[attr-defined]
 
 
 def serve(address: str, parent: int) -> NoReturn:
     """Fork for each connection; answer with the pid of its process, then with how it ended."""
-    import torch._dynamo
-    import torch.distributed.fsdp  # noqa: F401
-
-    import wafergpt.train.run  # noqa: F401
+    for name in IMPORTED:
+        importlib.import_module(name)
     from wafergpt.distributed.launcher import stop_with
 
     stop_with(parent)
@@ -207,8 +213,8 @@ def _answer(channel: socket.socket) -> NoReturn:
     os._exit(0)
 
 
-def _become(start: _Start) -> NoReturn:
-    """Go on as ``python ARGUMENTS`` would."""
+def _become(start: _Start, anew: bool = False) -> NoReturn:
+    """Go on as ``python ARGUMENTS`` would; import our own modules anew where they were in use."""
     python, folder, environment, session, given = start
     for own, file in enumerate([os.dup(file) for file in given]):
         os.dup2(file, own)
@@ -219,18 +225,30 @@ def _become(start: _Start) -> NoReturn:
     for number in SIGNALS:
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    base = [p for p in sys.path if p not in ("", str(Path(__file__).parent), *_paths(os.environ))]
+    ours = ("", str(Path(__file__).parent), *_paths(os.environ))
+    paths = [*_paths(environment), *(path for path in sys.path if path not in ours)]
     os.environ.clear()
     os.environ.update(environment)
     sys.stdin = open(0, closefd=False)  # noqa: SIM115
     sys.stdout = open(1, "w", 1, closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", 1, errors="backslashreplace", closefd=False)  # noqa: SIM115
-    for known in (sys.modules, logging.root.manager.loggerDict):
-        for name in [name for name in known if name.partition(".")[0] in OURS]:
-            del known[name]
+    if anew or _differs(paths):
+        for known in (sys.modules, logging.root.manager.loggerDict):
+            for name in [name for name in known if name.partition(".")[0] in OURS]:
+                del known[name]
     subprocess.Popen = _Child  # type: ignore[misc]
     atexit._clear()
-    _end(_run(python, [*_paths(environment), *base]))
+    if "COVERAGE_PROCESS_CONFIG" in environment:
+        coverage = importlib.import_module("coverage")
+        coverage.Coverage.current().stop()
+        coverage.process_startup(force=True)
+    _end(_run(python, paths))
+
+
+def _differs(paths: list[str]) -> bool:
+    """Return whether another wafergpt is found in these folders than the one that is imported."""
+    found = importlib.machinery.PathFinder.find_spec("wafergpt", paths)
+    return found is not None and found.origin != sys.modules["wafergpt"].__file__
 
 
 def _paths(environment: Any) -> list[str]:
