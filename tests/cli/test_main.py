@@ -29,21 +29,39 @@ def call(
 HEAVY = ("torch", "transformers", "sklearn", "plotly", "tokenizers", "pandas")
 
 
+HELP = """
+import contextlib, io, json, sys
+from wafergpt.cli import main
+shown = {}
+for verb in json.loads(sys.argv[1]):
+    sys.argv = ["wafergpt", *([verb] if verb else []), "--help"]
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code
+    shown[verb] = code, output.getvalue(), [m for m in HEAVY if m in sys.modules]
+print(json.dumps(shown))
+""".replace("HEAVY", repr(HEAVY))
+
+
+@pytest.fixture(scope="module")
+def shown() -> dict[str, tuple[int, str, list[str]]]:
+    """The exit code and help of each verb, one after the other, and what was imported by then."""
+    command = [sys.executable, "-c", HELP, json.dumps(["", *VERBS])]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found: dict[str, tuple[int, str, list[str]]] = json.loads(done.stdout)
+    return found
+
+
 @pytest.mark.parametrize("verb", ["", *VERBS])
-def test_help_needs_nothing_heavy_and_shows_an_example(verb: str) -> None:
-    code = (
-        "import sys\n"
-        f"sys.argv = ['wafergpt', *{[verb] if verb else []!r}, '--help']\n"
-        "from wafergpt.cli import main\n"
-        "try:\n"
-        "    main()\n"
-        "finally:\n"
-        f"    print([m for m in {HEAVY!r} if m in sys.modules], file=sys.stderr)\n"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert result.returncode == 0
-    assert result.stderr.strip() == "[]"
-    assert "Example: wafergpt" in " ".join(result.stdout.split())
+def test_help_needs_nothing_heavy_and_shows_an_example(
+    shown: dict[str, tuple[int, str, list[str]]], verb: str
+) -> None:
+    code, text, imported = shown[verb]
+    assert code == 0
+    assert imported == []
+    assert "Example: wafergpt" in " ".join(text.split())
 
 
 def test_help_is_quick() -> None:
@@ -134,6 +152,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.usefixtures("preloaded")
 @pytest.mark.parametrize(("arguments", "message"), MISTAKES, ids=str)
 def test_a_mistake_gets_one_line_and_exit_code_2(
     folder: Path, arguments: list[str], message: str
@@ -151,18 +170,21 @@ def test_a_mistake_gets_one_line_and_exit_code_2(
     assert not (folder / "runs").exists()
 
 
+@pytest.mark.usefixtures("preloaded")
 def test_too_small_a_corpus(folder: Path) -> None:
     result = call("pretrain", "data.corpus=tiny", "train.steps=1", cwd=folder)
     assert result.returncode == 2
     assert "less than one" in result.stderr
 
 
+@pytest.mark.usefixtures("preloaded")
 def test_debug_shows_the_traceback(folder: Path) -> None:
     result = call("--debug", "prepare", "empty.txt", "--out", "c", cwd=folder)
     assert "Traceback" in result.stderr
     assert "InputError" in result.stderr
 
 
+@pytest.mark.usefixtures("preloaded")
 def test_show_prints_the_resolved_recipe(folder: Path) -> None:
     result = call("pretrain", "demo", "seed=7", "--show", cwd=folder)
     assert result.returncode == 0

@@ -63,7 +63,7 @@ def test_sharded_it_is_the_same_training(
     corpus: Path, tmp_path: Path, nproc: int, shard: int, near: float, overrides: tuple[str, ...]
 ) -> None:
     """A batch of 8 in passes of 2 gives three processes different numbers of passes."""
-    recipe = [f"data.corpus={corpus}", *SHARDED, *overrides]
+    recipe = [f"data.corpus={corpus}", *SHARDED, "train.steps=12", *overrides]
     end(begin(tmp_path, "name=alone", *recipe, "system.shard=1"))
     end(begin(tmp_path, "name=run", *recipe, f"system.shard={shard}", "--nproc", str(nproc)))
     ours, theirs = (Run.find(name, tmp_path).metrics() for name in ("run", "alone"))
