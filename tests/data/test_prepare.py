@@ -23,10 +23,10 @@ from wafergpt.errors import InputError
 
 @pytest.fixture(scope="session")
 def articles(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The first 300 Wikipedia articles."""
+    """The first 100 Wikipedia articles: 1.2 MB."""
     path = tmp_path_factory.mktemp("wiki") / "articles.jsonl"
     with lzma.open(real_data / "wikipedia_en" / "articles.jsonl.xz", "rt") as source:
-        path.write_text("".join(islice(source, 300)))
+        path.write_text("".join(islice(source, 100)))
     return path
 
 
@@ -56,7 +56,7 @@ def test_every_document_is_there_once(articles: Path, tmp_path: Path) -> None:
     assert sorted(train + val) == sorted(wanted)
     assert val
     facts = json.loads((tmp_path / "c" / "corpus.json").read_text())
-    assert facts["documents"] == 300
+    assert facts["documents"] == 100
     assert facts["bytes"] == sum(len(text.encode()) for text in wanted)
     assert facts["bytes_val"] == sum(len(text.encode()) for text in val)
     assert facts["tokens_train"] == len(corpus.tokens("train"))
@@ -69,7 +69,7 @@ SCRIPT = """
 import sys, time
 from wafergpt.data import prepare as module
 from wafergpt.data.tokenizer import Tokenizer
-module.BLOCK_BYTES, module.BATCH_BYTES = 200_000, 50_000
+module.BLOCK_BYTES, module.BATCH_BYTES = 75_000, 20_000
 encode = Tokenizer.encode_batch
 def slow(self, texts):
     print("batch", flush=True)
@@ -248,7 +248,7 @@ def test_memory_stays_bounded(tmp_path: Path) -> None:
 
 def test_sigterm_names_the_command_that_resumes(articles: Path, tmp_path: Path) -> None:
     many = tmp_path / "many.jsonl"
-    many.write_text(articles.read_text() * 6)
+    many.write_text(articles.read_text() * 4)
     command = [
         sys.executable,
         "-m",
@@ -273,4 +273,4 @@ def test_sigterm_names_the_command_that_resumes(articles: Path, tmp_path: Path) 
     assert "run the same command to resume" in message
     assert "Traceback" not in message
     again = module.prepare(many, tmp_path / "c", vocab_size=1000)
-    assert again.facts["documents"] == 1800
+    assert again.facts["documents"] == 400

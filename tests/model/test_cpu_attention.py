@@ -9,7 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from wafergpt.model.cpu_attention import BLOCK, CACHED, causal_attention
+from wafergpt.model import cpu_attention
+from wafergpt.model.cpu_attention import BLOCK, causal_attention
+
+CACHED = 1 << 18
+"""A quarter of what is built in: one head a tile is then a text of 2,049 tokens."""
 
 # One query, an odd length, one tile and a bit, tiles that hold a few heads each, one head a tile.
 SHAPES = [
@@ -19,6 +23,11 @@ SHAPES = [
     (3, 30, 300, 16),
     (1, 1, CACHED // BLOCK + 1, 4),
 ]
+
+
+@pytest.fixture(autouse=True)
+def cached(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_attention, "CACHED", CACHED)
 
 
 def with_gradients(
