@@ -248,7 +248,7 @@ def test_the_command(predictor: Predictor, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("preloaded")
 def test_kills_at_any_moment_leave_the_same_bytes(predictor: Predictor, tmp_path: Path) -> None:
-    source, out = write(tmp_path / "in.csv", 12_000), tmp_path / "out.csv"
+    source, out = write(tmp_path / "in.csv", 6_000), tmp_path / "out.csv"
     begun = time.monotonic()
     arguments = ["predict", str(predictor.run.path), str(source), "--out"]
     start = [sys.executable, "-m", "wafergpt.cli", *arguments]

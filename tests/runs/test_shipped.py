@@ -99,7 +99,7 @@ def test_it_goes_on_with_texts_of_ones_own(tmp_path: Path, monkeypatch: pytest.M
     assert done.exit_code == 0, done.output
     recipe = [
         "data.corpus=own",
-        "train.tokens=8192",
+        "train.tokens=4096",
         "train.batch_size=4",
         "train.micro_batch_size=2",
         "model.ngram_rows=4096",

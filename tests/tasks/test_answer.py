@@ -223,6 +223,7 @@ def test_no_answers_are_refused(home: Path) -> None:
         finetune("scratch", None, [*SMALL, f"task.train={path}"], root=home / "runs")
 
 
+@pytest.mark.usefixtures("preloaded")
 def test_it_is_planned(home: Path) -> None:
     found = plan(None, settings(home, "train.steps=20"))
     assert found.measured

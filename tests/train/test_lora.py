@@ -263,6 +263,7 @@ def test_means_of_checkpoints_and_pruned_ones(home: Path, adapted: Run, tmp_path
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("preloaded")
 def test_a_plan_counts_what_is_trained(home: Path, corpus: Path, tmp_path: Path) -> None:
     shape = ["model.n_layers=2", "model.d_model=512", "model.n_heads=4", "model.seq_len=32",
              "train.batch_size=4", "train.steps=4", f"data.corpus={corpus}", "system.threads=1",

@@ -32,6 +32,8 @@ from wafergpt.train.measurement import _spread, expected
 from wafergpt.train.planned import compare_with_plan
 from wafergpt.train.setup import Setup, set_up, settled
 
+pytestmark = pytest.mark.usefixtures("preloaded")
+
 SMALL = [
     "model.n_layers=1", "model.d_model=32", "model.n_heads=2", "model.seq_len=48",
     "system.threads=1", "system.compile=off", "system.precision=fp32",
