@@ -19,9 +19,9 @@ check: lint
 test: $(VENV)/.dev
 	$(TESTS) -m "not cerebras"
 
-# What the quick tests run of src, in the processes that they start too.
+# What the tests run of src, in the processes that they start too.
 coverage: $(VENV)/.dev
-	$(TESTS) -m "not cerebras and not gpu and not slow" --cov=src/wafergpt --cov-report=term:skip-covered --cov-fail-under=92
+	$(TESTS) -m "not cerebras and not gpu" --cov=src/wafergpt --cov-report=term:skip-covered --cov-fail-under=92
 
 # Makes the environment of Cerebras' SDK where it is not there yet (6 GB).
 test-cerebras: $(VENV)/.dev

@@ -37,6 +37,7 @@ def examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return {"task": blocks[1], "engine": blocks[3]}
 
 
+@pytest.mark.slow
 def test_the_task_of_the_page_learns(examples: dict[str, Any], tmp_path: Path) -> None:
     rng = random.Random(0)
     rows = []

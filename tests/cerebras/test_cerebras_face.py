@@ -81,6 +81,7 @@ def test_sparsity_is_of_the_sdk_and_of_the_blocks_only() -> None:
         assert not any(Path(name).match(glob) for name in others for glob in filters)
 
 
+@pytest.mark.slow
 def test_without_the_sdk_or_a_cluster_one_line_says_what_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,6 +116,7 @@ def test_the_slices_of_several_systems_are_disjoint_and_complete(
     assert torch.equal(whole[1]["tokens"], batches.batch(7 + 24, 24)["tokens"].int())
 
 
+@pytest.mark.slow
 def test_the_wheel_of_this_package_installs_and_imports(tmp_path: Path) -> None:
     wheel = environment.write_wheel(tmp_path)
     with zipfile.ZipFile(wheel) as archive:

@@ -23,6 +23,7 @@ def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report, "trial", lambda device: None)
 
 
+@pytest.mark.slow
 def test_the_contract() -> None:
     result = CliRunner().invoke(command, ["--json"], catch_exceptions=False)
     facts = json.loads(result.stdout.splitlines()[-1])
@@ -44,6 +45,7 @@ def test_what_is_missing_comes_with_what_to_do(monkeypatch: pytest.MonkeyPatch) 
     assert "missing  torch.compile needs a C++ compiler: install g++" in text
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_compiler_that_is_there_and_broken_is_not_ok(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -28,6 +28,7 @@ def check(out: Path, *arguments: str, code: int = 0) -> dict[str, Any]:
     return values
 
 
+@pytest.mark.slow
 def test_check_draws_a_page_of_its_own(tmp_path: Path) -> None:
     out = tmp_path / "check.html"
     values = check(out)
@@ -41,6 +42,7 @@ def test_check_draws_a_page_of_its_own(tmp_path: Path) -> None:
     assert "http-equiv" in page
 
 
+@pytest.mark.slow
 def test_what_does_not_hold_is_reported_and_exits_with_1(tmp_path: Path) -> None:
     values = check(tmp_path / "check.html", "optimizer.lr=30", code=1)
     assert not values["passed"]

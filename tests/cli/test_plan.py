@@ -132,6 +132,7 @@ def test_a_machine_that_is_known_costs_no_import_of_torch() -> None:
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("preloaded")
 def test_a_measured_plan_ends_with_the_command_that_trains_it(tmp_path: Path) -> None:
     settings = [
@@ -146,6 +147,7 @@ def test_a_measured_plan_ends_with_the_command_that_trains_it(tmp_path: Path) ->
     assert load_recipe(None, [w for w in words[2:] if not w.startswith("--")]).train.steps == 20
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("preloaded")
 def test_a_budget_prints_its_candidates_and_what_it_chose(tmp_path: Path) -> None:
     corpus = f"data.corpus={soak.corpus(tmp_path)}"

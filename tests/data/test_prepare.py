@@ -85,6 +85,7 @@ def run(articles: Path, out: Path, workers: int, pause: float) -> subprocess.Pop
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_killed_anywhere_or_with_other_workers_the_bytes_are_the_same(
     articles: Path, tmp_path: Path
 ) -> None:
@@ -214,6 +215,7 @@ def test_tokens_are_one_stream_over_all_shards(tmp_path: Path) -> None:
         stream.take(len(flat) - 1, 2)
 
 
+@pytest.mark.slow
 def test_memory_stays_bounded(tmp_path: Path) -> None:
     """A source of 300 MB is prepared within 300 MB more than a small one."""
     source = tmp_path / "a.jsonl.gz"
@@ -246,6 +248,7 @@ def test_memory_stays_bounded(tmp_path: Path) -> None:
     assert peak[30_000] - peak[300] < 100_000
 
 
+@pytest.mark.slow
 def test_sigterm_names_the_command_that_resumes(articles: Path, tmp_path: Path) -> None:
     many = tmp_path / "many.jsonl"
     many.write_text(articles.read_text() * 4)

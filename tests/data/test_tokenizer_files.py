@@ -318,6 +318,7 @@ def test_the_way_out_of_a_class_works(tmp_path: Path) -> None:
     assert Tokenizer.load(folder).encode_batch(TEXTS) == theirs(folder, TEXTS)
 
 
+@pytest.mark.slow
 def test_gpt2s_own_bpe(tmp_path: Path, real_data: Path) -> None:
     backend = Backend.from_str(json.dumps(Tokenizer.load(real_data / "gpt2_bpe").definition))
     backend.add_tokens(["<city>"])

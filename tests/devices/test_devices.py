@@ -120,6 +120,7 @@ def test_a_compiler_that_torch_does_not_try_is_none(
     assert detect.compiler_path() == str(tmp_path / "clang++")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cache")
 def test_a_plan_for_a_budget_is_a_recipe() -> None:
     found = plan(None, ["model.vocab_size=500", "model.seq_len=64"], budget="30s")
@@ -129,6 +130,7 @@ def test_a_plan_for_a_budget_is_a_recipe() -> None:
     assert recipe.model.d_ffn == 4 * recipe.model.d_model
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cache")
 def test_what_the_doctor_finds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report, "trial", lambda device: "it is broken")

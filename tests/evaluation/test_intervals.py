@@ -70,6 +70,7 @@ def test_equal_models_do_not_differ() -> None:
     assert (found.value, found.low, found.high, found.p) == (0, 0, 0, 1)
 
 
+@pytest.mark.slow
 def test_it_rejects_equal_models_as_often_as_it_says() -> None:
     generator = np.random.default_rng(5)
     rejected = 0

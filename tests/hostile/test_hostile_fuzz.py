@@ -217,6 +217,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return made
 
 
+@pytest.mark.slow
 @fuzzed(80)
 @given(st.data())
 def test_pages_of_runs(run: Run, data: st.DataObject) -> None:
@@ -252,6 +253,7 @@ def step(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return folder
 
 
+@pytest.mark.slow
 @fuzzed(150)
 @given(st.data())
 def test_checkpoints_that_vouch_for_themselves(step: Path, data: st.DataObject) -> None:

@@ -140,6 +140,7 @@ def test_the_exact_gelu_is_measured_and_never_called_equal(tmp_path: Path) -> No
     assert result["warnings"][0].startswith("not equal: the model was trained with the exact GELU")
 
 
+@pytest.mark.slow
 def test_gpt2s_own_vocabulary(tmp_path: Path, real_data: Path) -> None:
     tokenizer = Tokenizer.load(real_data / "gpt2_bpe")
     model = Model.model_validate({**SHAPE, "d_model": 8, "n_heads": 2, "vocab_size": 50257})

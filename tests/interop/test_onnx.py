@@ -132,6 +132,7 @@ def test_the_lines_of_the_readme_give_our_answers(tmp_path: Path, name: str) -> 
     assert written.get("labels", []) == list(task.get("labels", ()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("features", [True, False])
 def test_the_lines_of_the_readme_find_our_entities(tmp_path: Path, features: bool) -> None:
     task: dict[str, Any] = {"name": "tag", "labels": ("LOC", "PER"), "word_features": features,
@@ -154,6 +155,7 @@ def test_the_lines_of_the_readme_find_our_entities(tmp_path: Path, features: boo
         assert [one["score"] for one in found] == pytest.approx(scores, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_the_lines_of_the_readme_answer_as_we_do(tmp_path: Path) -> None:
     task = {"name": "answer", "feature_rows": 997, "no_answer": True, "no_answer_margin": 0.5}
     run = make_run(tmp_path, task, **EVERYTHING)
@@ -172,6 +174,7 @@ def test_the_lines_of_the_readme_answer_as_we_do(tmp_path: Path) -> None:
         assert found["score"] == pytest.approx(expected["score"], rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "shape", [EVERYTHING, {"tied": False, "activation": "gelu_tanh"}], ids=["everything", "untied"]
 )
@@ -217,6 +220,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return finetune("scratch", None, overrides, root=home).run
 
 
+@pytest.mark.slow
 def test_int8_is_measured_on_the_validation_rows(trained: Run, tmp_path: Path) -> None:
     done = CliRunner().invoke(
         command,
@@ -250,6 +254,7 @@ def test_changed_data_is_not_compared_on(trained: Run, tmp_path: Path) -> None:
         moved.validation(Tokenizer.load(trained.tokenizer))
 
 
+@pytest.mark.slow
 def test_int8_of_a_large_language_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its head is in int8 too, and its weights lie in a file beside the graph."""
     import onnx

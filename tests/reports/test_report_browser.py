@@ -105,6 +105,7 @@ def opened(path: Path, profile: Path) -> str:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
 
 
+@pytest.mark.slow
 def test_from_the_disk_with_its_script_above_it_without_and_inside(
     site: tuple[Path, str], tmp_path: Path
 ) -> None:

@@ -299,6 +299,7 @@ def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
     assert write_report(run, self_contained=True).read_bytes() == alone
 
 
+@pytest.mark.slow
 def test_a_long_run_stays_below_a_megabyte(tmp_path: Path) -> None:
     run = make(tmp_path, "long")
     log_training(run, steps=20_000, val_loss=1.0, val_bits_per_byte=1.0, mfu=0.3)

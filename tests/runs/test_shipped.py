@@ -89,6 +89,7 @@ def test_runs_lists_it(tmp_path: Path) -> None:
     assert f"no runs in {tmp_path}/ yet" in shown
 
 
+@pytest.mark.slow
 def test_it_goes_on_with_texts_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With its tokenizer, and tables of n-grams that it did not have."""
     monkeypatch.chdir(tmp_path)

@@ -125,6 +125,7 @@ def test_rivals_and_page(classifier: Predictor) -> None:
     assert "the threshold" in page or "threshold, which answers" in page
 
 
+@pytest.mark.slow
 def test_an_export_abstains_too(classifier: Predictor, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime", reason="an export to ONNX is run")
     pytest.importorskip("onnxscript", reason="a graph is written by onnxscript")

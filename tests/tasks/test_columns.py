@@ -78,6 +78,7 @@ def test_a_context_without_room_is_refused(classifier: Predictor, tmp_path: Path
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.slow
 def test_an_export_reads_both(classifier: Predictor, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime", reason="an export to ONNX is run")
     pytest.importorskip("onnxscript", reason="a graph is written by onnxscript")

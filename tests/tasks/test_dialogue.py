@@ -127,6 +127,7 @@ def test_transformers_reads_and_continues_the_same(desk: Predictor, tmp_path: Pa
     assert tokenizer.decode(reply[0, ids.shape[1] :], skip_special_tokens=True) == " very well"
 
 
+@pytest.mark.slow
 def test_it_goes_to_onnx_as_a_language_model(desk: Predictor, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime", reason="it is read back with onnxruntime")
     found = export(desk.run, tmp_path / "onnx", to="onnx")

@@ -138,6 +138,7 @@ def test_a_batch_is_one_micro_batch_on_every_machine(home: Path) -> None:
     assert prepared(home, "train.micro_batch_size=8")[0].recipe.train.micro_batch_size == 8
 
 
+@pytest.mark.slow
 def test_what_is_chosen_and_planned(home: Path) -> None:
     asked = [*SMALL, "task.name=embed", f"task.train={home / 'train.jsonl'}"]
     found = plan(None, [*asked, "train.epochs=1"], start="scratch", root=home / "runs")
@@ -156,6 +157,7 @@ def test_vectors_are_written_and_shown(trained: Predictor, home: Path) -> None:
     assert "Where the right text is" in page
 
 
+@pytest.mark.slow
 def test_an_export_gives_the_same_vectors(trained: Predictor, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript", reason="a graph is written by onnxscript")
     from tests.interop.test_onnx import run_readme

@@ -166,6 +166,7 @@ def test_the_rival_stands_beside_it(home: Path, capsys: pytest.CaptureFixture[st
     assert "Label by label" in page
 
 
+@pytest.mark.slow
 def test_it_is_exported_with_its_thresholds(home: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime", reason="an export to ONNX is run")
     pytest.importorskip("onnxscript", reason="a graph is written by onnxscript")

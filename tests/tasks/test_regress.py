@@ -112,6 +112,7 @@ def test_a_unit_changes_nothing(home: Path) -> None:
     assert thousands["test"]["r2"] > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pooling", ["last", "mean_max_last"])
 def test_an_export_gives_numbers_in_their_unit(home: Path, tmp_path: Path, pooling: str) -> None:
     pytest.importorskip("transformers", reason="an export to transformers is compared")

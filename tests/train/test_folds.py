@@ -177,6 +177,7 @@ def test_the_command_prints_the_table(home: Path, done: Run) -> None:
     assert result["test"] == Run(home / "clf").read("result")["test"]
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_the_same_command_goes_on(tmp_path: Path) -> None:
     write(tmp_path / "rows.jsonl", 30)
     words = ["scratch", *settings(tmp_path, "name=clf"), "--folds", "2"]

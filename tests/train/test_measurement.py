@@ -171,6 +171,7 @@ def test_a_quick_plan_of_a_task_goes_by_its_rows(rows: Path) -> None:
     assert found.time.final > 0
 
 
+@pytest.mark.slow
 def test_a_budget_buys_a_shape_whose_speed_was_measured(tmp_path: Path) -> None:
     found = plan(None, [*SMALL[3:], f"data.corpus={soak.corpus(tmp_path)}"], budget="15s")
     assert found.measured

@@ -110,6 +110,7 @@ def test_all_of_a_tasks_weights_are_taken(home: Path) -> None:
     assert all(torch.equal(value, stored[name]) for name, value in network.state_dict().items())
 
 
+@pytest.mark.slow
 def test_the_smallest_within_a_limit_is_found_and_nothing_repeated(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

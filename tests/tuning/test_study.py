@@ -253,6 +253,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 def test_kills_lose_no_settled_trial(tmp_path: Path) -> None:
     generator, kills = random.Random(0), 0
     command = [sys.executable, "-c", KILLED, str(tmp_path)]

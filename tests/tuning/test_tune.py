@@ -95,6 +95,7 @@ def test_a_study_from_the_default_to_the_run_that_is_kept(rows: Path) -> None:
     assert kept == {"trial-000", result["best_trial"]}
 
 
+@pytest.mark.slow
 def test_what_may_be_chance_is_not_taken(rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clear = tune(rows, "optimizer.lr=1e-7", "optimizer.lr=0.01,0.03", "task.ngrams=none")
     result = clear.read("result")
@@ -114,6 +115,7 @@ def test_what_may_be_chance_is_not_taken(rows: Path, monkeypatch: pytest.MonkeyP
     assert load_recipe(result["recipe"]).optimizer.lr == other.recipe.optimizer.lr
 
 
+@pytest.mark.slow
 def test_the_same_call_goes_on_and_another_one_is_refused(rows: Path) -> None:
     first = tune(rows, LR, trials=2).read("result")
     assert tune(rows, LR, trials=2).read("result")["outcomes"] == first["outcomes"]
@@ -132,6 +134,7 @@ def test_the_same_call_goes_on_and_another_one_is_refused(rows: Path) -> None:
         tune(rows, LR)
 
 
+@pytest.mark.slow
 def test_an_interrupted_trial_is_finished_first(
     rows: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -403,6 +406,7 @@ def test_a_budget_of_time_ends_the_study(rows: Path) -> None:
     assert not (rows / "runs" / "large-tune").exists()
 
 
+@pytest.mark.slow
 def test_several_workers_make_each_trial_once(rows: Path, preloaded: None) -> None:
     result = tune(rows, LR, trials=5, workers=2).read("result")
     runs = [one["run"] for one in result["outcomes"]]
