@@ -102,7 +102,7 @@ def written(path: Path, kind: Kind, rows: int) -> Path:
 def predicted(run: Path, source: Path) -> tuple[float, float]:
     """Return the rows per second of a file, and the MiB that its process had at most."""
     out = source.with_suffix(".out.jsonl")
-    command = [sys.executable, "-m", "wafergpt.cli", "predict", str(run), str(source)]
+    command = [sys.executable, "-m", "wafergpt", "predict", str(run), str(source)]
     process = subprocess.Popen([*command, "--out", str(out), "--json"], stdout=subprocess.PIPE)
     assert process.stdout is not None
     result = json.loads(process.stdout.read().splitlines()[-1])

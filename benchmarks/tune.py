@@ -172,7 +172,7 @@ def killed(kills: int, out: Path) -> Cell:
         f"task.train={write(out / 'killed.jsonl', rows)}",
         "optimizer.lr=1e-4..1e-1:log",
     ]
-    command = [sys.executable, "-m", "wafergpt.cli", "tune", "scratch", *asked, "--trials",
+    command = [sys.executable, "-m", "wafergpt", "tune", "scratch", *asked, "--trials",
                str(4 * kills), "--runs", str(out / "killed")]  # fmt: skip
     study, rng = out / "killed" / "k-tune", random.Random(0)
     before: dict[str, Any] = {}

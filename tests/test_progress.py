@@ -386,6 +386,6 @@ def test_while_it_evaluates_a_bar_says_so(terminal: Callable[..., Terminal]) -> 
 
 
 def test_a_stderr_that_was_closed_before_keeps_stdout_clean() -> None:
-    script = f"exec {sys.executable} -m wafergpt.cli nonsense 2>&-"
+    script = f"exec {sys.executable} -m wafergpt nonsense 2>&-"
     done = subprocess.run(["sh", "-c", script], stdout=subprocess.PIPE, check=False)
     assert (done.returncode, done.stdout) == (2, b"")

@@ -21,7 +21,7 @@ def call(
     *arguments: str, cwd: Path | None = None, stdin: str = ""
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "wafergpt.cli", *arguments],
+        [sys.executable, "-m", "wafergpt", *arguments],
         capture_output=True, text=True, cwd=cwd, input=stdin, timeout=120,
     )  # fmt: skip
 
@@ -216,7 +216,7 @@ def test_a_full_disk_is_exit_1_and_loses_nothing(folder: Path) -> None:
 
 
 def test_a_reader_that_leaves_gets_no_traceback(folder: Path) -> None:
-    command = f"{sys.executable} -m wafergpt.cli pretrain --show | head -1"
+    command = f"{sys.executable} -m wafergpt pretrain --show | head -1"
     result = subprocess.run(
         ["bash", "-c", command], capture_output=True, text=True, cwd=folder, env={**os.environ}
     )

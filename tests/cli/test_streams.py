@@ -115,7 +115,7 @@ def test_ascii_stdin_is_read_as_utf8(monkeypatch: pytest.MonkeyPatch) -> None:
 def shell(command: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
     """Run a shell line in which ``$W`` is the command, with the buffers that users have."""
     values = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
-    values |= {"W": f"{sys.executable} -m wafergpt.cli", **environment}
+    values |= {"W": f"{sys.executable} -m wafergpt", **environment}
     return subprocess.run(["bash", "-c", command], capture_output=True, env=values, check=False)
 
 

@@ -255,7 +255,7 @@ def test_sigterm_names_the_command_that_resumes(articles: Path, tmp_path: Path) 
     command = [
         sys.executable,
         "-m",
-        "wafergpt.cli",
+        "wafergpt",
         "prepare",
         str(many),
         "--out",

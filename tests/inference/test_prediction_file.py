@@ -251,7 +251,7 @@ def test_kills_at_any_moment_leave_the_same_bytes(predictor: Predictor, tmp_path
     source, out = write(tmp_path / "in.csv", 6_000), tmp_path / "out.csv"
     begun = time.monotonic()
     arguments = ["predict", str(predictor.run.path), str(source), "--out"]
-    start = [sys.executable, "-m", "wafergpt.cli", *arguments]
+    start = [sys.executable, "-m", "wafergpt", *arguments]
     subprocess.run([*start, str(tmp_path / "whole.csv")], check=True)
     seconds, rng = time.monotonic() - begun, random.Random(0)
     for _ in range(5):

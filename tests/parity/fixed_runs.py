@@ -153,7 +153,7 @@ def finetuned(home: Path) -> dict[str, Any]:
 def shared(home: Path) -> dict[str, Any]:
     """Pretrain in two processes, with copies of the weights and with shards."""
     found = {}
-    command = [sys.executable, "-m", "wafergpt.cli", "pretrain", "--runs", str(home)]
+    command = [sys.executable, "-m", "wafergpt", "pretrain", "--runs", str(home)]
     command += ["--nproc", "2", *SMALL, f"data.corpus={home / 'corpus'}", "model.dropout=0.1"]
     for name, more in {"copies": [], "shards": ["system.shard=0"]}.items():
         subprocess.run([*command, f"name={name}", *more], check=True, capture_output=True)

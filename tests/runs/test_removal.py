@@ -78,7 +78,7 @@ def test_nobody_to_ask_is_one_line(root: Path) -> None:
 @pytest.mark.parametrize(("answer", "left"), [(b"n\n", 5), (b"y\n", 4)])
 def test_a_terminal_is_asked(root: Path, answer: bytes, left: int) -> None:
     ours, theirs = pty.openpty()
-    words = [sys.executable, "-m", "wafergpt.cli", "runs", "rm", "try-1"]
+    words = [sys.executable, "-m", "wafergpt", "runs", "rm", "try-1"]
     process = subprocess.Popen(words, stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     os.write(ours, answer)
     _, said = process.communicate(timeout=60)

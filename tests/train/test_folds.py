@@ -181,7 +181,7 @@ def test_the_command_prints_the_table(home: Path, done: Run) -> None:
 def test_a_full_disk_is_one_line_and_the_same_command_goes_on(tmp_path: Path) -> None:
     write(tmp_path / "rows.jsonl", 30)
     words = ["scratch", *settings(tmp_path, "name=clf"), "--folds", "2"]
-    command = [sys.executable, "-m", "wafergpt.cli", "finetune", *words, "--runs", str(tmp_path)]
+    command = [sys.executable, "-m", "wafergpt", "finetune", *words, "--runs", str(tmp_path)]
     limited = ["bash", "-c", 'ulimit -f 100; exec "$@"', "bash", *command]
     done = subprocess.run(limited, capture_output=True, text=True, timeout=120)
     last = "error: the disk is full; everything saved before this is intact"

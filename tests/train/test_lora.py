@@ -147,7 +147,7 @@ def test_several_processes_train_the_same(
 ) -> None:
     asked = [*QUICK, f"data.corpus={corpus}", "evaluate.batches=2"]
     one = pretrain(None, [*asked, "name=one"], start=home / "lm", root=tmp_path)
-    command = [sys.executable, "-m", "wafergpt.cli", "pretrain", "--runs", str(tmp_path)]
+    command = [sys.executable, "-m", "wafergpt", "pretrain", "--runs", str(tmp_path)]
     more = ["--from", str(home / "lm"), "--nproc", "2", f"system.shard={shards}", "name=two"]
     subprocess.run([*command, *asked, *more], check=True, capture_output=True)
     two = Run(tmp_path / "two")
@@ -164,7 +164,7 @@ def test_killed_and_resumed_it_ends_in_the_same_bits(home: Path, tmp_path: Path)
     shutil.copytree(home / "lm", tmp_path / "lm")
     more = ["train.steps=300", "checkpoint.every=10", "model.dropout=0.1", "evaluate.every=300"]
     straight = finetune(home / "lm", None, asked(home, "straight", *more), root=tmp_path).run
-    command = [sys.executable, "-m", "wafergpt.cli", "finetune", "--runs", str(tmp_path)]
+    command = [sys.executable, "-m", "wafergpt", "finetune", "--runs", str(tmp_path)]
     process = subprocess.Popen([*command, "lm", *asked(home, "cut", *more)],
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
     while process.poll() is None and not (tmp_path / "cut/checkpoints/step-00000010").exists():
@@ -275,7 +275,7 @@ def test_a_plan_counts_what_is_trained(home: Path, corpus: Path, tmp_path: Path)
     assert found.measured
     assert found.to_dict()["trained_parameters"] == adapter_parameters(wide.recipe.model, lora)
     # In a process of its own, for the memory of this one has held more.
-    command = [sys.executable, "-m", "wafergpt.cli", "pretrain", "--runs", str(tmp_path)]
+    command = [sys.executable, "-m", "wafergpt", "pretrain", "--runs", str(tmp_path)]
     subprocess.run([*command, "--from", "wide", *with_lora], check=True, capture_output=True)
     run = Run(tmp_path / "planned")
     result = run.read("result")

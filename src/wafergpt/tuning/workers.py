@@ -33,7 +33,7 @@ class Workers:
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Workers:
-        command = [sys.executable, "-m", "wafergpt.cli", "tune", "--join", str(self._folder)]
+        command = [sys.executable, "-m", "wafergpt", "tune", "--join", str(self._folder)]
         for number in range(1, self._count + 1):
             log = (self._folder / f"worker-{number}.log").open("ab")
             environment = {**os.environ, **gpus_of(number, self._nproc)}

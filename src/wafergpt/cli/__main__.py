@@ -1,5 +1,0 @@
-"""``python -m wafergpt.cli`` is ``wafergpt``."""
-
-from wafergpt.cli import main
-
-main()
