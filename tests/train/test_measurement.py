@@ -28,9 +28,10 @@ from wafergpt.planning.measurement import Measurement
 from wafergpt.runs.run import Run
 from wafergpt.train import measurement, measuring, planner
 from wafergpt.train.counted import total_tokens
-from wafergpt.train.measurement import _spread, expected
+from wafergpt.train.measurement import expected
 from wafergpt.train.planned import compare_with_plan
 from wafergpt.train.setup import Setup, set_up, settled
+from wafergpt.train.timed_evaluation import spread
 
 pytestmark = pytest.mark.usefixtures("preloaded")
 
@@ -258,7 +259,7 @@ def test_a_folder_that_cannot_be_written_is_not_used(
 
 @given(st.integers(2, 64))
 def test_any_first_places_are_spread_evenly(n: int) -> None:
-    places = sorted(_spread(64)[:n])
+    places = sorted(spread(64)[:n])
     gaps = [b - a for a, b in zip([*places, 1.0], [*places[1:], 1.0, 1.0], strict=True)][:-1]
     assert places[0] == 0
     assert max(gaps) <= 2 / n

@@ -13,7 +13,7 @@ from typing import Any
 from wafergpt import files
 from wafergpt.data.file_formats import KINDS, suffix
 from wafergpt.data.labelled_split import R
-from wafergpt.data.tagged_rows import CONLL
+from wafergpt.data.tagged_files import CONLL
 from wafergpt.errors import InputError
 from wafergpt.progress import say
 

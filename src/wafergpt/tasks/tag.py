@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from wafergpt.config import Recipe
 from wafergpt.data.tag_schemes import Entity, allowed, entities, tag_names, tags_of
-from wafergpt.data.tagged_rows import Sentences, is_tagged, read_sentences, stream_words
+from wafergpt.data.tagged_files import is_tagged
+from wafergpt.data.tagged_rows import Sentences, read_sentences, stream_words
 from wafergpt.data.tokenizer import Tokenizer, warn_of_another_script
 from wafergpt.data.word_splitting import joined, units_of
 from wafergpt.errors import InputError, nearest

@@ -26,7 +26,6 @@ from wafergpt.distributed.collectives import ProcessGroup
 from wafergpt.distributed.rendezvous import joined
 from wafergpt.distributed.sharding import Part
 from wafergpt.engines.base import Decision, UpdateResult
-from wafergpt.engines.outputs import evaluate
 from wafergpt.planning.duration import Duration
 from wafergpt.planning.estimate import speed, teacher_flops
 from wafergpt.planning.measurement import Measurement
@@ -57,6 +56,7 @@ from wafergpt.train.counted import (
     update_tokens,
 )
 from wafergpt.train.setup import Setup, require_metric, set_up, settled
+from wafergpt.train.timed_evaluation import evaluation_seconds, final_seconds, spread
 
 SECONDS = 4.0
 """Time for updates, and half of it for evaluation."""
@@ -81,9 +81,6 @@ DISK_RATE = 200e6
 
 WRITTEN = 256 << 20
 """Largest checkpoint that is written to measure the disk."""
-
-WRITTEN_ROWS = 32
-"""Test rows whose answers are written to time them."""
 
 OVERLAP = 0.5
 """Share of a checkpoint's writing that training on the same cores waits for."""
@@ -123,7 +120,7 @@ def expected(setup: Setup, group: ProcessGroup, startup: float) -> Measurement:
     token = updates / tokens / 3
     if setup.update_seconds and setup.splits.validation is not None:
         start = time.monotonic()
-        token, _ = _evaluation(setup, group, BRIEFLY, fewest=2)
+        token, _ = evaluation_seconds(setup, group, BRIEFLY, fewest=2)
         startup += time.monotonic() - start
     evaluation = evaluated_tokens(setup.task, setup.splits.validation)
     rows = recipe.model.vocab_size if recipe.vocabulary_head else 0
@@ -142,7 +139,7 @@ def expected(setup: Setup, group: ProcessGroup, startup: float) -> Measurement:
             updates=updates,
             evaluation=evaluations(recipe) * evaluation * token,
             saving=_saving_seconds(recipe, _checkpoint_bytes(setup) / DISK_RATE),
-            final=_final_seconds(setup, group, token),
+            final=final_seconds(setup, group, token),
         ),
         memory_bytes=_expected_memory(setup),
         task_parameters=_task_parameters(setup),
@@ -251,9 +248,9 @@ class _Stopwatch:
             # Without validation rows only test rows are evaluated, in forward passes.
             evaluation, first = seconds / 3, 0.0
             if setup.splits.validation is not None:
-                evaluation, first = _evaluation(setup, self.group, SECONDS / 2, FEWEST + 1)
+                evaluation, first = evaluation_seconds(setup, self.group, SECONDS / 2, FEWEST + 1)
             sampling = self._sampling()
-            final = _final_seconds(setup, self.group, evaluation)
+            final = final_seconds(setup, self.group, evaluation)
         evaluated = evaluated_tokens(setup.task, setup.splits.validation)
         with working("timing a checkpoint"):
             # The copy that is written while training goes on.
@@ -288,7 +285,7 @@ class _Stopwatch:
         train, splits = self.setup.recipe.train, self.setup.splits
         span = min(train.steps or 0, train.steps_for(EPOCHS * splits.train.samples_per_epoch))
         count = min(MOST, max(FEWEST, (train.steps or 0) // ONE_OF))
-        places = [int(span * share) for share in _spread(count)]
+        places = [int(span * share) for share in spread(count)]
         sparsity = self.setup.recipe.sparsity
         if sparse.mask_changes(sparsity, train.steps or 0) and sparsity.every > 1:
             # Changes of masks are timed apart: a few updates have too many or too few.
@@ -338,61 +335,6 @@ class _Stopwatch:
         return size / DISK_RATE
 
 
-def _evaluation(
-    setup: Setup, group: ProcessGroup, seconds: float, fewest: int
-) -> tuple[float, float]:
-    """Time passes spread over the validation samples, at least ``fewest``.
-
-    Returns:
-        Seconds of one token, and the seconds of the first pass beyond its share.
-    """
-    task, batches = setup.task, setup.splits.held_out.batches
-    samples, rows = task.evaluation_samples(batches), task.evaluation_rows()
-    at_once = max(1, min(samples, rows * group.size))
-    times: list[float] = []
-    tokens: list[int] = []
-    start = time.monotonic()
-    for share in _spread(min(MOST, max(fewest, -(-samples // at_once)))):
-        first = int(share * (samples - at_once + 1))
-        before = time.monotonic()
-        setup.engine.outputs(range(first, first + at_once), rows, lambda: None)
-        times.append(time.monotonic() - before)
-        tokens.append(at_once * batches.length(first, at_once))
-        if len(times) >= fewest and time.monotonic() - start > seconds:
-            break
-    # The first pass allocates, and may compile.
-    token = sum(times[1:]) / sum(tokens[1:])
-    return token, max(0.0, times[0] - token * tokens[0])
-
-
-def _final_seconds(setup: Setup, group: ProcessGroup, token: float) -> float:
-    """Return the seconds that one process evaluates the best checkpoint for.
-
-    Args:
-        setup: of the training.
-        group: its processes.
-        token: seconds of a token in an evaluation by all of them.
-    """
-    task, splits, recipe = setup.task, setup.splits, setup.recipe
-    if recipe.task is None:
-        return 0.0
-    seconds = token * group.size * evaluated_tokens(task, splits.validation)
-    if splits.test is None:
-        return seconds
-    batches = splits.test.batches
-    if setup.update_seconds and recipe.vocabulary_head and recipe.system.shards == 1:
-        # Answers to all test rows are written, and to few validation rows.
-        rows = min(WRITTEN_ROWS, batches.samples_per_epoch)
-        first = (batches.samples_per_epoch - rows) // 2
-        device, network = torch.device(recipe.system.host), setup.engine.network
-        start = time.monotonic()
-        evaluate(task, network, splits.test, recipe, device, samples=range(first, first + rows))
-        token = (time.monotonic() - start) / (rows * batches.length(first, rows))
-    else:
-        token *= group.size
-    return seconds + token * evaluated_tokens(task, splits.test)
-
-
 def _checkpoint_bytes(setup: Setup) -> int:
     recipe = setup.recipe
     whole = checkpoint_bytes(recipe.model, recipe.optimizer, _task_parameters(setup), recipe.lora)
@@ -410,11 +352,6 @@ def _saving_seconds(recipe: Recipe, one: float) -> float:
     """Return the seconds that training waits for checkpoints; the ends are waited for."""
     overlap = OVERLAP if recipe.checkpoint.background else 1.0
     return one * (2 + (saves(recipe) - 1) * overlap)
-
-
-def _spread(n: int) -> list[float]:
-    """Return ``n`` numbers below 1 of which any first ones are spread evenly (van der Corput)."""
-    return [sum((index >> bit & 1) / (2 << bit) for bit in range(16)) for index in range(n)]
 
 
 def _per_token(timed: Sequence[UpdateResult], compiles: bool) -> tuple[float, float, float]:
