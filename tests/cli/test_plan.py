@@ -206,3 +206,25 @@ def test_what_trains_a_task_is_finetune(start: str | None, words: list[str]) -> 
     found = estimate(recipe, MACHINE, RowFacts(100, 20.0, 10, 20))
     line = _next(found, arguments, start, None, Path("runs"))
     assert shlex.split(line.removeprefix("next: wafergpt ")) == words
+
+
+def test_what_reads_rows_several_times_is_planned_so(tmp_path: Path) -> None:
+    lines = [f"a film that I saw {n} times,{'ab'[n % 2]}" for n in range(400)]
+    (tmp_path / "rows.csv").write_text("text,label\n" + "\n".join(lines))
+    asked = ["task.train=rows.csv", "model.vocab_size=300", "model.d_model=128", "train.epochs=3"]
+    augment = "task.augment=[typos]"
+
+    def of(*more: str) -> dict[str, Any]:
+        return as_json("--quick", *asked, *more)
+
+    plain, once = of(), of(augment)
+    assert once["tokens"] == pytest.approx(2 * plain["tokens"], rel=0.02)
+    assert of(augment, "task.augment_copies=3")["flops"] == pytest.approx(
+        4 * plain["flops"], rel=0.02
+    )
+    for passes, more in ((2, (augment, "task.consistency=1")), (8 / 3, ("task.adversarial=0.05",))):
+        found = of(*more)
+        assert found["tokens"] == plain["tokens"]
+        assert found["flops"] == pytest.approx(passes * plain["flops"])
+        assert found["seconds"] > 1.5 * plain["seconds"]
+        assert found["memory_bytes"] > plain["memory_bytes"]

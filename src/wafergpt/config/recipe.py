@@ -170,6 +170,16 @@ class TaskSettings(Section):
         return 1
 
     @property
+    def passes(self) -> float:
+        """Forward and backward passes over a sample in an update, whose whole ones are held."""
+        return 1
+
+    @property
+    def samples_per_row(self) -> int:
+        """Training samples that a row becomes."""
+        return 1
+
+    @property
     def holds_out(self) -> bool:
         """Whether there are validation rows."""
         return bool(self.validation or self.folds or self.held_out)
@@ -259,6 +269,16 @@ class Recipe(Section):
     def sequences(self) -> int:
         """The most sequences that the network reads for one training sample."""
         return 1 if self.task is None else self.task.sequences
+
+    @property
+    def passes(self) -> float:
+        """Forward and backward passes over a sample in an update."""
+        return 1 if self.task is None else self.task.passes
+
+    @property
+    def held_sequences(self) -> int:
+        """The most sequences of a sample whose activations are in memory together."""
+        return self.sequences * int(self.passes)
 
     @property
     def vocabulary_head(self) -> bool:

@@ -95,7 +95,7 @@ def _resolved(recipe: Recipe, group: ProcessGroup) -> tuple[Recipe, Machine]:
         recipe.checkpoint.background,
         teacher_shape(recipe),
         recipe.lora,
-        recipe.sequences,
+        recipe.held_sequences,
     )
     return recipe.replace(train={"micro_batch_size": micro}), machine
 

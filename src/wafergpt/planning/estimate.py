@@ -162,7 +162,7 @@ def _with_system(recipe: Recipe, machine: Machine) -> Recipe:
         recipe.checkpoint.background,
         teacher_shape(recipe),
         recipe.lora,
-        recipe.sequences,
+        recipe.held_sequences,
     )
     return recipe.replace(train={"micro_batch_size": micro})
 
@@ -212,8 +212,10 @@ def speed(recipe: Recipe, machine: Machine, tokens_per_sample: float, compiled: 
         )
 
     own, teacher = rate(recipe.model, recipe.lora), teacher_shape(recipe)
-    # A forward pass takes a third of an update.
-    return own if teacher is None else 1 / (1 / own + 1 / (3 * rate(teacher)))
+    if teacher is not None:
+        # A forward pass takes a third of an update.
+        own = 1 / (1 / own + 1 / (3 * rate(teacher)))
+    return own / recipe.passes
 
 
 def _steps(recipe: Recipe, data: _Data, notes: list[str]) -> int | None:
@@ -239,7 +241,7 @@ def _flops(recipe: Recipe, data: _Data) -> float:
         micro_batch_tokens = recipe.train.micro_batch_size * length
         rows = softmax_rows(recipe.model, recipe.train.sampled_softmax, micro_batch_tokens)
     own = training_flops(recipe.model, length, rows, lora=recipe.lora)
-    return recipe.sequences * (own + teacher_flops(recipe, length))
+    return recipe.sequences * (recipe.passes * own + teacher_flops(recipe, length))
 
 
 def teacher_flops(recipe: Recipe, length: int) -> float:
@@ -251,12 +253,12 @@ def teacher_flops(recipe: Recipe, length: int) -> float:
 
 
 def _time(recipe: Recipe, machine: Machine, data: _Data, tokens: int, rate: float) -> Duration:
-    """Return the time of everything; a forward pass takes a third of an update."""
+    """Return the time of everything; a forward pass takes a third of a pass of an update."""
     steps, every = recipe.train.steps or 0, recipe.evaluate.every
     evaluated = data.evaluated
     if recipe.task is None:
         evaluated = min(evaluated, recipe.train.micro_batch_size * recipe.evaluate.batches)
-    sample = data.length / (3 * rate)
+    sample = data.length / (3 * rate * recipe.passes)
     return Duration(
         compiling=COMPILE_SECONDS[machine.device] if recipe.system.compile == "on" else 0.0,
         updates=tokens / rate,

@@ -135,7 +135,7 @@ def estimated_memory(recipe: Recipe, device: str) -> Memory:
     share = math.ceil(recipe.train.batch_size / recipe.system.nproc)
     dense = training_memory(
         running_shape(recipe),
-        min(recipe.train.micro_batch_size, share) * recipe.sequences,
+        min(recipe.train.micro_batch_size, share) * recipe.held_sequences,
         recipe.optimizer,
         recipe.system.model_copy(update={"device": device}),
         head=recipe.vocabulary_head,

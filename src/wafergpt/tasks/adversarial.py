@@ -13,10 +13,6 @@ if TYPE_CHECKING:
 SHIFT = "shift"
 """A batch's tensor ``[n, length, d_model]`` that is added to its embedded tokens."""
 
-PASSES = 8 / 3
-"""FLOPs of a batch, in forward and backward passes: two whole ones, and one forward with the
-backward pass to the inputs alone."""
-
 
 def adversarial_loss(task: TextTask, network: nn.Module, batch: Batch) -> Tensor:
     """Return the mean loss of rows as they are, and as they are where they are answered worse.

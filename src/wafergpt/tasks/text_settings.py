@@ -12,6 +12,9 @@ from wafergpt.data.text_ngrams import TextNgrams
 from wafergpt.evaluation.perturbations import require_kinds
 from wafergpt.tasks.ngram_scores import START, Factors
 
+ADVERSARIAL_PASSES = 8 / 3
+"""Two whole ones, and a forward pass with the backward pass to the inputs alone."""
+
 
 class TextTaskSettings(TaskSettings):
     """The settings of every task with one answer per text."""
@@ -78,6 +81,18 @@ class TextTaskSettings(TaskSettings):
     def columns(self) -> tuple[str, ...]:
         """The columns that a text consists of."""
         return names_of(self.text)
+
+    @property
+    def passes(self) -> float:
+        """Of the row and a copy; or of the row, of it moved, and to the inputs where to."""
+        if self.consistency:
+            return 2
+        return ADVERSARIAL_PASSES if self.adversarial else 1
+
+    @property
+    def samples_per_row(self) -> int:
+        """The row and its copies, unless they are read together."""
+        return 1 + self.augment_copies if self.augment and not self.consistency else 1
 
     @property
     def table_key(self) -> str:

@@ -24,7 +24,7 @@ from wafergpt.data.text_ngrams import text_ngrams
 from wafergpt.data.tokenizer import Tokenizer, warn_of_another_script
 from wafergpt.errors import InputError
 from wafergpt.progress import say, working
-from wafergpt.tasks.adversarial import PASSES, SHIFT, adversarial_loss
+from wafergpt.tasks.adversarial import SHIFT, adversarial_loss
 from wafergpt.tasks.augmented import changed_copies
 from wafergpt.tasks.base import EvaluationSet, Splits, Task, Teacher
 from wafergpt.tasks.chosen import with_choices
@@ -291,8 +291,9 @@ class TextTask(LabelledTask[Table]):
 
     def training_flops(self, batch: Batch) -> float:
         """Return the FLOPs of a batch in training, all passes of it included."""
-        passes = PASSES if self.settings.adversarial else 1
-        return passes * super().training_flops(batch)
+        flops = super().training_flops(batch)
+        # Copies are counted as they are, by their own lengths.
+        return self.settings.passes * flops if self.settings.adversarial else flops
 
     def distilled_loss(self, network: nn.Module, batch: Batch, teacher: Teacher) -> Tensor:
         """Return the loss, a share of it the divergence of each score from the teacher's answer."""

@@ -116,8 +116,8 @@ def expected(setup: Setup, group: ProcessGroup, startup: float) -> Measurement:
         updates += _changing_seconds(recipe)
     else:
         updates = tokens / speed(recipe, setup.machine, length, recipe.system.compile == "on")
-    # A forward pass takes a third of an update, and more where the network is small.
-    token = updates / tokens / 3
+    # A forward pass takes a third of both, and more where the network is small.
+    token = updates / tokens / 3 / recipe.passes
     if setup.update_seconds and setup.splits.validation is not None:
         start = time.monotonic()
         token, _ = evaluation_seconds(setup, group, BRIEFLY, fewest=2)
@@ -129,7 +129,7 @@ def expected(setup: Setup, group: ProcessGroup, startup: float) -> Measurement:
         tokens=tokens,
         flops=sequences
         * (
-            training_flops(recipe.model, round(length), rows, lora=recipe.lora)
+            recipe.passes * training_flops(recipe.model, round(length), rows, lora=recipe.lora)
             + teacher_flops(recipe, round(length))
         ),
         epoch_tokens=setup.splits.tokens,

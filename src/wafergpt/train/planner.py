@@ -191,4 +191,5 @@ def _rows(recipe: Recipe) -> RowFacts | None:
     # A row of some tasks has several texts.
     n = len(task.tables.train.texts) if isinstance(task, LabelledTask) else len(lengths)
     held_out = round(n * HELD_OUT)
-    return RowFacts(n, max(1.0, PADDING * sum(lengths) / max(n, 1)), held_out, 2 * held_out)
+    length = max(1.0, PADDING * sum(lengths) / max(n, 1))
+    return RowFacts(n * recipe.task.samples_per_row, length, held_out, 2 * held_out)
