@@ -26,7 +26,7 @@ from wafergpt.errors import InputError, RunFailed
 from wafergpt.planning.duration import Duration
 from wafergpt.planning.measurement import Measurement
 from wafergpt.runs.run import Run
-from wafergpt.train import measurement, measuring, planner
+from wafergpt.train import measuring, planner, timed_evaluation
 from wafergpt.train.counted import total_tokens
 from wafergpt.train.measurement import expected
 from wafergpt.train.planned import compare_with_plan
@@ -313,7 +313,7 @@ def test_the_answers_to_test_rows_are_all_written(
         written.append(len(samples))
         time.sleep(0.1)
 
-    monkeypatch.setattr(measurement, "evaluate", slow)
+    monkeypatch.setattr(timed_evaluation, "evaluate", slow)
     # A training of so few updates is not timed.
     final = expected(replace(setup, update_seconds=1e-3), SINGLE, 0.0).time.final
     (rows,) = written
