@@ -33,7 +33,7 @@ from wafergpt.suites.robustness import robustness
 TRAINED = ("typos", "drop", "case", "ocr", "whitespace", "truncation")
 KEPT_OUT = ("swap", "insert", "homoglyphs", "punctuation", "contractions", "paraphrase")
 
-SEVERITY = 3
+SEVERITY, HARDEST = 3, 5
 
 ROWS, JUDGED = 10_000, 1_000
 """Reviews to train on, and those that are changed."""
@@ -46,8 +46,8 @@ WAYS: Mapping[str, tuple[str, ...]] = {
     "plain": (),
     "copies": (AUGMENT,),
     "copies, consistent": (AUGMENT, "task.consistency=1"),
-    "adversarial": ("task.adversarial=0.05",),
-    "copies, adversarial": (AUGMENT, "task.adversarial=0.05"),
+    "adversarial": ("task.adversarial=0.03",),
+    "copies, adversarial": (AUGMENT, "task.adversarial=0.03"),
 }
 
 BOOKS, HOTELS = "书|作者|小说|内容", "酒店|房间|宾馆|前台|服务员"
@@ -71,14 +71,19 @@ def english(way: str, seed: int, demo: Path, out: Path) -> Cell:
         pair for part in phrasebank() for pair in part if pair[1] != "neutral"
     ])  # fmt: skip
     kinds = [*TRAINED, *KEPT_OUT]
-    changed = robustness(clf, JUDGED, kinds=kinds, severities=(SEVERITY,))
+    changed = robustness(clf, JUDGED, kinds=kinds, severities=(SEVERITY, HARDEST))
     sets = evaluate(clf.run, ["rows"], files=[elsewhere], root=out)["rows"]["sets"]
     test, news = sets["test"], sets[str(elsewhere)]
     calibrated = evaluate(clf.run, ["calibration"], root=out)["calibration"]
     return {
         "accuracy": test["metrics"]["accuracy"],
         "clean": changed["clean"],
-        "changed": {one["kind"]: one["value"] for one in changed["kinds"]},
+        **{
+            name: {
+                one["kind"]: one["value"] for one in changed["kinds"] if one["severity"] == severity
+            }
+            for name, severity in (("changed", SEVERITY), ("hardest", HARDEST))
+        },
         "news": news["metrics"]["accuracy"],
         "news_interval": news["intervals"]["accuracy"],
         "ece": [calibrated[when]["ece"] for when in ("before", "after")],
@@ -117,8 +122,8 @@ def _about(rows: Pairs, words: str, others: str) -> Pairs:
 
 def table(cells: Mapping[str, Cell]) -> str:
     """Return the means over seeds as Markdown."""
-    lines = ["| training | clean, all rows | trained kinds | kept-out kinds | news | ECE before, "
-             "after a temperature | seconds |", "|---" * 7 + "|"]  # fmt: skip
+    lines = ["| training | clean, all rows | trained kinds | kept-out kinds | both at 5 | news "
+             "| ECE before, after a temperature | seconds |", "|---" * 8 + "|"]  # fmt: skip
     drops: dict[str, list[float]] = {}
     for way in WAYS:
         found = [cells[f"{way} {seed}"] for seed in SEEDS if f"{way} {seed}" in cells]
@@ -126,6 +131,8 @@ def table(cells: Mapping[str, Cell]) -> str:
             continue
         drops[way] = [statistics.fmean(_drop(cell, kinds) for cell in found)
                       for kinds in (TRAINED, KEPT_OUT)]  # fmt: skip
+        hardest = [statistics.fmean(_drop(cell, kinds, "hardest") for cell in found)
+                   for kinds in (TRAINED, KEPT_OUT)]  # fmt: skip
 
         def mean(key: str, found: list[Any] = found) -> float:
             return statistics.fmean(cell[key] for cell in found)
@@ -133,7 +140,8 @@ def table(cells: Mapping[str, Cell]) -> str:
         ece = ", ".join(f"{statistics.fmean(c['ece'][n] for c in found):.4f}" for n in (0, 1))
         lines.append(
             f"| {way} ({len(found)}) | {mean('accuracy'):.4f} | −{drops[way][0]:.4f} "
-            f"| −{drops[way][1]:.4f} | {mean('news'):.4f} | {ece} | {mean('seconds'):.0f} |"
+            f"| −{drops[way][1]:.4f} | −{hardest[0]:.4f}, −{hardest[1]:.4f} "
+            f"| {mean('news'):.4f} | {ece} | {mean('seconds'):.0f} |"
         )
     for way in list(drops)[1:]:
         cut = [1 - drops[way][place] / drops["plain"][place] for place in (0, 1)]
@@ -142,9 +150,9 @@ def table(cells: Mapping[str, Cell]) -> str:
     return "\n".join(lines)
 
 
-def _drop(cell: Cell, kinds: Iterable[str]) -> float:
+def _drop(cell: Cell, kinds: Iterable[str], severity: str = "changed") -> float:
     """Return by how much the accuracy falls, mean over kinds."""
-    return statistics.fmean(cell["clean"] - cell["changed"][kind] for kind in kinds)
+    return statistics.fmean(cell["clean"] - cell[severity][kind] for kind in kinds)
 
 
 def main() -> None:

@@ -91,8 +91,10 @@ def test_a_lexicon_knows_words_and_no_negation() -> None:
 def by_characters(texts: Sequence[str]) -> list[dict[str, Any]]:
     """Answer as a lexicon of Chinese words does, which knows no negation."""
     lists = load_behaviour("sentiment_zh").lists
-    good = (*lists["good"], *lists["praise"], *lists["well"])
-    bad = (*lists["bad"], *lists["blame"], *lists["ill"])
+    good, bad = (
+        {word for name in names for word in lists[name]}
+        for names in (("good", "praise", "well", "pleased"), ("bad", "blame", "ill", "annoyed"))
+    )
     sums = [sum(w in text for w in good) - sum(w in text for w in bad) for text in texts]
     return [said("neg" if more < 0 else "pos", 1 / (1 + 2.0**-more)) for more in sums]
 

@@ -263,10 +263,17 @@ def test_results_are_of_the_weights_that_a_run_has(home: Path, clf: Predictor) -
     kept = (other.run.path / "evaluation.json").read_bytes()
     earlier = min(other.run.checkpoints.glob("step-*"))
     evaluate(earlier, ["calibration"], root=home)
+    assert kept_of(Run.find(earlier)) == {}
+    with pytest.raises(InputError, match=r"step-\d+ has no card"):
+        evaluate(earlier, ["card"], root=home)
     assert (other.run.path / "evaluation.json").read_bytes() == kept
     result = other.run.read("result")
     other.run.write("result", {**result, "weights_sha256": "0" * 64})
     assert kept_of(other.run) == {}
+    (other.run.path / "evaluation.json").write_text("[]")
+    with pytest.raises(InputError, match="is damaged"):
+        kept_of(other.run)
+    (other.run.path / "evaluation.json").write_bytes(kept)
     evaluate("again", ["card"], root=home)
     assert "Not measured: rows (" in (other.run.path / "README.md").read_text()
 
@@ -295,10 +302,14 @@ def test_texts_of_no_class_are_read_as_the_runs_own(home: Path) -> None:
         (["rows", "train.epochs=3"], "only columns"),
         (["rows", "--labels", "good"], "is not FILE'S=RUN'S"),
         (["rows", "--labels", "5=good"], "--labels is of the rows of a file: add --file FILE"),
-        (["cost", "--file", "tests"], "--file is only read by rows"),
-        (["rows", "--kinds", "typos"], "--kinds is only read by robustness"),
-        (["rows", "--documents", "3"], "--documents is only read by language"),
-        (["behaviour", "--rows", "3"], "--rows is only read by robustness and harness"),
+        (["cost", "--file", "tests"], "--file is read by rows alone"),
+        (["rows", "--kinds", "typos"], "--kinds is read by robustness alone"),
+        (["rows", "--documents", "3"], "--documents is read by language alone"),
+        (["behaviour", "--rows", "3"], "--rows is read by robustness, harness alone"),
+        (["rows", "--seed", "0"], "--seed is read by robustness, behaviour, outside"),
+        (["outside", "--outside", "tests", "task.label=x"], "task.label= is of the rows of a file"),
+        (["outside", "--outside", "tests", "--labels", "5=good"], "--labels is read by rows alone"),
+        (["card", "cost", "--rows", "3"], "--rows is read by robustness"),
     ],
 )
 def test_a_mistake_gets_one_line(home: Path, clf: Predictor, asked: list[str], said: str) -> None:

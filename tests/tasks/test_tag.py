@@ -103,7 +103,9 @@ def f1_of(tagger: Predictor, rows: Sequence[Sequence[str]], known: list[list[str
     return float(theirs["overall"]["strict"].f1)
 
 
-def test_letters_of_words_change_and_tags_stay(tagger: Predictor, home: Path) -> None:
+def test_letters_of_words_change_and_tags_stay(
+    tagger: Predictor, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = evaluate("t", ["robustness"], rows=60, seed=4, root=home)["robustness"]
     assert {one["kind"] for one in found["kinds"]} >= {"typos", "case"}
     assert not {one["kind"] for one in found["kinds"]} & {"whitespace", "truncation"}
@@ -119,6 +121,10 @@ def test_letters_of_words_change_and_tags_stay(tagger: Predictor, home: Path) ->
     assert found["mean_drop"]["5"] > found["mean_drop"]["1"]
     with pytest.raises(InputError, match="takes words apart"):
         evaluate("t", ["robustness"], kinds=["whitespace"], root=home)
+    # Such as of Russian ones.
+    monkeypatch.setattr("wafergpt.suites.robustness.fitting", lambda texts: ["whitespace"])
+    with pytest.raises(InputError, match="for the script of these texts"):
+        evaluate("t", ["robustness"], root=home)
 
 
 def test_offsets_are_places_in_the_raw_text(tagger: Predictor) -> None:

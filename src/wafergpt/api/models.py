@@ -62,7 +62,7 @@ def evaluate(
     tasks_folder: str | Path | None = None,
     rows: int | None = None,
     documents: int | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     device: str = "auto",
     root: Path = RUNS,
 ) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def evaluate(
         tasks_folder: files of its tasks.
         rows: for each change of texts, and each task of the harness.
         documents: of each source of texts; 200 if omitted.
-        seed: of what is drawn.
+        seed: of what is drawn; 0 if omitted.
         device: ``cpu``, ``cuda`` or ``mps``; ``auto`` is the device it was trained on.
         root: the folder that holds runs.
 

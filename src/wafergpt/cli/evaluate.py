@@ -44,7 +44,7 @@ PATH = HomePath(path_type=Path)
               help="For each change of texts, and each task of the harness.")  # fmt: skip
 @click.option("--documents", type=click.IntRange(1), show_default="200",
               help="Of each source of texts.")  # fmt: skip
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0), show_default="0")
 @device_option
 @runs_option
 @json_option
@@ -61,13 +61,14 @@ def command(arguments: tuple[str, ...], runs: Path, as_json: bool, **options: An
         raise click.UsageError("name a run to evaluate")
     from wafergpt import api
     from wafergpt.reports.evaluation_tables import evaluation_parts
+    from wafergpt.suites.evaluation import keeps
 
     labels = dict(map(_pair, options.pop("labels") or ()))
     run = Run.find(names[0], runs)
     found = api.evaluate(run, names[1:], overrides, labels=labels, root=runs, **options)
     result = {"run": str(run.path), "suites": found}
     shown = evaluation_parts(found)
-    ends = [f"next: {run.command('report')}"] if not run.shipped else []
+    ends = [f"next: {run.command('report')}"] if keeps(run) else []
     emit(
         result,
         as_json,

@@ -197,7 +197,8 @@ def text_rows(
         return
     numbered = rows(path, blank_lines=True, file_format=file_format, names=names)
     for number, row in held(path, numbered, names):
-        yield number, row, _text(row, names, path, number, f"{option} COLUMN")
+        asked = option if option.endswith("=") else f"{option} "
+        yield number, row, _text(row, names, path, number, f"{asked}COLUMN")
 
 
 def read_texts(

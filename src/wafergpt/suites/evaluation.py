@@ -62,7 +62,7 @@ class Asked:
         tasks_folder: files of tasks of the harness.
         rows: for each change of texts, and each task of the harness; a default for each if omitted.
         documents: of each source of texts; a default if omitted.
-        seed: of what is drawn.
+        seed: of what is drawn; 0 if omitted.
         device: to compute on.
     """
 
@@ -79,7 +79,7 @@ class Asked:
     tasks_folder: Path | None = None
     rows: int | None = None
     documents: int | None = None
-    seed: int = 0
+    seed: int | None = None
     device: str = "auto"
 
 
@@ -115,8 +115,8 @@ def evaluated(run: Run, asked: Asked) -> dict[str, Any]:
 
 
 def keeps(run: Run) -> bool:
-    """Return whether results are kept: of one of its checkpoints they are not the run's."""
-    return not run.shipped and run.checkpoint is None
+    """Return whether results are kept: only of a finished run's own weights."""
+    return not run.shipped and _weights_of(run) is not None
 
 
 def kept_of(run: Run) -> dict[str, Any]:
@@ -125,14 +125,20 @@ def kept_of(run: Run) -> dict[str, Any]:
     Raises:
         InputError: if their file is damaged.
     """
-    kept = run.read(KEPT)
-    own = isinstance(kept, dict) and kept.get(WEIGHTS) == _weights_of(run)
-    return kept if own else {}
+    kept, weights = run.read(KEPT), _weights_of(run)
+    if kept is None or weights is None:
+        return {}
+    if not isinstance(kept, dict):
+        raise InputError(f"{run.path / KEPT}.json is damaged: it is not an object")
+    return kept if kept.get(WEIGHTS) == weights else {}
 
 
 def _weights_of(run: Run) -> str | None:
+    """Return the digest of a finished run's weights; None of one of its checkpoints."""
     result = run.read("result")
-    return result.get(WEIGHTS) if isinstance(result, dict) else None
+    if run.checkpoint is not None or not isinstance(result, dict):
+        return None
+    return result.get(WEIGHTS)
 
 
 def columns_of(run: Run, overrides: Sequence[str]) -> dict[str, Any]:
@@ -179,10 +185,13 @@ class Evaluation:
         Raises:
             InputError: if one does not.
         """
-        if CARD in self.asked.suites and self.run.shipped:
+        if CARD in self.asked.suites and not keeps(self.run):
             raise InputError(
-                f"{self.run.name} comes with wafergpt, and is read only: it has no card"
+                f"{self.run.checkpoint or self.run.path} has no card: a finished run has one, but "
+                "not those that come with wafergpt, nor a checkpoint"
             )
+        if self.asked.rows is not None and self.asked.rows < 1:
+            raise InputError(f"rows={self.asked.rows}: at least 1 is wanted")
         for name in self.running:
             if name not in SUITES:
                 raise InputError(f"no suite '{name}'{nearest(name, (*SUITES, CARD))}")
@@ -215,14 +224,17 @@ class Evaluation:
             ("--tasks-folder", asked.tasks_folder, ("harness",)),
             ("--rows", asked.rows, ("robustness", "harness")),
             ("--documents", asked.documents, ("language",)),
+            ("--seed", asked.seed, ("robustness", "behaviour", "outside", "harness")),
         )
         for flag, value, readers in options:
-            if value and not set(readers) & set(self.running):
-                where = f"only read by {' and '.join(readers)}" if readers else "of tasks' runs"
-                raise InputError(f"{flag} is {where}, and nothing that runs here reads it")
-        for flag, value in (("--labels", asked.labels), ("task.…=", asked.columns)):
-            if value and not (asked.files or asked.outside):
-                raise InputError(f"{flag} is of the rows of a file: add --file FILE")
+            given = value is not None and value not in ((), {})
+            if given and not set(readers) & set(self.running):
+                where = f"read by {', '.join(readers)} alone" if readers else "for tasks' runs"
+                raise InputError(f"{flag} is {where}: nothing that runs here reads it")
+        # Texts of no class have no labels.
+        of_rows = [f"task.{key}=" for key in asked.columns if key != "text" or not asked.outside]
+        if not asked.files and (wanting := ["--labels"] * bool(asked.labels) + of_rows):
+            raise InputError(f"{wanting[0]} is of the rows of a file: add --file FILE")
 
     def measure(self, name: str) -> dict[str, Any]:
         """Return the result of a suite.
@@ -265,12 +277,12 @@ class Evaluation:
         from wafergpt.suites.robustness import ROWS, robustness
 
         asked = self.asked
-        return robustness(self.predictor, asked.rows or ROWS, asked.seed, asked.kinds)
+        return robustness(self.predictor, asked.rows or ROWS, asked.seed or 0, asked.kinds)
 
     def _behaviour(self) -> dict[str, Any]:
         from wafergpt.suites.behaviour import behaviour
 
-        return behaviour(self.predictor, self.asked.cases, self.asked.seed)
+        return behaviour(self.predictor, self.asked.cases, self.asked.seed or 0)
 
     def _outside(self) -> dict[str, Any]:
         from wafergpt.data.labelled_rows import read_texts
@@ -279,8 +291,9 @@ class Evaluation:
         if self.asked.outside is None:
             raise InputError("texts of no class are wanted: add --outside FILE")
         own = getattr(self.run.recipe.task, "text", "text")
-        texts = read_texts(self.asked.outside, self.asked.columns.get("text", own))
-        return outside(self.predictor, texts, self.asked.seed)
+        named = self.asked.columns.get("text", own)
+        texts = read_texts(self.asked.outside, named, option="task.text=")
+        return outside(self.predictor, texts, self.asked.seed or 0)
 
     def _language(self) -> dict[str, Any]:
         from wafergpt.suites.language import language
@@ -296,7 +309,7 @@ class Evaluation:
         if not asked.tasks and asked.tasks_folder is None:
             raise InputError("tasks are wanted: add --tasks NAME,… or --tasks-folder FOLDER")
         return harness(
-            self.run, asked.tasks, asked.tasks_folder, asked.rows, asked.device, asked.seed
+            self.run, asked.tasks, asked.tasks_folder, asked.rows, asked.device, asked.seed or 0
         )
 
     def _contamination(self) -> dict[str, Any]:

@@ -82,6 +82,8 @@ def robustness(
     metric, more = own.metric_of(predictor, clean)
     measured = _Measured(some, clean, metric, more)
     chosen = kinds or [one for one in fitting(some.texts) if not tags or one in OF_WORDS]
+    if not chosen:
+        raise InputError("no kind of change is made for the script of these texts")
     total = len(chosen) * len(severities) * len(some.texts)
     found = []
     with progress("changing texts", total, "texts") as bar:

@@ -52,7 +52,7 @@ class TextTaskSettings(TaskSettings):
     the divergence of the answer to the copy from that to the row, as its teacher."""
     adversarial: float = Field(0.0, ge=0, le=1)
     """Read each row a second time, its embedded tokens moved by this share of their norms to where
-    its answer is worse (Miyato et al., arXiv:1605.07725); try 0.05."""
+    its answer is worse (Miyato et al., arXiv:1605.07725); try 0.03."""
 
     @field_validator("augment")
     @classmethod

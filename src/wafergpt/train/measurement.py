@@ -246,7 +246,7 @@ class _Stopwatch:
             seconds, flops, compiled = _per_token(self._updates(), compiles)
         with working("timing an evaluation"):
             # Without validation rows only test rows are evaluated, in forward passes.
-            evaluation, first = seconds / 3, 0.0
+            evaluation, first = seconds / 3 / recipe.passes, 0.0
             if setup.splits.validation is not None:
                 evaluation, first = evaluation_seconds(setup, self.group, SECONDS / 2, FEWEST + 1)
             sampling = self._sampling()
