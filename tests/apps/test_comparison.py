@@ -66,6 +66,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+@pytest.mark.slow
 def test_each_model_has_a_row(classifier: Predictor, capsys: pytest.CaptureFixture[str]) -> None:
     rows = compare(classifier)
     assert [row["kind"] for row in rows] == KINDS

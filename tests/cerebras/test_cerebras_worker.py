@@ -88,6 +88,7 @@ FAILURES = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_worker_that_fails_ends_a_run_in_one_line_and_the_run_goes_on(
     home: Path, tmp_path: Path
 ) -> None:

@@ -35,6 +35,7 @@ def test_the_contract() -> None:
     assert metadata.version("torch") in text
 
 
+@pytest.mark.slow
 def test_what_is_missing_comes_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     facts = report.examine()
     facts["extras"] = dict.fromkeys(facts["extras"])

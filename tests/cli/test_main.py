@@ -152,6 +152,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("preloaded")
 @pytest.mark.parametrize(("arguments", "message"), MISTAKES, ids=str)
 def test_a_mistake_gets_one_line_and_exit_code_2(

@@ -80,6 +80,7 @@ def test_two_horizons_are_an_error() -> None:
         load_recipe(None, ["train.steps=3", "train.tokens=1000"])
 
 
+@pytest.mark.slow
 @given(
     n_heads=st.integers(1, 16),
     width=st.integers(1, 64),

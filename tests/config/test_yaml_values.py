@@ -42,6 +42,7 @@ def _outcome(text: str) -> tuple[str, str]:
         return "refused", ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mark", ["[", "{", "- ", "? ", "a:\n"])
 def test_deep_nesting_is_one_line(mark: str) -> None:
     deep = "".join(" " * n + mark for n in range(1000)) if mark == "a:\n" else mark * 100_000

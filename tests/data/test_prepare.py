@@ -141,6 +141,7 @@ def test_too_large_a_vocabulary_leaves_the_way_free(tmp_path: Path) -> None:
     assert prepare(source, tmp_path / "c", vocab_size=270).vocab_size == 270
 
 
+@pytest.mark.slow
 def test_the_split_follows_the_documents_not_their_order(articles: Path, tmp_path: Path) -> None:
     backwards = tmp_path / "b.jsonl"
     backwards.write_text("".join(articles.read_text().splitlines(keepends=True)[::-1]))
@@ -177,6 +178,7 @@ def test_impossible_settings(tmp_path: Path, options: dict[str, object], message
         prepare(tmp_path / "a.txt", tmp_path / "c", **options)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_a_changed_corpus_is_noticed(articles: Path, tmp_path: Path) -> None:
     out = tmp_path / "c"
     corpus = prepare(articles, out, vocab_size=400)

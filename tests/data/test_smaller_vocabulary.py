@@ -64,6 +64,7 @@ def test_bytes_stay_where_nothing_is_read() -> None:
     assert smaller.decode(smaller.encode("déjà 😀")) == "déjà 😀"
 
 
+@pytest.mark.slow
 def test_gpt2s_own_vocabulary(real_data: Path) -> None:
     """In two files of an older form, whose end of text is its last token."""
     whole = Tokenizer.load(real_data / "gpt2_bpe")

@@ -106,6 +106,7 @@ def test_special_tokens_in_a_text_are_text(gpt2: Tokenizer, text: str) -> None:
         assert tokenizer.decode(ids) == text
 
 
+@pytest.mark.slow
 def test_saved_and_loaded_it_is_the_same(tmp_path: Path, gpt2: Tokenizer) -> None:
     for tokenizer in (gpt2, trained()):
         tokenizer.save(tmp_path / "tokenizer.json")
@@ -116,6 +117,7 @@ def test_saved_and_loaded_it_is_the_same(tmp_path: Path, gpt2: Tokenizer) -> Non
             assert again.end_of_text == tokenizer.end_of_text
 
 
+@pytest.mark.slow
 def test_gpt2_loads_from_plain_files_too(tmp_path: Path, real_data: Path) -> None:
     source = real_data / "gpt2_bpe"
     shutil.copyfile(source / "vocab.bpe", tmp_path / "vocab.bpe")

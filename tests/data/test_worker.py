@@ -90,6 +90,7 @@ def test_ctrl_c_is_heard_at_once_and_leaves_no_process() -> None:
     assert workers() == []
 
 
+@pytest.mark.slow
 def test_it_does_not_outlive_a_parent_that_is_killed(tmp_path: Path) -> None:
     script = (
         "from wafergpt.data import worker\n"

@@ -41,6 +41,7 @@ def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("broken")
 def test_what_cannot_be_compiled_runs_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     backend = Compiler()
@@ -58,6 +59,7 @@ def test_what_cannot_be_compiled_runs_as_it_is(capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().err.count("torch.compile failed") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not compiler_available("cpu"), reason="there is no compiler")
 def test_one_process_compiles_networks_of_several_shapes() -> None:
     """Torch compiles for a number until it changes, and then starts again: that is no failure."""
@@ -74,6 +76,7 @@ def test_one_process_compiles_networks_of_several_shapes() -> None:
     assert backend.failure is None
 
 
+@pytest.mark.slow
 def test_each_training_of_a_process_is_compiled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -94,6 +97,7 @@ def test_each_training_of_a_process_is_compiled(
     assert len(set(map(id, compiled))) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("broken")
 def test_a_training_runs_without_it_or_is_refused_before_there_is_a_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -113,6 +117,7 @@ def test_a_training_runs_without_it_or_is_refused_before_there_is_a_run(
     assert run.read("result")["weights_sha256"] == plain.read("result")["weights_sha256"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("broken")
 def test_a_run_is_resumed_where_there_is_no_compiler(tmp_path: Path) -> None:
     path = corpus(tmp_path / "one", 1).path

@@ -22,6 +22,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "wafergpt"
 
 
+@pytest.mark.slow
 def test_a_machine_is_measured_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = probe.probe("cpu", seconds=0.3)
     assert first.matmul_flops_fp32 > 1e8
@@ -48,6 +49,7 @@ def test_a_machine_is_measured_once(cache: Path, monkeypatch: pytest.MonkeyPatch
     assert len(measured) == 6
 
 
+@pytest.mark.slow
 def test_what_a_busy_machine_shows_is_not_remembered(
     cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -57,6 +59,7 @@ def test_what_a_busy_machine_shows_is_not_remembered(
     assert "other programs use 80% of the cores" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_nor_is_it_when_a_neighbour_comes_in_between(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -73,6 +76,7 @@ def test_beside_others_it_is_measured_on_the_cores_they_leave(
     assert [probe.free_threads(p) for p in (0, 20, 50, 74, 100)] == [4, 4, 2, 1, 1]
 
 
+@pytest.mark.slow
 def test_a_cache_that_cannot_be_written_is_no_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

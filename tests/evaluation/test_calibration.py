@@ -127,6 +127,7 @@ def test_resamples_are_the_errors_of_the_rows_drawn() -> None:
             assert sampled.resampled[name][place] == pytest.approx(value), name
 
 
+@pytest.mark.slow
 def test_intervals_of_the_error_have_the_true_one() -> None:
     """By plain resamples 0 is in none of them, for noise has no sign in this error."""
     right, off, truth = 0, 0, 0.0

@@ -20,6 +20,7 @@ from wafergpt.evaluation.multi_label import LabelledRowScores, multi_label_metri
 sklearn = pytest.importorskip("sklearn.metrics", reason="metrics are checked against sklearn's")
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 6), st.integers(1, 40))
 def test_metrics_of_one_label_are_sklearns(seed: int, k: int, n: int) -> None:
@@ -38,6 +39,7 @@ def test_metrics_of_one_label_are_sklearns(seed: int, k: int, n: int) -> None:
     assert ours["balanced_accuracy"] == pytest.approx(recalls.mean())
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 5), st.integers(1, 30))
 def test_metrics_of_any_number_of_labels_are_sklearns(seed: int, k: int, n: int) -> None:

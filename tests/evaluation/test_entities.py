@@ -28,6 +28,7 @@ def legal(tags: list[str]) -> list[str]:
 PAIRS = st.lists(st.tuples(st.sampled_from(TAGS), st.sampled_from(TAGS)), min_size=1, max_size=9)
 
 
+@pytest.mark.slow
 @given(st.lists(PAIRS, min_size=1, max_size=4))
 def test_it_is_nervaluates_strict(rows: list[list[tuple[str, str]]]) -> None:
     from nervaluate import Evaluator

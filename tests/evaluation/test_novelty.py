@@ -18,6 +18,7 @@ from wafergpt.evaluation.novelty import (
 few = st.lists(st.integers(-3, 3), min_size=1, max_size=12)
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(few, few)
 def test_precision_is_that_of_scikit_learn(wanted: list[int], others: list[int]) -> None:

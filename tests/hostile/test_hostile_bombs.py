@@ -87,6 +87,7 @@ BOMBS: dict[str, tuple[str, str, Callable[[Path], None], str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("code", "name", "make", "message"), BOMBS.values(), ids=BOMBS)
 def test_a_bomb_is_refused(
     tmp_path: Path, code: str, name: str, make: Callable[[Path], None], message: str

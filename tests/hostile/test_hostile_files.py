@@ -86,6 +86,7 @@ LOADERS: dict[str, tuple[Callable[[Path], Path], str, Callable[[Path], Any]]] = 
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loader", LOADERS)
 def test_what_is_no_json_of_ours_is_refused_by_name(tmp_path: Path, loader: str) -> None:
     make, name, load = LOADERS[loader]
@@ -208,6 +209,7 @@ RECIPES: dict[str, tuple[bytes, str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("content", "message"), RECIPES.values(), ids=RECIPES)
 def test_hostile_recipes(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "recipe.yaml"
@@ -436,6 +438,7 @@ SAFETENSORS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data", SAFETENSORS.values(), ids=SAFETENSORS)
 def test_tensors_that_are_none(tmp_path: Path, data: bytes) -> None:
     folder = _hugging_face(tmp_path)

@@ -56,6 +56,7 @@ def is_sane(recipe: Recipe) -> bool:
     return True
 
 
+@pytest.mark.slow
 @fuzzed(150)
 @given(st.data())
 def test_recipes(tmp_path: Path, data: st.DataObject) -> None:
@@ -106,6 +107,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folders.make_corpus(tmp_path_factory.mktemp("fuzz") / "corpus")
 
 
+@pytest.mark.slow
 @fuzzed(150)
 @given(st.data())
 def test_corpora(corpus: Path, data: st.DataObject) -> None:
@@ -133,6 +135,7 @@ def hugging_face(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folders.make_hugging_face(tmp_path_factory.mktemp("fuzz") / "hf", index=True)
 
 
+@pytest.mark.slow
 @fuzzed(120)
 @given(st.data())
 def test_folders_of_hugging_face(hugging_face: Path, data: st.DataObject) -> None:
@@ -162,6 +165,7 @@ TABLES = {
 PACK = {"": bytes, ".gz": lambda data: gzip.compress(data, mtime=0), ".xz": lzma.compress}
 
 
+@pytest.mark.slow
 @fuzzed(120)
 @given(st.sampled_from(sorted(TABLES)), st.sampled_from(sorted(PACK)), st.data())
 def test_tables(tmp_path: Path, name: str, suffix: str, data: st.DataObject) -> None:

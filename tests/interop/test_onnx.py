@@ -108,6 +108,7 @@ TASKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TASKS)
 def test_the_lines_of_the_readme_give_our_answers(tmp_path: Path, name: str) -> None:
     task, shape = TASKS[name]
@@ -276,6 +277,7 @@ def test_int8_of_a_large_language_model(tmp_path: Path, monkeypatch: pytest.Monk
     run_readme(tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_a_wrong_graph_never_appears(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(tmp_path / "runs", {"labels": ("a", "b")})
     unchanged = onnx_graph.input_arrays

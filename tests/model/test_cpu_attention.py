@@ -66,6 +66,7 @@ def error(of: Tensor, against: Tensor) -> float:
     return float((of.double() - against.double()).norm() / against.double().norm())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 def test_outputs_and_gradients_are_as_close_to_fp32_as_bf16_gets(
     shape: tuple[int, int, int, int],

@@ -136,6 +136,7 @@ def test_a_sample_of_everything_is_the_exact_loss(rows: int, vocab: int, seed: i
         assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_sampled_softmax_is_right_on_average() -> None:
     torch.manual_seed(0)
     hidden, weight = torch.randn(1, 6, 16), torch.randn(200, 16)

@@ -149,6 +149,7 @@ def rendered(site: tuple[Path, str], width: int, scheme: str, profile: Path) -> 
     return seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
 def test_the_page_in_a_browser(
@@ -166,6 +167,7 @@ def test_the_page_in_a_browser(
     assert seen["alerts"] is None
 
 
+@pytest.mark.slow
 def test_the_probe_sees_an_error(site: tuple[Path, str], tmp_path: Path) -> None:
     root, _ = site
     page = (root / "report.html").read_text()

@@ -62,6 +62,7 @@ def test_a_run_of_the_name_comes_first(tmp_path: Path) -> None:
         Run.find("bse", tmp_path / "other")
 
 
+@pytest.mark.slow
 def test_nothing_is_written_to_it(
     base: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -61,6 +61,7 @@ def test_published_flops_to_the_digits_printed(
 SHIPPED = [(name, load_recipe(name)) for name in shipped_recipes()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "model"), [(n, r.model) for n, r in SHIPPED if not r.task])
 def test_flops_are_those_that_torch_counts(name: str, model: Model) -> None:
     """On the meta device attention is plain products, and the counter sees each of them."""

@@ -220,6 +220,7 @@ def test_supar_widens_what_is_sparse() -> None:
     assert masks.lr_factor("embedding.weight") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["static", "gmp", "set", "rigl"])
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_a_run_ends_with_its_zeros_and_a_resume_with_the_same_bits(
@@ -243,6 +244,7 @@ def test_a_run_ends_with_its_zeros_and_a_resume_with_the_same_bits(
     assert rows == [row["loss"] for row in whole.metrics()]
 
 
+@pytest.mark.slow
 def test_dense_fine_tuning_moves_the_zeros_and_sparse_keeps_them(
     corpus: Path, tmp_path: Path
 ) -> None:

@@ -61,6 +61,7 @@ def test_a_temperature_is_fitted_and_used_everywhere(
     assert results[1]["test"]["loss"] == pytest.approx(loss)
 
 
+@pytest.mark.slow
 def test_exports_have_the_temperature(home: Path, calibrated: Predictor) -> None:
     transformers = pytest.importorskip("transformers", reason="exports to transformers")
     import torch
@@ -97,6 +98,7 @@ def test_several_labels_have_no_temperature(home: Path) -> None:
         sure(home, "several", "task.multi=true", "task.calibrate=true")
 
 
+@pytest.mark.slow
 def test_it_is_judged_on_rows_that_it_was_not_fitted_to(home: Path, plain: Predictor) -> None:
     found = evaluate("plain", ["calibration"], root=home)["calibration"]
     assert (found["judged_on"], found["fitted_on"], found["rows"]) == ("test", "validation", 200)

@@ -110,6 +110,7 @@ def test_labels_of_others_are_mapped_or_refused(home: Path, clf: Predictor) -> N
         evaluate("clf", ["rows"], columns, files=[path], labels={"9": "good"}, root=home)
 
 
+@pytest.mark.slow
 def test_another_run_answers_the_same_rows(home: Path, clf: Predictor) -> None:
     other = tiny(home, "untrained", "train.steps=1", "train.epochs=null")
     found = evaluate("clf", ["rows", "cost"], against=["untrained"], root=home)
@@ -129,6 +130,7 @@ def test_another_run_answers_the_same_rows(home: Path, clf: Predictor) -> None:
     assert models["clf"]["texts_per_second"] > 1 / models["clf"]["seconds_one"] / 10
 
 
+@pytest.mark.slow
 def test_changed_texts_are_what_predict_says_of_them(home: Path, clf: Predictor) -> None:
     found = evaluate("clf", ["robustness"], kinds=["typos"], rows=60, root=home)["robustness"]
     assert [one["severity"] for one in found["kinds"]] == [1, 3, 5]
@@ -156,6 +158,7 @@ def test_copies_are_changed_and_keep_their_labels() -> None:
     assert copies != changed_copies(table, ["typos", "case"], 2, seed=4)
 
 
+@pytest.mark.slow
 def test_a_training_with_copies_has_twice_the_rows(home: Path) -> None:
     robust = tiny(home, "robust", "task.augment=[typos, swap]", "train.epochs=1")
     plain = tiny(home, "once", "train.epochs=1")
@@ -170,6 +173,7 @@ def test_a_training_with_copies_has_twice_the_rows(home: Path) -> None:
     assert not (home / "wrong").exists()
 
 
+@pytest.mark.slow
 def test_answers_to_rows_and_copies_are_kept_together(home: Path) -> None:
     asked = ["task.augment=[drop, swap]", "task.augment_copies=2", "train.epochs=8"]
     weak, strong = (
@@ -225,6 +229,7 @@ def copies_of(table: Table) -> Table:
     return changed_copies(table, ["drop"], 1, 9)[0]
 
 
+@pytest.mark.slow
 def test_the_page_and_the_card_have_what_was_measured(home: Path, clf: Predictor) -> None:
     evaluate("clf", ["robustness"], kinds=["case"], rows=40, root=home)
     evaluate("clf", ["rows"], files=[home / "other.jsonl"], root=home)
@@ -256,6 +261,7 @@ def test_a_card_that_was_changed_by_hand_stays(
     assert path.read_text() == ours
 
 
+@pytest.mark.slow
 def test_results_are_of_the_weights_that_a_run_has(home: Path, clf: Predictor) -> None:
     other = tiny(home, "again")
     evaluate("again", ["rows"], root=home)
@@ -278,6 +284,7 @@ def test_results_are_of_the_weights_that_a_run_has(home: Path, clf: Predictor) -
     assert "Not measured: rows (" in (other.run.path / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_texts_of_no_class_are_read_as_the_runs_own(home: Path) -> None:
     for part in ("train", "test"):
         lines = (home / f"{part}.jsonl").read_text().replace('"text"', '"review"')
@@ -320,6 +327,7 @@ def test_a_mistake_gets_one_line(home: Path, clf: Predictor, asked: list[str], s
     assert sorted(clf.run.path.iterdir()) == before
 
 
+@pytest.mark.slow
 def test_without_suites_all_that_apply_run(
     home: Path, clf: Predictor, caplog: pytest.LogCaptureFixture
 ) -> None:

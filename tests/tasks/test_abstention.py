@@ -116,6 +116,7 @@ def test_a_run_without_outputs_has_no_coverage(classifier: Predictor, tmp_path: 
         Predictor.load(Run.find("small", tmp_path)).with_coverage(0.9)
 
 
+@pytest.mark.slow
 def test_rivals_and_page(classifier: Predictor) -> None:
     found = compare(classifier, bilstm_seconds=1)
     assert [row["kind"] for row in found] == ["gpt", "tfidf", "bilstm"]

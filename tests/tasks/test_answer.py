@@ -135,6 +135,7 @@ def test_the_loss_is_that_of_both_ends(trained: Predictor) -> None:
     assert test["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_margin_is_the_best_one(trained: Predictor) -> None:
     task = trained.task
     assert isinstance(task, Answer)
@@ -166,6 +167,7 @@ def test_answers_that_are_always_there_are_always_given(home: Path) -> None:
     assert "no_answer_accuracy" not in found.run.read("result")["metrics"]
 
 
+@pytest.mark.slow
 def test_a_resume_ends_with_the_same_bits(home: Path) -> None:
     asked = settings(home, "schedule.name=constant", "schedule.warmup=2", "seed=4")
     root = home / "runs"
@@ -223,6 +225,7 @@ def test_no_answers_are_refused(home: Path) -> None:
         finetune("scratch", None, [*SMALL, f"task.train={path}"], root=home / "runs")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("preloaded")
 def test_it_is_planned(home: Path) -> None:
     found = plan(None, settings(home, "train.steps=20"))

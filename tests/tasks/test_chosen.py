@@ -28,6 +28,7 @@ def of(rows: int, *overrides: str, text: str = "a short text", classes: int | No
     return with_choices(recipe, asked, [text] * rows, classes)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=25)
 @given(st.integers(1, 100_000))
 def test_any_number_of_rows_gives_a_training(rows: int) -> None:

@@ -83,6 +83,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", list(KEYS))
 def test_adapters_go_on_from_every_task(home: Path, task: str) -> None:
     """Before the first update the network is that of the run; a resume finds its base."""
@@ -189,6 +190,7 @@ def test_folds_agree_on_one_margin(home: Path) -> None:
     assert margin == pytest.approx(best_margin(gains))
 
 
+@pytest.mark.slow
 def test_a_rare_label_of_one_fold_is_judged_by_it(home: Path) -> None:
     """The fold that holds all of its rows out cannot find it, and has as many outputs."""
     for task, row in (
@@ -204,6 +206,7 @@ def test_a_rare_label_of_one_fold_is_judged_by_it(home: Path) -> None:
         assert run.read("result")["metrics"]
 
 
+@pytest.mark.slow
 def test_what_is_of_no_class_is_never_trained_on(home: Path) -> None:
     rows = [*rows_of("classify"), *({"text": f"rain {i}", "label": "none"} for i in range(9))]
     train = write(home / "scope.jsonl", rows)

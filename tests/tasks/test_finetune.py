@@ -81,6 +81,7 @@ def settings(home: Path, *more: str) -> list[str]:
     return [*SMALL, f"task.train={home / 'train.jsonl'}", "train.epochs=4", *more]
 
 
+@pytest.mark.slow
 def test_from_a_pretrained_run_to_answers(home: Path) -> None:
     more = (f"task.test={home / 'test.jsonl'}", "name=clf", "model.dropout=0.1")
     classifier = finetune("pre", None, settings(home, *more), root=home)
@@ -130,6 +131,7 @@ def test_flops_count_padding_and_not_the_embedding() -> None:
         assert classify.flops(batch) == counter.get_total_flops()
 
 
+@pytest.mark.slow
 def test_the_baselines_stand_beside_it(home: Path) -> None:
     classifier = finetune("pre", None, settings(home, "name=compared"), root=home)
     rows = compare(classifier)
@@ -141,6 +143,7 @@ def test_the_baselines_stand_beside_it(home: Path) -> None:
     assert rows[0]["seconds"] > classifier.run.read("result")["seconds"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "more"),
     [
@@ -157,6 +160,7 @@ def test_every_loss_and_pooling_learns(home: Path, name: str, more: list[str]) -
     assert classifier.run.read("result")["init"] == "scratch"
 
 
+@pytest.mark.slow
 def test_regression_predicts_numbers(home: Path) -> None:
     rows = [(text, "1.5" if label == "good" else "-0.5") for text, label in sentences(400, 0)]
     write(home / "scores.jsonl", rows)
@@ -171,6 +175,7 @@ def test_regression_predicts_numbers(home: Path) -> None:
         compare(classifier)
 
 
+@pytest.mark.slow
 def test_early_stopping_returns_the_best(home: Path) -> None:
     noise = [
         (text, label)
@@ -321,6 +326,7 @@ def test_it_fine_tunes_from_the_weights_it_was_given(home: Path) -> None:
         assert np.allclose(weight, pretrained[name], atol=1e-6), name
 
 
+@pytest.mark.slow
 def test_a_fine_tuning_that_was_moved(home: Path, tmp_path: Path) -> None:
     old, new = tmp_path / "old", tmp_path / "new"
     old.mkdir()
@@ -371,6 +377,7 @@ def test_a_start_that_lost_its_result_is_compared_all_the_same(
     assert _seconds(Run(home / "pre")) > 0
 
 
+@pytest.mark.slow
 def test_n_grams_are_added_to_a_model_without_any(home: Path) -> None:
     rows = ["model.ngrams=[2]", "model.ngram_rows=512"]
     run = finetune("pre", None, settings(home, "name=added", *rows), root=home).run

@@ -116,6 +116,7 @@ def test_the_same_answers_go_on_bit_for_bit(home: Path, start: str, train: str) 
     assert run.read("result")["init"] == start
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("start", "train"),
     [("clf", "two"), ("triple", "two"), ("value", "numbers"), ("names", "first")],
@@ -148,6 +149,7 @@ def test_labels_without_a_new_row_stay(home: Path, capsys: pytest.CaptureFixture
     finetune(resume=run, overrides=["train.steps=14"], root=home)
 
 
+@pytest.mark.slow
 def test_log_odds_become_scores_of_labels(home: Path) -> None:
     before = outputs(Predictor.load(Run(home / "binary")))["probabilities"]
     with pytest.raises(InputError, match="needs two labels, not 3"):
@@ -185,6 +187,7 @@ def test_of_another_task_the_gpt_alone_goes_on(home: Path) -> None:
     assert "head_ngrams.weight" not in new
 
 
+@pytest.mark.slow
 def test_rows_that_were_learned_already_are_counted(
     home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

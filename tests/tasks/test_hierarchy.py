@@ -52,6 +52,7 @@ def test_levels_are_sums_of_leaves() -> None:
     assert levels[0]["accuracy"] == pytest.approx(right.mean())
 
 
+@pytest.mark.slow
 def test_an_uncertain_leaf_is_answered_by_its_node(tmp_path: Path) -> None:
     rng = random.Random(0)
     rows = []

@@ -66,6 +66,7 @@ ALONE = ("task.ngrams=none", "train.epochs=20")
 WITH_NGRAMS = ("task.ngrams=words", "task.ngram_rows=4096", "task.ngram_ratios=true")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [ALONE, WITH_NGRAMS], ids=["alone", "n-grams"])
 def test_every_label_is_learned(home: Path, more: tuple[str, ...]) -> None:
     classifier = trained(home, "alone" if more is ALONE else "ngrams", *more)
@@ -182,6 +183,7 @@ def test_it_is_exported_with_its_thresholds(home: Path, tmp_path: Path) -> None:
         export(trained(home, "alone", *ALONE).run, tmp_path / "hf")
 
 
+@pytest.mark.slow
 def test_it_is_pruned_and_learns_from_a_teacher(home: Path) -> None:
     trained(home, "ngrams", *WITH_NGRAMS)
     smaller = prune(Run.find("ngrams", home), name="smaller", sparsity=0.3, root=home)

@@ -182,6 +182,7 @@ def test_flops_and_memory_are_those_of_all_candidates(home: Path) -> None:
     assert memory[1] == 4 * memory[0]
 
 
+@pytest.mark.slow
 def test_a_resume_ends_with_the_same_bits(home: Path) -> None:
     asked = settings(home, "schedule.name=constant", "task.objective=pairwise",
                      "task.candidates=3")  # fmt: skip

@@ -86,6 +86,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("home")
 
 
+@pytest.mark.slow
 def test_ratings_are_learned_and_the_kappa_chooses(home: Path) -> None:
     classifier = trained(home, "stars", "evaluate.metric=quadratic_kappa", "task.ngrams=words")
     test = classifier.run.read("result")["test"]
@@ -99,6 +100,7 @@ def test_ratings_are_learned_and_the_kappa_chooses(home: Path) -> None:
         trained(home, "halves", "evaluate.metric=quadratic_kappa", unit=0.5, start=1.0)
 
 
+@pytest.mark.slow
 def test_a_unit_changes_nothing(home: Path) -> None:
     """Cents or thousands: the losses of the training are the same, the errors scale."""
     results = []

@@ -103,6 +103,7 @@ def f1_of(tagger: Predictor, rows: Sequence[Sequence[str]], known: list[list[str
     return float(theirs["overall"]["strict"].f1)
 
 
+@pytest.mark.slow
 def test_letters_of_words_change_and_tags_stay(
     tagger: Predictor, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -43,6 +43,7 @@ def trained(home: Path, kind: str) -> Predictor:
     return finetune("scratch", None, overrides, root=home)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["words", "characters"])
 def test_they_learn_beside_the_gpt(home: Path, kind: str) -> None:
     classifier = trained(home, kind)
@@ -143,6 +144,7 @@ def test_a_resume_of_a_finished_run_changes_nothing(home: Path) -> None:
     assert run.read("result")["metrics"] == metrics
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("preloaded")
 def test_two_processes_learn_what_one_does(home: Path) -> None:
     """A text without words leaves a process whose share it is without a row of the table."""

@@ -103,6 +103,7 @@ def test_the_loss_is_that_of_the_answer_alone(trained: Predictor, home: Path) ->
     assert trained.run.read("result")["test"]["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_resume_ends_with_the_same_bits(trained: Predictor, home: Path) -> None:
     asked = settings(home, "schedule.name=constant", "schedule.warmup=2", "seed=4")
     root = home / "runs"
@@ -113,6 +114,7 @@ def test_a_resume_ends_with_the_same_bits(trained: Predictor, home: Path) -> Non
     assert hashes[0] == hashes[1]
 
 
+@pytest.mark.slow
 def test_rows_beyond_the_context_are_said(home: Path, capfd: pytest.CaptureFixture[str]) -> None:
     long = home / "long.jsonl"
     row = {"source": "red cat " * 40, "target": "rot katze " * 40}

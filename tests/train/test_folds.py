@@ -165,6 +165,7 @@ def test_what_is_listed_and_drawn(home: Path, done: Run) -> None:
     assert "fold-3" in listed.output
 
 
+@pytest.mark.slow
 def test_the_command_prints_the_table(home: Path, done: Run) -> None:
     words = ["scratch", *settings(home, "name=clf"), "--folds", "3", "--runs", str(home)]
     shown = CliRunner().invoke(finetune_cli.command, words, catch_exceptions=False)
@@ -239,6 +240,7 @@ def test_options_that_do_not_go_together(words: list[str], said: str) -> None:
     assert said in shown.output
 
 
+@pytest.mark.slow
 def test_numbers_and_entities_have_folds_too(tmp_path: Path) -> None:
     write(tmp_path / "rows.jsonl", 30, value=True)
     more = settings(tmp_path, "task.name=regress", "name=numbers", "train.batch_size=5")

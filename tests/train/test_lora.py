@@ -78,6 +78,7 @@ INPUTS: dict[str, Any] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", INPUTS)
 def test_every_task_trains_adapters_alone(home: Path, task: str) -> None:
     found = finetune("lm", None, asked(home, f"of-{task}", task=task), root=home)
@@ -98,6 +99,7 @@ def test_every_task_trains_adapters_alone(home: Path, task: str) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("optimizer", "lr"), [("adamw", 0.01), ("muon", 0.02), ("sgd", 0.3)])
 def test_a_language_model_goes_on_with_a_corpus(
     home: Path, corpus: Path, tmp_path: Path, optimizer: str, lr: float
@@ -214,6 +216,7 @@ def test_a_checkpoint_is_small_and_goes_with_its_base(
         finetune(resume=moved / "adapted", overrides=[f"task.train={home / 'classify.jsonl'}"])
 
 
+@pytest.mark.slow
 def test_the_shipped_base_is_found_wherever_the_package_is(home: Path, tmp_path: Path) -> None:
     more = ["train.steps=1", "task.max_tokens=16"]
     found = finetune("base", None, asked(home, "on-base", *more), root=tmp_path)
@@ -226,6 +229,7 @@ def test_the_shipped_base_is_found_wherever_the_package_is(home: Path, tmp_path:
     assert Predictor.load(found.run).predict(["it is good"]) == answers
 
 
+@pytest.mark.slow
 def test_from_adapters_it_starts_with_them_merged_in(
     home: Path, adapted: Run, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

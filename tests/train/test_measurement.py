@@ -58,6 +58,7 @@ def ready(rows: Path, *overrides: str) -> Setup:
     return settled(set_up(recipe, SINGLE, None), lambda: False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("micro", [4, 16])
 def test_a_fine_tuning_reads_the_tokens_of_its_plan(rows: Path, tmp_path: Path, micro: int) -> None:
     task = [f"task.train={rows}", "model.vocab_size=300", "train.epochs=2"]
@@ -94,6 +95,7 @@ def test_the_start_of_a_run_knows_most_of_its_time(rows: Path) -> None:
     assert Measurement.from_dict(json.loads(json.dumps(found.to_dict()))) == found
 
 
+@pytest.mark.slow
 def test_a_measured_plan_is_what_then_happens(tmp_path: Path) -> None:
     corpus = soak.corpus(tmp_path)
     recipe = load_recipe(None, [*SMALL, f"data.corpus={corpus}", "train.steps=40"])

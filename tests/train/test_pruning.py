@@ -84,6 +84,7 @@ def test_a_classifier_is_measured_on_its_rows(home: Path) -> None:
     assert answer["label"] == "good"
 
 
+@pytest.mark.slow
 def test_what_is_fitted_to_the_pruned_weights_is_kept(home: Path) -> None:
     """Its loss is that of the run as it is loaded."""
     rows = [f"task.train={home / 'rows.csv'}", f"task.validation={home / 'rows.csv'}"]

@@ -75,6 +75,7 @@ def test_a_narrow_run_learns_from_its_parent(home: Path) -> None:
     assert same.read("result")["weights_sha256"] == made.read("result")["weights_sha256"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("distill", [False, True])
 def test_a_classifier_goes_on_from_its_own_head(home: Path, distill: bool) -> None:
     made = prune("clf", f"clf-{distill}", sparsity=0.9, method="magnitude", retrain=4,
@@ -178,6 +179,7 @@ def test_shapes_on_the_way(home: Path) -> None:
         "x-l6", "x-l7"]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_command_prints_three_columns(home: Path) -> None:
     words = ["lm", "--name=shown", "--sparsity=50%", "--samples=4", f"--retrain={2 * BATCH}"]
     done = CliRunner().invoke(command, [*words, "--runs", str(home)])

@@ -81,6 +81,7 @@ def test_flops_count_the_teachers_pass(home: Path, corpus: Path) -> None:
     assert setup.task.training_flops(batch) == counter.get_total_flops()
 
 
+@pytest.mark.slow
 def test_it_learns_what_the_teacher_knows(home: Path, corpus: Path) -> None:
     """By the divergence alone, a network of the teacher's shape comes near to the teacher."""
     more = ["train.steps=100", "train.teacher_weight=1", "name=near"]
@@ -132,6 +133,7 @@ def test_another_teacher_is_no_resume(home: Path, corpus: Path) -> None:
     assert pretrain(resume=run, overrides=moved).read("result")["step"] == 12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("teacher", ["clf", "grams"])
 def test_a_classifier_learns_from_another(home: Path, teacher: str) -> None:
     settings = Run(home / teacher).recipe.task

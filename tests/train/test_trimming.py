@@ -79,6 +79,7 @@ def test_the_rows_that_matter_most_stay(home: Path) -> None:
     assert result["val_loss_after"] < least["val_loss_after"]
 
 
+@pytest.mark.slow
 def test_tokens_go_with_their_ids_in_hashes_kept(home: Path) -> None:
     made = prune("clf", "tokens", vocabulary=True, root=home)
     result = made.read("result")
@@ -95,6 +96,7 @@ def test_tokens_go_with_their_ids_in_hashes_kept(home: Path) -> None:
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
+@pytest.mark.slow
 def test_it_is_exported_imported_and_pruned_further(home: Path) -> None:
     pytest.importorskip("transformers", reason="exports are compared with transformers")
     made = prune("plain", "plain-small", rows=0.5, vocabulary=True, root=home)
@@ -108,6 +110,7 @@ def test_it_is_exported_imported_and_pruned_further(home: Path) -> None:
     assert len(scores(small, TEXTS)) == 3
 
 
+@pytest.mark.slow
 def test_what_is_left_is_trained_on(home: Path) -> None:
     made = prune("clf", "again", rows=0.2, vocabulary=True, sparsity=0.5, method="magnitude",
                  retrain=8, root=home)  # fmt: skip
@@ -132,11 +135,13 @@ def test_what_is_left_is_trained_on(home: Path) -> None:
     assert made.read("result")["val_loss"] == pytest.approx(result["val_loss_retrained"], rel=0.01)
 
 
+@pytest.mark.slow
 def test_a_teacher_of_all_rows(home: Path) -> None:
     made = prune("clf", "taught", rows=0.5, retrain=2, distill=True, root=home)
     assert made.recipe.train.teacher == (home / "clf").resolve()
 
 
+@pytest.mark.slow
 def test_the_smallest_has_tables_of_one_size(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retraining, "STEPS", 2)
     made = prune("clf", "least", rows=0.5, method="magnitude", sparsity=0.4, retrain=2,
@@ -158,6 +163,7 @@ def test_rows_are_not_asked_for_in_a_recipe(home: Path, corpus: Path) -> None:
     assert not (home / "never").exists()
 
 
+@pytest.mark.slow
 def test_the_command_and_the_report(home: Path) -> None:
     words = ["clf", "--rows=used", "--vocabulary", "--name=cli", "--runs", str(home)]
     done = CliRunner().invoke(command, words)

@@ -51,6 +51,7 @@ def doubled(weights: dict[str, Tensor], shapes: dict[str, torch.Size]) -> dict[s
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parametrization", ["sp", "mup"])
 @pytest.mark.parametrize("kind", ["tied", "untied", "last", "mean_max_last"])
 def test_what_is_there_twice_goes_for_nothing(
@@ -116,6 +117,7 @@ def test_channels_are_taken_out_of_every_weight(home: Path) -> None:
     assert torch.equal(cut, heads.view(5, 3, 32)[..., KEPT].flatten(1))
 
 
+@pytest.mark.slow
 def test_it_goes_with_all_others_and_is_trained_on(home: Path) -> None:
     made = prune("lm", "all", width=20, layers=1, heads=1, channels=48, samples=24,
                  retrain=60 * 128, root=home)  # fmt: skip
@@ -164,6 +166,7 @@ def test_heads_in_proportion_make_a_gpt2(home: Path) -> None:
     assert export(made, home / "gpt2-hf")["max_relative_logit_difference"] < 1e-4
 
 
+@pytest.mark.slow
 def test_a_classifier_with_tables_answers(home: Path, corpus: Path) -> None:
     shape = ["model.ngrams=[2]", "model.ngram_rows=512", f"data.corpus={corpus}"]
     pretrain(None, [*SMALL, *shape, "train.steps=10", "name=grams"], root=home)

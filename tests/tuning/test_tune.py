@@ -63,6 +63,7 @@ def _any_gain(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -
         monkeypatch.setattr(judging, "CHANCE", 1.0)
 
 
+@pytest.mark.slow
 def test_a_study_from_the_default_to_the_run_that_is_kept(rows: Path) -> None:
     run = tune(rows, LR, "model.dropout=0.0,0.1")
     result, folder = run.read("result"), run.path
@@ -175,6 +176,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, errors: Sequence[Exception | None])
     monkeypatch.setattr(run_module, "train", sometimes)
 
 
+@pytest.mark.slow
 def test_a_trial_that_fails_does_not_end_the_study(
     rows: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -192,6 +194,7 @@ def test_a_study_without_any_value_fails(rows: Path, monkeypatch: pytest.MonkeyP
         tune(rows, LR)
 
 
+@pytest.mark.slow
 def test_what_is_impossible_for_the_default_is_said(
     rows: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -203,6 +206,7 @@ def test_what_is_impossible_for_the_default_is_said(
     assert tune(rows, LR).read("result")["outcomes"][0]["values"]
 
 
+@pytest.mark.slow
 def test_hopeless_trials_stop_early_and_keep_no_weights(rows: Path) -> None:
     rates = "optimizer.lr=0.03,1e-9,1.1e-9,1.2e-9,1.3e-9,1.4e-9"
     own = "optimizer.lr=0.03"
@@ -219,6 +223,7 @@ def test_hopeless_trials_stop_early_and_keep_no_weights(rows: Path) -> None:
         assert not run.checkpoints.exists()
 
 
+@pytest.mark.slow
 def test_several_objectives_run_to_the_end(rows: Path) -> None:
     result = tune(rows, LR, "model.dropout=0.0,0.1", also=("size", "latency")).read("result")
     assert result["objectives"] == ["loss", "size", "latency"]
@@ -226,6 +231,7 @@ def test_several_objectives_run_to_the_end(rows: Path) -> None:
     assert result["not_beaten"]
 
 
+@pytest.mark.slow
 def test_a_metric_that_is_better_when_larger(rows: Path) -> None:
     result = tune(rows, LR, metric="accuracy").read("result")
     assert result["value"] == max(one["values"][0] for one in result["outcomes"])
@@ -277,6 +283,7 @@ def test_a_run_of_that_name_is_not_replaced(rows: Path, monkeypatch: pytest.Monk
     assert (named / "mine.txt").read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_what_was_made_can_be_trained_on(rows: Path) -> None:
     tune(rows, LR)
     found = api.finetune(resume="film", overrides=["train.steps=10"], root=rows / "runs")
@@ -285,6 +292,7 @@ def test_what_was_made_can_be_trained_on(rows: Path) -> None:
     assert result["test"]
 
 
+@pytest.mark.slow
 def test_test_rows_of_a_folder_are_judged_once(rows: Path) -> None:
     folder = rows / "folder"
     folder.mkdir()
@@ -314,6 +322,7 @@ def test_trials_that_cannot_be_trained_end_a_study(
     assert len(list((rows / "runs" / "film-tune").glob("trial-*.lock"))) == 5
 
 
+@pytest.mark.slow
 def test_a_call_that_is_refused_changes_nothing(rows: Path) -> None:
     run = tune(rows, LR)
     asked = (run.path / "asked.json").read_bytes()
@@ -339,6 +348,7 @@ def test_joining_elsewhere_is_one_line(rows: Path) -> None:
     assert "nothing else" in CliRunner().invoke(command, line).output
 
 
+@pytest.mark.slow
 def test_studies_of_one_name_share_a_database(rows: Path) -> None:
     storage = f"sqlite:///{rows / 'studies.db'}"
     first = tune(rows, LR, trials=2, storage=storage).read("result")
@@ -353,6 +363,7 @@ def test_studies_of_one_name_share_a_database(rows: Path) -> None:
         tune(rows, LR, trials=2)
 
 
+@pytest.mark.slow
 def test_a_recipe_may_have_its_spaces(rows: Path) -> None:
     named = [f"task.{part}={rows / part}.jsonl" for part in ("train", "test")]
     recipe = rows / "recipe.yaml"
@@ -367,6 +378,7 @@ def test_a_recipe_may_have_its_spaces(rows: Path) -> None:
             assert "tune:" not in path.read_text()
 
 
+@pytest.mark.slow
 def test_lists_are_tried(rows: Path) -> None:
     lists = "model.ngrams=[],[2],[2,3]"
     run = tune(rows, lists, "task.ngrams=none", sampler="grid", trials=None)
@@ -396,6 +408,7 @@ def test_a_worker_gets_one_of_our_gpus(
     assert gpus_of(2, 1) == {"CUDA_VISIBLE_DEVICES": found}
 
 
+@pytest.mark.slow
 def test_a_budget_of_time_ends_the_study(rows: Path) -> None:
     result = tune(rows, LR, trials=None, budget=3).read("result")
     assert result["trials"] < 100
@@ -413,6 +426,7 @@ def test_several_workers_make_each_trial_once(rows: Path, preloaded: None) -> No
     assert sorted(runs) == [f"trial-{number:03}" for number in range(5)]
 
 
+@pytest.mark.slow
 def test_the_command(rows: Path) -> None:
     named = [f"task.train={rows / 'train.jsonl'}", f"task.test={rows / 'test.jsonl'}"]
     line = ["scratch", *TASK, *named, LR, "--trials", "2", "--runs", str(rows / "runs")]
@@ -425,6 +439,7 @@ def test_the_command(rows: Path) -> None:
     assert Path(result["recipe"]).is_file()
 
 
+@pytest.mark.slow
 def test_a_pretraining(tmp_path: Path) -> None:
     text = tmp_path / "text.jsonl"
     lines = [{"text": f"{n} sheep went over the hill and {n * 7} came back"} for n in range(300)]
