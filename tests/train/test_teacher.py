@@ -126,9 +126,9 @@ def test_another_teacher_is_no_resume(home: Path, corpus: Path) -> None:
     teacher.rename(home / "elsewhere")
     with pytest.raises(InputError, match=r"is not there any more: add train.teacher=PATH"):
         pretrain(resume=run, overrides=["train.steps=12"])
-    near = home / "near"
+    other = pretrain(None, asked(corpus, "name=other", "seed=9"), root=home).path
     with pytest.raises(InputError, match="other weights than when this run started"):
-        pretrain(resume=run, overrides=["train.steps=12", f"train.teacher={near}"])
+        pretrain(resume=run, overrides=["train.steps=12", f"train.teacher={other}"])
     moved = [f"train.teacher={home / 'elsewhere'}", "train.steps=12"]
     assert pretrain(resume=run, overrides=moved).read("result")["step"] == 12
 
