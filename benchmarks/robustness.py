@@ -5,7 +5,7 @@ reviews by its recipe, in one pass: as they are; with ``task.augment`` of half o
 changes, the others kept out; with ``task.consistency`` too; and with ``task.adversarial``, alone
 and on those copies. All are judged on the same changed test reviews, on all unchanged ones, and on
 sentences of financial news. Chinese reviews of hotels, judged on reviews of books, show the drop of
-another domain there. Cells that have a row are not run again.
+another domain there, beside that of TF-IDF of characters. Cells that have a row are not run again.
 
     wafergpt demo
     python -m benchmarks.robustness --demo runs --data ../shared/data --out robustness
@@ -25,7 +25,7 @@ from typing import Any
 from benchmarks import labelled_sets
 from benchmarks.cells import Cell, Cells, parser
 from benchmarks.labelled_sets import Pairs, phrasebank, thinned
-from benchmarks.rivals import write
+from benchmarks.rivals import linear, write
 from wafergpt.api import evaluate, finetune
 from wafergpt.runs.run import Run
 from wafergpt.suites.robustness import robustness
@@ -107,10 +107,17 @@ def chinese(seed: int, out: Path) -> Cell:
         rows_of = [f"task.{part}={path}" for part, path in files.items()]
         finetune("scratch", None, [*rows_of, *asked, f"name={name}"], root=out)
     elsewhere = write(out / "books.jsonl", books)
+    found, labels = linear("characters", hotels[500:], [*hotels[:500], *books])
+    right = [
+        labels[best] == label
+        for best, (_, label) in zip(found.argmax(1), [*hotels[:500], *books], strict=True)
+    ]
+    rival = {"hotels": statistics.fmean(right[:500]), "books": statistics.fmean(right[500:])}
     sets = evaluate(Run(out / name), ["rows"], files=[elsewhere], root=out)["rows"]["sets"]
     return {
         name: {"rows": one["rows"], "accuracy": one["metrics"]["accuracy"],
-               "interval": one["intervals"]["accuracy"], "drop": one.get("drop")}
+               "interval": one["intervals"]["accuracy"], "drop": one.get("drop"),
+               "tf_idf": rival[name]}
         for name, one in (("hotels", sets["test"]), ("books", sets[str(elsewhere)]))
     }  # fmt: skip
 

@@ -11,7 +11,7 @@ from benchmarks import soak
 from wafergpt import files
 from wafergpt.checkpoint import store
 
-STEPS = {kind: 30 if "--nproc" in options else 150 for kind, options in soak.KINDS.items()}
+STEPS = {kind: 40 if "--nproc" in options else 150 for kind, options in soak.KINDS.items()}
 """Of several processes each step takes as long as several of one."""
 
 FORMATS = ("one process", "two that spread them")
@@ -35,7 +35,7 @@ def test_killed_damaged_and_on_a_full_disk_nothing_is_lost(
     if kind not in FORMATS:
         return
     # No damaged checkpoint is loaded.
-    assert soak.damage_many(run, count=30, seed=1) == 0
+    assert soak.damage_many(run, count=60, seed=1) == 0
     # A full disk at any write loses nothing.
     writes, lost = soak.fill_the_disk(run)
     assert writes > 8
@@ -45,7 +45,7 @@ def test_killed_damaged_and_on_a_full_disk_nothing_is_lost(
     for folder in store.every(run):
         sizes = {n: e | {"sha256": "0" * 64} for n, e in _entries(folder).items()}
         (folder / "manifest.json").write_text(json.dumps(sizes))
-    assert soak.damage_many(run, count=30, seed=1) > 0
+    assert soak.damage_many(run, count=60, seed=1) > 0
 
 
 def _entries(folder: Path) -> dict[str, dict[str, object]]:

@@ -79,7 +79,7 @@ def command(
         known = read_texts(texts, column or settings.positive)
         asked = list(queries)
         if file is not None:
-            asked = read_texts(file, query_column or settings.query, option="--query-column")
+            asked = read_texts(file, query_column or settings.query, option="--query-column COLUMN")
     with working("loading torch"):
         from wafergpt import atomic_files
         from wafergpt.inference.predictor import Predictor

@@ -173,7 +173,7 @@ def text_rows(
     path: Path,
     text: str | Sequence[str] = "text",
     file_format: FileFormat | None = None,
-    option: str = "--column",
+    option: str = "--column COLUMN",
 ) -> Iterator[tuple[int, dict[str, Any], str]]:
     """Yield the line, all columns and the text of each row of a file; a missing text is blank.
 
@@ -184,7 +184,7 @@ def text_rows(
         path: the file.
         text: the column of texts, or several, whose cells are ``joined``; a .txt has none.
         file_format: overrides the kind that the file's name stands for.
-        option: by which a user names the column.
+        option: by which a user names the column, with its value.
 
     Raises:
         InputError: if there is no such file or column, or a number in the text column.
@@ -197,15 +197,14 @@ def text_rows(
         return
     numbered = rows(path, blank_lines=True, file_format=file_format, names=names)
     for number, row in held(path, numbered, names):
-        asked = option if option.endswith("=") else f"{option} "
-        yield number, row, _text(row, names, path, number, f"{asked}COLUMN")
+        yield number, row, _text(row, names, path, number, option)
 
 
 def read_texts(
     path: str | Path,
     text: str | Sequence[str] = "text",
     file_format: FileFormat | None = None,
-    option: str = "--column",
+    option: str = "--column COLUMN",
 ) -> list[str]:
     """Read the text column of a file, or the lines of a .txt, as ``text_rows`` does.
 

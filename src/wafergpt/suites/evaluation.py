@@ -292,7 +292,7 @@ class Evaluation:
             raise InputError("texts of no class are wanted: add --outside FILE")
         own = getattr(self.run.recipe.task, "text", "text")
         named = self.asked.columns.get("text", own)
-        texts = read_texts(self.asked.outside, named, option="task.text=")
+        texts = read_texts(self.asked.outside, named, option="task.text=COLUMN")
         return outside(self.predictor, texts, self.asked.seed or 0)
 
     def _language(self) -> dict[str, Any]:
