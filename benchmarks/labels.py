@@ -105,10 +105,13 @@ def write_page(cells: Mapping[str, Cell], path: Path) -> None:
             }
         )  # fmt: skip
     axes = {
-        "xaxis": {"title": {"text": "Labelled rows"}, "type": "log"},
+        "xaxis": {
+            "title": {"text": "Labelled rows"}, "type": "log",
+            "tickvals": list(SIZES), "ticktext": [f"{size:,}" for size in SIZES],
+        },
         "yaxis": {"title": {"text": "Accuracy on 5,000 test reviews"}},
         "showlegend": True,
-    }
+    }  # fmt: skip
     caption = "Mean of the draws; bars from the lowest to the highest."
     page = Document()
     page.add(page.chart(Chart("labels", "What labels buy", caption, data, axes, height=420), ""))

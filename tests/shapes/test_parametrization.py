@@ -14,7 +14,8 @@ from wafergpt.engines.optimizers import Optimizer
 from wafergpt.errors import InputError
 from wafergpt.model.gpt import GPT
 from wafergpt.model.heads import Classifier
-from wafergpt.shapes.parametrization import Rule, parametrization, rules
+from wafergpt.model.tagger import Tagger
+from wafergpt.shapes.parametrization import STEP_RATE, Rule, parametrization, rules
 from wafergpt.shapes.roles import LORA, ROLES, Role, role_of
 
 SMALL: dict[str, Any] = {"n_layers": 2, "n_heads": 4, "seq_len": 16, "vocab_size": 50}
@@ -57,7 +58,11 @@ def test_standard_parametrization_follows_the_depth_alone() -> None:
     stds = {role: row.init_std for role, row in table.rows.items()}
     assert stds["qkv"] == stds["embedding"] == stds["ffn_in"] == 0.02
     assert stds["attention_out"] == stds["ffn_out"] == pytest.approx(0.02 / math.sqrt(20))
-    assert all(factor == 1 for row in table.rows.values() for factor in row.lr.values())
+    assert all(
+        row.lr == {"adamw": rate, "adam": rate, "muon": rate, "sgd": 1}
+        for role, row in table.rows.items()
+        for rate in [STEP_RATE if role == "task_step" else 1]
+    )
     assert table.attention_multiplier == 1 / 8
     assert table.logits_multiplier == table.embedding_multiplier == 1
 
@@ -80,7 +85,7 @@ def test_a_feed_forward_layer_of_its_own_width() -> None:
 def test_sgd_and_muon_have_columns() -> None:
     rows = parametrization(mup(256)).rows
     assert {role: row.lr["sgd"] for role, row in rows.items() if role not in LORA} == {
-        role: 1 if role in ("qkv", "attention_out", "ffn_in", "ffn_out") else 4
+        role: 1 if role in ("qkv", "attention_out", "ffn_in", "ffn_out", "task_step") else 4
         for role in ROLES
         if role not in LORA
     }
@@ -124,7 +129,10 @@ def test_every_parameter_has_a_role_and_decay_follows_it() -> None:
         roles.add(role_of(name))
         assert rows[role_of(name)].decays == (parameter.ndim == 2 and "ngrams" not in name), name
         assert role_of(f"_orig_mod.module.{name}") == role_of(name)
-    assert roles == set(ROLES) - set(LORA)
+    assert roles == {*ROLES} - {*LORA, "task_step"}
+    tagger = Tagger(gpt, 3, "mean", two_way=True)
+    assert role_of("head.transitions.weight") == "task_step"
+    assert "head.transitions.weight" in dict(tagger.named_parameters())
     with pytest.raises(ValueError, match="no role is known"):
         role_of("blocks.0.rotary.frequencies")
 

@@ -16,6 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from wafergpt.api import evaluate, finetune
+from wafergpt.checkpoint import store
 from wafergpt.cli import main
 from wafergpt.cli.predict import command
 from wafergpt.config import Recipe, load_recipe, recipe_from
@@ -81,6 +82,38 @@ def test_it_learns_and_counts_as_nervaluate_does(tagger: Predictor, home: Path) 
     table = read_sentences(home / "test.conll")
     known = [text.split() for text in table.labels]
     assert f1_of(tagger, table.words, known) == pytest.approx(result["test"]["f1"])
+
+
+def test_the_table_of_features_learns_fast_unless_asked_otherwise(home: Path) -> None:
+    for asked, rate in (
+        ([], 64.0),
+        (["optimizer.task_ngram_lr=3"], 3.0),
+        (["task.word_features=false"], 4.0),
+    ):
+        recipe = of(home, *asked)
+        task = task_of(recipe)
+        assert isinstance(task, Tag)
+        keys = [one.partition("=")[0] for one in asked]
+        assert task.with_choices(keys).optimizer.task_ngram_lr == rate
+
+
+def test_tags_that_follow_each_other_are_learned_from_their_order(tmp_path: Path) -> None:
+    """The words say nothing; what does is that B comes after B, and O after O."""
+    rng, lines = random.Random(0), []
+    for _ in range(200):
+        tag = rng.choice(["B-ODD", "O"])
+        words = [f"{rng.choice('uvwxyz')} {tag}" for _ in range(8)]
+        # One word in eight tells.
+        words[rng.randrange(8)] = f"{tag[0]} {tag}"
+        lines += [*words, ""]
+    (tmp_path / "rows.conll").write_text("\n".join(lines))
+    asked = [*SMALL, "model.vocab_size=264", f"task.train={tmp_path / 'rows.conll'}",
+             "task.attention=causal", "train.epochs=12", "name=t"]  # fmt: skip
+    run = finetune("scratch", None, asked, root=tmp_path).run
+    steps = store.weights(run)["head.transitions.weight"]
+    # At the network's learning rate they would be 0.1 at most.
+    assert float(steps.abs().max()) > 0.3
+    assert run.read("result")["metrics"]["f1"] > 0.8
 
 
 def f1_of(tagger: Predictor, rows: Sequence[Sequence[str]], known: list[list[str]]) -> float:

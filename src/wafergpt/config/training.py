@@ -104,7 +104,8 @@ class Optimizer(Section):
     """Learning rate of n-gram tables, in multiples of ``lr``: their optimizer shortens the steps of
     a row with each update that reads it."""
     task_ngram_lr: float = Field(4.0, gt=0, le=1e6)
-    """Learning rate of ``task.ngrams``, whatever ``lr``; the schedule is the same."""
+    """Learning rate of ``task.ngrams``, and of a table of words' features, whatever ``lr``; the
+    schedule is the same."""
     weight_decay: float = Field(0.1, ge=0)
     """Decoupled from the gradient; matrices only, never biases and norms."""
     l2: float = Field(0.0, ge=0)

@@ -8,7 +8,8 @@ from typing import Literal, get_args
 
 Role = Literal[
     "embedding", "position", "ngram", "qkv", "attention_out", "ffn_in", "ffn_out", "vector",
-    "ffn_vector", "head", "task_head", "task_ngram", "lora_a", "ffn_lora_a", "lora_b", "ffn_lora_b",
+    "ffn_vector", "head", "task_head", "task_step", "task_ngram", "lora_a", "ffn_lora_a", "lora_b",
+    "ffn_lora_b",
 ]  # fmt: skip
 ROLES: tuple[Role, ...] = get_args(Role)
 
@@ -24,6 +25,7 @@ MEANING: Mapping[Role, str] = {
     "ffn_vector": "bias inside the feed-forward layer",
     "head": "untied head",
     "task_head": "head of a task",
+    "task_step": "scores of each tag after another",
     "task_ngram": "n-grams of a task's texts, added to its head",
     "lora_a": "A of an adapter, from the width of the stream to its rank",
     "ffn_lora_a": "A of an adapter, from the feed-forward width to its rank",
@@ -43,6 +45,7 @@ _NAMES: Mapping[str, Role] = {
     "ffn.out.weight": "ffn_out",
     "ffn.up.bias": "ffn_vector",
     "lm_head.weight": "head",
+    "head.transitions.weight": "task_step",
     "head_ngrams.weight": "task_ngram",
     "head_ngrams.ratios": "task_ngram",
     "head_ngrams.kept.rows": "task_ngram",

@@ -9,6 +9,6 @@ def decays(role: Role) -> bool:
     """Return whether weight decay acts on a role: matrices and embeddings, no biases or norms.
 
     Nor on tables of n-grams: their steps get shorter with the number of updates, so that in the end
-    decay would undo what frequent rows have learned.
+    decay would undo what frequent rows have learned. Nor on what is learned at a higher rate.
     """
-    return role not in ("vector", "ffn_vector", "ngram", "task_ngram")
+    return role not in ("vector", "ffn_vector", "ngram", "task_ngram", "task_step")

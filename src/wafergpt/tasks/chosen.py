@@ -49,6 +49,10 @@ LONG = 400.0
 TAGGED_SCALE = 1_800_000
 """Tagged words over this, to the power of -1/2, are the passes: 3 for 200,000 words."""
 
+TAGGED_FAST = 64.0
+"""Learning rate of a tagger's table of features: the loss is a mean over words, of which a batch has
+hundreds, so that a row's gradient is small."""
+
 WRITTEN_SCALE = 350_000_000
 """Characters of all prompts over this, to the power of -1/2, are the passes: 14 for 29,000
 sentences, 5 for 12,000 dialogues."""
@@ -125,7 +129,10 @@ def _distinct_ngrams(texts: Sequence[str]) -> int:
 
 
 def with_choices_for_tagging(
-    recipe: Recipe, asked: Collection[str], sentences: Sequence[Sequence[str]]
+    recipe: Recipe,
+    asked: Collection[str],
+    sentences: Sequence[Sequence[str]],
+    table_lr: float | None = None,
 ) -> Recipe:
     """Set what was not asked for by the tagged training sentences, and say it.
 
@@ -133,6 +140,7 @@ def with_choices_for_tagging(
         recipe: of a tagging.
         asked: keys as in ``train.epochs``, which stay as they are.
         sentences: the training rows' words.
+        table_lr: learning rate of the table of features, if another than the recipe's.
 
     Returns:
         The recipe with what was chosen.
@@ -140,6 +148,8 @@ def with_choices_for_tagging(
     rows, words = len(sentences), sum(map(len, sentences))
     sizes = _sizes(rows, TAGGED_SCALE / max(1, words))
     values = {**UNPOOLED, **sizes, "evaluate.metric": "f1"}
+    if table_lr is not None and recipe.task is not None and recipe.task.table_key:
+        values["optimizer.task_ngram_lr"] = table_lr
     return _chosen(recipe, _closed(recipe, asked), values, rows)
 
 

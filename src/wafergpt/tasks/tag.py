@@ -36,7 +36,7 @@ from wafergpt.tasks.base import (
     Splits,
 )
 from wafergpt.tasks.carried import notes_on, placed
-from wafergpt.tasks.chosen import with_choices_for_tagging
+from wafergpt.tasks.chosen import TAGGED_FAST, with_choices_for_tagging
 from wafergpt.tasks.ngram_scores import mean_of_each
 from wafergpt.tasks.tables import SplitRows
 from wafergpt.tasks.tag_settings import TagSettings
@@ -139,7 +139,8 @@ class Tag(WordTask[Sentences]):
 
     def with_choices(self, asked: Collection[str]) -> Recipe:
         """Choose the settings of a fine-tuning by the rows."""
-        return with_choices_for_tagging(self.recipe, asked, self.read_ahead().train.words)
+        words = self.read_ahead().train.words
+        return with_choices_for_tagging(self.recipe, asked, words, TAGGED_FAST)
 
     def encoded(self, tables: SplitRows[Sentences], tokenizer: Tokenizer) -> Splits:
         """Encode the rows."""
