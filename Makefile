@@ -35,9 +35,11 @@ lint: $(VENV)/.dev
 	$(BIN)/lint-imports
 	$(BIN)/pydoclint $(DOCUMENTED)
 
+# Some ten minutes: the tests that need a GPU, then its speed beside Hugging Face's.
 gpu: $(VENV)/.dev
 	$(BIN)/python -m pytest -m gpu
-	$(BIN)/python benchmarks/train_throughput.py --device cuda
+	$(BIN)/python benchmarks/train_throughput.py --device cuda --shapes S 111M --rounds 3 --steps 10
+	$(BIN)/python -m benchmarks.decoding --device cuda
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/train_throughput.py
