@@ -52,7 +52,15 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("triple", ["task.train=three.jsonl", "task.ngrams=none"]),
         ("binary", ["task.train=two.jsonl", "task.loss=binary", "task.ngram_rows=512"]),
         ("value", ["task.train=numbers.jsonl", "task.name=regress", "task.ngram_rows=512"]),
-        ("names", ["task.train=first.conll", "task.name=tag", "task.feature_rows=512"]),
+        (
+            "names",
+            [
+                "task.train=first.conll",
+                "task.name=tag",
+                "task.feature_rows=512",
+                "optimizer.task_ngram_lr=4",
+            ],
+        ),
     ):
         finetune("scratch", None, [*SMALL, *placed_in(home, more), f"name={name}"], root=home)
     return home

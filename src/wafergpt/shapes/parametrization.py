@@ -20,7 +20,6 @@ from wafergpt.errors import InputError
 from wafergpt.shapes.roles import ROLES, Role, role_of
 from wafergpt.shapes.weight_decay import decays
 
-
 STEP_RATE = 30.0
 """Learning rate of a tag's score after another, over that of the network. Adam moves a number by
 the rate at most: at the network's these scores would stay below 1 in a thousand updates, and those

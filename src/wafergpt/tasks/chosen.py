@@ -50,8 +50,8 @@ TAGGED_SCALE = 1_800_000
 """Tagged words over this, to the power of -1/2, are the passes: 3 for 200,000 words."""
 
 TAGGED_FAST = 64.0
-"""Learning rate of a tagger's table of features: the loss is a mean over words, of which a batch has
-hundreds, so that a row's gradient is small."""
+"""Learning rate of a tagger's table of features. Its loss is a mean over words, of which a batch
+has hundreds, so that a row's gradient is small."""
 
 WRITTEN_SCALE = 350_000_000
 """Characters of all prompts over this, to the power of -1/2, are the passes: 14 for 29,000
