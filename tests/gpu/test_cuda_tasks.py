@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from tests.gpu.device import DEVICE, NEEDS_DEVICE, losses
 from tests.tasks.test_combinations import KEYS, rows_of, write
 from wafergpt.api import evaluate, export, finetune, predict, tune
 from wafergpt.runs.run import Run
 
-DEVICE = os.environ.get("TEST_DEVICE", "cuda")
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(
-        DEVICE == "cuda" and not torch.cuda.is_available(), reason="there is no NVIDIA GPU here"
-    ),
-]
+pytestmark = NEEDS_DEVICE
 SMALL = [
     "model.n_layers=2", "model.d_model=64", "model.n_heads=2", "model.seq_len=64",
     "model.vocab_size=270", "model.dropout=0", "system.threads=1", "system.compile=off",
@@ -72,10 +65,6 @@ def close(ours: Any, theirs: Any) -> bool:
     if isinstance(ours, float):
         return math.isclose(ours, theirs, rel_tol=1e-2, abs_tol=5e-3)
     return bool(ours == theirs)
-
-
-def losses(run: Run) -> list[float]:
-    return [row["loss"] for row in run.metrics() if "loss" in row]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -143,5 +132,5 @@ def test_trials_side_by_side_share_a_gpu(tmp_path: Path) -> None:
     result = study.read("result")
     ended = [one for one in result["outcomes"] if one["values"] is not None]
     assert len(ended) >= 2
-    trained = [json.loads((study.path / one["run"] / "result.json").read_text()) for one in ended]
+    trained = [Run(study.path / one["run"]).read("result") for one in ended]
     assert all(one["metrics"]["loss"] > 0 for one in trained)

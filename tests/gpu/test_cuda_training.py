@@ -15,6 +15,7 @@ import torch
 
 from benchmarks import soak
 from tests.distributed.processes import COMMAND
+from tests.gpu.device import DEVICE, NEEDS_DEVICE, losses
 from wafergpt.api import finetune, plan, pretrain, prune
 from wafergpt.checkpoint import store
 from wafergpt.devices.probe import probe
@@ -23,13 +24,7 @@ from wafergpt.errors import RunFailed
 from wafergpt.runs.run import Run
 from wafergpt.sparsity.criteria import Method
 
-DEVICE = os.environ.get("TEST_DEVICE", "cuda")
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(
-        DEVICE == "cuda" and not torch.cuda.is_available(), reason="there is no NVIDIA GPU here"
-    ),
-]
+pytestmark = NEEDS_DEVICE
 SHAPE = [
     "model.n_layers=2", "model.d_model=64", "model.n_heads=2", "model.seq_len=64",
     "train.batch_size=8", "train.micro_batch_size=4", "train.steps=30", "optimizer.lr=3e-3",
@@ -62,10 +57,6 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def train(root: Path, name: str, *overrides: str) -> Run:
     return pretrain(None, [*SHAPE, *overrides, f"name={name}"], root=root)
-
-
-def losses(run: Run) -> list[float]:
-    return [row["loss"] for row in run.metrics() if "loss" in row]
 
 
 @pytest.mark.parametrize("kind", [k for k in KINDS if k != "sampled softmax"])
