@@ -139,8 +139,8 @@ class Tag(WordTask[Sentences]):
 
     def with_choices(self, asked: Collection[str]) -> Recipe:
         """Choose the settings of a fine-tuning by the rows."""
-        words = self.read_ahead().train.words
-        return with_choices_for_tagging(self.recipe, asked, words, TAGGED_FAST)
+        table_lr = TAGGED_FAST if self.table_rows else None
+        return with_choices_for_tagging(self.recipe, asked, self.read_ahead().train.words, table_lr)
 
     def encoded(self, tables: SplitRows[Sentences], tokenizer: Tokenizer) -> Splits:
         """Encode the rows."""
