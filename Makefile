@@ -35,7 +35,7 @@ lint: $(VENV)/.dev
 	$(BIN)/lint-imports
 	$(BIN)/pydoclint $(DOCUMENTED)
 
-# Some ten minutes: the tests that need a GPU, then its speed beside Hugging Face's.
+# The tests that need a GPU, then its speed beside Hugging Face's.
 gpu: $(VENV)/.dev
 	$(BIN)/python -m pytest -m gpu
 	$(BIN)/python benchmarks/train_throughput.py --device cuda --shapes S 111M --rounds 3 --steps 10

@@ -1,10 +1,12 @@
 """Fine-tuning without options beside linear rivals, on labelled sets of several sizes.
 
-Each cell is one set and one size: the GPT is what ``wafergpt finetune base task.train=…`` makes,
-and the rivals are TF-IDF of words and of characters with a logistic regression, and NB-SVM; their C
-is chosen by validation. Test rows are judged once. Cells that have a row are not run again.
+Each cell is one set and one size: the GPT is what ``wafergpt finetune base task.train=…`` makes
+(Chinese: ``scratch``), and the rivals are TF-IDF of words and of characters with a logistic
+regression, and NB-SVM; their C is chosen by validation. Test rows are judged once. Cells that have
+a row are not run again.
 
     python -m benchmarks.finetuning --out finetuning
+    python -m benchmarks.finetuning --out twice-the-rate --options optimizer.lr=1.2e-3
     python -m benchmarks.finetuning --out finetuning --table
 """
 
@@ -12,12 +14,12 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 from benchmarks.cells import Cell, Cells, parser
-from benchmarks.labelled_sets import SETS, thinned
+from benchmarks.labelled_sets import SETS, start_of, thinned
 from benchmarks.rivals import Found, Judged, linear, of_run, write
 from wafergpt.api import finetune
 
@@ -36,23 +38,24 @@ def wanted() -> Iterator[tuple[str, int]]:
                 yield name, size
 
 
-def gpt(train: Path, test: Path, out: Path, seed: int) -> Found:
-    """Fine-tune without options; return what is found for test."""
+def gpt(start: str, overrides: Sequence[str], out: Path) -> Found:
+    """Fine-tune; return what is found for test."""
     shutil.rmtree(out / "runs", ignore_errors=True)
-    overrides = [f"task.train={train}", f"task.test={test}", f"seed={seed}", "name=run"]
-    return of_run(finetune("base", None, overrides, root=out / "runs").run)
+    return of_run(finetune(start, None, [*overrides, "name=run"], root=out / "runs").run)
 
 
-def cell(name: str, size: int, out: Path, seed: int) -> Cell:
+def cell(name: str, size: int, out: Path, seed: int, options: Sequence[str]) -> Cell:
     """Train all on one set and size; return their metrics and the paired interval."""
     train, test = SETS[name]()
     train, test = thinned(train, size or len(train)), test[:JUDGED]
-    files = write(out / "train.jsonl", train), write(out / "test.jsonl", test)
+    files = [f"task.{part}={write(out / f'{part}.jsonl', rows)}"
+             for part, rows in (("train", train), ("test", test))]  # fmt: skip
+    overrides = [*files, f"seed={seed}", *options]
     row: Cell = {"set": name, "size": size, "seed": seed, "rows": len(train)}
     judged = {}
     for key in ("gpt", *RIVALS):
         start = time.perf_counter()
-        found = gpt(*files, out, seed) if key == "gpt" else linear(key, train, test)
+        found = gpt(start_of(name), overrides, out) if key == "gpt" else linear(key, train, test)
         judged[key] = Judged(found, test)
         row[key] = {**judged[key].metrics, "seconds": time.perf_counter() - start}
     best = max(RIVALS, key=lambda key: row[key]["accuracy"])
@@ -84,12 +87,13 @@ def main() -> None:
     options.add_argument("--sets", nargs="*", choices=SETS, default=list(SETS))
     options.add_argument("--sizes", nargs="*", type=int, default=[*SIZES, 0])
     options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--options", nargs="*", default=[], help="Of the fine-tuning.")
     asked = options.parse_args()
     cells = Cells(asked.out)
     for name, size in [] if asked.table else wanted():
         if name in asked.sets and size in asked.sizes:
-            key = f"{name}, {size}, {asked.seed}"
-            cells.measure(key, partial(cell, name, size, cells.out, asked.seed))
+            key = ", ".join(map(str, (name, size, asked.seed, *asked.options)))
+            cells.measure(key, partial(cell, name, size, cells.out, asked.seed, asked.options))
     print(table(list(cells.values())))
 
 

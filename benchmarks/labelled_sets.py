@@ -85,6 +85,11 @@ SETS: dict[str, Callable[[], tuple[Pairs, Pairs]]] = {
 }  # fmt: skip
 
 
+def start_of(name: str) -> str:
+    """Return what the fine-tuning on a set starts from: ``base`` reads English."""
+    return "scratch" if name == "chnsenticorp" else "base"
+
+
 def thinned(rows: Pairs, size: int, draw: int = 0) -> Pairs:
     """Return ``size`` rows of one draw, one of each class at least."""
     rows = list(rows)

@@ -1,10 +1,11 @@
 """Zeros in training and after it: what each algorithm costs in validation loss.
 
 A small language model of Wikipedia: dense, and with 75% of its blocks' weights at zero, by each
-algorithm and several seeds; then the dense one pruned by half after training. Cells that have a row
-are not run again.
+algorithm and several seeds; then the dense ones pruned by half after training. Cells that have a
+row are not run again; those of other tokens are in a folder of their own.
 
     python -m benchmarks.sparsity --out sparsity
+    python -m benchmarks.sparsity --out sparsity --tokens 32000000
     python -m benchmarks.sparsity --out sparsity --table
 """
 
@@ -26,11 +27,11 @@ from wafergpt.sparsity.criteria import Method
 
 SHAPE = [
     "model.n_layers=4", "model.d_model=128", "model.n_heads=2", "model.seq_len=256",
-    "train.tokens=8000000", "train.batch_size=16", "optimizer.lr=3e-3", "schedule.name=linear",
-    "schedule.warmup=5%", "schedule.final=0", "evaluate.batches=100",
+    "train.batch_size=16", "optimizer.lr=3e-3", "schedule.name=linear", "schedule.warmup=5%",
+    "schedule.final=0", "evaluate.batches=100",
     f"evaluate.every={1 << 40}", f"checkpoint.every={1 << 40}", "system.compile=off",
 ]  # fmt: skip
-VOCABULARY = 4096
+VOCABULARY, TOKENS = 4096, 8_000_000
 SPARSE = ["sparsity.sparsity=0.75", "sparsity.every=50"]
 TRAINED: dict[str, list[str]] = {
     "dense": [],
@@ -45,11 +46,12 @@ PRUNED: tuple[Method, ...] = ("magnitude", "wanda", "sparsegpt")
 SEEDS = (0, 1, 2)
 
 
-def trained(name: str, seed: int, out: Path) -> Cell:
+def trained(name: str, seed: int, tokens: int, out: Path) -> Cell:
     """Train one of ``TRAINED``; return its loss, FLOPs and seconds."""
-    folder = "dense" if name == "dense" and seed == 0 else "run"
+    folder = f"dense-{seed}" if name == "dense" else "run"
     shutil.rmtree(out / "runs" / folder, ignore_errors=True)
-    asked = [*SHAPE, *TRAINED[name], f"seed={seed}", f"data.corpus={out / 'corpus'}"]
+    asked = [*SHAPE, f"train.tokens={tokens}", *TRAINED[name], f"seed={seed}",
+             f"data.corpus={out / 'corpus'}"]  # fmt: skip
     run = pretrain(load_recipe(None, [*asked, f"name={folder}"]), root=out / "runs")
     result, last = run.read("result"), run.metrics()[-1]
     return {
@@ -60,10 +62,10 @@ def trained(name: str, seed: int, out: Path) -> Cell:
     }
 
 
-def pruned(method: Method, pattern: bool, out: Path) -> Cell:
-    """Prune the dense run of the first seed by half; return its loss."""
+def pruned(method: Method, pattern: bool, seed: int, out: Path) -> Cell:
+    """Prune the dense run of a seed by half; return its loss."""
     shutil.rmtree(out / "runs" / "pruned", ignore_errors=True)
-    dense = Run.find("dense", out / "runs")
+    dense = Run.find(f"dense-{seed}", out / "runs")
     made = prune(dense, "pruned", method=method, pattern=pattern, root=out / "runs")
     return {"loss": made.read("result")["val_loss_after"]}
 
@@ -74,7 +76,15 @@ def table(cells: Mapping[str, Cell]) -> str:
              "|---|---|---|---|"]  # fmt: skip
 
     def of(name: str) -> list[Cell]:
-        return [cells[key] for seed in SEEDS if (key := f"{name}, seed {seed}") in cells]
+        return [cells[key] for seed in SEEDS if (key := _key(name, seed)) in cells]
+
+    def rise(name: str) -> float:
+        rises = [
+            cells[key]["loss"] - cells[_key("dense", seed)]["loss"]
+            for seed in SEEDS
+            if (key := _key(name, seed)) in cells
+        ]
+        return statistics.fmean(rises)
 
     dense = of("dense")
     for name in TRAINED:
@@ -87,20 +97,18 @@ def table(cells: Mapping[str, Cell]) -> str:
         share = found[0]["sparse_flops"] / found[0]["flops"]
         lines.append(f"| {name} | {statistics.fmean(losses):.3f}{spread} | {more:+.1%} "
                      f"| {share:.0%} |")  # fmt: skip
-    lines += ["", "| after training, 50% zeros | validation loss | rise | of magnitude's |",
-              "|---|---|---|---|"]  # fmt: skip
-    for pattern in (False, True):
+    lines += ["", "| after training, 50% zeros | rise of the loss | of magnitude's |",
+              "|---|---|---|"]  # fmt: skip
+    for pattern in ("", ", 2:4"):
         for method in PRUNED:
-            key, first = _key(method, pattern), cells.get(_key("magnitude", pattern))
-            if key in cells and first is not None:
-                rise, most = (c["loss"] - dense[0]["loss"] for c in (cells[key], first))
-                lines.append(f"| {key} | {cells[key]['loss']:.3f} | {rise:+.3f} "
-                             f"| {rise / most:.2f} |")  # fmt: skip
+            if of(f"{method}{pattern}") and of(f"magnitude{pattern}"):
+                own, most = rise(f"{method}{pattern}"), rise(f"magnitude{pattern}")
+                lines.append(f"| {method}{pattern} | {own:+.3f} | {own / most:.2f} |")
     return "\n".join(lines)
 
 
-def _key(method: str, pattern: bool) -> str:
-    return f"{method}, 2:4" if pattern else method
+def _key(name: str, seed: int) -> str:
+    return f"{name}, seed {seed}"
 
 
 def main() -> None:
@@ -108,18 +116,20 @@ def main() -> None:
     options = parser(__doc__, "sparsity")
     options.add_argument("--seeds", nargs="+", type=int, choices=SEEDS, default=list(SEEDS))
     options.add_argument("--kinds", nargs="+", choices=TRAINED, default=list(TRAINED))
+    options.add_argument("--tokens", type=int, default=TOKENS, help="Of each training.")
     asked = options.parse_args()
-    cells = Cells(asked.out)
+    cells = Cells(asked.out / str(asked.tokens))
     out = cells.out
     if not asked.table:
         source = DATA / "wikipedia_en" / "articles.jsonl.xz"
         prepare(source, out / "corpus", vocab_size=VOCABULARY)
         for seed in asked.seeds:
             for name in asked.kinds:
-                cells.measure(f"{name}, seed {seed}", partial(trained, name, seed, out))
-            for method in PRUNED if (out / "runs" / "dense").is_dir() else ():
+                cells.measure(_key(name, seed), partial(trained, name, seed, asked.tokens, out))
+            for method in PRUNED if (out / "runs" / f"dense-{seed}").is_dir() else ():
                 for pattern in (False, True):
-                    cells.measure(_key(method, pattern), partial(pruned, method, pattern, out))
+                    key = _key(f"{method}, 2:4" if pattern else method, seed)
+                    cells.measure(key, partial(pruned, method, pattern, seed, out))
     print(table(cells))
 
 

@@ -6,6 +6,8 @@ words, their neighbours, prefixes, suffixes and shapes; its regularization is th
 not run again.
 
     python -m benchmarks.tagging --data ../shared/data --out tagging
+    python -m benchmarks.tagging --out small --models scratch --options model.n_layers=1 \
+        model.d_model=32 model.n_heads=2 model.vocab_size=4096
     python -m benchmarks.tagging --out tagging --table
 """
 
@@ -76,12 +78,11 @@ def crf(train: Sentences, test: Sentences, labels: Sequence[str]) -> dict[str, A
     return {"f1": metrics["f1"], "seconds": seconds, "rows_per_second": rate}
 
 
-def gpt(model: str, train: Path, test: Path, words: Sequence[Any], out: Path, seed: int) -> Any:
-    """Fine-tune without options and return the metrics."""
+def gpt(model: str, asked: Sequence[str], words: Sequence[Any], out: Path) -> Any:
+    """Fine-tune and return the metrics."""
     shutil.rmtree(out / "runs", ignore_errors=True)
-    rows = ["task.name=tag", f"task.train={train}", f"task.test={test}"]
     start = time.perf_counter()
-    run = finetune(model, None, [*rows, f"seed={seed}", "name=run"], root=out / "runs")
+    run = finetune(model, None, ["task.name=tag", *asked, "name=run"], root=out / "runs")
     seconds, start = time.perf_counter() - start, time.perf_counter()
     predict(run.run, [list(sentence) for sentence in words])
     rate = len(words) / (time.perf_counter() - start)
@@ -98,7 +99,9 @@ def written(table: Sentences, path: Path) -> Path:
     return path
 
 
-def cell(name: str, model: str, seed: int, data: Path, out: Path, size: int) -> Cell:
+def cell(
+    name: str, model: str, seed: int, data: Path, out: Path, size: int, options: Sequence[str]
+) -> Cell:
     """Train one model on one set."""
     train, test = (read_sentences(data / f"{p}.conll.gz", repair=True) for p in SETS[name])
     if size:
@@ -107,8 +110,9 @@ def cell(name: str, model: str, seed: int, data: Path, out: Path, size: int) -> 
     row = {"set": name, "model": model, "seed": seed, "size": size, "rows": len(train.words)}
     if model == "crf":
         return {**row, **crf(train, test, labels)}
-    files = written(train, out / "train.jsonl"), written(test, out / "test.jsonl")
-    return {**row, **gpt(model, *files, test.words, out, seed)}
+    files = [f"task.{part}={written(rows, out / f'{part}.jsonl')}"
+             for part, rows in (("train", train), ("test", test))]  # fmt: skip
+    return {**row, **gpt(model, [*files, f"seed={seed}", *options], test.words, out)}
 
 
 def table(rows: Sequence[Cell]) -> str:
@@ -130,12 +134,14 @@ def main() -> None:
     options.add_argument("--models", nargs="*", choices=MODELS, default=list(MODELS))
     options.add_argument("--seeds", nargs="*", type=int, default=[0])
     options.add_argument("--size", type=int, default=0, help="Training sentences; 0: all.")
+    options.add_argument("--options", nargs="*", default=[], help="Of the fine-tuning.")
     asked = options.parse_args()
     cells = Cells(asked.out)
     wanted = [(s, m, seed) for s in asked.sets for m in asked.models for seed in asked.seeds]
     for key in [] if asked.table else wanted:
-        name = ", ".join(map(str, (*key, asked.size)))
-        cells.measure(name, partial(cell, *key, asked.data, cells.out, asked.size))
+        name = ", ".join(map(str, (*key, asked.size, *asked.options)))
+        measured = partial(cell, *key, asked.data, cells.out, asked.size, asked.options)
+        cells.measure(name, measured)
     print(table(list(cells.values())))
 
 

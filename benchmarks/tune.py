@@ -27,7 +27,7 @@ from typing import Any
 
 from benchmarks import labelled_sets
 from benchmarks.cells import Cell, Cells, parser
-from benchmarks.labelled_sets import SETS, Pairs, thinned
+from benchmarks.labelled_sets import SETS, Pairs, start_of, thinned
 from benchmarks.rivals import write
 from wafergpt import api
 from wafergpt.runs.run import Run
@@ -60,9 +60,8 @@ def of_set(name: str, seed: int, budget: str, out: Path) -> Cell:
     train = thinned(train, CUT.get(name, len(train)))
     files = [f"task.{part}={write(out / f'{name}-{part}.jsonl', rows)}"
              for part, rows in (("train", train), ("test", test))]  # fmt: skip
-    start = "scratch" if name == "chnsenticorp" else "base"
     asked = [*files, f"seed={seed}", f"name={name}-{seed}"]
-    result = api.tune(start, None, asked, budget=budget, root=out / "runs").read("result")
+    result = api.tune(start_of(name), None, asked, budget=budget, root=out / "runs").read("result")
     return {
         "trials": result["trials"], "chosen": result["chosen_trial"],
         "accuracy": result["test"]["accuracy"], "loss": result["test"]["loss"],
