@@ -152,23 +152,36 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("preloaded")
 @pytest.mark.parametrize(("arguments", "message"), MISTAKES, ids=str)
 def test_a_mistake_gets_one_line_and_exit_code_2(
-    folder: Path, arguments: list[str], message: str
+    folder: Path,
+    arguments: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     if "cuda" in " ".join(arguments):
         torch = pytest.importorskip("torch")
         if torch.cuda.is_available():
             pytest.skip("there is a GPU here")
-    result = call(*arguments, cwd=folder)
-    lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    assert result.returncode == 2, result.stderr
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["wafergpt", *arguments])
+    with pytest.raises(SystemExit) as left:
+        main()
+    shown = capsys.readouterr()
+    lines = [line for line in shown.err.splitlines() if line.startswith("error: ")]
+    assert left.value.code == 2, shown.err
     assert message in lines[0]
-    assert "Traceback" not in result.stderr
-    assert result.stdout == ""
+    assert "Traceback" not in shown.err
+    assert shown.out == ""
     assert not (folder / "runs").exists()
+
+
+@pytest.mark.usefixtures("preloaded")
+def test_a_process_ends_with_the_same_line_and_code(folder: Path) -> None:
+    result = call("prepare", "nowhere.txt", "--out", "c", cwd=folder)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("error: nothing to read at 'nowhere.txt'")
 
 
 @pytest.mark.usefixtures("preloaded")
