@@ -17,14 +17,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.tuning.test_tune import LR, rows, tune
+from tests.tuning.films import LR, tune
 from wafergpt.config import System
 from wafergpt.errors import InputError, Interrupted
 from wafergpt.runs.run import Run
-from wafergpt.tuning import judging, ray_workers
+from wafergpt.tuning import ray_workers
 from wafergpt.tuning.ray_workers import STORE_BYTES, Slot, connected, slot_for
-
-__all__ = ["rows"]
 
 NODE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": STORE_BYTES}
 STEPS = 60
@@ -102,11 +100,11 @@ def when(ready: Callable[[], bool], then: Callable[[], object]) -> threading.Thr
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("any_gain")
 def test_workers_on_two_nodes_make_each_trial_once(
-    address: str, rows: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    address: str, rows: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Also when one is killed, and all are interrupted."""
-    monkeypatch.setattr(judging, "CHANCE", 1.0)
     folder, killed = rows / "runs" / "film-tune", []
 
     def kill(name: str) -> None:

@@ -10,22 +10,21 @@ from typing import Any
 import pytest
 import torch
 
+from tests.tuning.films import SMALL, TASK, tune
 from tests.tuning.test_study import made, study
-from tests.tuning.test_tune import SMALL, TASK, rows, tune
 from wafergpt import api
 from wafergpt.config import System, load_recipe
 from wafergpt.distributed.launcher import launch
 from wafergpt.errors import Diverged, InputError, Interrupted, RunFailed
 from wafergpt.runs.run import Run
-from wafergpt.tuning import judging, several
+from wafergpt.tuning import several
 from wafergpt.tuning.gpus import gpus_of, require_gpus
 from wafergpt.tuning.several import RESTARTS, trained_by_several
 from wafergpt.tuning.trials import StoppedEarlyError
 
-__all__ = ["rows"]
-
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("any_gain")
 def test_trials_of_two_processes(
     rows: Path, preloaded: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -36,7 +35,6 @@ def test_trials_of_two_processes(
         return 1 if len(started) == 1 else launch(nproc, arguments, **named)
 
     monkeypatch.setattr(several, "launch", lost_once)
-    monkeypatch.setattr(judging, "CHANCE", 1.0)
     default = ["optimizer.lr=0.03", "model.dropout=0.0", "task.ngrams=none", "train.steps=6"]
     run = tune(rows, *default, "optimizer.lr=0.03,1e-9", "system.nproc=2", trials=2, pruner="asha")
     assert started == [2, 2, 2]

@@ -5,62 +5,23 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import yaml
 from click.testing import CliRunner
 
+from tests.tuning.films import LR, SMALL, TASK, tune
 from wafergpt import api
 from wafergpt.cli.tune import command
 from wafergpt.config import load_recipe
 from wafergpt.data.prepare import prepare
-from wafergpt.errors import Diverged, InputError, Interrupted, RunFailed
+from wafergpt.errors import InputError, Interrupted
 from wafergpt.runs.run import Run
-from wafergpt.train import run as run_module
-from wafergpt.train.callbacks import Callback
-from wafergpt.train.run import train
-from wafergpt.tuning import judging
 from wafergpt.tuning.gpus import gpus_of
-from wafergpt.tuning.making import join
 
-SMALL = [
-    "model.n_layers=1", "model.d_model=16", "model.n_heads=2", "model.seq_len=32",
-    "model.vocab_size=300", "system.device=cpu", "system.compile=off", "system.threads=1",
-]  # fmt: skip
-TASK = [*SMALL, "train.steps=8", "train.batch_size=8", "evaluate.every=2", "name=film"]
-
-
-@pytest.fixture
-def rows(tmp_path: Path) -> Path:
-    """Write rows to train on, and others as a test."""
-    for name, first in (("train", 0), ("test", 200)):
-        lines = [
-            {"text": f"{'good' if n % 2 else 'bad'} film number {n}", "label": f"l{n % 2}"}
-            for n in range(first, first + 120)
-        ]
-        text = "".join(json.dumps(line) + "\n" for line in lines)
-        (tmp_path / f"{name}.jsonl").write_text(text)
-    return tmp_path
-
-
-def tune(rows: Path, *changes: str, **options: Any) -> Run:
-    files = [f"task.{name}={rows / name}.jsonl" for name in ("train", "test")]
-    options = {"trials": 3, "pruner": "none", **options}
-    return api.tune("scratch", None, [*TASK, *files, *changes], root=rows / "runs", **options)
-
-
-LR = "optimizer.lr=1e-4..1e-1:log"
-
-
-@pytest.fixture(autouse=True)
-def _any_gain(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    """Take the best trial however little it gains, where a test is not about that."""
-    if "chance" not in request.node.name:
-        monkeypatch.setattr(judging, "CHANCE", 1.0)
+pytestmark = pytest.mark.usefixtures("any_gain")
 
 
 @pytest.mark.slow
@@ -94,26 +55,6 @@ def test_a_study_from_the_default_to_the_run_that_is_kept(rows: Path) -> None:
     # Weights are kept of the best and the default alone.
     kept = {p.parent.name for p in folder.glob("trial-*/checkpoints")}
     assert kept == {"trial-000", result["best_trial"]}
-
-
-@pytest.mark.slow
-def test_what_may_be_chance_is_not_taken(rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    clear = tune(rows, "optimizer.lr=1e-7", "optimizer.lr=0.01,0.03", "task.ngrams=none")
-    result = clear.read("result")
-    assert result["chosen_trial"] == result["best_trial"] != "trial-000"
-    default = Run(clear.path / "trial-000")
-    assert judging.is_better(Run(clear.path / result["best_trial"]), default, "loss")
-    # A model is not better than itself.
-    assert not judging.is_better(default, default, "loss")
-    monkeypatch.setattr(judging, "CHANCE", -1.0)
-    result = tune(rows, LR, "name=other").read("result")
-    assert result["value"] < result["default_value"]
-    assert result["chosen_trial"] == "trial-000"
-    assert result["difference"] is None
-    assert result["test"] == result["default_test"]
-    other = Run(rows / "runs" / "other")
-    assert other.read("result")["trial"] == "trial-000"
-    assert load_recipe(result["recipe"]).optimizer.lr == other.recipe.optimizer.lr
 
 
 @pytest.mark.slow
@@ -163,49 +104,6 @@ def test_an_interrupted_trial_is_finished_first(
     assert steps == list(range(1, 9))
 
 
-def failing(monkeypatch: pytest.MonkeyPatch, errors: Sequence[Exception | None]) -> None:
-    """Let the first trainings fail, as far as they have an error."""
-    left = list(errors)
-
-    def sometimes(*arguments: Any, callbacks: Sequence[Callback] = (), **named: Any) -> Run:
-        error = left.pop(0) if left else None
-        if error is not None:
-            raise error
-        return train(*arguments, callbacks=callbacks, **named)
-
-    monkeypatch.setattr(run_module, "train", sometimes)
-
-
-@pytest.mark.slow
-def test_a_trial_that_fails_does_not_end_the_study(
-    rows: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    failing(monkeypatch, [None, Diverged("the loss is nan"), RunFailed("too little memory")])
-    result = tune(rows, LR, trials=4).read("result")
-    assert [one["why"] for one in result["outcomes"]] == [
-        "", "the loss is nan", "too little memory", "",
-    ]  # fmt: skip
-    assert result["value"] < 10
-
-
-def test_a_study_without_any_value_fails(rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    failing(monkeypatch, [Diverged("the loss is nan")] * 3)
-    with pytest.raises(RunFailed, match="no trial could be trained: the loss is nan"):
-        tune(rows, LR)
-
-
-@pytest.mark.slow
-def test_what_is_impossible_for_the_default_is_said(
-    rows: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    failing(monkeypatch, [InputError("this cannot be")] * 2)
-    for _ in range(2):
-        with pytest.raises(InputError, match="this cannot be"):
-            tune(rows, LR)
-    # Nor is it a trial that was made.
-    assert tune(rows, LR).read("result")["outcomes"][0]["values"]
-
-
 @pytest.mark.slow
 def test_hopeless_trials_stop_early_and_keep_no_weights(rows: Path) -> None:
     rates = "optimizer.lr=0.03,1e-9,1.1e-9,1.2e-9,1.3e-9,1.4e-9"
@@ -237,52 +135,6 @@ def test_a_metric_that_is_better_when_larger(rows: Path) -> None:
     assert result["value"] == max(one["values"][0] for one in result["outcomes"])
 
 
-@pytest.mark.parametrize(
-    ("changes", "options", "message"),
-    [
-        (["optimizer.lrr=1..2"], {}, "no key 'optimizer.lrr'|unknown key"),
-        (["model.n_layers=0..3"], {}, "model.n_layers=0..3 is impossible"),
-        ([LR], {"metric": "f2"}, "f2 is no metric of this training"),
-        ([LR], {"trials": None}, "how long"),
-        ([LR], {"budget": "3 bananas"}, "is not a budget"),
-        ([LR], {"budget": "1M tokens"}, "a budget of time or FLOPs"),
-        ([LR], {"also": ("speed",)}, "no objective 'speed'"),
-        ([LR, "task.held_out=0"], {}, "trials are compared on rows that are held out"),
-        ([LR, "system.nproc=9"], {}, "a batch of 8 is less than a sequence for each of 9"),
-        ([LR], {"ray": "127.0.0.1"}, "127.0.0.1 is no address: write HOST:PORT, auto, or local"),
-        ([LR], {"ray": "127.0.0.1:1"}, "no Ray cluster at 127.0.0.1:1: .*refused"),
-        ([LR], {"width": 8}, "a proxy is of a pretraining"),
-        ([LR], {"sampler": "grid"}, "a grid needs lists of values"),
-    ],
-)
-def test_mistakes_are_named_and_nothing_is_written(
-    rows: Path, changes: list[str], options: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(InputError, match=message):
-        tune(rows, *changes, **options)
-    assert not (rows / "runs" / "film-tune" / "trial-000").exists()
-
-
-def test_a_name_that_is_taken_is_refused_before_anything_is_trained(rows: Path) -> None:
-    (rows / "runs" / "film").mkdir(parents=True)
-    with pytest.raises(InputError, match="film exists"):
-        tune(rows, LR)
-
-
-def test_a_run_of_that_name_is_not_replaced(rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that was begun meanwhile has no result yet."""
-    with monkeypatch.context() as patch:
-        failing(patch, [None, Interrupted("stopped")])
-        with pytest.raises(Interrupted):
-            tune(rows, LR)
-    named = rows / "runs" / "film"
-    named.mkdir()
-    (named / "mine.txt").write_text("mine")
-    with pytest.raises(InputError, match="film exists, and is not of this study"):
-        tune(rows, LR)
-    assert (named / "mine.txt").read_text() == "mine"
-
-
 @pytest.mark.slow
 def test_what_was_made_can_be_trained_on(rows: Path) -> None:
     tune(rows, LR)
@@ -310,42 +162,6 @@ def test_test_rows_of_a_folder_are_judged_once(rows: Path) -> None:
     assert not others & set(judged)
     for name in others - {result["best_trial"]}:
         assert Run(run.path / name).read("result")["test"] is None
-
-
-def test_trials_that_cannot_be_trained_end_a_study(
-    rows: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """They cost no FLOPs, and a budget of FLOPs would never be used up."""
-    failing(monkeypatch, [RunFailed("too little memory")] * 20)
-    with pytest.raises(RunFailed, match="too little memory"):
-        tune(rows, LR, trials=None, budget="1e15FLOPs")
-    assert len(list((rows / "runs" / "film-tune").glob("trial-*.lock"))) == 5
-
-
-@pytest.mark.slow
-def test_a_call_that_is_refused_changes_nothing(rows: Path) -> None:
-    run = tune(rows, LR)
-    asked = (run.path / "asked.json").read_bytes()
-    with run.held(), pytest.raises(InputError, match="is in use by"):
-        tune(rows, LR, trials=500, workers=4)
-    assert (run.path / "asked.json").read_bytes() == asked
-    with (rows / "train.jsonl").open("a") as file:
-        file.write(json.dumps({"text": "one more", "label": "l0"}) + "\n")
-    with pytest.raises(InputError, match=r"data\.fingerprint"):
-        join(run.path)
-
-
-def test_joining_elsewhere_is_one_line(rows: Path) -> None:
-    run = tune(rows, LR, trials=1)
-    asked = run.read("asked")
-    asked["asked"]["folder"] = str(rows / "nowhere")
-    run.write("asked", asked)
-    with pytest.raises(InputError, match="nowhere, which this machine does not see"):
-        join(run.path)
-    with pytest.raises(InputError, match="is no study"):
-        join(rows)
-    line = ["--join", str(run.path), "--trials", "9"]
-    assert "nothing else" in CliRunner().invoke(command, line).output
 
 
 @pytest.mark.slow

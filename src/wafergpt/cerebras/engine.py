@@ -36,7 +36,7 @@ from wafergpt.devices.detect import cores
 from wafergpt.devices.probe import probe
 from wafergpt.distributed.collectives import ProcessGroup
 from wafergpt.distributed.sharding import fill
-from wafergpt.engines.base import Decision, UpdateResult
+from wafergpt.engines.base import ROUNDS, Decision, UpdateResult
 from wafergpt.engines.outputs import outputs_of
 from wafergpt.engines.settings import settled_by_leader
 from wafergpt.errors import InputError, RunFailed
@@ -99,7 +99,9 @@ class CerebrasEngine:
         """Set the folder for the engine's own files; a cluster's workers must see it too."""
         self._folder = folder
 
-    def seconds_per_update(self, stop: Callable[[], bool], max_seconds: float = 6.0) -> float:
+    def seconds_per_update(
+        self, stop: Callable[[], bool], max_seconds: float = 6.0, rounds: int = ROUNDS
+    ) -> float:
         """Return 0: it cannot be measured here, and is not needed."""
         return 0.0
 

@@ -23,8 +23,8 @@ MAX_DIGITS = 100
 MAX_NESTING = 500
 """Maximum marks that may open a level, in a text that libyaml reads."""
 
-UNUSUAL = "!&*%|>?"
-"""Tags, anchors, directives, blocks of text and complex keys."""
+UNUSUAL = re.compile(r"[!&*|>?]|^%", re.MULTILINE)
+"""Tags, anchors, blocks of text, complex keys and directives; ``5%`` is none."""
 
 _TAG = "tag:yaml.org,2002:"
 _WORDS = {_TAG + kind for kind in ("bool", "int", "float", "timestamp", "value", "merge")}
@@ -88,7 +88,7 @@ def _composed(text: str) -> tuple[Any, yaml.Node | None]:
     # recipes do not use, such as tags, it reads otherwise in places.
     indented = max((len(line) - len(line.lstrip()) for line in text.splitlines()), default=0)
     shallow = indented + sum(map(text.count, "[{-")) < MAX_NESTING
-    if _LOADER is not None and shallow and not set(UNUSUAL).intersection(text):
+    if _LOADER is not None and shallow and not UNUSUAL.search(text):
         try:
             loader = _LOADER(text)
             return loader, loader.get_single_node()

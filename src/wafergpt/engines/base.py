@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from wafergpt.tasks.base import Outputs, Splits, Task
 
 
+ROUNDS = 16
+"""Updates that tell how long one takes."""
+
+
 class Decision(Enum):
     """What to do with an update whose loss and gradient are known."""
 
@@ -117,12 +121,15 @@ class Engine(Protocol):
     def work_in(self, folder: Path) -> None:
         """Set the folder for the engine's own files; called once, before the first update."""
 
-    def seconds_per_update(self, stop: Callable[[], bool], max_seconds: float = 6.0) -> float:
+    def seconds_per_update(
+        self, stop: Callable[[], bool], max_seconds: float = 6.0, rounds: int = ROUNDS
+    ) -> float:
         """Time real updates over all the data, without moving a weight.
 
         Args:
             stop: called after each update; if true, no more are timed.
             max_seconds: that this should take.
+            rounds: maximum updates, beside a first one.
 
         Returns:
             Seconds of an update.

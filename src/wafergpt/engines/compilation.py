@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Literal
 
 from wafergpt.devices.detect import compile_pays, compiler_available
 from wafergpt.errors import InputError
 from wafergpt.progress import say, working
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from wafergpt.devices.compiler import Compiler
 
 
 def chosen(
@@ -58,3 +63,23 @@ def chosen(
         say(f"compiled updates take {compiled:.3f}s, eager {eager_seconds:.3f}s: not compiling")
     switch(False)
     return False, eager_seconds
+
+
+def compile_blocks(blocks: Iterable[nn.Module], compiler: Compiler | None) -> None:
+    """Have blocks compiled when they are next called; without a compiler, no longer.
+
+    Args:
+        blocks: of the network, and of its teacher.
+        compiler: for each of them.
+    """
+    import torch
+
+    if compiler is not None:
+        # Other shapes that this process has trained would use up its limit.
+        torch.compiler.reset()
+    for block in blocks:
+        if compiler is not None:
+            block.compile(dynamic=None, backend=compiler)
+        else:
+            # nn.Module.compile() has no inverse.
+            block._compiled_call_impl = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -155,3 +156,11 @@ class Passes:
             )
             return
         self._captured[shapes] = _Captured(graph, batch, share, weight, loss)
+
+
+def recompute_activations(blocks: nn.ModuleList) -> None:
+    """Have the backward pass compute the activations of blocks anew instead of keeping them."""
+    from torch.utils.checkpoint import checkpoint as recomputed
+
+    for block in blocks:
+        block.forward = partial(recomputed, block.forward, use_reentrant=False)

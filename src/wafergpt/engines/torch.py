@@ -34,10 +34,10 @@ from wafergpt.distributed.launcher import FORWARDED
 from wafergpt.distributed.replicas import average_rows, replicated, require_same, without_sync
 from wafergpt.distributed.sharding import fill, shard
 from wafergpt.engines import compilation
-from wafergpt.engines.base import Decision, Program, UpdateResult, reseed
+from wafergpt.engines.base import ROUNDS, Decision, Program, UpdateResult, reseed
 from wafergpt.engines.optimizers import Optimizer
 from wafergpt.engines.outputs import outputs_of
-from wafergpt.engines.passes import Passes
+from wafergpt.engines.passes import Passes, recompute_activations
 from wafergpt.engines.schedules import learning_rate
 from wafergpt.engines.settings import settle_for_torch
 from wafergpt.errors import RunFailed
@@ -109,7 +109,7 @@ class TorchEngine:
         if not self._sharded and self._device.type == "cpu":
             use_sparse_gradients(self.network)
         if system.activation_checkpointing:
-            _checkpoint_activations(self._blocks)
+            recompute_activations(self._blocks)
         if self._sharded:
             shard(self.network, self._blocks, self._group, system.shards, self._device.type)
             self.network.to_empty(device=self._device)
@@ -123,7 +123,7 @@ class TorchEngine:
     # --- before the first update -----------------------------------------------------------------
 
     def seconds_per_update(
-        self, stop: Callable[[], bool], max_seconds: float = 6.0, rounds: int = 16
+        self, stop: Callable[[], bool], max_seconds: float = 6.0, rounds: int = ROUNDS
     ) -> float:
         """Return the seconds of an update, from real ones over all the data; no weight moves."""
         size = self._recipe.train.batch_size
@@ -153,7 +153,7 @@ class TorchEngine:
         self._compiler.loud = True
         return found
 
-    def _try_compiled(self, stop: Callable[[], bool], rounds: int = 16) -> tuple[float, str | None]:
+    def _try_compiled(self, stop: Callable[[], bool], rounds: int) -> tuple[float, str | None]:
         """Compile, and return (seconds of an update, None), or (infinity, what failed)."""
         self._compile(True)
         try:
@@ -170,16 +170,9 @@ class TorchEngine:
         self._compile_here(on)
 
     def _compile_here(self, on: bool) -> None:
-        if on:
-            # Other shapes that this process has trained would use up its limit.
-            torch.compiler.reset()
         teacher = self._task.teacher
-        for block in (*self._blocks, *(gpt_of(teacher.network).blocks if teacher else ())):
-            if on:
-                block.compile(dynamic=None, backend=self._compiler)
-            else:
-                # nn.Module.compile() has no inverse.
-                block._compiled_call_impl = None
+        taught = gpt_of(teacher.network).blocks if teacher else ()
+        compilation.compile_blocks((*self._blocks, *taught), self._compiler if on else None)
         self._pass.forget()
 
     # --- updates ---------------------------------------------------------------------------------
@@ -385,8 +378,7 @@ class TorchEngine:
 
     def _execute(self, command: Command, numbers: list[float], saver: PartSaver) -> None:
         if command is Command.GRADIENTS:
-            step, first, size, until = map(int, numbers)
-            self._gradients_here(step, first, size, until)
+            self._gradients_here(*map(int, numbers))
         elif command is Command.APPLY:
             self._optimizer.step(numbers[0], self._norm, int(numbers[1]), int(numbers[2]))
         elif command is Command.DISCARD:
@@ -408,10 +400,3 @@ class TorchEngine:
             self._ahead.close()
         send(self._group, Command.END)
         self._group.broadcast(run)
-
-
-def _checkpoint_activations(blocks: nn.ModuleList) -> None:
-    from torch.utils.checkpoint import checkpoint as recomputed
-
-    for block in blocks:
-        block.forward = partial(recomputed, block.forward, use_reentrant=False)

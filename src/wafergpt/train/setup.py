@@ -11,7 +11,7 @@ from wafergpt.checkpoint.format import Stored
 from wafergpt.config import Recipe
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.distributed.collectives import ProcessGroup
-from wafergpt.engines.base import Engine, engine_for
+from wafergpt.engines.base import ROUNDS, Engine, engine_for
 from wafergpt.errors import InputError, nearest
 from wafergpt.planning.hardware import Machine
 from wafergpt.planning.intervals import counted_horizon, horizon, with_intervals
@@ -26,6 +26,9 @@ from wafergpt.train.teacher import teacher_of
 
 WORTH_TIMING, BRIEFLY = 100, 1.0
 """Updates of a run whose first ones are timed for its plan alone, and the seconds for that."""
+
+TIMED_SHARE = 8
+"""Of so many updates of a short training one is timed before it: else timing would take longer."""
 
 
 @dataclass(frozen=True)
@@ -112,13 +115,16 @@ def settled(setup: Setup, stop: Callable[[], bool]) -> Setup:
     """
     recipe, train = setup.recipe, setup.recipe.train
     epoch = setup.splits.train.samples_per_epoch
+    rounds = ROUNDS
     if not train.seconds:
         # The horizon is known before anything is timed.
-        _warn(setup, horizon(recipe, epoch))
+        steps = horizon(recipe, epoch)
+        _warn(setup, steps)
+        rounds = max(1, min(ROUNDS, steps // TIMED_SHARE))
     seconds = 0.0
     if train.seconds or recipe.system.compile == "auto":
         with working("timing updates"):
-            seconds = setup.engine.seconds_per_update(stop)
+            seconds = setup.engine.seconds_per_update(stop, rounds=rounds)
     steps = horizon(recipe, epoch, seconds)
     if not seconds and recipe.system.compile == "off" and steps >= WORTH_TIMING:
         # Only the run's own plan needs it.
