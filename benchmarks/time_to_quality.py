@@ -48,8 +48,13 @@ RIVAL = [
 RATES = (5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
 """Tried in this order, until the loss rises."""
 
+NGRAMS = {
+    "shakespeare": ["model.ngrams=[2, 3, 4, 5]", "model.ngram_rows=65536"],
+    "wikipedia": ["model.ngrams=[2, 3]", "model.ngram_rows=262144"],
+}
+"""Of characters, of which there are few, longer ones."""
+
 OURS: dict[str, list[str]] = {
-    "n-grams": ["model.ngrams=[2, 3]", "model.ngram_rows=262144"],
     "Muon": ["optimizer.name=muon"],
     "linear decay to zero": ["schedule.name=linear", "schedule.final=0"],
     "sampled softmax": ["train.sampled_softmax=1024"],
@@ -88,7 +93,8 @@ def cell_of(cells: Cells, corpus: str, what: str, settings: list[str], tokens: i
 def _ingredients(corpus: str) -> dict[str, list[str]]:
     """Return the ingredients of ours; a softmax of few tokens leaves nothing to sample from."""
     few = CORPORA[corpus][1] <= 1024
-    return {name: some for name, some in OURS.items() if name != "sampled softmax" or not few}
+    others = {name: some for name, some in OURS.items() if name != "sampled softmax" or not few}
+    return {"n-grams": NGRAMS[corpus], **others}
 
 
 def _ours(but: str | None, corpus: str) -> list[str]:

@@ -55,7 +55,7 @@ VALUES = st.recursive(
     st.integers(1, 40),
     st.booleans(),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_what_json_writes_is_read_as_it_was(
     tmp_path_factory: pytest.TempPathFactory,
     values: list[dict[str, object]],

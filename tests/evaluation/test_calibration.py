@@ -131,7 +131,7 @@ def test_resamples_are_the_errors_of_the_rows_drawn() -> None:
 def test_intervals_of_the_error_have_the_true_one() -> None:
     """By plain resamples 0 is in none of them, for noise has no sign in this error."""
     right, off, truth = 0, 0, 0.0
-    for seed in range(40):
+    for seed in range(20):
         logits, targets = drawn(200, 3, 1.0, seed)
         found = calibration_metrics(softmax(logits), targets)
         low, high = found["intervals"]["ece"]
@@ -143,8 +143,8 @@ def test_intervals_of_the_error_have_the_true_one() -> None:
         truth = float((wrong.max(1) - own).mean())
         low, high = calibration_metrics(wrong, targets)["intervals"]["ece"]
         off += low <= truth <= high
-    assert right >= 34
-    assert off >= 32
+    assert right >= 17
+    assert off >= 16
 
 
 def test_the_highest_score_of_a_row_is_no_matter() -> None:

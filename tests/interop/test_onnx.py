@@ -49,8 +49,9 @@ MESSY = [
 
 
 def make_run(root: Path, task: dict[str, Any] | None = None, **shape: Any) -> Run:
-    """Make a run whose every weight matters, without data."""
-    values: dict[str, Any] = {"name": "run", "model": {**SHAPE, **shape}, "task": task}
+    """Make a run whose every weight matters, without data; of a task with one layer."""
+    layers = {} if task is None else {"n_layers": 1}
+    values: dict[str, Any] = {"name": "run", "model": {**SHAPE, **layers, **shape}, "task": task}
     recipe = recipe_from(values)
     network = task_of(recipe).network()
     torch.manual_seed(0)

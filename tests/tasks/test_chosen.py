@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given, settings
@@ -12,6 +13,7 @@ from tests.tasks.test_finetune import sentences, write
 from wafergpt.api import finetune
 from wafergpt.config import Recipe, load_recipe
 from wafergpt.config.files import flat
+from wafergpt.tasks import chosen
 from wafergpt.tasks.chosen import LORA_LR, with_choices
 from wafergpt.tasks.text_settings import TextTaskSettings
 from wafergpt.train.finetuning import with_task
@@ -28,7 +30,7 @@ def of(rows: int, *overrides: str, text: str = "a short text", classes: int | No
     return with_choices(recipe, asked, [text] * rows, classes)
 
 
-@pytest.mark.slow
+@patch.object(chosen, "SAMPLED", 20)
 @settings(deadline=None, max_examples=25)
 @given(st.integers(1, 100_000))
 def test_any_number_of_rows_gives_a_training(rows: int) -> None:
