@@ -25,7 +25,8 @@ from wafergpt.tuning import ray_workers
 from wafergpt.tuning.ray_workers import STORE_BYTES, Slot, connected, slot_for
 
 NODE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": STORE_BYTES}
-STEPS = 60
+STEPS = 120
+"""So many that the study is interrupted before a trial ends."""
 
 
 @given(
@@ -137,5 +138,6 @@ def test_workers_on_two_nodes_make_each_trial_once(
         steps = [row["step"] for row in Run(folder / one["run"]).metrics()]
         assert steps == list(range(1, STEPS + 1))
     assert last.metrics()[: len(before)] == before
-    assert "trial " in (folder / "worker-0.log").read_text()
+    # Whichever had the time to end one.
+    assert any("trial " in log.read_text() for log in folder.glob("worker-*.log"))
     assert Run(rows / "runs" / "film").read("result")["test"] == result["test"]
