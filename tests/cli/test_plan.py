@@ -153,7 +153,7 @@ def test_a_budget_prints_its_candidates_and_what_it_chose(tmp_path: Path) -> Non
     corpus = f"data.corpus={soak.corpus(tmp_path)}"
     (tmp_path / "runs" / "run").mkdir(parents=True)
     asked = ("model.seq_len=48", "model.d_ffn=100", "train.steps=5", "system.compile=off")
-    text = run(corpus, *asked, "--budget", "15s", "--runs", str(tmp_path / "runs"))
+    text = run(corpus, *asked, "--budget", "6s", "--runs", str(tmp_path / "runs"))
     lines = text.splitlines()
     assert "chosen by the budget, and so not model.d_ffn=100, train.steps=5" in text
     head = next(index for index, line in enumerate(lines) if line.startswith("layers × width"))

@@ -57,7 +57,7 @@ def is_sane(recipe: Recipe) -> bool:
 
 
 @pytest.mark.slow
-@fuzzed(150)
+@fuzzed(75)
 @given(st.data())
 def test_recipes(tmp_path: Path, data: st.DataObject) -> None:
     path = tmp_path / "recipe.yaml"
@@ -87,7 +87,7 @@ def override(data: st.DataObject) -> str:
 DEFINITION = folders.tokenizer().definition
 
 
-@fuzzed(150)
+@fuzzed(75)
 @given(st.data())
 def test_tokenizers(tmp_path: Path, data: st.DataObject) -> None:
     path = tmp_path / "tokenizer.json"
@@ -108,7 +108,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@fuzzed(150)
+@fuzzed(75)
 @given(st.data())
 def test_corpora(corpus: Path, data: st.DataObject) -> None:
     path = data.draw(st.sampled_from([p for p in sorted(corpus.iterdir()) if p.name[0] != "."]))
@@ -136,7 +136,7 @@ def hugging_face(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@fuzzed(120)
+@fuzzed(60)
 @given(st.data())
 def test_folders_of_hugging_face(hugging_face: Path, data: st.DataObject) -> None:
     names = ["config.json", "model.safetensors.index.json", "model-1.safetensors"]
@@ -166,7 +166,7 @@ PACK = {"": bytes, ".gz": lambda data: gzip.compress(data, mtime=0), ".xz": lzma
 
 
 @pytest.mark.slow
-@fuzzed(120)
+@fuzzed(60)
 @given(st.sampled_from(sorted(TABLES)), st.sampled_from(sorted(PACK)), st.data())
 def test_tables(tmp_path: Path, name: str, suffix: str, data: st.DataObject) -> None:
     # Spoilt before it is packed, or after.
@@ -222,7 +222,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 @pytest.mark.slow
-@fuzzed(80)
+@fuzzed(40)
 @given(st.data())
 def test_pages_of_runs(run: Run, data: st.DataObject) -> None:
     names = ["result.json", "plan.json", "comparison.json", "metrics.jsonl", "samples.md"]
@@ -258,7 +258,7 @@ def step(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.mark.slow
-@fuzzed(150)
+@fuzzed(75)
 @given(st.data())
 def test_checkpoints_that_vouch_for_themselves(step: Path, data: st.DataObject) -> None:
     path = data.draw(st.sampled_from(sorted(step.iterdir())))
