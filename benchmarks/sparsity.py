@@ -126,7 +126,7 @@ def main() -> None:
         for seed in asked.seeds:
             for name in asked.kinds:
                 cells.measure(_key(name, seed), partial(trained, name, seed, asked.tokens, out))
-            for method in PRUNED if (out / "runs" / f"dense-{seed}").is_dir() else ():
+            for method in PRUNED if _key("dense", seed) in cells else ():
                 for pattern in (False, True):
                     key = _key(f"{method}, 2:4" if pattern else method, seed)
                     cells.measure(key, partial(pruned, method, pattern, seed, out))

@@ -59,7 +59,7 @@ OURS: dict[str, list[str]] = {
     "linear decay to zero": ["schedule.name=linear", "schedule.final=0"],
     "sampled softmax": ["train.sampled_softmax=1024"],
 }
-SHARES = (0.5, 0.33, 0.25, 0.17, 0.12)
+SHARES = (0.5, 0.33, 0.25, 0.17, 0.12, 0.09, 0.06)
 """Horizons of ours, in the rival's tokens."""
 
 

@@ -27,7 +27,7 @@ def test_what_is_written_is_read_as_it_was(values: dict[str, Any]) -> None:
     assert parsed(text) == values
 
 
-@given(st.text(st.sampled_from("ab:- \n[]{}'\"#&*!|>?,01.e~"), max_size=40))
+@given(st.text(st.sampled_from("ab:- \n[]{}'\"#&*!|>?,01.e~%"), max_size=40))
 def test_both_parsers_read_and_refuse_the_same(text: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         fast = _outcome(text)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -284,8 +283,13 @@ def test_an_unknown_task_is_refused(
     # In place of the some thousand files of the harness, whose reading takes long.
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "piqa.yaml").write_text("task: piqa\n")
-    few = partial(tasks.TaskManager, include_path=str(tmp_path / "own"))
-    monkeypatch.setattr(tasks, "TaskManager", lambda include_defaults: few(include_defaults=False))
+    real = tasks.TaskManager
+
+    def few(include_defaults: bool) -> Any:
+        path = str(tmp_path / "own") if include_defaults else None
+        return real(include_defaults=False, include_path=path)
+
+    monkeypatch.setattr(tasks, "TaskManager", few)
     with pytest.raises(InputError, match="did you mean 'piqa'"):
         evaluate(make_run(tmp_path), ["harness"], tasks=["piqaa"], tasks_folder=folder)
 

@@ -59,6 +59,10 @@ def test_mup_keeps_every_change_and_the_standard_one_does_not() -> None:
     assert len(plain.broken) > 8
 
 
+def test_two_widths_and_seeds_are_enough_to_hold() -> None:
+    assert coordinate_check(load_recipe("mup-check"), (64, 256), seeds=2).broken == []
+
+
 @pytest.mark.parametrize(("kind", "name"), BREAKS)
 def test_each_factor_is_needed(kind: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = without(table.parametrization, kind, name)

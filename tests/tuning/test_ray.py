@@ -26,7 +26,7 @@ from wafergpt.tuning.ray_workers import STORE_BYTES, Slot, connected, slot_for
 
 NODE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": STORE_BYTES}
 STEPS = 120
-"""So many that the study is interrupted before a trial ends."""
+"""So many that the study is interrupted before the last trial ends."""
 
 
 @given(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Literal
 
 from wafergpt.devices.detect import compile_pays, compiler_available
+from wafergpt.engines.base import ROUNDS
 from wafergpt.errors import InputError
 from wafergpt.progress import say, working
 
@@ -53,7 +54,7 @@ def chosen(
     if wanted == "off" or not pays:
         return False, eager_seconds
     with working("compiling, and timing updates"):
-        compiled, failure = attempt(16)
+        compiled, failure = attempt(ROUNDS)
     if failure:
         say(f"warning: torch.compile does not work here ({failure}): training without it")
     elif compiled < eager_seconds:

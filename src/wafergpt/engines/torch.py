@@ -128,9 +128,10 @@ class TorchEngine:
         """Return the seconds of an update, from real ones over all the data; no weight moves."""
         size = self._recipe.train.batch_size
         data = self._splits.train
-        places = [place * data.samples_per_epoch // (rounds + 1) for place in range(rounds + 1)]
+        grid = [place * data.samples_per_epoch // (ROUNDS + 1) for place in range(ROUNDS + 1)]
         # The largest of these batches shows the memory that is needed.
-        places[0] = max(places, key=lambda first: data.length(first, size))
+        largest = max(grid, key=lambda first: data.length(first, size))
+        places = [largest, *grid[1 :: math.ceil(ROUNDS / max(1, rounds))][:rounds]]
         times: list[float] = []
         for first in places:
             if times and (stop() or sum(times[1:]) >= max_seconds):

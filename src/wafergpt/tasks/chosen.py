@@ -48,7 +48,8 @@ LONG = 400.0
 
 TAGGED_SCALE = 8_000_000
 """Characters of tagged words over this, to the power of -1/2, are the passes: 3 for 200,000 words
-of English. Words of one character each, as in Chinese, tell less and want more passes."""
+of English, also where they are contexts of answers. Words of one character each, as in Chinese,
+tell less and want more passes."""
 
 TAGGED_FAST = 64.0
 """Learning rate of a tagger's table of features. Its loss is a mean over words, of which a batch

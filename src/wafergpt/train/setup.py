@@ -27,8 +27,9 @@ from wafergpt.train.teacher import teacher_of
 WORTH_TIMING, BRIEFLY = 100, 1.0
 """Updates of a run whose first ones are timed for its plan alone, and the seconds for that."""
 
-TIMED_SHARE = 8
-"""Of so many updates of a short training one is timed before it: else timing would take longer."""
+UPDATES_PER_TIMED = 8
+"""Of so many updates of a short training one is timed before it: else timing would take longer than
+the training."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def settled(setup: Setup, stop: Callable[[], bool]) -> Setup:
         # The horizon is known before anything is timed.
         steps = horizon(recipe, epoch)
         _warn(setup, steps)
-        rounds = max(1, min(ROUNDS, steps // TIMED_SHARE))
+        rounds = max(1, min(ROUNDS, steps // UPDATES_PER_TIMED))
     seconds = 0.0
     if train.seconds or recipe.system.compile == "auto":
         with working("timing updates"):
