@@ -5,7 +5,7 @@ training reviews without labels, the other MSRA's news too. Each is then fine-tu
 on so many labelled reviews, beside a start from scratch and TF-IDF of characters, and judged on all
 of dev, and on what of it is not in train. Cells that have a row are not run again.
 
-    python -m benchmarks.chinese_base --data ../shared/data --out chinese-base
+    python -m benchmarks.chinese_base --out chinese-base
     python -m benchmarks.chinese_base --out chinese-base --table
 """
 
@@ -13,18 +13,17 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
 import statistics
 from collections.abc import Mapping
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from benchmarks import labelled_sets
 from benchmarks.cells import Cell, Cells, parser
 from benchmarks.labelled_sets import thinned
-from benchmarks.rivals import Found, Judged, linear, of_run, write
+from benchmarks.rivals import Judged, gpt, linear
 from wafergpt import atomic_files
-from wafergpt.api import finetune, pretrain
+from wafergpt.api import pretrain
 from wafergpt.data.prepare import prepare
 from wafergpt.data.tagged_rows import read_sentences
 from wafergpt.runs.run import Run
@@ -35,6 +34,7 @@ SEEDS = (0, 1, 2)
 EPOCHS, VOCABULARY = 8, 8192
 
 
+@cache
 def base(kind: str, out: Path) -> Run:
     """Return the language model that reads such text, which is trained once."""
     texts = [text for text, _ in labelled_sets.chnsenticorp()[0]]
@@ -55,16 +55,11 @@ def cell(kind: str, size: int, seed: int, out: Path) -> Cell:
     """Train one on some rows; return its accuracy on dev, on new texts of it, and its loss."""
     whole, dev = labelled_sets.chnsenticorp()
     train = thinned(whole, size or len(whole), seed)
-    found: Found
     if kind == "TF-IDF":
         found = linear("characters", train, dev)
     else:
-        shutil.rmtree(out / "run", ignore_errors=True)
-        files = [f"task.{part}={write(out / f'{part}.jsonl', rows)}"
-                 for part, rows in (("train", train), ("test", dev))]  # fmt: skip
         start = "scratch" if kind == "scratch" else base(kind, out)
-        asked = [*files, f"seed={seed}", "name=run"]
-        found = of_run(finetune(start, None, asked, root=out).run)
+        found = gpt(start, train, dev, out, [f"seed={seed}"])
     known = {text for text, _ in whole}
     new = [place for place, (text, _) in enumerate(dev) if text not in known]
     fresh = Judged((found[0][new], found[1]), [dev[place] for place in new])
@@ -88,14 +83,12 @@ def table(cells: Mapping[str, Cell]) -> str:
 def main() -> None:
     """Run the cells that have no row yet, small ones first, and print the table."""
     options = parser(__doc__, "chinese-base")
-    options.add_argument("--data", type=Path, default=labelled_sets.DATA)
     options.add_argument("--kinds", nargs="*", choices=KINDS, default=list(KINDS))
     options.add_argument("--sizes", nargs="*", type=int, default=list(SIZES))
     options.add_argument("--seeds", nargs="*", type=int, default=list(SEEDS))
     asked = options.parse_args()
-    labelled_sets.DATA = asked.data
     cells = Cells(asked.out)
-    wanted = [(k, size, s) for s in asked.seeds for size in asked.sizes for k in asked.kinds]
+    wanted = [(k, size, s) for size in asked.sizes for s in asked.seeds for k in asked.kinds]
     for kind, size, seed in [] if asked.table else wanted:
         cells.measure(f"{kind}, {size}, {seed}", partial(cell, kind, size, seed, cells.out))
     print(table(cells))

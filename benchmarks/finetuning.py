@@ -12,7 +12,6 @@ a row are not run again.
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -20,8 +19,7 @@ from pathlib import Path
 
 from benchmarks.cells import Cell, Cells, parser
 from benchmarks.labelled_sets import SETS, start_of, thinned
-from benchmarks.rivals import Found, Judged, linear, of_run, write
-from wafergpt.api import finetune
+from benchmarks.rivals import Judged, gpt, linear
 
 SIZES = (500, 2000, 8000)
 JUDGED = 7600
@@ -38,24 +36,21 @@ def wanted() -> Iterator[tuple[str, int]]:
                 yield name, size
 
 
-def gpt(start: str, overrides: Sequence[str], out: Path) -> Found:
-    """Fine-tune; return what is found for test."""
-    shutil.rmtree(out / "runs", ignore_errors=True)
-    return of_run(finetune(start, None, [*overrides, "name=run"], root=out / "runs").run)
-
-
 def cell(name: str, size: int, out: Path, seed: int, options: Sequence[str]) -> Cell:
     """Train all on one set and size; return their metrics and the paired interval."""
     train, test = SETS[name]()
     train, test = thinned(train, size or len(train)), test[:JUDGED]
-    files = [f"task.{part}={write(out / f'{part}.jsonl', rows)}"
-             for part, rows in (("train", train), ("test", test))]  # fmt: skip
-    overrides = [*files, f"seed={seed}", *options]
-    row: Cell = {"set": name, "size": size, "seed": seed, "rows": len(train)}
+    asked = [f"seed={seed}", *options]
+    row: Cell = {
+        "set": " ".join((name, *options)), "size": size, "seed": seed, "rows": len(train),
+    }  # fmt: skip
     judged = {}
     for key in ("gpt", *RIVALS):
         start = time.perf_counter()
-        found = gpt(start_of(name), overrides, out) if key == "gpt" else linear(key, train, test)
+        if key == "gpt":
+            found = gpt(start_of(name), train, test, out, asked)
+        else:
+            found = linear(key, train, test)
         judged[key] = Judged(found, test)
         row[key] = {**judged[key].metrics, "seconds": time.perf_counter() - start}
     best = max(RIVALS, key=lambda key: row[key]["accuracy"])

@@ -11,7 +11,6 @@ TF-IDF of words whose C is tuned. Cells that have a row are not run again.
 
 from __future__ import annotations
 
-import shutil
 import statistics
 import time
 from collections.abc import Mapping
@@ -21,8 +20,8 @@ from typing import Any
 
 from benchmarks.cells import Cell, Cells, parser
 from benchmarks.labelled_sets import Pairs, some_of_imdb, thinned
-from benchmarks.rivals import Found, Judged, bilstm, linear, of_run, write
-from wafergpt.api import finetune, pretrain
+from benchmarks.rivals import Found, Judged, bilstm, gpt, linear, write
+from wafergpt.api import pretrain
 from wafergpt.data.prepare import prepare
 from wafergpt.reports.charts import ACCENT, INK, MUTED, SECOND, Chart
 from wafergpt.reports.document import Document
@@ -60,12 +59,9 @@ def cell(kind: str, size: int, draw: int, out: Path) -> dict[str, float]:
 
 
 def _gpt(kind: str, whole: Pairs, train: Pairs, test: Pairs, draw: int, out: Path) -> Found:
-    shutil.rmtree(out / "run", ignore_errors=True)
-    files = [f"task.{part}={write(out / f'{part}.jsonl', rows)}"
-             for part, rows in (("train", train), ("test", test))]  # fmt: skip
     start: str | Run = {"base as it is": "base", "from scratch": "scratch"}.get(kind, "")
     start = start or adapted(whole, out)
-    return of_run(finetune(start, None, [*files, f"seed={draw}", "name=run"], root=out).run)
+    return gpt(start, train, test, out, [f"seed={draw}"])
 
 
 def table(cells: Mapping[str, Cell]) -> str:

@@ -1,4 +1,4 @@
-"""The rivals of the benchmarks, tuned as their friends would, and how all are judged.
+"""The GPT of the benchmarks, its rivals, tuned as their friends would, and how all are judged.
 
 Linear ones choose their C on a tenth of the training rows and are fitted again on all of them.
 """
@@ -6,7 +6,8 @@ Linear ones choose their C on a tenth of the training rows and are fitted again 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from safetensors.numpy import load_file
 
 from benchmarks.labelled_sets import Pairs
 from wafergpt import atomic_files
+from wafergpt.api import finetune
 from wafergpt.baselines.bilstm import train_bilstm
 from wafergpt.data.labelled_rows import Table
 from wafergpt.data.labelled_split import hold_out_of_each_class
@@ -144,3 +146,19 @@ def write(path: Path, rows: Pairs) -> Path:
     lines = (json.dumps({"text": text, "label": label}) for text, label in rows)
     atomic_files.write_text(path, "\n".join(lines) + "\n")
     return path
+
+
+def gpt(start: str | Run, train: Pairs, test: Pairs, out: Path, asked: Sequence[str] = ()) -> Found:
+    """Fine-tune a GPT without a recipe; return what is found for test.
+
+    Args:
+        start: as in ``finetune``.
+        train: rows.
+        test: rows.
+        out: folder of the rows and of the run, which is made anew.
+        asked: overrides.
+    """
+    shutil.rmtree(out / "run", ignore_errors=True)
+    files = [f"task.{part}={write(out / f'{part}.jsonl', rows)}"
+             for part, rows in (("train", train), ("test", test))]  # fmt: skip
+    return of_run(finetune(start, None, [*files, *asked, "name=run"], root=out).run)

@@ -107,7 +107,9 @@ def cell(
     if size:
         train = train.take(np.sort(np.random.default_rng(0).permutation(len(train.words))[:size]))
     labels = sorted({entity.label for row in train.entities for entity in row})
-    row = {"set": name, "model": model, "seed": seed, "size": size, "rows": len(train.words)}
+    asked = "" if model == "crf" else " ".join(options)
+    row = {"set": name, "model": f"{model} {asked}".strip(), "seed": seed, "size": size,
+           "rows": len(train.words)}  # fmt: skip
     if model == "crf":
         return {**row, **crf(train, test, labels)}
     files = [f"task.{part}={written(rows, out / f'{part}.jsonl')}"
@@ -139,7 +141,8 @@ def main() -> None:
     cells = Cells(asked.out)
     wanted = [(s, m, seed) for s in asked.sets for m in asked.models for seed in asked.seeds]
     for key in [] if asked.table else wanted:
-        name = ", ".join(map(str, (*key, asked.size, *asked.options)))
+        options_of = () if key[1] == "crf" else asked.options
+        name = ", ".join(map(str, (*key, asked.size, *options_of)))
         measured = partial(cell, *key, asked.data, cells.out, asked.size, asked.options)
         cells.measure(name, measured)
     print(table(list(cells.values())))

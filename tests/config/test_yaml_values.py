@@ -27,12 +27,18 @@ def test_what_is_written_is_read_as_it_was(values: dict[str, Any]) -> None:
     assert parsed(text) == values
 
 
-@given(st.text(st.sampled_from("ab:- \n[]{}'\"#&*!|>?,01.e~%"), max_size=40))
+@given(st.text(st.sampled_from("ab:- \n\r\x85\u2028[]{}'\"#&*!|>?,01.e~%"), max_size=40))
 def test_both_parsers_read_and_refuse_the_same(text: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         fast = _outcome(text)
         patch.setattr(yaml_values, "_LOADER", None)
         assert fast == _outcome(text)
+
+
+@pytest.mark.skipif(not yaml.__with_libyaml__, reason="PyYAML was built without libyaml")
+def test_a_percentage_is_read_by_the_fast_parser() -> None:
+    assert isinstance(yaml_values._composed("schedule: {warmup: 5%}")[0], yaml.CSafeLoader)
+    assert isinstance(yaml_values._composed("%YAML 1.1\n---\na: 1")[0], yaml.SafeLoader)
 
 
 def _outcome(text: str) -> tuple[str, str]:

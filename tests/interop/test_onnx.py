@@ -39,7 +39,7 @@ tokenizers = pytest.importorskip("tokenizers")
 SHAPE = {"n_layers": 2, "d_model": 32, "n_heads": 2, "seq_len": 24, "vocab_size": 280}
 EVERYTHING = {
     "parametrization": "mup", "base_d_model": 16, "embedding_scale": 10.0, "output_scale": 3.0,
-    "ngrams": [2, 4], "ngram_rows": 211, "d_head": 8,
+    "ngrams": [2, 4], "ngram_rows": 211, "d_head": 8, "n_layers": 2,
 }  # fmt: skip
 MESSY = [
     "", " ", "a", "It's a film that I loved. It's dull!",
@@ -49,7 +49,7 @@ MESSY = [
 
 
 def make_run(root: Path, task: dict[str, Any] | None = None, **shape: Any) -> Run:
-    """Make a run whose every weight matters, without data; of a task with one layer."""
+    """Make a run whose every weight matters, without data; of a task mostly with one layer."""
     layers = {} if task is None else {"n_layers": 1}
     values: dict[str, Any] = {"name": "run", "model": {**SHAPE, **layers, **shape}, "task": task}
     recipe = recipe_from(values)

@@ -23,8 +23,8 @@ MAX_DIGITS = 100
 MAX_NESTING = 500
 """Maximum marks that may open a level, in a text that libyaml reads."""
 
-UNUSUAL = re.compile(r"[!&*|>?]|^%", re.MULTILINE)
-"""Tags, anchors, blocks of text, complex keys and directives; ``5%`` is none."""
+UNUSUAL = re.compile(r"[!&*|>?]|(?:^|[\r\n\x85\u2028\u2029])%")
+"""Tags, anchors, blocks of text, complex keys and directives, at a line's start."""
 
 _TAG = "tag:yaml.org,2002:"
 _WORDS = {_TAG + kind for kind in ("bool", "int", "float", "timestamp", "value", "merge")}
