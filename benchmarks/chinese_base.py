@@ -42,7 +42,9 @@ VOCABULARY = 8192
 def texts_of(kind: str) -> list[str]:
     """Return what a language model reads, shuffled."""
     if kind == "poems":
-        with lzma.open(labelled_sets.DATA / "zh_chinese_poetry" / "poems.jsonl.xz", "rt", encoding="utf-8") as file:
+        with lzma.open(
+            labelled_sets.DATA / "zh_chinese_poetry" / "poems.jsonl.xz", "rt", encoding="utf-8"
+        ) as file:
             texts = [json.loads(line)["text"] for line in file]
     else:
         texts = [text for text, _ in labelled_sets.chnsenticorp()[0]]

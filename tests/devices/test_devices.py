@@ -3,8 +3,11 @@ from __future__ import annotations
 import json
 import sys
 import sysconfig
+import time
+from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from wafergpt.api import plan
@@ -13,6 +16,12 @@ from wafergpt.devices import doctor as report
 from wafergpt.devices.doctor import examine
 from wafergpt.errors import InputError
 from wafergpt.planning.hardware import Machine
+
+MACHINE = Machine(
+    device="cpu", name="test", cores=2, memory_bytes=16 << 30, memory_available=12 << 30,
+    torch="2.13", compiler=True, matmul_flops_fp32=1.5e11, matmul_flops_bf16=4e11,
+    training_flops={"fp32": {128: 5e10}, "bf16": {128: 9e10}}, bandwidth=3e10, softmax_rate=2e8,
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -49,24 +58,39 @@ def test_a_machine_is_measured_once(cache: Path, monkeypatch: pytest.MonkeyPatch
     assert len(measured) == 6
 
 
-@pytest.mark.slow
-def test_what_a_busy_machine_shows_is_not_remembered(
-    cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(probe, "busy_percent", lambda: 80.0)
-    assert probe.probe("cpu", seconds=0.2).matmul_flops_fp32 > 0
-    assert not cache.exists()
+@pytest.mark.parametrize("others", [[80.0, 0.0], [0.0, 80.0]], ids=["before", "in between"])
+def test_what_a_busy_machine_shows_counts_while_it_is_busy(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    others: list[float],
+) -> None:  # fmt: skip
+    measured: list[float] = []
+
+    def measure(*_: object) -> Machine:
+        measured.append(1e9 * (1 + len(measured)))
+        return replace(MACHINE, bandwidth=measured[-1])
+
+    def bandwidth(seen: list[float], *, busy: bool, fresh: bool = False) -> float:
+        found = iter(seen)
+        monkeypatch.setattr(probe, "busy_percent", lambda: next(found))
+        monkeypatch.setattr(psutil, "getloadavg", lambda: (99.0 if busy else 0.0, 0.0, 0.0))
+        return probe.probe("cpu", fresh=fresh).bandwidth
+
+    monkeypatch.setattr(probe, "measure", measure)
+    assert bandwidth(others, busy=True) == 1e9
     assert "other programs use 80% of the cores" in capsys.readouterr().err
-
-
-@pytest.mark.slow
-def test_nor_is_it_when_a_neighbour_comes_in_between(
-    cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen = iter([0.0, 80.0])
-    monkeypatch.setattr(probe, "busy_percent", lambda: next(seen))
-    assert probe.probe("cpu", seconds=0.2).matmul_flops_fp32 > 0
-    assert not cache.exists()
+    assert bandwidth([], busy=True) == 1e9
+    assert bandwidth(others, busy=False) == 2e9
+    # Nor for ever, nor if the clock was set back.
+    (record,) = cache.iterdir()
+    values = json.loads(record.read_text())
+    for when in (time.time() - 3700, time.time() + 3700, "yesterday"):
+        record.write_text(json.dumps(values | {"beside_others": when}))
+        assert bandwidth(others, busy=True) == measured[-1]
+    assert len(measured) == 5
+    # What was measured alone is kept.
+    assert bandwidth([0.0, 0.0], busy=False) == 6e9
+    assert bandwidth(others, busy=True, fresh=True) == 7e9
+    assert bandwidth([], busy=True) == bandwidth([], busy=False) == 6e9
 
 
 def test_beside_others_it_is_measured_on_the_cores_they_leave(

@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -86,7 +87,7 @@ def test_a_killed_process_is_named_and_fewer_resume(
 
 
 def test_a_stopped_process_is_named_in_time(corpus: Path, tmp_path: Path) -> None:
-    longer = ("train.steps=5000", "system.timeout=3")
+    longer = ("train.steps=5000", "system.timeout=5")
     process = begin(tmp_path, "name=run", f"data.corpus={corpus}", *RECIPE, *longer, "--nproc", "3")
     victim = soak.ranked(process, 1)
     wait_for_step(tmp_path, "run", 5)
@@ -131,7 +132,7 @@ def test_killed_all_start_again_by_themselves(
 
 def test_torchrun_starts_all_again(corpus: Path, straight: Run, tmp_path: Path) -> None:
     """Its store still has the addresses of dead processes."""
-    recipe = ["name=run", f"data.corpus={corpus}", *RECIPE, *DROPOUT, "system.timeout=20"]
+    recipe = ["name=run", f"data.corpus={corpus}", *RECIPE, *DROPOUT, "system.timeout=8"]
     process = begin(tmp_path, *recipe, "--go-on", launcher=TORCHRUN)
     kill_in_the_middle(process, tmp_path, 0)
     end(process)
@@ -152,8 +153,10 @@ def test_asked_to_stop_before_it_started_it_ends_as_interrupted(
 ) -> None:
     process = begin(tmp_path, "name=run", f"data.corpus={corpus}", *RECIPE, "--nproc", "2")
     soak.ranked(process, 1)
+    asked = time.monotonic()
     process.send_signal(signal.SIGTERM)
-    end(process, code=130)
+    assert "hangs" not in end(process, code=130)
+    assert time.monotonic() - asked < 9
 
 
 def test_torchrun_does_not_restart_a_run_that_was_asked_to_stop(

@@ -18,16 +18,12 @@ from tests.hostile import folders
 from tests.hostile.inputs import NO_FILE, NO_OBJECT, NOT_JSON, bounded, judged, pickled
 from wafergpt.checkpoint import store
 from wafergpt.checkpoint.format import SHARDS, WEIGHTS, Stored
-from wafergpt.config import Recipe, load_recipe
 from wafergpt.data.corpus import Corpus
 from wafergpt.data.documents import find_files
 from wafergpt.data.labelled_rows import label_names, read_table, read_texts
 from wafergpt.data.prepare import prepare
 from wafergpt.data.tokenizer import Tokenizer
-from wafergpt.devices import probe
-from wafergpt.inference.writer import Writer
 from wafergpt.interop.hf_import import import_folder, read_network
-from wafergpt.planning.hardware import Machine
 from wafergpt.planning.plan import read_corpus
 from wafergpt.reports import list_runs, write_report
 from wafergpt.runs.run import Run
@@ -156,188 +152,6 @@ def test_a_checkpoint_that_vouches_for_nonsense(tmp_path: Path, name: str) -> No
         if name not in ("state.json", "optimizer.safetensors"):
             assert judged(lambda: store.weights(Run(folder.parents[1])))[1], what
     assert not marker.exists()
-
-
-RECIPES: dict[str, tuple[bytes, str]] = {
-    "laughs": (
-        b"a0: &a0 [x, x]\n"
-        + b"".join(b"a%d: &a%d [*a%d, *a%d]\n" % (n, n, n - 1, n - 1) for n in range(1, 60)),
-        "more than 100,000 values",
-    ),
-    "merges": (
-        b"a0: &a0 {x: 1}\n"
-        + b"".join(b"a%d: &a%d {<<: [*a%d, *a%d]}\n" % (n, n, n - 1, n - 1) for n in range(1, 60)),
-        "more than 100,000 values",
-    ),
-    "itself": (b"model: &a {d_model: *a}", "more than 100,000 values"),
-    "long strings": (
-        b"a: &a " + b"x" * 500_000 + b"\nmodel: [" + b"*a, " * 20_000 + b"]", "is impossible"
-    ),
-    "digits": (b"seed: " + b"1" * 5000, "more than 100 digits"),
-    "hex digits": (b"seed: 0x" + b"f" * 50_000, "more than 100 digits"),
-    "sixties": (b"seed: 1" + b":59" * 100_000, "more than 100 digits"),
-    "sixties of floats": (b"seed: 1" + b":59" * 1000 + b".5", "more than 100 digits"),
-    "no date": (b"seed: 2024-99-99", "is not YAML"),
-    "no boolean": (b"seed: !!bool x", "is not YAML"),
-    "no number": (b"seed: !!int ''", "is not YAML"),
-    "no float": (b"seed: !!float x", "is not YAML"),
-    "no time": (b"seed: !!timestamp x", "is not YAML"),
-    "an object": (b"!!python/object/new:os.system [true]", "is not YAML"),
-    "a name": (b"seed: !!python/name:os.system", "is not YAML"),
-    "deep": (b"[" * 100_000, "is not YAML"),
-    "deep sections": (b"{a: " * 100_000, "is not YAML"),
-    "NUL": (b"seed: \0", "is not YAML"),
-    "tab": (b" \n\t\n", "is not YAML"),
-    "half a character": (b'name: "\\ud800"', "is not YAML"),
-    "number for a key": (b"1: 2", "keys should be strings"),
-    "wide": (b"model: {d_model: 1000000000000}", "d_model=1000000000000 is impossible"),
-    "negative": (b"model: {d_model: -256}", "d_model=-256 is impossible"),
-    "NaN": (b"model: {d_model: .nan}", "d_model=nan is impossible"),
-    "steps": (b"train: {steps: " + b"9" * 90 + b"}", "train.steps="),
-    "a batch": (b"train: {batch_size: 1000000000000}", "train.batch_size=1000000000000"),
-    "epochs": (b"train: {epochs: 1.0e+300}", "train.epochs=1e+300"),
-    "warm-up": (b"schedule: {warmup: '" + b"9" * 400 + b"'}", "is not a number of tokens"),
-    "warm-up share": (b"schedule: {warmup: '" + b"9" * 400 + b"%'}", "is not a number of tokens"),
-    "long base": (b"extends: " + b"a" * 300 + b".yaml", "no such recipe file"),
-    "long name of a base": (b"extends: " + b"a" * 300_000, "no recipe named 'aaa"),
-    "base NUL": (b'extends: "a\\0.yaml"', "no such recipe file"),
-    "long file": (b"data: {corpus: " + b"a" * 300 + b"}", "no file can have this name"),
-    "NUL file": (b'task: {train: "a\\0b"}', "no file can have this name"),
-    "half a file": (b'start: "\\ud800"', "is not YAML"),
-    "a long key": (b"? " + b"k" * 100_000 + b"\n: 1", "unknown key 'kkk"),
-    "no width": (b"model: {d_ffn: '0'}", "model.d_ffn='0' is impossible"),
-}  # fmt: skip
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("content", "message"), RECIPES.values(), ids=RECIPES)
-def test_hostile_recipes(tmp_path: Path, content: bytes, message: str) -> None:
-    path = tmp_path / "recipe.yaml"
-    path.write_bytes(content)
-    loaded, said = judged(lambda: load_recipe(path))
-    assert loaded is None
-    assert message in said
-
-
-def test_an_empty_recipe_is_the_defaults(tmp_path: Path) -> None:
-    for content in (b"", b"\n\n", b"# nothing\n", b"\xef\xbb\xbf"):
-        (tmp_path / "a.yaml").write_bytes(content)
-        assert load_recipe(tmp_path / "a.yaml") == Recipe()
-
-
-@pytest.mark.parametrize("width", ["256", "256.0", "'256'"])
-def test_a_width_in_other_words_has_its_feed_forward_width(width: str) -> None:
-    assert load_recipe(None, [f"model.d_model={width}"]).model.d_ffn == 1024
-
-
-@pytest.mark.parametrize("there", NO_FILE)
-def test_a_recipe_that_is_no_file(tmp_path: Path, there: Callable[[Path], None]) -> None:
-    run = folders.make_run(tmp_path).path
-    (run / "recipe.yaml").unlink()
-    there(run / "recipe.yaml")
-    assert "no such recipe file" in judged(lambda: load_recipe(run / "recipe.yaml"))[1]
-    assert "no run" in judged(lambda: Run.find(run))[1]
-    with bounded():
-        assert all(row["state"] == "damaged" for row in list_runs(tmp_path))
-
-
-def _machine(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
-    monkeypatch.setattr(probe, "_record", lambda device: folder / "machine.json")
-    return folder / "machine.json"
-
-
-GOOD_MACHINE: dict[str, Any] = {
-    "version": probe.VERSION, "device": "cpu", "name": "x", "cores": 2, "memory_bytes": 1 << 33,
-    "memory_available": 1 << 32, "torch": "2", "compiler": True, "matmul_flops_fp32": 1e11,
-    "matmul_flops_bf16": 0.0, "training_flops": {"fp32": {"128": 1e10}}, "bandwidth": 1e10,
-    "softmax_rate": 1e8,
-}  # fmt: skip
-NO_MACHINE: list[dict[str, Any]] = [
-    {"bandwidth": float("nan")}, {"bandwidth": 10**400}, {"softmax_rate": float("inf")},
-    {"softmax_rate": "fast"}, {"matmul_flops_fp32": None}, {"matmul_flops_bf16": -1},
-    {"training_flops": {"fp32": {"128": float("nan"), "256": 1.0}}}, {"training_flops": 7},
-    {"training_flops": {"fp32": {"0": 1.0}}}, {"training_flops": {"fp32": {"128": 10**400}}},
-    {"training_flops": {"fp32": {"1e999": 1.0}}}, {"training_flops": {"fp32": {}}}, {"more": 1},
-]  # fmt: skip
-
-
-def test_a_record_of_no_machine_is_measured_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    record = _machine(tmp_path, monkeypatch)
-    record.write_text(json.dumps(GOOD_MACHINE))
-    good = probe.probe("cpu")
-    assert good.training_flops == {"fp32": {128: 1e10}}
-    measured: list[object] = []
-
-    def measure(*asked: object) -> Machine:
-        measured.append(asked)
-        return good
-
-    monkeypatch.setattr(probe, "measure", measure)
-    monkeypatch.setattr(probe, "busy_percent", lambda: 0.0)
-    bad = [json.dumps({**GOOD_MACHINE, **change}).encode() for change in NO_MACHINE]
-    for data in (*bad, *NOT_JSON.values(), *NO_OBJECT.values()):
-        record.write_bytes(data)
-        with bounded():
-            probe.probe("cpu")
-    assert len(measured) == len(bad) + len(NOT_JSON) + len(NO_OBJECT)
-    for there in NO_FILE:
-        folder = tmp_path / there.__name__
-        folder.mkdir()
-        record = _machine(folder, monkeypatch)
-        there(record)
-        with bounded():
-            assert probe._read(record) is None
-
-
-TOKENIZERS: dict[str, dict[str, Any]] = {
-    "padded": {"padding": {
-        "strategy": {"Fixed": 10**6}, "direction": "Right", "pad_to_multiple_of": None,
-        "pad_id": 0, "pad_type_id": 0, "pad_token": "x",
-    }},
-    "cut": {"truncation": {
-        "max_length": 2, "strategy": "LongestFirst", "direction": "Right", "stride": 0,
-    }},
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("change", TOKENIZERS.values(), ids=TOKENIZERS)
-def test_a_text_is_neither_filled_nor_cut(change: dict[str, Any]) -> None:
-    plain = folders.tokenizer()
-    odd = Tokenizer(json.dumps({**plain.definition, **change}))
-    assert odd.encode("a few words") == plain.encode("a few words")
-    assert odd.encode_batch(["a few", "words"]) == plain.encode_batch(["a few", "words"])
-
-
-def test_ids_beyond_the_vocabulary_are_refused() -> None:
-    definition = folders.tokenizer().definition
-    definition["model"]["vocab"]["<|endoftext|>"] = 4_000_000_000
-    assert "the id 4,000,000,000" in judged(lambda: Tokenizer(json.dumps(definition)))[1]
-
-
-def test_a_pattern_without_an_end_gives_up(capfd: pytest.CaptureFixture[str]) -> None:
-    split = {
-        "type": "Split",
-        "pattern": {"Regex": "(a+)+$"},
-        "behavior": "Isolated",
-        "invert": False,
-    }
-    tokenizer = Tokenizer(json.dumps({**folders.tokenizer().definition, "pre_tokenizer": split}))
-    assert "cannot read a text" in judged(lambda: tokenizer.encode("a" * 4000 + "b"))[1]
-
-
-def test_half_a_character_is_no_text(tmp_path: Path) -> None:
-    for encode in (Tokenizer.encode, lambda t, text: t.encode_batch([text])):
-        said = judged(lambda e=encode: e(folders.tokenizer(), "a\ud800"))[1]  # type: ignore[misc]
-        assert "lone surrogate" in said
-    path = tmp_path / "a.jsonl"
-    for row in ('{"text": "\\ud800", "label": "x"}', '{"text": "a", "label": "\\ud800"}'):
-        path.write_text(row)
-        assert "line 1: a lone surrogate" in judged(lambda: read_table(path))[1]
-    path.write_text('{"text": "\\ud800"}')
-    assert "line 1: a lone surrogate" in judged(lambda: read_texts(path))[1]
 
 
 def test_labels_that_are_none(tmp_path: Path) -> None:
@@ -478,17 +292,6 @@ def test_links_that_lead_back_are_not_followed(tmp_path: Path) -> None:
     assert find_files([tmp_path / "*.txt"]) == [tmp_path / "a.txt"]
     for pattern in ("**x/*.txt", "\0*"):
         assert judged(lambda pattern=pattern: find_files([pattern]))[1]  # type: ignore[misc]
-
-
-def test_a_tokenizer_of_another_network_is_refused(tmp_path: Path) -> None:
-    run = folders.make_run(tmp_path)
-    recipe = run.recipe
-    definition = folders.tokenizer().definition
-    for n in range(20):
-        definition["model"]["vocab"][f"more{n}"] = 262 + n
-    run.tokenizer.write_text(json.dumps(definition))
-    run.save_recipe(Recipe.model_validate({**recipe.model_dump(), "task": None}))
-    assert "282 tokens, the model only 270" in judged(lambda: Writer.load(run))[1]
 
 
 def test_a_damaged_study_is_named(tmp_path: Path) -> None:

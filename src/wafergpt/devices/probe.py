@@ -31,7 +31,10 @@ WIDTHS = (128, 256, 512, 1024)
 SEQ_LEN = 256
 
 BUSY_PERCENT = 25.0
-"""Percent of all cores in use by others; above it a measurement is not saved."""
+"""Percent of all cores in use by others; above it a measurement is only used while they are."""
+
+BUSY_SECONDS = 3600
+"""How long at most a measurement beside other programs is used."""
 
 PATIENCE = 4
 """Widths are skipped if a slow machine has taken this many times the requested seconds."""
@@ -41,7 +44,8 @@ def probe(device: str = "auto", seconds: float = 2.5, fresh: bool = False) -> Ma
     """Return the measurements of this machine, measuring it if there is no record.
 
     The record is in the user's cache folder, one for each device, CPU, number of cores and
-    version of torch. Reading it does not import torch on a CPU.
+    version of torch. Reading it does not import torch on a CPU. One that was made beside other
+    programs counts while the machine is busy, and for an hour at most.
 
     Args:
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
@@ -61,11 +65,14 @@ def probe(device: str = "auto", seconds: float = 2.5, fresh: bool = False) -> Ma
             machine = measure(device, seconds, free_threads(others))
             # Another program may have started in between.
             others = max(others, busy_percent())
+        record = {"version": VERSION, **asdict(machine)}
         if others > busy:
-            say(f"other programs use {others:.0f}% of the cores: this is measured again next time")
-            return machine
+            say(f"other programs use {others:.0f}% of the cores: this counts while they do")
+            if _read(path) is not None:
+                return machine
+            record["beside_others"] = time.time()
         try:
-            atomic_files.write_json(path, {"version": VERSION, **asdict(machine)})
+            atomic_files.write_json(path, record)
         except OSError as error:
             say(f"the measurement could not be saved: {error}")
     return replace(
@@ -81,6 +88,13 @@ def busy_percent() -> float:
     import psutil
 
     return float(psutil.cpu_percent(interval=0.3))
+
+
+def _is_busy() -> bool:
+    """Return whether the machine was busy in the last minute, without waiting to find out."""
+    import psutil
+
+    return psutil.getloadavg()[0] > (psutil.cpu_count() or 1) * BUSY_PERCENT / 100
 
 
 def free_threads(others: float) -> int:
@@ -119,10 +133,13 @@ def _record(device: str) -> Path:
 
 
 def _read(path: Path) -> Machine | None:
-    """Return a record; None if it is missing, of an older version, or damaged."""
+    """Return a record; None if it is missing, of an older version, damaged, or out of date."""
     try:
         values = files.read_json(path)
         if values.pop("version") != VERSION:
+            return None
+        measured = values.pop("beside_others", None)
+        if measured is not None and not (0 <= time.time() - measured < BUSY_SECONDS and _is_busy()):
             return None
         machine = Machine.from_json(values)
         training = machine.training_flops
@@ -187,7 +204,7 @@ def _measure(device: str, seconds: float, threads: int) -> Machine:
 
 def _has_bf16(device: str, slot: float) -> bool:
     """Return whether the hardware multiplies in bf16; emulated, large products take minutes."""
-    if device == "cuda":
+    if device == "cuda" or not detect.multiplies_bf16(device):
         return detect.multiplies_bf16(device)
     small = {name: _matmul(device, name, slot / 4, size=512) for name in ("fp32", "bf16")}
     return small["bf16"] > small["fp32"] / 2

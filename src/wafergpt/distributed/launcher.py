@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
@@ -28,6 +28,9 @@ FORWARDED = [
 
 HANGUP = getattr(signal, "SIGHUP", None)
 """Sent when a terminal closes; ignored by processes under nohup."""
+
+STOPPED_GRACE_SECONDS = 1.0
+"""The same once the leader has ended as it was asked to: they may never have found it."""
 
 SAME_SIGNAL_SECONDS = 1.0
 """A signal repeated within this time is one signal, forwarded by both a queue and a launcher."""
@@ -76,7 +79,7 @@ def launch(
         for left in range(restarts, -1, -1):
             with nullcontext() if log is None else log.open("ab") as output:
                 _start(nproc, arguments, children, output)
-            code = _watch(children, grace)
+            code = _watch(children, grace, lambda: bool(asked))
             _end(children)
             lost = code is None or code < 0 or code == LOST
             if not lost or asked or not left:
@@ -165,7 +168,9 @@ def _end(children: list[subprocess.Popen[bytes]]) -> None:
     children.clear()
 
 
-def _watch(children: Sequence[subprocess.Popen[bytes]], grace: float) -> int | None:
+def _watch(
+    children: Sequence[subprocess.Popen[bytes]], grace: float, is_asked: Callable[[], bool]
+) -> int | None:
     """Wait until all have ended; return the leader's exit code, None if it hangs."""
     leader, *workers = children
     while leader.poll() is None and not any(child.poll() for child in workers):
@@ -176,10 +181,11 @@ def _watch(children: Sequence[subprocess.Popen[bytes]], grace: float) -> int | N
             say(f"process {rank} of {len(children)} was ended by {signal.Signals(-code).name}")
         elif rank and leader.poll() in (None, LOST):
             say(f"process {rank} of {len(children)} ended with exit code {code}")
-    deadline = time.monotonic() + grace
+    stopped = is_asked() and leader.poll() is not None
+    deadline = time.monotonic() + (min(grace, STOPPED_GRACE_SECONDS) if stopped else grace)
     while any(child.poll() is None for child in children) and time.monotonic() < deadline:
         time.sleep(0.05)
     for rank, child in enumerate(children):
-        if child.poll() is None:
+        if child.poll() is None and not stopped:
             say(f"process {rank} of {len(children)} hangs, and is killed")
     return leader.poll()
