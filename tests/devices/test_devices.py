@@ -7,7 +7,6 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import psutil
 import pytest
 
 from wafergpt.api import plan
@@ -27,7 +26,7 @@ MACHINE = Machine(
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(probe, "busy_percent", lambda: 0.0)
+    monkeypatch.setattr(probe, "busy_percent", lambda seconds=0.3: 0.0)
     return tmp_path / "wafergpt"
 
 
@@ -69,28 +68,31 @@ def test_what_a_busy_machine_shows_counts_while_it_is_busy(
         measured.append(1e9 * (1 + len(measured)))
         return replace(MACHINE, bandwidth=measured[-1])
 
-    def bandwidth(seen: list[float], *, busy: bool, fresh: bool = False) -> float:
+    def bandwidth(*seen: float, fresh: bool = False) -> float:
         found = iter(seen)
-        monkeypatch.setattr(probe, "busy_percent", lambda: next(found))
-        monkeypatch.setattr(psutil, "getloadavg", lambda: (99.0 if busy else 0.0, 0.0, 0.0))
+        monkeypatch.setattr(probe, "busy_percent", lambda seconds=0.3: next(found))
         return probe.probe("cpu", fresh=fresh).bandwidth
 
     monkeypatch.setattr(probe, "measure", measure)
-    assert bandwidth(others, busy=True) == 1e9
-    assert "other programs use 80% of the cores" in capsys.readouterr().err
-    assert bandwidth([], busy=True) == 1e9
-    assert bandwidth(others, busy=False) == 2e9
-    # Nor for ever, nor if the clock was set back.
+    assert bandwidth(*others) == 1e9
+    said = "other programs use 80% of the cores: this is "
+    assert f"{said}only kept while they do" in capsys.readouterr().err
+    assert bandwidth(80.0) == 1e9
+    assert bandwidth(0.0, *others) == 2e9
+    assert bandwidth(*others, fresh=True) == bandwidth(80.0) == 3e9
+    # Nor for long, nor if the clock was set back.
     (record,) = cache.iterdir()
     values = json.loads(record.read_text())
-    for when in (time.time() - 3700, time.time() + 3700, "yesterday"):
+    for when in (time.time() - 700, time.time() + 700, "yesterday"):
         record.write_text(json.dumps(values | {"beside_others": when}))
-        assert bandwidth(others, busy=True) == measured[-1]
-    assert len(measured) == 5
+        assert bandwidth(*others) == measured[-1]
+    assert len(measured) == 6
     # What was measured alone is kept.
-    assert bandwidth([0.0, 0.0], busy=False) == 6e9
-    assert bandwidth(others, busy=True, fresh=True) == 7e9
-    assert bandwidth([], busy=True) == bandwidth([], busy=False) == 6e9
+    assert bandwidth(0.0, 0.0, 0.0) == 7e9
+    capsys.readouterr()
+    assert bandwidth(*others, fresh=True) == 8e9
+    assert f"{said}not kept" in capsys.readouterr().err
+    assert bandwidth() == 7e9
 
 
 def test_beside_others_it_is_measured_on_the_cores_they_leave(
@@ -105,7 +107,7 @@ def test_a_cache_that_cannot_be_written_is_no_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(probe, "busy_percent", lambda: 0.0)
+    monkeypatch.setattr(probe, "busy_percent", lambda seconds=0.3: 0.0)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert probe.probe("cpu", seconds=0.2).device == "cpu"
     assert "could not be saved" in capsys.readouterr().err

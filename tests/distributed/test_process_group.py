@@ -25,6 +25,7 @@ from tests.distributed.processes import (
     wait_for_step,
 )
 from wafergpt.checkpoint import store
+from wafergpt.distributed import launcher
 from wafergpt.distributed.collectives import ProcessGroup
 from wafergpt.distributed.commands import Command, send
 from wafergpt.runs.run import Run
@@ -157,6 +158,17 @@ def test_asked_to_stop_before_it_started_it_ends_as_interrupted(
     process.send_signal(signal.SIGTERM)
     assert "hangs" not in end(process, code=130)
     assert time.monotonic() - asked < 9
+
+
+@pytest.mark.parametrize(("code", "is_named"), [(130, False), (0, False), (launcher.LOST, True)])
+def test_who_still_waits_for_a_leader_that_was_asked_to_stop_does_not_hang(
+    code: int, is_named: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = (f"raise SystemExit({code})", "import time; time.sleep(60)")
+    children = [subprocess.Popen([sys.executable, "-I", "-S", "-c", line]) for line in lines]
+    assert launcher._watch(children, 0.1, lambda: True) == code
+    assert ("process 1 of 2 hangs" in capsys.readouterr().err) == is_named
+    launcher._end(children)
 
 
 def test_torchrun_does_not_restart_a_run_that_was_asked_to_stop(

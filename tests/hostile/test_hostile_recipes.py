@@ -135,7 +135,7 @@ def test_a_record_of_no_machine_is_measured_again(
         return good
 
     monkeypatch.setattr(probe, "measure", measure)
-    monkeypatch.setattr(probe, "busy_percent", lambda: 0.0)
+    monkeypatch.setattr(probe, "busy_percent", lambda seconds=0.3: 0.0)
     bad = [json.dumps({**GOOD_MACHINE, **change}).encode() for change in NO_MACHINE]
     for data in (*bad, *NOT_JSON.values(), *NO_OBJECT.values()):
         record.write_bytes(data)

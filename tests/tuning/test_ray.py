@@ -25,7 +25,7 @@ from wafergpt.tuning import ray_workers
 from wafergpt.tuning.ray_workers import STORE_BYTES, Slot, connected, slot_for
 
 NODE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": STORE_BYTES}
-STEPS = 60
+STEPS = 90
 """So many that the study is interrupted before the last trial ends."""
 
 

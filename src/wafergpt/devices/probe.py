@@ -33,7 +33,7 @@ SEQ_LEN = 256
 BUSY_PERCENT = 25.0
 """Percent of all cores in use by others; above it a measurement is only used while they are."""
 
-BUSY_SECONDS = 3600
+BUSY_SECONDS = 600
 """How long at most a measurement beside other programs is used."""
 
 PATIENCE = 4
@@ -45,7 +45,7 @@ def probe(device: str = "auto", seconds: float = 2.5, fresh: bool = False) -> Ma
 
     The record is in the user's cache folder, one for each device, CPU, number of cores and
     version of torch. Reading it does not import torch on a CPU. One that was made beside other
-    programs counts while the machine is busy, and for an hour at most.
+    programs counts while the machine is busy, and for ten minutes at most.
 
     Args:
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
@@ -67,8 +67,10 @@ def probe(device: str = "auto", seconds: float = 2.5, fresh: bool = False) -> Ma
             others = max(others, busy_percent())
         record = {"version": VERSION, **asdict(machine)}
         if others > busy:
-            say(f"other programs use {others:.0f}% of the cores: this counts while they do")
-            if _read(path) is not None:
+            is_worse = _read(path, beside_others=False) is not None
+            kept = "not kept" if is_worse else "only kept while they do"
+            say(f"other programs use {others:.0f}% of the cores: this is {kept}")
+            if is_worse:
                 return machine
             record["beside_others"] = time.time()
         try:
@@ -83,18 +85,11 @@ def probe(device: str = "auto", seconds: float = 2.5, fresh: bool = False) -> Ma
     )
 
 
-def busy_percent() -> float:
-    """Return the share of all cores in use now, in percent."""
+def busy_percent(seconds: float = 0.3) -> float:
+    """Return the share of all cores in use in the next seconds, in percent."""
     import psutil
 
-    return float(psutil.cpu_percent(interval=0.3))
-
-
-def _is_busy() -> bool:
-    """Return whether the machine was busy in the last minute, without waiting to find out."""
-    import psutil
-
-    return psutil.getloadavg()[0] > (psutil.cpu_count() or 1) * BUSY_PERCENT / 100
+    return float(psutil.cpu_percent(interval=seconds))
 
 
 def free_threads(others: float) -> int:
@@ -132,15 +127,20 @@ def _record(device: str) -> Path:
     return cache_folder() / f"machine-{device}-{key}.json"
 
 
-def _read(path: Path) -> Machine | None:
-    """Return a record; None if it is missing, of an older version, damaged, or out of date."""
+def _read(path: Path, beside_others: bool = True) -> Machine | None:
+    """Return a record; None if it is missing, of an older version, damaged, or out of date.
+
+    One that was made beside other programs is out of date without them, or if not asked for.
+    """
     try:
         values = files.read_json(path)
         if values.pop("version") != VERSION:
             return None
         measured = values.pop("beside_others", None)
-        if measured is not None and not (0 <= time.time() - measured < BUSY_SECONDS and _is_busy()):
-            return None
+        if measured is not None:
+            is_recent = beside_others and 0 <= time.time() - measured < BUSY_SECONDS
+            if not is_recent or busy_percent(0.1) <= BUSY_PERCENT:
+                return None
         machine = Machine.from_json(values)
         training = machine.training_flops
         numbers = [n for by_width in training.values() for pair in by_width.items() for n in pair]

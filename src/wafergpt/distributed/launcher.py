@@ -20,6 +20,9 @@ from wafergpt.progress import say
 GRACE_SECONDS = 10.0
 """How long the others have to notice that one is gone, before they are killed."""
 
+STOPPED_GRACE_SECONDS = 1.0
+"""The same once the leader has ended as it was asked to: they may never have found it."""
+
 FORWARDED = [
     getattr(signal, name)
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
@@ -29,14 +32,14 @@ FORWARDED = [
 HANGUP = getattr(signal, "SIGHUP", None)
 """Sent when a terminal closes; ignored by processes under nohup."""
 
-STOPPED_GRACE_SECONDS = 1.0
-"""The same once the leader has ended as it was asked to: they may never have found it."""
-
 SAME_SIGNAL_SECONDS = 1.0
 """A signal repeated within this time is one signal, forwarded by both a queue and a launcher."""
 
 LOST = 75
 """Exit code, for the launcher only, of a process that has lost another one."""
+
+AS_ASKED = (0, 130, -signal.SIGINT, -signal.SIGTERM)
+"""Exit codes of a leader that was asked to stop: saved, or before it could be."""
 
 LAUNCHED = "WAFERGPT_LAUNCHED"
 """Set in the environment of the processes that are started here."""
@@ -181,7 +184,7 @@ def _watch(
             say(f"process {rank} of {len(children)} was ended by {signal.Signals(-code).name}")
         elif rank and leader.poll() in (None, LOST):
             say(f"process {rank} of {len(children)} ended with exit code {code}")
-    stopped = is_asked() and leader.poll() is not None
+    stopped = is_asked() and leader.poll() in AS_ASKED
     deadline = time.monotonic() + (min(grace, STOPPED_GRACE_SECONDS) if stopped else grace)
     while any(child.poll() is None for child in children) and time.monotonic() < deadline:
         time.sleep(0.05)

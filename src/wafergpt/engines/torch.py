@@ -251,7 +251,7 @@ class TorchEngine:
         self.network.train()
         self._pass.begin()
         for index, (batch, share) in enumerate(passes):
-            reseed(self._recipe.seed, step, index, self._group.rank)
+            reseed(self._recipe.seed, step, index, self._group.rank, self._device.type)
             with self._synced(last=index == len(passes) - 1):
                 total += self._pass.run(batch, share, weight)
             self._optimizer.merge_rows()
