@@ -14,6 +14,7 @@ import yaml
 from click.testing import CliRunner
 
 from benchmarks import soak
+from tests.machines import remember
 from tests.planning.test_plan import MACHINE
 from wafergpt.cli.plan import _next, command
 from wafergpt.config import load_recipe
@@ -40,9 +41,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     )  # fmt: skip
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    record = probe._record("cpu")
-    record.parent.mkdir(parents=True)
-    record.write_text(json.dumps({"version": probe.VERSION, **asdict(known)}))
+    remember(known)
     return known
 
 

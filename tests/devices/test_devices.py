@@ -9,18 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.machines import MACHINE
 from wafergpt.api import plan
 from wafergpt.devices import detect, probe
 from wafergpt.devices import doctor as report
 from wafergpt.devices.doctor import examine
 from wafergpt.errors import InputError
 from wafergpt.planning.hardware import Machine
-
-MACHINE = Machine(
-    device="cpu", name="test", cores=2, memory_bytes=16 << 30, memory_available=12 << 30,
-    torch="2.13", compiler=True, matmul_flops_fp32=1.5e11, matmul_flops_bf16=4e11,
-    training_flops={"fp32": {128: 5e10}, "bf16": {128: 9e10}}, bandwidth=3e10, softmax_rate=2e8,
-)  # fmt: skip
 
 
 @pytest.fixture

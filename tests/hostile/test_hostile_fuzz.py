@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from tests.hostile import folders
 from tests.hostile.inputs import changed, fuzzed, judged, mutated, spoilt, written
+from tests.machines import MACHINE
 from wafergpt.checkpoint import store
 from wafergpt.checkpoint.format import MOMENTS, SHARDS, WEIGHTS, Stored
 from wafergpt.config import Recipe, load_recipe, recipe_from
@@ -34,16 +35,9 @@ from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.interop.hf_import import Imported, read_network
 from wafergpt.model.gpt import GPT
 from wafergpt.planning.estimate import estimate
-from wafergpt.planning.hardware import Machine
 from wafergpt.planning.plan import read_corpus
 from wafergpt.reports import document, list_runs, write_report
 from wafergpt.runs.run import Run
-
-MACHINE = Machine(
-    device="cpu", name="test", cores=2, memory_bytes=16 << 30, memory_available=12 << 30,
-    torch="2.13", compiler=True, matmul_flops_fp32=1.5e11, matmul_flops_bf16=4e11,
-    training_flops={"fp32": {128: 5e10}, "bf16": {128: 9e10}}, bandwidth=3e10, softmax_rate=2e8,
-)  # fmt: skip
 
 
 def is_sane(recipe: Recipe) -> bool:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests import machines
 from wafergpt.config import Model, Optimizer, Recipe, System, load_recipe
 from wafergpt.engines.optimizers import Optimizer as RunningOptimizer
 from wafergpt.errors import InputError
@@ -24,12 +25,10 @@ from wafergpt.planning.speed import best_precision, compile_pays, tokens_per_sec
 from wafergpt.shapes.counts import parameters, training_flops
 
 RATES = {128: 5e10, 256: 8e10, 512: 1.2e11, 1024: 1.5e11}
-MACHINE = Machine(
-    device="cpu", name="test", cores=2, memory_bytes=16 << 30, memory_available=12 << 30,
-    torch="2.13", compiler=True, matmul_flops_fp32=1.5e11, matmul_flops_bf16=4e11,
+MACHINE = replace(
+    machines.MACHINE,
     training_flops={"fp32": RATES, "bf16": {w: 2 * r for w, r in RATES.items()}},
-    bandwidth=3e10, softmax_rate=2e8,
-)  # fmt: skip
+)
 BF16 = System(precision="bf16", device="cpu")
 SMALL = ["model.n_layers=2", "model.d_model=64", "model.n_heads=2", "model.vocab_size=1000"]
 

@@ -13,9 +13,13 @@ import pytest
 
 from tests.preloaded import Popen
 from wafergpt.data.prepare import prepare
+from wafergpt.devices.detect import multiplies_bf16
 from wafergpt.runs.run import Run
 
 STEPS = 40
+PRECISION = "bf16" if multiplies_bf16("cpu") else "fp32"
+"""Emulated, bf16 takes ten times as long. Measured anew, it could differ from run to run."""
+
 pytestmark = pytest.mark.slow
 
 RECIPE = [
@@ -23,7 +27,7 @@ RECIPE = [
     "model.n_layers=2", "model.d_model=32", "model.n_heads=2", "model.seq_len=32",
     "model.dropout=0.2", "optimizer.name=muon", "schedule.warmup=4", "checkpoint.every=6",
     "evaluate.every=8", "evaluate.batches=2", "evaluate.prompts=[the]", "system.compile=off",
-    "system.threads=1", "train.first_steps=15",
+    f"system.precision={PRECISION}", "system.threads=1", "train.first_steps=15",
     "train.first_batch_size=4", "model.parametrization=mup", "model.base_d_model=16",
     "train.sampled_softmax=32", "model.ngrams=[2]", "model.ngram_rows=500",
 ]  # fmt: skip

@@ -36,7 +36,7 @@ def test_killed_damaged_and_on_a_full_disk_nothing_is_lost(
     if kind not in FORMATS:
         return
     # No damaged checkpoint is loaded.
-    assert soak.damage_many(run, count=25, seed=1) == 0
+    assert soak.damage_many(run, count=40, seed=1) == 0
     # A full disk at any write loses nothing.
     writes, lost = soak.fill_the_disk(run)
     assert writes > 8
@@ -46,7 +46,7 @@ def test_killed_damaged_and_on_a_full_disk_nothing_is_lost(
     for folder in store.every(run):
         sizes = {n: e | {"sha256": "0" * 64} for n, e in _entries(folder).items()}
         (folder / "manifest.json").write_text(json.dumps(sizes))
-    assert soak.damage_many(run, count=25, seed=1) > 0
+    assert soak.damage_many(run, count=40, seed=1) > 0
 
 
 def _entries(folder: Path) -> dict[str, dict[str, object]]:
