@@ -83,3 +83,15 @@ def test_the_share_of_clipped_steps_is_shown() -> None:
     some = [{"step": i, "grad_norm": norm} for i, norm in enumerate([0.5, 1.5, 2.0, 0.9])]
     (chart,) = curves.curves(chapter(some))
     assert chart.caption == "Clipped to 1 in 50% of the steps."
+
+
+@pytest.mark.parametrize(("last", "axis"), [(0.9001, [0.89, 0.91]), (0.95, None)])
+def test_shares_that_hardly_differ_do_not_fill_the_axis(
+    last: float, axis: list[float] | None
+) -> None:
+    found = rows([3.0, 2.0])
+    for row, share in zip(found, (0.9, last), strict=True):
+        row["val_accuracy"] = share
+    (_, accuracy) = curves.curves(chapter(found))
+    drawn = accuracy.layout["yaxis"].get("range")
+    assert drawn == (axis and pytest.approx(axis, abs=1e-3))

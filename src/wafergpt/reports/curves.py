@@ -23,6 +23,9 @@ MAX_POINTS = 1000
 MIN_SMOOTHED = 40
 """Fewer points than this are drawn as they are."""
 
+LEAST_SHARES = 0.01
+"""Shares that differ by less do not fill the axis, whose ticks would need five digits."""
+
 
 def curves(chapter: Chapter) -> list[Chart]:
     """Return the charts of the metrics that the run has, the losses first."""
@@ -186,6 +189,10 @@ def _line(
     yaxis: dict[str, Any] = {"tickformat": f"~{form[-1]}" if form[-1] in "s%g" else "", "nticks": 5}
     if not keys[0].startswith("val_"):
         yaxis["rangemode"] = "tozero"
+    elif form[-1] == "%":
+        low, high = (f(y for trace in data for y in trace["y"]) for f in (min, max))
+        if high - low < LEAST_SHARES:
+            yaxis["range"] = [short(low - LEAST_SHARES), short(high + LEAST_SHARES)]
     if keys[0] == "memory_bytes":
         yaxis["ticksuffix"] = "B"
     layout = {
