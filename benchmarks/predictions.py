@@ -1,8 +1,10 @@
 """Rows per second and peak memory of ``predict FILE --out``, for each task on top of ``base``.
 
 A network of ``base`` is fine-tuned for two steps, which is enough to time it, and predicts files
-of two sizes, each in a process of its own. Rows have 5 to 60 words. The time includes reading and
-writing, but not the start; the memory is the process's, with torch.
+of two sizes, each in a process of its own. Texts have 5 to 60 words; a question has 8 beside its
+text. Four rows of a ranking share a query, and a dialogue has two messages before the reply, which
+is of 16 tokens at most, as a translation is. The time includes reading and writing, but not the
+start; the memory is the process's, with torch.
 
     python -m benchmarks.predictions [TASK…] [--rows 2000]
 """
@@ -26,28 +28,13 @@ import torch
 from wafergpt.api import finetune
 from wafergpt.devices.detect import processor_name
 
-WORDS = [
-    "the",
-    "film",
-    "was",
-    "a",
-    "quiet",
-    "and",
-    "funny",
-    "story",
-    "of",
-    "Anna",
-    "who",
-    "went",
-    "to",
-    "Oslo",
-    "with",
-    "her",
-    "old",
-    "dog",
-]
+TEXT = "the film was a quiet and funny story of Anna who went to Oslo with her old dog"
+WORDS = TEXT.split()
 LARGER = 4
 """Times the rows of the smaller file."""
+
+LISTED = 4
+"""Candidates of a query to rank."""
 
 
 @dataclass(frozen=True)
@@ -55,47 +42,74 @@ class Kind:
     """A task's rows, and what its run needs to be told.
 
     Attributes:
-        row: makes a row of the words of a text.
+        row: makes a row of its number and the words of a text.
         settings: overrides.
         share: of the rows that are predicted; texts are written slowly.
     """
 
-    row: Callable[[list[str]], dict[str, Any]]
+    row: Callable[[int, list[str]], dict[str, Any]]
     settings: tuple[str, ...] = ()
     share: float = 1.0
 
 
-def _labelled(words: list[str]) -> dict[str, Any]:
+def _labelled(number: int, words: list[str]) -> dict[str, Any]:
     return {"text": " ".join(words), "label": random.choice(["good", "bad"])}
 
 
-def _scored(words: list[str]) -> dict[str, Any]:
+def _scored(number: int, words: list[str]) -> dict[str, Any]:
     return {"text": " ".join(words), "label": random.random()}
 
 
-def _tagged(words: list[str]) -> dict[str, Any]:
+def _tagged(number: int, words: list[str]) -> dict[str, Any]:
     tags = ["B-NAME" if word[0].isupper() else "O" for word in words]
     return {"text": " ".join(words), "tokens": words, "tags": tags}
 
 
-def _translated(words: list[str]) -> dict[str, Any]:
+def _translated(number: int, words: list[str]) -> dict[str, Any]:
     return {"source": " ".join(words), "target": " ".join(words[:8]).upper()}
+
+
+def _paired(number: int, words: list[str]) -> dict[str, Any]:
+    # ``predict`` reads ``text``, a training the pair.
+    return {"query": _asked(number), "positive": " ".join(words), "text": " ".join(words)}
+
+
+def _ranked(number: int, words: list[str]) -> dict[str, Any]:
+    return {"query": _asked(number // LISTED), "text": " ".join(words), "label": number % LISTED}
+
+
+def _answered(number: int, words: list[str]) -> dict[str, Any]:
+    return {"question": _asked(number), "context": " ".join(words), "answer": words[0]}
+
+
+def _spoken(number: int, words: list[str]) -> dict[str, Any]:
+    said = [(_asked(number), "user"), (" ".join(words), "assistant"), ("And then?", "user"),
+            (" ".join(words[:8]), "assistant")]  # fmt: skip
+    return {"messages": [{"role": role, "content": text} for text, role in said]}
+
+
+def _asked(number: int) -> str:
+    return f"what did {' '.join(WORDS[:5])} do {number}"
 
 
 KINDS: dict[str, Kind] = {
     "classify": Kind(_labelled),
     "regress": Kind(_scored),
     "tag": Kind(_tagged),
+    "embed": Kind(_paired),
+    "rank": Kind(_ranked),
+    "answer": Kind(_answered),
     "translate": Kind(_translated, ("task.max_new_tokens=16",), 1 / 16),
+    "dialogue": Kind(_spoken, ("task.max_new_tokens=16",), 1 / 16),
 }
 
 
 def written(path: Path, kind: Kind, rows: int) -> Path:
     """Write a file of rows."""
     with path.open("w") as file:
-        for _ in range(rows):
+        for number in range(rows):
             words = random.choices(WORDS, k=random.randint(5, 60))
-            file.write(json.dumps(kind.row(words)) + "\n")
+            file.write(json.dumps(kind.row(number, words)) + "\n")
     return path
 
 

@@ -14,9 +14,9 @@ from wafergpt.data.retrieval_batches import ListBatches, PairBatches
 from wafergpt.data.retrieval_rows import (
     Candidate,
     RankedColumns,
-    read_candidates,
     read_query_pairs,
     read_ranked_lists,
+    stream_candidates,
 )
 from wafergpt.errors import InputError
 
@@ -93,7 +93,7 @@ def test_a_column_of_groups_takes_the_place_of_the_query(tmp_path: Path) -> None
     columns = RankedColumns("query", "text", "label", "session")
     found = read_ranked_lists(path, columns)
     assert [[one.text for one in some] for some in found.candidates] == [["A", "B"], ["C", "D"]]
-    assert read_candidates(path, columns)[2] == Candidate("q", "C", "2")
+    assert [*stream_candidates(path, columns)][2][2] == Candidate("q", "C", "2")
     write(path, "query,text,label,session\nq,A,1,\n")
     with pytest.raises(InputError, match="line 2: an empty group in column 'session'"):
         read_ranked_lists(path, columns)

@@ -32,7 +32,7 @@ def test_it_is_what_transformers_finds(width: int, penalty: float) -> None:
     gpt = sharp_gpt()
     theirs = hugging_face(gpt, "GPT2LMHeadModel")
     prompts = torch.randint(1, 13, (20, 5), generator=torch.Generator().manual_seed(3))
-    found = beam_search(gpt, prompts, Beam(width, 12, penalty, END, 13))
+    found = beam_search(gpt, [*prompts], Beam(width, 12, penalty, END, 13))
     expected = theirs.generate(
         prompts, attention_mask=torch.ones_like(prompts), num_beams=width, do_sample=False,
         max_new_tokens=12, eos_token_id=END, pad_token_id=END, early_stopping=width > 1,
@@ -41,6 +41,16 @@ def test_it_is_what_transformers_finds(width: int, penalty: float) -> None:
     ends = [row.index(END) if END in row else len(row) for row in expected]
     assert found == [row[:end] for row, end in zip(expected, ends, strict=True)]
     assert len(set(ends)) > 2, "the continuations are of different lengths"
+
+
+@pytest.mark.parametrize("ngrams", [(), (2, 3)])
+def test_prompts_of_other_lengths_change_nothing(ngrams: tuple[int, ...]) -> None:
+    gpt, beam = sharp_gpt(SHAPE.model_copy(update={"ngrams": ngrams})), Beam(3, 8, 1.0, END, 13)
+    generator = torch.Generator().manual_seed(5)
+    prompts = [torch.randint(1, 13, (n,), generator=generator) for n in (9, 1, 4, 16, 4, 2)]
+    alone = [beam_search(gpt, [prompt], beam)[0] for prompt in prompts]
+    assert beam_search(gpt, prompts, beam) == alone
+    assert len(set(map(tuple, alone))) > 3, "the continuations differ"
 
 
 def test_a_beam_that_holds_everything_finds_the_likeliest() -> None:
@@ -56,12 +66,12 @@ def test_a_beam_that_holds_everything_finds_the_likeliest() -> None:
             float(log_probs[1 + place, token]) for place, token in enumerate(tokens[:end])
         )
     best = max(scores, key=lambda tokens: scores[tokens])
-    (found,) = beam_search(gpt, torch.tensor([prompt]), Beam(64, 3, 0.0, END, 4))
+    (found,) = beam_search(gpt, [torch.tensor(prompt)], Beam(64, 3, 0.0, END, 4))
     assert found == [token for token in best if token != END]
 
 
 def test_no_token_beyond_the_vocabulary_is_drawn() -> None:
     gpt = sharp_gpt()
     prompts = torch.full((4, 3), 2)
-    found = beam_search(gpt, prompts, Beam(2, 10, 1.0, END, 6))
+    found = beam_search(gpt, [*prompts], Beam(2, 10, 1.0, END, 6))
     assert all(token < 6 for row in found for token in row)

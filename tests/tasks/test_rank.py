@@ -21,6 +21,7 @@ from wafergpt.baselines.requirements import require_comparable
 from wafergpt.cli.predict import command
 from wafergpt.config import load_recipe
 from wafergpt.errors import InputError
+from wafergpt.inference import prediction_file
 from wafergpt.inference.predictor import Predictor
 from wafergpt.model.retrieval_loss import ranking_losses
 from wafergpt.planning.memory import estimated_memory
@@ -205,6 +206,29 @@ def test_what_is_chosen_planned_and_said(home: Path, capfd: pytest.CaptureFixtur
     said = " ".join(capfd.readouterr().err.split())
     assert "1 of 42 queries have one candidate and are skipped" in said
     assert "1 of 42 queries have candidates of equal relevance and are skipped" in said
+
+
+def test_a_file_is_written_list_by_list(
+    trained: Predictor, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out = home / "train.csv", home / "ranked.jsonl"
+    # A part would end in the midst of each list but for its rows' key.
+    monkeypatch.setattr(prediction_file, "ROWS", 6)
+    assert trained.predict_file(source, out)["rows"] == 240
+    written = [json.loads(line) for line in out.read_text().splitlines()]
+    asked = [str(trained.run.path), "--file", str(source), "--json"]
+    whole = json.loads(CliRunner().invoke(command, asked).stdout)["outputs"]
+    assert [one["predicted_rank"] for one in written] == [one["rank"] for one in whole]
+    assert [one["predicted_score"] for one in written] == pytest.approx(
+        [one["score"] for one in whole], abs=1e-5
+    )
+    assert written[7]["list"] == "4"
+
+    lines = source.read_text().splitlines()
+    (home / "mixed.csv").write_text("\n".join([*lines[:7], lines[2]]) + "\n")
+    with pytest.raises(InputError, match="line 8: rows of '0' stood further up"):
+        trained.predict_file(home / "mixed.csv", home / "none.csv")
+    assert not (home / "none.csv").exists()
 
 
 def test_its_page_shows_the_rankings_and_the_rest_is_refused(

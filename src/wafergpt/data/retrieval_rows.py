@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -270,19 +270,21 @@ def read_ranked_lists(path: Path, columns: RankedColumns) -> RankedLists:
     return RankedLists([c for c, _ in found], [k for _, k in found], path, notes)
 
 
-def read_candidates(path: Path, columns: RankedColumns) -> list[Candidate]:
-    """Read candidates without their relevance; blank lines and rows are kept as blank ones.
+def stream_candidates(
+    path: Path, columns: RankedColumns
+) -> Iterator[tuple[int, dict[str, Any], Candidate]]:
+    """Yield the line, all columns and the candidate of each row; those of blank rows are blank.
 
     Raises:
         InputError: if there is no such file or column, or no row.
     """
-    names = (columns.query, columns.text)
-    numbered = held(path, rows(path, blank_lines=True, names=names), names)
-    found = [columns.candidate(row, path, number) for number, row in numbered]
-    if not found:
+    names, count = (columns.query, columns.text), 0
+    for number, row in held(path, rows(path, blank_lines=True, names=names), names):
+        count += 1
+        yield number, row, columns.candidate(row, path, number)
+    if not count:
         raise InputError(f"{path} has no rows")
-    say(counted(path, len(found), names=names))
-    return found
+    say(counted(path, count, names=names))
 
 
 def _relevance(value: object, name: str, path: Path, number: int) -> float:

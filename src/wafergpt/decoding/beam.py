@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from wafergpt.model.cache import Cache
 from wafergpt.model.gpt import GPT
+
+LEFT = 0.75
+"""Of the prompts that are continued, so many are left when those that have ended are dropped."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,7 @@ class Beam:
 
 
 @torch.inference_mode()
-def beam_search(gpt: GPT, prompts: Tensor, beam: Beam) -> list[list[int]]:
+def beam_search(gpt: GPT, prompts: Sequence[Tensor], beam: Beam) -> list[list[int]]:
     """Continue prompts.
 
     A search ends when ``width`` continuations have ended. This is transformers' ``generate`` with
@@ -41,27 +46,37 @@ def beam_search(gpt: GPT, prompts: Tensor, beam: Beam) -> list[list[int]]:
 
     Args:
         gpt: in evaluation mode.
-        prompts: ``[n, length]`` tokens; together with ``max_tokens`` at most the context.
+        prompts: tokens, of any lengths; the longest and ``max_tokens`` at most the context.
         beam: how to search.
 
     Returns:
         The best continuation of each prompt, without its end.
     """
-    n, width, device = len(prompts), beam.width, prompts.device
+    n, width, device = len(prompts), beam.width, prompts[0].device
+    tokens, padding = _ending_together(prompts)
     # The last token is drawn, and not read.
-    most = prompts.shape[1] + beam.max_tokens - 1
-    cache = Cache(n, gpt.config, gpt.embedding.weight.dtype, device, most)
+    most = tokens.shape[1] + beam.max_tokens - 1
+    cache = Cache(n, gpt.config, gpt.embedding.weight.dtype, device, most, padding)
     search = _Search(n, beam, device)
-    log_probs = _log_probs(gpt, prompts, cache, beam.vocab_size)
+    log_probs = _log_probs(gpt, tokens, cache, beam.vocab_size)
     cache.take(torch.arange(n, device=device).repeat_interleave(width))
     log_probs = log_probs.repeat_interleave(width, 0)
     rows = search.advance(log_probs)
     for _ in range(beam.max_tokens - 1):
         if search.over:
             break
-        cache.take(rows)
+        # The continuations of a prompt have it in common.
+        cache.take(rows, tokens.shape[1])
         rows = search.advance(_log_probs(gpt, search.last, cache, beam.vocab_size))
     return search.best()
+
+
+def _ending_together(prompts: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
+    """Return prompts ``[n, longest]`` padded at their starts, and by how much if any is."""
+    longest = max(map(len, prompts))
+    padding = [longest - len(prompt) for prompt in prompts]
+    tokens = torch.stack([F.pad(p, (n, 0)) for p, n in zip(prompts, padding, strict=True)])
+    return tokens, torch.tensor(padding, device=tokens.device) if any(padding) else None
 
 
 def _log_probs(gpt: GPT, tokens: Tensor, cache: Cache, vocab_size: int) -> Tensor:
@@ -71,7 +86,7 @@ def _log_probs(gpt: GPT, tokens: Tensor, cache: Cache, vocab_size: int) -> Tenso
 
 
 class _Search:
-    """The continuations of ``n`` prompts, each with ``width`` that go on."""
+    """The continuations of ``n`` prompts; of each, ``width`` go on until enough have ended."""
 
     def __init__(self, n: int, beam: Beam, device: torch.device) -> None:
         self._beam = beam
@@ -80,25 +95,27 @@ class _Search:
         self._scores[:, 0] = 0.0
         self._tokens = torch.empty(n, beam.width, 0, dtype=torch.long, device=device)
         self._ended: list[list[tuple[float, list[int]]]] = [[] for _ in range(n)]
+        # Of those that go on, the places among all.
+        self._going = list(range(n))
 
     @property
     def last(self) -> Tensor:
-        """The last token of each, ``[n · width, 1]``."""
+        """The last token of each that goes on, ``[going · width, 1]``."""
         return self._tokens[:, :, -1].reshape(-1, 1)
 
     @property
     def over(self) -> bool:
         """Whether enough have ended for each prompt."""
-        return all(len(ended) >= self._beam.width for ended in self._ended)
+        return all(len(self._ended[place]) >= self._beam.width for place in self._going)
 
     def advance(self, log_probs: Tensor) -> Tensor:
         """Extend each by its best tokens.
 
         Args:
-            log_probs: ``[n · width, vocab_size]`` of the next token.
+            log_probs: ``[going · width, vocab_size]`` of the next token.
 
         Returns:
-            ``[n · width]``: the row that each one now continues.
+            The row that each one now continues; of those alone that still go on.
         """
         n, width = self._scores.shape
         vocab_size, end = log_probs.shape[1], self._beam.end_of_text
@@ -113,31 +130,39 @@ class _Search:
         parents, tokens = parents.gather(1, goes_on), tokens.gather(1, goes_on)
         read = self._tokens.gather(1, parents[..., None].expand(-1, -1, self._tokens.shape[2]))
         self._tokens = torch.cat((read, tokens[..., None]), 2)
-        first = torch.arange(n, device=parents.device)[:, None] * width
-        return (first + parents).flatten()
+        rows = torch.arange(n, device=parents.device)[:, None] * width + parents
+        return self._kept(rows).flatten()
+
+    def _kept(self, rows: Tensor) -> Tensor:
+        """Drop the prompts of which enough have ended, if they are many: the rest is copied."""
+        width = self._beam.width
+        kept = [n for n, place in enumerate(self._going) if len(self._ended[place]) < width]
+        if len(kept) <= LEFT * len(self._going):
+            self._going = [self._going[n] for n in kept]
+            self._scores, self._tokens, rows = self._scores[kept], self._tokens[kept], rows[kept]
+        return rows
 
     def _end(self, scores: Tensor, parents: Tensor, ends: Tensor) -> None:
         # One that is not among the best would not have gone on either.
         width = self._beam.width
         for row, place in ends[:, :width].nonzero().tolist():
             score = float(scores[row, place])
-            if len(self._ended[row]) < width and math.isfinite(score):
+            ended = self._ended[self._going[row]]
+            if len(ended) < width and math.isfinite(score):
                 found: list[int] = self._tokens[row, parents[row, place]].tolist()
-                self._ended[row].append((self._normed(score, len(found) + 1), found))
+                ended.append((self._normed(score, len(found) + 1), found))
 
     def _normed(self, score: float, tokens: int) -> float:
         return score / float(max(1, tokens) ** self._beam.length_penalty)
 
     def best(self) -> list[list[int]]:
         """Return the best of each prompt; of those that have not ended, if too few have."""
-        found = []
-        for row, ended in enumerate(self._ended):
-            if len(ended) < self._beam.width:
-                tokens: list[list[int]] = self._tokens[row].tolist()
-                scores = self._scores[row].tolist()
-                ended = [
-                    *ended,
-                    *((self._normed(s, len(t)), t) for s, t in zip(scores, tokens, strict=True)),
-                ]
-            found.append(max(ended, key=lambda one: one[0])[1])
-        return found
+        for row, place in enumerate(self._going):
+            if len(self._ended[place]) >= self._beam.width:
+                continue
+            tokens: list[list[int]] = self._tokens[row].tolist()
+            scores = self._scores[row].tolist()
+            self._ended[place] += [
+                (self._normed(s, len(t)), t) for s, t in zip(scores, tokens, strict=True)
+            ]
+        return [max(ended, key=lambda one: one[0])[1] for ended in self._ended]

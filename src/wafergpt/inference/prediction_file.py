@@ -22,6 +22,7 @@ from wafergpt.data.file_formats import require_file, whole
 from wafergpt.data.json_rows import TWICE
 from wafergpt.data.table_writing import TableKind, header_line, row_line, table_kind
 from wafergpt.errors import InputError, Interrupted
+from wafergpt.files import short
 from wafergpt.locks import Lock
 from wafergpt.progress import each_kind_once, progress, say, working
 from wafergpt.tasks.base import InputFormat, InputRow
@@ -196,6 +197,7 @@ class PredictionFile:
     def _begin(self, kind: TableKind, plan: Mapping[str, Any]) -> Written:
         """Read the whole input once, before any of it is predicted and anything is written."""
         names: dict[str, None] = {}
+        lists = Lists(self.source)
         total, first = 0, None
         with working(f"reading {self.source}"):
             for row in self._rows():
@@ -203,6 +205,8 @@ class PredictionFile:
                 names.update(dict.fromkeys(row.columns))
                 self._require_columns(row, len(names), kind)
                 value = self._value(row)
+                if value is not None:
+                    lists.require_in_a_row(row)
                 first = value if first is None else first
         new = self._new_names(kind, first)
         if taken := [name for name in new if name in names]:
@@ -299,14 +303,39 @@ class PredictionFile:
         return done
 
 
+class Lists:
+    """The lists of a file so far, each of which is answered as a whole."""
+
+    def __init__(self, source: Path) -> None:
+        self._source = source
+        self._last: str | None = None
+        # Of many short lists, their hashes take the least memory.
+        self._ended: set[int] = set()
+
+    def require_in_a_row(self, row: InputRow) -> None:
+        """Check that a row does not belong to a list that has ended, as parts are read."""
+        if row.list_key is None or row.list_key == self._last:
+            return
+        if hash(row.list_key) in self._ended:
+            raise InputError(
+                f"{self._source}, line {row.line}: rows of {short(row.list_key)} stood further up, "
+                "with others between: --out wants the rows of a list together: sort the file"
+            )
+        if self._last is not None:
+            self._ended.add(hash(self._last))
+        self._last = row.list_key
+
+
 def _parts(rows: Iterable[InputRow]) -> Iterator[list[InputRow]]:
+    """Divide rows, but not the rows of a list."""
     part: list[InputRow] = []
     size = 0
     for row in rows:
-        part.append(row)
-        size += len(row.text)
-        if len(part) == ROWS or size > CHARACTERS:
+        full = len(part) >= ROWS or size > CHARACTERS
+        if full and (row.list_key is None or row.list_key != part[-1].list_key):
             yield part
             part, size = [], 0
+        part.append(row)
+        size += len(row.text)
     if part:
         yield part

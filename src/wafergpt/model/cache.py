@@ -32,24 +32,32 @@ class LayerCache:
         self.length = end
         return self._keys[:, :, :end], self._values[:, :, :end]
 
-    def take(self, rows: Tensor) -> None:
-        """Keep the rows at these places, in this order; one may be there several times."""
-        keys, values = self._keys[rows, :, : self.length], self._values[rows, :, : self.length]
+    def take(self, rows: Tensor, since: int = 0) -> None:
+        """Keep the rows at these places; see ``Cache.take``."""
+        if len(rows) != len(self._keys):
+            since = 0
+        read = slice(since, self.length)
+        keys, values = self._keys[rows, :, read], self._values[rows, :, read]
         if len(rows) != len(self._keys):
             shape = (len(rows), *self._keys.shape[1:])
             self._keys, self._values = self._keys.new_empty(shape), self._values.new_empty(shape)
-        self._keys[:, :, : self.length], self._values[:, :, : self.length] = keys, values
+        self._keys[:, :, read], self._values[:, :, read] = keys, values
 
 
 class Cache:
     """The caches of all layers.
 
+    Attributes:
+        padding: ``[batch]``, how many tokens at the start of each row stand for nothing, so that
+            rows of different lengths end together; None if there are none.
+
     Args:
-        batch: rows that are read side by side, all as long.
+        batch: rows that are read side by side, all as long, padding included.
         model: the shape.
         dtype: of the keys and values.
         device: of the network.
         context: tokens of a row at most; those of the model if omitted.
+        padding: see above.
     """
 
     def __init__(
@@ -59,7 +67,9 @@ class Cache:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         context: int | None = None,
+        padding: Tensor | None = None,
     ) -> None:
+        self.padding = padding
         self._recent: Tensor | None = None
         where, most = torch.device(device), context or model.seq_len
         self.layers = [LayerCache(batch, model, dtype, where, most) for _ in range(model.n_layers)]
@@ -76,12 +86,20 @@ class Cache:
         self._recent = read[:, -count:]
         return before
 
-    def take(self, rows: Tensor) -> None:
-        """Keep the rows at these places, in this order; one may be there several times."""
+    def take(self, rows: Tensor, since: int = 0) -> None:
+        """Keep the rows at these places, in this order; one may be there several times.
+
+        Args:
+            rows: the places.
+            since: if as many rows are kept, each has the same first tokens as the row that was in
+                its place: so many.
+        """
         if self._recent is not None:
             self._recent = self._recent[rows]
+        if self.padding is not None:
+            self.padding = self.padding[rows]
         for layer in self.layers:
-            layer.take(rows)
+            layer.take(rows, since)
 
     def clear(self) -> None:
         """Forget all tokens; the buffers stay."""

@@ -158,6 +158,8 @@ class GPT(nn.Module):
         mask = None if seen is None else seen[:, None, None]
         if documents is not None:
             place, mask = _inside_documents(documents, place)
+        elif cache is not None and cache.padding is not None:
+            place, mask = _after_padding(cache.padding, place, start + length)
         elif start and length > 1:
             keys = torch.arange(start + length, device=tokens.device)
             mask = (keys <= place[:, None])[None, None]
@@ -241,3 +243,11 @@ def _inside_documents(documents: Tensor, place: Tensor) -> tuple[Tensor, Tensor]
     start = torch.cummax(torch.where(new, place, 0), dim=1).values
     same = documents[:, :, None] == documents[:, None, :]
     return place - start, (same & (place[:, None] >= place))[:, None]
+
+
+def _after_padding(padding: Tensor, place: Tensor, n_keys: int) -> tuple[Tensor, Tensor]:
+    keys = torch.arange(n_keys, device=place.device)
+    own = keys == place[:, None]
+    text = (keys <= place[:, None]) & (keys >= padding[:, None, None])
+    # Padding sees itself: a softmax over nothing is no number, and spreads.
+    return (place - padding[:, None]).clamp(min=0), (text | own)[:, None]

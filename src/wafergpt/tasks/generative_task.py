@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from wafergpt.data.batches import Batch
     from wafergpt.decoding.beam import Beam
+    from wafergpt.model.gpt import GPT
     from wafergpt.tasks.graph import Graph
 
 NOTHING = -1
@@ -35,6 +36,10 @@ NOTHING = -1
 
 SEARCH_BYTES = 1 << 28
 """Memory of all continuations that are searched at once: keys, values and logits."""
+
+MOST_PADDED = 2
+"""The longest of the prompts that are searched at once, over the shortest. A token of an answer
+costs far more than one of a prompt."""
 
 
 class GenerativeSettings(TaskSettings):
@@ -248,26 +253,31 @@ class GenerativeTask(LabelledTask[Table]):
         """Return the summed ``loss [batch]`` of each row, its number of ``terms``, and the tokens
         ``written [batch, max_new_tokens]`` where prompts are to be continued, -1 behind them.
         """
-        import torch
-
         from wafergpt.model.gpt import GPT
-        from wafergpt.model.loss import next_token_loss
 
         assert isinstance(network, GPT)
-        hidden, targets = network.scaled(network(batch["tokens"])), batch["targets"]
-        losses = [
-            next_token_loss(one, network.head, own)
-            for one, own in zip(hidden, targets, strict=True)
-        ]
-        found = {
-            "loss": torch.stack(losses).double(),
-            "terms": (targets >= 0).sum(1),
-        }
+        terms = (batch["targets"] >= 0).sum(1)
+        found = {"loss": terms.double(), "terms": terms}
+        if terms.any():
+            found["loss"] = self._row_losses(network, batch)
         if "prompts" in batch:
             found["written"] = self._written(network, batch["tokens"], batch["prompts"])
         return found
 
-    def _written(self, gpt: Any, tokens: Tensor, prompts: Tensor) -> Tensor:
+    def _row_losses(self, network: GPT, batch: Batch) -> Tensor:
+        """Return the summed loss ``[batch]`` of each row."""
+        import torch
+
+        from wafergpt.model.loss import next_token_loss
+
+        hidden = network.scaled(network(batch["tokens"]))
+        losses = [
+            next_token_loss(one, network.head, own)
+            for one, own in zip(hidden, batch["targets"], strict=True)
+        ]
+        return torch.stack(losses).double()
+
+    def _written(self, gpt: GPT, tokens: Tensor, prompts: Tensor) -> Tensor:
         """Continue the first ``prompts`` tokens of each row; those of 0 are not."""
         import torch
 
@@ -281,23 +291,30 @@ class GenerativeTask(LabelledTask[Table]):
             torch.autocast(tokens.device.type, enabled=False),
             torch.compiler.set_stance("force_eager"),
         ):
-            for length in prompts.unique().tolist():
-                rows = (prompts == length).nonzero()[:, 0]
-                if not length:
-                    continue
-                beam = self._beam(length)
-                together = self._searched_together(length + beam.max_tokens)
-                for some in rows.split(together):
-                    answers = beam_search(gpt, tokens[some, :length], beam)
-                    for row, answer in zip(some.tolist(), answers, strict=True):
-                        found[row, : len(answer)] = torch.tensor(answer).to(found)
+            for rows in self._searched_together(prompts.tolist()):
+                texts = [tokens[row, : int(prompts[row])] for row in rows]
+                answers = beam_search(gpt, texts, self._beam(max(map(len, texts))))
+                for row, answer in zip(rows, answers, strict=True):
+                    found[row, : len(answer)] = torch.tensor(answer).to(found)
         return found
 
-    def _searched_together(self, tokens: int) -> int:
-        """Return how many prompts are searched at once, each with so many tokens."""
-        model = self.recipe.model
-        states = 2 * 4 * model.n_layers * model.attention_width * tokens
-        return max(1, SEARCH_BYTES // (self.settings.beams * (states + 8 * model.vocab_size)))
+    def _searched_together(self, lengths: Sequence[int]) -> Iterator[list[int]]:
+        """Yield the rows that are searched at once, of similar lengths; those of 0 are not."""
+        model, group = self.recipe.model, list[int]()
+        for row in sorted((row for row, n in enumerate(lengths) if n), key=lengths.__getitem__):
+            most = self._beam(lengths[row]).max_tokens
+            states = 2 * 4 * model.n_layers * model.attention_width * (lengths[row] + most)
+            room = SEARCH_BYTES // (self.settings.beams * (states + 8 * model.vocab_size))
+            if group and (
+                len(group) >= room
+                or lengths[row] > MOST_PADDED * lengths[group[0]]
+                or most < self._beam(lengths[group[0]]).max_tokens
+            ):
+                yield group
+                group = []
+            group.append(row)
+        if group:
+            yield group
 
     def _beam(self, length: int) -> Beam:
         from wafergpt.decoding.beam import Beam
@@ -343,6 +360,9 @@ class GenerativeTask(LabelledTask[Table]):
         """Return the answer to a prompt, after an arrow."""
         import torch
 
+        from wafergpt.model.gpt import GPT
+
+        assert isinstance(network, GPT)
         given = self.require_input(prompt)
         if given is None:
             return ""

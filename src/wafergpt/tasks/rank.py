@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -16,8 +17,8 @@ from wafergpt.data.retrieval_rows import (
     Candidate,
     RankedColumns,
     RankedLists,
-    read_candidates,
     read_ranked_lists,
+    stream_candidates,
 )
 from wafergpt.data.tokenizer import Tokenizer, warn_of_another_script
 from wafergpt.errors import InputError
@@ -247,23 +248,13 @@ class Rank(LabelledTask[RankedLists]):
     def stream_inputs(
         self, path: Path, column: str | None, file_format: InputFormat | None
     ) -> Iterator[InputRow]:
-        """Refuse: a file that is read part by part would have ranks of parts."""
-        raise InputError(
-            "candidates are ranked together: leave --out out, and save what is printed"
-        )
-
-    def read_inputs(
-        self, path: Path, column: str | None, file_format: InputFormat | None
-    ) -> tuple[list[Any], list[str]]:
         """Read queries and candidates; ``column`` is that of candidates."""
         if file_format == "conll":
             raise InputError(f"{path}: conll is for task.name=tag")
-        settings = self.settings
-        columns = RankedColumns(
-            settings.query, column or settings.text, settings.label, settings.group
-        )
-        found = read_candidates(path, columns)
-        return [*found], [f"{one.query} | {one.text}" for one in found]
+        columns = self.settings.columns
+        columns = replace(columns, text=column or columns.text)
+        for line, row, one in stream_candidates(path, columns):
+            yield InputRow(line, row, one, f"{one.query} | {one.text}", one.list_key)
 
     def encode(self, inputs: Sequence[Any], tokenizer: Tokenizer) -> EvaluationSet:
         """Return candidates as samples, sorted by length."""

@@ -32,12 +32,15 @@ class InputRow(NamedTuple):
         columns: all of its columns.
         value: the input, as ``require_input`` takes it.
         text: it, for people.
+        list_key: of the list that it is answered with, all of whose rows have it; None if it is
+            answered by itself.
     """
 
     line: int
     columns: Mapping[str, Any]
     value: Any
     text: str
+    list_key: str | None = None
 
 
 @dataclass(frozen=True)
