@@ -6,10 +6,13 @@ import itertools
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.model.test_gpt import hugging_face, noisy_gpt
 from wafergpt.config import Model
-from wafergpt.decoding.beam import Beam, beam_search
+from wafergpt.decoding import beam
+from wafergpt.decoding.beam import Beam, beam_search, searched_together
 from wafergpt.model.gpt import GPT
 
 SHAPE = Model.model_validate(
@@ -45,12 +48,32 @@ def test_it_is_what_transformers_finds(width: int, penalty: float) -> None:
 
 @pytest.mark.parametrize("ngrams", [(), (2, 3)])
 def test_prompts_of_other_lengths_change_nothing(ngrams: tuple[int, ...]) -> None:
-    gpt, beam = sharp_gpt(SHAPE.model_copy(update={"ngrams": ngrams})), Beam(3, 8, 1.0, END, 13)
+    gpt, how = sharp_gpt(SHAPE.model_copy(update={"ngrams": ngrams})), Beam(3, 8, 1.0, END, 13)
     generator = torch.Generator().manual_seed(5)
     prompts = [torch.randint(1, 13, (n,), generator=generator) for n in (9, 1, 4, 16, 4, 2)]
-    alone = [beam_search(gpt, [prompt], beam)[0] for prompt in prompts]
-    assert beam_search(gpt, prompts, beam) == alone
+    alone = [beam_search(gpt, [prompt], how)[0] for prompt in prompts]
+    assert beam_search(gpt, prompts, how) == alone
     assert len(set(map(tuple, alone))) > 3, "the continuations differ"
+
+
+@given(lengths=st.lists(st.integers(0, 24), max_size=40), memory=st.integers(1, 1 << 20))
+def test_prompts_are_searched_once_with_those_that_are_alike(
+    lengths: list[int], memory: int
+) -> None:
+    def beam_of(length: int) -> Beam:
+        return Beam(2, min(8, 25 - length), 1.0, END, 13)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(beam, "SEARCH_BYTES", memory)
+        found = [*searched_together(lengths, SHAPE, beam_of)]
+    places = [place for group, _ in found for place in group]
+    assert sorted(places) == [place for place, length in enumerate(lengths) if length]
+    for group, how in found:
+        some = [lengths[place] for place in group]
+        assert max(some) <= 2 * min(some)
+        assert {how} == {beam_of(length) for length in some}
+        numbers = 2 * 2 * 32 * (max(some) + how.max_tokens) + 2 * 13
+        assert len(group) == 1 or len(group) * 2 * 4 * numbers <= memory
 
 
 def test_a_beam_that_holds_everything_finds_the_likeliest() -> None:

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from wafergpt import config
 from wafergpt.model.cache import Cache
 from wafergpt.model.gpt import GPT
+
+SEARCH_BYTES = 1 << 28
+"""Memory of all continuations that are searched at once: keys, values and logits."""
+
+MOST_PADDED = 2
+"""The longest of the prompts that are searched at once, over the shortest. A token of an answer
+costs far more than one of a prompt."""
 
 LEFT = 0.75
 """Of the prompts that are continued, so many are left when those that have ended are dropped."""
@@ -35,6 +43,31 @@ class Beam:
     length_penalty: float
     end_of_text: int
     vocab_size: int
+
+
+def searched_together(
+    lengths: Sequence[int], model: config.Model, beam_of: Callable[[int], Beam]
+) -> Iterator[tuple[list[int], Beam]]:
+    """Yield the places of prompts to search at once: of similar lengths, as the memory allows.
+
+    Args:
+        lengths: of the prompts; those of 0 are left out.
+        model: the network's shape.
+        beam_of: how to search after a prompt of a length.
+    """
+    group: list[int] = []
+    for place in sorted((n for n, length in enumerate(lengths) if length), key=lengths.__getitem__):
+        beam = beam_of(lengths[place])
+        states = 2 * model.n_layers * model.attention_width * (lengths[place] + beam.max_tokens)
+        room = SEARCH_BYTES // (4 * beam.width * (states + 2 * model.vocab_size))
+        shortest = lengths[group[0]] if group else lengths[place]
+        alike = lengths[place] <= MOST_PADDED * shortest and beam == beam_of(shortest)
+        if group and (len(group) >= room or not alike):
+            yield group, beam_of(shortest)
+            group = []
+        group.append(place)
+    if group:
+        yield group, beam_of(lengths[group[0]])
 
 
 @torch.inference_mode()

@@ -34,13 +34,6 @@ if TYPE_CHECKING:
 NOTHING = -1
 """Stands behind the tokens of an answer."""
 
-SEARCH_BYTES = 1 << 28
-"""Memory of all continuations that are searched at once: keys, values and logits."""
-
-MOST_PADDED = 2
-"""The longest of the prompts that are searched at once, over the shortest. A token of an answer
-costs far more than one of a prompt."""
-
 
 class GenerativeSettings(TaskSettings):
     """The settings of every task that writes an answer."""
@@ -281,7 +274,7 @@ class GenerativeTask(LabelledTask[Table]):
         """Continue the first ``prompts`` tokens of each row; those of 0 are not."""
         import torch
 
-        from wafergpt.decoding.beam import beam_search
+        from wafergpt.decoding.beam import beam_search, searched_together
 
         most = self.settings.max_new_tokens
         # Of all rows this is kept until the last one is written.
@@ -291,30 +284,12 @@ class GenerativeTask(LabelledTask[Table]):
             torch.autocast(tokens.device.type, enabled=False),
             torch.compiler.set_stance("force_eager"),
         ):
-            for rows in self._searched_together(prompts.tolist()):
-                texts = [tokens[row, : int(prompts[row])] for row in rows]
-                answers = beam_search(gpt, texts, self._beam(max(map(len, texts))))
+            lengths = prompts.tolist()
+            for rows, beam in searched_together(lengths, gpt.config, self._beam):
+                answers = beam_search(gpt, [tokens[row, : lengths[row]] for row in rows], beam)
                 for row, answer in zip(rows, answers, strict=True):
                     found[row, : len(answer)] = torch.tensor(answer).to(found)
         return found
-
-    def _searched_together(self, lengths: Sequence[int]) -> Iterator[list[int]]:
-        """Yield the rows that are searched at once, of similar lengths; those of 0 are not."""
-        model, group = self.recipe.model, list[int]()
-        for row in sorted((row for row, n in enumerate(lengths) if n), key=lengths.__getitem__):
-            most = self._beam(lengths[row]).max_tokens
-            states = 2 * 4 * model.n_layers * model.attention_width * (lengths[row] + most)
-            room = SEARCH_BYTES // (self.settings.beams * (states + 8 * model.vocab_size))
-            if group and (
-                len(group) >= room
-                or lengths[row] > MOST_PADDED * lengths[group[0]]
-                or most < self._beam(lengths[group[0]]).max_tokens
-            ):
-                yield group
-                group = []
-            group.append(row)
-        if group:
-            yield group
 
     def _beam(self, length: int) -> Beam:
         from wafergpt.decoding.beam import Beam
