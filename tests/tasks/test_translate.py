@@ -18,6 +18,7 @@ from wafergpt.cli.predict import command
 from wafergpt.errors import InputError
 from wafergpt.inference.predictor import Predictor
 from wafergpt.model.gpt import GPT
+from wafergpt.tasks.translate import Translate
 
 WORDS = {
     "red": "rot", "green": "grün", "blue": "blau", "old": "alt", "new": "neu", "big": "groß",
@@ -133,11 +134,13 @@ def test_a_tokenizer_of_another_script_is_told(
     path = home / "zh.jsonl"
     rows = [{"source": f"好电影{n}", "target": "烂电影好电影"} for n in range(40)]
     path.write_text("\n".join(map(json.dumps, rows)))
-    tables = trained.task.read_rows(path)  # type: ignore[attr-defined]
-    trained.task._samples(tables, trained.tokenizer, trained=True)  # type: ignore[attr-defined]
+    task = trained.task
+    assert isinstance(task, Translate)
+    begun = Translate(task.recipe.model_copy(update={"start": trained.run.path}))
+    begun._samples(task.read_rows(path), trained.tokenizer, trained=True)
     assert "tokens for a character of these texts" in capfd.readouterr().err
-    ours = trained.task.read_rows(home / "train.jsonl")  # type: ignore[attr-defined]
-    trained.task._samples(ours, trained.tokenizer, trained=True)  # type: ignore[attr-defined]
+    begun._samples(task.read_rows(home / "train.jsonl"), trained.tokenizer, trained=True)
+    task._samples(task.read_rows(path), trained.tokenizer, trained=True)
     assert "tokens for a character" not in capfd.readouterr().err
 
 

@@ -361,9 +361,20 @@ def _reading() -> Iterator[None]:
         raise InputError(f"the tokenizer cannot read a text: {reason}") from None
 
 
-def warn_of_another_script(tokens: int, characters: int) -> None:
-    """Warn of a tokenizer that has no tokens for the script of the texts."""
-    if tokens > characters:
+OF_ANOTHER_SCRIPT = 1.5
+"""Tokens of a character: one whose every character has a token takes one, and three for those that
+are rare; one without any takes two or three for each."""
+
+
+def warn_of_another_script(start: Path | None, tokens: int, characters: int) -> None:
+    """Warn of a tokenizer that has no tokens for the script of the texts.
+
+    Args:
+        start: what it comes from; None if it was made for these texts.
+        tokens: of the texts.
+        characters: of the texts.
+    """
+    if start is not None and tokens > OF_ANOTHER_SCRIPT * characters:
         say(
             f"warning: the tokenizer takes {tokens / characters:.1f} tokens for a character of "
             "these texts, so it was made for another script, as was the model that reads with "

@@ -130,7 +130,7 @@ class Answer(WordTask[Questions]):
         recipe, settings = self.recipe, self.settings
         train = self._encoded(tables.train.pairs, tokenizer, "train")
         self.require_batch(len(train.windows))
-        warn_of_another_script(train.tokens, train.characters)
+        warn_of_another_script(self.recipe.start, train.tokens, train.characters)
         targets = train.targets(tables.train.answers)
         long = int((targets[:, 1] - targets[:, 0] >= settings.max_answer_words).sum())
         if long:

@@ -163,7 +163,7 @@ class Embed(LabelledTask[QueryPairs]):
         train, texts = self._pairs(tables.train, tokenizer, "train")
         self.require_batch(len(tables.train.texts))
         found = [*map(len, texts.values())]
-        warn_of_another_script(sum(found), sum(map(len, texts)))
+        warn_of_another_script(self.recipe.start, sum(found), sum(map(len, texts)))
         tokens = sum(len(texts[text]) for text in tables.train.positives)
         return Splits(train, *self.all_evaluated(tables, tokenizer), tokens)
 

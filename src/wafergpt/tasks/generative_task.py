@@ -163,7 +163,7 @@ class GenerativeTask(LabelledTask[Table]):
         if trained:
             # Ends of texts are no part of a script.
             tokens = sum(len(prompt.tokens) - 1 for prompt in both[0]) + sum(map(len, both[1]))
-            warn_of_another_script(tokens, sum(map(len, self.texts_of(table))))
+            warn_of_another_script(self.recipe.start, tokens, sum(map(len, self.texts_of(table))))
         for prompt, answer in zip(*both, strict=True):
             # The last token is not read.
             if len(prompt.tokens) + len(answer) > limit:

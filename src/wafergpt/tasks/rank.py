@@ -127,7 +127,9 @@ class Rank(LabelledTask[RankedLists]):
         rows = [one for candidates in table.candidates for one in candidates]
         encoded = self._encode(rows, tokenizer, "train")
         warn_of_another_script(
-            sum(map(len, encoded)), sum(len(one.query) + len(one.text) for one in rows)
+            self.recipe.start,
+            sum(map(len, encoded)),
+            sum(len(one.query) + len(one.text) for one in rows),
         )
         ends = np.cumsum([len(candidates) for candidates in table.candidates])
         lists = [encoded[a:b] for a, b in zip([0, *ends[:-1]], ends, strict=True)]

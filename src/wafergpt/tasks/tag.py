@@ -150,11 +150,11 @@ class Tag(WordTask[Sentences]):
         train = self._encoded(words, tokenizer, "train")
         self.require_batch(len(train.windows))
         tokens = sum(len(window.tokens) for window in train.windows)
-        warn_of_another_script(tokens, sum(len(word) for row in words for word in row))
+        characters = sum(len(word) for row in words for word in row)
+        warn_of_another_script(recipe.start, tokens, characters)
         targets = self._of_windows(train, self._targets(tables.train))
-        batches = TaggedBatches(
-            train, targets, recipe.train.batch_size, recipe.seed, self.table_rows
-        )
+        size = recipe.train.batch_size
+        batches = TaggedBatches(train, targets, size, recipe.seed, self.table_rows)
         return Splits(batches, *self.all_evaluated(tables, tokenizer), tokens)
 
     def _targets(self, table: Sentences) -> NDArray[np.int64]:

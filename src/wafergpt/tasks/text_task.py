@@ -106,7 +106,7 @@ class TextTask(LabelledTask[Table]):
         texts, targets = self._encode_table(rows, tokenizer, "train")
         self.require_batch(len(texts))
         tokens = sum(map(len, texts))
-        warn_of_another_script(tokens, sum(map(len, rows.texts)))
+        warn_of_another_script(self.recipe.start, tokens, sum(map(len, rows.texts)))
         paired = [
             Copies(self._encode_texts(copy.texts, tokenizer)[0], self._ngrams(copy.texts))
             for copy in copies
