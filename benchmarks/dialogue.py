@@ -5,9 +5,9 @@ rival gives each the reply that followed the training messages nearest to it, by
 and pairs of the last three messages, the last one twice. What replies say of times, addresses and
 prices comes from tables that no model here sees, so BLEU is low for all.
 
-``sample.md`` has replies of both, in an order drawn for each. Who judges them writes
-``judged.txt``, a line for each, such as ``3 a``, ``4 both`` or ``5 neither``, without looking into
-``key.json``.
+A folder for each network has a ``sample.md`` with replies of both, in an order drawn for each. Who
+judges them writes ``judged.txt`` beside it, a line for each, such as ``3 a``, ``4 both`` or
+``5 neither``, without looking into ``key.json``.
 
     python -m benchmarks.dialogue --out dialogue
     python -m benchmarks.dialogue --out dialogue --options train.epochs=1
@@ -19,6 +19,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import re
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -69,7 +70,8 @@ def nearest() -> Cell:
     table = features.fit_transform(known)
     given = features.transform([_query(turns) for turns, _ in asked()])
     written = [replies[row.toarray().argmax()] for row in (one @ table.T for one in given)]
-    return {**scores(written), "seconds": time.perf_counter() - start, "replies": written}
+    seconds = time.perf_counter() - start
+    return {**scores(written), "seconds": seconds, "replies": written}
 
 
 def _query(turns: Turns) -> str:
@@ -79,17 +81,19 @@ def _query(turns: Turns) -> str:
 def ours(model: str, seed: int, options: Sequence[str], out: Path) -> Cell:
     """Fine-tune, and reply."""
     files = [f"task.{part}={FOLDER / f'{name}.jsonl.gz'}" for part, name in PARTS.items()]
-    name = f"{model}-{seed}"
-    settings = ["task.name=dialogue", *files, *options, f"seed={seed}", f"name={name}"]
+    run_name = f"name={plain(cell_name(model, seed, options))}"
+    settings = ["task.name=dialogue", *files, *options, f"seed={seed}", run_name]
     run = finetune(model, None, settings, auto_resume=True, root=out / "runs").run
-    result, start = run.read("result"), time.perf_counter()
-    answers = Predictor.load(run).predict([_messages(turns) for turns, _ in asked()])
+    result, predictor = run.read("result"), Predictor.load(run)
+    given, start = [_messages(turns) for turns, _ in asked()], time.perf_counter()
+    answers = predictor.predict(given)
+    rate = ASKED / (time.perf_counter() - start)
     written = [answer["reply"] if answer else "" for answer in answers]
     return {
         **scores(written),
         **{key: result["test"][key] for key in ("loss", "perplexity")},
         "seconds": result["elapsed"],
-        "replies_per_second": ASKED / (time.perf_counter() - start),
+        "replies_per_second": rate,
         "replies": written,
     }
 
@@ -111,8 +115,19 @@ def scores(written: Sequence[str]) -> Cell:
     }
 
 
+def cell_name(model: str, seed: int, options: Sequence[str]) -> str:
+    """Return the name of a network's cell."""
+    return ", ".join([model, str(seed), *options])
+
+
+def plain(name: str) -> str:
+    """Return a cell's name as that of a run and a folder."""
+    return re.sub(r"[^\w.]+", "-", name)
+
+
 def write_sample(ours: Cell, theirs: Cell, out: Path) -> None:
     """Write what is to be judged, and apart from it which reply is whose."""
+    out.mkdir(exist_ok=True)
     draw, lines, key = random.Random(1), [], []
     for number, (turns, _) in enumerate(asked()[:JUDGED]):
         pair = [("gpt", ours["replies"][number]), ("nearest", theirs["replies"][number])]
@@ -161,13 +176,14 @@ def main() -> None:
         cells.measure("nearest", nearest)
         for model in asked_for.models:
             for seed in asked_for.seeds:
-                name = ", ".join([model, str(seed), *asked_for.options])
+                name = cell_name(model, seed, asked_for.options)
                 measured = partial(ours, model, seed, asked_for.options, cells.out)
                 cells.measure(name, measured)
-                write_sample(cells[name], cells["nearest"], cells.out)
+                write_sample(cells[name], cells["nearest"], cells.out / plain(name))
     print(table(cells))
-    if (cells.out / "judged.txt").exists():
-        print(judged(cells.out))
+    for name in cells:
+        if (cells.out / plain(name) / "judged.txt").exists():
+            print(name, judged(cells.out / plain(name)))
 
 
 if __name__ == "__main__":

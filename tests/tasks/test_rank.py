@@ -225,7 +225,17 @@ def test_a_file_is_written_list_by_list(
     assert written[7]["list"] == "4"
 
     lines = source.read_text().splitlines()
+    # The sixth row, where a part would end, and the seventh are blank, and in the midst of a list.
+    (home / "blank.csv").write_text("\n".join([*lines[:6], "", ",,,9", *lines[6:9]]) + "\n")
+    assert trained.predict_file(home / "blank.csv", home / "blank.jsonl")["blank"] == 2
+    found = [json.loads(line) for line in (home / "blank.jsonl").read_text().splitlines()]
+    ranks = [one["predicted_rank"] for one in found]
+    assert ranks[5:7] == [None, None]
+    assert sorted([ranks[4], *ranks[7:]]) == [1, 2, 3, 4]
+
     (home / "mixed.csv").write_text("\n".join([*lines[:7], lines[2]]) + "\n")
+    with pytest.raises(InputError, match="are both 'query'"):
+        trained.predict_file(source, home / "none.csv", column="query")
     with pytest.raises(InputError, match="line 8: rows of '0' stood further up"):
         trained.predict_file(home / "mixed.csv", home / "none.csv")
     assert not (home / "none.csv").exists()

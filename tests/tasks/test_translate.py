@@ -18,7 +18,6 @@ from wafergpt.cli.predict import command
 from wafergpt.errors import InputError
 from wafergpt.inference.predictor import Predictor
 from wafergpt.model.gpt import GPT
-from wafergpt.tasks.translate import Translate
 
 WORDS = {
     "red": "rot", "green": "grün", "blue": "blau", "old": "alt", "new": "neu", "big": "groß",
@@ -126,22 +125,6 @@ def test_rows_beyond_the_context_are_said(home: Path, capfd: pytest.CaptureFixtu
     said = " ".join(capfd.readouterr().err.split())
     assert "1 of 601 rows are longer than 48 tokens and are left out" in said
     assert "1 of 601 rows are longer than 48 tokens and are cut" in said
-
-
-def test_a_tokenizer_of_another_script_is_told(
-    trained: Predictor, home: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    path = home / "zh.jsonl"
-    rows = [{"source": f"好电影{n}", "target": "烂电影好电影"} for n in range(40)]
-    path.write_text("\n".join(map(json.dumps, rows)))
-    task = trained.task
-    assert isinstance(task, Translate)
-    begun = Translate(task.recipe.model_copy(update={"start": trained.run.path}))
-    begun._samples(task.read_rows(path), trained.tokenizer, trained=True)
-    assert "tokens for a character of these texts" in capfd.readouterr().err
-    begun._samples(task.read_rows(home / "train.jsonl"), trained.tokenizer, trained=True)
-    task._samples(task.read_rows(path), trained.tokenizer, trained=True)
-    assert "tokens for a character" not in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from wafergpt.data.file_formats import column, counted, rows
+from wafergpt.data.file_formats import FileFormat, column, counted, rows, whole
 from wafergpt.data.json_rows import json_object
 from wafergpt.data.labelled_rows import cell_text, described, held, is_missing
+from wafergpt.data.opening import NotTextError
 from wafergpt.errors import InputError
 from wafergpt.files import short
 from wafergpt.progress import say
@@ -158,23 +159,29 @@ def read_questions(path: str | Path, names: Columns) -> Questions:
     return Questions(questions, contexts, answers, path, tuple(notes))
 
 
-def stream_asked(path: Path, names: Columns) -> Iterator[Asked]:
+def stream_asked(
+    path: Path, names: Columns, file_format: FileFormat | None = None
+) -> Iterator[Asked]:
     """Yield questions and their contexts, whose answers need not be there.
+
+    A blank line between the rows of a csv or tsv file is a blank question, so that answers stay
+    aligned with the file.
 
     Args:
         path: as in ``read_questions``.
         names: of the columns.
+        file_format: of the file; detected if omitted.
 
     Raises:
         InputError: if there is no such file or column, or no row.
     """
     count = 0
-    for row in _rows(path, names, answered=False):
+    for row in _rows(path, names, answered=False, file_format=file_format):
         count += 1
         yield Asked(row.line, row.columns, row.question, row.context)
     if not count:
         raise InputError(f"{path} has no rows")
-    say(counted(path, count, "questions", names=names[:2]))
+    say(counted(path, count, "questions", file_format, names[:2]))
 
 
 def pair_of(value: object, names: Columns) -> tuple[Any, Any] | None:
@@ -244,9 +251,11 @@ def _placed(text: str, start: int | None, context: str) -> tuple[Span | None, st
     return Span(best.group(), best.start(), best.end()), said
 
 
-def _rows(path: Path, names: Columns, answered: bool) -> Iterator[_Row]:
+def _rows(
+    path: Path, names: Columns, answered: bool, file_format: FileFormat | None = None
+) -> Iterator[_Row]:
     wanted = names[:3] if answered else names[:2]
-    numbered = rows(path, names=wanted)
+    numbered = rows(path, blank_lines=not answered, file_format=file_format, names=wanted)
     for number, row in held(path, numbered, wanted):
         if names.question not in row and isinstance(row.get("data"), list):
             yield from _of_squad(row["data"], path)
@@ -297,7 +306,12 @@ def _of(value: Any, key: str, path: Path, count: int) -> str:
     text = value.get(key) if isinstance(value, Mapping) else None
     if not isinstance(text, str):
         raise InputError(f"{path}: no '{key}' after question {count}, where SQuAD's JSON has one")
-    return cell_text(text, key, path, 1)
+    try:
+        return whole(text, path, count)
+    except NotTextError:
+        raise NotTextError(
+            f"{path}: a lone surrogate, which is no character, after question {count}"
+        ) from None
 
 
 def _list(value: Any, key: str, path: Path, count: int) -> list[Any]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from wafergpt.data.file_formats import column, counted, rows, whole
+from wafergpt.data.file_formats import FileFormat, column, counted, rows, whole
 from wafergpt.data.labelled_rows import Table, described, held
 from wafergpt.errors import InputError, nearest
 from wafergpt.files import short
@@ -182,33 +182,37 @@ def read_dialogues(path: str | Path, name: str) -> Table:
     return Table(texts, labels, path, numbers, notes=tuple(notes))
 
 
-def stream_messages(path: Path, name: str) -> Iterator[tuple[int, dict[str, Any], list[Message]]]:
+def stream_messages(
+    path: Path, name: str, file_format: FileFormat | None = None
+) -> Iterator[tuple[int, dict[str, Any], list[Message]]]:
     """Yield the line, all columns and the messages of dialogues to reply to.
 
     Args:
         path: a jsonl file, plain or compressed.
         name: the column of messages, as in ``read_dialogues``.
+        file_format: of the file; detected if omitted.
 
     Raises:
         InputError: if there is no such file or column, no row, or a row is no dialogue.
     """
     count = 0
-    for number, row, found in _dialogues(path, name):
+    for number, row, found in _dialogues(path, name, file_format):
         if isinstance(found, UnusableError):
             raise InputError(f"{path}, line {number} {found}")
         count += 1
         yield number, row, found
     if not count:
         raise InputError(f"{path} has no rows")
-    say(counted(path, count, names=(name,)))
+    say(counted(path, count, file_format=file_format, names=(name,)))
 
 
 _Dialogue = tuple[int, dict[str, Any], list[Message] | UnusableError]
 
 
-def _dialogues(path: Path, name: str) -> Iterator[_Dialogue]:
+def _dialogues(path: Path, name: str, file_format: FileFormat | None = None) -> Iterator[_Dialogue]:
+    read = rows(path, file_format=file_format, names=(name,))
     # A list counts by its text.
-    numbered = ((number, row | {"": str(row)}) for number, row in rows(path, names=(name,)))
+    numbered = ((number, row | {"": str(row)}) for number, row in read)
     for number, row in held(path, numbered, ("",)):
         place = name
         if name not in row and name == COLUMNS[0]:

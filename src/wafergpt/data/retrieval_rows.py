@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from numpy import int64
 from numpy.typing import NDArray
 
-from wafergpt.data.file_formats import column, counted, rows
+from wafergpt.data.file_formats import FileFormat, column, counted, rows
 from wafergpt.data.labelled_rows import cell_text, held, is_missing
 from wafergpt.errors import InputError
 from wafergpt.files import short
@@ -136,6 +136,11 @@ class Candidate(NamedTuple):
     group: str | None = None
 
     @property
+    def blank(self) -> bool:
+        """Whether there is no query or no text."""
+        return not (self.query.strip() and self.text.strip())
+
+    @property
     def list_key(self) -> str:
         """What the candidates of a list have in common."""
         return self.query if self.group is None else self.group
@@ -213,18 +218,28 @@ class RankedColumns:
     label: str
     group: str | None = None
 
+    def __post_init__(self) -> None:
+        if self.query == self.text:
+            raise InputError(f"queries and candidates are both '{self.query}': a text ranks itself")
+
     def candidate(self, row: dict[str, Any], path: Path, number: int) -> Candidate:
         """Return the candidate of a row; its texts may be blank."""
         query, text = (
             cell_text(column(row, name, path, number, f"task.{key}=COLUMN"), name, path, number)
             for key, name in (("query", self.query), ("text", self.text))
         )
-        if self.group is None:
-            return Candidate(query, text)
-        group = column(row, self.group, path, number, "task.group=COLUMN")
-        if is_missing(group) or not str(group).strip():
+        candidate = Candidate(query, text)
+        if self.group is None or candidate.blank:
+            return candidate
+        group = group_of(column(row, self.group, path, number, "task.group=COLUMN"))
+        if group is None:
             raise InputError(f"{path}, line {number}: an empty group in column '{self.group}'")
-        return Candidate(query, text, str(group).strip())
+        return candidate._replace(group=group)
+
+
+def group_of(value: object) -> str | None:
+    """Return the group that a cell stands for, None if it is empty."""
+    return None if is_missing(value) or not str(value).strip() else str(value).strip()
 
 
 def read_ranked_lists(path: Path, columns: RankedColumns) -> RankedLists:
@@ -241,8 +256,6 @@ def read_ranked_lists(path: Path, columns: RankedColumns) -> RankedLists:
         InputError: if there is no such file or column, no row with both texts, or a label that is
             no number of 0 or more.
     """
-    if columns.query == columns.text:
-        raise InputError(f"task.query and task.text are both {columns.query}: a text ranks itself")
     lists: dict[str, tuple[list[Candidate], list[float]]] = {}
     blank: list[int] = []
     count = 0
@@ -251,7 +264,7 @@ def read_ranked_lists(path: Path, columns: RankedColumns) -> RankedLists:
         count += 1
         candidate = columns.candidate(row, path, number)
         value = column(row, columns.label, path, number, "task.label=COLUMN")
-        if not (candidate.query.strip() and candidate.text.strip()):
+        if candidate.blank:
             blank.append(number)
             continue
         candidates, known = lists.setdefault(candidate.list_key, ([], []))
@@ -271,20 +284,26 @@ def read_ranked_lists(path: Path, columns: RankedColumns) -> RankedLists:
 
 
 def stream_candidates(
-    path: Path, columns: RankedColumns
+    path: Path, columns: RankedColumns, file_format: FileFormat | None = None
 ) -> Iterator[tuple[int, dict[str, Any], Candidate]]:
     """Yield the line, all columns and the candidate of each row; those of blank rows are blank.
+
+    Args:
+        path: the file.
+        columns: of it.
+        file_format: of it; detected if omitted.
 
     Raises:
         InputError: if there is no such file or column, or no row.
     """
     names, count = (columns.query, columns.text), 0
-    for number, row in held(path, rows(path, blank_lines=True, names=names), names):
+    numbered = rows(path, blank_lines=True, file_format=file_format, names=names)
+    for number, row in held(path, numbered, names):
         count += 1
         yield number, row, columns.candidate(row, path, number)
     if not count:
         raise InputError(f"{path} has no rows")
-    say(counted(path, count, names=names))
+    say(counted(path, count, file_format=file_format, names=names))
 
 
 def _relevance(value: object, name: str, path: Path, number: int) -> float:

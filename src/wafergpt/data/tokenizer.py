@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -365,16 +365,15 @@ OF_ANOTHER_SCRIPT = 1.5
 """Tokens of a character: one whose every character has a token takes one, and three for those that
 are rare; one without any takes two or three for each."""
 
+SOME, THEIR_START = 1000, 1000
+"""Texts, and characters of each, by which a tokenizer is judged."""
 
-def warn_of_another_script(start: Path | None, tokens: int, characters: int) -> None:
-    """Warn of a tokenizer that has no tokens for the script of the texts.
 
-    Args:
-        start: what it comes from; None if it was made for these texts.
-        tokens: of the texts.
-        characters: of the texts.
-    """
-    if start is not None and tokens > OF_ANOTHER_SCRIPT * characters:
+def warn_of_another_script(tokenizer: Tokenizer, texts: Iterable[str]) -> None:
+    """Warn of a tokenizer that has no tokens for the script of the texts."""
+    some = [text[:THEIR_START] for text in islice(texts, SOME)]
+    tokens, characters = sum(map(len, tokenizer.encode_batch(some))), sum(map(len, some))
+    if tokens > OF_ANOTHER_SCRIPT * characters:
         say(
             f"warning: the tokenizer takes {tokens / characters:.1f} tokens for a character of "
             "these texts, so it was made for another script, as was the model that reads with "

@@ -50,6 +50,8 @@ def searched_together(
 ) -> Iterator[tuple[list[int], Beam]]:
     """Yield the places of prompts to search at once: of similar lengths, as the memory allows.
 
+    Those whose continuations the context cuts are together only if they are as long.
+
     Args:
         lengths: of the prompts; those of 0 are left out.
         model: the network's shape.
@@ -98,9 +100,10 @@ def beam_search(gpt: GPT, prompts: Sequence[Tensor], beam: Beam) -> list[list[in
     for _ in range(beam.max_tokens - 1):
         if search.over:
             break
-        # The continuations of a prompt have it in common.
-        cache.take(rows, tokens.shape[1])
-        rows = search.advance(_log_probs(gpt, search.last, cache, beam.vocab_size))
+        # If none was dropped, each row's prompt is still its own: the continuations share it.
+        cache.take(rows, tokens.shape[1] if len(rows) == len(log_probs) else 0)
+        log_probs = _log_probs(gpt, search.last, cache, beam.vocab_size)
+        rows = search.advance(log_probs)
     return search.best()
 
 
@@ -178,12 +181,14 @@ class _Search:
     def _end(self, scores: Tensor, parents: Tensor, ends: Tensor) -> None:
         # One that is not among the best would not have gone on either.
         width = self._beam.width
-        for row, place in ends[:, :width].nonzero().tolist():
-            score = float(scores[row, place])
+        rows, places = ends[:, :width].nonzero(as_tuple=True)
+        texts = self._tokens[rows, parents[rows, places]].tolist()
+        for row, score, text in zip(
+            rows.tolist(), scores[rows, places].tolist(), texts, strict=True
+        ):
             ended = self._ended[self._going[row]]
             if len(ended) < width and math.isfinite(score):
-                found: list[int] = self._tokens[row, parents[row, place]].tolist()
-                ended.append((self._normed(score, len(found) + 1), found))
+                ended.append((self._normed(score, len(text) + 1), text))
 
     def _normed(self, score: float, tokens: int) -> float:
         return score / float(max(1, tokens) ** self._beam.length_penalty)

@@ -1,5 +1,6 @@
 """Predictions for a file of any size, written beside its own columns, in bounded memory.
 
+Of a ranking, a list is never divided, and 80 bytes are kept for each.
 Rows are read, predicted and written in parts. ``OUT.part`` holds what is written, and
 ``OUT.part.json`` how much of it is whole and what it was made from; both are gone when OUT appears.
 A part depends on the rows alone, so an interrupted file that is continued has the same bytes.
@@ -24,7 +25,7 @@ from wafergpt.data.table_writing import TableKind, header_line, row_line, table_
 from wafergpt.errors import InputError, Interrupted
 from wafergpt.files import short
 from wafergpt.locks import Lock
-from wafergpt.progress import each_kind_once, progress, say, working
+from wafergpt.progress import each_kind_once, progress, say, silent, working
 from wafergpt.tasks.base import InputFormat, InputRow
 
 if TYPE_CHECKING:
@@ -221,7 +222,9 @@ class PredictionFile:
 
     def _new_names(self, kind: TableKind, first: Any) -> list[str]:
         """Return the new columns, by the answer to the first input."""
-        (answer,) = self.predictor.answers([first])
+        # What is said of it is said again of all.
+        with silent():
+            (answer,) = self.predictor.answers([first])
         if answer is not None and kind != "jsonl":
             answer = dict.fromkeys((*answer, *self.predictor.task.occasional)) | answer
         return list(self._new_columns(kind, answer))

@@ -186,8 +186,8 @@ class Predictor:
     ) -> dict[str, Any]:
         """Predict the rows of a file of any size, and write them with all of their columns.
 
-        It takes the same memory for any number of rows. Called again after an interruption, it
-        goes on, and the file has the same bytes.
+        It takes the same memory for any number of rows; a list to rank is read at once. Called
+        again after an interruption, it goes on, and the file has the same bytes.
 
         Args:
             source: the file of inputs.

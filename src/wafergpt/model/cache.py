@@ -34,8 +34,6 @@ class LayerCache:
 
     def take(self, rows: Tensor, since: int = 0) -> None:
         """Keep the rows at these places; see ``Cache.take``."""
-        if len(rows) != len(self._keys):
-            since = 0
         read = slice(since, self.length)
         keys, values = self._keys[rows, :, read], self._values[rows, :, read]
         if len(rows) != len(self._keys):
@@ -91,8 +89,8 @@ class Cache:
 
         Args:
             rows: the places.
-            since: if as many rows are kept, each has the same first tokens as the row that was in
-                its place: so many.
+            since: how many of its first tokens each row has in common with the row that was in
+                its place; 0 unless as many rows are kept.
         """
         if self._recent is not None:
             self._recent = self._recent[rows]
@@ -103,6 +101,6 @@ class Cache:
 
     def clear(self) -> None:
         """Forget all tokens; the buffers stay."""
-        self._recent = None
+        self._recent = self.padding = None
         for layer in self.layers:
             layer.length = 0

@@ -15,7 +15,7 @@ from wafergpt.config import Recipe
 from wafergpt.data.answer_rows import Columns, Questions, pair_of, read_questions, stream_asked
 from wafergpt.data.answer_windows import best_span, split
 from wafergpt.data.labelled_split import hold_out
-from wafergpt.data.tokenizer import Tokenizer, warn_of_another_script
+from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
 from wafergpt.evaluation.answers import answer_examples, answer_metrics, best_margin, token_f1
 from wafergpt.progress import say, working
@@ -130,7 +130,6 @@ class Answer(WordTask[Questions]):
         recipe, settings = self.recipe, self.settings
         train = self._encoded(tables.train.pairs, tokenizer, "train")
         self.require_batch(len(train.windows))
-        warn_of_another_script(self.recipe.start, train.tokens, train.characters)
         targets = train.targets(tables.train.answers)
         long = int((targets[:, 1] - targets[:, 0] >= settings.max_answer_words).sum())
         if long:
@@ -296,10 +295,10 @@ class Answer(WordTask[Questions]):
         self, path: Path, column: str | None, file_format: InputFormat | None
     ) -> Iterator[InputRow]:
         """Read questions with their contexts, or lines of JSON."""
-        if file_format in ("txt", "conll"):
+        if file_format == "txt" or file_format == "conll":
             raise InputError(f"{path}: {file_format} has no columns: {self.formats} is wanted")
         names = self._columns._replace(question=column or self.settings.question)
-        for line, columns, question, context in stream_asked(path, names):
+        for line, columns, question, context in stream_asked(path, names, file_format):
             yield InputRow(line, columns, (question, context), question)
 
     def inputs_of(self, texts: Sequence[str]) -> list[Any]:

@@ -23,6 +23,7 @@ from wafergpt.errors import InputError
 from wafergpt.runs.run import Run
 from wafergpt.tasks.base import Direction, InputFormat, InputRow, Outputs
 from wafergpt.tasks.generative_task import GenerativeSettings, GenerativeTask
+from wafergpt.tasks.predicting import require_no_conll
 from wafergpt.tasks.prompts import Prompt
 
 
@@ -84,10 +85,11 @@ class Dialogue(GenerativeTask):
         self, path: Path, column: str | None, file_format: InputFormat | None
     ) -> Iterator[InputRow]:
         """Read dialogues, or lines that a user says."""
-        if file_format == "conll" or require_kind(path, file_format) == "txt":
+        kind = require_no_conll(path, file_format)
+        if require_kind(path, kind) == "txt":
             yield from super().stream_inputs(path, column, file_format)
             return
-        for line, row, messages in stream_messages(path, column or self.settings.messages):
+        for line, row, messages in stream_messages(path, column or self.settings.messages, kind):
             yield InputRow(line, row, messages, messages[-1].content)
 
     def decode(self, outputs: Outputs, inputs: Sequence[Any]) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from pydantic import Field, field_validator
 
 from wafergpt.config import Recipe, TaskSettings
 from wafergpt.data.retrieval_rows import OPTIONAL, QueryPairs, read_query_pairs
-from wafergpt.data.tokenizer import Tokenizer, warn_of_another_script
+from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
 from wafergpt.evaluation.ranking import ranks_by_cosine, search_metrics
 from wafergpt.progress import place, say, working
@@ -162,8 +162,6 @@ class Embed(LabelledTask[QueryPairs]):
         """Encode the rows."""
         train, texts = self._pairs(tables.train, tokenizer, "train")
         self.require_batch(len(tables.train.texts))
-        found = [*map(len, texts.values())]
-        warn_of_another_script(self.recipe.start, sum(found), sum(map(len, texts)))
         tokens = sum(len(texts[text]) for text in tables.train.positives)
         return Splits(train, *self.all_evaluated(tables, tokenizer), tokens)
 

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from wafergpt.config import Recipe, TaskSettings
 from wafergpt.data.labelled_rows import Table
-from wafergpt.data.tokenizer import Tokenizer, warn_of_another_script
+from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.progress import say, working
 from wafergpt.tasks.base import EvaluationSet, Outputs, Splits
 from wafergpt.tasks.chosen import with_choices_for_writing
@@ -160,10 +160,6 @@ class GenerativeTask(LabelledTask[Table]):
             self.prompts(table.texts, tokenizer),
             self.encode_answers(table.labels, tokenizer),
         )
-        if trained:
-            # Ends of texts are no part of a script.
-            tokens = sum(len(prompt.tokens) - 1 for prompt in both[0]) + sum(map(len, both[1]))
-            warn_of_another_script(self.recipe.start, tokens, sum(map(len, self.texts_of(table))))
         for prompt, answer in zip(*both, strict=True):
             # The last token is not read.
             if len(prompt.tokens) + len(answer) > limit:
@@ -350,7 +346,7 @@ class GenerativeTask(LabelledTask[Table]):
         return " → " + _decoded(written.cpu().numpy(), tokenizer)[0]
 
     def evaluation_rows(self) -> int:
-        """Return the rows of a forward pass: prompts of one length are continued together."""
+        """Return the rows of a forward pass: prompts are continued together."""
         return 128
 
 

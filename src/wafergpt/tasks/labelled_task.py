@@ -16,7 +16,7 @@ from wafergpt.data.labelled_rows import described, is_missing
 from wafergpt.data.labelled_split import R, hold_out
 from wafergpt.data.row_checks import RowChecks
 from wafergpt.data.row_sources import row_files, together
-from wafergpt.data.tokenizer import Tokenizer
+from wafergpt.data.tokenizer import Tokenizer, warn_of_another_script
 from wafergpt.errors import InputError
 from wafergpt.evaluation.intervals import Bootstrap
 from wafergpt.planning.intervals import DEFAULT_EPOCHS
@@ -259,6 +259,8 @@ class LabelledTask(Task, Generic[R]):
         """Read the rows; without a horizon it is three epochs."""
         tables = self.tables
         recipe = self._resolved(tables, tokenizer)
+        if recipe.start is not None:
+            warn_of_another_script(tokenizer, self.texts())
         task = type(self)(recipe)
         with working("encoding the rows"):
             return recipe, task.encoded(tables, tokenizer)

@@ -4,12 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
 from wafergpt.progress import say
 from wafergpt.tasks.samples import EvaluationSet, InputFormat, InputRow, Outputs
+
+if TYPE_CHECKING:
+    from wafergpt.data.file_formats import FileFormat
+
+
+def require_no_conll(path: Path, file_format: InputFormat | None) -> FileFormat | None:
+    """Refuse CoNLL's form where rows are wanted.
+
+    Args:
+        path: the file.
+        file_format: as the user named it; None if it is to be detected.
+
+    Returns:
+        The same.
+
+    Raises:
+        InputError: if it is CoNLL's, which is for tagging.
+    """
+    if file_format == "conll":
+        raise InputError(f"{path}: conll is for task.name=tag")
+    return file_format
 
 
 class Predicting:
@@ -73,15 +94,14 @@ class Predicting:
         from wafergpt.data.labelled_rows import text_rows
         from wafergpt.data.text_columns import names_of, shown
 
-        if file_format == "conll":
-            raise InputError(f"{path}: conll is for task.name=tag")
+        kind = require_no_conll(path, file_format)
         names, count = self.columns_named(column), 0
-        for line, columns, text in text_rows(path, names, file_format):
+        for line, columns, text in text_rows(path, names, kind):
             count += 1
             yield InputRow(line, columns, text, shown(text))
         if not count:
             raise InputError(f"{path} has no rows")
-        say(counted(path, count, file_format=file_format, names=names_of(names)))
+        say(counted(path, count, file_format=kind, names=names_of(names)))
 
     def columns_named(self, column: str | None) -> str | tuple[str, ...]:
         """Return the column of inputs, or several, that ``column`` stands for."""

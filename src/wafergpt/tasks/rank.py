@@ -17,16 +17,18 @@ from wafergpt.data.retrieval_rows import (
     Candidate,
     RankedColumns,
     RankedLists,
+    group_of,
     read_ranked_lists,
     stream_candidates,
 )
-from wafergpt.data.tokenizer import Tokenizer, warn_of_another_script
+from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
 from wafergpt.evaluation.ranking import ranking_metrics
 from wafergpt.progress import say, working
 from wafergpt.tasks.base import Direction, EvaluationSet, InputFormat, InputRow, Outputs, Splits
 from wafergpt.tasks.chosen import with_choices_for_retrieval
 from wafergpt.tasks.labelled_task import LabelledTask
+from wafergpt.tasks.predicting import require_no_conll
 from wafergpt.tasks.tables import SplitRows
 
 if TYPE_CHECKING:
@@ -126,11 +128,6 @@ class Rank(LabelledTask[RankedLists]):
         self.require_batch(len(table.candidates))
         rows = [one for candidates in table.candidates for one in candidates]
         encoded = self._encode(rows, tokenizer, "train")
-        warn_of_another_script(
-            self.recipe.start,
-            sum(map(len, encoded)),
-            sum(len(one.query) + len(one.text) for one in rows),
-        )
         ends = np.cumsum([len(candidates) for candidates in table.candidates])
         lists = [encoded[a:b] for a, b in zip([0, *ends[:-1]], ends, strict=True)]
         most = self.settings.candidates
@@ -244,19 +241,19 @@ class Rank(LabelledTask[RankedLists]):
         query, text = (super(Rank, self).require_input(one) for one in value[:2])
         if query is None or text is None:
             return None
-        group = value[2] if len(value) == 3 else None
-        return Candidate(query, text, None if group is None else str(group))
+        return Candidate(query, text, group_of(value[2]) if len(value) == 3 else None)
 
     def stream_inputs(
         self, path: Path, column: str | None, file_format: InputFormat | None
     ) -> Iterator[InputRow]:
         """Read queries and candidates; ``column`` is that of candidates."""
-        if file_format == "conll":
-            raise InputError(f"{path}: conll is for task.name=tag")
         columns = self.settings.columns
         columns = replace(columns, text=column or columns.text)
-        for line, row, one in stream_candidates(path, columns):
-            yield InputRow(line, row, one, f"{one.query} | {one.text}", one.list_key)
+        key: str | None = None
+        for line, row, one in stream_candidates(path, columns, require_no_conll(path, file_format)):
+            # A blank row belongs to no list, and divides none.
+            key = key if one.blank else one.list_key
+            yield InputRow(line, row, one, f"{one.query} | {one.text}", key)
 
     def encode(self, inputs: Sequence[Any], tokenizer: Tokenizer) -> EvaluationSet:
         """Return candidates as samples, sorted by length."""

@@ -15,7 +15,7 @@ from wafergpt.config import Recipe
 from wafergpt.data.tag_schemes import Entity, allowed, entities, tag_names, tags_of
 from wafergpt.data.tagged_files import is_tagged
 from wafergpt.data.tagged_rows import Sentences, read_sentences, stream_words
-from wafergpt.data.tokenizer import Tokenizer, warn_of_another_script
+from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.data.word_splitting import joined, units_of
 from wafergpt.errors import InputError, nearest
 from wafergpt.evaluation.entities import (
@@ -150,8 +150,6 @@ class Tag(WordTask[Sentences]):
         train = self._encoded(words, tokenizer, "train")
         self.require_batch(len(train.windows))
         tokens = sum(len(window.tokens) for window in train.windows)
-        characters = sum(len(word) for row in words for word in row)
-        warn_of_another_script(recipe.start, tokens, characters)
         targets = self._of_windows(train, self._targets(tables.train))
         size = recipe.train.batch_size
         batches = TaggedBatches(train, targets, size, recipe.seed, self.table_rows)

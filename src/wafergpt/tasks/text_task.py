@@ -21,7 +21,7 @@ from wafergpt.data.text_columns import (
     text_of_columns,
 )
 from wafergpt.data.text_ngrams import text_ngrams
-from wafergpt.data.tokenizer import Tokenizer, warn_of_another_script
+from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
 from wafergpt.progress import say, working
 from wafergpt.tasks.adversarial import SHIFT, adversarial_loss
@@ -106,7 +106,6 @@ class TextTask(LabelledTask[Table]):
         texts, targets = self._encode_table(rows, tokenizer, "train")
         self.require_batch(len(texts))
         tokens = sum(map(len, texts))
-        warn_of_another_script(self.recipe.start, tokens, sum(map(len, rows.texts)))
         paired = [
             Copies(self._encode_texts(copy.texts, tokenizer)[0], self._ngrams(copy.texts))
             for copy in copies
