@@ -123,6 +123,27 @@ def require_writable(folder: Path, option: str) -> None:
         )
 
 
+def require_new(path: Path, option: str, *inputs: Path) -> None:
+    """Check that a file can be written and is not there yet.
+
+    Args:
+        path: the file.
+        option: the option that names it.
+        inputs: files that it is made from.
+
+    Raises:
+        InputError: if it cannot, or is there.
+    """
+    if path.exists() or path.is_symlink():
+        own = path.exists() and any(path.samefile(one) for one in inputs if one.exists())
+        what = "is the input itself" if own else "exists"
+        raise InputError(f"{path} {what}: choose another {option}")
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise InputError(f"no such folder: {folder}")
+    require_writable(folder, option)
+
+
 def sha256(path: Path) -> str:
     """Return the SHA-256 of a file as hex, in bounded memory."""
     with path.open("rb") as file:

@@ -84,6 +84,10 @@ def test_every_form_of_a_row_is_read(tmp_path: Path) -> None:
     assert found.answers == [(span,), ()]
     asked = list(stream_asked(tmp_path / "a.csv", Columns("q")))
     assert (asked[1].question, asked[1].context) == ("Why?", CONTEXT)
+    # Answers stay aligned with the file, of whatever name.
+    (tmp_path / "a.dat").write_text("question\tcontext\nWho?\tA b.\n\nWhy?\tC.\n")
+    asked = list(stream_asked(tmp_path / "a.dat", Columns(), "tsv"))
+    assert [one.question for one in asked] == ["Who?", "", "Why?"]
 
 
 def test_the_nearest_place_is_taken_and_said(tmp_path: Path) -> None:

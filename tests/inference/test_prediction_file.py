@@ -123,6 +123,14 @@ def test_a_run_lists_its_mistakes(predictor: Predictor, home: Path) -> None:
         assert math.exp(-float(row["loss"])) == share
 
 
+def test_a_part_of_something_else_stays(predictor: Predictor, tmp_path: Path) -> None:
+    source, part = write(tmp_path / "in.csv", 5), tmp_path / "out.csv.part"
+    part.write_text("mine")
+    with pytest.raises(InputError, match="is in the way"):
+        predictor.predict_file(source, tmp_path / "out.csv")
+    assert part.read_text() == "mine"
+
+
 class Killed(BaseException):
     """Ends a call as a kill does: nothing after it is done."""
 

@@ -145,6 +145,15 @@ def test_the_command_writes_what_the_index_finds(predictor: Predictor, tmp_path:
     result = CliRunner().invoke(command, asked, catch_exceptions=False)
     assert result.exit_code == 0
     assert result.stdout == ""
+    for wrong, message in (
+        (out, "exists"),
+        (queries.rename(tmp_path / "queries.jsonl"), "is the input itself"),
+        (tmp_path / "no" / "a.jsonl", "no such folder"),
+        (tmp_path / "hits.csv", "a .jsonl is wanted"),
+    ):
+        given = [str(wrong) if one == str(out) else one for one in asked]
+        given = [str(tmp_path / "queries.jsonl") if one == str(queries) else one for one in given]
+        assert message in str(CliRunner().invoke(command, given).exception)
     found = [json.loads(line) for line in out.read_text().splitlines()]
     index = SearchIndex(TEXTS, how="words")
     assert found == [

@@ -79,6 +79,21 @@ def test_a_file_of_dialogues_or_lines_is_answered(desk: Predictor, tmp_path: Pat
         assert [json.loads(line) for line in found.stdout.splitlines()] == expected
 
 
+def test_a_table_of_what_users_say_is_answered(desk: Predictor, tmp_path: Path) -> None:
+    source = tmp_path / "said.csv"
+    source.write_text("id,text\n1,good night\n\n2,how are you\n")
+    found = desk.predict_file(source, tmp_path / "out.csv", column="text")
+    assert (found["rows"], found["blank"]) == (3, 1)
+    lines = (tmp_path / "out.csv").read_text().splitlines()
+    assert lines[1:] == ["1,good night,sleep well", ",,", "2,how are you,very well"]
+    (tmp_path / "some.jsonl").write_text(
+        '{"messages": []}\n{"messages": [["user", "good night"]]}\n'
+    )
+    assert desk.predict_file(tmp_path / "some.jsonl", tmp_path / "some.csv")["blank"] == 1
+    with pytest.raises(InputError, match="--column COLUMN names another"):
+        desk.predict_file(source, tmp_path / "none.csv", column="txt")
+
+
 def test_every_reply_is_learned_and_nothing_else(desk: Predictor) -> None:
     messages = [Message("system", "Be kind."), Message("user", "how are you"),
                 Message("assistant", "very well"), Message("user", "good night")]  # fmt: skip

@@ -121,6 +121,9 @@ def test_a_file_is_ranked_in_its_own_order(trained: Predictor, home: Path) -> No
     assert found[5]["rank"] == 1
     result = CliRunner().invoke(command, [str(trained.run.path), "--text", "food"])
     assert "a query and a text are wanted" in str(result.exception)
+    given = json.dumps({"query": "food", "text": "x"})
+    result = CliRunner().invoke(command, [str(trained.run.path), "--text", given])
+    assert json.loads(result.stdout) == trained.predict([("food", "x")])[0]
     assert trained.predict([{"query": "food", "text": "x"}, ("food", " ")])[1] is None
 
 

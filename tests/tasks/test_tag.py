@@ -193,6 +193,29 @@ def test_predict_on_the_command_line(tagger: Predictor, home: Path) -> None:
     assert len(json.loads(done.stdout)["entities"]) == 2
 
 
+def test_lists_of_words_are_predicted_as_they_are_trained_on(
+    tagger: Predictor, tmp_path: Path
+) -> None:
+    source, words = tmp_path / "words.jsonl", ["Anna", "went", "to", "Rome", "."]
+    tags = ["B-PER", "O", "O", "B-LOC", "O"]
+    rows: list[dict[str, Any]] = [{"tokens": words, "tags": tags, "id": 7}, {"tokens": []}]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert tagger.predict_file(source, tmp_path / "out.jsonl")["blank"] == 1
+    first, second = map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())
+    (answer,) = tagger.predict([words])
+    assert answer is not None
+    assert (first["id"], first["predicted_entities"]) == (7, answer["entities"])
+    assert second["predicted_entities"] is None
+    # What was written can be read again, and a column of texts is read first.
+    tagger.predict_file(tmp_path / "out.jsonl", tmp_path / "again.jsonl", prefix="again")
+    source.write_text(json.dumps({"tokens": words, "text": "No one."}) + "\n")
+    assert tagger.task.read_inputs(source, None, None)[0] == ["No one."]
+    assert tagger.task.read_inputs(source, "tokens", None)[0] == [tuple(words)]
+    source.write_text(json.dumps({"tokens": words}) + "\n" + json.dumps({"tokens": "Anna"}) + "\n")
+    with pytest.raises(InputError, match="line 2: 'tokens' is not a list"):
+        tagger.predict_file(source, tmp_path / "none.jsonl")
+
+
 def test_the_report_shows_entities(tagger: Predictor) -> None:
     page = write_report(tagger.run).read_text()
     assert "Label by label" in page

@@ -135,7 +135,8 @@ def _said(result: dict[str, Any]) -> str:
     """Return what was written, and how fast."""
     blank = f" ({result['blank']:,} blank)" if result["blank"] else ""
     rate = (result["rows"] - result["before"]) / max(result["seconds"], 1e-9)
-    return f"{result['out']}: {result['rows']:,} rows{blank}, {rate:,.0f} rows/s"
+    rows = f"{result['rows']:,} row{'s' * (result['rows'] != 1)}"
+    return f"{result['out']}: {rows}{blank}, {rate:,.{0 if rate >= 10 else 1}f} rows/s"
 
 
 def _table(texts: Sequence[str], outputs: Sequence[dict[str, Any] | None], width: int) -> Table:

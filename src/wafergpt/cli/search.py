@@ -11,6 +11,7 @@ import click
 from wafergpt.cli import HomePath, device_option, emit, json_line, json_option
 from wafergpt.cli.recipe import runs_option
 from wafergpt.errors import InputError
+from wafergpt.files import require_new
 from wafergpt.progress import say, working
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 )
 @click.option("--column", help="The column of TEXTS.  [default: the recipe's task.positive]")
 @click.option("--query-column", help="The column of --file.  [default: the recipe's task.query]")
-@click.option("--out", type=HomePath(path_type=Path), help="A file to write: one JSON line each.")
+@click.option("--out", type=HomePath(path_type=Path), help="A .jsonl to write: a line each.")
 @device_option
 @runs_option
 @json_option
@@ -71,6 +72,10 @@ def command(
         raise InputError("give either queries, or --file")
     if weight is not None and how != "hybrid":
         raise InputError("--weight is for --how hybrid")
+    if out is not None:
+        if out.suffix != ".jsonl":
+            raise InputError(f"--out {out}: hits are JSON, one line a query: a .jsonl is wanted")
+        require_new(out, "--out", texts, *([] if file is None else [file]))
     from wafergpt.data.labelled_rows import read_texts
     from wafergpt.runs.run import Run
 
@@ -94,7 +99,7 @@ def command(
     lines = "\n".join(map(json_line, results))
     if out is not None:
         atomic_files.write_text(out, lines + "\n")
-        say(f"{out}: {len(results):,} queries")
+        say(f"{out}: {len(results):,} quer{'y' if len(results) == 1 else 'ies'}")
     shown = "" if out is not None else lines
     if as_json or shown:
         emit({"results": results}, as_json, shown, lambda width: _screen(results, width))

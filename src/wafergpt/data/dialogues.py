@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from wafergpt.data.file_formats import FileFormat, column, counted, rows, whole
-from wafergpt.data.labelled_rows import Table, described, held
+from wafergpt.data.labelled_rows import Table, cell_text, described, held
 from wafergpt.errors import InputError, nearest
 from wafergpt.files import short
 from wafergpt.progress import say
@@ -187,6 +187,8 @@ def stream_messages(
 ) -> Iterator[tuple[int, dict[str, Any], list[Message]]]:
     """Yield the line, all columns and the messages of dialogues to reply to.
 
+    A text in place of messages is what a user says; a blank one, and an empty list, are none.
+
     Args:
         path: a jsonl file, plain or compressed.
         name: the column of messages, as in ``read_dialogues``.
@@ -196,7 +198,7 @@ def stream_messages(
         InputError: if there is no such file or column, no row, or a row is no dialogue.
     """
     count = 0
-    for number, row, found in _dialogues(path, name, file_format):
+    for number, row, found in _dialogues(path, name, file_format, "--column COLUMN", said=True):
         if isinstance(found, UnusableError):
             raise InputError(f"{path}, line {number} {found}")
         count += 1
@@ -209,8 +211,14 @@ def stream_messages(
 _Dialogue = tuple[int, dict[str, Any], list[Message] | UnusableError]
 
 
-def _dialogues(path: Path, name: str, file_format: FileFormat | None = None) -> Iterator[_Dialogue]:
-    read = rows(path, file_format=file_format, names=(name,))
+def _dialogues(
+    path: Path,
+    name: str,
+    file_format: FileFormat | None = None,
+    option: str = "task.messages=COLUMN",
+    said: bool = False,
+) -> Iterator[_Dialogue]:
+    read = rows(path, blank_lines=said, file_format=file_format, names=(name,))
     # A list counts by its text.
     numbered = ((number, row | {"": str(row)}) for number, row in read)
     for number, row in held(path, numbered, ("",)):
@@ -218,7 +226,11 @@ def _dialogues(path: Path, name: str, file_format: FileFormat | None = None) -> 
         if name not in row and name == COLUMNS[0]:
             place = next((other for other in COLUMNS if other in row), name)
         del row[""]
-        value = column(row, place, path, number, "task.messages=COLUMN")
+        value = column(row, place, path, number, option)
+        if said and (value == [] or value is None or isinstance(value, str)):
+            text = cell_text(value or None, place, path, number).strip()
+            yield number, row, [Message("user", text)] if text else []
+            continue
         try:
             found: list[Message] | UnusableError = messages_of(value)
         except UnusableError as error:

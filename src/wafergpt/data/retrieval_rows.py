@@ -222,11 +222,20 @@ class RankedColumns:
         if self.query == self.text:
             raise InputError(f"queries and candidates are both '{self.query}': a text ranks itself")
 
-    def candidate(self, row: dict[str, Any], path: Path, number: int) -> Candidate:
-        """Return the candidate of a row; its texts may be blank."""
+    def candidate(
+        self, row: dict[str, Any], path: Path, number: int, option: str = "task.text=COLUMN"
+    ) -> Candidate:
+        """Return the candidate of a row; its texts may be blank.
+
+        Args:
+            row: the columns.
+            path: the file.
+            number: of its line.
+            option: by which a user names the column of texts.
+        """
         query, text = (
-            cell_text(column(row, name, path, number, f"task.{key}=COLUMN"), name, path, number)
-            for key, name in (("query", self.query), ("text", self.text))
+            cell_text(column(row, name, path, number, how), name, path, number)
+            for name, how in ((self.query, "task.query=COLUMN"), (self.text, option))
         )
         candidate = Candidate(query, text)
         if self.group is None or candidate.blank:
@@ -300,7 +309,7 @@ def stream_candidates(
     numbered = rows(path, blank_lines=True, file_format=file_format, names=names)
     for number, row in held(path, numbered, names):
         count += 1
-        yield number, row, columns.candidate(row, path, number)
+        yield number, row, columns.candidate(row, path, number, "--column COLUMN")
     if not count:
         raise InputError(f"{path} has no rows")
     say(counted(path, count, file_format=file_format, names=names))

@@ -12,6 +12,7 @@ from wafergpt.data.file_formats import (
     column,
     kind,
     require_file,
+    require_kind,
     rows,
     suffix,
     whole,
@@ -189,6 +190,37 @@ def _json_sentences(
                 )
         if words:
             yield [Line(number, *pair) for pair in zip(words, letters, strict=True)]
+
+
+def has_word_lists(
+    path: Path, name: str, file_format: FileFormat | None, text: str, asked: bool
+) -> bool:
+    """Return whether the rows of a file have lists of words to read.
+
+    Args:
+        path: the file.
+        name: their column.
+        file_format: of the file; None detects it.
+        text: the column that is read instead where it is there,
+        asked: unless the words' was asked for.
+    """
+    if require_kind(path, file_format, (name,)) not in ("jsonl", "parquet"):
+        return False
+    first = next((row for _, row in rows(path, file_format=file_format)), {})
+    return isinstance(first.get(name), list) and (asked or text not in first)
+
+
+def word_lists(
+    path: Path, name: str, file_format: FileFormat | None = None
+) -> Iterator[tuple[int, dict[str, Any], tuple[str, ...]]]:
+    """Yield the line, all columns and the words of each row; see ``has_word_lists``.
+
+    Raises:
+        InputError: if a row has no list of words.
+    """
+    for number, row in rows(path, file_format=file_format, names=(name,)):
+        value = column(row, name, path, number, "--column COLUMN")
+        yield number, row, tuple(_strings(value, name, path, number))
 
 
 def _named(tags: Any, names: Sequence[str], path: Path, number: int) -> Any:

@@ -126,13 +126,13 @@ class PredictionFile:
     def _require_possible(self) -> TableKind:
         require_file(self.source)
         kind = table_kind(self.out)
-        if self.out.exists() or self.out.is_symlink():
-            same = self.out.exists() and self.out.samefile(self.source)
-            what = "is the input itself" if same else "exists"
-            raise InputError(f"{self.out} {what}: choose another --out")
-        if not self.out.absolute().parent.is_dir():
-            raise InputError(f"no such folder: {self.out.absolute().parent}")
-        files.require_writable(self.out.absolute().parent, "--out")
+        files.require_new(self.out, "--out", self.source)
+        # One that a call has begun has its state from the first.
+        if not self._state.exists() and self._part.exists() and self._part.stat().st_size:
+            raise InputError(
+                f"{self._part} is in the way, and {self._state.name}, which would tell what it is, "
+                "is not there: move it, or choose another --out"
+            )
         return kind
 
     @contextmanager
@@ -217,8 +217,9 @@ class PredictionFile:
             )
         done = Written((*names,), new, total)
         head = header_line(kind, (*names, *new)).encode()
+        done = self._save(plan, replace(done, bytes=len(head)))
         self._part.write_bytes(head)
-        return self._save(plan, replace(done, bytes=len(head)))
+        return done
 
     def _new_names(self, kind: TableKind, first: Any) -> list[str]:
         """Return the new columns, by the answer to the first input."""

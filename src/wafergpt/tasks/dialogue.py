@@ -90,7 +90,7 @@ class Dialogue(GenerativeTask):
             yield from super().stream_inputs(path, column, file_format)
             return
         for line, row, messages in stream_messages(path, column or self.settings.messages, kind):
-            yield InputRow(line, row, messages, messages[-1].content)
+            yield InputRow(line, row, messages or None, messages[-1].content if messages else "")
 
     def decode(self, outputs: Outputs, inputs: Sequence[Any]) -> list[dict[str, Any]]:
         """Return the ``reply``."""

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from wafergpt.config import Recipe, TaskSettings
+from wafergpt.data.json_rows import json_object
 from wafergpt.data.retrieval_rows import (
     Candidate,
     RankedColumns,
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 Ints = NDArray[np.int64]
 
-WANTED = "a query and a text are wanted: a pair, or --file FILE with both columns"
+WANTED = 'a query and a text are wanted: a pair, {"query": TEXT, "text": TEXT}, or --file FILE'
 
 
 class RankSettings(TaskSettings):
@@ -232,7 +233,12 @@ class Rank(LabelledTask[RankedLists]):
         }
 
     def require_input(self, value: object) -> Candidate | None:
-        """Return a candidate with its query, or None where either is blank."""
+        """Return a candidate with its query, or None where either is blank.
+
+        It is a pair, a mapping of the columns, or JSON of one.
+        """
+        if isinstance(value, str):
+            value = json_object(value) or value
         if isinstance(value, Mapping):
             columns = (self.settings.query, self.settings.text, self.settings.group)
             value = [value.get(column) for column in columns]

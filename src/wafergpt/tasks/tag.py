@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 
 from wafergpt.config import Recipe
 from wafergpt.data.tag_schemes import Entity, allowed, entities, tag_names, tags_of
-from wafergpt.data.tagged_files import is_tagged
-from wafergpt.data.tagged_rows import Sentences, read_sentences, stream_words
+from wafergpt.data.tagged_rows import Sentences, read_sentences
 from wafergpt.data.tokenizer import Tokenizer
-from wafergpt.data.word_splitting import joined, units_of
+from wafergpt.data.word_splitting import units_of
 from wafergpt.errors import InputError, nearest
 from wafergpt.evaluation.entities import (
     entity_examples,
@@ -40,7 +39,13 @@ from wafergpt.tasks.chosen import TAGGED_FAST, with_choices_for_tagging
 from wafergpt.tasks.ngram_scores import mean_of_each
 from wafergpt.tasks.tables import SplitRows
 from wafergpt.tasks.tag_settings import TagSettings
-from wafergpt.tasks.tag_words import entities_found, placed_words, require_words, sentences_of
+from wafergpt.tasks.tag_words import (
+    entities_found,
+    placed_words,
+    require_words,
+    sentences_of,
+    word_rows,
+)
 from wafergpt.tasks.word_task import WordTask
 
 if TYPE_CHECKING:
@@ -176,12 +181,9 @@ class Tag(WordTask[Sentences]):
     def stream_inputs(
         self, path: Path, column: str | None, file_format: InputFormat | None
     ) -> Iterator[InputRow]:
-        """Read texts, or the words of a CoNLL file."""
-        if not (file_format == "conll" or (file_format is None and is_tagged(path))):
-            yield from super().stream_inputs(path, column, file_format)
-            return
-        for line, words in stream_words(path, column or self.settings.tokens):
-            yield InputRow(line, {"tokens": list(words)}, words, joined(words)[0])
+        """Read texts, lists of words, or the words of a CoNLL file."""
+        rows = word_rows(path, column, file_format, self.settings.tokens, self.input_column)
+        return super().stream_inputs(path, column, file_format) if rows is None else rows
 
     def evaluated(
         self, table: Sentences, tokenizer: Tokenizer, name: str = "validation"

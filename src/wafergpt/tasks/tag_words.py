@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
 from wafergpt.data.labelled_rows import described
 from wafergpt.data.tag_schemes import Entity
+from wafergpt.data.tagged_files import has_word_lists, is_tagged, word_lists
+from wafergpt.data.tagged_rows import stream_words
 from wafergpt.data.word_splitting import Units, Word, joined, sentences, words_of
 from wafergpt.errors import InputError
+from wafergpt.tasks.samples import InputFormat, InputRow
 
 
 def require_words(value: Sequence[object]) -> tuple[str, ...]:
@@ -71,3 +75,29 @@ def entities_found(
             "end": stop,
             "score": float(sure[first:end].min()),
         }
+
+
+def word_rows(
+    path: Path, column: str | None, file_format: InputFormat | None, tokens: str | None, text: str
+) -> Iterator[InputRow] | None:
+    """Return the rows of a file whose sentences are divided into words, None if they are texts.
+
+    Args:
+        path: the file.
+        column: that is asked for.
+        file_format: that is asked for.
+        tokens: the column of words if none is asked for.
+        text: that of texts, which are read where both are there.
+
+    Returns:
+        The rows as they are read, or None.
+    """
+    name = column or tokens
+    read: Iterable[tuple[int, Mapping[str, Any], tuple[str, ...]]]
+    if file_format == "conll" or (file_format is None and is_tagged(path)):
+        read = ((line, {"tokens": [*words]}, words) for line, words in stream_words(path, name))
+    elif has_word_lists(path, name or "tokens", file_format, text, asked=column is not None):
+        read = word_lists(path, name or "tokens", file_format)
+    else:
+        return None
+    return (InputRow(line, row, words, joined(words)[0]) for line, row, words in read)
