@@ -10,7 +10,8 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from wafergpt.cli import doctor, emit, plan, predict, runs
+from wafergpt.cli import doctor, emit, plan, runs
+from wafergpt.cli.answers import answers_table
 from wafergpt.cli.tables import Cell, Column, bar, fitted, plain, show, table
 
 WIDTHS = [40, 60, 80, 120]
@@ -93,7 +94,7 @@ def test_predictions(width: int) -> None:
         {"label": "a-label-that-is-much-longer-than-others", "score": 0.4, "scores": {}},
         None,
     ]
-    rows = shown(lambda cells: [predict._table(texts, outputs, cells)], width)
+    rows = shown(lambda cells: [answers_table(texts, outputs, cells)], width)
     assert len(rows) >= 6
     assert "What a film" in rows[2]
     assert "…" in rows[2]
@@ -108,12 +109,12 @@ def test_predictions(width: int) -> None:
 def test_labels_differ_on_any_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     outputs: list[Any] = [{"label": label, "score": 0.9} for label in ("好", "坏")]
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="latin-1"))
-    rows = shown(lambda cells: [predict._table(["a", "b"], outputs, cells)], 60)
+    rows = shown(lambda cells: [answers_table(["a", "b"], outputs, cells)], 60)
     assert [row.split()[1] for row in rows[2:]] == [r"\u597d", r"\u574f"]
 
 
 def test_a_regression_shows_its_value() -> None:
-    rows = shown(lambda cells: [predict._table(["a", "b"], [{"value": -0.25}, None], cells)], 60)
+    rows = shown(lambda cells: [answers_table(["a", "b"], [{"value": -0.25}, None], cells)], 60)
     assert rows[2].split() == ["a", "-0.25"]
     assert rows[3].split() == ["b"]
 

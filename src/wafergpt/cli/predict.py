@@ -5,31 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import click
 
 from wafergpt.cli import HomePath, device_option, emit, json_line, json_option
 from wafergpt.cli.recipe import runs_option
-from wafergpt.cli.streams import shows
 from wafergpt.data.table_writing import table_kind
 from wafergpt.errors import InputError
 from wafergpt.files import from_home, is_file
 from wafergpt.progress import say, working
-
-BLANK = "(blank)"
-"""Shown in place of a text that has no letters."""
-
-NO_ANSWER = "–"
-"""Shown in place of an answer that would be too uncertain."""
-
-WRITTEN = ("translation", "reply", "answer")
-"""Keys of answers that are texts."""
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from wafergpt.cli.tables import Cell
 
 
 @click.command(
@@ -102,6 +87,7 @@ def command(
     with working("loading torch"):
         from wafergpt.inference.predictor import Predictor
 
+    from wafergpt.cli.answers import answers_table
     from wafergpt.data.labelled_rows import read_lines
     from wafergpt.tasks.base import task_of
 
@@ -128,7 +114,7 @@ def command(
     if unsure := sum("abstained" in one for one in outputs if one):
         say(f"{unsure:,} of {len(outputs):,} texts have no answer, which would be too uncertain")
     lines = "\n".join(map(json_line, outputs))
-    emit({"outputs": outputs}, as_json, lines, lambda width: [_table(texts, outputs, width)])
+    emit({"outputs": outputs}, as_json, lines, lambda width: [answers_table(texts, outputs, width)])
 
 
 def _said(result: dict[str, Any]) -> str:
@@ -137,92 +123,3 @@ def _said(result: dict[str, Any]) -> str:
     rate = (result["rows"] - result["before"]) / max(result["seconds"], 1e-9)
     rows = f"{result['rows']:,} row{'s' * (result['rows'] != 1)}"
     return f"{result['out']}: {rows}{blank}, {rate:,.{0 if rate >= 10 else 1}f} rows/s"
-
-
-def _table(texts: Sequence[str], outputs: Sequence[dict[str, Any] | None], width: int) -> Table:
-    """Return texts beside labels and probabilities, values, entities, or what is written."""
-    from wafergpt.cli.tables import Column, bar, table
-
-    text = Column("text", min_width=16)
-    if any(output and "entities" in output for output in outputs):
-        return table(
-            [text, Column("entities", min_width=16, folds=True)],
-            [
-                (t, _entities(o["entities"])) if o else (t.strip() or BLANK, "")
-                for t, o in zip(texts, outputs, strict=True)
-            ],
-            width,
-        )
-    if any(output and "embedding" in output for output in outputs):
-        # A vector is for programs: people see how it begins.
-        vectors = [_vector(o["embedding"]) if o else "" for o in outputs]
-        return table([text, Column("embedding")], zip(texts, vectors, strict=True), width)
-    if any(output and "rank" in output for output in outputs):
-        ranked = [
-            (t, str(o["rank"]), f"{o['score']:.4g}") if o else (t.strip() or BLANK, "", "")
-            for t, o in zip(texts, outputs, strict=True)
-        ]
-        columns = [text, Column("rank", right=True), Column("score", right=True, rank=1)]
-        return table(columns, ranked, width)
-    if any(output and "labels" in output for output in outputs):
-        return table(
-            [text, Column("labels", min_width=16, folds=True)],
-            [
-                (t, _several(o)) if o else (t.strip() or BLANK, "")
-                for t, o in zip(texts, outputs, strict=True)
-            ],
-            width,
-        )
-    written = next((key for o in outputs for key in WRITTEN if o and key in o), "")
-    if written:
-        beside = Column(written, min_width=16, folds=True)
-        shown = [(t.strip() or BLANK, o[written] if o else "")
-                 for t, o in zip(texts, outputs, strict=True)]  # fmt: skip
-        return table([Column("text", min_width=16, folds=True), beside], shown, width)
-    if any(output and "label" not in output for output in outputs):
-        rows = [
-            (t, f"{o['value']:.4g}") if o else (t.strip() or BLANK, "")
-            for t, o in zip(texts, outputs, strict=True)
-        ]
-        return table([text, Column("value", right=True)], rows, width)
-    columns = [text, Column("label", min_width=12), Column("probability", right=True, rank=1)]
-    return table(
-        [*columns, Column("", rank=2)],
-        [
-            (
-                t,
-                NO_ANSWER if o["label"] is None else _label(o["label"]),
-                f"{o['score']:.1%}",
-                bar(o["score"]),
-            )
-            if o
-            else (t.strip() or BLANK, "", "", "")
-            for t, o in zip(texts, outputs, strict=True)
-        ],
-        width,
-    )
-
-
-def _vector(numbers: Sequence[float]) -> str:
-    """Return the first numbers of a vector, and how many there are."""
-    shown = " ".join(f"{number:.3f}" for number in numbers[:3])
-    return f"{shown} … ({len(numbers):,} numbers)"
-
-
-def _entities(found: Sequence[dict[str, Any]]) -> Cell:
-    """Return entities in one line, each with its label."""
-    from wafergpt.cli.tables import Cell
-
-    shown = ", ".join(f"{_label(one['text'])} ({_label(one['label'])})" for one in found)
-    return Cell(shown or "–", "green" if found else "")
-
-
-def _several(output: dict[str, Any]) -> str:
-    """Return labels in one line, each with its probability."""
-    found = ((name, output["scores"][name]) for name in output["labels"])
-    return ", ".join(f"{_label(name)} ({score:.1%})" for name, score in found) or "–"
-
-
-def _label(name: str) -> str:
-    """Return a label that stays distinct even if its letters cannot be shown."""
-    return name if shows(name) else ascii(name)[1:-1]

@@ -30,75 +30,26 @@ LEAST_SHARES = 0.01
 def curves(chapter: Chapter) -> list[Chart]:
     """Return the charts of the metrics that the run has, the losses first."""
     axes = _axes(chapter.rows)
-    charts = [
-        _losses(chapter, axes),
-        _line(chapter, axes, ["val_bits_per_byte"], "Bits per byte", _fell, ".3f"),
-        _line(
-            chapter,
-            axes,
-            ["val_accuracy", "val_macro_f1"],
-            "Validation accuracy",
-            lambda found: f"Best accuracy {values.percent(max(found))}.",
-            ".1%",
-        ),
-        _line(
-            chapter,
-            axes,
-            ["val_f1", "val_word_accuracy"],
-            "Validation F1",
-            lambda found: f"Best F1 {values.percent(max(found))}.",
-            ".1%",
-        ),
-        _line(
-            chapter,
-            axes,
-            ["val_recall_at_5", "val_mrr"],
-            "Validation recall",
-            lambda found: f"Best recall among the first five {values.percent(max(found))}.",
-            ".1%",
-        ),
-        _line(
-            chapter,
-            axes,
-            ["val_ndcg_at_10", "val_mrr"],
-            "Validation NDCG",
-            lambda found: f"Best NDCG@10 {max(found):.3f}.",
-            ".3g",
-        ),
-        _line(
-            chapter,
-            axes,
-            ["lr"],
-            "Learning rate",
-            lambda found: f"Peak {max(found):.3g}, {chapter.recipe.schedule.name} schedule.",
-            ".3g",
-        ),
-        _line(chapter, axes, ["grad_norm"], "Gradient norm", _clipped(chapter), ".3g"),
-        _line(
-            chapter,
-            axes,
-            ["tokens_per_second"],
-            "Throughput",
-            lambda found: f"Median {values.count(_median(found))} tokens per second.",
-            ".3s",
-        ),
-        _line(
-            chapter,
-            axes,
-            ["mfu"],
-            "Model FLOPs utilisation",
-            lambda found: f"Median {values.percent(_median(found))} of the measured peak.",
-            ".1%",
-        ),
-        _line(
-            chapter,
-            axes,
-            ["memory_bytes"],
-            "Memory",
-            lambda found: f"Peak {values.size(max(found))}.",
-            ".3s",
-        ),
-    ]
+    lines: list[tuple[list[str], str, Callable[[list[float]], str], str]] = [
+        (["val_bits_per_byte"], "Bits per byte", _fell, ".3f"),
+        (["val_accuracy", "val_macro_f1"], "Validation accuracy",
+         lambda found: f"Best accuracy {values.percent(max(found))}.", ".1%"),
+        (["val_f1", "val_word_accuracy"], "Validation F1",
+         lambda found: f"Best F1 {values.percent(max(found))}.", ".1%"),
+        (["val_recall_at_5", "val_mrr"], "Validation recall",
+         lambda found: f"Best recall among the first five {values.percent(max(found))}.", ".1%"),
+        (["val_ndcg_at_10", "val_mrr"], "Validation NDCG",
+         lambda found: f"Best NDCG@10 {max(found):.3f}.", ".3g"),
+        (["lr"], "Learning rate",
+         lambda found: f"Peak {max(found):.3g}, {chapter.recipe.schedule.name} schedule.", ".3g"),
+        (["grad_norm"], "Gradient norm", _clipped(chapter), ".3g"),
+        (["tokens_per_second"], "Throughput",
+         lambda found: f"Median {values.count(_median(found))} tokens per second.", ".3s"),
+        (["mfu"], "Model FLOPs utilisation",
+         lambda found: f"Median {values.percent(_median(found))} of the measured peak.", ".1%"),
+        (["memory_bytes"], "Memory", lambda found: f"Peak {values.size(max(found))}.", ".3s"),
+    ]  # fmt: skip
+    charts = [_losses(chapter, axes), *(_line(chapter, axes, *line) for line in lines)]
     return [chart for chart in charts if chart]
 
 
