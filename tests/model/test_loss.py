@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from wafergpt.model import loss as losses
 from wafergpt.model.loss import (
@@ -40,6 +41,17 @@ def test_chunked_loss_and_gradients_equal_torch(
     assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-5)
     for ours_, theirs_ in zip(gradients, expected, strict=True):
         assert torch.allclose(ours_, theirs_, rtol=1e-4, atol=1e-5)
+
+
+def test_an_evaluation_pays_for_no_gradient() -> None:
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(2, 9, 8, generator=generator)
+    weight = torch.randn(31, 8, generator=generator, requires_grad=True)
+    targets = torch.randint(0, 31, (2, 9), generator=generator)
+    learned = next_token_loss(hidden, weight, targets)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        assert torch.equal(next_token_loss(hidden, weight, targets), learned)
+    assert counter.get_total_flops() == 2 * 18 * 31 * 8
 
 
 @given(

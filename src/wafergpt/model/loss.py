@@ -106,6 +106,9 @@ def _summed(
     shift: Tensor | None,
     soft: SoftTargets | None = None,
 ) -> Tensor:
+    if not torch.is_grad_enabled():
+        # In an evaluation a weight still says that it wants a gradient: two thirds of the work.
+        hidden, weight = hidden.detach(), weight.detach()
     loss: Tensor = _ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
         hidden.flatten(0, -2), weight, targets.flatten(), shift, soft
     )

@@ -260,8 +260,9 @@ class GenerativeTask(LabelledTask[Table]):
         from wafergpt.model.loss import next_token_loss
 
         hidden = network.scaled(network(batch["tokens"]))
+        # Of a prompt the head reads nothing.
         losses = [
-            next_token_loss(one, network.head, own)
+            next_token_loss(one[own >= 0], network.head, own[own >= 0])
             for one, own in zip(hidden, batch["targets"], strict=True)
         ]
         return torch.stack(losses).double()
