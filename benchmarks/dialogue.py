@@ -22,7 +22,7 @@ import random
 import re
 import time
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from benchmarks.cells import Cell, Cells, parser
@@ -45,6 +45,7 @@ def dialogues(part: str) -> list[Turns]:
         return [[(role, text) for role, text in json.loads(line)["turns"]] for line in file]
 
 
+@cache
 def asked() -> list[tuple[Turns, str]]:
     """Return messages of test dialogues, each with the reply that followed."""
     draw = random.Random(0)

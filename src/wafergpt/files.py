@@ -32,6 +32,11 @@ def short(value: object) -> str:
     return form.repr(value)
 
 
+def many(count: int, what: str) -> str:
+    """Return a number and what it counts, in the plural if it is not 1."""
+    return f"{count:,} {what}{'s' * (count != 1)}"
+
+
 def is_file(path: Path) -> bool:
     """Return whether there is a regular file; False for a name that no file can have."""
     try:

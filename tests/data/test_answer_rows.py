@@ -90,6 +90,14 @@ def test_every_form_of_a_row_is_read(tmp_path: Path) -> None:
     assert [one.question for one in asked] == ["Who?", "", "Why?"]
 
 
+def test_a_lone_surrogate_in_squads_json_is_placed(tmp_path: Path) -> None:
+    whole = squad([{"text": "東京", "answer_start": 25}])
+    whole["data"][0]["paragraphs"][0]["qas"][1]["question"] = "\ud800"
+    (tmp_path / "train.json").write_text(json.dumps(whole, indent=1))
+    with pytest.raises(InputError, match=r"train.json: a lone surrogate.* after question 2"):
+        read_questions(tmp_path / "train.json", Columns())
+
+
 def test_the_nearest_place_is_taken_and_said(tmp_path: Path) -> None:
     found = read(tmp_path / "a.jsonl", [row("1998", answer_start=40), row("1998", "When?")])
     assert [spans[0].start for spans in found.answers] == [CONTEXT.rindex("1998"), 10]

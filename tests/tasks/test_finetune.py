@@ -395,12 +395,15 @@ def test_a_tokenizer_of_another_script_is_told(
     home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = [
-        # Far longer than the context, so that most of a text is cut.
-        (f"好电影{n}" * 40 if n % 2 else f"烂电影{n}" * 40, "good" if n % 2 else "bad")
-        for n in range(60)
+        (f"好电影{n}" if n % 2 else f"烂电影{n}", "good" if n % 2 else "bad") for n in range(60)
     ]
-    overrides = [*SMALL, f"task.train={write(home / 'zh.jsonl', rows)}", "name=zh"]
-    finetune("pre", None, [*overrides, "train.steps=1"], root=home)
+    overrides = [*SMALL, f"task.train={write(home / 'zh.jsonl', rows)}"]
+    finetune("pre", None, [*overrides, "name=zh", "train.steps=1"], root=home)
+    assert "tokens for a character of these texts" in capsys.readouterr().err
+    # Far longer than the context, so that most of a text is cut.
+    long = write(home / "zh-long.jsonl", [(text * 40, label) for text, label in rows])
+    asked = [*SMALL, f"task.train={long}", "train.steps=1", "name=zh-long"]
+    finetune("pre", None, asked, root=home)
     assert "tokens for a character of these texts" in capsys.readouterr().err
     finetune("pre", None, settings(home, "name=en", "train.epochs=1"), root=home)
     finetune("scratch", None, [*overrides, "train.steps=1", "name=own"], root=home)

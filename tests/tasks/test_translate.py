@@ -127,6 +127,24 @@ def test_rows_beyond_the_context_are_said(home: Path, capfd: pytest.CaptureFixtu
     assert "1 of 601 rows are longer than 48 tokens and are cut" in said
 
 
+@pytest.mark.usefixtures("trained")
+def test_a_tokenizer_of_another_script_is_told(
+    home: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = home / "zh.jsonl"
+    rows = [{"source": f"好电影{n}", "target": "烂电影好电影"} for n in range(40)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    chinese = [f"task.train={path}", f"task.validation={path}"]
+    asked = ["task.name=translate", "train.steps=1", "system.threads=1"]
+    finetune("words", None, [*asked, *chinese, "name=zh"], root=home / "runs")
+    assert "tokens for a character of these texts" in capfd.readouterr().err
+    finetune("words", None, [*asked, f"task.train={home / 'train.jsonl'}", "name=more"],
+             root=home / "runs")  # fmt: skip
+    own = settings(home, *chinese, "train.steps=1", "model.vocab_size=280", "name=own")
+    finetune("scratch", None, own, root=home / "runs")
+    assert "tokens for a character" not in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [

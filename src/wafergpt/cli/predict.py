@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -13,8 +13,11 @@ from wafergpt.cli import HomePath, device_option, emit, json_line, json_option
 from wafergpt.cli.recipe import runs_option
 from wafergpt.data.table_writing import table_kind
 from wafergpt.errors import InputError
-from wafergpt.files import from_home, is_file
+from wafergpt.files import from_home, is_file, many
 from wafergpt.progress import say, working
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 
 @click.command(
@@ -87,7 +90,6 @@ def command(
     with working("loading torch"):
         from wafergpt.inference.predictor import Predictor
 
-    from wafergpt.cli.answers import answers_table
     from wafergpt.data.labelled_rows import read_lines
     from wafergpt.tasks.base import task_of
 
@@ -114,12 +116,20 @@ def command(
     if unsure := sum("abstained" in one for one in outputs if one):
         say(f"{unsure:,} of {len(outputs):,} texts have no answer, which would be too uncertain")
     lines = "\n".join(map(json_line, outputs))
-    emit({"outputs": outputs}, as_json, lines, lambda width: [answers_table(texts, outputs, width)])
+    emit({"outputs": outputs}, as_json, lines, lambda width: [_screen(texts, outputs, width)])
 
 
 def _said(result: dict[str, Any]) -> str:
     """Return what was written, and how fast."""
     blank = f" ({result['blank']:,} blank)" if result["blank"] else ""
     rate = (result["rows"] - result["before"]) / max(result["seconds"], 1e-9)
-    rows = f"{result['rows']:,} row{'s' * (result['rows'] != 1)}"
+    rows = many(result["rows"], "row")
     return f"{result['out']}: {rows}{blank}, {rate:,.{0 if rate >= 10 else 1}f} rows/s"
+
+
+def _screen(
+    texts: Sequence[str], outputs: Sequence[dict[str, Any] | None], width: int
+) -> RenderableType:
+    from wafergpt.cli.answers import answers_table
+
+    return answers_table(texts, outputs, width)

@@ -46,16 +46,6 @@ class EncodedQuestions:
         """Those of all windows."""
         return sum(len(window.tokens) for window in self.windows)
 
-    @property
-    def characters(self) -> int:
-        """Those of all windows."""
-        total = 0
-        for window, row in zip(self.windows, self.rows, strict=True):
-            places = self.places[row][window.first :][: len(window.ends)]
-            total += sum(len(self.vocabulary[word]) for word in self.asked[row])
-            total += int(places[-1, 1] - places[0, 0])
-        return total
-
     def targets(self, answers: Sequence[Sequence[Span]]) -> NDArray[np.int64]:
         """Return the first and the last word ``[windows, 2]`` of each question's first answer.
 

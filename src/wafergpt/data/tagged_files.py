@@ -22,7 +22,7 @@ from wafergpt.data.labelled_rows import held
 from wafergpt.data.opening import lines
 from wafergpt.data.tag_schemes import parsed
 from wafergpt.errors import InputError
-from wafergpt.files import short
+from wafergpt.files import many, short
 
 CONLL = (".conll", ".bio", ".iob", ".iob2", ".bioes", ".bmes", ".ner")
 """Endings of files of words, a line each."""
@@ -43,11 +43,6 @@ class Line(NamedTuple):
 def is_tagged(path: Path) -> bool:
     """Return whether a file's name says that its lines are words."""
     return suffix(path) in CONLL
-
-
-def many(count: int, what: str) -> str:
-    """Return a number and what it counts, in the plural if it is not 1."""
-    return f"{count:,} {what}{'s' * (count != 1)}"
 
 
 def written_sentences(
@@ -173,16 +168,13 @@ def _json_sentences(
     path: Path, tokens: str | None, tags: str | None, tagged: bool, tag_names: Sequence[str]
 ) -> Iterator[list[Line]]:
     found: FileFormat = "parquet" if kind(path) == "parquet" else "jsonl"
-    for number, row in rows(path, file_format=found, names=(tokens or "tokens",)):
+    for number, row, words in word_lists(path, tokens or "tokens", found, "task.tokens=NAME"):
         others = "ner_tags" if "ner_tags" in row and "tags" not in row else "tags"
-        names = (tokens or "tokens", tags or others)
-        words = _strings(
-            column(row, names[0], path, number, "task.tokens=NAME"), *names[:1], path, number
-        )
-        letters = [""] * len(words)
+        letters: Sequence[str] = [""] * len(words)
         if tagged:
-            tagged_as = column(row, names[1], path, number, "task.tags=NAME")
-            letters = _strings(_named(tagged_as, tag_names, path, number), names[1], path, number)
+            name = tags or others
+            tagged_as = column(row, name, path, number, "task.tags=NAME")
+            letters = _strings(_named(tagged_as, tag_names, path, number), name, path, number)
             if len(words) != len(letters):
                 raise InputError(
                     f"{path}, line {number}: {many(len(words), 'word')}, but "
@@ -193,7 +185,7 @@ def _json_sentences(
 
 
 def has_word_lists(
-    path: Path, name: str, file_format: FileFormat | None, text: str, asked: bool
+    path: Path, name: str, file_format: FileFormat | None, unless: str | None
 ) -> bool:
     """Return whether the rows of a file have lists of words to read.
 
@@ -201,25 +193,30 @@ def has_word_lists(
         path: the file.
         name: their column.
         file_format: of the file; None detects it.
-        text: the column that is read instead where it is there,
-        asked: unless the words' was asked for.
+        unless: a column that is read instead where it is there.
     """
     if require_kind(path, file_format, (name,)) not in ("jsonl", "parquet"):
         return False
     first = next((row for _, row in rows(path, file_format=file_format)), {})
-    return isinstance(first.get(name), list) and (asked or text not in first)
+    return isinstance(first.get(name), list) and unless not in first
 
 
 def word_lists(
-    path: Path, name: str, file_format: FileFormat | None = None
+    path: Path, name: str, file_format: FileFormat | None, option: str
 ) -> Iterator[tuple[int, dict[str, Any], tuple[str, ...]]]:
-    """Yield the line, all columns and the words of each row; see ``has_word_lists``.
+    """Yield the line, all columns and the words of each row of a file.
+
+    Args:
+        path: the file.
+        name: the column of the words.
+        file_format: of the file; None detects it.
+        option: by which a user names another column.
 
     Raises:
         InputError: if a row has no list of words.
     """
     for number, row in rows(path, file_format=file_format, names=(name,)):
-        value = column(row, name, path, number, "--column COLUMN")
+        value = column(row, name, path, number, option)
         yield number, row, tuple(_strings(value, name, path, number))
 
 

@@ -24,10 +24,10 @@ from wafergpt.data.tag_schemes import (
     scheme_of,
     written,
 )
-from wafergpt.data.tagged_files import Line, many, written_sentences
+from wafergpt.data.tagged_files import Line, written_sentences
 from wafergpt.data.word_splitting import joined
 from wafergpt.errors import InputError
-from wafergpt.files import short
+from wafergpt.files import many, short
 from wafergpt.progress import say
 
 _BETWEEN = Tag(OUTSIDE, "")

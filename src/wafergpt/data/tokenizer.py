@@ -361,7 +361,7 @@ def _reading() -> Iterator[None]:
         raise InputError(f"the tokenizer cannot read a text: {reason}") from None
 
 
-OF_ANOTHER_SCRIPT = 1.5
+OF_ANOTHER_SCRIPT = 1.25
 """Tokens of a character: one whose every character has a token takes one, and three for those that
 are rare; one without any takes two or three for each."""
 

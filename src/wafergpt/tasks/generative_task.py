@@ -246,9 +246,9 @@ class GenerativeTask(LabelledTask[Table]):
 
         assert isinstance(network, GPT)
         terms = (batch["targets"] >= 0).sum(1)
-        found = {"loss": terms.double(), "terms": terms}
-        if terms.any():
-            found["loss"] = self._row_losses(network, batch)
+        # Prompts whose answers are not known have none.
+        losses = self._row_losses(network, batch) if terms.any() else terms.new_zeros(terms.shape)
+        found = {"loss": losses.double(), "terms": terms}
         if "prompts" in batch:
             found["written"] = self._written(network, batch["tokens"], batch["prompts"])
         return found
@@ -265,7 +265,7 @@ class GenerativeTask(LabelledTask[Table]):
             next_token_loss(one[own >= 0], network.head, own[own >= 0])
             for one, own in zip(hidden, batch["targets"], strict=True)
         ]
-        return torch.stack(losses).double()
+        return torch.stack(losses)
 
     def _written(self, gpt: GPT, tokens: Tensor, prompts: Tensor) -> Tensor:
         """Continue the first ``prompts`` tokens of each row; those of 0 are not."""

@@ -92,12 +92,12 @@ def word_rows(
     Returns:
         The rows as they are read, or None.
     """
-    name = column or tokens
+    name, unless = column or tokens, None if column else text
     read: Iterable[tuple[int, Mapping[str, Any], tuple[str, ...]]]
     if file_format == "conll" or (file_format is None and is_tagged(path)):
         read = ((line, {"tokens": [*words]}, words) for line, words in stream_words(path, name))
-    elif has_word_lists(path, name or "tokens", file_format, text, asked=column is not None):
-        read = word_lists(path, name or "tokens", file_format)
+    elif has_word_lists(path, name or "tokens", file_format, unless):
+        read = word_lists(path, name or "tokens", file_format, "--column COLUMN")
     else:
         return None
     return (InputRow(line, row, words, joined(words)[0]) for line, row, words in read)
