@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from wafergpt.data.ngram_ratios import log_count_ratios
+from wafergpt.data.ngram_ratios import log_count_ratios, shared_ngrams
 from wafergpt.data.text_ngrams import text_ngrams
 
 ROWS = 2**31 - 1
@@ -54,19 +54,50 @@ def test_a_runs_table_is_read_by_later_versions() -> None:
     assert text_ngrams("Good film", "words", 1 << 16).tolist() == [10117, 22154, 39321]
 
 
-def test_ratios_are_those_of_naive_bayes() -> None:
-    """As NB-SVM's: log of shares with counts plus one, by hand."""
-    texts = ["good good film", "good plot", "bad film"]
-    rows = [text_ngrams(text, "words", 1000) for text in texts]
-    targets = np.array([1, 1, 0])
-    found = log_count_ratios(rows, targets, 2, 1000)
-    counts = np.ones((2, 1000))
-    for own, label in zip(rows, targets, strict=True):
-        for row in own:
-            counts[label, row] += 1
-    shares = counts / counts.sum(1, keepdims=True)
-    good = text_ngrams("good", "words", 1000)[0]
-    assert found[good, 1] == pytest.approx(np.log(shares[1, good] / shares[0, good]), rel=1e-6)
-    assert found[good, 0] == pytest.approx(-found[good, 1])
-    unseen = np.setdiff1d(np.arange(1000), np.concatenate(rows))
-    assert not found[unseen].any()
+@given(
+    st.lists(
+        st.tuples(st.sets(st.integers(1, 6), min_size=1), st.sets(st.integers(0, 2))), min_size=1
+    )
+)
+@example([({1, 2}, {0}), ({1}, {0}), ({1, 3}, {1})])
+def test_ratios_are_those_that_a_text_finds_in_the_others(
+    texts: list[tuple[set[int], set[int]]],
+) -> None:
+    """As NB-SVM's, by hand: log of shares with counts plus one half, this text left out."""
+    rows = [np.array(sorted(read), dtype=np.int32) for read, _ in texts]
+    targets = np.array([[label in labels for label in range(3)] for _, labels in texts], dtype=int)
+    readers = {row: [labels for read, labels in texts if row in read] for row in range(1, 7)}
+    shared = [row for row in readers if len(readers[row]) > 1]
+    assert shared_ngrams(rows).tolist() == shared
+    found = log_count_ratios(rows, targets, 3, np.array(shared, dtype=np.int32))
+    assert found.shape == (len(shared), 3)
+    for place, label in np.ndindex(*found.shape):
+        has = [label in labels for labels in readers[shared[place]]]
+        ratios = []
+        for left_out in has:
+            own = sum(has) - left_out
+            ratios.append(np.log((own + 0.5) / (len(has) - 1 - own + 0.5)))
+        every = sum(len(readers[row]) for row in shared)
+        of_label = sum(label in labels for row in shared for labels in readers[row])
+        unseen = len(shared) / 2
+        shares = np.log((of_label + unseen) / (every - of_label + unseen))
+        assert found[place, label] == pytest.approx(np.mean(ratios) - shares, abs=1e-5)
+
+
+def test_ratios_of_one_class_each_are_those_of_labels() -> None:
+    rows = [text_ngrams(text, "words", 1000) for text in ("good film", "good plot", "bad film")]
+    targets, of = np.array([2, 2, 0]), shared_ngrams(rows)
+    found = log_count_ratios(rows, targets, 3, of)
+    assert (found == log_count_ratios(rows, np.eye(3, dtype=int)[targets], 3, of)).all()
+    good, film = (
+        np.searchsorted(of, text_ngrams(word, "words", 1000)[0]) for word in ("good", "film")
+    )
+    assert found[good, 2] > 0 > found[good, 0]
+    assert found[film, 2] < found[good, 2]
+
+
+def test_an_n_gram_of_one_text_has_no_ratio() -> None:
+    rows = [np.array(text, dtype=np.int32) for text in ([1, 2], [2, 3], [2])]
+    found = log_count_ratios(rows, np.array([0, 0, 1]), 2, np.arange(1, 5, dtype=np.int32))
+    assert found[:, 0].nonzero()[0].tolist() == [1]
+    assert not log_count_ratios([], np.zeros(0, dtype=np.int64), 2, shared_ngrams([])).size

@@ -76,9 +76,11 @@ def test_long_texts_are_scored_by_words() -> None:
 def test_ratios_need_rows_of_each_class_and_long_texts_more_rows() -> None:
     for rows, classes, ratios in ((99, 2, False), (100, 2, True), (2000, 77, False)):
         assert getattr(of(rows, classes=classes).task, "ngram_ratios", None) == ratios
-    for labels, table in ((2, 20), (4, 20), (5, 19), (150, 14), (None, 20)):
+    for rows, labels, table in (
+        (50, 2, 20), (50, 4, 20), (50, 5, 19), (50, 150, 14), (50, None, 20), (500, 2, 26),
+    ):  # fmt: skip
         name = [] if labels else ["task.name=regress"]
-        recipe = of(50, *name, text="long " * 100, classes=labels)
+        recipe = of(rows, *name, text="long " * 100, classes=labels)
         assert getattr(recipe.task, "ngram_rows", 0) == 1 << table
     assert getattr(of(500, "task.ngrams=none").task, "ngram_ratios", None) is False
 

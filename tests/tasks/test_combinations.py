@@ -130,18 +130,18 @@ def test_labels_of_a_text_go_on(home: Path) -> None:
         assert after is not None
         known = {label: after["scores"][label] for label in LABELS}
         assert known == pytest.approx(before["scores"], abs=1e-6)
-    start = store.weights(begun)
-    old, ratios = (
-        weights["head_ngrams.ratios"] for weights in (store.weights(Run(home / "multi")), start)
-    )
+    old, start = (dict(store.weights(each)) for each in (Run(home / "multi"), begun))
+    learned, new = (weights["head_ngrams.kept.rows"] for weights in (old, start))
+    here = torch.isin(new, learned)
+    assert {*learned.tolist()} < {*new.tolist()}
+    assert torch.equal(start["head_ngrams.ratios"][1:][here], old["head_ngrams.ratios"][1:])
     # N-grams that new rows alone have are as uneven as the labels of these rows use them.
     task = task_of(run.recipe)
     train_batches = task.prepare(Predictor.load(run).tokenizer)[1].train
     assert isinstance(train_batches, LabelledBatches)
-    uneven = np.abs(train_batches.ngram_ratios(512, 4)[:, 3])
-    new = (old == 0).numpy()
-    assert (uneven[new] > 0).any()
-    assert ratios.numpy()[new] == pytest.approx(uneven[new])
+    uneven = np.abs(train_batches.ngram_ratios(new.numpy(), 4)[:, 3])[~here]
+    assert (uneven > 0).any()
+    assert start["head_ngrams.ratios"].numpy()[1:][~here] == pytest.approx(uneven)
     write(train, [{**row, "label": [x.upper() for x in row["label"]]} for row in rows_of("multi")])
     with pytest.raises(InputError, match=r"differ only in spelling: 'bad' .* 'BAD'"):
         finetune("multi", None, [*asked, "name=capitals"], root=home)

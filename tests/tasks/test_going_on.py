@@ -16,9 +16,12 @@ from wafergpt.checkpoint import store
 from wafergpt.engines.outputs import evaluate
 from wafergpt.errors import InputError
 from wafergpt.inference.predictor import Predictor
+from wafergpt.model.heads import NgramScores
 from wafergpt.runs.run import Run
-from wafergpt.tasks.base import Outputs
+from wafergpt.tasks.base import Outputs, task_of
 from wafergpt.tasks.carried import placed
+from wafergpt.tasks.classify import Classify
+from wafergpt.tasks.classify_weights import rows_to_keep, with_new_labels
 from wafergpt.tasks.tag import Tag
 
 SMALL = [
@@ -103,12 +106,35 @@ def test_new_ngrams_can_be_learned(home: Path) -> None:
     path = rows(home / "unseen.jsonl", {"zebra": "bad", "yak": "good"}, more="walk")
     before = store.weights(Run(home / "clf"))
     _, start = on(home, "clf", "unseen", f"task.train={path.name}", "task.held_out=0")
-    ratios = start.network.get_buffer("head_ngrams.ratios")
-    old = before["head_ngrams.ratios"]
-    assert torch.equal(ratios[old > 0], old[old > 0])
-    assert (ratios[old == 0] > 0).sum() > 10
-    weights = start.network.get_parameter("head_ngrams.weight")
-    assert torch.equal(weights, before["head_ngrams.weight"])
+    table = start.network.get_submodule("head_ngrams")
+    assert isinstance(table, NgramScores)
+    assert table.kept is not None
+    assert table.ratios is not None
+    known = before["head_ngrams.kept.rows"]
+    new = ~torch.isin(table.kept.rows, known)
+    assert new.sum() == len(new) - len(known) > 10
+    assert (table.ratios[1:][new] > 0).all()
+    assert not table.weight[1:][new].any()
+    for values, old in (("ratios", table.ratios), ("weight", table.weight)):
+        assert torch.equal(old[1:][~new], before[f"head_ngrams.{values}"][1:])
+
+
+def test_a_table_of_all_rows_goes_on(home: Path) -> None:
+    """As older versions trained them: those rows with a ratio stay."""
+    rows = {"head_ngrams.ratios": torch.tensor([0.0, 0.0, 2.0, 0.0, 1.0])}
+    rows["head_ngrams.weight"] = torch.arange(10.0).reshape(5, 2)
+    splits = task_of(Run(home / "clf").recipe).prepare(Predictor.load(Run(home / "clf")).tokenizer)
+    kept = rows_to_keep(splits[1], rows)
+    assert {2, 4} < {*kept.tolist()}
+    run = Run(home / "clf").recipe.replace(task={"known": ("bad", "good")})
+    task, before = task_of(run), task_of(Run(home / "clf").recipe)
+    assert isinstance(task, Classify)
+    assert isinstance(before, Classify)
+    moved = dict(with_new_labels(task, before, rows, {}, splits[1]))
+    places = torch.searchsorted(kept, torch.tensor([2, 4], dtype=torch.int32)) + 1
+    assert moved["head_ngrams.weight"][...][places].tolist() == [[4, 5], [8, 9]]
+    assert moved["head_ngrams.ratios"][...][places].tolist() == [2, 1]
+    assert moved["head_ngrams.weight"].shape == (len(kept) + 1, 2)
 
 
 @pytest.mark.parametrize(

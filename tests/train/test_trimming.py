@@ -53,11 +53,14 @@ def test_rows_that_no_text_reads_cost_nothing(home: Path) -> None:
     made = prune("clf", "used", rows=1.0, root=home)
     result = made.read("result")
     before, after = result["tables_before"], result["tables_after"]
-    assert before == {"tokens": 270, "2-grams": 4096, "3-grams": 4096, "n-gram scores": 4096}
-    assert all(after[name] < 0.4 * before[name] for name in ("2-grams", "3-grams", "n-gram scores"))
+    # With ratios there are none but those that two texts read.
+    shared = before.pop("n-gram scores")
+    assert before == {"tokens": 270, "2-grams": 4096, "3-grams": 4096}
+    assert after["n-gram scores"] <= shared < 100
+    assert all(after[name] < 0.4 * before[name] for name in ("2-grams", "3-grams"))
     assert result["val_loss_after"] == pytest.approx(result["val_loss_before"], rel=1e-3)
     size = sum(t.nbytes for t in dict(store.weights(made)).values())
-    assert size == result["bytes_after"] < 0.5 * result["bytes_before"]
+    assert size == result["bytes_after"] < 0.6 * result["bytes_before"]
     read = [f"it is {word} {n}" for n, word in enumerate(WORDS["good"] + WORDS["bad"])]
     # The same factors of both scores, which are fitted again.
     assert made.recipe.task is not None
@@ -144,7 +147,7 @@ def test_a_teacher_of_all_rows(home: Path) -> None:
 @pytest.mark.slow
 def test_the_smallest_has_tables_of_one_size(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retraining, "STEPS", 2)
-    made = prune("clf", "least", rows=0.5, method="magnitude", sparsity=0.4, retrain=2,
+    made = prune("clf", "least", rows=0.9, method="magnitude", sparsity=0.4, retrain=2,
                  max_loss_increase=10.0, root=home)  # fmt: skip
     assert made.name == "least-s40"
     assert made.recipe.model.ngram_kept

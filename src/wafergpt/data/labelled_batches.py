@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from wafergpt.data.batches import Batch
 from wafergpt.data.length_order import OrderedBatches, padded
-from wafergpt.data.ngram_ratios import log_count_ratios
+from wafergpt.data.ngram_ratios import log_count_ratios, shared_ngrams
 from wafergpt.data.text_columns import lengths_left
 from wafergpt.data.tokenizer import Tokenizer
 
@@ -76,6 +76,7 @@ class LabelledBatches(OrderedBatches):
             with each label; None weighs all equally.
         length: the length to pad all to; None pads each batch to its longest.
         ngrams: rows of the n-grams of each text, if the task has weights for them.
+        copies: how many changed copies of all texts follow them, in their order.
     """
 
     def __init__(
@@ -87,11 +88,12 @@ class LabelledBatches(OrderedBatches):
         class_weights: NDArray[np.float64] | None = None,
         length: int | None = None,
         ngrams: Sequence[NDArray[np.int32]] | None = None,
+        copies: int = 0,
     ) -> None:
         self._lengths = np.array([len(text) for text in texts])
         super().__init__(self._lengths, batch_size, seed)
         self.texts, self.targets = texts, targets
-        self._length, self._ngrams = length, ngrams
+        self._length, self._ngrams, self._repeats = length, ngrams, 1 + copies
         self._weights: NDArray[np.float64] | None = None
         if class_weights is not None:
             classes = targets.astype(np.int64)
@@ -125,21 +127,32 @@ class LabelledBatches(OrderedBatches):
         total = float(weights.reshape(n, -1).mean(1).sum())
         return Batch({**tensors, "weights": torch.from_numpy(weights).float()}, weight=total)
 
-    def ngram_ratios(self, rows: int, n_outputs: int) -> NDArray[np.float32]:
-        """Return how unevenly the classes use each row of the n-grams' table.
+    def shared_ngrams(self) -> NDArray[np.int32]:
+        """Return the n-grams ``[n]`` of at least two texts, ascending; copies are their text."""
+        return shared_ngrams(self._read())
+
+    def ngram_ratios(self, of: NDArray[np.int32], n_outputs: int) -> NDArray[np.float32]:
+        """Return how unevenly the classes use n-grams.
 
         Args:
-            rows: of the table.
-            n_outputs: its columns: classes, or 1 for the second of two.
+            of: ``[n]``, in ascending order.
+            n_outputs: classes, or 1 for the second of two.
 
         Returns:
-            ``[rows, n_outputs]``, see ``log_count_ratios``.
+            ``[n, n_outputs]``, see ``log_count_ratios``.
         """
-        assert self._ngrams is not None
-        targets = self.targets.astype(np.int64)
+        read = self._read()
+        targets = self.targets[: len(read)].astype(np.int64)
         classes = n_outputs if targets.ndim == 2 else max(2, n_outputs)
-        found = log_count_ratios(self._ngrams, targets, classes, rows)
-        return found[:, -n_outputs:]
+        return log_count_ratios(read, targets, classes, of)[:, -n_outputs:]
+
+    def _read(self) -> Sequence[NDArray[np.int32]]:
+        """Return the n-grams of each text with those of its copies."""
+        assert self._ngrams is not None
+        if self._repeats == 1:
+            return self._ngrams
+        n = len(self._ngrams) // self._repeats
+        return [np.unique(np.concatenate(self._ngrams[place::n])) for place in range(n)]
 
     def length(self, first_sample: int, n: int) -> int:
         """Return the length that these samples are padded to as one batch."""

@@ -7,36 +7,62 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+SMOOTHING = 0.5
+"""What is added to each count."""
+
+Ngrams = Sequence[NDArray[np.int32]]
+"""The distinct ones of each text, as numbers."""
+
+
+def shared_ngrams(ngrams: Ngrams) -> NDArray[np.int32]:
+    """Return the n-grams ``[n]`` that at least two texts have, in ascending order."""
+    found = np.sort(np.concatenate(ngrams)) if len(ngrams) else np.zeros(0, dtype=np.int32)
+    first = np.flatnonzero(np.diff(found, prepend=-1))
+    return found[first[np.diff(first, append=len(found)) > 1]]
+
 
 def log_count_ratios(
-    ngrams: Sequence[NDArray[np.int32]], targets: NDArray[np.int64], n_classes: int, rows: int
+    ngrams: Ngrams, targets: NDArray[np.int64], n_classes: int, of: NDArray[np.int32]
 ) -> NDArray[np.float32]:
-    """Return how much more often each row is read by texts of a class than by all others.
+    """Return how much more often each n-gram is in texts of a class than in all others.
 
-    The logarithms of ratios of shares, each count plus one (Wang and Manning, ACL 2012); 0 for rows
-    that no text reads.
+    The logarithms of ratios of shares (Wang and Manning, ACL 2012), each as a text that has the
+    n-gram finds it in the other texts, on average over these texts. A text counted in its own
+    ratios would look as if any n-gram that it alone has told its class.
 
     Args:
         ngrams: of each text.
-        targets: ``[n]``, its class, or ``[n, n_classes]``, 1 for each of its labels.
+        targets: ``[n_texts]``, its class, or ``[n_texts, n_classes]``, 1 for each of its labels.
         n_classes: number of classes.
-        rows: of the table.
+        of: ``[n]``, n-grams in ascending order.
 
     Returns:
-        ``[rows, n_classes]``.
+        ``[n, n_classes]``; 0 for n-grams that fewer than two texts have.
     """
-    counts = np.zeros((n_classes, rows))
-    for label in range(n_classes):
+    reads, found = _counts(ngrams, of), np.zeros((len(of), n_classes), dtype=np.float32)
+    unseen = SMOOTHING * np.count_nonzero(reads)
+    for label in range(n_classes if unseen else 0):
         has = targets == label if targets.ndim == 1 else targets[:, label] > 0
-        own = [ngrams[place] for place in np.flatnonzero(has).tolist()]
-        if own:
-            counts[label] = np.bincount(np.concatenate(own), minlength=rows)
-    total = counts.sum(0)
-    if targets.ndim == 2:
-        # A text with several labels is read once.
-        total = np.bincount(np.concatenate(ngrams), minlength=rows).astype(np.float64)
-    seen, others = total > 0, total - counts + 1
-    counts += 1
-    ratios = np.log(counts / counts.sum(1, keepdims=True))
-    ratios -= np.log(others / others.sum(1, keepdims=True))
-    return np.where(seen, ratios, 0.0).T.astype(np.float32)
+        own = _counts([ngrams[place] for place in np.flatnonzero(has).tolist()], of)
+        others, every = reads - own, own.sum()
+        # Texts of the class find one less of it, and those of others one less of them.
+        mean = own * _log_ratio(own - 1, others) + others * _log_ratio(own, others - 1)
+        shares = (every + unseen) / (reads.sum() - every + unseen)
+        found[:, label] = mean / np.maximum(reads, 1) - np.log(shares)
+    found[reads < 2] = 0
+    return found
+
+
+def _counts(ngrams: Ngrams, of: NDArray[np.int32]) -> NDArray[np.float64]:
+    """Return how many texts have each n-gram."""
+    if not ngrams or not len(of):
+        return np.zeros(len(of))
+    there = np.concatenate(ngrams)
+    places = np.minimum(np.searchsorted(of, there), len(of) - 1)
+    return np.bincount(places[of[places] == there], minlength=len(of)).astype(np.float64)
+
+
+def _log_ratio(own: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
+    own, others = np.maximum(own, 0) + SMOOTHING, np.maximum(others, 0) + SMOOTHING
+    ratio: NDArray[np.float64] = np.log(own / others)
+    return ratio

@@ -68,17 +68,17 @@ ROWS_OF_A_CLASS = 50
 n-gram; with 13 and 26 rows they did not."""
 
 WORD_ROWS, MANY_WORD_ROWS = 1 << 20, 1 << 22
-"""Rows of a table for long texts, which have many n-grams of words, of few and of many texts; as
-many numbers in all for more than four classes."""
+"""Rows of a table without ratios for long texts, which have many n-grams of words, of few and of
+many texts; as many numbers in all for more than four classes."""
 
 MANY_NGRAMS, MANY_CHARACTER_ROWS = 1 << 17, 1 << 18
-"""More different n-grams of characters than this, in SAMPLED texts at most, want so many rows; half
-of them are in few texts, and share rows without harm."""
+"""More different n-grams of characters than this, in SAMPLED texts at most, want so many rows
+without ratios; half of them are in few texts, and share rows without harm."""
 
 SAMPLED = 4000
 
 MOST_ROWS = 1 << 26
-"""So many that n-grams hardly share any."""
+"""So many that n-grams hardly share any; with ratios few of them are kept."""
 
 RARE_COUNT = ("macro_f1", "balanced_accuracy", "mcc")
 """Metrics to which rare classes count more than their probabilities say."""
@@ -108,7 +108,9 @@ def with_choices(
         values["task.ngram_ratios"] = len(texts) >= ROWS_OF_A_CLASS * classes
         if recipe.evaluate.metric in RARE_COUNT:
             values["task.thresholds"] = "one"
-    if mean >= LONG:
+    if values.get("task.ngram_ratios"):
+        values["task.ngram_rows"] = MOST_ROWS
+    elif mean >= LONG:
         most = WORD_ROWS if len(texts) < MANY else MANY_WORD_ROWS
         values["task.ngram_rows"] = 1 << (4 * most // max(4, classes or 1)).bit_length() - 1
     elif _distinct_ngrams(texts) > MANY_NGRAMS:

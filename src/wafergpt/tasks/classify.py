@@ -29,6 +29,7 @@ from wafergpt.evaluation.multi_label import LEAST
 from wafergpt.evaluation.selective import detection_metrics, selective_metrics, threshold_for
 from wafergpt.files import short
 from wafergpt.progress import say
+from wafergpt.runs.run import Run
 from wafergpt.tasks.base import Direction, EvaluationSet, Outputs, Task, is_of_task
 from wafergpt.tasks.carried import notes_on
 from wafergpt.tasks.classify_fit import confidence_of, decided_of, fitted
@@ -95,6 +96,18 @@ class Classify(TextTask):
         """Whether the recipe asks for it."""
         return self.settings.ngrams != "none" and self.settings.ngram_ratios
 
+    def prepare(self, tokenizer: Tokenizer) -> tuple[Recipe, Splits]:
+        """Read the rows; a table of n-grams with ratios has rows for those that tell something."""
+        recipe, splits = super().prepare(tokenizer)
+        if self.weighs_ngrams and self.recipe.data.fingerprint is None:
+            from wafergpt.checkpoint import store
+            from wafergpt.tasks.classify_weights import rows_to_keep
+
+            start = self.recipe.start if self.settings.known else None
+            before = None if start is None else store.weights(Run.find(start)).by_rows
+            recipe = recipe.replace(task={"ngram_kept": len(rows_to_keep(splits, before))})
+        return recipe, splits
+
     def initial_weights(
         self, network: nn.Module, start: Stored | None, splits: Splits | None = None
     ) -> Iterator[tuple[str, Rows]]:
@@ -122,7 +135,7 @@ class Classify(TextTask):
             yield from super().carried(network, start, splits)
             return
         drawn = self.drawn_head(network)
-        yield from with_new_labels(self, before, start.by_rows.items(), drawn, splits)
+        yield from with_new_labels(self, before, start.by_rows, drawn, splits)
 
     def class_names(self, table: Table) -> Sequence[str]:
         """Return the labels."""

@@ -27,7 +27,8 @@ class ClassifySettings(TextTaskSettings):
     """``balanced`` makes every class count alike in the loss, by scikit-learn's formula; with
     ``multi``, the rows with a label as much as those without it."""
     ngram_ratios: bool = False
-    """Weigh each n-gram by how unevenly the classes of the training rows use it, as NB-SVM does."""
+    """Weigh each n-gram by how unevenly the classes of the training rows use it, as NB-SVM does.
+    The table then has rows for those n-grams alone that at least two training rows have."""
     multi: bool = False
     """Any number of labels to a text, each decided by itself."""
     separator: str = Field("", max_length=10)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,7 +21,32 @@ if TYPE_CHECKING:
 NAIVE_BAYES = 0.1
 """Share of naive Bayes' scores that a table of n-grams with ratios starts from."""
 
-TABLE, RATIOS = "head_ngrams.weight", "head_ngrams.ratios"
+TABLE, RATIOS, KEPT = (f"head_ngrams.{name}" for name in ("weight", "ratios", "kept.rows"))
+
+
+def rows_to_keep(splits: Splits, before: Mapping[str, Rows] | None) -> Tensor:
+    """Return the rows of n-grams that a table with ratios needs; all others have a ratio of 0.
+
+    Args:
+        splits: the rows to learn from.
+        before: the weights of a run that goes on, whose n-grams stay.
+
+    Returns:
+        ``[n]``, ascending, at least one.
+    """
+    assert isinstance(splits.train, LabelledBatches)
+    rows = torch.from_numpy(splits.train.shared_ngrams())
+    if before is not None:
+        rows = torch.cat([rows, _rows_of(before)]).unique()
+    # Of a table without rows nothing would tell that others were left out.
+    return rows if len(rows) else torch.ones(1, dtype=torch.int32)
+
+
+def _rows_of(weights: Mapping[str, Rows]) -> Tensor:
+    """Return the rows of n-grams that a run's table has, in its order."""
+    if KEPT in weights:
+        return weights[KEPT][...]
+    return weights[RATIOS][...].nonzero()[:, 0].int()
 
 
 def near_naive_bayes(
@@ -40,18 +65,20 @@ def near_naive_bayes(
         if name != TABLE:
             yield name, values
             continue
-        ratios = torch.zeros(values.shape)
+        rows, ratios = torch.zeros(values.shape[0] - 1).int(), torch.zeros(values.shape)
         if splits is not None and isinstance(splits.train, LabelledBatches):
-            ratios = torch.from_numpy(splits.train.ngram_ratios(*values.shape))
+            rows = rows_to_keep(splits, None)
+            ratios[1:] = torch.from_numpy(splits.train.ngram_ratios(rows.numpy(), values.shape[1]))
         sizes = ratios.abs().amax(1)
         yield name, NAIVE_BAYES * ratios / sizes.clamp(min=1e-6)[:, None]
         yield RATIOS, sizes
+        yield KEPT, rows
 
 
 def with_new_labels(
     task: Classify,
     before: Classify,
-    weights: Iterable[tuple[str, Rows]],
+    weights: Mapping[str, Rows],
     drawn: Iterable[tuple[str, Tensor]],
     splits: Splits | None,
 ) -> Iterator[tuple[str, Rows]]:
@@ -67,27 +94,33 @@ def with_new_labels(
     Yields:
         Names and weights.
     """
-    fresh = dict(drawn)
-    for name, values in weights:
-        axis = {"head.weight": 0, TABLE: 1}.get(name)
-        if axis is not None:
+    fresh, found = dict(drawn), dict(weights)
+    for name, axis in (("head.weight", 0), (TABLE, 1)):
+        if name in weights:
             # A table of n-grams adds nothing for a new label.
-            new = fresh[name] if axis == 0 else torch.zeros_like(fresh[name])
-            yield name, relabelled(values[...], new, before.settings, task.settings, axis)
-        elif name == RATIOS and not task.settings.ngram_kept:
-            old, ratios = values[...], _ratios(task, splits)
-            # What was never read has no score yet, so that no answer changes.
-            yield name, old if ratios is None else torch.where(old > 0, old, ratios)
-        else:
-            yield name, values
+            old = weights[name][...]
+            new = fresh[name] if axis == 0 else old.new_zeros(len(old), task.n_outputs)
+            found[name] = relabelled(old, new, before.settings, task.settings, axis)
+    if RATIOS in weights and task.settings.known and splits is not None:
+        found |= _with_new_rows(task, weights, found[TABLE][...], splits)
+    yield from found.items()
 
 
-def _ratios(task: Classify, splits: Splits | None) -> Tensor | None:
-    """Return how unevenly the labels of the training rows use each n-gram, ``[rows]``."""
-    if splits is None or not isinstance(splits.train, LabelledBatches):
-        return None
-    found = splits.train.ngram_ratios(task.settings.ngram_rows, task.n_outputs)
+def _with_new_rows(
+    task: Classify, weights: Mapping[str, Rows], table: Tensor, splits: Splits
+) -> dict[str, Tensor]:
+    """Return a table, its ratios and its rows, with those of n-grams that the run has not read."""
+    assert isinstance(splits.train, LabelledBatches)
+    old, rows = _rows_of(weights), rows_to_keep(splits, weights)
+    found = splits.train.ngram_ratios(rows.numpy(), task.n_outputs)
     if task.n_outputs > 1:
         # Labels that only the run to start from has are on no row.
         found = found[:, task.rows_of(splits.train.targets) > 0]
-    return torch.from_numpy(np.abs(found).max(1))
+    # What was never read has no score yet, so that no answer changes.
+    moved, ratios = table.new_zeros(len(rows) + 1, table.shape[1]), torch.zeros(len(rows) + 1)
+    ratios[1:] = torch.from_numpy(np.abs(found).max(1))
+    here = torch.searchsorted(rows, old) + 1
+    there = torch.arange(len(old)) + 1 if KEPT in weights else old.long()
+    moved[here], known = table[there], weights[RATIOS][...][there]
+    ratios[here] = torch.where(known > 0, known, ratios[here])
+    return {TABLE: moved, RATIOS: ratios, KEPT: rows}

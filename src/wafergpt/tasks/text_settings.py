@@ -35,7 +35,7 @@ class TextTaskSettings(TaskSettings):
     ngram_rows: int = Field(1 << 16, ge=2, le=1 << 26)
     """Rows of that table, which n-grams share by a hash."""
     ngram_kept: int = Field(0, ge=0, le=1 << 26)
-    """Rows that are left of it, if prune took others out; set by prune."""
+    """Rows that are left of it, if others were taken out; set by the run, and by prune."""
     factors: Factors = START
     """Of the GPT's scores and the n-grams' in that sum; set by the run, from validation rows."""
     word_dropout: float = Field(0.0, ge=0, lt=1)

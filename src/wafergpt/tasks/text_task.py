@@ -101,7 +101,8 @@ class TextTask(LabelledTask[Table]):
                 copies = changed_copies(
                     rows, settings.augment, settings.augment_copies, self.recipe.seed
                 )
-        if not settings.consistency:
+        joined = 0 if settings.consistency else len(copies)
+        if joined:
             rows, copies = together([rows, *copies], rows.path or Path()), []
         texts, targets = self._encode_table(rows, tokenizer, "train")
         self.require_batch(len(texts))
@@ -116,7 +117,7 @@ class TextTask(LabelledTask[Table]):
         train = (
             PairedBatches(paired, *given, ngrams=ngrams)
             if paired
-            else LabelledBatches(*given, ngrams=ngrams)
+            else LabelledBatches(*given, ngrams=ngrams, copies=joined)
         )
         return Splits(train, *self.all_evaluated(tables, tokenizer), tokens)
 
