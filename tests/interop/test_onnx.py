@@ -28,6 +28,7 @@ from wafergpt.errors import InputError, RunFailed
 from wafergpt.inference.predictor import Predictor
 from wafergpt.interop import onnx_graph, onnx_readme
 from wafergpt.model.gpt import GPT
+from wafergpt.model.ngrams import KeptRows
 from wafergpt.runs.run import Run
 from wafergpt.tasks.base import task_of
 from wafergpt.tasks.text_task import TextTask
@@ -110,6 +111,17 @@ TASKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 
 @pytest.mark.slow
+@given(st.sets(st.integers(1, 2**26), min_size=1), st.lists(st.integers(0, 2**26), min_size=1))
+def test_rows_are_found_as_torch_finds_them(rows: set[int], numbers: list[int]) -> None:
+    kept = KeptRows(len(rows))
+    kept.rows.copy_(torch.tensor(sorted(rows)))
+    asked = torch.tensor([[*numbers, *rows, min(rows) - 1, max(rows) + 1]])
+    searched = onnx_graph.SearchedRows(kept)
+    assert torch.equal(searched(asked), kept(asked).long())
+    # As large as what is left of the table, whatever its rows' numbers.
+    assert sum(buffer.numel() for buffer in searched.buffers()) == len(rows)
+
+
 @pytest.mark.parametrize("name", TASKS)
 def test_the_lines_of_the_readme_give_our_answers(tmp_path: Path, name: str) -> None:
     task, shape = TASKS[name]

@@ -83,6 +83,9 @@ def test_ratios_need_rows_of_each_class_and_long_texts_more_rows() -> None:
         recipe = of(rows, *name, text="long " * 100, classes=labels)
         assert getattr(recipe.task, "ngram_rows", 0) == 1 << table
     assert getattr(of(500, "task.ngrams=none").task, "ngram_ratios", None) is False
+    for asked, table in (("false", 16), ("true", 26)):
+        recipe = of(500, f"task.ngram_ratios={asked}", classes=2)
+        assert getattr(recipe.task, "ngram_rows", 0) == 1 << table
 
 
 @pytest.mark.parametrize(

@@ -11,17 +11,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wafergpt.api import cross_validate, finetune
+from wafergpt.api import cross_validate, finetune, prune
 from wafergpt.checkpoint import store
 from wafergpt.engines.outputs import evaluate
 from wafergpt.errors import InputError
 from wafergpt.inference.predictor import Predictor
 from wafergpt.model.heads import NgramScores
 from wafergpt.runs.run import Run
-from wafergpt.tasks.base import Outputs, task_of
+from wafergpt.tasks.base import Outputs, Task
 from wafergpt.tasks.carried import placed
 from wafergpt.tasks.classify import Classify
-from wafergpt.tasks.classify_weights import rows_to_keep, with_new_labels
 from wafergpt.tasks.tag import Tag
 
 SMALL = [
@@ -119,22 +118,73 @@ def test_new_ngrams_can_be_learned(home: Path) -> None:
         assert torch.equal(old[1:][~new], before[f"head_ngrams.{values}"][1:])
 
 
+def same_weights(one: Run, other: Run) -> bool:
+    first, second = (dict(store.weights(run)) for run in (one, other))
+    return first.keys() == second.keys() and all(torch.equal(first[n], second[n]) for n in first)
+
+
+def test_a_runs_recipe_makes_it_again(home: Path) -> None:
+    path = rows(home / "more.jsonl", {"zebra": "bad", "yak": "good"}, more="walk")
+    grown, _ = on(home, "clf", "grown", f"task.train={path.name}", "task.held_out=0")
+    for start, made in (("scratch", Run(home / "clf")), ("clf", grown)):
+        asked = [f"name={made.name}-again"]
+        again = finetune(start, made.path / "recipe.yaml", asked, root=home).run
+        assert same_weights(made, again)
+    asked = [*SMALL, f"task.train={path}", "task.ngrams=words", "task.ngram_ratios=true"]
+    with pytest.raises(InputError, match=r"task\.ngram_kept is set by prune"):
+        finetune("scratch", None, [*asked, "task.ngram_kept=3"], root=home)
+
+
+@pytest.mark.parametrize("kind", ["grown", "adapters", "pruned", "whole"])
+def test_what_has_other_rows_than_its_data_is_resumed(home: Path, kind: str) -> None:
+    """Rows of tables that a run was given by another, or by an older version."""
+    name = f"resumed-{kind}"
+    path = rows(home / f"{name}.jsonl", {"zebra": "bad", "yak": "good"}, more="run")
+    if kind == "pruned":
+        made = prune("clf", name, rows=0.3, retrain=2, root=home)
+    elif kind == "whole":
+        asked = [*SMALL, "task.train=two.jsonl", "task.ngrams=words", "task.ngram_ratios=true"]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(home)
+            patch.setattr(Classify, "sized", Task.sized)
+            made = finetune("scratch", None, [*asked, "task.ngram_rows=512", f"name={name}"],
+                            root=home).run  # fmt: skip
+        assert store.weights(made).by_rows["head_ngrams.weight"].shape == (512, 2)
+    else:
+        lora = ["lora.rank=2"] if kind == "adapters" else []
+        made, _ = on(home, "clf", name, f"task.train={path.name}", "task.held_out=0", *lora)
+    whole = dict(store.weights(made))
+    again = finetune(resume=made.path, root=home).run
+    assert again.path == made.path
+    assert all(
+        torch.equal(value, whole[name]) for name, value in dict(store.weights(again)).items()
+    )
+
+
+def test_a_run_that_went_on_is_pruned(home: Path) -> None:
+    path = rows(home / "wide.jsonl", {"zebra": "bad", "yak": "good"}, more="swim")
+    wide, _ = on(home, "clf", "wide", f"task.train={path.name}", "task.held_out=0.3")
+    small = prune("wide", "wide-small", rows=0.5, retrain=1, root=home)
+    kept = [getattr(each.recipe.task, "ngram_kept", 0) for each in (Run(home / "clf"), wide, small)]
+    assert 0 < kept[0] < kept[1]
+    assert 0 < kept[2] < kept[1]
+
+
 def test_a_table_of_all_rows_goes_on(home: Path) -> None:
     """As older versions trained them: those rows with a ratio stay."""
-    rows = {"head_ngrams.ratios": torch.tensor([0.0, 0.0, 2.0, 0.0, 1.0])}
-    rows["head_ngrams.weight"] = torch.arange(10.0).reshape(5, 2)
-    splits = task_of(Run(home / "clf").recipe).prepare(Predictor.load(Run(home / "clf")).tokenizer)
-    kept = rows_to_keep(splits[1], rows)
-    assert {2, 4} < {*kept.tolist()}
-    run = Run(home / "clf").recipe.replace(task={"known": ("bad", "good")})
-    task, before = task_of(run), task_of(Run(home / "clf").recipe)
-    assert isinstance(task, Classify)
-    assert isinstance(before, Classify)
-    moved = dict(with_new_labels(task, before, rows, {}, splits[1]))
-    places = torch.searchsorted(kept, torch.tensor([2, 4], dtype=torch.int32)) + 1
-    assert moved["head_ngrams.weight"][...][places].tolist() == [[4, 5], [8, 9]]
-    assert moved["head_ngrams.ratios"][...][places].tolist() == [2, 1]
-    assert moved["head_ngrams.weight"].shape == (len(kept) + 1, 2)
+    asked = [*SMALL, "task.train=two.jsonl", "task.ngrams=words", "task.ngram_ratios=true"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        patch.setattr(Classify, "sized", Task.sized)
+        old = finetune("scratch", None, [*asked, "task.ngram_rows=512", "name=old"], root=home).run
+    path = rows(home / "late.jsonl", {"zebra": "bad", "yak": "good"}, more="jump")
+    run, first = on(home, "old", "late", f"task.train={path.name}", "task.held_out=0")
+    assert run.recipe.task is not None
+    assert run.recipe.task.model_dump()["ngram_kept"] < 512
+    for one, other in zip(first.predict(TEXTS), Predictor.load(old).predict(TEXTS), strict=True):
+        assert one is not None
+        assert other is not None
+        assert one["scores"] == pytest.approx(other["scores"], abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -138,6 +138,16 @@ def test_what_is_left_is_trained_on(home: Path) -> None:
     assert made.read("result")["val_loss"] == pytest.approx(result["val_loss_retrained"], rel=0.01)
 
 
+def test_tables_are_shown_behind_a_retraining(home: Path) -> None:
+    words = ["clf", "--rows=50%", "--retrain=1", "--name=shown", f"--runs={home}"]
+    shown = CliRunner().invoke(command, words, catch_exceptions=False)
+    row = next(line for line in shown.stdout.splitlines() if line.startswith("2-grams"))
+    left = Run(home / "shown").recipe.model.ngram_kept[0]
+    assert row.split() == ["2-grams", "4,096", str(left), str(left)]
+    report("shown", root=home)
+    assert f"<td>{left}</td>" in (home / "shown" / "report.html").read_text()
+
+
 @pytest.mark.slow
 def test_a_teacher_of_all_rows(home: Path) -> None:
     made = prune("clf", "taught", rows=0.5, retrain=2, distill=True, root=home)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -93,7 +94,7 @@ class LabelledBatches(OrderedBatches):
         self._lengths = np.array([len(text) for text in texts])
         super().__init__(self._lengths, batch_size, seed)
         self.texts, self.targets = texts, targets
-        self._length, self._ngrams, self._repeats = length, ngrams, 1 + copies
+        self._length, self._ngrams, self._joined = length, ngrams, copies
         self._weights: NDArray[np.float64] | None = None
         if class_weights is not None:
             classes = targets.astype(np.int64)
@@ -127,9 +128,16 @@ class LabelledBatches(OrderedBatches):
         total = float(weights.reshape(n, -1).mean(1).sum())
         return Batch({**tensors, "weights": torch.from_numpy(weights).float()}, weight=total)
 
-    def shared_ngrams(self) -> NDArray[np.int32]:
-        """Return the n-grams ``[n]`` of at least two texts, ascending; copies are their text."""
-        return shared_ngrams(self._read())
+    def shared_ngrams(self, most: int) -> NDArray[np.int32]:
+        """Return the n-grams ``[n]`` of at least two texts, in ascending order.
+
+        A text and its changed copies are one. If they are more than ``most``, those of more texts.
+        """
+        ngrams, texts = self._shared
+        least = 2
+        while np.count_nonzero(texts >= least) > most:
+            least += 1
+        return ngrams[texts >= least]
 
     def ngram_ratios(self, of: NDArray[np.int32], n_outputs: int) -> NDArray[np.float32]:
         """Return how unevenly the classes use n-grams.
@@ -141,17 +149,22 @@ class LabelledBatches(OrderedBatches):
         Returns:
             ``[n, n_outputs]``, see ``log_count_ratios``.
         """
-        read = self._read()
-        targets = self.targets[: len(read)].astype(np.int64)
+        ngrams = self._ngrams_of_rows
+        targets = self.targets[: len(ngrams)].astype(np.int64)
         classes = n_outputs if targets.ndim == 2 else max(2, n_outputs)
-        return log_count_ratios(read, targets, classes, of)[:, -n_outputs:]
+        return log_count_ratios(ngrams, targets, classes, of)[:, -n_outputs:]
 
-    def _read(self) -> Sequence[NDArray[np.int32]]:
-        """Return the n-grams of each text with those of its copies."""
+    @cached_property
+    def _shared(self) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        return shared_ngrams(self._ngrams_of_rows)
+
+    @cached_property
+    def _ngrams_of_rows(self) -> Sequence[NDArray[np.int32]]:
+        """Those of each text with those of its copies."""
         assert self._ngrams is not None
-        if self._repeats == 1:
+        if not self._joined:
             return self._ngrams
-        n = len(self._ngrams) // self._repeats
+        n = len(self._ngrams) // (1 + self._joined)
         return [np.unique(np.concatenate(self._ngrams[place::n])) for place in range(n)]
 
     def length(self, first_sample: int, n: int) -> int:

@@ -14,11 +14,13 @@ Ngrams = Sequence[NDArray[np.int32]]
 """The distinct ones of each text, as numbers."""
 
 
-def shared_ngrams(ngrams: Ngrams) -> NDArray[np.int32]:
-    """Return the n-grams ``[n]`` that at least two texts have, in ascending order."""
+def shared_ngrams(ngrams: Ngrams) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Return the n-grams ``[n]`` of at least two texts, ascending, and how many have each."""
     found = np.sort(np.concatenate(ngrams)) if len(ngrams) else np.zeros(0, dtype=np.int32)
-    first = np.flatnonzero(np.diff(found, prepend=-1))
-    return found[first[np.diff(first, append=len(found)) > 1]]
+    first = np.flatnonzero(np.concatenate([[True], found[1:] != found[:-1]])[: len(found)])
+    counts = np.diff(first, append=len(found))
+    shared = counts > 1
+    return found[first[shared]], counts[shared]
 
 
 def log_count_ratios(

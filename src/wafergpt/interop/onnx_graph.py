@@ -72,21 +72,26 @@ class Fp16Table(nn.Module):
         return F.embedding(rows, self.weight).float()
 
 
-class DenseRows(nn.Module):
-    """``KeptRows`` as a table of all rows' places; ONNX has no search."""
+class SearchedRows(nn.Module):
+    """``KeptRows`` by a binary search that is written out; ONNX has no operator for one."""
 
-    places: Tensor
+    rows: Tensor
 
     def __init__(self, kept: KeptRows) -> None:
         super().__init__()
-        # The last one stands for all rows beyond.
-        places = torch.zeros(int(kept.rows.max()) + 2, dtype=torch.int32)
-        places[kept.rows.long()] = torch.arange(1, len(kept.rows) + 1, dtype=torch.int32)
-        self.register_buffer("places", places)
+        self.register_buffer("rows", kept.rows.clone())
 
     def forward(self, numbers: Tensor) -> Tensor:
         """Map rows of the whole table to rows of what is left of it, of any shape."""
-        return self.places[numbers.clamp(max=len(self.places) - 1)].long()
+        numbers, count = numbers.to(self.rows.dtype), len(self.rows)
+        # How many rows are at most the number, from the highest bit on.
+        places = torch.zeros_like(numbers, dtype=torch.int64)
+        for bit in reversed(range(count.bit_length())):
+            further = places + (1 << bit)
+            reached = self.rows[further.clamp(max=count) - 1] <= numbers
+            places = torch.where(reached & (further <= count), further, places)
+        found = (self.rows[(places - 1).clamp(min=0)] == numbers) & (places > 0)
+        return torch.where(found, places, 0)
 
 
 class SummedRows(nn.Module):
@@ -100,7 +105,7 @@ class SummedRows(nn.Module):
         self.ratios = self.kept = None
         rows = scores.weight.detach().clone()
         if isinstance(scores, NgramScores):
-            self.kept = None if scores.kept is None else DenseRows(scores.kept)
+            self.kept = None if scores.kept is None else SearchedRows(scores.kept)
             if scores.ratios is not None:
                 rows *= scores.ratios[:, None]
         rows[0] = 0
@@ -257,7 +262,7 @@ def _prepared(network: nn.Module, weights: OnnxWeights) -> nn.Module:
             if isinstance(module, nn.EmbeddingBag):
                 setattr(parent, name, SummedRows(module, weights))
             elif isinstance(module, KeptRows):
-                parent.add_module(name, DenseRows(module))
+                parent.add_module(name, SearchedRows(module))
     gpt = gpt_of(network)
     if weights == "int8":
         if gpt is network and gpt.lm_head is None:

@@ -37,8 +37,10 @@ def before_and_after(result: Result) -> list[tuple[str, ...]]:
             # A training changes losses and times alone.
             full = (numbers[1] if number is None else number for number in numbers)
             rows.append((name, *map(shown, full)))
-    tables = ((name, f"{of:,.0f}", f"{left:,.0f}") for name, of, left in _tables(result))
-    return [*rows, *tables]
+    for name, of, left in _tables(found):
+        # As many are left behind the training.
+        rows.append((name, *(f"{count:,.0f}" for count in (of, left, left)[: len(whens)])))
+    return rows
 
 
 def _time(seconds: float) -> str:

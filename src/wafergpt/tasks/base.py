@@ -136,6 +136,18 @@ class Task(Predicting, ABC):
             InputError: if the data is unusable, or not what the run started with.
         """
 
+    def sized(self, splits: Splits, start: Stored | None) -> Recipe:
+        """Return the recipe of a new training with what of the network its rows decide.
+
+        Args:
+            splits: the encoded data.
+            start: weights to initialize from.
+
+        Returns:
+            The resolved recipe; by default as it is.
+        """
+        return self.recipe
+
     @abstractmethod
     def network(self) -> nn.Module:
         """Build the network of a resolved recipe, its weights not initialized.

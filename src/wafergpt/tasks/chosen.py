@@ -108,14 +108,17 @@ def with_choices(
         values["task.ngram_ratios"] = len(texts) >= ROWS_OF_A_CLASS * classes
         if recipe.evaluate.metric in RARE_COUNT:
             values["task.thresholds"] = "one"
-    if values.get("task.ngram_ratios"):
+    ratios = values.get("task.ngram_ratios", False)
+    if "task.ngram_ratios" in asked:
+        ratios = getattr(recipe.task, "ngram_ratios", False)
+    if ratios:
         values["task.ngram_rows"] = MOST_ROWS
     elif mean >= LONG:
         most = WORD_ROWS if len(texts) < MANY else MANY_WORD_ROWS
         values["task.ngram_rows"] = 1 << (4 * most // max(4, classes or 1)).bit_length() - 1
     elif _distinct_ngrams(texts) > MANY_NGRAMS:
         values["task.ngram_rows"] = MANY_CHARACTER_ROWS
-    if values.get("task.ngram_ratios") and values["train.epochs"] <= 3:
+    if ratios and values["train.epochs"] <= 3:
         values["optimizer.task_ngram_lr"] = FAST
     closed = _closed(recipe, asked)
     if not _is_plain_adamw(recipe):

@@ -29,7 +29,6 @@ from wafergpt.evaluation.multi_label import LEAST
 from wafergpt.evaluation.selective import detection_metrics, selective_metrics, threshold_for
 from wafergpt.files import short
 from wafergpt.progress import say
-from wafergpt.runs.run import Run
 from wafergpt.tasks.base import Direction, EvaluationSet, Outputs, Task, is_of_task
 from wafergpt.tasks.carried import notes_on
 from wafergpt.tasks.classify_fit import confidence_of, decided_of, fitted
@@ -96,17 +95,25 @@ class Classify(TextTask):
         """Whether the recipe asks for it."""
         return self.settings.ngrams != "none" and self.settings.ngram_ratios
 
-    def prepare(self, tokenizer: Tokenizer) -> tuple[Recipe, Splits]:
-        """Read the rows; a table of n-grams with ratios has rows for those that tell something."""
-        recipe, splits = super().prepare(tokenizer)
-        if self.weighs_ngrams and self.recipe.data.fingerprint is None:
-            from wafergpt.checkpoint import store
-            from wafergpt.tasks.classify_weights import rows_to_keep
+    def sized(self, splits: Splits, start: Stored | None) -> Recipe:
+        """Return the recipe with the rows that a table of n-grams with ratios has."""
+        if not self.weighs_ngrams:
+            return self.recipe
+        from wafergpt.tasks.classify_weights import RATIOS, rows_to_keep
 
-            start = self.recipe.start if self.settings.known else None
-            before = None if start is None else store.weights(Run.find(start)).by_rows
-            recipe = recipe.replace(task={"ngram_kept": len(rows_to_keep(splits, before))})
-        return recipe, splits
+        weights = start.by_rows if start is not None and self._continues(start) else {}
+        before = weights if RATIOS in weights else None
+        known = self.before.settings.ngram_kept if isinstance(self.before, Classify) else 0
+        if before and known and known == self.settings.ngram_kept:
+            # It is trained on after a pruning.
+            return self.recipe
+        rows = rows_to_keep(self, splits, before)
+        return self.recipe.replace(task={"ngram_kept": len(rows)})
+
+    def _continues(self, start: Stored | None) -> bool:
+        """Return whether the weights are those of a run of this task, its head included."""
+        known = type(self.before) in (type(None), type(self))
+        return start is not None and is_of_task(start) and known
 
     def initial_weights(
         self, network: nn.Module, start: Stored | None, splits: Splits | None = None
@@ -115,14 +122,9 @@ class Classify(TextTask):
         from wafergpt.tasks.classify_weights import near_naive_bayes
 
         weights = super().initial_weights(network, start, splits)
-        continued = (
-            start is not None
-            and is_of_task(start)
-            and type(self.before) in (type(None), type(self))
-        )
-        yield from (
-            weights if continued or not self.weighs_ngrams else near_naive_bayes(weights, splits)
-        )
+        if self.weighs_ngrams and not self._continues(start):
+            weights = near_naive_bayes(self, weights, splits)
+        yield from weights
 
     def carried(
         self, network: nn.Module, start: Stored, splits: Splits | None

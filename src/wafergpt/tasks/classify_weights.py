@@ -21,13 +21,17 @@ if TYPE_CHECKING:
 NAIVE_BAYES = 0.1
 """Share of naive Bayes' scores that a table of n-grams with ratios starts from."""
 
+MOST_NUMBERS = 1 << 24
+"""Of a table with ratios; those n-grams are left out that fewest texts have."""
+
 TABLE, RATIOS, KEPT = (f"head_ngrams.{name}" for name in ("weight", "ratios", "kept.rows"))
 
 
-def rows_to_keep(splits: Splits, before: Mapping[str, Rows] | None) -> Tensor:
+def rows_to_keep(task: Classify, splits: Splits, before: Mapping[str, Rows] | None) -> Tensor:
     """Return the rows of n-grams that a table with ratios needs; all others have a ratio of 0.
 
     Args:
+        task: that has the table.
         splits: the rows to learn from.
         before: the weights of a run that goes on, whose n-grams stay.
 
@@ -35,10 +39,10 @@ def rows_to_keep(splits: Splits, before: Mapping[str, Rows] | None) -> Tensor:
         ``[n]``, ascending, at least one.
     """
     assert isinstance(splits.train, LabelledBatches)
-    rows = torch.from_numpy(splits.train.shared_ngrams())
+    rows = torch.from_numpy(splits.train.shared_ngrams(MOST_NUMBERS // task.n_outputs))
     if before is not None:
         rows = torch.cat([rows, _rows_of(before)]).unique()
-    # Of a table without rows nothing would tell that others were left out.
+    # A table of no row would be one of all rows.
     return rows if len(rows) else torch.ones(1, dtype=torch.int32)
 
 
@@ -50,29 +54,35 @@ def _rows_of(weights: Mapping[str, Rows]) -> Tensor:
 
 
 def near_naive_bayes(
-    weights: Iterable[tuple[str, Rows]], splits: Splits | None
+    task: Classify, weights: Iterable[tuple[str, Rows]], splits: Splits | None
 ) -> Iterator[tuple[str, Rows]]:
     """Yield weights, those of the table of n-grams near naive Bayes' and with their ratios.
 
     Args:
+        task: that has the table.
         weights: by name.
         splits: the rows to learn from; without them all of that is 0.
 
     Yields:
         Names and weights.
     """
+    kept = task.settings.ngram_kept
     for name, values in weights:
         if name != TABLE:
             yield name, values
             continue
-        rows, ratios = torch.zeros(values.shape[0] - 1).int(), torch.zeros(values.shape)
-        if splits is not None and isinstance(splits.train, LabelledBatches):
-            rows = rows_to_keep(splits, None)
+        rows, ratios = torch.zeros(kept, dtype=torch.int32), torch.zeros(values.shape)
+        found = rows if splits is None else rows_to_keep(task, splits, None)
+        # The rows of a resumed run that went on from another are in its checkpoint.
+        if splits is not None and len(found) == kept:
+            assert isinstance(splits.train, LabelledBatches)
+            rows = found
             ratios[1:] = torch.from_numpy(splits.train.ngram_ratios(rows.numpy(), values.shape[1]))
         sizes = ratios.abs().amax(1)
         yield name, NAIVE_BAYES * ratios / sizes.clamp(min=1e-6)[:, None]
         yield RATIOS, sizes
-        yield KEPT, rows
+        if kept:
+            yield KEPT, rows
 
 
 def with_new_labels(
@@ -101,7 +111,8 @@ def with_new_labels(
             old = weights[name][...]
             new = fresh[name] if axis == 0 else old.new_zeros(len(old), task.n_outputs)
             found[name] = relabelled(old, new, before.settings, task.settings, axis)
-    if RATIOS in weights and task.settings.known and splits is not None:
+    kept = (each.settings.ngram_kept for each in (task, before))
+    if RATIOS in weights and len({*kept}) > 1 and splits is not None:
         found |= _with_new_rows(task, weights, found[TABLE][...], splits)
     yield from found.items()
 
@@ -111,7 +122,7 @@ def _with_new_rows(
 ) -> dict[str, Tensor]:
     """Return a table, its ratios and its rows, with those of n-grams that the run has not read."""
     assert isinstance(splits.train, LabelledBatches)
-    old, rows = _rows_of(weights), rows_to_keep(splits, weights)
+    old, rows = _rows_of(weights), rows_to_keep(task, splits, weights)
     found = splits.train.ngram_ratios(rows.numpy(), task.n_outputs)
     if task.n_outputs > 1:
         # Labels that only the run to start from has are on no row.

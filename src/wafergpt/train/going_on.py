@@ -57,6 +57,9 @@ def going_on(recipe: Recipe, start: Run, asked: Collection[str]) -> tuple[Recipe
                 f"{key}={theirs[key]}"
             )
         settings.pop(key)
+    if theirs.get("ngram_ratios") and "task.ngram_kept" not in asked:
+        # New rows have n-grams of their own.
+        settings["ngram_kept"] = 0
     if "known" in type(task).model_fields:
         settings["known"] = theirs.get("labels", True)
     closed = {f"task.{key}" for key in type(task).model_fields}

@@ -102,6 +102,8 @@ def set_up(recipe: Recipe, group: ProcessGroup, start: Run | None, run: Run | No
         task.before = task_of(start.recipe)
         # It has read the rows.
         warn_of_learned_rows(asked, task.before, start)
+    if run is None:
+        task.recipe = recipe = task.sized(splits, weights)
     with working("making the network"):
         engine = make_engine(recipe, machine, task, splits, group, weights)
     return Setup(recipe, task, tokenizer, splits, machine, engine)
@@ -168,7 +170,11 @@ def _initial(recipe: Recipe, start: Run | None) -> tuple[Recipe, Stored | None]:
 def _require_rows(recipe: Recipe, start: Run | None) -> None:
     """Require that rows which are said to be left of tables are those of the run to start from."""
     there = Recipe() if start is None else start.recipe
-    for section, key in (("model", "ngram_kept"), ("model", "ngram_ids"), ("task", "ngram_kept")):
+    keys = [("model", "ngram_kept"), ("model", "ngram_ids")]
+    if not (recipe.data.fingerprint and getattr(recipe.task, "ngram_ratios", False)):
+        # Else it is the recipe of a run, whose rows are counted again.
+        keys.append(("task", "ngram_kept"))
+    for section, key in keys:
         asked, found = (getattr(getattr(r, section), key, None) for r in (recipe, there))
         if asked and asked != found:
             raise InputError(
