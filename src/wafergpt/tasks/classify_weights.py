@@ -72,9 +72,8 @@ def near_naive_bayes(
             yield name, values
             continue
         rows, ratios = torch.zeros(kept, dtype=torch.int32), torch.zeros(values.shape)
-        found = rows if splits is None else rows_to_keep(task, splits, None)
         # The rows of a resumed run that went on from another are in its checkpoint.
-        if splits is not None and len(found) == kept:
+        if splits is not None and len(found := rows_to_keep(task, splits, None)) == kept:
             assert isinstance(splits.train, LabelledBatches)
             rows = found
             ratios[1:] = torch.from_numpy(splits.train.ngram_ratios(rows.numpy(), values.shape[1]))
@@ -111,8 +110,8 @@ def with_new_labels(
             old = weights[name][...]
             new = fresh[name] if axis == 0 else old.new_zeros(len(old), task.n_outputs)
             found[name] = relabelled(old, new, before.settings, task.settings, axis)
-    kept = (each.settings.ngram_kept for each in (task, before))
-    if RATIOS in weights and len({*kept}) > 1 and splits is not None:
+    grown = task.settings.ngram_kept != before.settings.ngram_kept
+    if RATIOS in weights and grown and splits is not None:
         found |= _with_new_rows(task, weights, found[TABLE][...], splits)
     yield from found.items()
 
