@@ -155,10 +155,11 @@ def gpt(start: str | Run, train: Pairs, test: Pairs, out: Path, asked: Sequence[
         start: as in ``finetune``.
         train: rows.
         test: rows.
-        out: folder of the rows and of the run, which is made anew.
+        out: folder of the rows and of the runs, which are made anew.
         asked: overrides.
     """
-    shutil.rmtree(out / "run", ignore_errors=True)
+    for name in ("run", "run-held-out"):
+        shutil.rmtree(out / name, ignore_errors=True)
     files = [f"task.{part}={write(out / f'{part}.jsonl', rows)}"
              for part, rows in (("train", train), ("test", test))]  # fmt: skip
     return of_run(finetune(start, None, [*files, *asked, "name=run"], root=out).run)

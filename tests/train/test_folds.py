@@ -228,7 +228,7 @@ def test_what_is_impossible_leaves_nothing(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--refit"], "--refit follows"),
+        (["--refit", "--baselines"], "--baselines does not go with --refit"),
         (["--folds", "3", "--baselines"], "--baselines does not go with --folds"),
         (["--folds", "3", "--auto-resume"], "goes on by itself"),
         (["--folds", "1"], "not in the range"),

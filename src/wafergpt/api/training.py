@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from wafergpt.config import Recipe, load_recipe, recipe_with
 from wafergpt.errors import InputError
-from wafergpt.progress import each_kind_once
+from wafergpt.progress import each_kind_once, say
 from wafergpt.runs.run import RUNS, AnyRun, Run
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ def plan(
     from wafergpt.runs.teacher import with_teacher
     from wafergpt.train.finetuning import with_task
     from wafergpt.train.planner import plan_budget, plan_training
+    from wafergpt.train.refit import is_worth_it
 
     wanted = None if budget is None else budget_of(budget)
     recipe = _planned(what, overrides)
@@ -73,6 +74,8 @@ def plan(
         base = (language_model if recipe.task is None else beginning)(start, root)
     if recipe.task is not None:
         recipe = with_task(recipe, base, chooses=what is None)
+        if what is None and is_worth_it(recipe, base, root):
+            say("finetune trains twice, also on the held-out rows (refit): this is one of them")
     elif base is not None:
         from wafergpt.train.resume import on_top_of
 
@@ -145,6 +148,7 @@ def finetune(
     data: str | Path | None = None,
     resume: AnyRun | None = None,
     auto_resume: bool = False,
+    refit: bool | None = None,
     root: Path = RUNS,
 ) -> Predictor:
     """Fine-tune a language model for a task, or a run of this task on more rows.
@@ -159,10 +163,14 @@ def finetune(
         data: the labelled rows to train on, if the recipe does not name them.
         resume: a fine-tuning run to resume, bit for bit.
         auto_resume: resume the run that this recipe started under its name, or start it.
+        refit: train twice: without the held-out rows, as ``NAME-held-out``, whose metrics are of
+            rows that it has not learned, and then on all rows. If omitted, without a recipe it is
+            so for less than 1,000 rows with ``task.test`` beside them.
         root: the folder that holds runs.
 
     Returns:
-        A predictor with the checkpoint that is best on validation data.
+        A predictor with the checkpoint that is best on validation data; after a refit, with the
+        last one.
 
     Raises:
         InputError: if the recipe is impossible or the rows are unusable.
@@ -172,10 +180,13 @@ def finetune(
     began = time.monotonic()
     from wafergpt.inference.predictor import Predictor
     from wafergpt.train.finetuning import with_task
+    from wafergpt.train.refit import is_worth_it, refitted
     from wafergpt.train.resume import beginning, may_change
     from wafergpt.train.run import train
 
     if resume is not None:
+        if refit:
+            raise InputError("a resumed training stays what it is: omit refit")
         run = _to_resume(resume, root)
         recipe = may_change(run.recipe, overrides)
         return Predictor.load(train(recipe, run=run, root=root, began=began))
@@ -183,6 +194,11 @@ def finetune(
         raise InputError("start from a run or from 'scratch', or name a run to resume")
     base = None if str(start) == SCRATCH else beginning(start, root)
     asked = with_task(recipe_with(recipe, overrides), base, task, data, chooses=recipe is None)
+    if refit is None:
+        refit = recipe is None and is_worth_it(asked, base, root)
+    if refit:
+        with each_kind_once(differs=""):
+            return Predictor.load(refitted(asked, base, root))
     run = train(asked, start=base, auto_resume=auto_resume, root=root, began=began)
     return Predictor.load(run)
 

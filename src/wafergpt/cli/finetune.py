@@ -51,7 +51,12 @@ SCORES = {"accuracy": "accuracy", "macro f1": "macro_f1", "loss": "loss"}
     metavar="N",
     help="Cross-validate: train N times, each without one part of the rows, and evaluate on it.",
 )
-@click.option("--refit", is_flag=True, help="After --folds, train on all rows.")
+@click.option(
+    "--refit/--no-refit",
+    default=None,
+    help="Train twice: without the held-out rows (or after --folds), then on all rows. Without a "
+    "RECIPE it is so for less than 1,000 rows with task.test beside them.",
+)
 @click.option("--strict", is_flag=True, help="Refuse rows that would make a metric wrong.")
 @auto_resume_option
 @nproc_option
@@ -64,7 +69,7 @@ def command(
     resume: str | None,
     baselines: bool,
     folds: int | None,
-    refit: bool,
+    refit: bool | None,
     strict: bool,
     auto_resume: bool,
     nproc: int | None,
@@ -94,7 +99,7 @@ def command(
         recipe = planned(name, overrides, None, runs)
         check(at_start(recipe, start, runs)).require_sound()
     if folds and start:
-        cross_validate(start, name, overrides, folds, refit, runs, as_json)
+        cross_validate(start, name, overrides, folds, bool(refit), runs, as_json)
         return
     if bool(start) == bool(resume):
         raise click.UsageError("start from a RUN or from 'scratch', or use --resume RUN")
@@ -107,7 +112,11 @@ def command(
     is_worker = launched(nproc, restarts, lambda: planned(name, overrides, resume, runs))
     from wafergpt.api import finetune
 
-    classifier = finetune(start, name, overrides, resume=resume, auto_resume=auto_resume, root=runs)
+    # Baselines choose by the held-out rows, and are to learn from the same ones.
+    twice = False if baselines else refit
+    classifier = finetune(
+        start, name, overrides, resume=resume, auto_resume=auto_resume, refit=twice, root=runs
+    )
     if is_worker:
         return
     run = classifier.run
@@ -153,7 +162,13 @@ def _screen(run: Run, result: dict[str, Any], width: int) -> Iterable[Renderable
 
 
 def _scores(result: dict[str, Any]) -> Iterator[str]:
-    for part, metrics in (("validation", result["metrics"]), ("test", result["test"])):
+    held_out = result.get("held_out")
+    validation = (
+        ("validation", result["metrics"])
+        if held_out is None
+        else (f"held-out rows, before they were learned ({held_out['run']})", held_out["metrics"])
+    )
+    for part, metrics in (validation, ("test", result["test"])):
         if metrics:
             numbers = [
                 f"{k.replace('_', ' ')} {v:.4f}" for k, v in metrics.items() if isinstance(v, float)

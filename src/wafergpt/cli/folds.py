@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 NOT_WITH_FOLDS = ("baselines", "auto_resume", "resume", "nproc", "restarts", "show")
+NOT_WITH_REFIT = ("baselines", "resume", "nproc", "restarts")
 
 
 def require_alone(given: Mapping[str, Any]) -> None:
-    """Refuse options that have no meaning with or without folds.
+    """Refuse options that have no meaning with folds, or with two trainings.
 
     Args:
         given: the values of all options of ``finetune``.
@@ -27,17 +28,14 @@ def require_alone(given: Mapping[str, Any]) -> None:
     Raises:
         UsageError: naming the first one.
     """
-    if given["folds"] is None:
-        if given["refit"]:
-            raise click.UsageError(
-                "--refit follows --folds N; without folds, task.held_out=0 trains on all rows"
-            )
+    several = "--folds" if given["folds"] else "--refit"
+    if not (given["folds"] or given["refit"]):
         return
-    for name in NOT_WITH_FOLDS:
+    for name in NOT_WITH_FOLDS if given["folds"] else NOT_WITH_REFIT:
         if given[name]:
             why = "the same command goes on by itself: " if "resume" in name else ""
             option = f"--{name.replace('_', '-')}"
-            raise click.UsageError(f"{option} does not go with --folds: {why}omit it")
+            raise click.UsageError(f"{option} does not go with {several}: {why}omit it")
 
 
 def cross_validate(

@@ -32,7 +32,25 @@ NO_LAW = (
 
 
 def verdict(chapter: Chapter, ranked: Sequence[Row]) -> str:
-    """Summarize the run in a sentence, compared with the best baselines."""
+    """Summarize the run in a sentence or two, compared with the best baselines."""
+    return " ".join(filter(None, (_verdict(chapter, ranked), _before_refit(chapter.result))))
+
+
+def _before_refit(result: Mapping[str, Any]) -> str:
+    """Say how good the network was that had not learned the held-out rows; "" if all are one."""
+    found = result.get("held_out")
+    if not isinstance(found, Mapping):
+        return ""
+    metrics, rows = found.get("metrics"), values.count(number(found, "rows"))
+    name = next((n for n in ("accuracy", "f1", "loss") if number(metrics, n) is not None), "loss")
+    value = values.MISSING if number(metrics, name) is None else f"{number(metrics, name):.4f}"
+    return (
+        f"It has learned all rows; {Path(str(found.get('run'))).name}, which has not learned "
+        f"{rows} of them, has a validation {name} of {value}."
+    )
+
+
+def _verdict(chapter: Chapter, ranked: Sequence[Row]) -> str:
     if not chapter.rows and not chapter.result:
         return "Nothing has been measured yet: the run has a recipe and has made no step."
     if not chapter.result:

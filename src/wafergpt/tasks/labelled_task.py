@@ -86,8 +86,10 @@ class LabelledTask(Task, Generic[R]):
 
     def read_ahead(self) -> SplitRows[R]:
         """Read the rows for the training too that follows, which may choose more settings."""
-        _read_ahead.clear()
-        _read_ahead[self._source()] = self.tables
+        source = self._source()
+        if source not in _read_ahead:
+            _read_ahead.clear()
+        _read_ahead[source] = self.tables
         return self.tables
 
     @abstractmethod

@@ -21,7 +21,10 @@ Outputs = Mapping[str, NDArray[Any]]
 InputFormat = Literal["txt", "jsonl", "csv", "tsv", "conll"]
 """Kinds of files that inputs are read from."""
 
-NOTHING_HELD_OUT = "the run has learned from all of its rows, and has no validation rows"
+NOTHING_HELD_OUT = (
+    "the run has learned from all of its rows, and has no validation rows; after a refit, "
+    "NAME-held-out has them"
+)
 
 
 class InputRow(NamedTuple):

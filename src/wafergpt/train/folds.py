@@ -22,6 +22,7 @@ from wafergpt.runs.run import RUNS, Run
 from wafergpt.tasks.base import Outputs, task_of
 from wafergpt.tasks.labelled_task import LabelledTask
 from wafergpt.tasks.tables import SplitRows
+from wafergpt.train.refit import of_all_rows
 from wafergpt.train.resume import asked_for, changes_since
 from wafergpt.train.run import trained_once
 
@@ -98,11 +99,7 @@ class CrossValidation:
     def _of_all_rows(self, fitted: Mapping[str, Any]) -> Recipe:
         """Return the recipe without held-out rows, for as many passes as the folds' best took."""
         passes = statistics.median(self._row(fold)["epochs"] for fold in self._done)
-        return self.recipe.replace(
-            task={**fitted, "folds": 0, "fold": 1, "held_out": 0.0, "test": self.test},
-            train={"steps": None, "tokens": None, "seconds": None, "epochs": passes},
-            evaluate={"patience": 0, "prompts": ()},
-        )
+        return of_all_rows(self.recipe, fitted, passes, self.test)
 
     # --- before anything is trained --------------------------------------------------------------
 

@@ -224,9 +224,10 @@ def _write_final_metrics(run: Run, setup: Setup, test: bool) -> None:
     network, device = _restored(task, run)
 
     kept: dict[str, NDArray[Any]] = {}
+    fitted: dict[str, Any] = {}
 
     def metrics(part: str) -> dict[str, Any] | None:
-        nonlocal task
+        nonlocal task, fitted
         evaluated = getattr(splits, part)
         if evaluated is None:
             return None
@@ -245,6 +246,7 @@ def _write_final_metrics(run: Run, setup: Setup, test: bool) -> None:
     found = {
         "metrics": metrics("validation"),
         "test": metrics("test") if test else None,
+        "fitted": fitted,
         "init": "scratch" if source is None else source.name,
         "pretrained": None if source is None else str(source),
     }
