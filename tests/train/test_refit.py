@@ -120,7 +120,7 @@ def test_other_rows_or_another_recipe_are_refused(home: Path, done: Predictor) -
     "more",
     [
         {},
-        {"few": 61},
+        {"few": 60},
         {"task": {"test": None}},
         {"task": {"validation": "test.jsonl"}},
         {"task": {"held_out": 0.0}},
@@ -139,8 +139,8 @@ def test_when_it_is_chosen(
     (home / "begun").mkdir(exist_ok=True)
     recipe = load_recipe(None, [*asked(home), "task.name=classify", "name=fresh"])
     more = dict(more)
-    monkeypatch.setattr(refit, "FEW", more.pop("few", 62))
-    chosen = not more and refit.FEW == 62
+    monkeypatch.setattr(refit, "FEW", more.pop("few", 61))
+    chosen = not more and refit.FEW == 61
     assert refit.is_worth_it(recipe.replace(**more), None, home) is chosen
 
 

@@ -165,7 +165,7 @@ def finetune(
         auto_resume: resume the run that this recipe started under its name, or start it.
         refit: train twice: without the held-out rows, as ``NAME-held-out``, whose metrics are of
             rows that it has not learned, and then on all rows. If omitted, without a recipe it is
-            so for less than 1,000 rows with ``task.test`` beside them.
+            so for up to 1,000 rows with ``task.test`` beside them.
         root: the folder that holds runs.
 
     Returns:

@@ -55,7 +55,7 @@ SCORES = {"accuracy": "accuracy", "macro f1": "macro_f1", "loss": "loss"}
     "--refit/--no-refit",
     default=None,
     help="Train twice: without the held-out rows (or after --folds), then on all rows. Without a "
-    "RECIPE it is so for less than 1,000 rows with task.test beside them.",
+    "RECIPE it is so for up to 1,000 rows with task.test beside them.",
 )
 @click.option("--strict", is_flag=True, help="Refuse rows that would make a metric wrong.")
 @auto_resume_option

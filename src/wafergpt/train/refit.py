@@ -20,8 +20,7 @@ from wafergpt.train.resume import changes_since
 from wafergpt.train.run import trained_once
 
 FEW = 1000
-"""Below so many rows a tenth of them is worth a second training: of 500 it gave 1.2 points of
-accuracy, where ten times fewer rows cost 15 (benchmarks/RESULTS.md)."""
+"""Up to so many rows a tenth of them is worth a second training (benchmarks/RESULTS.md)."""
 
 
 def is_worth_it(recipe: Recipe, start: Run | None, root: Path) -> bool:
@@ -51,7 +50,7 @@ def is_worth_it(recipe: Recipe, start: Run | None, root: Path) -> bool:
     assert isinstance(labelled, LabelledTask)
     tables = labelled.read_ahead()
     assert tables.validation is not None
-    return len(tables.train.texts) + len(tables.validation.texts) < FEW
+    return len(tables.train.texts) + len(tables.validation.texts) <= FEW
 
 
 def refitted(recipe: Recipe, start: Run | None, root: Path) -> Run:
