@@ -94,7 +94,8 @@ def repeat_none(lines: Iterable[str]) -> None:
 
 @contextmanager
 def _logging_only(wanted: Callable[[logging.LogRecord], bool]) -> Iterator[None]:
-    logger.addFilter(wanted)
+    # What an inner one does not want was not logged: the outer one need not know of it.
+    logger.filters.insert(0, wanted)
     try:
         yield
     finally:

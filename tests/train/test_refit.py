@@ -69,16 +69,16 @@ def test_the_second_network_learns_what_the_first_one_was_judged_by(
     assert sorted(tables[1].train.texts) == sorted(
         [*tables[0].train.texts, *tables[0].validation.texts]
     )
-    assert (tables[0].test, tables[1].validation) == (None, None)
+    assert tables[1].validation is None
     before, after = first.read("result"), second.read("result")
     assert (before["test"], after["metrics"]) == (None, None)
     assert sum(map(sum, after["test"]["confusion"])) == 20
     held_out = {"run": str(first.path), "rows": 12, "metrics": before["metrics"]}
-    assert after["held_out"] == held_out
+    assert second.read("held_out") == held_out
     assert store.best(second) is None
     assert before["best_step"] == first.recipe.train.steps
-    passes = before["best_step"] * first.recipe.train.batch_size / 49
-    assert second.recipe.train.steps == second.recipe.train.steps_for(passes * 61)
+    assert before["passes"] == pytest.approx(7 * 16 / 49)
+    assert second.recipe.train.steps == second.recipe.train.steps_for(2 * 61)
 
 
 def test_what_was_fitted_to_held_out_rows_stays(home: Path, done: Predictor) -> None:
@@ -93,8 +93,10 @@ def test_it_is_used_and_listed_as_any_run(home: Path, done: Predictor) -> None:
     assert by_name["clf"]["accuracy_of"] == "test"
     assert by_name["clf-held-out"]["accuracy_of"] == "val"
     page = api.report(done.run).read_text()
-    accuracy = done.run.read("result")["held_out"]["metrics"]["accuracy"]
-    words = "clf-held-out, which has not learned 12 of them, has a validation accuracy of"
+    accuracy = done.run.read("held_out")["metrics"]["accuracy"]
+    words = (
+        "clf-held-out, which has not learned 12 of its training rows, has a validation accuracy of"
+    )
     assert f"{words} {accuracy:.4f}." in page
     with pytest.raises(InputError, match="NAME-held-out has them"):
         api.prune(done.run, "less", sparsity=0.5, root=home)
@@ -104,16 +106,16 @@ def test_it_is_used_and_listed_as_any_run(home: Path, done: Predictor) -> None:
 
 
 def test_other_rows_or_another_recipe_are_refused(home: Path, done: Predictor) -> None:
-    with pytest.raises(InputError, match="was started by another recipe"):
+    with pytest.raises(InputError, match=r"of another command \(seed=5"):
         finetune("scratch", None, asked(home, "name=clf", "seed=5"), root=home)
-    path = home / "rows.jsonl"
-    before = path.read_text()
-    try:
-        write(path, 61, seed=5)
-        with pytest.raises(InputError, match="other rows than"):
-            finetune("scratch", None, asked(home, "name=clf"), root=home)
-    finally:
-        path.write_text(before)
+    for path in (home / "rows.jsonl", home / "test.jsonl"):
+        before = path.read_text()
+        try:
+            write(path, 61, seed=5)
+            with pytest.raises(InputError, match="other rows than"):
+                finetune("scratch", None, asked(home, "name=clf"), root=home)
+        finally:
+            path.write_text(before)
 
 
 @pytest.mark.parametrize(
@@ -164,6 +166,8 @@ def test_a_recipe_or_a_word_decides(home: Path, monkeypatch: pytest.MonkeyPatch)
     [
         ("task.validation=rows.jsonl", "are never learned"),
         ("task.held_out=0", "learns all rows by itself"),
+        ("task.test=nothere.jsonl", "no such file"),
+        ("train.teacher=base", "tokenizer of other rows"),
         ("system.nproc=2", "in one process"),
         ("evaluate.metric=bleu", "no metric"),
     ],
@@ -202,3 +206,24 @@ def test_the_command_says_whose_metrics_they_are(home: Path, done: Predictor) ->
     assert lines[1].startswith("test: accuracy ")
     shown = CliRunner().invoke(finetune_cli.command, [*words, "--json"], catch_exceptions=False)
     assert json.loads(shown.stdout.splitlines()[-1])["held_out"]["rows"] == 12
+
+
+@pytest.mark.parametrize(
+    "more", [["task.augment=[swap]", "task.augment_copies=3"], ["task.abstain=0.99"]], ids=str
+)
+def test_what_other_settings_make_of_it(home: Path, tmp_path: Path, more: list[str]) -> None:
+    run = finetune("scratch", None, asked(home, *more), root=tmp_path).run
+    samples = 61 * (4 if "task.augment_copies=3" in more else 1)
+    assert run.recipe.train.steps == run.recipe.train.steps_for(2 * samples)
+    assert isinstance(run.recipe.task, ClassifySettings)
+    assert (run.recipe.task.abstain_below > 0) is ("task.abstain=0.99" in more)
+    assert run.read("result")["test"]["accuracy"] > 0
+
+
+def test_validation_rows_of_a_folder_are_not_learned(home: Path, tmp_path: Path) -> None:
+    for part in ("train", "validation", "test"):
+        (tmp_path / f"{part}.jsonl").write_text((home / "rows.jsonl").read_text())
+    words = settings(home, f"task.train={tmp_path}", "task.name=classify", "name=of-folder")
+    assert not refit.is_worth_it(load_recipe(None, words), None, tmp_path)
+    with pytest.raises(InputError, match="are never learned"):
+        finetune("scratch", None, words, refit=True, root=tmp_path)

@@ -169,8 +169,9 @@ def finetune(
         root: the folder that holds runs.
 
     Returns:
-        A predictor with the checkpoint that is best on validation data; after a refit, with the
-        last one.
+        A predictor with the checkpoint that is best on validation data. After a refit, with the
+        last one, and its run has no validation metrics: ``run.read("held_out")`` has those of the
+        first training.
 
     Raises:
         InputError: if the recipe is impossible or the rows are unusable.
@@ -193,11 +194,12 @@ def finetune(
     if start is None:
         raise InputError("start from a run or from 'scratch', or name a run to resume")
     base = None if str(start) == SCRATCH else beginning(start, root)
-    asked = with_task(recipe_with(recipe, overrides), base, task, data, chooses=recipe is None)
-    if refit is None:
-        refit = recipe is None and is_worth_it(asked, base, root)
-    if refit:
-        with each_kind_once(differs=""):
+    # What is noted of the rows is the same in both trainings.
+    with each_kind_once(differs=""):
+        asked = with_task(recipe_with(recipe, overrides), base, task, data, chooses=recipe is None)
+        if refit is None:
+            refit = recipe is None and is_worth_it(asked, base, root)
+        if refit:
             return Predictor.load(refitted(asked, base, root))
     run = train(asked, start=base, auto_resume=auto_resume, root=root, began=began)
     return Predictor.load(run)

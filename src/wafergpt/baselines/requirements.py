@@ -22,6 +22,9 @@ def require_comparable(recipe: Recipe) -> None:
             "omit the baselines"
         )
     if recipe.task is not None and not recipe.task.holds_out:
-        raise InputError("baselines stop by validation rows, and task.held_out=0 leaves none")
+        raise InputError(
+            "baselines stop by validation rows, and task.held_out=0 leaves none; after a refit, "
+            "NAME-held-out has them"
+        )
     if find_spec("sklearn") is None:
         raise InputError(NEEDS_SKLEARN)

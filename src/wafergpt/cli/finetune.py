@@ -120,7 +120,7 @@ def command(
     if is_worker:
         return
     run = classifier.run
-    result: dict[str, Any] = run.read("result")
+    result: dict[str, Any] = run.read("result") | {"held_out": run.read("held_out")}
     try:
         if baselines:
             from wafergpt.apps.comparison import compare
@@ -162,7 +162,7 @@ def _screen(run: Run, result: dict[str, Any], width: int) -> Iterable[Renderable
 
 
 def _scores(result: dict[str, Any]) -> Iterator[str]:
-    held_out = result.get("held_out")
+    held_out = result["held_out"]
     validation = (
         ("validation", result["metrics"])
         if held_out is None

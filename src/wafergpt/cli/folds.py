@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 NOT_WITH_FOLDS = ("baselines", "auto_resume", "resume", "nproc", "restarts", "show")
-NOT_WITH_REFIT = ("baselines", "resume", "nproc", "restarts")
+NOT_WITH_REFIT = ("baselines", "resume", "nproc", "restarts", "show")
 
 
 def require_alone(given: Mapping[str, Any]) -> None:

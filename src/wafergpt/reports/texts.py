@@ -12,7 +12,7 @@ from wafergpt.planning.duration import PARTS
 from wafergpt.progress import duration
 from wafergpt.reports import formatting as values
 from wafergpt.reports.folds import folds_of
-from wafergpt.reports.formatting import number
+from wafergpt.reports.formatting import number, read_object
 from wafergpt.reports.pruning import left_of_tables
 from wafergpt.reports.retrieval import finding, scores
 from wafergpt.reports.sections import Chapter, ClassifierMetrics
@@ -33,20 +33,20 @@ NO_LAW = (
 
 def verdict(chapter: Chapter, ranked: Sequence[Row]) -> str:
     """Summarize the run in a sentence or two, compared with the best baselines."""
-    return " ".join(filter(None, (_verdict(chapter, ranked), _before_refit(chapter.result))))
+    return " ".join(filter(None, (_verdict(chapter, ranked), _before_refit(chapter))))
 
 
-def _before_refit(result: Mapping[str, Any]) -> str:
+def _before_refit(chapter: Chapter) -> str:
     """Say how good the network was that had not learned the held-out rows; "" if all are one."""
-    found = result.get("held_out")
-    if not isinstance(found, Mapping):
+    found = read_object(chapter.run, "held_out")
+    metrics = found.get("metrics")
+    name = next((n for n in ("accuracy", "f1", "loss") if number(metrics, n) is not None), "")
+    if not name:
         return ""
-    metrics, rows = found.get("metrics"), values.count(number(found, "rows"))
-    name = next((n for n in ("accuracy", "f1", "loss") if number(metrics, n) is not None), "loss")
-    value = values.MISSING if number(metrics, name) is None else f"{number(metrics, name):.4f}"
+    rows, value = values.count(number(found, "rows")), number(metrics, name)
     return (
-        f"It has learned all rows; {Path(str(found.get('run'))).name}, which has not learned "
-        f"{rows} of them, has a validation {name} of {value}."
+        f"{Path(str(found.get('run'))).name}, which has not learned {rows} of its training rows, "
+        f"has a validation {name} of {value:.4f}."
     )
 
 

@@ -246,11 +246,13 @@ def _sizes(rows: int, squared_passes: float) -> dict[str, Any]:
 
 def _steps(recipe: Recipe, rows: int) -> int | None:
     """Return the updates of the training; None if they depend on the machine's speed."""
-    train = recipe.train
+    train, task = recipe.train, recipe.task
+    assert task is not None
     if train.seconds:
         return None
+    samples = rows * task.samples_per_row
     return train.steps or (
-        math.ceil(train.epochs * rows / train.batch_size) if train.epochs else None
+        math.ceil(train.epochs * samples / train.batch_size) if train.epochs else None
     )
 
 

@@ -125,11 +125,25 @@ class LabelledTask(Task, Generic[R]):
         settings = self.settings
         if settings.train is None:
             raise InputError(f"which labelled rows? add task.train=FILE ({self.formats})")
-        named = {name: getattr(settings, name) for name in ("train", "validation", "test")}
         return {
-            name: together([self.read_rows(path) for path in paths], named[name] or paths[0].parent)
-            for name, paths in row_files(named).items()
+            name: together(
+                [self.read_rows(path) for path in paths],
+                getattr(settings, name) or paths[0].parent,
+            )
+            for name, paths in self.files().items()
         }
+
+    def files(self) -> dict[str, list[Path]]:
+        """Return the files of each part that is named, or in the folder of ``train``.
+
+        Returns:
+            The files by part, ``train`` first.
+
+        Raises:
+            InputError: if a folder or a pattern has no such file.
+        """
+        parts = ("train", "validation", "test")
+        return row_files({name: getattr(self.settings, name) for name in parts})
 
     def class_names(self, table: R) -> Sequence[str]:
         """Return the classes of all rows, if a text has one right answer; none by default.

@@ -99,7 +99,8 @@ class CrossValidation:
     def _of_all_rows(self, fitted: Mapping[str, Any]) -> Recipe:
         """Return the recipe without held-out rows, for as many passes as the folds' best took."""
         passes = statistics.median(self._row(fold)["epochs"] for fold in self._done)
-        return of_all_rows(self.recipe, fitted, passes, self.test)
+        whole = self.recipe.replace(task={"test": self.test})
+        return of_all_rows(whole, fitted, passes)
 
     # --- before anything is trained --------------------------------------------------------------
 
@@ -179,7 +180,9 @@ class CrossValidation:
         return {
             "run": str(run.path),
             "rows": len(tables.validation.texts),
-            "epochs": recipe.train.samples(result["best_step"]) / len(tables.train.texts),
+            # Of a fold that an older version trained, whose rows were samples.
+            "epochs": result.get("passes")
+            or recipe.train.samples(result["best_step"]) / len(tables.train.texts),
             "elapsed": result["elapsed"],
             "metrics": metrics,
         }

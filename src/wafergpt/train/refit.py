@@ -6,6 +6,7 @@ and it settles what is fitted to such rows. The second one, ``NAME``, learns the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from wafergpt.train.run import trained_once
 FEW = 1000
 """Up to so many rows a tenth of them is worth a second training (benchmarks/RESULTS.md)."""
 
+OF_FIRST = "{}-held-out"
+
 
 def is_worth_it(recipe: Recipe, start: Run | None, root: Path) -> bool:
     """Return whether held-out rows of a fine-tuning without a recipe should be learned too.
@@ -34,21 +37,21 @@ def is_worth_it(recipe: Recipe, start: Run | None, root: Path) -> bool:
         start: the run to start from; None for fresh weights.
         root: the folder that holds runs.
     """
-    task, before = recipe.task, None if start is None else start.recipe.task
-    if task is None or not task.test or task.validation or not task.held_out or task.folds:
-        return False
-    if Run(root / recipe.name).path.exists() and not _first(recipe, root).path.exists():
-        # It was begun without.
-        return False
-    if before is not None and before.name == task.name:
+    before = None if start is None else start.recipe.task
+    if before is not None and recipe.task is not None and before.name == recipe.task.name:
         return False
     if recipe.train.seconds or recipe.evaluate.patience or recipe.system.device == "cerebras":
         return False
-    if recipe.system.nproc > 1 or place()[1] > 1:
+    begun = Run(root / recipe.name).path.exists()
+    if begun and not Run(root / OF_FIRST.format(recipe.name)).path.exists():
         return False
-    labelled = task_of(recipe)
-    assert isinstance(labelled, LabelledTask)
-    tables = labelled.read_ahead()
+    try:
+        task, _ = _both(recipe)
+    except InputError:
+        return False
+    if "test" not in task.files():
+        return False
+    tables = task.read_ahead()
     assert tables.validation is not None
     return len(tables.train.texts) + len(tables.validation.texts) <= FEW
 
@@ -62,8 +65,8 @@ def refitted(recipe: Recipe, start: Run | None, root: Path) -> Run:
         root: the folder that holds runs.
 
     Returns:
-        The network of all rows, judged by the test rows if there are any. Its result has in
-        ``held_out`` the other run, the number of held-out rows, and their metrics.
+        The network of all rows, judged by the test rows if there are any. Its ``held_out`` has the
+        other ``run``, that one's ``metrics``, and the number of ``rows`` that it has not learned.
 
     Raises:
         InputError: if nothing is held out of the rows, the recipe is impossible, the rows unusable,
@@ -71,78 +74,83 @@ def refitted(recipe: Recipe, start: Run | None, root: Path) -> Run:
         RunFailed: if a training diverges.
         Interrupted: after saving, if a signal requested a stop.
     """
-    _require_possible(recipe)
-    assert recipe.task is not None
-    first, test = _first(recipe, root), recipe.task.test
-    wanted = recipe.replace(name=first.name, task={"test": None})
+    _, wanted = _both(recipe)
+    first = Run(root / wanted.name)
     if first.path.exists():
-        _require_same_rows(first, wanted)
+        _require_same(first, wanted)
     else:
         Run.require_new(recipe.name, root)
-    say(f"two trainings: {first.name} without the held-out rows, {recipe.name} on all (refit)")
-    trained_once(wanted, start=start, root=root)
-    task, result = task_of(first.recipe), first.read("result")
-    assert isinstance(task, LabelledTask)
-    with silent():
-        many = len(task.rows("train").texts), len(task.rows("validation").texts)
-    passes = first.recipe.train.samples(result["best_step"]) / many[0]
-    whole = of_all_rows(recipe, result["fitted"], passes, test)
-    say(f"{recipe.name}: on all {sum(many):,} rows, {passes:.3g} passes")
+        say(f"two trainings: {first.name} without the held-out rows, {recipe.name} on all (refit)")
+    first = trained_once(wanted, start=start, root=root, test=False)
+    result = first.read("result")
+    whole = of_all_rows(recipe, result["fitted"], result["passes"])
+    say(f"{recipe.name}: on all rows, {whole.train.epochs:.3g} passes")
     run = trained_once(whole, start=start, root=root)
-    held_out = {"run": str(first.path), "rows": many[1], "metrics": result["metrics"]}
-    run.write("result", run.read("result") | {"held_out": held_out})
+    with silent():
+        learned, before = (_learned(one) for one in (run, first))
+    found = {"run": str(first.path), "rows": learned - before, "metrics": result["metrics"]}
+    run.write("held_out", found)
     return run
 
 
-def of_all_rows(
-    recipe: Recipe, fitted: Mapping[str, Any], passes: float, test: Path | None
-) -> Recipe:
+def of_all_rows(recipe: Recipe, fitted: Mapping[str, Any], passes: float) -> Recipe:
     """Return a recipe without held-out rows.
 
     Args:
         recipe: of a training with some.
         fitted: keys of the section ``task`` that were settled by them.
-        passes: over all rows.
-        test: rows to judge by.
+        passes: that the other training took; if its last one was not whole, it was rounded up.
 
     Returns:
         The recipe of the network of all rows.
     """
+    passes = min(passes, recipe.train.epochs or math.inf)
     return recipe.replace(
-        task={**fitted, "folds": 0, "fold": 1, "held_out": 0.0, "test": test},
+        task={**fitted, "folds": 0, "fold": 1, "held_out": 0.0},
         train={"steps": None, "tokens": None, "seconds": None, "epochs": passes},
         evaluate={"patience": 0, "prompts": ()},
     )
 
 
-def _require_possible(recipe: Recipe) -> None:
-    task = recipe.task
-    if task is None or not isinstance(task_of(recipe), LabelledTask):
-        name = "" if task is None else task.name
-        raise InputError(f"task.name={name} has no labelled rows to learn again")
-    if task.validation is not None:
-        raise InputError(f"the rows of {task.validation} are never learned: omit refit")
-    if not task.held_out:
+def _both(recipe: Recipe) -> tuple[LabelledTask[Any], Recipe]:
+    """Return the task and the recipe of the first training.
+
+    Raises:
+        InputError: if it is impossible to train twice.
+    """
+    settings = recipe.task
+    task = None if settings is None else task_of(recipe)
+    if settings is None or not isinstance(task, LabelledTask):
+        raise InputError("refit is for tasks that learn from labelled rows: omit it")
+    if "validation" in task.files():
+        raise InputError("validation rows in a file of their own are never learned: omit refit")
+    if settings.folds:
+        raise InputError("task.folds holds out other rows in each training: omit refit")
+    if not settings.held_out:
         raise InputError("task.held_out=0 learns all rows by itself: omit refit")
     if recipe.system.nproc > 1 or place()[1] > 1:
         raise InputError("refit trains twice, one after the other, in one process: nproc=1")
+    if recipe.train.teacher is not None:
+        raise InputError("train.teacher has a tokenizer of other rows: omit refit")
+    return task, recipe.replace(name=OF_FIRST.format(recipe.name))
 
 
-def _require_same_rows(first: Run, wanted: Recipe) -> None:
-    """Require that rows have not changed since the first training."""
+def _require_same(first: Run, wanted: Recipe) -> None:
+    """Require that neither the recipe nor the rows have changed since the first training."""
+    if changes := changes_since(first, wanted):
+        raise InputError(
+            f"{first.path} is of another command ({', '.join(changes[:3])} differ): choose "
+            "another name=NAME"
+        )
     task = task_of(wanted)
     assert isinstance(task, LabelledTask)
-    if changes_since(first, wanted):
-        # Whether it can go on with them is seen when it does.
-        return
-    with silent():
-        fingerprint = task.read_ahead().fingerprint()
-    if first.recipe.data.fingerprint not in (None, fingerprint):
+    if first.recipe.data.fingerprint not in (None, task.read_ahead().fingerprint()):
         raise InputError(
-            f"{first.path} was trained on other rows than task.train has now: choose another "
-            "name=NAME"
+            f"{first.path} was trained on other rows than there are now: choose another name=NAME"
         )
 
 
-def _first(recipe: Recipe, root: Path) -> Run:
-    return Run(root / f"{recipe.name}-held-out")
+def _learned(run: Run) -> int:
+    task = task_of(run.recipe)
+    assert isinstance(task, LabelledTask)
+    return len(task.tables.train.texts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -247,6 +247,7 @@ def _write_final_metrics(run: Run, setup: Setup, test: bool) -> None:
         "metrics": metrics("validation"),
         "test": metrics("test") if test else None,
         "fitted": fitted,
+        "passes": _passes(task.recipe, splits.train.samples_per_epoch, run.read("result")),
         "init": "scratch" if source is None else source.name,
         "pretrained": None if source is None else str(source),
     }
@@ -255,6 +256,11 @@ def _write_final_metrics(run: Run, setup: Setup, test: bool) -> None:
     parts = result["time"] and {**result["time"], "final": seconds}
     elapsed = result["elapsed"] + seconds
     run.write("result", result | found | {"elapsed": elapsed, "time": parts})
+
+
+def _passes(recipe: Recipe, samples: int, result: Mapping[str, Any]) -> float:
+    """Return the passes that the best checkpoint took; the last one, if none is known as such."""
+    return recipe.train.samples(result["best_step"] or result["step"]) / samples
 
 
 def _write_mistakes(run: Run, mistakes: Sequence[dict[str, Any]]) -> None:
