@@ -48,7 +48,7 @@ def tiny(home: Path, name: str, *asked: str) -> Predictor:
         "scratch", None,
         [*SMALL, *files, "model.vocab_size=280", "train.epochs=3", "task.pooling=mean",
          "task.ngrams=words", "task.ngram_rows=4096", f"name={name}", *asked],
-        root=home,
+        refit=False, root=home,
     )  # fmt: skip
 
 

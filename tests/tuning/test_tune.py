@@ -34,7 +34,8 @@ def test_a_study_from_the_default_to_the_run_that_is_kept(rows: Path) -> None:
     assert result["default_value"] == values[0]
     # The default is what finetune would have made.
     named = [f"task.{part}={rows / part}.jsonl" for part in ("train", "test")]
-    alone = api.finetune("scratch", None, [*TASK, *named, "name=alone"], root=rows / "runs").run
+    asked = [*TASK, *named, "name=alone"]
+    alone = api.finetune("scratch", None, asked, refit=False, root=rows / "runs").run
     assert values[0] == alone.read("result")["metrics"]["loss"]
     assert alone.read("result")["test"] == result["default_test"]
     # The best is a run of its own, and the test was judged once.

@@ -61,9 +61,8 @@ def plan(
     from wafergpt.planning.budget import budget_of
     from wafergpt.planning.hardware import Machine
     from wafergpt.runs.teacher import with_teacher
-    from wafergpt.train.finetuning import with_task
+    from wafergpt.train.finetuning import is_worth_it, with_task
     from wafergpt.train.planner import plan_budget, plan_training
-    from wafergpt.train.refit import is_worth_it
 
     wanted = None if budget is None else budget_of(budget)
     recipe = _planned(what, overrides)
@@ -170,8 +169,7 @@ def finetune(
 
     Returns:
         A predictor with the checkpoint that is best on validation data. After a refit, with the
-        last one, and its run has no validation metrics: ``run.read("held_out")`` has those of the
-        first training.
+        last one; the validation metrics of its run are those of the first training.
 
     Raises:
         InputError: if the recipe is impossible or the rows are unusable.
@@ -180,8 +178,8 @@ def finetune(
     """
     began = time.monotonic()
     from wafergpt.inference.predictor import Predictor
-    from wafergpt.train.finetuning import with_task
-    from wafergpt.train.refit import is_worth_it, refitted
+    from wafergpt.train.finetuning import is_worth_it, with_task
+    from wafergpt.train.refit import refitted
     from wafergpt.train.resume import beginning, may_change
     from wafergpt.train.run import train
 

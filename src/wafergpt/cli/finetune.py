@@ -162,13 +162,9 @@ def _screen(run: Run, result: dict[str, Any], width: int) -> Iterable[Renderable
 
 
 def _scores(result: dict[str, Any]) -> Iterator[str]:
-    held_out = result["held_out"]
-    validation = (
-        ("validation", result["metrics"])
-        if held_out is None
-        else (f"held-out rows, before they were learned ({held_out['run']})", held_out["metrics"])
-    )
-    for part, metrics in (validation, ("test", result["test"])):
+    first = (result.get("held_out") or {}).get("run")
+    validation = f"validation ({first}, before the refit)" if first else "validation"
+    for part, metrics in ((validation, result["metrics"]), ("test", result["test"])):
         if metrics:
             numbers = [
                 f"{k.replace('_', ' ')} {v:.4f}" for k, v in metrics.items() if isinstance(v, float)

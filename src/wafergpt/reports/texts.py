@@ -37,16 +37,14 @@ def verdict(chapter: Chapter, ranked: Sequence[Row]) -> str:
 
 
 def _before_refit(chapter: Chapter) -> str:
-    """Say how good the network was that had not learned the held-out rows; "" if all are one."""
+    """Say whose validation metrics they are, if the network has learned those rows; else ""."""
     found = read_object(chapter.run, "held_out")
-    metrics = found.get("metrics")
-    name = next((n for n in ("accuracy", "f1", "loss") if number(metrics, n) is not None), "")
-    if not name:
+    if not found:
         return ""
-    rows, value = values.count(number(found, "rows")), number(metrics, name)
+    rows, first = values.count(number(found, "rows")), Path(str(found.get("run"))).name
     return (
-        f"{Path(str(found.get('run'))).name}, which has not learned {rows} of its training rows, "
-        f"has a validation {name} of {value:.4f}."
+        f"Validation metrics are those of {first}, which has not learned the {rows} validation "
+        "rows; this network has learned them too."
     )
 
 

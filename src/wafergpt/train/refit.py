@@ -13,47 +13,13 @@ from typing import Any
 
 from wafergpt.config import Recipe
 from wafergpt.errors import InputError
-from wafergpt.progress import place, say, silent
+from wafergpt.progress import say, silent
 from wafergpt.runs.run import Run
 from wafergpt.tasks.base import task_of
 from wafergpt.tasks.labelled_task import LabelledTask
+from wafergpt.train.finetuning import twice
 from wafergpt.train.resume import changes_since
 from wafergpt.train.run import trained_once
-
-FEW = 1000
-"""Up to so many rows a tenth of them is worth a second training (benchmarks/RESULTS.md)."""
-
-OF_FIRST = "{}-held-out"
-
-
-def is_worth_it(recipe: Recipe, start: Run | None, root: Path) -> bool:
-    """Return whether held-out rows of a fine-tuning without a recipe should be learned too.
-
-    They are few, nothing but the end of the training depends on them, and there are others to
-    judge the network by.
-
-    Args:
-        recipe: of the fine-tuning, with what was chosen.
-        start: the run to start from; None for fresh weights.
-        root: the folder that holds runs.
-    """
-    before = None if start is None else start.recipe.task
-    if before is not None and recipe.task is not None and before.name == recipe.task.name:
-        return False
-    if recipe.train.seconds or recipe.evaluate.patience or recipe.system.device == "cerebras":
-        return False
-    begun = Run(root / recipe.name).path.exists()
-    if begun and not Run(root / OF_FIRST.format(recipe.name)).path.exists():
-        return False
-    try:
-        task, _ = _both(recipe)
-    except InputError:
-        return False
-    if "test" not in task.files():
-        return False
-    tables = task.read_ahead()
-    assert tables.validation is not None
-    return len(tables.train.texts) + len(tables.validation.texts) <= FEW
 
 
 def refitted(recipe: Recipe, start: Run | None, root: Path) -> Run:
@@ -65,8 +31,9 @@ def refitted(recipe: Recipe, start: Run | None, root: Path) -> Run:
         root: the folder that holds runs.
 
     Returns:
-        The network of all rows, judged by the test rows if there are any. Its ``held_out`` has the
-        other ``run``, that one's ``metrics``, and the number of ``rows`` that it has not learned.
+        The network of all rows, judged by the test rows if there are any. Its validation metrics
+        and outputs are those of the other one: ``held_out`` has that ``run``, and the number of
+        ``rows`` that it has not learned.
 
     Raises:
         InputError: if nothing is held out of the rows, the recipe is impossible, the rows unusable,
@@ -74,7 +41,7 @@ def refitted(recipe: Recipe, start: Run | None, root: Path) -> Run:
         RunFailed: if a training diverges.
         Interrupted: after saving, if a signal requested a stop.
     """
-    _, wanted = _both(recipe)
+    _, wanted = twice(recipe)
     first = Run(root / wanted.name)
     if first.path.exists():
         _require_same(first, wanted)
@@ -88,8 +55,10 @@ def refitted(recipe: Recipe, start: Run | None, root: Path) -> Run:
     run = trained_once(whole, start=start, root=root)
     with silent():
         learned, before = (_learned(one) for one in (run, first))
-    found = {"run": str(first.path), "rows": learned - before, "metrics": result["metrics"]}
-    run.write("held_out", found)
+    run.write("held_out", {"run": str(first.path), "rows": learned - before})
+    # What is known of validation rows stays what was measured before they were learned.
+    run.write_outputs({**first.read_outputs(), **run.read_outputs()})
+    run.write("result", run.read("result") | {"metrics": result["metrics"]})
     return run
 
 
@@ -110,29 +79,6 @@ def of_all_rows(recipe: Recipe, fitted: Mapping[str, Any], passes: float) -> Rec
         train={"steps": None, "tokens": None, "seconds": None, "epochs": passes},
         evaluate={"patience": 0, "prompts": ()},
     )
-
-
-def _both(recipe: Recipe) -> tuple[LabelledTask[Any], Recipe]:
-    """Return the task and the recipe of the first training.
-
-    Raises:
-        InputError: if it is impossible to train twice.
-    """
-    settings = recipe.task
-    task = None if settings is None else task_of(recipe)
-    if settings is None or not isinstance(task, LabelledTask):
-        raise InputError("refit is for tasks that learn from labelled rows: omit it")
-    if "validation" in task.files():
-        raise InputError("validation rows in a file of their own are never learned: omit refit")
-    if settings.folds:
-        raise InputError("task.folds holds out other rows in each training: omit refit")
-    if not settings.held_out:
-        raise InputError("task.held_out=0 learns all rows by itself: omit refit")
-    if recipe.system.nproc > 1 or place()[1] > 1:
-        raise InputError("refit trains twice, one after the other, in one process: nproc=1")
-    if recipe.train.teacher is not None:
-        raise InputError("train.teacher has a tokenizer of other rows: omit refit")
-    return task, recipe.replace(name=OF_FIRST.format(recipe.name))
 
 
 def _require_same(first: Run, wanted: Recipe) -> None:
