@@ -291,3 +291,17 @@ def test_int8_weights_are_read_as_what_they_were_rounded_from(run: Run) -> None:
     assert (folder / "model.safetensors").stat().st_size < sum(
         4 * w.numel() for w in weights.values()
     )
+
+
+def test_what_may_not_be_read_is_not_taken_for_damaged(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved(run, [3])
+
+    def forbidden(path: Path) -> str:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr("wafergpt.files.sha256", forbidden)
+    with pytest.raises(InputError, match="Permission denied: .*step-00000003"):
+        state().resume(run)
+    assert (run.checkpoints / "step-00000003").is_dir()

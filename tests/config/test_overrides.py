@@ -198,3 +198,12 @@ def test_other_things_where_a_recipe_is_wanted(
     ):
         with pytest.raises(InputError, match=message):
             load_recipe(name)
+
+
+@pytest.mark.parametrize("section", ["model:\n- n_layers: 2", "model: small", "model: 5"])
+def test_what_is_no_section_is_refused_under_an_override_too(tmp_path: Path, section: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"{section}\n")
+    for overrides in ([], ["model.seq_len=32"]):
+        with pytest.raises(InputError, match="model=.* is impossible"):
+            load_recipe(str(path), overrides)

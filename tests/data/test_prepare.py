@@ -9,6 +9,7 @@ import sys
 import time
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -279,3 +280,20 @@ def test_sigterm_names_the_command_that_resumes(articles: Path, tmp_path: Path) 
     assert "Traceback" not in message
     again = module.prepare(many, tmp_path / "c", vocab_size=1000)
     assert again.facts["documents"] == 400
+
+
+def test_a_folder_that_may_not_be_read_is_not_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    walk = os.walk
+
+    def walked(top: Path, onerror: Any) -> Any:
+        for name in ("closed", ".hidden"):
+            onerror(PermissionError(13, "Permission denied", str(top / name)))
+            if name == "closed":
+                yield from walk(top)
+
+    (tmp_path / "a.txt").write_text("text\n")
+    monkeypatch.setattr(os, "walk", walked)
+    with pytest.raises(InputError, match="closed cannot be read: Permission denied"):
+        prepare(tmp_path, tmp_path / "corpus")

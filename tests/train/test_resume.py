@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from wafergpt import api
 from wafergpt.api import average, pretrain
 from wafergpt.checkpoint import store
 from wafergpt.config import load_recipe
@@ -252,3 +253,19 @@ def test_a_run_is_held_from_its_first_moment(tmp_path: Path) -> None:
     with run.held():
         assert (run.path / "holder").is_file()
     subprocess.run(command, check=True)
+
+
+def test_a_language_model_is_not_resumed_as_a_fine_tuning(first: Run, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is a language model: wafergpt pretrain --resume"):
+        api.finetune(resume="first", overrides=["train.steps=9"], root=tmp_path)
+    assert first.read("result")["step"] == 6
+    kept = tmp_path / "kept.html"
+    kept.write_text("<p>mine</p>")
+    with pytest.raises(InputError, match="is no report"):
+        api.report(first, str(kept))
+    assert kept.read_text() == "<p>mine</p>"
+    with pytest.raises(InputError, match="'GGUF' is no format"):
+        api.export(first, tmp_path / "lm.gguf", to="GGUF")  # type: ignore[arg-type]
+    kept.unlink()
+    for _ in range(2):
+        assert api.report(first, str(kept)) == kept

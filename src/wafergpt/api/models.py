@@ -330,7 +330,7 @@ def prune(
 
 
 def report(
-    run: AnyRun, out: Path | None = None, *, self_contained: bool = False, root: Path = RUNS
+    run: AnyRun, out: str | Path | None = None, *, self_contained: bool = False, root: Path = RUNS
 ) -> Path:
     """Write a run's report page: curves, samples, metrics.
 
@@ -348,4 +348,4 @@ def report(
     """
     from wafergpt.reports import write_report
 
-    return write_report(Run.find(run, root), out, self_contained)
+    return write_report(Run.find(run, root), None if out is None else Path(out), self_contained)

@@ -187,6 +187,10 @@ def finetune(
         if refit:
             raise InputError("a resumed training stays what it is: omit refit")
         run = _to_resume(resume, root)
+        if run.recipe.task is None:
+            raise InputError(
+                f"{run.path} is a language model: wafergpt pretrain --resume {run.path}"
+            )
         recipe = may_change(run.recipe, overrides)
         return Predictor.load(train(recipe, run=run, root=root, began=began))
     if start is None:

@@ -236,6 +236,9 @@ def _intact(path: Path, known: Mapping[str, object]) -> bool:
             and path.stat().st_size == known["bytes"]
             and files.sha256(path) == known["sha256"]
         )
+    except PermissionError as error:
+        # It may be sound, and must not be taken for damaged.
+        raise InputError(f"{error.strerror}: {path}") from None
     except (OSError, KeyError, TypeError):
         return False
 

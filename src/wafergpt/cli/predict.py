@@ -81,6 +81,8 @@ def command(
         file, given = from_home(given), None
     if (bool(texts) + (file is not None) + (given == "-")) != 1:
         raise InputError("give either --text, or a FILE, or - for stdin")
+    if file is None and (column is not None or file_format not in (None, "txt")):
+        raise InputError("--column and --format are for a FILE: '-' reads a text from each line")
     if out is not None:
         if file is None:
             raise InputError("--out is for the rows of a FILE")

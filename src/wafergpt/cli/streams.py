@@ -146,7 +146,7 @@ def steady_streams() -> Iterator[None]:
     """
     _open_closed_descriptors()
     before = sys.stdin, sys.stdout, sys.stderr
-    sys.stdin = before[0] or io.StringIO()
+    sys.stdin = before[0] or io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
     sys.stdout = cast(TextIO, _Results(before[1] or _nowhere()))
     sys.stderr = cast(TextIO, _Messages(before[2] or _nowhere()))
     if _encoding(sys.stdin).lower() in {"ascii", "us-ascii", "ansi_x3.4-1968"}:

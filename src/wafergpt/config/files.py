@@ -74,6 +74,9 @@ def merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
         below = result.get(section)
         if isinstance(below, dict) and change is None:
             continue
+        if isinstance(change, dict) and not isinstance(below, dict | None):
+            # What is no section stays, and is refused as such.
+            continue
         if isinstance(below, dict) and isinstance(change, dict):
             if section == "train":
                 gone: tuple[str, ...] = HORIZONS if any(change.get(key) for key in HORIZONS) else ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -70,7 +71,14 @@ def find_files(sources: Sequence[str | Path], file_format: FileFormat | None = N
 
 def _collected(folder: Path, file_format: FileFormat | None) -> list[Path]:
     """Return the readable files in a folder; log how many are skipped."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    closed: list[OSError] = []
+    walked = os.walk(folder, onerror=closed.append)
+    named = (Path(place, name) for place, _, names in walked for name in names)
+    files = sorted(path for path in named if path.is_file())
+    for error in closed:
+        place = Path(error.filename)
+        if not any(map(_hides, place.relative_to(folder).parts)):
+            raise InputError(f"{place} cannot be read: {error.strerror}")
     seen = [p for p in files if not any(map(_hides, p.relative_to(folder).parts))]
     if file_format:
         return seen

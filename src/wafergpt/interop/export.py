@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from wafergpt.errors import InputError
 from wafergpt.progress import working
@@ -43,6 +43,8 @@ def export(
         RunFailed: if the outputs of the export differ.
     """
     out = Path(out)
+    if format not in get_args(Format):
+        raise InputError(f"'{format}' is no format of an export: {', '.join(get_args(Format))}")
     if out.exists() or out.is_symlink():
         raise InputError(f"{out} exists: choose another --out")
     if weights != "fp32" and format != "onnx":

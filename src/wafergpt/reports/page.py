@@ -36,6 +36,9 @@ from wafergpt.reports.tuning import trials_card, tuning_charts
 from wafergpt.runs.run import Run
 from wafergpt.suites.evaluation import kept_of
 
+MARK = b"<span>wafergpt</span>"
+"""In every page; another file is not replaced by one."""
+
 MAX_OPEN_CLASSES = 20
 """A table of more classes is folded."""
 
@@ -61,6 +64,8 @@ def write_report(run: Run, out: Path | None = None, self_contained: bool = False
     if run.shipped and out is None:
         raise InputError(f"{run.name} comes with wafergpt, and is read only: add --out FILE")
     path = out or run.path / "report.html"
+    if out is not None and out.is_file() and MARK not in out.read_bytes():
+        raise InputError(f"{out} exists, and is no report: choose another --out")
     with working("writing the report"):
         page = _drawn(run)
         places = () if self_contained else _script_places(page, out, run)
