@@ -74,7 +74,8 @@ def test_the_second_network_learns_what_the_first_one_was_judged_by(
     assert before["test"] is None
     assert after["metrics"] == before["metrics"]
     assert sum(map(sum, after["test"]["confusion"])) == 20
-    assert second.read("held_out") == {"run": str(first.path), "rows": 12}
+    held_out = {"run": str(first.path), "rows": 12, "metrics": before["metrics"]}
+    assert second.read("held_out") == held_out
     assert len(second.outputs_of("validation")["probabilities"]) == 12
     assert store.best(second) is None
     assert before["best_step"] == first.recipe.train.steps
@@ -178,6 +179,14 @@ def test_what_is_impossible_leaves_nothing(
     with pytest.raises(InputError, match=said):
         finetune("scratch", None, [*asked(home), more], refit=True, root=tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_resumed_it_keeps_what_was_measured_before(home: Path, done: Predictor) -> None:
+    before = done.run.read("result")["metrics"], done.run.outputs_of("validation")
+    run = finetune(resume="clf", overrides=["train.steps=11"], root=home).run
+    assert run.read("result")["step"] == 11
+    assert run.read("result")["metrics"] == before[0]
+    assert run.outputs_of("validation").keys() == before[1].keys()
 
 
 def test_a_name_that_is_taken(home: Path, done: Predictor, tmp_path: Path) -> None:

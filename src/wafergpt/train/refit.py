@@ -55,10 +55,11 @@ def refitted(recipe: Recipe, start: Run | None, root: Path) -> Run:
     run = trained_once(whole, start=start, root=root)
     with silent():
         learned, before = (_learned(one) for one in (run, first))
-    run.write("held_out", {"run": str(first.path), "rows": learned - before})
-    # What is known of validation rows stays what was measured before they were learned.
+    # What is known of validation rows is what was measured before they were learned.
+    found = {"run": str(first.path), "rows": learned - before, "metrics": result["metrics"]}
     run.write_outputs({**first.read_outputs(), **run.read_outputs()})
     run.write("result", run.read("result") | {"metrics": result["metrics"]})
+    run.write("held_out", found)
     return run
 
 

@@ -242,9 +242,12 @@ def _write_final_metrics(run: Run, setup: Setup, test: bool) -> None:
         kept.update({f"{part}/{name}": values for name, values in outputs.items()})
         return task.compute_metrics(outputs, evaluated.references)
 
-    source = task.recipe.start
+    source, before = task.recipe.start, run.read("held_out")
+    if before is not None:
+        # Of rows that a refit has learned, what was measured before stays.
+        kept |= {f"validation/{name}": v for name, v in run.outputs_of("validation").items()}
     found = {
-        "metrics": metrics("validation"),
+        "metrics": metrics("validation") if before is None else before["metrics"],
         "test": metrics("test") if test else None,
         "fitted": fitted,
         "passes": _passes(task.recipe, splits.train.samples_per_epoch, run.read("result")),
