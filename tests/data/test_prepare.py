@@ -20,6 +20,7 @@ from wafergpt.data.corpus import Corpus, Tokens
 from wafergpt.data.megatron_indexed import IndexedTokens, IndexedWriter
 from wafergpt.data.prepare import prepare
 from wafergpt.errors import InputError
+from wafergpt.locks import Lock
 
 
 @pytest.fixture(scope="session")
@@ -297,3 +298,23 @@ def test_a_folder_that_may_not_be_read_is_not_left_out(
     monkeypatch.setattr(os, "walk", walked)
     with pytest.raises(InputError, match="closed cannot be read: Permission denied"):
         prepare(tmp_path, tmp_path / "corpus")
+
+
+def test_two_processes_do_not_write_one_corpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.jsonl").write_text(2 * '{"text": "some text of a document"}\n')
+    out = tmp_path / "corpus"
+    lock = Lock(out / "prepare.json")
+    finish = module._finish
+
+    def second(*given: Any) -> None:
+        assert not lock.acquire()
+        with pytest.raises(InputError, match="is being prepared by another process"):
+            prepare(tmp_path / "a.jsonl", out, vocab_size=257)
+        finish(*given)
+
+    monkeypatch.setattr(module, "_finish", second)
+    assert prepare(tmp_path / "a.jsonl", out, vocab_size=257).path == out
+    assert lock.acquire()
+    lock.release()

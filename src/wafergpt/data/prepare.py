@@ -10,6 +10,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from wafergpt.data.opening import Errors
 from wafergpt.data.tokenizer import SMALLEST, Tokenizer
 from wafergpt.data.tokenizer_files import DEFINITION, SETTINGS
 from wafergpt.errors import InputError
+from wafergpt.locks import Lock
 from wafergpt.progress import Bar, progress, say, working
 
 DEFAULT_VOCABULARY = 8192
@@ -95,11 +97,28 @@ def prepare(
     if _claim(out, plan):
         say(f"{out} is prepared already")
         return Corpus.open(out)
-    split = Split.of(survey, val_fraction)
-    chosen = _tokenizer(out, loaded, reader, split, survey, vocab_size, lowercase)
-    blocks = _encode(out, chosen, reader, split, survey)
-    _finish(out, chosen, survey, blocks)
+    with _alone(out):
+        split = Split.of(survey, val_fraction)
+        chosen = _tokenizer(out, loaded, reader, split, survey, vocab_size, lowercase)
+        blocks = _encode(out, chosen, reader, split, survey)
+        _finish(out, chosen, survey, blocks)
     return Corpus.open(out)
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Keep others from writing the same files; a process that dies leaves the way free.
+
+    Raises:
+        InputError: if another process prepares this corpus.
+    """
+    lock = Lock(out / "prepare.json")
+    if not lock.acquire():
+        raise InputError(f"{out} is being prepared by another process: wait for it")
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _require_possible(
