@@ -302,6 +302,6 @@ def test_what_may_not_be_read_is_not_taken_for_damaged(
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
     monkeypatch.setattr("wafergpt.files.sha256", forbidden)
-    with pytest.raises(InputError, match="Permission denied: .*step-00000003"):
+    with pytest.raises(InputError, match=r"Permission denied: .*step-00000003"):
         state().resume(run)
     assert (run.checkpoints / "step-00000003").is_dir()

@@ -205,5 +205,5 @@ def test_what_is_no_section_is_refused_under_an_override_too(tmp_path: Path, sec
     path = tmp_path / "recipe.yaml"
     path.write_text(f"{section}\n")
     for overrides in ([], ["model.seq_len=32"]):
-        with pytest.raises(InputError, match="model=.* is impossible"):
+        with pytest.raises(InputError, match=r"model=.* is impossible"):
             load_recipe(str(path), overrides)
