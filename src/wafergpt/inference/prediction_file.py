@@ -172,7 +172,7 @@ class PredictionFile:
     @property
     def _below(self) -> float:
         """The probability below which no answer is given."""
-        return float(getattr(self.predictor.task.recipe.task, "abstain_below", 0.0))
+        return getattr(self.predictor.task.recipe.task, "abstain_below", None) or 0.0
 
     def _begun(self, plan: Mapping[str, Any]) -> Written | None:
         """Return what an interrupted call has written, if it has begun."""

@@ -199,7 +199,7 @@ class Classify(TextTask):
     def from_rows(self, tables: Tables) -> dict[str, Any]:
         """Return the labels of the training rows."""
         settings = self.settings
-        if settings.abstain and not settings.abstain_below and tables.validation is None:
+        if settings.abstain and settings.abstain_below is None and tables.validation is None:
             raise InputError(
                 "task.abstain is a share of validation rows, and there are none: leave it or "
                 "task.held_out=0 out, or add a validation file (task.validation=FILE)"
@@ -309,7 +309,7 @@ class Classify(TextTask):
         Where no answer is given ``label`` is None, and ``abstained`` says why. With ``hierarchy``
         the label is the deepest node that is probable enough.
         """
-        labels, least = self.settings.labels, self.settings.abstain_below
+        labels, least = self.settings.labels, self.settings.abstain_below or 0.0
         separator = self.settings.hierarchy
         found = []
         for place, row in zip(decided_of(outputs), outputs["probabilities"], strict=True):

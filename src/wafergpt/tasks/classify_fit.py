@@ -14,9 +14,6 @@ from wafergpt.tasks.samples import Outputs
 if TYPE_CHECKING:
     from wafergpt.tasks.classify import Classify
 
-ANY = 1e-12
-"""A threshold that every answer reaches; 0 is that of a task which has none yet."""
-
 
 def fitted(task: Classify, outputs: Outputs, references: Any) -> tuple[dict[str, Any], Outputs]:
     """Fit factors, temperature, offsets and a threshold, each on top of those before it.
@@ -56,7 +53,7 @@ def fitted(task: Classify, outputs: Outputs, references: Any) -> tuple[dict[str,
     if task.settings.out_of_scope:
         outputs = {**outputs, "in_scope": references >= 0}
     if task.settings.abstain is not None:
-        values["abstain_below"] = task.threshold(outputs, task.settings.abstain) or ANY
+        values["abstain_below"] = task.threshold(outputs, task.settings.abstain)
         answered = confidence_of(outputs) >= values["abstain_below"]
         outputs = {**outputs, "answered": answered}
     return values, outputs

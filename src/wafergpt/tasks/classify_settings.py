@@ -54,7 +54,7 @@ class ClassifySettings(TextTaskSettings):
 
     abstain: float | None = Field(None, gt=0, le=1)
     """The share of validation rows that is answered; no answer is given to those less certain."""
-    abstain_below: float = Field(0.0, ge=0, le=1)
+    abstain_below: float | None = Field(None, ge=0, le=1)
     """The probability below which no answer is given; set by the run."""
     out_of_scope: str = ""
     """The label of rows that are of no class: none is trained on, and those of validation and test
