@@ -51,12 +51,15 @@ def write(path: Path, n: int, seed: int = 0, value: bool = False) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    home = tmp_path_factory.mktemp("home")
+def filled(home: Path) -> Path:
     write(home / "rows.jsonl", 61)
     write(home / "test.jsonl", 20, seed=1)
     return home
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return filled(tmp_path_factory.mktemp("home"))
 
 
 def settings(home: Path, *more: str) -> list[str]:

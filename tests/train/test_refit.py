@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from tests.train.test_folds import settings, write
+from tests.train.test_folds import filled, settings, write
 from wafergpt import api
 from wafergpt.api import finetune
 from wafergpt.checkpoint import store
@@ -23,17 +23,14 @@ from wafergpt.runs.run import Run
 from wafergpt.tasks.base import task_of
 from wafergpt.tasks.classify_settings import ClassifySettings
 from wafergpt.tasks.ngram_scores import START
-from wafergpt.train import finetuning
+from wafergpt.train import refit
 from wafergpt.train import run as run_module
 from wafergpt.train.run import train
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    home = tmp_path_factory.mktemp("home")
-    write(home / "rows.jsonl", 61)
-    write(home / "test.jsonl", 20, seed=1)
-    return home
+    return filled(tmp_path_factory.mktemp("home"))
 
 
 def asked(home: Path, *more: str) -> list[str]:
@@ -141,9 +138,9 @@ def test_when_it_is_chosen(
     (home / "begun").mkdir(exist_ok=True)
     recipe = load_recipe(None, [*asked(home), "task.name=classify", "name=fresh"])
     more = dict(more)
-    monkeypatch.setattr(finetuning, "FEW", more.pop("few", 61))
-    chosen = not more and finetuning.FEW == 61
-    assert finetuning.is_worth_it(recipe.replace(**more), None, home) is chosen
+    monkeypatch.setattr(refit, "FEW", more.pop("few", 61))
+    chosen = not more and refit.FEW == 61
+    assert refit.is_worth_it(recipe.replace(**more), None, home) is chosen
 
 
 def test_a_recipe_or_a_word_decides(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,7 +221,7 @@ def test_what_other_settings_make_of_it(home: Path, tmp_path: Path, more: list[s
     samples = 61 * (4 if "task.augment_copies=3" in more else 1)
     assert run.recipe.train.steps == run.recipe.train.steps_for(2 * samples)
     assert isinstance(run.recipe.task, ClassifySettings)
-    assert (run.recipe.task.abstain_below > 0) is ("task.abstain=0.99" in more)
+    assert run.recipe.task.abstain_below == (0.0 if "task.abstain=0.99" in more else None)
     assert run.read("result")["test"]["accuracy"] > 0
 
 
@@ -232,6 +229,6 @@ def test_validation_rows_of_a_folder_are_not_learned(home: Path, tmp_path: Path)
     for part in ("train", "validation", "test"):
         (tmp_path / f"{part}.jsonl").write_text((home / "rows.jsonl").read_text())
     words = settings(home, f"task.train={tmp_path}", "task.name=classify", "name=of-folder")
-    assert not finetuning.is_worth_it(load_recipe(None, words), None, tmp_path)
+    assert not refit.is_worth_it(load_recipe(None, words), None, tmp_path)
     with pytest.raises(InputError, match="are never learned"):
         finetune("scratch", None, words, refit=True, root=tmp_path)

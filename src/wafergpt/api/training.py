@@ -61,8 +61,9 @@ def plan(
     from wafergpt.planning.budget import budget_of
     from wafergpt.planning.hardware import Machine
     from wafergpt.runs.teacher import with_teacher
-    from wafergpt.train.finetuning import is_worth_it, with_task
+    from wafergpt.train.finetuning import with_task
     from wafergpt.train.planner import plan_budget, plan_training
+    from wafergpt.train.refit import is_worth_it
 
     wanted = None if budget is None else budget_of(budget)
     recipe = _planned(what, overrides)
@@ -178,8 +179,8 @@ def finetune(
     """
     began = time.monotonic()
     from wafergpt.inference.predictor import Predictor
-    from wafergpt.train.finetuning import is_worth_it, with_task
-    from wafergpt.train.refit import refitted
+    from wafergpt.train.finetuning import with_task
+    from wafergpt.train.refit import is_worth_it, refitted
     from wafergpt.train.resume import beginning, may_change
     from wafergpt.train.run import train
 

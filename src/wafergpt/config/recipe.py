@@ -180,6 +180,11 @@ class TaskSettings(Section):
         return 1
 
     @property
+    def sources(self) -> dict[str, Path | None]:
+        """The rows that are named, by part."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
+
+    @property
     def holds_out(self) -> bool:
         """Whether there are validation rows."""
         return bool(self.validation or self.folds or self.held_out)

@@ -95,7 +95,7 @@ def require_sources(recipe: Recipe, folder: Path, given: Sequence[str] = ()) -> 
 
 def _rows(recipe: Recipe) -> dict[str, Path]:
     task = recipe.task
-    named = {} if task is None else {k: getattr(task, k) for k in ("train", "validation", "test")}
+    named = {} if task is None else task.sources
     return {key: path for key, path in named.items() if path is not None}
 
 

@@ -107,7 +107,7 @@ class LabelledTask(Task, Generic[R]):
         """Return what the rows depend on: settings, and when the files were written."""
         settings = self.settings
         read = settings.model_dump_json(exclude=set(self.chosen))
-        named = (settings.train, settings.validation, settings.test)
+        named = settings.sources.values()
         times = [path.stat().st_mtime_ns for path in named if path is not None and path.exists()]
         return f"{type(self).__name__} {self.recipe.data.fingerprint} {times} {read}"
 
@@ -125,25 +125,11 @@ class LabelledTask(Task, Generic[R]):
         settings = self.settings
         if settings.train is None:
             raise InputError(f"which labelled rows? add task.train=FILE ({self.formats})")
+        named = settings.sources
         return {
-            name: together(
-                [self.read_rows(path) for path in paths],
-                getattr(settings, name) or paths[0].parent,
-            )
-            for name, paths in self.files().items()
+            name: together([self.read_rows(path) for path in paths], named[name] or paths[0].parent)
+            for name, paths in row_files(named).items()
         }
-
-    def files(self) -> dict[str, list[Path]]:
-        """Return the files of each part that is named, or in the folder of ``train``.
-
-        Returns:
-            The files by part, ``train`` first.
-
-        Raises:
-            InputError: if a folder or a pattern has no such file.
-        """
-        parts = ("train", "validation", "test")
-        return row_files({name: getattr(self.settings, name) for name in parts})
 
     def class_names(self, table: R) -> Sequence[str]:
         """Return the classes of all rows, if a text has one right answer; none by default.
@@ -356,11 +342,7 @@ class LabelledTask(Task, Generic[R]):
             )
         if train.tokens:
             raise InputError("fine-tuning counts in train.epochs, train.steps or train.seconds")
-        paths = {
-            key: None if path is None else Path(path).resolve()
-            for key in ("train", "validation", "test")
-            for path in (getattr(settings, key),)
-        }
+        paths = {key: path and path.resolve() for key, path in settings.sources.items()}
         horizon = train.steps or train.epochs or train.seconds
         decided = {"max_tokens": self._limit(), **self.from_tokenizer(tokenizer)}
         return recipe.replace(

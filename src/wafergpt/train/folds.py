@@ -23,7 +23,7 @@ from wafergpt.tasks.base import Outputs, task_of
 from wafergpt.tasks.labelled_task import LabelledTask
 from wafergpt.tasks.tables import SplitRows
 from wafergpt.train.refit import of_all_rows
-from wafergpt.train.resume import asked_for, changes_since
+from wafergpt.train.resume import asked_for, require_same_command, require_same_rows
 from wafergpt.train.run import trained_once
 
 
@@ -128,19 +128,11 @@ class CrossValidation:
                 Run.require_new(self.recipe.name, self.root)
             Run.create(recipe, self.root, asked_for(recipe))
             return run
-        if changes := changes_since(run, recipe):
-            raise InputError(
-                f"{run.path} is of another command ({', '.join(changes[:3])} differ): choose "
-                "another name=NAME"
-            )
+        require_same_command(run, recipe)
         for fold in range(1, self._count + 1):
-            path = run.path / f"fold-{fold}"
-            known = Run(path).recipe.data.fingerprint if path.exists() else None
-            if known not in (None, self._tables(fold).fingerprint()):
-                raise InputError(
-                    f"{path} was trained on other rows than {self._whole.path} has now: choose "
-                    "another name=NAME"
-                )
+            known = Run(run.path / f"fold-{fold}")
+            if known.path.exists():
+                require_same_rows(known, self._tables(fold), f"{self._whole.path} has")
         return run
 
     # --- rows ------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from wafergpt.progress import say
 from wafergpt.runs.moved import located
 from wafergpt.runs.run import Run
 from wafergpt.shapes.sparse import matrices
+from wafergpt.tasks.tables import SplitRows
 
 MAY_CHANGE = (
     "train.steps", "evaluate.", "checkpoint.", "tracking.", "system.nproc", "system.shard",
@@ -186,6 +187,40 @@ def changes_since(run: Run, recipe: Recipe) -> list[str]:
         # A horizon that is not asked for is the run's.
         if value != then.get(key) and not (value is None and key.removeprefix("train.") in HORIZONS)
     ]
+
+
+def require_same_command(run: Run, recipe: Recipe) -> None:
+    """Require that a run was asked for by this recipe.
+
+    Args:
+        run: of the same call before.
+        recipe: as asked for now.
+
+    Raises:
+        InputError: naming keys that differ.
+    """
+    if changes := changes_since(run, recipe):
+        raise InputError(
+            f"{run.path} is of another command ({', '.join(changes[:3])} differ): choose "
+            "another name=NAME"
+        )
+
+
+def require_same_rows(run: Run, tables: SplitRows[Any], there: str) -> None:
+    """Require that a run was trained on these rows, if it has read any yet.
+
+    Args:
+        run: of the same call before.
+        tables: the rows now.
+        there: where they are, for people, with its verb.
+
+    Raises:
+        InputError: if they are others.
+    """
+    if run.recipe.data.fingerprint not in (None, tables.fingerprint()):
+        raise InputError(
+            f"{run.path} was trained on other rows than {there} now: choose another name=NAME"
+        )
 
 
 def _same_weights(one: Path | None, other: Path | None) -> bool:

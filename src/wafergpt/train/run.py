@@ -242,7 +242,7 @@ def _write_final_metrics(run: Run, setup: Setup, test: bool) -> None:
         kept.update({f"{part}/{name}": values for name, values in outputs.items()})
         return task.compute_metrics(outputs, evaluated.references)
 
-    source, before = task.recipe.start, run.read("held_out")
+    source, result, before = task.recipe.start, run.read("result"), run.read("held_out")
     if before is not None:
         # Of rows that a refit has learned, what was measured before stays.
         kept |= {f"validation/{name}": v for name, v in run.outputs_of("validation").items()}
@@ -250,12 +250,12 @@ def _write_final_metrics(run: Run, setup: Setup, test: bool) -> None:
         "metrics": metrics("validation") if before is None else before["metrics"],
         "test": metrics("test") if test else None,
         "fitted": fitted,
-        "passes": _passes(task.recipe, splits.train.samples_per_epoch, run.read("result")),
+        "passes": _passes(task.recipe, splits.train.samples_per_epoch, result),
         "init": "scratch" if source is None else source.name,
         "pretrained": None if source is None else str(source),
     }
     run.write_outputs(kept)
-    seconds, result = time.monotonic() - start, run.read("result")
+    seconds = time.monotonic() - start
     parts = result["time"] and {**result["time"], "final": seconds}
     elapsed = result["elapsed"] + seconds
     run.write("result", result | found | {"elapsed": elapsed, "time": parts})
