@@ -121,6 +121,8 @@ MISTAKES = [
     (["pretrain", "evaluate.metric=accuracy", "data.corpus=tiny"], "of a language model"),
     (["predict", "gone", "--text", "a"], "no run 'gone'"),
     (["predict", "gone"], "give either --text"),
+    (["predict", "gone", "-", "--column", "x"], "--column and --format are for a FILE"),
+    (["predict", "gone", "-", "--format", "csv"], "--column and --format are for a FILE"),
     (["report", "gone"], "no run 'gone'"),
     (["import", "gone", "--name", "r"], "no folder gone"),
     (["import", ".", "--name", "r"], "no config.json in ."),

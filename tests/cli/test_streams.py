@@ -103,6 +103,7 @@ def test_streams_are_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     before = sys.stdin, sys.stdout, sys.stderr
     with steady_streams():
         assert list(sys.stdin) == []
+        assert sys.stdin.buffer.read() == b""
     assert (sys.stdin, sys.stdout, sys.stderr) == before
 
 

@@ -209,12 +209,15 @@ def verify(folder: Path) -> None:
 
     Raises:
         DamagedCheckpointError: naming the first file that differs.
+        InputError: if one may not be read.
     """
     try:
         manifest = files.read_json(folder / "manifest.json")
         entries = {name: manifest[name] for name in sorted({STATE, *file_names(folder)})}
     except UnreadableTensorsError as error:
         raise DamagedCheckpointError(str(error)) from None
+    except PermissionError as error:
+        raise _forbidden(error) from None
     except (OSError, ValueError, KeyError, TypeError):
         raise DamagedCheckpointError(f"{folder}: its manifest cannot be read") from None
     with working(f"checking {folder.name}"):
@@ -237,10 +240,14 @@ def _intact(path: Path, known: Mapping[str, object]) -> bool:
             and files.sha256(path) == known["sha256"]
         )
     except PermissionError as error:
-        # It may be sound, and must not be taken for damaged.
-        raise InputError(f"{error.strerror}: {path}") from None
+        raise _forbidden(error) from None
     except (OSError, KeyError, TypeError):
         return False
+
+
+def _forbidden(error: PermissionError) -> InputError:
+    """Return the error of a file that may be sound, and must not be taken for damaged."""
+    return InputError(f"{error.strerror}: {error.filename}")
 
 
 def damage(folder: Path) -> str | None:

@@ -36,8 +36,8 @@ from wafergpt.reports.tuning import trials_card, tuning_charts
 from wafergpt.runs.run import Run
 from wafergpt.suites.evaluation import kept_of
 
-MARK = b"<span>wafergpt</span>"
-"""In every page; another file is not replaced by one."""
+MARK, HEAD_BYTES = b"wafergpt</title>", 4096
+"""In the first bytes of every page; another file is not replaced by one."""
 
 MAX_OPEN_CLASSES = 20
 """A table of more classes is folded."""
@@ -64,7 +64,7 @@ def write_report(run: Run, out: Path | None = None, self_contained: bool = False
     if run.shipped and out is None:
         raise InputError(f"{run.name} comes with wafergpt, and is read only: add --out FILE")
     path = out or run.path / "report.html"
-    if out is not None and out.is_file() and MARK not in out.read_bytes():
+    if out is not None and out.is_file() and not _is_page(out):
         raise InputError(f"{out} exists, and is no report: choose another --out")
     with working("writing the report"):
         page = _drawn(run)
@@ -228,6 +228,11 @@ class _Page(Document):
         inner += _levels(part)
         title = f"Label by label, {kind} rows"
         return [*shown, f'<div class="card"><h3>{title}</h3>{inner}</div>', entity_examples(part)]
+
+
+def _is_page(path: Path) -> bool:
+    with path.open("rb") as file:
+        return MARK in file.read(HEAD_BYTES)
 
 
 def _pruned(chapter: Chapter) -> str:
