@@ -73,6 +73,8 @@ def _lines(run: Run) -> Iterator[str]:
     yield from _front(chapter)
     yield f"# {run.name}\n"
     yield f"{words.verdict(chapter, compared)}\n"
+    if refit := words.before_refit(chapter):
+        yield f"{refit}\n"
     yield f"{words.settings(chapter)}.\n"
     yield "## Use\n"
     yield f"```bash\n{command_of_use(run)}\n```\n"

@@ -166,8 +166,8 @@ class _Page(Document):
             f'<section id="{chapter.title.lower()}"><h2>{chapter.title}</h2>'
             f'<p class="lead">{settings}</p>'
         ]
-        if note:
-            parts.append(f'<p class="aside">{escape(note)}</p>')
+        notes = filter(None, (note, words.before_refit(chapter)))
+        parts += [f'<p class="aside">{escape(line)}</p>' for line in notes]
         if drawn:
             parts.append(f'<div class="charts">{drawn}</div>')
         parts += [folds_card(chapter.result), trials_card(chapter.result)]

@@ -32,23 +32,7 @@ NO_LAW = (
 
 
 def verdict(chapter: Chapter, ranked: Sequence[Row]) -> str:
-    """Summarize the run in a sentence or two, compared with the best baselines."""
-    return " ".join(filter(None, (_verdict(chapter, ranked), _before_refit(chapter))))
-
-
-def _before_refit(chapter: Chapter) -> str:
-    """Say whose validation metrics they are, if the network has learned those rows; else ""."""
-    found = read_object(chapter.run, "held_out")
-    if not found:
-        return ""
-    rows, first = values.count(number(found, "rows")), Path(str(found.get("run"))).name
-    return (
-        f"Validation metrics are those of {first}, which has not learned the {rows} validation "
-        "rows; this network has learned them too."
-    )
-
-
-def _verdict(chapter: Chapter, ranked: Sequence[Row]) -> str:
+    """Summarize the run in a sentence, compared with the best baselines."""
     if not chapter.rows and not chapter.result:
         return "Nothing has been measured yet: the run has a recipe and has made no step."
     if not chapter.result:
@@ -95,6 +79,18 @@ def _verdict(chapter: Chapter, ranked: Sequence[Row]) -> str:
         right = values.percent(accuracy)
         return f"The GPT labels {right} of the validation rows correctly; no test was held out."
     return finding(chapter.result) or _language(chapter)
+
+
+def before_refit(chapter: Chapter) -> str:
+    """Say whose validation metrics they are, if the network has learned those rows; else ""."""
+    found = read_object(chapter.run, "held_out")
+    if not found:
+        return ""
+    rows, first = values.count(number(found, "rows")), Path(str(found.get("run"))).name
+    return (
+        f"Validation metrics are those of {first}, which has not learned the {rows} validation "
+        "rows; this network has learned them too."
+    )
 
 
 def _in_folds(chapter: Chapter, folds: Mapping[str, Any]) -> str:
