@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from wafergpt import atomic_files, files
 
@@ -31,6 +35,25 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
             assert not folder.exists() or (folder / "x").read_text() == "1"
     assert [p.name for p in folder.parent.iterdir()] == ["folder"]
     assert (folder / "x").read_text() == "2"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no umask")
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o002, 0o664)])
+def test_the_umask_says_who_may_read_what_a_library_writes_for_the_owner(
+    tmp_path: Path, umask: int, mode: int
+) -> None:
+    before = os.umask(umask)
+    try:
+        with atomic_files.replacing(tmp_path / "file") as temporary:
+            save_file({"a": np.zeros(1)}, temporary)
+        with atomic_files.appearing(tmp_path / "folder") as temporary:
+            save_file({"a": np.zeros(1)}, temporary / "file")
+            (temporary / "script").touch(0o755)
+    finally:
+        os.umask(before)
+    written = (tmp_path / "file", tmp_path / "folder" / "file")
+    assert [stat.S_IMODE(path.stat().st_mode) for path in written] == [mode, mode]
+    assert stat.S_IMODE((tmp_path / "folder" / "script").stat().st_mode) == 0o755 & ~umask | mode
 
 
 def test_sha256_is_the_well_known_one(tmp_path: Path) -> None:

@@ -9,9 +9,10 @@ import errno
 import json
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,9 @@ NO_FLUSH = {
     errno.EOPNOTSUPP, errno.EISDIR,
 }  # fmt: skip
 """Errors of file systems that cannot flush a file or a folder."""
+
+SHARED = 0o666
+"""Bits of a file's mode: who may read and write it."""
 
 
 def sync(path: Path) -> None:
@@ -49,6 +53,14 @@ def beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
 
 
+def _share(path: Path, usual: int) -> None:
+    """Let a file be read and written by whom the umask admits: safetensors writes for the owner."""
+    mode = path.stat().st_mode
+    if stat.S_ISREG(mode) and usual & SHARED & ~mode:
+        with suppress(OSError):  # Some file systems have no modes.
+            path.chmod(stat.S_IMODE(mode) | usual & SHARED)
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path to write to; on success, flush it and rename it to ``path``.
@@ -58,7 +70,10 @@ def replacing(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = beside(path)
     try:
+        temporary.touch()
+        usual = temporary.stat().st_mode
         yield temporary
+        _share(temporary, usual)
         sync(temporary)
         temporary.replace(path)
         sync(path.parent)
@@ -83,6 +98,7 @@ def appearing(folder: Path, temporary: Path | None = None) -> Iterator[Path]:
     try:
         yield temporary
         for file in temporary.iterdir():
+            _share(file, temporary.stat().st_mode)
             sync(file)
         sync(temporary)
         if folder.exists():

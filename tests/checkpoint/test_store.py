@@ -4,6 +4,7 @@ import errno
 import json
 import shutil
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -305,3 +306,19 @@ def test_what_may_not_be_read_is_not_taken_for_damaged(
     with pytest.raises(InputError, match=r"Permission denied: .*step-00000003"):
         state().resume(run)
     assert (run.checkpoints / "step-00000003").is_dir()
+
+
+def test_a_folder_of_checkpoints_that_may_not_be_read_is_not_empty(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved(run, [3])
+
+    def forbidden(path: Path) -> Iterator[Path]:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", forbidden)
+    with pytest.raises(PermissionError):
+        store.every(run)
+    monkeypatch.undo()
+    shutil.rmtree(run.checkpoints)
+    assert store.every(run) == []

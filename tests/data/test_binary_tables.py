@@ -36,14 +36,14 @@ def workbook(path: Path, *table: list[Any], hidden: bool = False) -> Path:
     return path
 
 
-def test_cells_are_those_of_a_csv(tmp_path: Path) -> None:
+def test_cells_are_those_of_a_csv(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     day = datetime.datetime(2024, 5, 1)
     path = workbook(
         tmp_path / "a.xlsx",
-        [" text ", "label", None, "when", "done"],
-        ["one\ntwo", 1.0, "unnamed", day, True],
-        ["  ", 2, None, day.replace(hour=9), None],
-        [3, 0.5, None, None, "#N/A"],
+        [" text ", "label", None, "when", None, "done"],
+        ["one\ntwo", 1.0, "unnamed", day, None, True, "a note"],
+        ["  ", 2, None, day.replace(hour=9), None, None],
+        [3, 0.5, None, None, None, "#N/A"],
         ["=1+1", 7],
     )
     found = list(rows(path))
@@ -59,6 +59,15 @@ def test_cells_are_those_of_a_csv(tmp_path: Path) -> None:
         ["one\ntwo", "3"], ["1", "0.5"], [2, 4],
     )  # fmt: skip
     assert "2 of 4 rows have no text" in table.notes[0]
+    said = capfd.readouterr().err
+    assert said.count("a.xlsx, line 2: a cell of a column without a name; such columns") == 1
+
+
+def test_an_index_without_a_name_is_a_column(tmp_path: Path) -> None:
+    path = workbook(tmp_path / "a.xlsx", [None, "text", None], [7, "one", None], [None, "two"])
+    assert list(rows(path)) == [(2, {"": "7", "text": "one"}), (3, {"": "", "text": "two"})]
+    with pytest.raises(InputError, match=r"a\.xlsx is xlsx, not csv"):
+        list(rows(path, file_format="csv"))
 
 
 def test_empty_rows_keep_their_place_but_not_at_the_end(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from wafergpt.config import recipe_from
 from wafergpt.reports import list_runs
 from wafergpt.reports.formatting import count, size
+from wafergpt.reports.sections import Chapter
 from wafergpt.runs.run import Run
 
 
@@ -119,3 +120,22 @@ def test_counts(value: float | None, shown: str) -> None:
 )
 def test_sizes(value: float | None, shown: str) -> None:
     assert size(value) == shown
+
+
+def test_a_run_that_may_not_be_read_hides_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path, "mine", 1e9)
+    make(tmp_path, "theirs", 2e9)
+    of = Chapter.of
+
+    def forbidden(run: Run) -> Chapter:
+        if run.name == "theirs":
+            raise PermissionError(13, os.strerror(13), str(run.path / "recipe.yaml"))
+        return of(run)
+
+    monkeypatch.setattr(Chapter, "of", forbidden)
+    theirs, mine = list_runs(tmp_path)
+    assert (mine["name"], mine["state"]) == ("mine", "unfinished")
+    assert theirs["state"] == "unreadable"
+    assert "Permission denied" in theirs["error"]

@@ -164,6 +164,19 @@ def test_auto_resume_takes_what_may_change_and_refuses_what_may_not(tmp_path: Pa
         pretrain(None, settings, auto_resume=True, root=tmp_path)
 
 
+def test_an_unfinished_run_is_not_finished_by_a_shorter_horizon(tmp_path: Path) -> None:
+    path = corpus(tmp_path / "one", 1).path
+    run = pretrain(None, [*SETTINGS, f"data.corpus={path}", "name=r"], root=tmp_path)
+    (run.path / "result.json").unlink()
+    shutil.rmtree(store.every(run)[-1])
+    before = (run.path / "recipe.yaml").read_text()
+    with pytest.raises(InputError, match=r"train.steps=3: .* has made 4 updates already"):
+        pretrain(resume=run, overrides=["train.steps=3"], root=tmp_path)
+    assert (run.path / "recipe.yaml").read_text() == before
+    pretrain(resume=run, overrides=["train.steps=5"], root=tmp_path)
+    assert run.read("result")["step"] == 5
+
+
 def test_a_project_that_was_moved_or_copied_can_be_resumed(tmp_path: Path) -> None:
     old, new = tmp_path / "old", tmp_path / "new"
     path = corpus(old, 1).path

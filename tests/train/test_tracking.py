@@ -103,3 +103,32 @@ def test_a_missing_tracker_says_what_to_install(
     recipe = load_recipe(None, ["name=r", "tracking.wandb=true"])
     with pytest.raises(InputError, match=r"pip install 'wafergpt\[track\]'"):
         trackers(recipe, Run.create(recipe, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({}, "No API key configured"),
+        ({"WANDB_API_KEY": "short"}, "must have 40"),
+        ({"WANDB_MODE": "never"}, "mode: Input should be 'online', 'offline'"),
+        ({"WANDB_MODE": "offline", "WANDB_PROJECT": "a/b"}, "Invalid project name 'a/b'"),
+    ],
+)
+def test_wandb_without_a_key_or_with_odd_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, str], reason: str
+) -> None:
+    wandb = pytest.importorskip("wandb", reason="needs wafergpt[track]")
+    # It reads the environment once.
+    wandb.teardown()
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    recipe = load_recipe(None, ["name=r", "tracking.wandb=true"])
+    run = Run.create(recipe, tmp_path)
+    with pytest.raises(
+        InputError, match=rf"Weights & Biases: .*{reason}.*WANDB_MODE=offline"
+    ) as at:
+        trackers(recipe, run)
+    assert str(at.value).endswith(f"--resume {run.path} goes on then")

@@ -130,7 +130,7 @@ def pretrain(
 
     if resume is not None:
         run = _to_resume(resume, root)
-        return train(may_change(run.recipe, overrides), run=run, root=root, began=began)
+        return train(may_change(run, overrides), run=run, root=root, began=began)
     asked = recipe_with(recipe, overrides)
     base = None
     if start is not None:
@@ -192,7 +192,7 @@ def finetune(
             raise InputError(
                 f"{run.path} is a language model: wafergpt pretrain --resume {run.path}"
             )
-        recipe = may_change(run.recipe, overrides)
+        recipe = may_change(run, overrides)
         return Predictor.load(train(recipe, run=run, root=root, began=began))
     if start is None:
         raise InputError("start from a run or from 'scratch', or name a run to resume")

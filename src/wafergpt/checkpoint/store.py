@@ -189,9 +189,12 @@ def _retire(run: Run, keep: int, keep_every: int) -> None:
 
 def every(run: Run) -> list[Path]:
     """Return the run's checkpoints, oldest first."""
-    return sorted(
-        p for p in run.checkpoints.glob("step-*") if STEP.fullmatch(p.name) and p.is_dir()
-    )
+    try:
+        # glob takes a folder that cannot be read for an empty one.
+        found = list(run.checkpoints.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted(path for path in found if STEP.fullmatch(path.name) and path.is_dir())
 
 
 def best(run: Run) -> Path | None:

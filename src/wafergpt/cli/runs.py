@@ -24,6 +24,7 @@ COLOURS = {
     "shipped": "green",
     "unfinished": "yellow",
     "damaged": "red",
+    "unreadable": "red",
 }
 
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from wafergpt.data.json_rows import TWICE
 from wafergpt.errors import InputError
+from wafergpt.progress import say_once
 
 BinaryKind = Literal["xlsx", "parquet"]
 
@@ -108,7 +109,7 @@ def _damaged(path: Path, error: Exception) -> InputError:
 
 
 def _workbook_rows(path: Path, blank_lines: bool) -> Iterator[tuple[int, dict[str, Any]]]:
-    names: list[str] = []
+    names: dict[int, str] = {}
     twice: dict[str, Any] = {}
     blank: list[int] = []
     with _workbook(path) as book:
@@ -123,17 +124,33 @@ def _workbook_rows(path: Path, blank_lines: bool) -> Iterator[tuple[int, dict[st
                 blank += [number] if names else []
                 continue
             if not names:
-                names = [text.strip() for text in texts]
-                counts = Counter(name for name in names if name)
+                names = _named(texts)
+                counts = Counter(names.values())
                 twice = {name: TWICE for name, count in counts.items() if count > 1}
                 continue
             if blank_lines:
-                yield from ((line, dict.fromkeys(filter(None, names), "")) for line in blank)
+                yield from ((line, dict.fromkeys(names.values(), "")) for line in blank)
             # Blank rows at the end are not rows.
             blank.clear()
-            texts += [""] * (len(names) - len(texts))
-            row = {name: text for name, text in zip(names, texts, strict=False) if name}
+            there = dict(enumerate(texts))
+            if any(text for place, text in there.items() if place not in names):
+                say_once(
+                    ("unnamed", path),
+                    f"warning: {path}, line {number}: a cell of a column without a name; such "
+                    "columns are not read",
+                )
+            row = {name: there.get(place, "") for place, name in names.items()}
             yield number, {**row, **twice}
+
+
+def _named(texts: Sequence[str]) -> dict[int, str]:
+    """Return the names of columns by their places; a single one between them may have none.
+
+    That is an index, as pandas writes it. Others without a name are notes beside the table.
+    """
+    names = {place: text.strip() for place, text in enumerate(texts) if text.strip()}
+    unnamed = [place for place in range(max(names)) if place not in names]
+    return dict(sorted({**names, unnamed[0]: ""}.items())) if len(unnamed) == 1 else names
 
 
 def _values(path: Path, sheet: Any) -> Iterator[Sequence[Any]]:

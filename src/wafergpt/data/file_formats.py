@@ -80,10 +80,13 @@ def require_kind(
     several names are required and its first line has them.
 
     Raises:
-        InputError: if there is no such file, or it contains no text.
+        InputError: if there is no such file, it contains no text, or is a binary table of another
+            kind than the given one.
     """
     require_file(path)
-    if file_format is None and (found := binary_kind(path)):
+    if found := binary_kind(path):
+        if file_format not in (None, found):
+            raise InputError(f"{path} is {found}, not {file_format}: name that format, or none")
         return found
     known = file_format or kind(path)
     if known in BINARY and file_format is None:

@@ -48,8 +48,6 @@ def write_folder(source: Source, out: Path) -> Checked:
     with atomic_files.appearing(out) as folder:
         _write_json(folder / CONFIG, config)
         save_file(_tensors(source), folder / WEIGHTS, metadata={"format": "pt"})
-        # safetensors writes files for the owner only, and an export is to be shared.
-        (folder / WEIGHTS).chmod((folder / CONFIG).stat().st_mode)
         if hf_config.needs_module(source.model, source.recipe.task):
             shutil.copyfile(Path(__file__).parent / NETWORK, folder / NETWORK)
         if source.tokenizer is not None:

@@ -19,10 +19,10 @@ def list_runs(folder: Path) -> list[dict[str, Any]]:
     """Return one row for each run below ``folder``, the newest first.
 
     Each has name, path, bytes, kind, parameters, state (``finished``, ``unfinished``, ``imported``,
-    ``averaged``, ``pruned``, ``folds``, ``shipped`` …) and planned_seconds; of the last step
-    step, tokens, loss, val_loss, seconds (of the updates) and elapsed (of the command); and of the
-    best checkpoint best_step, best_val_loss, accuracy and accuracy_of (``test`` or ``val``).
-    Unknown values are None.
+    ``averaged``, ``pruned``, ``folds``, ``shipped``, ``unreadable`` …) and planned_seconds; of the
+    last step step, tokens, loss, val_loss, seconds (of the updates) and elapsed (of the command);
+    and of the best checkpoint best_step, best_val_loss, accuracy and accuracy_of (``test`` or
+    ``val``). Unknown values are None.
     """
     # Hidden folders are being made or removed.
     recipes = sorted(p for p in folder.glob("*/recipe.yaml") if not p.parent.name.startswith("."))
@@ -43,12 +43,13 @@ def _row(run: Run) -> dict[str, Any]:
     last = ("step", "tokens", "loss", "val_loss", "seconds", "elapsed")
     try:
         chapter = Chapter.of(run)
-    except InputError as error:
+    except (InputError, OSError) as error:
         # One bad folder must not hide the others.
         empty: dict[str, None] = dict.fromkeys(
             ("kind", "parameters", *last, "planned_seconds", *BEST)
         )
-        return row | empty | {"state": "damaged", "error": str(error)}
+        state = "damaged" if isinstance(error, InputError) else "unreadable"
+        return row | empty | {"state": state, "error": str(error)}
     return row | {
         "kind": "finetune" if chapter.recipe.task else "pretrain",
         "parameters": first("parameters", chapter.result, chapter.plan),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from wafergpt.checkpoint import store
+from wafergpt.checkpoint.averaging import step_of
 from wafergpt.config import Model, Recipe, load_recipe, recipe_from
 from wafergpt.config.files import HORIZONS, flat, merged
 from wafergpt.distributed.collectives import ProcessGroup
@@ -34,12 +35,13 @@ MAY_MOVE = {
 """Without and with a task, the paths of the same files, which may have moved."""
 
 
-def may_change(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
+def may_change(run: Run, overrides: Sequence[str]) -> Recipe:
     """Return a run's recipe with overrides that keep a resume bit-exact.
 
     Raises:
-        InputError: on an override of anything else.
+        InputError: on an override of anything else, or a horizon that an unfinished run has passed.
     """
+    recipe = run.recipe
     moves = MAY_MOVE[recipe.task is not None]
     for override in overrides:
         if not override.startswith(MAY_CHANGE + moves):
@@ -53,11 +55,22 @@ def may_change(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
     if recipe.train.steps is None or changed.train.steps is None:
         raise InputError("a run has its horizon in steps: it cannot be resumed without train.steps")
     if changed.train.steps != recipe.train.steps:
+        _require_ahead(run, changed.train.steps)
         say(
             f"the horizon changes from {recipe.train.steps:,} to {changed.train.steps:,} steps: "
             "the learning rate follows the new one from here on"
         )
     return changed
+
+
+def _require_ahead(run: Run, steps: int) -> None:
+    done = max(map(step_of, store.every(run)), default=0)
+    # A finished run keeps its result.
+    if done > steps and run.read("result") is None:
+        raise InputError(
+            f"train.steps={steps}: {run.path} has made {done:,} updates already, and its learning "
+            "rate is not yet at its end: choose more, or leave train.steps out"
+        )
 
 
 def language_model(start: Run | str | Path, root: Path) -> Run:
@@ -236,7 +249,7 @@ def _same_weights(one: Path | None, other: Path | None) -> bool:
 
 def _changed(run: Run, changes: Sequence[str]) -> Recipe:
     try:
-        return may_change(run.recipe, changes)
+        return may_change(run, changes)
     except InputError as error:
         raise InputError(
             f"{run.path} was started by another recipe: {error}; or choose another name=NAME"

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shlex
 from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
 
 from wafergpt.config import Recipe
 from wafergpt.errors import InputError
@@ -38,6 +41,11 @@ class TensorBoard:
         self._writer.close()
 
 
+def _first_of(error: ValidationError) -> str:
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+
+
 class WandB:
     """A Weights & Biases run that continues under the same id after a resume."""
 
@@ -46,14 +54,23 @@ class WandB:
             import wandb
         except ImportError:
             raise InputError("tracking.wandb needs wandb: pip install 'wafergpt[track]'") from None
-        self._run: Any = wandb.init(
-            project=os.environ.get("WANDB_PROJECT", "wafergpt"),
-            name=run.name,
-            id=run.name,
-            resume="allow",
-            dir=str(run.path),
-            config=recipe.model_dump(mode="json"),
-        )
+        try:
+            self._run: Any = wandb.init(
+                project=os.environ.get("WANDB_PROJECT", "wafergpt"),
+                name=run.name,
+                id=run.name,
+                resume="allow",
+                dir=str(run.path),
+                config=recipe.model_dump(mode="json"),
+            )
+        except (wandb.Error, ValidationError) as error:
+            # pydantic's is of a variable such as WANDB_MODE.
+            reason = str(error).rstrip(".") if isinstance(error, wandb.Error) else _first_of(error)
+            raise InputError(
+                f"Weights & Biases: {reason}. It can also be written here with "
+                "WANDB_MODE=offline, or left out with tracking.wandb=false; "
+                f"--resume {shlex.quote(str(run.path))} goes on then"
+            ) from None
 
     def log(self, row: Row) -> None:
         """Send the row."""
@@ -68,7 +85,7 @@ def trackers(recipe: Recipe, run: Run) -> list[Tracker]:
     """Open the trackers that the recipe names.
 
     Raises:
-        InputError: if one is not installed.
+        InputError: if one is not installed, or refuses its settings.
     """
     result: list[Tracker] = []
     if recipe.tracking.tensorboard:
