@@ -5,6 +5,9 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 import wafergpt as wg
 
@@ -34,6 +37,26 @@ def test_every_verb_says_what_it_takes_and_raises() -> None:
 
 def test_types_are_shipped() -> None:
     assert (Path(wg.__file__).parent / "py.typed").is_file()
+
+
+verbs: Any = wg
+"""For calls that a type checker would refuse."""
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda run: verbs.generate(run, weights="int4"), "weights='int4' is none of 'fp32', "),
+        (lambda run: verbs.export(run, "out", "GGUF"), "to='GGUF' is none of 'hf', 'gguf', "),
+        (lambda run: verbs.prune(run, "x", method="most"), "method='most' is none of 'magnitude'"),
+        (lambda run: verbs.prepare("a", "b", errors="ignore"), "errors='ignore' is none of "),
+        (lambda run: verbs.prepare("a", "b", file_format="pdf"), "file_format='pdf' is none of "),
+        (lambda run: verbs.SearchIndex(["a"], how="word"), "how='word' is none of 'vectors'"),
+    ],
+)
+def test_a_word_that_is_none_of_those_of_an_argument(call: Any, said: str) -> None:
+    with pytest.raises(wg.InputError, match=said):
+        call(wg.Run.find("base"))
 
 
 QUIET = """

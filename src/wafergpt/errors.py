@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any, get_args
 
 
 class InputError(ValueError):
@@ -24,6 +25,22 @@ class ProcessLost(RunFailed):
 
 class Interrupted(Exception):
     """A signal stopped the work after everything was saved. Exit code 130."""
+
+
+def require_one_of(literal: Any, name: str, value: object) -> None:
+    """Require that an argument is one of the words of a ``Literal``, which Python does not check.
+
+    Args:
+        literal: the type.
+        name: of the argument.
+        value: that was given.
+
+    Raises:
+        InputError: if it is another.
+    """
+    words = get_args(literal)
+    if value not in words:
+        raise InputError(f"{name}={value!r:.60} is none of {', '.join(map(repr, words))}")
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:

@@ -85,6 +85,8 @@ def test_shares_add_up(count: int, ema: float | None) -> None:
 
 
 def test_refusals(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="last=1: a mean takes 2 checkpoints or more"):
+        average(run, "mean", last=1, root=tmp_path)
     with pytest.raises(InputError, match="has 3 checkpoints after step 0, and this mean takes 4"):
         average(run, "mean", last=4, root=tmp_path)
     with pytest.raises(InputError, match="r exists"):

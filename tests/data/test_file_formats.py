@@ -134,6 +134,10 @@ def test_sources_are_files_folders_and_globs_each_file_once(tmp_path: Path) -> N
     write(tmp_path / "deep" / "notes.md", b"")
     assert find_files([tmp_path]) == [first, second]
     assert find_files([tmp_path / "*.txt", tmp_path, first]) == [first, second]
+    (tmp_path / "again.txt").symlink_to(first)
+    assert find_files([first, tmp_path / "again.txt", tmp_path / "deep" / ".." / "b.txt"]) == [
+        first
+    ]
     with pytest.raises(InputError, match="nothing to read at"):
         find_files([tmp_path / "*.csv"])
     with pytest.raises(InputError, match="no such file"):

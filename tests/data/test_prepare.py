@@ -298,6 +298,8 @@ def test_a_folder_that_may_not_be_read_is_not_left_out(
     monkeypatch.setattr(os, "walk", walked)
     with pytest.raises(InputError, match="closed cannot be read: Permission denied"):
         prepare(tmp_path, tmp_path / "corpus")
+    with pytest.raises(InputError, match="closed cannot be read: Permission denied"):
+        prepare(tmp_path / "**" / "*.txt", tmp_path / "corpus")
 
 
 def test_two_processes_do_not_write_one_corpus(

@@ -50,10 +50,12 @@ def average(
     # Step 0 holds the initial weights.
     folders = [folder for folder in store.every(found) if step_of(folder)]
     wanted = 2 if last is None else last
-    if wanted < 2 or len(folders) < wanted:
+    if wanted < 2:
+        raise InputError(f"last={wanted}: a mean takes 2 checkpoints or more")
+    if len(folders) < wanted:
         raise InputError(
             f"{found.path} has {len(folders)} checkpoints after step 0, and this mean takes "
-            f"{max(wanted, 2)} or more: train with a larger checkpoint.keep"
+            f"{wanted} or more: train with a larger checkpoint.keep"
         )
     folders = folders if last is None else folders[-last:]
     shares = mean_shares(len(folders), ema)

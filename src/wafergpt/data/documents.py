@@ -49,7 +49,8 @@ def find_files(sources: Sequence[str | Path], file_format: FileFormat | None = N
     Raises:
         InputError: if nothing readable is found at a source.
     """
-    found: dict[Path, None] = {}
+    # By where it is: two names of one file would read it twice.
+    found: dict[Path, Path] = {}
     for source in sources:
         path = Path(source)
         if path.is_dir():
@@ -63,22 +64,16 @@ def find_files(sources: Sequence[str | Path], file_format: FileFormat | None = N
                 f"nothing to read at '{source}': no such file, or no "
                 f"{', '.join(sorted(COLLECTED))} in it (--format sets the type of other files)"
             )
-        found.update(dict.fromkeys(matches))
-    for path in found:
+        for match in matches:
+            found.setdefault(match.resolve(), match)
+    for path in found.values():
         require_file(path)
-    return list(found)
+    return list(found.values())
 
 
 def _collected(folder: Path, file_format: FileFormat | None) -> list[Path]:
     """Return the readable files in a folder; log how many are skipped."""
-    closed: list[OSError] = []
-    walked = os.walk(folder, onerror=closed.append)
-    named = (Path(place, name) for place, _, names in walked for name in names)
-    files = sorted(path for path in named if path.is_file())
-    for error in closed:
-        place = Path(error.filename)
-        if not any(map(_hides, place.relative_to(folder).parts)):
-            raise InputError(f"{place} cannot be read: {error.strerror}")
+    files = sorted(path for path in _below(folder) if path.is_file())
     seen = [p for p in files if not any(map(_hides, p.relative_to(folder).parts))]
     if file_format:
         return seen
@@ -95,6 +90,22 @@ def _collected(folder: Path, file_format: FileFormat | None) -> list[Path]:
     return found
 
 
+def _below(folder: Path) -> list[Path]:
+    """Return all files in a folder and its folders.
+
+    Raises:
+        InputError: if one that is not hidden may not be read.
+    """
+    closed: list[OSError] = []
+    walked = os.walk(folder, onerror=closed.append)
+    found = [Path(place, name) for place, _, names in walked for name in names]
+    for error in closed:
+        place = Path(error.filename)
+        if not any(map(_hides, place.relative_to(folder).parts)):
+            raise InputError(f"{place} cannot be read: {error.strerror}")
+    return found
+
+
 def _matching(pattern: str) -> list[Path]:
     """Return the files that match a glob, without hidden ones as in a shell.
 
@@ -105,6 +116,9 @@ def _matching(pattern: str) -> list[Path]:
         found = list(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
     except (ValueError, OSError) as error:
         raise InputError(f"'{pattern}' cannot be searched for: {error}") from None
+    if "**" in path.parts and (top := Path(*path.parts[: path.parts.index("**")])).is_dir():
+        # glob leaves out what may not be read.
+        _below(top)
     # A pattern part that starts with a dot matches hidden files.
     asks = any(part[0] == "." and part != ".." for part in path.parts)
     hidden = [p for p in found if not asks and any(_hides(part) for part in p.parts)]

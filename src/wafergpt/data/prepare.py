@@ -25,7 +25,7 @@ from wafergpt.data.megatron_indexed import IndexedWriter, dtype_code
 from wafergpt.data.opening import Errors
 from wafergpt.data.tokenizer import SMALLEST, Tokenizer
 from wafergpt.data.tokenizer_files import DEFINITION, SETTINGS
-from wafergpt.errors import InputError
+from wafergpt.errors import InputError, require_one_of
 from wafergpt.locks import Lock
 from wafergpt.progress import Bar, progress, say, working
 
@@ -75,6 +75,9 @@ def prepare(
         InputError: on unreadable sources, impossible settings, or an ``out`` with another corpus.
     """
     out = Path(out)
+    require_one_of(Errors, "errors", errors)
+    if file_format is not None:
+        require_one_of(FileFormat, "file_format", file_format)
     _require_possible(vocab_size, lowercase, tokenizer is not None, val_fraction)
     files.require_writable(out.parent, "--out")
     if workers:

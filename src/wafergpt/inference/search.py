@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wafergpt.engines.outputs import evaluate
-from wafergpt.errors import InputError
+from wafergpt.errors import InputError, require_one_of
 from wafergpt.evaluation.ranking import first_ranks
 from wafergpt.inference.predictor import Predictor
 from wafergpt.progress import progress, working
@@ -76,6 +76,7 @@ class SearchIndex:
         weight: float | None = None,
         size: int | None = None,
     ) -> None:
+        require_one_of(How, "how", how)
         if weight is not None and not 0 <= weight <= 1:
             raise InputError(f"weight={weight} is no share from 0 to 1")
         self.weight, self._how, self._size, self._predictor = weight, how, size, predictor

@@ -8,7 +8,7 @@ from functools import partial
 from wafergpt.checkpoint import store
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.decoding.generator import Sampling, TextStream
-from wafergpt.errors import InputError
+from wafergpt.errors import InputError, require_one_of
 from wafergpt.inference.devices import inference_device
 from wafergpt.model.gpt import GPT
 from wafergpt.model.quantized import Weights, with_weights
@@ -47,6 +47,7 @@ class Writer:
         if recipe.task is not None:
             line = run.command("predict", "--text", "a text of yours")
             raise InputError(f"{run.path} is fine-tuned for a task: {line}")
+        require_one_of(Weights, "weights", weights)
         place = inference_device(recipe, device)
         if weights == "int8" and place != "cpu":
             raise InputError("int8 weights are for CPUs: bf16, or another device")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
-from wafergpt.errors import InputError
+from wafergpt.errors import InputError, require_one_of
 from wafergpt.progress import working
 from wafergpt.runs.run import RUNS, Run
 
@@ -43,8 +43,7 @@ def export(
         RunFailed: if the outputs of the export differ.
     """
     out = Path(out)
-    if format not in get_args(Format):
-        raise InputError(f"'{format}' is no format of an export: {', '.join(get_args(Format))}")
+    require_one_of(Format, "to", format)
     if out.exists() or out.is_symlink():
         raise InputError(f"{out} exists: choose another --out")
     if weights != "fp32" and format != "onnx":
@@ -52,8 +51,9 @@ def export(
     found = run if isinstance(run, Run) else Run.find(run, root)
     result: dict[str, Any] = {"path": str(out), "format": format}
     if format == "onnx":
-        from wafergpt.interop import onnx_export
+        from wafergpt.interop import onnx_export, onnx_graph
 
+        require_one_of(onnx_graph.OnnxWeights, "weights", weights)
         written = onnx_export.write_folder(found, out, weights)
         return {
             **result,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from wafergpt.config import Recipe
-from wafergpt.errors import InputError
+from wafergpt.errors import InputError, require_one_of
 from wafergpt.progress import say, working
 from wafergpt.shapes.roles import role_of
 from wafergpt.sparsity import criteria
@@ -55,6 +55,7 @@ class Pruning:
     curves: bool = False
 
     def __post_init__(self) -> None:
+        require_one_of(criteria.Method, "method", self.method)
         if not 0 < self.sparsity < 1:
             raise InputError(f"a sparsity of {self.sparsity:.4g} is not above 0 and below 1 (100%)")
         if self.samples < 1:
