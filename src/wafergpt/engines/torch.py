@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import signal
-import statistics
 import time
 from collections.abc import Callable, Collection, Generator
 from contextlib import AbstractContextManager, closing, nullcontext
@@ -40,6 +39,7 @@ from wafergpt.engines.outputs import outputs_of
 from wafergpt.engines.passes import Passes, recompute_activations
 from wafergpt.engines.schedules import learning_rate
 from wafergpt.engines.settings import settle_for_torch
+from wafergpt.engines.timing import mean_update_seconds
 from wafergpt.errors import RunFailed
 from wafergpt.model.empty import empty
 from wafergpt.model.lora import add_adapters
@@ -127,21 +127,12 @@ class TorchEngine:
     ) -> float:
         """Return the seconds of an update, from real ones over all the data; no weight moves."""
         size = self._recipe.train.batch_size
-        data = self._splits.train
-        grid = [place * data.samples_per_epoch // (ROUNDS + 1) for place in range(ROUNDS + 1)]
-        # The largest of these batches shows the memory that is needed.
-        largest = max(grid, key=lambda first: data.length(first, size))
-        places = [largest, *grid[1 :: math.ceil(ROUNDS / max(1, rounds))][:rounds]]
-        times: list[float] = []
-        for first in places:
-            if times and (stop() or sum(times[1:]) >= max_seconds):
-                break
-            start = time.perf_counter()
+
+        def update(first: int) -> None:
             self._gradients(0, first, size)
             self._discard()
-            times.append(time.perf_counter() - start)
-        # The first updates include allocations, and kernels for each new length.
-        return statistics.fmean(times[-max(1, len(times) // 2) :])
+
+        return mean_update_seconds(self._splits.train, size, update, stop, max_seconds, rounds)
 
     def choose_compilation(
         self, updates: float, eager_seconds: float, stop: Callable[[], bool]
