@@ -221,6 +221,14 @@ def test_what_reads_rows_several_times_is_planned_so(tmp_path: Path) -> None:
     assert of(augment, "task.augment_copies=3")["flops"] == pytest.approx(
         4 * plain["flops"], rel=0.02
     )
+    # A sentence is an eighth of a text, and both of these are as long as before.
+    text = " ".join(["It was a fine film that I liked a lot."] * 8)
+    (tmp_path / "rows.csv").write_text(
+        "text,label\n" + "".join(f"{text} {n},{'ab'[n % 2]}\n" for n in range(400))
+    )
+    long = of("task.excerpts=0")
+    assert of("task.excerpts=4")["tokens"] == pytest.approx(1.5 * long["tokens"], rel=0.1)
+    (tmp_path / "rows.csv").write_text("text,label\n" + "\n".join(lines))
     for passes, more in ((2, (augment, "task.consistency=1")), (8 / 3, ("task.adversarial=0.05",))):
         found = of(*more)
         assert found["tokens"] == plain["tokens"]

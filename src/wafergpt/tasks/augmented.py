@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from wafergpt.data.labelled_rows import Table
 from wafergpt.data.text_columns import BETWEEN
+from wafergpt.data.word_splitting import sentences, words_of
 from wafergpt.evaluation.perturbations import SEVERITIES, perturbed
 from wafergpt.tasks.ngram_scores import mean_of_each
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
     from wafergpt.data.batches import Batch
     from wafergpt.tasks.text_task import TextTask
+
+LEAST_WORDS = 3
+"""Of an excerpt, marks among them."""
 
 
 def changed(text: str, kind: str, severity: int, seed: int) -> str:
@@ -54,6 +58,34 @@ def changed_copies(table: Table, kinds: Sequence[str], copies: int, seed: int) -
             kind, severity = draw.choice(kinds), draw.choice(SEVERITIES)
             texts.append(changed(text, kind, severity, seed + copy * len(table.texts) + row))
         found.append(replace(table, texts=texts, notes=()))
+    return found
+
+
+def excerpts(table: Table, count: int, seed: int) -> list[Table]:
+    """Return sentences of all rows, as rows with the same answers.
+
+    Args:
+        table: the training rows, of one column.
+        count: of the sentences of each text; of one with fewer, the text itself for the rest.
+        seed: of the draw.
+
+    Returns:
+        ``count`` tables, in the order of the rows.
+    """
+    draw, drawn = random.Random(f"excerpts {seed}"), []
+    for text in table.texts:
+        found = _sentences(text)
+        order = sorted(range(len(found)), key=lambda _: draw.random())
+        drawn.append([*(found[place] for place in order), *[text] * count][:count])
+    return [replace(table, texts=list(texts), notes=()) for texts in zip(*drawn, strict=True)]
+
+
+def _sentences(text: str) -> list[str]:
+    words, found, first = words_of(text, "parts"), [], 0
+    for length in sentences(text, words):
+        if length >= LEAST_WORDS:
+            found.append(text[words[first].start : words[first + length - 1].end])
+        first += length
     return found
 
 

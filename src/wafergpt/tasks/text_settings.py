@@ -47,6 +47,9 @@ class TextTaskSettings(TaskSettings):
     them, each of a kind and severity of its own (see ``wafergpt evaluate RUN robustness``)."""
     augment_copies: int = Field(1, ge=1, le=100)
     """Changed copies of each training row."""
+    excerpts: int = Field(0, ge=0, le=100)
+    """Sentences of each training text, drawn at random, that are rows with its answer too, so that
+    a network that learns from long texts also reads short ones."""
     consistency: float = Field(0.0, ge=0, le=100)
     """Read each row and one of its copies together, another one each epoch, and add so many times
     the divergence of the answer to the copy from that to the row, as its teacher."""
@@ -64,6 +67,8 @@ class TextTaskSettings(TaskSettings):
     def _has_copies(self) -> TextTaskSettings:
         if self.consistency and not self.augment:
             raise ValueError("task.consistency compares rows with copies: add task.augment=[typos]")
+        if self.excerpts and (self.consistency or len(self.columns) > 1):
+            raise ValueError("task.excerpts is for texts of one column, without task.consistency")
         if self.consistency and self.adversarial:
             raise ValueError("task.consistency and task.adversarial: one of the two")
         return self
@@ -91,8 +96,9 @@ class TextTaskSettings(TaskSettings):
 
     @property
     def samples_per_row(self) -> int:
-        """The row and its copies, unless they are read together."""
-        return 1 + self.augment_copies if self.augment and not self.consistency else 1
+        """The row, its excerpts, and its copies unless they are read together."""
+        copies = self.augment_copies if self.augment and not self.consistency else 0
+        return 1 + copies + self.excerpts
 
     @property
     def table_key(self) -> str:

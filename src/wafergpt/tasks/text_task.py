@@ -25,7 +25,7 @@ from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
 from wafergpt.progress import say, working
 from wafergpt.tasks.adversarial import SHIFT, adversarial_loss
-from wafergpt.tasks.augmented import changed_copies
+from wafergpt.tasks.augmented import changed_copies, excerpts
 from wafergpt.tasks.base import EvaluationSet, Splits, Task, Teacher
 from wafergpt.tasks.chosen import with_choices
 from wafergpt.tasks.labelled_task import LabelledTask
@@ -101,6 +101,8 @@ class TextTask(LabelledTask[Table]):
                 copies = changed_copies(
                     rows, settings.augment, settings.augment_copies, self.recipe.seed
                 )
+        if settings.excerpts:
+            copies += excerpts(rows, settings.excerpts, self.recipe.seed)
         joined = 0 if settings.consistency else len(copies)
         if joined:
             rows, copies = together([rows, *copies], rows.path or Path()), []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,8 +23,10 @@ from wafergpt.planning.hardware import Machine
 from wafergpt.planning.plan import UNDERTRAINED, Candidate, Plan
 from wafergpt.progress import duration, working
 from wafergpt.runs.run import RUNS, Run
+from wafergpt.tasks.augmented import excerpts
 from wafergpt.tasks.base import task_of
 from wafergpt.tasks.labelled_task import LabelledTask
+from wafergpt.tasks.text_task import TextTask
 from wafergpt.train.measuring import NoMemoryError, measured, speeds
 
 UPDATES = 8
@@ -183,13 +185,19 @@ def _rows(recipe: Recipe) -> RowFacts | None:
     if recipe.task is None:
         return None
     task = task_of(recipe)
-    limit = recipe.task.max_tokens or recipe.model.seq_len
-    lengths = [
-        min(limit, max(1, math.ceil(len(text.encode(errors="replace")) / BYTES_PER_TOKEN)))
-        for text in task.texts()
-    ]
+    limit, samples = recipe.task.max_tokens or recipe.model.seq_len, recipe.task.samples_per_row
+
+    def tokens(texts: Iterable[str]) -> list[int]:
+        sizes = (len(text.encode(errors="replace")) / BYTES_PER_TOKEN for text in texts)
+        return [min(limit, max(1, math.ceil(size))) for size in sizes]
+
+    lengths = tokens(task.texts())
     # A row of some tasks has several texts.
     n = len(task.tables.train.texts) if isinstance(task, LabelledTask) else len(lengths)
     held_out = round(n * HELD_OUT)
-    length = max(1.0, PADDING * sum(lengths) / max(n, 1))
-    return RowFacts(n * recipe.task.samples_per_row, length, held_out, 2 * held_out)
+    whole = samples * sum(lengths)
+    if isinstance(task, TextTask) and (count := task.settings.excerpts):
+        shorter = excerpts(task.tables.train, count, recipe.seed)
+        whole += sum(sum(tokens(table.texts)) for table in shorter) - count * sum(lengths)
+    length = max(1.0, PADDING * whole / max(n * samples, 1))
+    return RowFacts(n * samples, length, held_out, 2 * held_out)
