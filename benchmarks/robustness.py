@@ -65,7 +65,8 @@ def english(way: str, seed: int, demo: Path, out: Path) -> Cell:
     }
     named = [f"task.{part}={path}" for part, path in files.items()]
     name = f"{way.replace(', ', '-')}-{seed}"
-    asked = [*named, *WAYS[way], "train.seconds=null", f"seed={seed}", f"name={name}"]
+    asked = [*named, *WAYS[way], "task.excerpts=0", "train.seconds=null", f"seed={seed}",
+             f"name={name}"]  # fmt: skip
     clf = finetune(demo / "demo-pretrained", "demo-classify", asked, auto_resume=True, root=out)
     elsewhere = write(out / "news.jsonl", [
         pair for part in phrasebank() for pair in part if pair[1] != "neutral"
