@@ -68,6 +68,8 @@ def test_an_index_without_a_name_is_a_column(tmp_path: Path) -> None:
     assert list(rows(path)) == [(2, {"": "7", "text": "one"}), (3, {"": "", "text": "two"})]
     with pytest.raises(InputError, match=r"a\.xlsx is xlsx, not csv"):
         list(rows(path, file_format="csv"))
+    path = workbook(tmp_path / "b.xlsx", [" ", None], ["text", "label"], ["a", "x"])
+    assert list(rows(path)) == [(3, {"text": "a", "label": "x"})]
 
 
 def test_empty_rows_keep_their_place_but_not_at_the_end(tmp_path: Path) -> None:

@@ -124,7 +124,8 @@ def _workbook_rows(path: Path, blank_lines: bool) -> Iterator[tuple[int, dict[st
                 blank += [number] if names else []
                 continue
             if not names:
-                names = _named(texts)
+                # White space alone is no head of a table.
+                names = _named(texts) if any(map(str.strip, texts)) else {}
                 counts = Counter(names.values())
                 twice = {name: TWICE for name, count in counts.items() if count > 1}
                 continue
