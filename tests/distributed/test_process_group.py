@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -217,23 +218,36 @@ def test_fine_tuning_of_two_is_that_of_one(tmp_path: Path, adversarial: float) -
     rows = tmp_path / "rows.csv"
     lines = [f"row {n} is {word},{word}" for n in range(120) for word in ("good", "bad")]
     rows.write_text("text,label\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    results = by_one_and_two(tmp_path, rows, f"task.adversarial={adversarial}", "--no-refit")
+    assert losses(tmp_path, "n1") == pytest.approx(losses(tmp_path, "n2"), rel=1e-5)
+    assert results[0]["test"]["loss"] == pytest.approx(results[1]["test"]["loss"], rel=1e-4)
+
+
+def test_tagging_of_two_is_that_of_one(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.conll"
+    names = ("Ann", "Bob", "Eve", "Tom")
+    rows.write_text("".join(f"{n} O\nis O\n{names[n % 4]} B-PER\n\n" for n in range(60)))
+    results = by_one_and_two(tmp_path, rows, "task.name=tag")
+    assert losses(tmp_path, "n1") == pytest.approx(losses(tmp_path, "n2"), rel=1e-5)
+    assert results[0]["test"]["f1"] == results[1]["test"]["f1"]
+
+
+def by_one_and_two(root: Path, rows: Path, *more: str) -> list[dict[str, Any]]:
+    """Fine-tune in one process and in two, as ``n1`` and ``n2``; return what they print."""
     settings = [
         f"task.train={rows}", f"task.test={rows}", "train.steps=12", "train.batch_size=10",
         "model.n_layers=1", "model.d_model=16", "model.n_heads=2", "model.seq_len=16",
         "model.vocab_size=300", "system.precision=fp32", "system.compile=off", "seed=3",
-        "system.threads=1", "model.dropout=0", f"task.adversarial={adversarial}",
-        "--json", "--runs", str(tmp_path),
+        "system.threads=1", "model.dropout=0", *more, "--json", "--runs", str(root),
     ]  # fmt: skip
     results = []
     for nproc in ("1", "2"):
-        command = [*COMMAND, "finetune", "scratch", f"name=n{nproc}", *settings, "--nproc", nproc,
-                   "--no-refit"]  # fmt: skip
+        command = [*COMMAND, "finetune", "scratch", f"name=n{nproc}", *settings, "--nproc", nproc]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
         assert len(done.stdout.splitlines()) == 1
         results.append(json.loads(done.stdout))
-    assert losses(tmp_path, "n1") == pytest.approx(losses(tmp_path, "n2"), rel=1e-5)
-    assert results[0]["test"]["loss"] == pytest.approx(results[1]["test"]["loss"], rel=1e-4)
+    return results
 
 
 FAULTY = """

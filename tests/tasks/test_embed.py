@@ -20,9 +20,12 @@ from wafergpt.cli.predict import command
 from wafergpt.config import load_recipe
 from wafergpt.errors import InputError
 from wafergpt.inference.predictor import Predictor
+from wafergpt.model.gpt import FeedForward
 from wafergpt.reports import write_report
-from wafergpt.tasks.base import Splits, task_of
+from wafergpt.tasks.base import Splits, gpt_of, task_of
 from wafergpt.tasks.embed import Embed
+from wafergpt.train.calibrated import Calibrated
+from wafergpt.train.narrowing import _Work
 
 STEPS = 60
 
@@ -61,6 +64,22 @@ def test_it_learns_to_find_answers(trained: Predictor) -> None:
     assert metrics["recall_at_5"] > 0.8
     assert 0.3 < metrics["by_size"]["8"]["recall_at_5"] <= metrics["recall_at_5"]
     assert sum(metrics["ranks"].values()) == 50
+
+
+def test_a_smaller_one_is_chosen_and_trained_by_rows_together(
+    trained: Predictor, home: Path
+) -> None:
+    """A query alone has no wrong texts, and so no loss."""
+    network = Calibrated.of(trained.run, trained.run.recipe)
+    together = list(network.samples(64, for_loss=True))
+    assert [batch.weight for batch in together] == [32, 32]
+    work = _Work(network, 64)
+    assert work._loss() > 1e-3
+    ffn = gpt_of(network.network).blocks[0].ffn
+    assert isinstance(ffn, FeedForward)
+    assert (work._importance([ffn.out])[ffn.out] > 0).all()
+    narrow = prune(trained.run, "narrow", channels=32, retrain=1, root=home / "runs")
+    assert narrow.recipe.train.micro_batch_size == trained.run.recipe.train.micro_batch_size == 32
 
 
 def test_metrics_are_those_of_the_vectors_that_are_predicted(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,9 +13,9 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.sparsity.test_masks import blocks, corpus, zeros
+from tests.sparsity.test_masks import SMALL, blocks, corpus, zeros
 from tests.train.test_pruning import home
-from wafergpt.api import finetune, prune
+from wafergpt.api import finetune, pretrain, prune
 from wafergpt.checkpoint import store
 from wafergpt.cli.prune import command
 from wafergpt.distributed.sharding import fill
@@ -57,6 +58,22 @@ def test_zeros_stay_and_the_loss_comes_back(home: Path) -> None:
     assert (recipe.train.steps, recipe.train.batch_size) == (40, parent.train.batch_size)
     assert recipe.optimizer == parent.optimizer
     assert recipe.sparsity.algorithm == "static"
+
+
+@pytest.mark.parametrize(
+    ("asked", "share"), [({"method": "magnitude", "sparsity": 0.6}, 0.6), ({"heads": 1}, 0.4)]
+)
+def test_zeros_stay_whatever_roles_the_run_had_them_in(
+    home: Path, corpus: Path, asked: dict[str, Any], share: float
+) -> None:
+    roles = ["sparsity.algorithm=static", "sparsity.roles=[ffn_in,ffn_out]"]
+    steps = [f"data.corpus={corpus}", "train.steps=2", f"name=ffn-{share}"]
+    run = pretrain(None, [*SMALL, *roles, *steps], root=home)
+    made = prune(run, f"all-{share}", retrain=2 * BATCH, samples=4, root=home, **asked)
+    pruned = Run(home / f"all-{share}-pruned")
+    before, after = (blocks(store.weights(run).items()) for run in (pruned, made))
+    assert all(torch.equal(before[name] == 0, after[name] == 0) for name in before)
+    assert zeros(made) == pytest.approx(share, abs=0.01)
 
 
 def test_a_narrow_run_learns_from_its_parent(home: Path) -> None:

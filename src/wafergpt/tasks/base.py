@@ -74,6 +74,7 @@ class Task(Predicting, ABC):
             less or more of each is better.
         lowers: whether Cerebras' SDK can compile network and loss.
         distils: whether it can learn from a teacher: ``distilled_loss`` is there.
+        independent: whether the loss of a sample is the same beside any others of its pass.
         teacher: set for a training that learns from one.
         before: the task of the run to start from; set for a training that starts from a task's.
     """
@@ -82,6 +83,7 @@ class Task(Predicting, ABC):
     metrics: ClassVar[Mapping[str, Direction]] = {"loss": "min"}
     lowers: ClassVar[bool] = False
     distils: ClassVar[bool] = False
+    independent: ClassVar[bool] = True
     teacher: Teacher | None = None
     before: Task | None = None
 

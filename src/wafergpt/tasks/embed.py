@@ -99,6 +99,7 @@ class Embed(LabelledTask[QueryPairs]):
     }
     chosen = frozenset({"pooling", "projection", "temperature", "sizes"})
     pooled = False
+    independent = False
 
     @property
     def settings(self) -> EmbedSettings:

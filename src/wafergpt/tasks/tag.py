@@ -280,7 +280,7 @@ class Tag(WordTask[Sentences]):
         sure = marginals(mixed, steps, counts).gather(2, tags[..., None])[..., 0]
         room = (0, self.limit - tags.shape[1])
         found = {
-            "tags": F.pad(tags, room).short(),
+            "tags": F.pad(tags, room).int(),
             "probabilities": F.pad(sure, room),
             "word_counts": counts,
         }

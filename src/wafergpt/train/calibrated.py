@@ -157,12 +157,18 @@ class Calibrated:
             raise InputError(f"the validation loss of {name} is not finite: this run is broken")
         return found
 
-    def samples(self, count: int) -> Iterator[Batch]:
-        """Yield so many samples spread over the training data, one at a time: padding is none."""
-        batches = self.splits.train
-        count = min(count, batches.samples_per_epoch)
-        for place in range(count):
-            batch = batches.batch(place * batches.samples_per_epoch // count, 1)
+    def samples(self, count: int, for_loss: bool = False) -> Iterator[Batch]:
+        """Yield so many samples spread over the training data, one at a time: padding is none.
+
+        Args:
+            count: of the samples.
+            for_loss: whether the loss is looked at: then as many together as it is computed over.
+        """
+        batches, train = self.splits.train, self.recipe.train
+        size = train.micro_batch_size if for_loss and not self.task.independent else 1
+        passes = max(1, min(count, batches.samples_per_epoch) // size)
+        for place in range(passes):
+            batch = batches.batch(place * batches.samples_per_epoch // passes, size)
             yield batch.to(self.device)
 
     @torch.no_grad()

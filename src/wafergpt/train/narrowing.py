@@ -117,7 +117,7 @@ class _Work:
     def _loss(self) -> float:
         """Return the loss on training samples."""
         network, loss, weight = self._network, 0.0, 0.0
-        for batch in network.samples(self._samples):
+        for batch in network.samples(self._samples, for_loss=True):
             loss += float(network.task.loss(network.network, batch))
             weight += batch.weight
         return loss / weight
@@ -180,7 +180,7 @@ class _Work:
 
         network = self._network
         with hooked(linears, keep):
-            for batch in network.samples(self._samples):
+            for batch in network.samples(self._samples, for_loss=True):
                 network.task.loss(network.network, batch).backward()
                 for linear in linears:
                     x = inputs[linear]

@@ -10,11 +10,13 @@ from typing import TypeVar
 
 from wafergpt.checkpoint.imported_run import require_new
 from wafergpt.config import Recipe, load_recipe
+from wafergpt.config.sparsity import BLOCKS
 from wafergpt.config.warmup import token_count, warmup_share, warmup_steps
 from wafergpt.errors import InputError, Interrupted, RunFailed
 from wafergpt.progress import say
 from wafergpt.runs.run import Run
 from wafergpt.runs.teacher import with_teacher
+from wafergpt.tasks.base import task_of
 from wafergpt.train.calibrated import Calibrated
 from wafergpt.train.narrowing import Narrowing
 from wafergpt.train.pruning import NOTABLE, SAME, Pruning
@@ -102,7 +104,8 @@ class Retraining:
             name=name,
             train={
                 **dict.fromkeys(("steps", "tokens", "epochs", "seconds")),
-                **dict.fromkeys(("micro_batch_size", "first_steps", "first_batch_size"), 0),
+                **dict.fromkeys(("first_steps", "first_batch_size"), 0),
+                **({"micro_batch_size": 0} if task_of(recipe).independent else {}),
                 **dict.fromkeys(("teacher", "teacher_sha256")),
                 **amount,
                 **(teacher if self.distill else {}),
@@ -115,7 +118,9 @@ class Retraining:
         )
         if start is not None:
             now, zeros = start.recipe, start.read("result")["sparsity"]
-            static = {"algorithm": "static", "sparsity": zeros} if zeros > NOTABLE else {}
+            # Those of all matrices, wherever the run that was pruned had its own.
+            static = {"algorithm": "static", "sparsity": zeros, "roles": BLOCKS}
+            static = {**static, "distribution": "uniform"} if zeros > NOTABLE else {}
             task = {} if now.task is None else {"task": now.task}
             found = found.replace(
                 start=start.path.resolve(), model=now.model, data=now.data, sparsity=static, **task
