@@ -53,7 +53,8 @@ class ClassifySettings(TextTaskSettings):
     """That divides the scores; set by the run."""
 
     abstain: float | None = Field(None, gt=0, le=1)
-    """The share of validation rows that is answered; no answer is given to those less certain."""
+    """The share of validation rows that is answered; no answer is given to those less certain. With
+    ``hierarchy`` they are answered with a leaf, and others perhaps with a node above it."""
     abstain_below: float | None = Field(None, ge=0, le=1)
     """The probability below which no answer is given; set by the run."""
     out_of_scope: str = ""
