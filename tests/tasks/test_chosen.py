@@ -14,7 +14,7 @@ from wafergpt.api import finetune
 from wafergpt.config import Recipe, load_recipe
 from wafergpt.config.files import flat
 from wafergpt.tasks import chosen
-from wafergpt.tasks.chosen import LORA_LR, with_choices, with_choices_for_tagging
+from wafergpt.tasks.chosen import LORA_LR, with_choices
 from wafergpt.tasks.text_settings import TextTaskSettings
 from wafergpt.train.finetuning import with_task
 
@@ -95,18 +95,6 @@ def test_ratios_need_rows_of_each_class_and_long_texts_more_rows() -> None:
 )  # fmt: skip
 def test_nothing_is_chosen_that_would_be_refused(overrides: list[str]) -> None:
     assert getattr(of(50, *overrides).task, "ngrams", "") == "none"
-
-
-@pytest.mark.parametrize(("rows", "words", "passes"), [
-    # MSRA, a part of it, and CoNLL-2003.
-    (50_658, ["字"] * 43, 3), (6_000, ["字"] * 43, 10), (14_041, ["word", "words"] * 7, 3),
-])  # fmt: skip
-def test_characters_that_are_words_are_read_more_often(
-    rows: int, words: list[str], passes: int
-) -> None:
-    recipe = load_recipe(None, ["task.name=tag", "task.train=x"])
-    found = with_choices_for_tagging(recipe, (), [words] * rows)
-    assert found.train.epochs == passes
 
 
 def test_a_recipe_is_left_as_it_is(tmp_path: Path) -> None:

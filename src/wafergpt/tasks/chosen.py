@@ -46,10 +46,10 @@ LONG = 400.0
 """Mean characters of a text from which on n-grams of words are enough."""
 
 
-TAGGED_SCALE, TAGGED_CHARACTERS_SCALE = 8_000_000, 24_000_000
-"""Characters of tagged words over the first, to the power of -1/2, are the passes: 3 for 200,000
-words of English, also where they are contexts of answers. Words of one character each, as in
-Chinese, tell less and want more: the second is theirs, 3 passes for 50,000 sentences."""
+TAGGED_SCALE = 8_000_000
+"""Characters of tagged words over this, to the power of -1/2, are the passes: 3 for 200,000 words
+of English, also where they are contexts of answers. Words of one character each, as in Chinese,
+tell less and want more passes."""
 
 TAGGED_FAST = 64.0
 """Learning rate of a tagger's table of features. Its loss is a mean over words, of which a batch
@@ -152,11 +152,8 @@ def with_choices_for_tagging(
     Returns:
         The recipe with what was chosen.
     """
-    rows, words = len(sentences), sum(map(len, sentences))
-    characters = sum(len(word) for sentence in sentences for word in sentence)
-    # A few of them may be longer, such as numbers.
-    scale = TAGGED_CHARACTERS_SCALE if characters < 1.5 * words else TAGGED_SCALE
-    sizes = _sizes(rows, scale / max(1, characters))
+    rows, characters = len(sentences), sum(len(word) for words in sentences for word in words)
+    sizes = _sizes(rows, TAGGED_SCALE / max(1, characters))
     values = {**UNPOOLED, **sizes, "evaluate.metric": "f1"}
     if table_lr is not None:
         values["optimizer.task_ngram_lr"] = table_lr
