@@ -9,8 +9,10 @@ import pytest
 from wafergpt.api import finetune
 from wafergpt.config import load_recipe
 from wafergpt.data.labelled_rows import Table
+from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
 from wafergpt.tasks.augmented import excerpts
+from wafergpt.tasks.base import task_of
 
 LONG = "I saw it twice. Why? The plot was thin, but Mr. Brown was good!\nNot bad at all."
 SENTENCES = {"I saw it twice.", "The plot was thin, but Mr. Brown was good!", "Not bad at all."}
@@ -45,6 +47,9 @@ def test_a_training_reads_them_too(tmp_path: Path) -> None:
     plain = finetune("scratch", None, [*asked, "name=plain"], root=tmp_path).run.read("result")
     more = finetune("scratch", None, [*asked, "task.excerpts=2", "name=more"], root=tmp_path).run
     assert more.read("result")["step"] == 3 * plain["step"]
+    splits = task_of(more.recipe).prepare(Tokenizer.load(more.tokenizer))[1]
+    ngrams = [len(splits.train.batch(first, 1)["ngrams"][0].nonzero()) for first in range(108)]
+    assert len([count for count in ngrams if count]) == 36
     assert plain["tokens"] < more.read("result")["tokens"] < 2 * plain["tokens"]
 
 

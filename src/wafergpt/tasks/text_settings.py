@@ -49,7 +49,8 @@ class TextTaskSettings(TaskSettings):
     """Changed copies of each training row."""
     excerpts: int = Field(0, ge=0, le=100)
     """Sentences of each training text, drawn at random, that are rows with its answer too, so that
-    a network that learns from long texts also reads short ones."""
+    a GPT that learns from long texts also reads short ones. The table of ``ngrams`` is trained on
+    whole texts alone."""
     consistency: float = Field(0.0, ge=0, le=100)
     """Read each row and one of its copies together, another one each epoch, and add so many times
     the divergence of the answer to the copy from that to the row, as its teacher."""

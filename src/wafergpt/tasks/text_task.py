@@ -116,6 +116,10 @@ class TextTask(LabelledTask[Table]):
         tokens += sum(len(text) for copy in paired[:1] for text in copy.texts)
         given = texts, targets, size, self.recipe.seed, self.class_weights(targets)
         ngrams = self._ngrams(rows.texts)
+        if ngrams is not None and settings.excerpts:
+            # The table is trained on whole texts alone: most sentences of one say little.
+            whole = len(ngrams) - settings.excerpts * len(tables.train.texts)
+            ngrams = [*ngrams[:whole], *[ngrams[0][:0]] * (len(ngrams) - whole)]
         train = (
             PairedBatches(paired, *given, ngrams=ngrams)
             if paired
