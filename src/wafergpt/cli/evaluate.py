@@ -29,7 +29,7 @@ PATH = HomePath(path_type=Path)
 @click.option("--file", "files", type=PATH, multiple=True,
               help="Labelled rows elsewhere; of a language model, texts; repeatable.")  # fmt: skip
 @click.option("--labels", type=Names(), metavar="FILE'S=RUN'S,…",
-              help="Labels of --file by those of the run; other rows are left out.")  # fmt: skip
+              help="Labels of --file by those of the run; others are left out.")  # fmt: skip
 @click.option("--outside", type=PATH, help="Texts that are of none of the labels.")
 @click.option("--cases", type=PATH, help="A YAML file of behavioural tests.")
 @click.option("--against", multiple=True, metavar="RUN", help="To compare with; repeatable.")

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from wafergpt.data.label_sets import labels_of, settle_label_sets
 from wafergpt.data.labelled_rows import Table
 from wafergpt.data.row_sources import row_files, together
+from wafergpt.data.text_columns import BETWEEN
 from wafergpt.engines.outputs import evaluate
 from wafergpt.errors import InputError, nearest
 from wafergpt.evaluation.intervals import Bootstrap
@@ -104,8 +106,8 @@ def rows_of_file(
         predictor: of the run.
         path: a file, or a pattern of several.
         columns: keys of the section ``task`` that say how it is read, as ``text`` and ``label``.
-        labels: the run's label by that of the file; rows with others are left out. Without any the
-            labels are the run's.
+        labels: the run's label by that of the file; others are left out, with the rows that can
+            have only one. Without any the labels are the run's.
 
     Returns:
         The rows.
@@ -116,35 +118,69 @@ def rows_of_file(
     task: Any = task_of(predictor.recipe.replace(task=columns)) if columns else predictor.task
     with working(f"reading {path}"):
         found = together([task.read_rows(one) for one in row_files({"test": path})["test"]], path)
-    if not isinstance(found, Table) or not isinstance(task, Classify):
-        if labels:
-            raise InputError("--labels is for task.name=classify")
-        return found
-    if not isinstance(task, MultiLabel):
+    if isinstance(found, Table) and isinstance(task, MultiLabel):
+        return _with_label_sets(found, task, labels)
+    if isinstance(found, Table) and isinstance(task, Classify):
         outside = task.settings.out_of_scope
         return _with_labels(found, [*task.settings.labels, *([outside] if outside else [])], labels)
+    if labels:
+        raise InputError("--labels is for task.name=classify")
     return found
 
 
 def _with_labels(table: Table, known: Sequence[str], labels: Mapping[str, str]) -> Table:
     """Return the rows with the run's labels."""
+    _require_labels(table, table.labels, known, labels)
+    if not labels:
+        return table
+    kept = [row for row, label in enumerate(table.labels) if label in labels]
+    if left := len(table.labels) - len(kept):
+        say(f"{left:,} of {len(table.labels):,} rows of {table.path} have other labels")
+    table = table.take(kept)
+    return replace(table, labels=[labels[label] for label in table.labels])
+
+
+def _with_label_sets(table: Table, task: MultiLabel, labels: Mapping[str, str]) -> Table:
+    """Return the rows with those of their labels that the run has."""
+    known = task.settings.labels
+    # Spelled as the run's, which are not split again; names that --labels maps stay as they are.
+    run = Table([""] * len(known), [f"{label}{BETWEEN}" for label in known], table.path)
+    similar = "keep" if labels else task.settings.similar_labels
+    (_, table), _ = settle_label_sets([run, table], task.settings.separator, similar)
+    names = task.class_names(table)
+    _require_labels(table, names, known, labels)
+    if not labels:
+        return table
+    _say_left_out(table, names, labels, "labels")
+    sets = [{labels[name] for name in labels_of(row) if name in labels} for row in table.labels]
+    return replace(table, labels=[BETWEEN.join(sorted(found)) for found in sets])
+
+
+def _require_labels(
+    table: Table, names: Sequence[str], known: Sequence[str], labels: Mapping[str, str]
+) -> None:
+    """Require that a file's labels are the run's, or that ``--labels`` maps some of them to these.
+
+    Raises:
+        InputError: if they are not.
+    """
     for name in labels.values():
         if name not in known:
             raise InputError(f"--labels: the run has no label '{name}'{nearest(name, known)}")
-    if labels:
-        kept = [row for row, label in enumerate(table.labels) if label in labels]
-        if not kept:
-            raise InputError(f"{table.path} has no row with a label of --labels")
-        if left := len(table.labels) - len(kept):
-            say(f"{left:,} of {len(table.labels):,} rows of {table.path} have other labels")
-        table = table.take(kept)
-        return replace(table, labels=[labels[label] for label in table.labels])
-    if unknown := sorted({*table.labels} - {*known}):
+    if labels and labels.keys().isdisjoint(names):
+        raise InputError(f"{table.path} has no row with a label of --labels")
+    unknown = [] if labels else sorted({*names} - {*known})
+    if unknown:
         raise InputError(
             f"{table.path} has the label {short(unknown[0])}, which the run lacks (it has "
             f"{short(', '.join(known))}): --labels FILE'S=RUN'S,… maps them, and leaves others out"
         )
-    return table
+
+
+def _say_left_out(table: Table, names: Sequence[str], labels: Mapping[str, str], of: str) -> None:
+    """Say how many labels of rows with several are left out."""
+    if left := sum(name not in labels for name in names):
+        say(f"{left:,} of {len(names):,} {of} of {table.path} are others, and left out")
 
 
 def some(rows: Any, n: int, seed: int) -> Any:
