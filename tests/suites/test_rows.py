@@ -64,3 +64,16 @@ def test_labels_of_sets_are_mapped_or_refused(several: Predictor, tmp_path: Path
     path.write_text("text,label\nit froze,icy;loud\nnoise,loud\n")
     with pytest.raises(InputError, match="has the label 'icy', which the run lacks"):
         rows_of_file(several, path, {"separator": ";"}, {})
+
+
+def test_entities_of_other_labels_are_mapped_or_refused(tmp_path: Path) -> None:
+    train = tmp_path / "train.conll"
+    train.write_text("\n".join(f"Ann{n} B-PER\nsaw O\nRome{n} B-LOC\n" for n in range(40)))
+    tagger = tiny(tmp_path, train, "task.name=tag")
+    path = tmp_path / "more.conll"
+    path.write_text("Bob B-MAN\nleft O\nAcme B-ORG\nInc I-ORG\n\nAnn B-PER\nslept O\n")
+    with pytest.raises(InputError, match=r"'MAN', which the run lacks \(it has 'LOC, PER'\)"):
+        on_files(tagger, [path], {}, {})
+    found = rows_of_file(tagger, path, {}, {"MAN": "PER", "PER": "PER"})
+    assert found.entities == [((0, 1, "PER"),), ((0, 1, "PER"),)]
+    assert on_files(tagger, [path], {}, {"MAN": "PER"})["sets"][str(path)]["rows"] == 2

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from wafergpt.data.label_sets import labels_of, settle_label_sets
 from wafergpt.data.labelled_rows import Table
 from wafergpt.data.row_sources import row_files, together
+from wafergpt.data.tagged_rows import Sentences
 from wafergpt.data.text_columns import BETWEEN
 from wafergpt.engines.outputs import evaluate
 from wafergpt.errors import InputError, nearest
@@ -25,6 +26,7 @@ from wafergpt.tasks.base import Outputs, task_of
 from wafergpt.tasks.classify import Classify
 from wafergpt.tasks.labelled_task import LabelledTask
 from wafergpt.tasks.multi_label import MultiLabel
+from wafergpt.tasks.tag import Tag
 from wafergpt.tasks.text_task import TextTask
 
 KEPT_OUT = frozenset(
@@ -123,14 +125,16 @@ def rows_of_file(
     if isinstance(found, Table) and isinstance(task, Classify):
         outside = task.settings.out_of_scope
         return _with_labels(found, [*task.settings.labels, *([outside] if outside else [])], labels)
+    if isinstance(found, Sentences) and isinstance(task, Tag):
+        return _with_entities(found, task, labels)
     if labels:
-        raise InputError("--labels is for task.name=classify")
+        raise InputError("--labels is for task.name=classify or tag")
     return found
 
 
 def _with_labels(table: Table, known: Sequence[str], labels: Mapping[str, str]) -> Table:
     """Return the rows with the run's labels."""
-    _require_labels(table, table.labels, known, labels)
+    _require_labels(table.path, table.labels, known, labels)
     if not labels:
         return table
     kept = [row for row, label in enumerate(table.labels) if label in labels]
@@ -148,16 +152,30 @@ def _with_label_sets(table: Table, task: MultiLabel, labels: Mapping[str, str]) 
     similar = "keep" if labels else task.settings.similar_labels
     (_, table), _ = settle_label_sets([run, table], task.settings.separator, similar)
     names = task.class_names(table)
-    _require_labels(table, names, known, labels)
+    _require_labels(table.path, names, known, labels)
     if not labels:
         return table
-    _say_left_out(table, names, labels, "labels")
+    _say_left_out(table.path, names, labels, "labels")
     sets = [{labels[name] for name in labels_of(row) if name in labels} for row in table.labels]
     return replace(table, labels=[BETWEEN.join(sorted(found)) for found in sets])
 
 
+def _with_entities(table: Sentences, task: Tag, labels: Mapping[str, str]) -> Sentences:
+    """Return the sentences with those of their entities that the run has."""
+    names = task.class_names(table)
+    _require_labels(table.path, names, task.settings.labels, labels)
+    if not labels:
+        return table
+    _say_left_out(table.path, names, labels, "entities")
+    found = [
+        tuple(one._replace(label=labels[one.label]) for one in row if one.label in labels)
+        for row in table.entities
+    ]
+    return replace(table, entities=found)
+
+
 def _require_labels(
-    table: Table, names: Sequence[str], known: Sequence[str], labels: Mapping[str, str]
+    path: Path | None, names: Sequence[str], known: Sequence[str], labels: Mapping[str, str]
 ) -> None:
     """Require that a file's labels are the run's, or that ``--labels`` maps some of them to these.
 
@@ -168,19 +186,21 @@ def _require_labels(
         if name not in known:
             raise InputError(f"--labels: the run has no label '{name}'{nearest(name, known)}")
     if labels and labels.keys().isdisjoint(names):
-        raise InputError(f"{table.path} has no row with a label of --labels")
+        raise InputError(f"{path} has no row with a label of --labels")
     unknown = [] if labels else sorted({*names} - {*known})
     if unknown:
         raise InputError(
-            f"{table.path} has the label {short(unknown[0])}, which the run lacks (it has "
+            f"{path} has the label {short(unknown[0])}, which the run lacks (it has "
             f"{short(', '.join(known))}): --labels FILE'S=RUN'S,… maps them, and leaves others out"
         )
 
 
-def _say_left_out(table: Table, names: Sequence[str], labels: Mapping[str, str], of: str) -> None:
+def _say_left_out(
+    path: Path | None, names: Sequence[str], labels: Mapping[str, str], of: str
+) -> None:
     """Say how many labels of rows with several are left out."""
     if left := sum(name not in labels for name in names):
-        say(f"{left:,} of {len(names):,} {of} of {table.path} are others, and left out")
+        say(f"{left:,} of {len(names):,} {of} of {path} are others, and left out")
 
 
 def some(rows: Any, n: int, seed: int) -> Any:
