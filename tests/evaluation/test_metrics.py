@@ -73,6 +73,15 @@ def test_regression_scores_equal_sklearn(pairs: list[tuple[float, float]]) -> No
         assert ours.r2 == pytest.approx(metrics.r2_score(targets, predictions), abs=1e-6)
 
 
+def test_numbers_that_are_all_alike_correlate_with_nothing() -> None:
+    alike, apart = np.full(3, 0.1), np.array([0.1, 0.2, 0.3])
+    for found, wanted in ((apart, alike), (alike, apart), (np.full(6, 0.1), np.full(6, 0.7))):
+        ours = regression_metrics(found, wanted)
+        assert (ours.pearson, ours.spearman) == (0, 0)
+        assert ours.r2 == (pytest.approx(-1.5) if wanted is apart else 0)
+    assert regression_metrics(alike, alike).r2 == 1
+
+
 @given(st.integers(1, 60), st.integers(2, 5), st.integers(0, 99))
 def test_metrics_of_a_selection_are_those_of_its_rows(n: int, k: int, seed: int) -> None:
     generator = np.random.default_rng(seed)

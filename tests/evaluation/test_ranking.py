@@ -103,3 +103,12 @@ def test_recall_counts_ranks() -> None:
                                                   1]))  # fmt: skip
     assert found["ranks"] == {"1": 2, "2": 1, "3": 0, "5": 1, "10": 2, "20": 1, "50": 0, "100": 0,
                               "more": 1}  # fmt: skip
+
+
+def test_a_score_that_is_no_number_is_below_all_others() -> None:
+    known = np.array([1.0, 0.0, 0.0])
+    for scores, right in (([np.nan, 0.5, 0.4], known), ([0.4, np.nan, 0.5], known[[2, 0, 1]])):
+        found = ranking_metrics([(np.array(scores), right)])
+        assert found["mrr"] == found["map"] == pytest.approx(1 / 3)
+        assert found["ndcg_at_10"] == pytest.approx(0.5)
+    assert ranking_metrics([(np.full(3, np.nan), known)])["mrr"] == pytest.approx(1 / 3)

@@ -101,6 +101,7 @@ def ndcg(scores: Floats, relevance: Floats, places: int = NDCG_PLACES) -> float:
     best = float(np.sort(relevance)[::-1] @ discounts)
     if best == 0:
         return 0.0
+    scores = _ordered(scores)
     order = np.argsort(-scores, kind="stable")
     _, starts = np.unique(-scores[order], return_index=True)
     sizes = np.diff([*starts, len(scores)])
@@ -118,6 +119,7 @@ def average_precision(scores: Floats, relevance: Floats) -> float:
         scores: ``[n]``.
         relevance: ``[n]``; above 0 is relevant, and some candidate is.
     """
+    scores = _ordered(scores)
     at_least = scores[None, :] >= scores[relevance > 0][:, None]
     return float((at_least[:, relevance > 0].sum(1) / at_least.sum(1)).mean())
 
@@ -129,8 +131,14 @@ def reciprocal_rank(scores: Floats, relevance: Floats) -> float:
         scores: ``[n]``.
         relevance: ``[n]``; above 0 is relevant, and some candidate is.
     """
+    scores = _ordered(scores)
     best = scores[relevance > 0].max()
     return 1 / float((scores > best).sum() + (scores == best).sum())
+
+
+def _ordered(scores: Floats) -> Floats:
+    """Return scores that can be compared: what is not a number is below all others."""
+    return np.where(np.isnan(scores), -np.inf, scores)
 
 
 def ranking_metrics(lists: Sequence[tuple[Floats, Floats]]) -> dict[str, Any]:

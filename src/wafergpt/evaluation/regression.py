@@ -54,7 +54,8 @@ def regression_metrics(
     found, wanted = predictions.astype(np.float64), targets.astype(np.float64)
     errors = found - wanted
     squared = float((errors**2).sum())
-    spread = float(((wanted - wanted.mean()) ** 2).sum())
+    # The mean of equal numbers may differ from them by its rounding.
+    spread = float(((wanted - wanted.mean()) ** 2).sum()) if np.ptp(wanted) else 0.0
     whole = bool((wanted == wanted.round()).all())
     return RegressionMetrics(
         loss=squared / len(errors) / scale**2,
@@ -68,6 +69,8 @@ def regression_metrics(
 
 
 def _correlation(first: Floats, second: Floats) -> float:
+    if not np.ptp(first) or not np.ptp(second):
+        return 0.0
     one, two = first - first.mean(), second - second.mean()
     size = float(np.sqrt((one @ one) * (two @ two)))
     return float(np.clip(one @ two / size, -1.0, 1.0)) if size else 0.0
