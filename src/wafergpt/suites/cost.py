@@ -71,7 +71,7 @@ def cost(predictor: Predictor, against: Sequence[Run] = ()) -> dict[str, Any]:
                 "metric": metric,
                 "value": judged.metrics.get(metric),
                 "interval": judged.intervals.get(metric),
-                **_of_texts(one, some.texts),
+                **_of_inputs(one, one.task.inputs_of_rows(some)[:TOGETHER]),
                 **_size(one.network, one.run),
             }
     return {"of": where, "rows": len(rows.texts), **_machine(predictor.device), "models": found}
@@ -111,8 +111,7 @@ def cost_of_text(run: Run, device: str = "auto") -> dict[str, Any]:
     }
 
 
-def _of_texts(predictor: Predictor, texts: Sequence[Any]) -> dict[str, Any]:
-    inputs = predictor.task.inputs_of(texts)
+def _of_inputs(predictor: Predictor, inputs: Sequence[Any]) -> dict[str, Any]:
     reset_peak_memory()
     predictor.answers(inputs[:1])
     places = [n % len(inputs) for n in range(SINGLE)]

@@ -305,6 +305,10 @@ class Answer(WordTask[Questions]):
         """Return each text as a question on itself."""
         return [pair for text in texts if (pair := self.require_input((text, text))) is not None]
 
+    def inputs_of_rows(self, rows: Questions) -> list[tuple[str, str]]:
+        """Return the questions with their contexts."""
+        return rows.pairs
+
     def encode(self, inputs: Sequence[Any], tokenizer: Tokenizer) -> EvaluationSet:
         """Return the windows of questions as samples, sorted by length."""
         with working("encoding the texts"):

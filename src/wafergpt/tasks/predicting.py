@@ -74,6 +74,10 @@ class Predicting:
         """Return inputs that are made of texts, without those in which there is nothing."""
         return [given for text in texts if (given := self.require_input(text)) is not None]
 
+    def inputs_of_rows(self, rows: Any) -> list[Any]:
+        """Return the inputs of labelled rows of the task, as ``require_input`` returns them."""
+        return self.inputs_of(rows.texts)
+
     def stream_inputs(
         self, path: Path, column: str | None, file_format: InputFormat | None
     ) -> Iterator[InputRow]:

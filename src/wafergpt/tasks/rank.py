@@ -249,6 +249,10 @@ class Rank(LabelledTask[RankedLists]):
             return None
         return Candidate(query, text, group_of(value[2]) if len(value) == 3 else None)
 
+    def inputs_of_rows(self, rows: RankedLists) -> list[Candidate]:
+        """Return the candidates of all lists."""
+        return [one for candidates in rows.candidates for one in candidates]
+
     def stream_inputs(
         self, path: Path, column: str | None, file_format: InputFormat | None
     ) -> Iterator[InputRow]:
