@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator
@@ -41,6 +41,11 @@ def joined(parts: Sequence[str]) -> str:
     if len(parts) == 1:
         return parts[0]
     return BETWEEN.join(part.replace(BETWEEN, " ") for part in parts)
+
+
+def in_each(text: str, change: Callable[[str], str]) -> str:
+    """Return a text with each of its columns changed."""
+    return BETWEEN.join(change(part) for part in text.split(BETWEEN))
 
 
 def shown(text: str) -> str:

@@ -6,9 +6,11 @@ import hashlib
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from math import prod
 from typing import Any
 
+from wafergpt.data.text_columns import in_each, shown
 from wafergpt.errors import InputError
 from wafergpt.evaluation.behaviour_files import (
     PLACEHOLDER,
@@ -105,7 +107,7 @@ def expanded(
 
     Args:
         file: of tests.
-        rows: inputs of the tests that have ``rows: true``.
+        rows: inputs of the tests that have ``rows: true``; of several columns each is changed.
         seed: of what is drawn.
         limit: maximum cases of a test.
 
@@ -172,7 +174,7 @@ def failures(
         entry["cases"] += 1
         entry["failed"] += fails
         if fails and len(entry["examples"]) < SHOWN:
-            inputs = [cases.texts[place] for place in case.inputs]
+            inputs = [shown(cases.texts[place]) for place in case.inputs]
             entry["examples"].append({"inputs": inputs, "expected": expected, "got": got})
     for entry in found.values():
         if n := entry["cases"]:
@@ -252,17 +254,23 @@ def _forms(
 ) -> Iterator[str]:
     """Return the changed forms of an input that differ from it."""
     lists, text = {**file.lists, **test.lists}, base.text
-    found = [_filled(template, {**base.values, TEXT: text}) for template in test.changed]
+    found = [in_each(text, _filler(template, base.values)) for template in test.changed]
     if test.vary:
         others = dict(base.values)
         for name in test.vary:
             choices = [one for one in lists[name] if one != others[name]]
             others[name] = choices[int(draw.random() * len(choices))]
         found.append(_filled(base.template, others))
-    found += [perturbed(text, kind, severity, seed) for kind, severity in test.perturb.items()]
+    for kind, severity in test.perturb.items():
+        found.append(in_each(text, partial(perturbed, kind=kind, severity=severity, seed=seed)))
     if test.letters:
         found.append(text.lower() if test.letters == "lower" else text.upper())
     yield from (form for form in dict.fromkeys(found) if form != text)
+
+
+def _filler(template: str, values: Mapping[str, str]) -> Callable[[str], str]:
+    """Return what makes a column's changed form; a column without a text keeps none."""
+    return lambda part: _filled(template, {**values, TEXT: part}) if part.strip() else part
 
 
 def _drawn(n: int, limit: int, draw: random.Random) -> list[int]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from wafergpt.data.labelled_rows import Table
-from wafergpt.data.text_columns import BETWEEN
+from wafergpt.data.text_columns import in_each
 from wafergpt.data.word_splitting import sentences, words_of
 from wafergpt.evaluation.perturbations import SEVERITIES, perturbed
 from wafergpt.tasks.ngram_scores import mean_of_each
@@ -35,7 +35,7 @@ def changed(text: str, kind: str, severity: int, seed: int) -> str:
     Returns:
         The changed text.
     """
-    return BETWEEN.join(perturbed(part, kind, severity, seed) for part in text.split(BETWEEN))
+    return in_each(text, lambda part: perturbed(part, kind, severity, seed))
 
 
 def changed_copies(table: Table, kinds: Sequence[str], copies: int, seed: int) -> list[Table]:
