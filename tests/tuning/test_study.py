@@ -237,6 +237,24 @@ def test_hopeless_trials_stop_early(tmp_path: Path) -> None:
     assert all(stopped[6:])
 
 
+def test_a_trial_is_compared_with_the_default(tmp_path: Path) -> None:
+    of = study(tmp_path, pruner="asha")
+    for value, stops in ((1.0, False), (2.0, True)):
+        with of.taken() as trial:
+            assert trial is not None
+            assert any(trial.report(share, value) for share in (0.1, 0.3, 1.0)) == stops
+            of.settle(trial, None if stops else [value], 1.0)
+
+
+def test_a_default_that_loses_is_trained_to_its_end(tmp_path: Path) -> None:
+    of = study(tmp_path, pruner="asha")
+    with of.taken() as default, of.taken() as other:
+        assert default is not None
+        assert other is not None
+        assert not other.report(0.1, 1.0)
+        assert not any(default.report(share, 2.0) for share in (0.1, 0.3, 1.0))
+
+
 KILLED = """
 import sys, time
 from pathlib import Path

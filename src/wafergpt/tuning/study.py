@@ -85,7 +85,9 @@ class Trial:
         if rung not in self._reported and math.isfinite(value):
             self._reported.add(rung)
             self._trial.report(value, rung)
-        return not self.is_default and share < 1 and bool(self._trial.should_prune())
+        # The default is asked too: only as it decides does Optuna note what a trial reached.
+        hopeless = share < 1 and bool(self._trial.should_prune())
+        return hopeless and not self.is_default
 
 
 @dataclass(frozen=True)
