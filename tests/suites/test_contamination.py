@@ -10,9 +10,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.tasks.retrieval import SMALL, facts, write_lists
+from wafergpt.api import evaluate, finetune
 from wafergpt.data.prepare import prepare
 from wafergpt.errors import InputError
 from wafergpt.suites.contamination import contamination, words_of
+from wafergpt.suites.rows import own_rows
 
 QUICK = settings(
     deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -130,6 +133,19 @@ def test_a_prepared_corpus_is_decoded_and_its_validation_part_is_not_read(tmp_pa
     both = contamination(texts, [corpus.path, f"all={source}"])
     assert both["contaminated"] == 40
     assert both["documents"] == found["documents"] + 40
+
+
+def test_candidates_of_a_ranking_are_searched_too(tmp_path: Path) -> None:
+    path = write_lists(tmp_path / "lists.csv", facts(0)[:40])
+    asked = [*SMALL, "task.name=rank", f"task.train={path}", "train.steps=1", "name=ranks",
+             "train.batch_size=8"]  # fmt: skip
+    ranker = finetune("scratch", None, asked, refit=False, root=tmp_path)
+    lists = own_rows(ranker)[1].candidates
+    texts = [one.text for candidates in lists for one in candidates]
+    corpus = written(tmp_path / "c.jsonl", [texts[0]])
+    found = evaluate("ranks", ["contamination"], corpus=[corpus], root=tmp_path)["contamination"]
+    assert found["rows"] == len(lists) + len(texts)
+    assert found["duplicates"] == texts.count(texts[0])
 
 
 def test_what_cannot_be_is_said(tmp_path: Path) -> None:

@@ -320,11 +320,11 @@ class Evaluation:
     def _tested(self) -> list[str]:
         """Return the texts that a run is judged on."""
         from wafergpt.data.labelled_rows import read_texts
-        from wafergpt.data.text_columns import shown
-        from wafergpt.suites.rows import own_rows
+        from wafergpt.suites.rows import labelled_task, own_rows
 
         if self.is_task:
-            return [shown(text) for text in own_rows(self.predictor)[1].texts]
+            rows = own_rows(self.predictor)[1]
+            return list(labelled_task(self.predictor).texts_of(rows))
         if not self.asked.files:
             raise InputError("the texts of a test are wanted: add --file FILE")
         return [text for path in self.asked.files for text in read_texts(path)]

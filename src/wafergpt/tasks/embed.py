@@ -129,12 +129,11 @@ class Embed(LabelledTask[QueryPairs]):
             self.recipe, asked, len(positives), sum(map(len, positives)), 1, "mrr"
         )
 
-    def texts(self) -> Iterator[str]:
-        """Yield the queries and texts of the training rows."""
-        train = self.tables.train
-        yield from train.texts
-        yield from train.positives
-        yield from (text for wrong in train.negatives for text in wrong)
+    def texts_of(self, table: QueryPairs) -> Iterator[str]:
+        """Yield the queries and texts of rows."""
+        yield from table.texts
+        yield from table.positives
+        yield from (text for wrong in table.negatives for text in wrong)
 
     def _resolved(self, tables: SplitRows[QueryPairs], tokenizer: Tokenizer) -> Recipe:
         recipe = super()._resolved(tables, tokenizer)

@@ -89,10 +89,6 @@ class GenerativeTask(LabelledTask[Table]):
         """Choose passes, batch and learning rate by the number of rows."""
         return with_choices_for_writing(self.recipe, asked, self.read_ahead().train.texts)
 
-    def texts(self) -> Iterator[str]:
-        """Yield prompts and answers of the training rows."""
-        return self.texts_of(self.tables.train)
-
     def texts_of(self, table: Table) -> Iterator[str]:
         """Yield prompts and answers of rows."""
         yield from table.texts

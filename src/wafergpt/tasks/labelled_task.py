@@ -255,7 +255,11 @@ class LabelledTask(Task, Generic[R]):
 
     def texts(self) -> Iterator[str]:
         """Yield the training texts."""
-        yield from self.tables.train.texts
+        return self.texts_of(self.tables.train)
+
+    def texts_of(self, table: R) -> Iterator[str]:
+        """Yield all texts that are read in rows."""
+        yield from table.texts
 
     def prepare(self, tokenizer: Tokenizer) -> tuple[Recipe, Splits]:
         """Read the rows; without a horizon it is three epochs."""

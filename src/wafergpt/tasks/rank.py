@@ -111,11 +111,10 @@ class Rank(LabelledTask[RankedLists]):
             self.recipe, asked, len(lists), characters, together, "ndcg_at_10"
         )
 
-    def texts(self) -> Iterator[str]:
-        """Yield the queries and candidates of the training rows."""
-        train = self.tables.train
-        yield from train.texts
-        yield from (one.text for candidates in train.candidates for one in candidates)
+    def texts_of(self, table: RankedLists) -> Iterator[str]:
+        """Yield the queries and candidates of rows."""
+        yield from table.texts
+        yield from (one.text for candidates in table.candidates for one in candidates)
 
     def from_tokenizer(self, tokenizer: Tokenizer) -> dict[str, Any]:
         """Return the end-of-text token."""

@@ -186,9 +186,9 @@ class TextTask(LabelledTask[Table]):
             texts, _ = self._encode_texts(inputs, tokenizer)
         return EvaluationSet.of(unlabelled(texts, self.evaluation_rows(), self._ngrams(inputs)))
 
-    def texts(self) -> Iterator[str]:
-        """Yield the training texts."""
-        yield from map(shown, super().texts())
+    def texts_of(self, table: Table) -> Iterator[str]:
+        """Yield the texts of rows as they are read."""
+        yield from map(shown, table.texts)
 
     def require_input(self, value: object) -> Any:
         """Return a text; of several columns, joined."""
