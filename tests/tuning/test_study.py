@@ -17,7 +17,7 @@ import pytest
 from wafergpt.errors import InputError
 from wafergpt.tuning.spaces import Space, combinations
 from wafergpt.tuning.storage import JOURNAL, Way
-from wafergpt.tuning.study import Outcome, Study
+from wafergpt.tuning.study import Outcome, Pruner, Sampler, Study
 
 SPACES = {
     "optimizer.lr": Space.read("optimizer.lr", "0.001..1.0:log"),
@@ -222,6 +222,29 @@ def test_a_sampler_finds_better_than_chance(tmp_path: Path) -> None:
     assert values[0] < 0.003
     importances = of.importances()
     assert importances["optimizer.lr"] > 0.5
+
+
+@pytest.mark.parametrize(
+    ("sampler", "pruner", "trials"), [("gp", "none", 18), ("cmaes", "hyperband", 25)]
+)
+def test_settings_that_the_default_lacks_are_modelled(
+    tmp_path: Path, sampler: Sampler, pruner: Pruner, trials: int
+) -> None:
+    keys = ("model.dropout", "train.label_smoothing")
+    spaces = {key: Space.read(key, "0.0..1.0") for key in keys}
+    of = Study(tmp_path, "study", spaces, {}, ["minimize"], sampler=sampler, pruner=pruner)
+    for _ in range(trials):
+        with of.taken() as trial:
+            assert trial is not None
+            distances = [(float(trial.texts.get(key, 0.0)) - 0.6) ** 2 for key in keys]
+            of.settle(trial, [sum(distances)], 1.0)
+    outcomes = of.outcomes()
+    assert outcomes[0].is_default
+    assert outcomes[0].params == {}
+    assert [one.number for one in outcomes] == list(range(trials))
+    values = [one.values[0] for one in outcomes if one.values]
+    # Of random settings it is 0.2.
+    assert sum(values[-5:]) / 5 < 0.06
 
 
 def test_hopeless_trials_stop_early(tmp_path: Path) -> None:

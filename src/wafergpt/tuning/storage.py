@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Container, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
@@ -14,6 +14,7 @@ from wafergpt.locks import Lock
 if TYPE_CHECKING:
     import optuna
     from optuna.storages.journal._file import BaseJournalFileLock
+    from optuna.trial import FrozenTrial, TrialState
 
 Way = Literal["minimize", "maximize"]
 
@@ -64,6 +65,36 @@ def opened(folder: Path, name: str, storage: str, directions: Sequence[Way]) -> 
             raise
         line = str(error).strip().splitlines()[0]
         raise InputError(f"the database cannot be used: {line}") from None
+
+
+def of_whole_trials(study: optuna.Study, keys: Collection[str]) -> optuna.Study:
+    """Return a view of a study for its sampler, without settled trials that lack a setting.
+
+    Args:
+        study: as it is kept.
+        keys: settings of a whole trial.
+
+    Returns:
+        The same study, which prunes nothing.
+    """
+    import optuna
+
+    class WholeTrials(optuna.Study):
+        def _get_trials(
+            self,
+            deepcopy: bool = True,
+            states: Container[TrialState] | None = None,
+            use_cache: bool = False,
+        ) -> list[FrozenTrial]:
+            return [
+                trial
+                for trial in super()._get_trials(deepcopy, states, use_cache)
+                if not trial.state.is_finished() or set(keys) <= trial.params.keys()
+            ]
+
+    # Hyperband would show the sampler a view of its own, of all trials.
+    pruner = optuna.pruners.NopPruner()
+    return WholeTrials(study.study_name, study._storage, study.sampler, pruner)
 
 
 def _journal_lock(journal: Path) -> BaseJournalFileLock:

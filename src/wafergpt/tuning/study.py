@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from wafergpt.errors import InputError
 from wafergpt.locks import Lock, locked
 from wafergpt.tuning.spaces import Space, combinations
-from wafergpt.tuning.storage import Way, opened
+from wafergpt.tuning.storage import Way, of_whole_trials, opened
 
 if TYPE_CHECKING:
     import optuna
@@ -195,8 +195,9 @@ class Study:
             lock = Lock(self._lock_of(name))
             lock.acquire(wait=True)
             is_default = DEFAULT in trial.user_attrs
+            drawing = self._drawing(trial)
             texts = {
-                key: space.drawn(trial)
+                key: space.drawn(drawing)
                 for key, space in self._spaces.items()
                 if not is_default or key in self._default
             }
@@ -204,6 +205,16 @@ class Study:
             yield Trial(name, {} if is_default else texts, is_default, trial)
         finally:
             lock.release()
+
+    def _drawing(self, trial: optuna.Trial) -> optuna.Trial:
+        """Return a trial as its settings are drawn."""
+        if self._sampler not in ("gp", "cmaes"):
+            return trial
+        import optuna
+
+        # They model what all settled trials have: a default outside a space would take the setting
+        # away from them for good.
+        return optuna.Trial(of_whole_trials(self._study, self._spaces), trial._trial_id)
 
     def beside(self, number: int) -> Trial:
         """Join in a trial that another process has taken.
