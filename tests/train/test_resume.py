@@ -277,7 +277,7 @@ def test_a_language_model_is_not_resumed_as_a_fine_tuning(first: Run, tmp_path: 
     with pytest.raises(InputError, match="is no report"):
         api.report(first, str(kept))
     assert kept.read_text() == "<p>mine</p>"
-    with pytest.raises(InputError, match="'GGUF' is no format"):
+    with pytest.raises(InputError, match="to='GGUF' is none of"):
         api.export(first, tmp_path / "lm.gguf", to="GGUF")  # type: ignore[arg-type]
     kept.unlink()
     for _ in range(2):

@@ -141,7 +141,7 @@ def emit(result: dict[str, Any], as_json: bool, text: str, screen: Screen | None
         from wafergpt.cli.tables import show
 
         show(screen)
-    elif text:
+    else:
         print(text)
 
 
