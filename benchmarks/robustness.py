@@ -2,8 +2,8 @@
 
 Each starts from the language model of ``wafergpt demo`` and learns from 10,000 of the demo's
 reviews by its recipe, in one pass: as they are; with ``task.augment`` of half of the kinds of
-changes, the others kept out; with ``task.consistency`` too; and with ``task.adversarial``, alone
-and on those copies. All are judged on the same changed test reviews, on all unchanged ones, and on
+changes, the others kept out; with ``task.consistency`` too; with ``task.adversarial``, alone and on
+those copies; and with ``task.spelling``, alone and beside both. All are judged on the same changed test reviews, on all unchanged ones, and on
 sentences of financial news. Chinese reviews of hotels, judged on reviews of books, show the drop of
 another domain there, beside that of TF-IDF of characters. Cells that have a row are not run again.
 
@@ -48,6 +48,8 @@ WAYS: Mapping[str, tuple[str, ...]] = {
     "copies, consistent": (AUGMENT, "task.consistency=1"),
     "adversarial": ("task.adversarial=0.03",),
     "copies, adversarial": (AUGMENT, "task.adversarial=0.03"),
+    "spelling": ("task.spelling=true",),
+    "all three": (AUGMENT, "task.adversarial=0.03", "task.spelling=true"),
 }
 
 BOOKS, HOTELS = "书|作者|小说|内容", "酒店|房间|宾馆|前台|服务员"

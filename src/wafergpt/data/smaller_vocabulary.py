@@ -55,7 +55,8 @@ def without_unused(tokenizer: Tokenizer, used: Collection[int]) -> tuple[Tokeniz
     if (content.get("post_processor") or {}).get("type") != "ByteLevel":
         content["post_processor"] = None
     end = tokenizer.token(tokenizer.end_of_text)
-    return Tokenizer(json.dumps(content, ensure_ascii=False), "the smaller tokenizer", end), left
+    smaller = Tokenizer(json.dumps(content, ensure_ascii=False), "the smaller tokenizer", end)
+    return smaller.with_spelling(tokenizer.spelling), left
 
 
 def _id(item: tuple[str, int]) -> int:

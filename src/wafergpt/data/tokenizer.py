@@ -5,20 +5,26 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from copy import copy
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from wafergpt import atomic_files
 from wafergpt.data import long_words, worker
-from wafergpt.data.tokenizer_files import END_OF_TEXT, ENDS, build, default_end, find, save_end
+from wafergpt.data.spelling import Spelling
+from wafergpt.data.text_encoder import encoder_of, reading, require_one_reading
+from wafergpt.data.tokenizer_files import (
+    END_OF_TEXT,
+    ENDS,
+    build,
+    default_end,
+    find,
+    save_end,
+    save_spelling,
+)  # fmt: skip
 from wafergpt.errors import InputError
-from wafergpt.files import short
 from wafergpt.progress import say
-
-if TYPE_CHECKING:
-    import tokenizers
 
 SMALLEST = 257
 """The bytes and the end of text."""
@@ -31,9 +37,6 @@ AT_ONCE = 4 << 20
 
 HUGE, HUGE_UNSPLIT = 2 << 20, 1 << 19
 """Characters that take about two seconds: of an ordinary text, and of one long word."""
-
-STRANGE = "\u0378\U0010fffd\ufffd\x00"
-"""A text that a vocabulary without bytes cannot represent."""
 
 
 class Tokenizer:
@@ -49,6 +52,11 @@ class Tokenizer:
         definition: the content of a ``tokenizer.json``.
         where: the name to use in errors.
         end: the token that ends a text; if omitted, the first of ``ENDS`` in the vocabulary.
+
+    Attributes:
+        vocab_size: number of tokens.
+        end_of_text: the token that ends a text.
+        spelling: the words that a task reads texts with, if it does so; ``encode`` does not.
 
     Raises:
         InputError: if it is not a tokenizer, has no token for the end of a text, or would read that
@@ -82,8 +90,9 @@ class Tokenizer:
                 "eos_token in a tokenizer_config.json beside it"
             )
         self.end_of_text: int = found
-        _require_one_reading(self._whole, where)
-        self._encoder = _encoder(content, end, where)
+        require_one_reading(self._whole, where)
+        self._encoder = encoder_of(content, end, where)
+        self.spelling: Spelling | None = None
 
     @classmethod
     def train(
@@ -142,7 +151,13 @@ class Tokenizer:
             InputError: if there is none, or its ids may differ from those of ``AutoTokenizer``.
         """
         found = find(Path(path))
-        return cls(found.definition, found.where, found.end)
+        return cls(found.definition, found.where, found.end).with_spelling(found.spelling)
+
+    def with_spelling(self, spelling: Spelling | None) -> Tokenizer:
+        """Return a tokenizer of the same tokens, beside other words to read texts with."""
+        found = copy(self)
+        found.spelling = spelling
+        return found
 
     def require_at_most(self, vocab_size: int, where: Path) -> Tokenizer:
         """Return the tokenizer if its tokens fit into a network of ``vocab_size`` tokens.
@@ -176,6 +191,15 @@ class Tokenizer:
         name: str | None = self._whole.id_to_token(index)
         return name
 
+    def words(self) -> list[str]:
+        """Return the words that are one token after a space."""
+        texts = [self.decode([index]) for index in range(self.vocab_size)]
+        return [text[1:] for text in texts if text[:1] == " " and text[1:].isalpha()]
+
+    def spelled(self, texts: Sequence[str]) -> list[str]:
+        """Return texts as they are, or as a task reads them that corrects words."""
+        return [*texts] if self.spelling is None else [*map(self.spelling, texts)]
+
     def encode(self, text: str) -> list[int]:
         """Return the token ids of a text.
 
@@ -198,7 +222,7 @@ class Tokenizer:
             if is_huge(group[0]):
                 ids.append(worker.encode(self._definition, self._end, group[0]))
             else:
-                with _reading():
+                with reading():
                     found = self._encoder.encode_batch_fast(group, add_special_tokens=False)
                 ids += [encoding.ids for encoding in found]
         return ids
@@ -209,7 +233,7 @@ class Tokenizer:
         Raises:
             InputError: as ``encode``.
         """
-        with _reading():
+        with reading():
             ids: list[int] = self._encoder.encode(text, add_special_tokens=False).ids
         return ids
 
@@ -219,13 +243,15 @@ class Tokenizer:
         return text
 
     def save(self, path: Path) -> None:
-        """Write a ``tokenizer.json``, and beside it the token that ends a text if it lacks that."""
+        """Write a ``tokenizer.json``, and beside it what it lacks of an end and a spelling."""
         atomic_files.write_text(path, self._definition)
         if self._end is not None:
             save_end(path, self._end)
+        if self.spelling is not None:
+            save_spelling(path, self.spelling)
 
     def sha256(self) -> str:
-        """Return a hash of all that ``save`` writes."""
+        """Return a hash of what gives a text its tokens."""
         return hashlib.sha256((self._definition + (self._end or "")).encode()).hexdigest()
 
 
@@ -271,94 +297,6 @@ def _groups(texts: Sequence[str]) -> Iterator[list[str]]:
             size += len(text)
     if group:
         yield group
-
-
-def _require_one_reading(whole: tokenizers.Tokenizer, where: str) -> None:
-    """Refuse added tokens that are normalized to the same text: either may be found.
-
-    Raises:
-        InputError: naming them.
-    """
-    seen: dict[str, str] = {}
-    for token in whole.get_added_tokens_decoder().values():
-        if token.normalized and whole.normalizer is not None:
-            with _reading():
-                text = whole.normalizer.normalize_str(token.content)
-            other = seen.setdefault(text, token.content)
-            if other != token.content:
-                raise InputError(
-                    f"{where}: its normalizer makes the added tokens {short(other)} and "
-                    f"{short(token.content)} the same text, so it is unclear which one is found"
-                )
-
-
-def _encoder(content: dict[str, Any], end: str, where: str) -> tokenizers.Tokenizer:
-    """Build an encoder that never returns a special token.
-
-    Raises:
-        InputError: if it would return one.
-    """
-    # Neither truncate nor pad a text.
-    content = {**content, "truncation": None, "padding": None}
-    added = content.get("added_tokens") or []
-    special = {token["content"] for token in added if token.get("special")}
-    special = special - {_unknown(content["model"])} | {end}
-    encoder = _without_special(content, end, where)
-    read = _read_out(encoder, special)
-    vocab = content["model"]["vocab"]
-    if read and isinstance(vocab, list):
-        # A Unigram finds its pieces by their letters; an empty one is never found.
-        pieces = [["", piece[1]] if piece[0] in read else piece for piece in vocab]
-        content["added_tokens"] = [token for token in added if token["content"] not in read]
-        content["model"] = {**content["model"], "vocab": pieces}
-        encoder = _without_special(content, end, where)
-        read = _read_out(encoder, special)
-    if read:
-        raise InputError(
-            f"{where} reads {short(min(read))} written in a text as the special token itself, so a "
-            "text could contain its own end"
-        )
-    return encoder
-
-
-def _without_special(content: dict[str, Any], end: str, where: str) -> tokenizers.Tokenizer:
-    encoder = build(json.dumps(content), where)
-    if encoder.token_to_id(end) is not None:
-        encoder.add_special_tokens([end])
-    encoder.encode_special_tokens = True
-    return encoder
-
-
-def _unknown(model: dict[str, Any]) -> str | None:
-    """Return the token for unknown text, which a text may give legitimately."""
-    index, vocab = model.get("unk_id"), model["vocab"]
-    if isinstance(index, int) and isinstance(vocab, list):
-        name: str = vocab[index][0]
-        return name
-    return model.get("unk_token")
-
-
-def _read_out(encoder: tokenizers.Tokenizer, special: set[str]) -> set[str]:
-    """Return the special tokens that are read from a text."""
-    probes = [STRANGE, *special, *(f"a {name} a" for name in special)]
-    with _reading():
-        found = encoder.encode_batch_fast(probes, add_special_tokens=False)
-    return special & {encoder.id_to_token(index) for encoding in found for index in encoding.ids}
-
-
-@contextmanager
-def _reading() -> Iterator[None]:
-    try:
-        yield
-    except TypeError:
-        raise InputError("a text contains a lone surrogate, which is not a character") from None
-    except BaseException as error:
-        # A Rust panic, such as of a pattern that takes too many steps, is not an Exception. What a
-        # signal raises in between passes through.
-        if type(error) is not Exception and type(error).__name__ != "PanicException":
-            raise
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"the tokenizer cannot read a text: {reason}") from None
 
 
 OF_ANOTHER_SCRIPT = 1.25

@@ -11,11 +11,12 @@ import gzip
 import json
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wafergpt import atomic_files, files
+from wafergpt.data.spelling import Spelling
 from wafergpt.errors import InputError
 from wafergpt.files import short
 
@@ -26,7 +27,7 @@ END_OF_TEXT = "<|endoftext|>"
 ENDS = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>")
 """Common names of the token that ends a document; the first in the vocabulary is used."""
 
-DEFINITION, SETTINGS = "tokenizer.json", "tokenizer_config.json"
+DEFINITION, SETTINGS, SPELLING = "tokenizer.json", "tokenizer_config.json", "spelling.json"
 
 GPT2_NAMES = (("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt"))
 """File names of GPT-2's vocabulary and merges, OpenAI's and Hugging Face's."""
@@ -56,11 +57,13 @@ class Found:
         definition: the content of a ``tokenizer.json``.
         end: the token that ends a text, if it is configured and is not the default.
         where: the name to use in errors.
+        spelling: the words that texts are read with, if they are read so.
     """
 
     definition: str
     end: str | None
     where: str
+    spelling: Spelling | None = None
 
 
 def find(path: Path) -> Found:
@@ -75,7 +78,7 @@ def find(path: Path) -> Found:
         definition = _read(whole)
         if not whole.name.startswith(DEFINITION):
             return Found(definition, None, str(whole))
-        return _as_configured(definition, folder, whole)
+        return replace(_as_configured(definition, folder, whole), spelling=_spelling(folder))
     for names in GPT2_NAMES:
         pair = [p for n in names for p in sorted(folder.glob(f"{n}*"))[:1] if p.is_file()]
         if len(pair) == len(names):
@@ -111,6 +114,18 @@ def save_end(path: Path, end: str) -> None:
     """Write beside a ``tokenizer.json`` the token that ends a text."""
     settings = {"tokenizer_class": AS_IT_IS[0], "eos_token": end}
     atomic_files.write_json(path.with_name(SETTINGS), settings)
+
+
+def save_spelling(path: Path, spelling: Spelling) -> None:
+    """Write beside a ``tokenizer.json`` the words that texts are read with."""
+    atomic_files.write_json(path.with_name(SPELLING), spelling.words)
+
+
+def _spelling(folder: Path) -> Spelling | None:
+    words = _object(folder / SPELLING)
+    if not all(isinstance(count, int) for count in words.values()):
+        raise InputError(f"{folder / SPELLING} is damaged: it has words without a count")
+    return Spelling(words) if words else None
 
 
 def _as_configured(definition: str, folder: Path, where: Path) -> Found:

@@ -11,6 +11,7 @@ from itertools import pairwise
 from string import ascii_letters
 from typing import Literal, NamedTuple
 
+from wafergpt.data.spelling import cased_as
 from wafergpt.errors import InputError, nearest
 from wafergpt.evaluation import perturbation_tables as tables
 
@@ -194,19 +195,11 @@ def _looked_up(
     if not words:
         return _replaced(re.compile(f"(?:{inside}){_ALONE}"), table.__getitem__)
     pattern = re.compile(rf"(?<![\w'’-])(?:{inside})(?![\w'’-]){_ALONE}", re.IGNORECASE)
-    return _replaced(pattern, lambda word: [_as(word, o) for o in table.get(word.lower(), ())])
-
-
-def _as(model: str, word: str) -> str:
-    """Return a word in upper case, or with a capital, if the model is."""
-    letters = [letter for letter in model if letter.isalpha()]
-    if len(letters) > 1 and all(letter.isupper() for letter in letters):
-        return word.upper()
-    return word[:1].upper() + word[1:] if model[:1].isupper() else word
+    return _replaced(pattern, lambda word: [cased_as(word, o) for o in table.get(word.lower(), ())])
 
 
 _NEAR = {
-    letter: [_as(letter, key) for key in tables.NEIGHBOURS[letter.lower()]]
+    letter: [cased_as(letter, key) for key in tables.NEIGHBOURS[letter.lower()]]
     for letter in ascii_letters
 }
 _INSERTED = {
@@ -254,7 +247,7 @@ def _contractions(text: str) -> Iterator[Site]:
             if word not in table:
                 # Case is ignored in Unicode's way, in which a dotless i is an i.
                 continue
-            new = _as(match.group(), table[word])
+            new = cased_as(match.group(), table[word])
             # I is always written large.
             new = f"I{new[1:]}" if re.match(r"i\b", new) else new
             found.append(Site(match.start(), match.end(), [new]))

@@ -73,6 +73,11 @@ def _require_expressible(source: Source) -> tuple[str, ...]:
             f"{source.run.path}: task.ngrams={task.ngrams} has no form in transformers, whose "
             "classifiers read tokens alone: use --format onnx"
         )
+    if task.spelling:
+        raise InputError(
+            f"{source.run.path}: task.spelling has no form in transformers, whose tokenizers know "
+            "no words: use --format onnx"
+        )
     for key in ("multi", "offsets"):
         if getattr(task, key, False):
             raise InputError(

@@ -16,7 +16,7 @@ from wafergpt import atomic_files
 from wafergpt.checkpoint import store
 from wafergpt.data.batches import Batch, parts
 from wafergpt.data.tokenizer import Tokenizer
-from wafergpt.data.tokenizer_files import DEFINITION
+from wafergpt.data.tokenizer_files import DEFINITION, save_spelling
 from wafergpt.errors import InputError, RunFailed
 from wafergpt.interop import onnx_graph, onnx_readme
 from wafergpt.interop.logit_check import CHECK_TOKENS, TOLERANCE
@@ -215,6 +215,8 @@ def _write_tokenizer(tokenizer: Tokenizer, path: Path, out: Path) -> None:
     from tokenizers import Tokenizer as Backend
 
     atomic_files.write_text(path, tokenizer.encoder_definition())
+    if tokenizer.spelling is not None:
+        save_spelling(path, tokenizer.spelling)
     alone = Backend.from_file(str(path))
     alone.encode_special_tokens = True
     for text in TEXTS:

@@ -9,6 +9,7 @@ from typing import Any
 
 from wafergpt import data
 from wafergpt.config import Recipe
+from wafergpt.data.tokenizer_files import SPELLING
 from wafergpt.interop.onnx_graph import OnnxWeights, input_axes
 from wafergpt.runs.run import Run
 from wafergpt.shapes import hashing
@@ -111,6 +112,11 @@ def _steps(recipe: Recipe, graph: Graph) -> list[str]:
             f" A text is the columns {', '.join(graph.settings['columns'])} with a line break "
             "between them; what is too long is cut from the longest column."
         )
+    if graph.settings.get("spelling"):
+        steps.append(
+            "Words that the training texts lack are read as near ones, by `spelling.py` and the "
+            f"words in `{SPELLING}`."
+        )
     return [*steps, "`settings.json` contains the numbers and names for programs."]
 
 
@@ -127,6 +133,7 @@ def _lines(recipe: Recipe, graph: Graph) -> str:
         'tokenizer = Tokenizer.from_file("tokenizer.json")',
         "tokenizer.encode_special_tokens = True",
         'session = onnxruntime.InferenceSession("model.onnx")',
+        *(_SPELLING if graph.settings.get("spelling") else []),
         "",
     ]
     body = []
@@ -157,6 +164,7 @@ def _several_columns(graph: Graph, ngrams: bool) -> list[str]:
         "middle": "ids[: left // 2] + ids[len(ids) - (left - left // 2) :]",
     }[graph.settings["cut"]]
     rows = 'text_ngrams(text, settings["ngrams"], settings["ngram_rows"])'
+    spelled = graph.settings.get("spelling")
     return [
         *_PADDED,
         "def encoded(parts):",
@@ -171,11 +179,18 @@ def _several_columns(graph: Graph, ngrams: bool) -> list[str]:
         "",
         "",
         f"columns = [{made!r}]",
+        *(
+            ["columns = [[spelling(part) for part in parts] for parts in columns]"]
+            if spelled
+            else []
+        ),
         "tokens = [encoded(parts) for parts in columns]",
         'texts = ["\\n".join(parts) for parts in columns]',
         *_inputs(graph, [f'    "ngrams": padded([{rows} for text in texts]),'] if ngrams else []),
     ]
 
+
+_SPELLING = [f'spelling = Spelling(json.load(open("{SPELLING}", encoding="utf-8")))']
 
 _PADDED = [
     "",
@@ -221,10 +236,12 @@ def _answers(graph: Graph) -> list[str]:
         "",
     ]
     rows = 'text_ngrams(text, settings["ngrams"], settings["ngram_rows"])'
+    spelled = graph.settings.get("spelling")
     return [
         *(["", *middle[:-1]] if graph.settings["cut"] == "middle" else []),
         *_PADDED,
         'texts = ["A warm and funny film.", "It was dull."]',
+        *(["texts = [*map(spelling, texts)]"] if spelled else []),
         f"ids = [{cut} for text in texts]",
         "tokens = [row or [settings['end_of_text']] for row in ids]",
         *_inputs(graph, [f'    "ngrams": padded([{rows} for text in texts]),'] if ngrams else []),

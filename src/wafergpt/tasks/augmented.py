@@ -5,11 +5,12 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from wafergpt.data.labelled_rows import Table
 from wafergpt.data.text_columns import in_each
-from wafergpt.data.word_splitting import sentences, words_of
+from wafergpt.data.word_splitting import split_sentences, words_of
 from wafergpt.evaluation.perturbations import SEVERITIES, perturbed
 from wafergpt.tasks.ngram_scores import mean_of_each
 
@@ -72,21 +73,17 @@ def excerpts(table: Table, count: int, seed: int) -> list[Table]:
     Returns:
         ``count`` tables, in the order of the rows.
     """
-    draw, drawn = random.Random(f"excerpts {seed}"), []
-    for text in table.texts:
-        found = _sentences(text)
-        order = sorted(range(len(found)), key=lambda _: draw.random())
-        drawn.append([*(found[place] for place in order), *[text] * count][:count])
+    draw = random.Random(f"excerpts {seed}")
+    drawn = [[*_drawn(text, count, draw), *[text] * count][:count] for text in table.texts]
     return [replace(table, texts=list(texts), notes=()) for texts in zip(*drawn, strict=True)]
 
 
-def _sentences(text: str) -> list[str]:
-    words, found, first = words_of(text, "parts"), [], 0
-    for length in sentences(text, words):
-        if length >= LEAST_WORDS:
-            found.append(text[words[first].start : words[first + length - 1].end])
-        first += length
-    return found
+def _drawn(text: str, count: int, draw: random.Random) -> list[str]:
+    """Return some sentences of a text that are long enough, fewer if it has fewer."""
+    found = split_sentences(text)
+    draw.shuffle(found)
+    long = (one for one in found if len(words_of(one, "parts")) >= LEAST_WORDS)
+    return list(islice(long, count))
 
 
 def consistent_loss(task: TextTask, network: nn.Module, batch: Batch, changed: Batch) -> Tensor:

@@ -114,7 +114,8 @@ class Task(Predicting, ABC):
             InputError: if the data does not fit it.
         """
         if source is not None:
-            return source
+            # How a task reads words is its own matter.
+            return source.with_spelling(None)
         asked = self.recipe.model.vocab_size
         vocab_size = asked or SCRATCH_VOCABULARY
         with working(f"training a tokenizer of {vocab_size:,} tokens"):

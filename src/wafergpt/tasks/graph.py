@@ -69,6 +69,9 @@ def graph_of_texts(task: TextTask) -> Graph:
         modules = {"text_ngrams": "text_ngrams"}
         inputs["ngrams"] = ("batch", "ngrams")
         kept += ["ngrams", "ngram_rows", "factors"]
+    if settings.spelling:
+        modules["spelling"] = "Spelling"
+        kept.append("spelling")
 
     def forward(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
         return {"logits": mixed(task.scores(network, batch), settings.factors)}

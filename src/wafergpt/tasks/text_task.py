@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from wafergpt.config import Recipe
 from wafergpt.data.labelled_rows import Table, is_missing, read_table
 from wafergpt.data.row_sources import together
+from wafergpt.data.spelling import Spelling
 from wafergpt.data.text_columns import (
     BETWEEN,
     SEPARATOR,
@@ -85,6 +87,25 @@ class TextTask(LabelledTask[Table]):
         """Return the weight of each class in the loss, or None."""
         return None
 
+    def tokenizer(self, source: Tokenizer | None) -> Tokenizer:
+        """Return the tokenizer, with the words to read texts with if the recipe wants them.
+
+        A run that goes on from one that has such words reads with those.
+        """
+        found = super().tokenizer(source)
+        if not self.settings.spelling:
+            return found
+        if source is not None and source.spelling is not None:
+            return source
+        with working("learning the words"):
+            spelling = Spelling.of(self.texts(), found.words())
+        if not spelling.can_correct:
+            say(
+                "warning: task.spelling changes nothing: no word of letters is in enough of the "
+                "training texts"
+            )
+        return found.with_spelling(spelling)
+
     def from_tokenizer(self, tokenizer: Tokenizer) -> dict[str, Any]:
         """Return the end-of-text token."""
         return {"end_of_text": tokenizer.end_of_text}
@@ -106,6 +127,7 @@ class TextTask(LabelledTask[Table]):
         joined = 0 if settings.consistency else len(copies)
         if joined:
             rows, copies = together([rows, *copies], rows.path or Path()), []
+        rows, *copies = (_spelled(table, tokenizer) for table in (rows, *copies))
         texts, targets = self._encode_table(rows, tokenizer, "train")
         self.require_batch(len(texts))
         tokens = sum(map(len, texts))
@@ -115,11 +137,11 @@ class TextTask(LabelledTask[Table]):
         ]
         tokens += sum(len(text) for copy in paired[:1] for text in copy.texts)
         given = texts, targets, size, self.recipe.seed, self.class_weights(targets)
-        ngrams = self._ngrams(rows.texts)
-        if ngrams is not None and settings.excerpts:
-            # The table is trained on whole texts alone: most sentences of one say little.
-            whole = len(ngrams) - settings.excerpts * len(tables.train.texts)
-            ngrams = [*ngrams[:whole], *[ngrams[0][:0]] * (len(ngrams) - whole)]
+        # The table is trained on whole texts alone: most sentences of one say little.
+        apart = 0 if paired else settings.excerpts * len(tables.train.texts)
+        ngrams = self._ngrams(rows.texts[: len(rows.texts) - apart])
+        if ngrams is not None:
+            ngrams += [np.zeros(0, dtype=np.int32)] * apart
         train = (
             PairedBatches(paired, *given, ngrams=ngrams)
             if paired
@@ -133,8 +155,9 @@ class TextTask(LabelledTask[Table]):
         """Encode rows whose answers are known."""
         from wafergpt.data.labelled_batches import LabelledBatches
 
-        texts, targets = self._encode_table(table, tokenizer, name)
-        ngrams = self._ngrams(table.texts)
+        read = _spelled(table, tokenizer)
+        texts, targets = self._encode_table(read, tokenizer, name)
+        ngrams = self._ngrams(read.texts)
         batches = LabelledBatches(texts, targets, self.evaluation_rows(), None, ngrams=ngrams)
         listed = table.texts if name == "test" else ()
         return EvaluationSet.of(batches, targets, listed)
@@ -183,8 +206,9 @@ class TextTask(LabelledTask[Table]):
         from wafergpt.data.labelled_batches import unlabelled
 
         with working("encoding the texts"):
-            texts, _ = self._encode_texts(inputs, tokenizer)
-        return EvaluationSet.of(unlabelled(texts, self.evaluation_rows(), self._ngrams(inputs)))
+            read = tokenizer.spelled(inputs)
+            texts, _ = self._encode_texts(read, tokenizer)
+        return EvaluationSet.of(unlabelled(texts, self.evaluation_rows(), self._ngrams(read)))
 
     def texts_of(self, table: Table) -> Iterator[str]:
         """Yield the texts of rows as they are read."""
@@ -370,3 +394,7 @@ class TextTask(LabelledTask[Table]):
         """Return the scores ``[1 or 2, n, n_outputs]``, those of n-grams last."""
         scores = self.scores(network, batch)
         return scores if scores.ndim == 3 else scores[None]
+
+
+def _spelled(table: Table, tokenizer: Tokenizer) -> Table:
+    return replace(table, texts=tokenizer.spelled(table.texts))
