@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wafergpt.data.word_splitting import joined, pieces, sentences, units_of, words_of
+from wafergpt.data.word_splitting import (
+    joined,
+    pieces,
+    sentences,
+    split_sentences,
+    units_of,
+    words_of,
+)  # fmt: skip
 
 
 @given(st.text(), st.sampled_from(["words", "parts", "characters"]))
@@ -56,6 +63,24 @@ def test_sentences(text: str, lengths: list[int]) -> None:
     assert list(sentences(text, words_of(text, "words"))) == lengths
 
 
+@pytest.mark.parametrize(
+    "parts",
+    [["He left.", "She stayed."], ["3.5 vs. Smith, e.g. this ... and that"], ["你好。", "我在。"],
+     ["He said “Go.”", "Then he went!?"], ["one", "two"], ["Mr. G. K. Brown of the U.S. left."],
+     ["It is Anna's.", "Fine."], ["So do I.", "You too."], []],
+)  # fmt: skip
+@pytest.mark.parametrize("between", [" ", "\n", " \r\n\n "])
+def test_sentences_without_their_words(parts: list[str], between: str) -> None:
+    if between == " " and parts[:1] == ["one"]:
+        parts = ["one two"]
+    assert split_sentences(between.join(["", *parts, ""])) == parts
+
+
+@given(st.text())
+def test_split_sentences_lose_nothing(text: str) -> None:
+    assert "".join("".join(split_sentences(text)).split()) == "".join(text.split())
+
+
 def test_what_files_have_as_words() -> None:
     assert units_of(["a", "中"]) == "characters"
     assert units_of(["a-b", "c"]) == "words"
@@ -65,3 +90,4 @@ def test_what_files_have_as_words() -> None:
 def test_a_long_text_is_split_in_linear_time() -> None:
     for text in ("a" * 200_000, "a." * 100_000, "n'" * 100_000, "a-" * 100_000):
         words_of(text, "words")
+        split_sentences(text)

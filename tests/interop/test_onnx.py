@@ -22,6 +22,7 @@ from wafergpt.api import export, finetune
 from wafergpt.checkpoint.imported_run import run_with
 from wafergpt.cli.export import command
 from wafergpt.config import Model, recipe_from
+from wafergpt.data.spelling import Spelling
 from wafergpt.data.text_ngrams import text_ngrams
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError, RunFailed
@@ -43,7 +44,7 @@ EVERYTHING = {
     "ngrams": [2, 4], "ngram_rows": 211, "d_head": 8, "n_layers": 2,
 }  # fmt: skip
 MESSY = [
-    "", " ", "a", "It's a film that I loved. It's dull!",
+    "", " ", "a", "It's a film that I loved. It's dull!", "I LOVRD it, hatde it",
     "e\u0301 naïve 👩‍👩‍👧 你好", "<|endoftext|>",
     "\x00\u202e\ufeff", "word " * 5000, "字" * 3000, "İSTANBUL ǅ ß", "1,234.5 \r\n\t--",
 ]  # fmt: skip
@@ -66,6 +67,8 @@ def make_run(root: Path, task: dict[str, Any] | None = None, **shape: Any) -> Ru
             else:
                 tensor.copy_(0.3 * torch.randn_like(tensor) + float(name.endswith("norm.weight")))
     tokenizer = Tokenizer.train(["It is a film that I loved. 你好"], 280, exactly=False)
+    if task and task.get("spelling"):
+        tokenizer = tokenizer.with_spelling(Spelling({"loved": 9, "filmed": 9, "hated": 9}))
     return run_with(network.state_dict(), recipe, root, tokenizer, {})
 
 
@@ -102,6 +105,10 @@ TASKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"ngrams": [2, 3], "ngram_rows": 211, "ngram_kept": [30, 20], "ngram_ids": True},
     ),
     "binary": ({"labels": ("bad", "good"), "loss": "binary", "cut": "middle"}, {}),
+    "spelling": (
+        {"labels": ("bad", "good"), "ngrams": "words", "ngram_rows": 97, "spelling": True},
+        {},
+    ),
     "regression": (
         {"name": "regress", "pooling": "mean", "ngrams": "words", "ngram_rows": 99,
          "max_tokens": 24},
