@@ -14,7 +14,7 @@ from wafergpt.api import finetune
 from wafergpt.config import Recipe, load_recipe
 from wafergpt.config.files import flat
 from wafergpt.tasks import chosen
-from wafergpt.tasks.chosen import LORA_LR, with_choices
+from wafergpt.tasks.chosen import LORA_LR, with_choices, with_choices_for_tagging
 from wafergpt.tasks.text_settings import TextTaskSettings
 from wafergpt.train.finetuning import with_task
 
@@ -66,6 +66,21 @@ def test_few_rows_are_evaluated_once_at_the_end_of_what_runs() -> None:
 
 def test_a_micro_batch_keeps_its_batch() -> None:
     assert of(10, "train.micro_batch_size=16").train.batch_size == 16
+
+
+def test_taggers_from_fresh_weights_are_small_and_make_more_passes() -> None:
+    def tagged(*overrides: str, table_lr: float | None = 64.0) -> Recipe:
+        recipe = load_recipe(None, ["task.name=tag", *overrides])
+        asked = flat(recipe.model_dump(exclude_unset=True))
+        return with_choices_for_tagging(recipe, asked, [["words"] * 20] * 8000, table_lr)
+
+    small, usual = tagged("model.seq_len=64"), tagged(table_lr=None)
+    assert (small.model.n_layers, small.model.d_model, small.model.d_ffn) == (2, 128, 512)
+    assert (small.model.seq_len, small.train.epochs) == (64, 9)
+    assert (usual.model.n_layers, usual.model.d_model, usual.train.epochs) == (4, 256, 3)
+    own = tagged("model.n_layers=1")
+    assert (own.model.n_layers, own.model.d_model, own.train.epochs) == (1, 256, 3)
+    assert tagged("start=runs/base").model.n_layers == 4
 
 
 def test_long_texts_are_scored_by_words() -> None:
