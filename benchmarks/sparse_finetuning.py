@@ -6,6 +6,7 @@ with the same share of zeros, and judged on 5,000 test reviews. No n-gram tables
 the blocks carry the result. Cells that have a row are not run again.
 
     python -m benchmarks.sparse_finetuning --out sparse-finetuning
+    python -m benchmarks.sparse_finetuning --out sparse-adamw --optimizer adamw --shares 0 0.75
     python -m benchmarks.sparse_finetuning --out sparse-finetuning --table
 """
 
@@ -29,7 +30,7 @@ ROWS = 10_000
 SHAPE = [
     "model.n_layers=4", "model.d_model=128", "model.n_heads=2", "model.seq_len=512",
     "train.tokens=5000000", "train.batch_size=8", "train.sampled_softmax=1024",
-    "optimizer.name=muon", "optimizer.lr=3e-3", "schedule.name=linear", "schedule.warmup=5%",
+    "optimizer.lr=3e-3", "schedule.name=linear", "schedule.warmup=5%",
     "schedule.final=0", "evaluate.batches=100", f"evaluate.every={1 << 40}",
     f"checkpoint.every={1 << 40}", "system.compile=off",
 ]  # fmt: skip
@@ -42,16 +43,17 @@ SHARES = (0.0, 0.5, 0.75)
 SEEDS = (0, 1, 2)
 
 
-def pretrained(share: float, seed: int, out: Path) -> Run:
+def pretrained(optimizer: str, share: float, seed: int, out: Path) -> Run:
     """Return the language model with such a share of zeros, which is trained once."""
-    name = f"lm-{share}-{seed}"
-    asked = [*SHAPE, *_zeros(share), f"seed={seed}", f"data.corpus={out / 'corpus'}"]
+    name = f"lm-{share}-{seed}" + ("" if optimizer == "muon" else f"-{optimizer}")
+    asked = [*SHAPE, f"optimizer.name={optimizer}", *_zeros(share), f"seed={seed}",
+             f"data.corpus={out / 'corpus'}"]  # fmt: skip
     return pretrain(load_recipe(None, [*asked, f"name={name}"]), auto_resume=True, root=out)
 
 
-def cell(share: float, sparse: bool, seed: int, out: Path) -> Cell:
+def cell(optimizer: str, share: float, sparse: bool, seed: int, out: Path) -> Cell:
     """Fine-tune one; return its accuracy and loss on test rows, and the FLOPs of both stages."""
-    first = pretrained(share, seed, out)
+    first = pretrained(optimizer, share, seed, out)
     shutil.rmtree(out / "tuned", ignore_errors=True)
     files = [f"task.{part}={out / f'{part}.jsonl'}" for part in ("train", "test")]
     asked = [*TUNED, *files, *_zeros(share if sparse else 0.0), f"seed={seed}", "name=tuned"]
@@ -71,12 +73,14 @@ def _zeros(share: float) -> list[str]:
     return ["sparsity.algorithm=static", f"sparsity.sparsity={share}"] if share else []
 
 
-def table(cells: Mapping[str, Cell]) -> str:
-    """Return the means over seeds as Markdown."""
+def table(cells: Mapping[str, Cell], optimizer: str) -> str:
+    """Return an optimizer's means over seeds as Markdown."""
     lines = ["| zeros in pretraining | fine-tuning | validation loss | accuracy | loss "
              "| FLOPs of pretraining | of fine-tuning |", "|---" * 7 + "|"]  # fmt: skip
     for share, sparse in _kinds():
-        found = [cells[key] for seed in SEEDS if (key := _key(share, sparse, seed)) in cells]
+        found = [
+            cells[key] for seed in SEEDS if (key := _key(optimizer, share, sparse, seed)) in cells
+        ]
         if found:
             mean = {key: statistics.fmean(one[key] for one in found)
                     for key in found[0] if key != "flops"}  # fmt: skip
@@ -90,14 +94,17 @@ def _kinds() -> list[tuple[float, bool]]:
     return [(s, sparse) for s in SHARES for sparse in ((False, True) if s else (False,))]
 
 
-def _key(share: float, sparse: bool, seed: int) -> str:
-    return f"{share}, {'sparse' if sparse else 'dense'}, {seed}"
+def _key(optimizer: str, share: float, sparse: bool, seed: int) -> str:
+    kind = f"{share}, {'sparse' if sparse else 'dense'}, {seed}"
+    return kind if optimizer == "muon" else f"{kind}, {optimizer}"
 
 
 def main() -> None:
     """Run the cells that have no row yet, and print the table."""
     options = parser(__doc__, "sparse-finetuning")
     options.add_argument("--seeds", nargs="+", type=int, choices=SEEDS, default=list(SEEDS))
+    options.add_argument("--shares", nargs="+", type=float, choices=SHARES, default=list(SHARES))
+    options.add_argument("--optimizer", choices=("muon", "adamw"), default="muon")
     asked = options.parse_args()
     cells = Cells(asked.out)
     out = cells.out
@@ -109,8 +116,10 @@ def main() -> None:
         write(out / "test.jsonl", test)
         for seed in asked.seeds:
             for share, sparse in _kinds():
-                cells.measure(_key(share, sparse, seed), partial(cell, share, sparse, seed, out))
-    print(table(cells))
+                if share in asked.shares:
+                    key = asked.optimizer, share, sparse, seed
+                    cells.measure(_key(*key), partial(cell, *key, out))
+    print(table(cells, asked.optimizer))
 
 
 if __name__ == "__main__":
