@@ -298,6 +298,17 @@ def test_texts_of_no_class_are_read_as_the_runs_own(home: Path) -> None:
     assert found == again["outside"]
 
 
+def test_the_column_of_a_corpus_can_be_named(home: Path, clf: Predictor) -> None:
+    texts = [json.loads(line)["text"] for line in (home / "test.jsonl").read_text().splitlines()]
+    corpus = home / "read.csv"
+    corpus.write_text("id,body\n" + "".join(f'{n},"{text}"\n' for n, text in enumerate(texts)))
+    with pytest.raises(InputError, match=r"'text'.*task\.text=COLUMN"):
+        evaluate("clf", ["contamination"], corpus=[corpus], root=home)
+    asked = ["task.text=body"]
+    found = evaluate("clf", ["contamination"], asked, corpus=[corpus], root=home)["contamination"]
+    assert found["duplicates"] == found["rows"] == len(texts)
+
+
 @pytest.mark.parametrize(
     ("asked", "said"),
     [

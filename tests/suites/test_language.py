@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+import wafergpt as wg
 from wafergpt.checkpoint.imported_run import run_with
 from wafergpt.checkpoint.store import weights
 from wafergpt.config import Model, recipe_from
@@ -208,6 +209,12 @@ def test_several_sources_and_the_sample_are_the_same_in_any_order(tmp_path: Path
     json.dumps(one, allow_nan=False)
     alone = language(run, [written(tmp_path / "one.jsonl", texts[:1])], device="cpu")
     assert alone["all"]["loss_interval"] is None
+    renamed = tmp_path / "renamed.jsonl"
+    renamed.write_text(first.read_text().replace('"text"', '"body"'))
+    found = wg.evaluate(run, ["language"], ["task.text=body"], files=[renamed], documents=7)
+    assert found["language"]["all"]["loss"] == pytest.approx(own["loss"], abs=1e-6)
+    with pytest.raises(InputError, match=r"task\.label is of a task"):
+        wg.evaluate(run, ["language"], ["task.label=body"], files=[renamed])
 
 
 @given(st.lists(st.text("abé"), max_size=30), st.integers(1, 10), st.randoms(use_true_random=False))

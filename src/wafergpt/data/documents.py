@@ -134,6 +134,7 @@ def documents(
     text: str = "text",
     errors: Errors = "strict",
     file_format: FileFormat | None = None,
+    option: str = "--text COLUMN",
 ) -> Iterator[Document]:
     """Yield the documents of files one by one, in bounded memory.
 
@@ -146,6 +147,7 @@ def documents(
         text: the column of texts.
         errors: ``replace`` reads invalid bytes as U+FFFD instead of refusing them.
         file_format: overrides the kind that the files' names stand for.
+        option: what names another column, for errors.
 
     Raises:
         InputError: on a file that is empty, or whose content cannot be read.
@@ -153,7 +155,7 @@ def documents(
     for path in files:
         empty = True
         try:
-            for document in _of_file(path, text, errors, file_format):
+            for document in _of_file(path, text, errors, file_format, option):
                 if document.text.strip():
                     empty = False
                     yield document
@@ -164,13 +166,13 @@ def documents(
 
 
 def _of_file(
-    path: Path, text: str, errors: Errors, file_format: FileFormat | None
+    path: Path, text: str, errors: Errors, file_format: FileFormat | None, option: str
 ) -> Iterator[Document]:
     if require_kind(path, file_format, (text,)) == "txt":
         yield from _text_documents(path, errors)
         return
     for number, row in rows(path, errors, file_format=file_format, names=(text,)):
-        value = column(row, text, path, number, "--text COLUMN")
+        value = column(row, text, path, number, option)
         if value is None:
             continue
         if not isinstance(value, str):

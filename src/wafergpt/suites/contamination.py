@@ -39,7 +39,9 @@ _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 """Odd; the hash of an n-gram is a polynomial in it, modulo 2⁶⁴, of the hashes of its words."""
 
 
-def contamination(rows: Sequence[str], corpus: Sequence[str | Path], n: int = 13) -> dict[str, Any]:
+def contamination(
+    rows: Sequence[str], corpus: Sequence[str | Path], n: int = 13, column: str = "text"
+) -> dict[str, Any]:
     """Find the test rows that share an n-gram of words with training texts.
 
     A row counts as contaminated if any of its n-grams is in any training document (Brown et al.,
@@ -57,6 +59,7 @@ def contamination(rows: Sequence[str], corpus: Sequence[str | Path], n: int = 13
         corpus: what it was trained on: files, folders and globs of text as ``wafergpt prepare``
             reads them, or folders of corpora, of which the training part is decoded.
         n: words of an n-gram.
+        column: of texts, in files that have columns.
 
     Returns:
         ``n``; ``rows``; ``blank`` rows without a word, which no share is of; ``contaminated`` rows,
@@ -79,7 +82,7 @@ def contamination(rows: Sequence[str], corpus: Sequence[str | Path], n: int = 13
         raise InputError("there is no row with a word to search for")
     documents, size = 0, 0
     with progress("searching training texts", None, "MB") as bar:
-        for text in _texts(named_sources(corpus)):
+        for text in _texts(named_sources(corpus, column)):
             tested.search(text)
             taken = len(text.encode())
             documents, size = documents + 1, size + taken

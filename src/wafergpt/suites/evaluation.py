@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from wafergpt import files
 from wafergpt.config import load_recipe
+from wafergpt.config.recipe import DEFAULT_TASK
 from wafergpt.errors import InputError, nearest
 from wafergpt.evaluation.perturbations import require_kinds
 from wafergpt.progress import say
@@ -157,9 +158,12 @@ def columns_of(run: Run, overrides: Sequence[str]) -> dict[str, Any]:
     for key in keys:
         if not key.startswith("task.") or key == "task.name":
             raise InputError(f"{key} changes a training: only columns (task.text=) are set here")
-    if run.recipe.task is None:
-        raise InputError(f"{keys[0]} is of a task, and {run.path} is a language model")
-    task = load_recipe(None, [f"task.name={run.recipe.task.name}", *overrides]).task
+    name = DEFAULT_TASK
+    if run.recipe.task is not None:
+        name = run.recipe.task.name
+    elif others := {*keys} - {"task.text"}:
+        raise InputError(f"{min(others)} is of a task, and {run.path} is a language model")
+    task = load_recipe(None, [f"task.name={name}", *overrides]).task
     assert task is not None
     return task.model_dump(exclude_unset=True, exclude={"name"})
 
@@ -213,7 +217,7 @@ class Evaluation:
         asked = self.asked
         options: Sequence[tuple[str, object, Sequence[str]]] = (
             ("--file", asked.files, ("rows",) if self.is_task else ("language", "contamination")),
-            ("task.…=", asked.columns, ("rows", "outside")),
+            ("task.…=", asked.columns, ("rows", "outside", "language", "contamination")),
             ("--labels", asked.labels, ("rows",)),
             ("--outside", asked.outside, ("outside",)),
             ("--cases", asked.cases, ("behaviour",)),
@@ -232,7 +236,8 @@ class Evaluation:
                 where = f"read by {', '.join(readers)} alone" if readers else "for tasks' runs"
                 raise InputError(f"{flag} is {where}: nothing that runs here reads it")
         # Texts of no class have no labels.
-        of_rows = [f"task.{key}=" for key in asked.columns if key != "text" or not asked.outside]
+        of_texts = asked.outside or asked.corpus
+        of_rows = [f"task.{key}=" for key in asked.columns if key != "text" or not of_texts]
         if not asked.files and (wanting := ["--labels"] * bool(asked.labels) + of_rows):
             raise InputError(f"{wanting[0]} is of the rows of a file: add --file FILE")
 
@@ -298,8 +303,9 @@ class Evaluation:
     def _language(self) -> dict[str, Any]:
         from wafergpt.suites.language import language
 
+        asked = self.asked
         return language(
-            self.run, self.asked.files, documents=self.asked.documents, device=self.asked.device
+            self.run, asked.files, asked.documents, device=asked.device, column=self._column
         )
 
     def _harness(self) -> dict[str, Any]:
@@ -315,7 +321,8 @@ class Evaluation:
     def _contamination(self) -> dict[str, Any]:
         from wafergpt.suites.contamination import contamination
 
-        return contamination(self._tested(), self.asked.corpus or self._has_read())
+        corpus = self.asked.corpus or self._has_read()
+        return contamination(self._tested(), corpus, column=self._column)
 
     def _tested(self) -> list[str]:
         """Return the texts that a run is judged on."""
@@ -327,7 +334,18 @@ class Evaluation:
             return list(labelled_task(self.predictor).texts_of(rows))
         if not self.asked.files:
             raise InputError("the texts of a test are wanted: add --file FILE")
-        return [text for path in self.asked.files for text in read_texts(path)]
+        option = "task.text=COLUMN"
+        return [
+            text
+            for path in self.asked.files
+            for text in read_texts(path, self._column, option=option)
+        ]
+
+    @property
+    def _column(self) -> str:
+        """The column of texts that are no rows of the task, one of which has each text."""
+        named = self.asked.columns.get("text")
+        return named if isinstance(named, str) else "text"
 
     def _has_read(self) -> list[Path]:
         """Return the corpus of the language model that a run is, or began with."""

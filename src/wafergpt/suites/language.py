@@ -66,6 +66,7 @@ def language(
     documents: int | None = None,
     stride: int | None = None,
     device: str = "auto",
+    column: str = "text",
 ) -> dict[str, Any]:
     """Score every token of whole documents once, in windows that slide over long ones.
 
@@ -91,6 +92,7 @@ def language(
         documents: at most so many of each source; 200 if omitted.
         stride: of the windows, in tokens; half the context if omitted.
         device: ``auto`` is the recipe's, if available, else the best one.
+        column: of texts, in files that have columns.
 
     Returns:
         ``seq_len``, ``stride``, ``first_token``, whether it is scored, and ``drawn``, how documents
@@ -118,7 +120,7 @@ def language(
         raise InputError(f"a stride of {stride} is impossible: from 1 to the context of {length}")
     if n < 1:
         raise InputError(f"{n} documents are too few: at least 1")
-    chosen = named_sources(sources) if sources else [_own(run)]
+    chosen = named_sources(sources, column) if sources else [_own(run)]
     tokenizer = Tokenizer.load(run.tokenizer).require_at_most(recipe.model.vocab_size, run.path)
     begins = not recipe.data.document_mask
     parts = [_part(source, n, tokenizer, begins) for source in chosen]

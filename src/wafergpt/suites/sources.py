@@ -29,11 +29,13 @@ class Source:
         name: for people, unlike that of others.
         path: a file, a folder or a glob; or the folder of a corpus.
         corpus: if it is one.
+        column: of texts, in files that have columns.
     """
 
     name: str
     path: str
     corpus: Corpus | None = None
+    column: str = "text"
 
     def texts(self, split: str) -> Iterator[str]:
         """Yield the documents one by one.
@@ -48,7 +50,9 @@ class Source:
             InputError: if nothing readable is there.
         """
         if self.corpus is None:
-            yield from (one.text for one in documents(find_files([self.path])))
+            found = find_files([self.path])
+            read = documents(found, self.column, option="task.text=COLUMN")
+            yield from (one.text for one in read)
             return
         stream, tokenizer = self.corpus.tokens(split), self.corpus.tokenizer
         start = 0
@@ -58,11 +62,12 @@ class Source:
             start += length
 
 
-def named_sources(given: Sequence[str | Path]) -> list[Source]:
+def named_sources(given: Sequence[str | Path], column: str = "text") -> list[Source]:
     """Return sources with a name each: that of ``NAME=PATH``, or the end of the path.
 
     Args:
         given: files, folders and globs, or folders of corpora.
+        column: of texts, in files that have columns.
 
     Returns:
         As many sources.
@@ -80,7 +85,7 @@ def named_sources(given: Sequence[str | Path]) -> list[Source]:
         twice = next(name for name in names if names.count(name) > 1)
         raise InputError(f"two sources are named '{twice}': NAME=PATH gives one another name")
     return [
-        Source(name, path, Corpus.open(path) if _is_corpus(Path(path)) else None)
+        Source(name, path, Corpus.open(path) if _is_corpus(Path(path)) else None, column)
         for name, (_, path) in zip(names, split, strict=True)
     ]
 
