@@ -6,11 +6,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wafergpt.data.spelling import KNOWN, SURE, Spelling, cased_as
+from wafergpt.data.spelling import KNOWN, MANY, SURE, Spelling, cased_as
 
 nltk = pytest.importorskip("nltk", reason="the distances are NLTK's")
 
-TEXTS = ["A wonderful film, don’t miss it.", "The naïve and Wonderful hero; он хороший"] * SURE
+TEXTS = [
+    "A wonderful film, don’t miss it. I can't, I want it; windows10, GPT4o",
+    "The naïve and Wonderful hero of the café; он хороший",
+] * SURE
+MANY_MORE = [f"zzzzzz{n}" for n in range(MANY)]
+
+
+def learned(texts: list[str], also: list[str] | None = None) -> Spelling:
+    """Return a spelling that knows so many words that short ones are corrected too."""
+    return Spelling.of(texts, also or []).merged(Spelling(dict.fromkeys(MANY_MORE, 0)))
 
 
 @pytest.mark.parametrize(
@@ -20,25 +29,58 @@ TEXTS = ["A wonderful film, don’t miss it.", "The naïve and Wonderful hero; �
      ("do'nt", "don't"), ("dont", "don't"), ("wonderfulness", "wonderfulness"),
      # Too short, no letters, two changes, known.
      ("a fil th 2047 wodnreful", "a fil th 2047 wodnreful"), ("fil_m x2x2", "fil_m x2x2"),
-     ("电影很好看", "电影很好看"), ("", ""), ("\r\n wonderfu1\t", "\r\n wonderful\t")],
+     ("电影很好看", "电影很好看"), ("", ""),
+     # An apostrophe comes first; what is before one is not changed.
+     ("cant dont can’t wan't", "can't don't can’t want"), ("won't", "won't"),
+     # Other digits are other things; addresses, and names with capitals inside.
+     ("windows11 windoes10 GPT5o", "windows11 windows10 GPT5o"), ("wondErfull", "wondErfull"),
+     ("www.wonderfull.com http://wonderfull.org/film wonderfull.com", None),
+     ("@wonderfull #wonderfull wonderfull@film.org", None),
+     # Marks apart from their letters are the same letters.
+     ("cafe\u0301 cafee\u0301 cafe\u0301e", "cafe\u0301 café café"),
+     ("\r\n wonderfu1\t", "\r\n wonderful\t")],
 )  # fmt: skip
-def test_what_words_are_read_as(text: str, read: str) -> None:
-    assert Spelling.of(TEXTS)(text) == read
+def test_what_words_are_read_as(text: str, read: str | None) -> None:
+    read = text if read is None else read
+    assert learned(TEXTS)(text) == read
 
 
 def test_the_most_frequent_near_word_is_taken_and_rare_ones_are_left() -> None:
-    spelling = Spelling.of(["cast"] * SURE + ["last"] * (SURE + 1) + ["fast mast"] * (SURE - 1))
+    spelling = learned(["cast"] * SURE + ["last"] * (SURE + 1) + ["fast mast"] * (SURE - 1))
     assert spelling("aast") == "last"
     assert spelling("fast mast") == "fast mast"
     assert Spelling.of(["seldom"] * (KNOWN - 1) + ["seldon"] * SURE)("seldom") == "seldon"
     # Known from elsewhere, but not from these texts.
-    assert Spelling.of(["seldon"] * SURE, ["Seldom", "seldon"])("seldom sldom seldn") == (
-        "seldom sldom seldon"
-    )
+    spelling = Spelling.of(["seldonly"] * SURE, ["Seldomly", "seldonly"])
+    assert spelling("seldomly sldomly seldnly") == "seldomly sldomly seldonly"
     assert not Spelling.of(["一二三四"] * SURE, ["word"]).can_correct
 
 
-words = st.text("abc", min_size=4, max_size=7)
+def test_short_words_are_left_where_few_are_known() -> None:
+    texts = ["small wonderful"] * SURE
+    assert Spelling.of(texts)("smalll shall wonderfull") == "small shall wonderful"
+    assert learned(texts)("smalll shall wonderfull") == "small small wonderful"
+    # The tokenizer's own words count where the texts have few.
+    assert Spelling.of(texts, ["smalll"])("smalll") == "smalll"
+
+
+def test_the_words_of_texts_do_not_depend_on_an_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wafergpt.data.spelling.MOST", 7)
+    texts = [f"word{n:x}a" for n in range(10, 16)] * KNOWN + ["often"] * SURE
+    first = Spelling.of(texts)
+    assert list(first.words) == list(Spelling.of(texts[::-1]).words)
+    assert next(iter(first.words)) == "often"
+    # Those that can never be read or corrected are not kept.
+    assert Spelling.of(["the 电影 " + "x" * 50] * SURE).words == {}
+
+
+def test_words_of_two_lists() -> None:
+    merged = Spelling({"storm": 3, "story": 9}).merged(Spelling({"storm": 5, "tower": 1}))
+    assert merged.words == {"storm": 5, "story": 9, "tower": 1}
+    assert merged.merged(Spelling({"tower": 1})).words == merged.words
+
+
+words = st.text("abc", min_size=6, max_size=8)
 
 
 @given(st.dictionaries(words, st.integers(SURE, 99), min_size=1), words)
@@ -53,9 +95,10 @@ def test_near_is_a_distance_of_one(known: dict[str, int], word: str) -> None:
 
 
 @given(st.lists(st.text(), max_size=20))
-def test_training_texts_that_are_read_twice_stay(texts: list[str]) -> None:
+def test_a_text_that_was_read_stays(texts: list[str]) -> None:
     spelling = Spelling.of(texts * KNOWN)
-    assert [spelling(text) for text in texts] == texts
+    read = [spelling(text) for text in texts]
+    assert [spelling(text) for text in read] == read
 
 
 @given(st.text("aBé1 "), st.text("cÄ2", min_size=1))

@@ -84,7 +84,7 @@ def prepare(
         os.environ["RAYON_NUM_THREADS"] = str(workers)
     with working("finding files"):
         found = find_files([sources] if isinstance(sources, str | Path) else sources, file_format)
-    loaded = None if tokenizer is None else Tokenizer.load(tokenizer)
+    loaded = None if tokenizer is None else Tokenizer.load(tokenizer).with_spelling(None)
     reader = _Reader(found, text, errors, file_format)
     survey = _survey(reader)
     if survey.documents < 2:

@@ -1,4 +1,4 @@
-"""Words that a text has and the training texts lack, read as words of theirs.
+"""Words that training texts lack, read as near ones that they have.
 
 What is mistyped is put right before a network reads it, as in Pruthi et al. (arXiv:1905.11268),
 whose network of its own is a list of words here. An export to ONNX contains this file, so it needs
@@ -8,6 +8,7 @@ nothing but Python.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from functools import cached_property, lru_cache
@@ -15,17 +16,24 @@ from functools import cached_property, lru_cache
 SHORTEST, LONGEST = 4, 32
 """Characters of a word that may be mistyped: of a shorter one, too many others are near."""
 
+SHORTEST_OF_FEW, MANY = 6, 12_000
+"""Characters where fewer words than MANY are known: many others are then spelled right."""
+
 KNOWN, SURE = 2, 5
 """Training texts that have a word, for it to be left as it is, and for others to be read as it."""
 
 MOST = 1 << 17
 """Known words, the most frequent ones."""
 
-_WORD = re.compile(r"\w+(?:['’]\w+)*")
+# Addresses are no words; marks belong to the letters before them.
+_WORD = re.compile(
+    r"(?:https?://|www\.)\S+|[\w\u0300-\u036f]+(?:['’][\w\u0300-\u036f]+)*", re.IGNORECASE
+)
 
 # Of scripts with letters: Latin, Greek, Cyrillic, Armenian, Hebrew and Arabic. A letter of others
 # stands for a syllable or a word.
 _LETTERS = re.compile(r"[0-9A-Za-zÀ-ʯͰ-֏א-ۿḀ-ỿ'’]+")
+_DIGITS = re.compile(r"[0-9]+")
 
 
 class Spelling:
@@ -37,6 +45,7 @@ class Spelling:
 
     def __init__(self, words: Mapping[str, int]) -> None:
         self.words = dict(words)
+        self._shortest = SHORTEST if len(words) >= MANY else SHORTEST_OF_FEW
         self._nearest = lru_cache(maxsize=1 << 16)(self._find_nearest)
 
     @classmethod
@@ -45,7 +54,8 @@ class Spelling:
 
         Args:
             texts: of the training.
-            also: words that are known too, though no other word is read as one of them.
+            also: words that are known too where the texts have few, though no other word is read as
+                one of them.
 
         Returns:
             The spelling.
@@ -53,8 +63,19 @@ class Spelling:
         counts: Counter[str] = Counter()
         for text in texts:
             counts.update({_plain(word) for word in _WORD.findall(text)})
-        known = {word: count for word, count in counts.most_common(MOST) if count >= KNOWN}
-        return cls({**dict.fromkeys(map(_plain, also), 0), **known})
+        frequent = sorted(
+            (-count, word)
+            for word, count in counts.items()
+            if count >= KNOWN and SHORTEST <= len(word) <= LONGEST and _LETTERS.fullmatch(word)
+        )
+        known = {word: -count for count, word in frequent[:MOST]}
+        more = {} if len(known) >= MANY else dict.fromkeys(map(_plain, also), 0)
+        return cls({**more, **known})
+
+    def merged(self, other: Spelling) -> Spelling:
+        """Return the words of both, the larger count of each."""
+        larger = {word: max(n, self.words.get(word, 0)) for word, n in other.words.items()}
+        return Spelling({**self.words, **larger})
 
     @property
     def can_correct(self) -> bool:
@@ -62,16 +83,21 @@ class Spelling:
         return bool(self._by_deletion)
 
     def __call__(self, text: str) -> str:
-        """Return a text with each unknown word replaced by the most frequent one near it.
+        """Return a text with unknown words replaced by near ones that are known.
 
         Near is a letter more, less or another one, or two neighbours that have changed places
-        (Damerau, 1964). Words that have none stay, and so does whatever is no word.
+        (Damerau, 1964), and never another digit; first comes a word that differs by an apostrophe,
+        then the most frequent one. Words that have none stay, and so do addresses, names with
+        capitals inside, and whatever is no word.
         """
-        return _WORD.sub(lambda match: self._read(match.group()), text)
+        return _WORD.sub(self._read, text)
 
-    def _read(self, word: str) -> str:
+    def _read(self, match: re.Match[str]) -> str:
+        word = match.group()
         plain = _plain(word)
-        if plain in self.words or not SHORTEST <= len(plain) <= LONGEST:
+        if plain in self.words or not self._shortest <= len(plain) <= LONGEST:
+            return word
+        if not (word[1:] == word[1:].lower() or word.isupper()) or _in_address(match):
             return word
         found = self._nearest(plain)
         return cased_as(word, found) if found else word
@@ -80,15 +106,19 @@ class Spelling:
         if not _LETTERS.fullmatch(word) or 2 * sum(map(str.isalpha, word)) <= len(word):
             return ""
         near = {other for part in _shortened(word) for other in self._by_deletion.get(part, ())}
-        near = {other for other in near if _are_near(word, other)}
-        return max(near, key=lambda other: (self.words[other], other), default="")
+        ranked = (
+            (_letters(word) == _letters(other), self.words[other], other)
+            for other in near
+            if _are_near(word, other)
+        )
+        return max(ranked, default=(False, 0, ""))[2]
 
     @cached_property
     def _by_deletion(self) -> Mapping[str, list[str]]:
         """The sure words by what is left of them, or of a word near them, without a letter."""
         found = defaultdict(list)
         for word, count in self.words.items():
-            if count >= SURE and SHORTEST <= len(word) <= LONGEST and _LETTERS.fullmatch(word):
+            if count >= SURE and len(word) >= self._shortest - 1:
                 for part in _shortened(word):
                     found[part].append(word)
         return found
@@ -103,7 +133,18 @@ def cased_as(model: str, word: str) -> str:
 
 
 def _plain(word: str) -> str:
-    return word.lower().replace("’", "'")
+    return unicodedata.normalize("NFC", word.lower().replace("’", "'"))
+
+
+def _in_address(match: re.Match[str]) -> bool:
+    """Return whether a word is a name on a network, or a part of one."""
+    text, start, end = match.string, match.start(), match.end()
+    before, after, then = text[start - 1 : start], text[end : end + 1], text[end + 1 : end + 2]
+    return before in {"@", "#"} or after == "@" or (after == "." and then.islower())
+
+
+def _letters(word: str) -> str:
+    return word.replace("'", "")
 
 
 def _shortened(word: str) -> set[str]:
@@ -112,6 +153,12 @@ def _shortened(word: str) -> set[str]:
 
 def _are_near(word: str, other: str) -> bool:
     """Return whether words that share what is left of them are one change apart."""
+    digits = _DIGITS.findall(other)
+    if digits and digits != _DIGITS.findall(word):
+        return False
+    if "'" in word and _letters(word) != _letters(other):
+        # What is before an apostrophe, as in hasn't and hadn't, is short.
+        return False
     if len(word) != len(other):
         return True
     places = [place for place, both in enumerate(zip(word, other, strict=True)) if len({*both}) > 1]

@@ -193,12 +193,9 @@ class Tokenizer:
 
     def words(self) -> list[str]:
         """Return the words that are one token after a space."""
-        texts = [self.decode([index]) for index in range(self.vocab_size)]
-        return [text[1:] for text in texts if text[:1] == " " and text[1:].isalpha()]
-
-    def spelled(self, texts: Sequence[str]) -> list[str]:
-        """Return texts as they are, or as a task reads them that corrects words."""
-        return [*texts] if self.spelling is None else [*map(self.spelling, texts)]
+        # Decoders may drop a space at the start of a text.
+        pairs = (self.decode([index, index]).split() for index in range(self.vocab_size))
+        return [a for a, *rest in filter(None, pairs) if rest == [a] and a.isalpha()]
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of a text.

@@ -122,10 +122,12 @@ def save_spelling(path: Path, spelling: Spelling) -> None:
 
 
 def _spelling(folder: Path) -> Spelling | None:
+    if not files.is_file(folder / SPELLING):
+        return None
     words = _object(folder / SPELLING)
     if not all(isinstance(count, int) for count in words.values()):
         raise InputError(f"{folder / SPELLING} is damaged: it has words without a count")
-    return Spelling(words) if words else None
+    return Spelling(words)
 
 
 def _as_configured(definition: str, folder: Path, where: Path) -> Found:

@@ -41,7 +41,8 @@ _OPENING = re.compile(r"[(\[{«“‘$£€¥#]")
 _END = re.compile(r"[.!?。！？…]+")
 _QUOTE = re.compile(r"[\"'”’)\]」』]")
 _BREAK = re.compile(
-    rf"\n\s* | [。！？]+{_QUOTE.pattern}*\s* | [.!?…]+{_QUOTE.pattern}*(?:\s+|$)", re.VERBOSE
+    rf"\n\s* | [。！？]+{_QUOTE.pattern}*\s* | (?<![.!?…])[.!?…]++{_QUOTE.pattern}*+(?:\s+|$)",
+    re.VERBOSE,
 )
 _ABBREVIATED = re.compile(rf"(?<![\w'’])(?:{_TITLES}|(?:[A-Za-z]\.)+[A-Za-z]|[A-HJ-Z])$")
 

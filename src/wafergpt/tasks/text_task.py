@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from wafergpt.config import Recipe
 from wafergpt.data.labelled_rows import Table, is_missing, read_table
 from wafergpt.data.row_sources import together
-from wafergpt.data.spelling import Spelling
 from wafergpt.data.text_columns import (
     BETWEEN,
     SEPARATOR,
@@ -32,6 +31,7 @@ from wafergpt.tasks.base import EvaluationSet, Splits, Task, Teacher
 from wafergpt.tasks.chosen import with_choices
 from wafergpt.tasks.labelled_task import LabelledTask
 from wafergpt.tasks.ngram_scores import mean_of_each, mixed
+from wafergpt.tasks.spelled import spelled, with_spelling
 from wafergpt.tasks.tables import Tables, as_before
 from wafergpt.tasks.text_settings import TextTaskSettings
 
@@ -88,23 +88,14 @@ class TextTask(LabelledTask[Table]):
         return None
 
     def tokenizer(self, source: Tokenizer | None) -> Tokenizer:
-        """Return the tokenizer, with the words to read texts with if the recipe wants them.
-
-        A run that goes on from one that has such words reads with those.
-        """
+        """Return the tokenizer, with the words to read texts with if the recipe wants them."""
         found = super().tokenizer(source)
         if not self.settings.spelling:
             return found
-        if source is not None and source.spelling is not None:
+        if source is not None and self.recipe.data.fingerprint is not None:
+            # Of a run that has begun.
             return source
-        with working("learning the words"):
-            spelling = Spelling.of(self.texts(), found.words())
-        if not spelling.can_correct:
-            say(
-                "warning: task.spelling changes nothing: no word of letters is in enough of the "
-                "training texts"
-            )
-        return found.with_spelling(spelling)
+        return with_spelling(found, source, self.texts())
 
     def from_tokenizer(self, tokenizer: Tokenizer) -> dict[str, Any]:
         """Return the end-of-text token."""
@@ -127,7 +118,7 @@ class TextTask(LabelledTask[Table]):
         joined = 0 if settings.consistency else len(copies)
         if joined:
             rows, copies = together([rows, *copies], rows.path or Path()), []
-        rows, *copies = (_spelled(table, tokenizer) for table in (rows, *copies))
+        rows, *copies = (self._as_read(table, tokenizer) for table in (rows, *copies))
         texts, targets = self._encode_table(rows, tokenizer, "train")
         self.require_batch(len(texts))
         tokens = sum(map(len, texts))
@@ -155,12 +146,17 @@ class TextTask(LabelledTask[Table]):
         """Encode rows whose answers are known."""
         from wafergpt.data.labelled_batches import LabelledBatches
 
-        read = _spelled(table, tokenizer)
+        read = self._as_read(table, tokenizer)
         texts, targets = self._encode_table(read, tokenizer, name)
         ngrams = self._ngrams(read.texts)
         batches = LabelledBatches(texts, targets, self.evaluation_rows(), None, ngrams=ngrams)
         listed = table.texts if name == "test" else ()
         return EvaluationSet.of(batches, targets, listed)
+
+    def _as_read(self, table: Table, tokenizer: Tokenizer) -> Table:
+        if not self.settings.spelling:
+            return table
+        return replace(table, texts=spelled(table.texts, tokenizer))
 
     def _encode_table(
         self, table: Table, tokenizer: Tokenizer, name: str
@@ -206,7 +202,7 @@ class TextTask(LabelledTask[Table]):
         from wafergpt.data.labelled_batches import unlabelled
 
         with working("encoding the texts"):
-            read = tokenizer.spelled(inputs)
+            read = spelled(inputs, tokenizer) if self.settings.spelling else inputs
             texts, _ = self._encode_texts(read, tokenizer)
         return EvaluationSet.of(unlabelled(texts, self.evaluation_rows(), self._ngrams(read)))
 
@@ -394,7 +390,3 @@ class TextTask(LabelledTask[Table]):
         """Return the scores ``[1 or 2, n, n_outputs]``, those of n-grams last."""
         scores = self.scores(network, batch)
         return scores if scores.ndim == 3 else scores[None]
-
-
-def _spelled(table: Table, tokenizer: Tokenizer) -> Table:
-    return replace(table, texts=tokenizer.spelled(table.texts))

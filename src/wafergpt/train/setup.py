@@ -10,6 +10,7 @@ from wafergpt.checkpoint import store
 from wafergpt.checkpoint.format import Stored
 from wafergpt.config import Recipe
 from wafergpt.data.tokenizer import Tokenizer
+from wafergpt.data.tokenizer_files import SPELLING
 from wafergpt.distributed.collectives import ProcessGroup
 from wafergpt.engines.base import ROUNDS, Engine, engine_for
 from wafergpt.errors import InputError, nearest
@@ -151,7 +152,10 @@ def settled(setup: Setup, stop: Callable[[], bool]) -> Setup:
 def _tokenizer_of(source: Run | None) -> Tokenizer | None:
     if source is None or not source.tokenizer.is_file():
         return None
-    return Tokenizer.load(source.tokenizer)
+    found = Tokenizer.load(source.tokenizer)
+    if getattr(source.recipe.task, "spelling", False) and found.spelling is None:
+        raise InputError(f"{source.tokenizer.with_name(SPELLING)} is missing")
+    return found
 
 
 def _initial(recipe: Recipe, start: Run | None) -> tuple[Recipe, Stored | None]:

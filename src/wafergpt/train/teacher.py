@@ -42,6 +42,9 @@ def teacher_of(task: Task, tokenizer: Tokenizer) -> tuple[Recipe, Teacher | None
         known = Tokenizer.load(run.tokenizer)
         if known.encode(PROBE) != tokenizer.encode(PROBE):
             raise InputError(f"{named} reads with another tokenizer")
+        words = [one.spelling and one.spelling.words for one in (known, tokenizer)]
+        if words[0] != words[1]:
+            raise InputError(f"{named} reads with other words (task.spelling)")
     try:
         task.require_teacher(theirs)
     except InputError as error:
