@@ -302,10 +302,15 @@ def test_the_column_of_a_corpus_can_be_named(home: Path, clf: Predictor) -> None
     texts = [json.loads(line)["text"] for line in (home / "test.jsonl").read_text().splitlines()]
     corpus = home / "read.csv"
     corpus.write_text("id,body\n" + "".join(f'{n},"{text}"\n' for n, text in enumerate(texts)))
-    with pytest.raises(InputError, match=r"'text'.*task\.text=COLUMN"):
+    with pytest.raises(InputError, match=r"'text'.*--corpus-column COLUMN"):
         evaluate("clf", ["contamination"], corpus=[corpus], root=home)
-    asked = ["task.text=body"]
-    found = evaluate("clf", ["contamination"], asked, corpus=[corpus], root=home)["contamination"]
+    with pytest.raises(InputError, match="--corpus-column is read by contamination alone"):
+        evaluate("clf", ["rows"], corpus_column="body", root=home)
+    renamed = home / "renamed.jsonl"
+    renamed.write_text((home / "other.jsonl").read_text().replace('"text"', '"review"'))
+    asked: dict[str, Any] = {"files": [renamed], "corpus": [corpus], "corpus_column": "body"}
+    found = evaluate("clf", ["rows", "contamination"], ["task.text=review"], **asked, root=home)
+    found = found["contamination"]
     assert found["duplicates"] == found["rows"] == len(texts)
 
 

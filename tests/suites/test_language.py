@@ -213,8 +213,9 @@ def test_several_sources_and_the_sample_are_the_same_in_any_order(tmp_path: Path
     renamed.write_text(first.read_text().replace('"text"', '"body"'))
     found = wg.evaluate(run, ["language"], ["task.text=body"], files=[renamed], documents=7)
     assert found["language"]["all"]["loss"] == pytest.approx(own["loss"], abs=1e-6)
-    with pytest.raises(InputError, match=r"task\.label is of a task"):
-        wg.evaluate(run, ["language"], ["task.label=body"], files=[renamed])
+    for asked, said in (("task.label=body", "task.label is of a task"), ("task.text=[a,b]", "one")):
+        with pytest.raises(InputError, match=said):
+            wg.evaluate(run, ["language"], [asked], files=[renamed])
 
 
 @given(st.lists(st.text("abé"), max_size=30), st.integers(1, 10), st.randoms(use_true_random=False))

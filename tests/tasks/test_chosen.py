@@ -81,6 +81,7 @@ def test_taggers_from_fresh_weights_are_small_and_make_more_passes() -> None:
     own = tagged("model.n_layers=1")
     assert (own.model.n_layers, own.model.d_model, own.train.epochs) == (1, 256, 3)
     assert tagged("start=runs/base").model.n_layers == 4
+    assert tagged("model.d_ffn=1024", "model.seq_len=64").model.d_ffn == 1024
 
 
 def test_long_texts_are_scored_by_words() -> None:

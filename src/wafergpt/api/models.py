@@ -57,6 +57,7 @@ def evaluate(
     cases: str | Path | None = None,
     against: Sequence[AnyRun] = (),
     corpus: Sequence[str | Path] = (),
+    corpus_column: str | None = None,
     kinds: Sequence[str] = (),
     tasks: Sequence[str] = (),
     tasks_folder: str | Path | None = None,
@@ -79,6 +80,7 @@ def evaluate(
         cases: a file of behavioural tests; those that come with wafergpt if omitted.
         against: runs to compare with, by paired tests.
         corpus: what contamination is searched in; what the run has read, if omitted.
+        corpus_column: of texts, in files of it that have columns; ``text`` if omitted.
         kinds: of changed texts; all that fit if omitted.
         tasks: of lm-evaluation-harness; all of ``tasks_folder`` if omitted.
         tasks_folder: files of its tasks.
@@ -108,6 +110,7 @@ def evaluate(
         cases=None if cases is None else from_home(cases),
         against=tuple(Run.find(other, root) for other in against),
         corpus=tuple(map(from_home, corpus)),
+        corpus_column=corpus_column,
         kinds=tuple(kinds),
         tasks=tuple(tasks),
         tasks_folder=None if tasks_folder is None else from_home(tasks_folder),

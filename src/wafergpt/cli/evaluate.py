@@ -35,6 +35,8 @@ PATH = HomePath(path_type=Path)
 @click.option("--against", multiple=True, metavar="RUN", help="To compare with; repeatable.")
 @click.option("--corpus", type=PATH, multiple=True,
               help="Where contamination is searched.  [default: what it has read]")  # fmt: skip
+@click.option("--corpus-column", metavar="COLUMN", show_default="text",
+              help="Of texts, in files of --corpus that have columns.")  # fmt: skip
 @click.option(
     "--kinds", type=Names(), default="", help="Of changed texts.  [default: all that fit]"
 )

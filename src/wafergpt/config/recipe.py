@@ -7,7 +7,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
+from pydantic import (
+    Field,
+    ModelWrapValidatorHandler,
+    SerializeAsAny,
+    ValidationError,
+    field_validator,
+    model_validator,
+)  # fmt: skip
 
 from wafergpt.config.files import current
 from wafergpt.config.lora import Lora as Lora
@@ -80,15 +87,17 @@ class Model(Section):
     output_scale: float = Field(1.0, gt=0.0, le=1e4)
     """Multiplies the logits."""
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _derive(cls, values: Any) -> Any:
+    def _derive(cls, values: Any, check: ModelWrapValidatorHandler[Model]) -> Model:
+        derived = set()
         for width, ffn in (("d_model", "d_ffn"), ("base_d_model", "base_d_ffn")):
             if isinstance(values, dict) and not values.get(ffn):
                 d_model = values.get(width, cls.model_fields[width].default)
                 # An impossible d_model is refused by its own check.
                 with suppress(TypeError, ValueError, OverflowError):
                     values = {**values, ffn: 4 * int(d_model)}
+                    derived.add(ffn)
         if isinstance(values, dict) and values.get("d_head"):
             with suppress(TypeError, ValueError, OverflowError):
                 n_heads, d_model = (
@@ -98,7 +107,10 @@ class Model(Section):
                 # One shape has one name.
                 if n_heads * int(values["d_head"]) == d_model:
                     values = {**values, "d_head": 0}
-        return values
+        found = check(values)
+        # Nobody asked for what is derived.
+        found.model_fields_set.difference_update(derived)
+        return found
 
     @field_validator("ngrams")
     @classmethod

@@ -82,7 +82,7 @@ def contamination(
         raise InputError("there is no row with a word to search for")
     documents, size = 0, 0
     with progress("searching training texts", None, "MB") as bar:
-        for text in _texts(named_sources(corpus, column)):
+        for text in _texts(named_sources(corpus, column, "--corpus-column COLUMN")):
             tested.search(text)
             taken = len(text.encode())
             documents, size = documents + 1, size + taken

@@ -58,6 +58,7 @@ class Asked:
         cases: a file of behavioural tests; those that come with wafergpt if omitted.
         against: runs to compare with.
         corpus: what contamination is searched in; what the run has read, if empty.
+        corpus_column: of texts, in files of it that have columns; ``text`` if omitted.
         kinds: of changed texts; all that fit if empty.
         tasks: of the harness; those of ``tasks_folder`` if empty.
         tasks_folder: files of tasks of the harness.
@@ -75,6 +76,7 @@ class Asked:
     cases: Path | None = None
     against: tuple[Run, ...] = ()
     corpus: tuple[Path, ...] = ()
+    corpus_column: str | None = None
     kinds: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ()
     tasks_folder: Path | None = None
@@ -165,7 +167,10 @@ def columns_of(run: Run, overrides: Sequence[str]) -> dict[str, Any]:
         raise InputError(f"{min(others)} is of a task, and {run.path} is a language model")
     task = load_recipe(None, [f"task.name={name}", *overrides]).task
     assert task is not None
-    return task.model_dump(exclude_unset=True, exclude={"name"})
+    found = task.model_dump(exclude_unset=True, exclude={"name"})
+    if run.recipe.task is None and not isinstance(found["text"], str):
+        raise InputError("task.text: texts of a language model are in one column")
+    return found
 
 
 class Evaluation:
@@ -217,12 +222,17 @@ class Evaluation:
         asked = self.asked
         options: Sequence[tuple[str, object, Sequence[str]]] = (
             ("--file", asked.files, ("rows",) if self.is_task else ("language", "contamination")),
-            ("task.…=", asked.columns, ("rows", "outside", "language", "contamination")),
+            (
+                "task.…=",
+                asked.columns,
+                ("rows", "outside") if self.is_task else ("language", "contamination"),
+            ),
             ("--labels", asked.labels, ("rows",)),
             ("--outside", asked.outside, ("outside",)),
             ("--cases", asked.cases, ("behaviour",)),
             ("--against", asked.against, ("rows", "cost") if self.is_task else ()),
             ("--corpus", asked.corpus, ("contamination",)),
+            ("--corpus-column", asked.corpus_column, ("contamination",)),
             ("--kinds", asked.kinds, ("robustness",)),
             ("--tasks", asked.tasks, ("harness",)),
             ("--tasks-folder", asked.tasks_folder, ("harness",)),
@@ -236,8 +246,7 @@ class Evaluation:
                 where = f"read by {', '.join(readers)} alone" if readers else "for tasks' runs"
                 raise InputError(f"{flag} is {where}: nothing that runs here reads it")
         # Texts of no class have no labels.
-        of_texts = asked.outside or asked.corpus
-        of_rows = [f"task.{key}=" for key in asked.columns if key != "text" or not of_texts]
+        of_rows = [f"task.{key}=" for key in asked.columns if key != "text" or not asked.outside]
         if not asked.files and (wanting := ["--labels"] * bool(asked.labels) + of_rows):
             raise InputError(f"{wanting[0]} is of the rows of a file: add --file FILE")
 
@@ -322,7 +331,8 @@ class Evaluation:
         from wafergpt.suites.contamination import contamination
 
         corpus = self.asked.corpus or self._has_read()
-        return contamination(self._tested(), corpus, column=self._column)
+        column = self.asked.corpus_column or "text"
+        return contamination(self._tested(), corpus, column=column)
 
     def _tested(self) -> list[str]:
         """Return the texts that a run is judged on."""
@@ -343,9 +353,8 @@ class Evaluation:
 
     @property
     def _column(self) -> str:
-        """The column of texts that are no rows of the task, one of which has each text."""
-        named = self.asked.columns.get("text")
-        return named if isinstance(named, str) else "text"
+        """The column of texts in the files of a language model."""
+        return str(self.asked.columns.get("text", "text"))
 
     def _has_read(self) -> list[Path]:
         """Return the corpus of the language model that a run is, or began with."""

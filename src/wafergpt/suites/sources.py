@@ -30,12 +30,14 @@ class Source:
         path: a file, a folder or a glob; or the folder of a corpus.
         corpus: if it is one.
         column: of texts, in files that have columns.
+        option: what names another column, for errors.
     """
 
     name: str
     path: str
     corpus: Corpus | None = None
     column: str = "text"
+    option: str = "task.text=COLUMN"
 
     def texts(self, split: str) -> Iterator[str]:
         """Yield the documents one by one.
@@ -51,7 +53,7 @@ class Source:
         """
         if self.corpus is None:
             found = find_files([self.path])
-            read = documents(found, self.column, option="task.text=COLUMN")
+            read = documents(found, self.column, option=self.option)
             yield from (one.text for one in read)
             return
         stream, tokenizer = self.corpus.tokens(split), self.corpus.tokenizer
@@ -62,12 +64,15 @@ class Source:
             start += length
 
 
-def named_sources(given: Sequence[str | Path], column: str = "text") -> list[Source]:
+def named_sources(
+    given: Sequence[str | Path], column: str = "text", option: str = "task.text=COLUMN"
+) -> list[Source]:
     """Return sources with a name each: that of ``NAME=PATH``, or the end of the path.
 
     Args:
         given: files, folders and globs, or folders of corpora.
         column: of texts, in files that have columns.
+        option: what names another column, for errors.
 
     Returns:
         As many sources.
@@ -85,7 +90,7 @@ def named_sources(given: Sequence[str | Path], column: str = "text") -> list[Sou
         twice = next(name for name in names if names.count(name) > 1)
         raise InputError(f"two sources are named '{twice}': NAME=PATH gives one another name")
     return [
-        Source(name, path, Corpus.open(path) if _is_corpus(Path(path)) else None, column)
+        Source(name, path, Corpus.open(path) if _is_corpus(Path(path)) else None, column, option)
         for name, (_, path) in zip(names, split, strict=True)
     ]
 

@@ -59,7 +59,7 @@ times as many passes as the usual one in less time."""
 
 SMALL_TAGGER_PASSES = 3
 
-SHAPE = ("model.n_layers", "model.d_model", "model.d_head", "model.n_heads")
+SHAPE = ("model.n_layers", "model.d_model", "model.d_ffn", "model.d_head", "model.n_heads")
 
 TAGGED_FAST = 64.0
 """Learning rate of a tagger's table of features. Its loss is a mean over words, of which a batch
@@ -164,17 +164,13 @@ def with_choices_for_tagging(
     """
     rows, characters = len(sentences), sum(len(word) for words in sentences for word in words)
     scale, values = TAGGED_SCALE, {**UNPOOLED, "evaluate.metric": "f1"}
-    closed = _closed(recipe, asked)
     if table_lr is not None:
         values["optimizer.task_ngram_lr"] = table_lr
-        own_shape = {*SHAPE} & closed or recipe.model.d_ffn != 4 * recipe.model.d_model
-        if recipe.start is None and not own_shape:
+        if recipe.start is None and not {*SHAPE} & {*asked}:
             scale *= SMALL_TAGGER_PASSES**2
             values |= SMALL_TAGGER
-            # It is derived, and then looks as if it had been asked for.
-            closed.discard("model.d_ffn")
     values |= _sizes(rows, scale / max(1, characters))
-    return _chosen(recipe, closed, values, rows)
+    return _chosen(recipe, _closed(recipe, asked), values, rows)
 
 
 def with_choices_for_writing(
