@@ -114,8 +114,8 @@ def _steps(recipe: Recipe, graph: Graph) -> list[str]:
         )
     if graph.settings.get("spelling"):
         steps.append(
-            "Words that the training texts lack are read as near ones, by `spelling.py` and the "
-            f"words in `{SPELLING}`."
+            "Words that hardly any training text has are read as near ones that many have, by "
+            f"`spelling.py` and the words in `{SPELLING}`."
         )
     return [*steps, "`settings.json` contains the numbers and names for programs."]
 

@@ -43,9 +43,9 @@ class TextTaskSettings(TaskSettings):
     end_of_text: int | None = None
     """That token; set by the run."""
     spelling: bool = False
-    """Read words that the training texts lack as the most frequent one of theirs that is a letter
-    away (Pruthi et al., arXiv:1905.11268), in training and ever after: mistyped words are known
-    again. For scripts with letters."""
+    """Read words that fewer than two training texts have as near ones that five or more have, in
+    training and ever after: mistyped words are known again (Pruthi et al., arXiv:1905.11268, with a
+    list of words in place of their network). For scripts with letters."""
     augment: tuple[str, ...] = ()
     """Changes of texts that keep their meaning, such as ``typos``: training rows get copies with
     them, each of a kind and severity of its own (see ``wafergpt evaluate RUN robustness``)."""
