@@ -22,7 +22,7 @@ from wafergpt.data.tokenizer_files import (
     find,
     save_end,
     save_spelling,
-)  # fmt: skip
+)
 from wafergpt.errors import InputError
 from wafergpt.progress import say
 
@@ -241,11 +241,12 @@ class Tokenizer:
 
     def save(self, path: Path) -> None:
         """Write a ``tokenizer.json``, and beside it what it lacks of an end and a spelling."""
-        atomic_files.write_text(path, self._definition)
         if self._end is not None:
             save_end(path, self._end)
         if self.spelling is not None:
             save_spelling(path, self.spelling)
+        # Where it is, the rest is.
+        atomic_files.write_text(path, self._definition)
 
     def sha256(self) -> str:
         """Return a hash of what gives a text its tokens."""

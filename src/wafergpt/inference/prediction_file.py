@@ -22,6 +22,7 @@ from wafergpt.checkpoint import store
 from wafergpt.data.file_formats import require_file, whole
 from wafergpt.data.json_rows import TWICE
 from wafergpt.data.table_writing import TableKind, header_line, row_line, table_kind
+from wafergpt.data.tokenizer_files import SPELLING
 from wafergpt.errors import InputError, Interrupted
 from wafergpt.files import short
 from wafergpt.locks import Lock
@@ -160,7 +161,9 @@ class PredictionFile:
                         store.weights(run).folder / "manifest.json",
                         run.path / "recipe.yaml",
                         run.tokenizer,
+                        run.tokenizer.with_name(SPELLING),
                     )
+                    if path.name != SPELLING or path.is_file()
                 ],
                 "settings": {
                     "column": self.column, "format": self.file_format, "prefix": self.prefix,
