@@ -7,9 +7,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from tests.tasks.test_finetune import SMALL, sentences, write
 from wafergpt.api import export, finetune, prune
+from wafergpt.cli.predict import command as predict
 from wafergpt.data.prepare import prepare
 from wafergpt.data.smaller_vocabulary import without_unused
 from wafergpt.data.tokenizer import Tokenizer
@@ -39,6 +41,10 @@ def test_mistyped_words_are_read_as_known_ones(trained: Predictor) -> None:
     mistyped = known[:-2] + known[-1] + known[-2]
     assert mistyped not in words
     assert trained.predict(f"A {mistyped}.") == trained.predict(f"A {known}.")
+    asked = [str(trained.run.path), "--text", f"A {mistyped}.", "--text", "A film."]
+    result = CliRunner().invoke(predict, asked, catch_exceptions=False)
+    assert f"read as other words (task.spelling): {mistyped} as {known}" in result.stderr
+    assert len(result.stdout.splitlines()) == 2
 
 
 def test_a_run_that_goes_on_knows_the_words_of_both(trained: Predictor, tmp_path: Path) -> None:

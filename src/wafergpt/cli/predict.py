@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,6 +19,11 @@ from wafergpt.progress import say, working
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+    from wafergpt.inference.predictor import Predictor
+
+SHOWN = 5
+"""Words that are read as others, which are said."""
 
 
 @click.command(
@@ -112,11 +118,14 @@ def command(
         with working(f"reading {file}"):
             inputs, shown = task_of(found.recipe).read_inputs(file, column, file_format)
         texts = tuple(shown)
-    outputs = predictor().predict(inputs)
+    loaded = predictor()
+    outputs = loaded.predict(inputs)
     if blank := outputs.count(None):
         say(f"{blank:,} of {len(outputs):,} texts {'is' if blank == 1 else 'are'} blank: null")
     if unsure := sum("abstained" in one for one in outputs if one):
         say(f"{unsure:,} of {len(outputs):,} texts have no answer, which would be too uncertain")
+    if getattr(found.recipe.task, "spelling", False):
+        _say_changes(loaded, texts)
     lines = "\n".join(map(json_line, outputs))
     emit({"outputs": outputs}, as_json, lines, lambda width: [_screen(texts, outputs, width)])
 
@@ -127,6 +136,17 @@ def _said(result: dict[str, Any]) -> str:
     rate = (result["rows"] - result["before"]) / max(result["seconds"], 1e-9)
     rows = many(result["rows"], "row")
     return f"{result['out']}: {rows}{blank}, {rate:,.{0 if rate >= 10 else 1}f} rows/s"
+
+
+def _say_changes(predictor: Predictor, texts: Sequence[str]) -> None:
+    """Say the words that are read as others, some of them."""
+    spelling = predictor.tokenizer.spelling
+    assert spelling is not None
+    found = dict(pair for text in texts for pair in spelling.changes(text))
+    if found:
+        some = ", ".join(f"{word} as {read}" for word, read in islice(found.items(), SHOWN))
+        more = f" and {len(found) - SHOWN:,} more" if len(found) > SHOWN else ""
+        say(f"read as other words (task.spelling): {some}{more}")
 
 
 def _screen(

@@ -92,6 +92,11 @@ class Spelling:
         """
         return _WORD.sub(self._read, text)
 
+    def changes(self, text: str) -> list[tuple[str, str]]:
+        """Return the words of a text that are read as others, and as which."""
+        read = ((match.group(), self._read(match)) for match in _WORD.finditer(text))
+        return [(word, other) for word, other in read if word != other]
+
     def _read(self, match: re.Match[str]) -> str:
         word = match.group()
         plain = _plain(word)
