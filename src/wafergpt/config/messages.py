@@ -19,9 +19,9 @@ def one_line(error: ValidationError, keys: Mapping[str, list[str]], above: str =
         above: prefix of the places in the error, such as ``task.``.
     """
     first = error.errors()[0]
-    place = (above + ".".join(str(part)[:SHOWN] for part in first["loc"])).rstrip(".")
+    place = (above + ".".join(map(_shown, first["loc"]))).rstrip(".")
     if first["type"] == "extra_forbidden":
-        section, dot, key = str(first["loc"][-1])[:SHOWN].rpartition(".")
+        section, dot, key = _shown(first["loc"][-1]).rpartition(".")
         if dot and key in keys.get(section, ()):
             return f"the key '{place}' is of a section: write '{section}:', and '{key}:' under it"
         return f"unknown key '{place}'{_nearest_key(place, keys)}"
@@ -34,6 +34,12 @@ def one_line(error: ValidationError, keys: Mapping[str, list[str]], above: str =
     elif first["type"] == "tuple_type":
         message = 'write a list, as ["…", "…"]'
     return f"{place}={short(first['input'])} is impossible: {message}"
+
+
+def _shown(part: int | str) -> str:
+    """Return a part of a place; of a key with line breaks, in one line."""
+    text = str(part)[:SHOWN]
+    return text if text.isprintable() else repr(text)[1:-1]
 
 
 def _nearest_key(place: str, keys: Mapping[str, list[str]]) -> str:
