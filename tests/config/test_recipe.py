@@ -117,6 +117,7 @@ def test_every_shipped_recipe_reads(name: str) -> None:
         (b"model: 3\n", "model=3 is impossible"),
         (b"!!python/object/apply:os.system ['true']", "is not YAML"),
         (b"seed: " + b"1" * (1 << 20), "too large"),
+        (b'model: {"d_model\\n": 64}', r"unknown key 'model.d_model\n'; did you mean"),
     ],
 )
 def test_hostile_recipe_files(tmp_path: Path, content: bytes, message: str) -> None:
@@ -202,13 +203,3 @@ def test_an_unknown_recipe_lists_the_known_ones(name: str, hint: str) -> None:
 def test_a_batch_size_replaces_a_first_one() -> None:
     train = load_recipe("cerebras-gpt/13b", ["train.batch_size=8"]).train
     assert (train.batch_at(0), train.first_steps, train.first_batch_size) == (8, 0, 0)
-
-
-def test_a_key_with_a_line_break_is_named_in_one_line(tmp_path: Path) -> None:
-    path = tmp_path / "recipe.yaml"
-    path.write_text('model: {"d_model\\n": 64}')
-    with pytest.raises(
-        InputError, match=r"unknown key 'model\.d_model\\n'; did you mean"
-    ) as caught:
-        load_recipe(path)
-    assert "\n" not in str(caught.value)

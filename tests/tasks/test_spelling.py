@@ -54,7 +54,7 @@ def test_a_run_that_goes_on_knows_the_words_of_both(trained: Predictor, tmp_path
     write(tmp_path / "more.jsonl", [(f"{text} {other}", y) for text, y in sentences(20, seed=3)])
     asked = [f"task.train={tmp_path / 'more.jsonl'}", "train.steps=1"]
     more = finetune(trained.run, None, [*asked, "name=more"], root=tmp_path).run
-    assert words.items() <= {**words_of(more), **words}.items()
+    assert all(words_of(more)[word] >= count for word, count in words.items())
     assert words_of(more)[other] >= 18
     asked += ["task.spelling=false", "name=plain"]
     plain = finetune(trained.run, None, asked, root=tmp_path).run

@@ -14,7 +14,7 @@ from pydantic import (
     ValidationError,
     field_validator,
     model_validator,
-)  # fmt: skip
+)
 
 from wafergpt.config.files import current
 from wafergpt.config.lora import Lora as Lora

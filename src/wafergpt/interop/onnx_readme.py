@@ -121,6 +121,7 @@ def _steps(recipe: Recipe, graph: Graph) -> list[str]:
 
 
 def _lines(recipe: Recipe, graph: Graph) -> str:
+    read_words = f'spelling = Spelling(json.load(open("{SPELLING}", encoding="utf-8")))'
     head = [
         "import json",
         "",
@@ -133,7 +134,7 @@ def _lines(recipe: Recipe, graph: Graph) -> str:
         'tokenizer = Tokenizer.from_file("tokenizer.json")',
         "tokenizer.encode_special_tokens = True",
         'session = onnxruntime.InferenceSession("model.onnx")',
-        *(_SPELLING if graph.settings.get("spelling") else []),
+        *([read_words] if graph.settings.get("spelling") else []),
         "",
     ]
     body = []
@@ -189,8 +190,6 @@ def _several_columns(graph: Graph, ngrams: bool) -> list[str]:
         *_inputs(graph, [f'    "ngrams": padded([{rows} for text in texts]),'] if ngrams else []),
     ]
 
-
-_SPELLING = [f'spelling = Spelling(json.load(open("{SPELLING}", encoding="utf-8")))']
 
 _PADDED = [
     "",
