@@ -67,7 +67,7 @@ def english(way: str, seed: int, demo: Path, out: Path) -> Cell:
         "test": data / "test.jsonl",
     }
     named = [f"task.{part}={path}" for part, path in files.items()]
-    name = f"{way.replace(', ', '-')}-{seed}"
+    name = re.sub(r"\W+", "-", f"{way} {seed}")
     asked = [*named, *WAYS[way], "task.excerpts=0", "train.seconds=null", f"seed={seed}",
              f"name={name}"]  # fmt: skip
     clf = finetune(demo / "demo-pretrained", "demo-classify", asked, auto_resume=True, root=out)

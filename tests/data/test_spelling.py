@@ -56,6 +56,29 @@ def test_the_most_frequent_near_word_is_taken_and_rare_ones_are_left() -> None:
     assert not Spelling.of(["一二三四"] * SURE, ["word"]).can_correct
 
 
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [("awonderful Wonderfulfilm FILMMISS", "wonderful Wonderful film FILM MISS"),
+     # Both are words that are known, of more than one letter; a near word comes first.
+     ("filmx2 xfilmmiss itfilm filma don'tmiss", "filmx2 xfilmmiss it film film don't miss"),
+     # Look-alikes of Latin letters, also beside mistyped ones and in words that nobody knows.
+     ("fi\u0456m wond\u0435rfu1 unkn\u043ewn", "film wonderful unknown"), ("d\u03bfn't", "don't"),
+     ("www.fi\u0456m.org @fi\u0456m", "www.fi\u0456m.org @fi\u0456m"),
+     ("na\u00efv\u0435", "na\u00efve"), ("\u0444ilm \u0441\u043e\u0440", "film \u0441\u043e\u0440"),
+     ("  a   film,\t \tthat \n  moves  ", "  a film, that \n  moves  ")],
+)  # fmt: skip
+def test_joined_words_look_alikes_and_spaces(text: str, read: str) -> None:
+    assert learned(TEXTS)(text) == read
+
+
+def test_words_are_taken_apart_where_both_are_frequent() -> None:
+    spelling = learned(["other best"] * SURE + ["the others"] * (SURE + 1) + ["rbest"] * KNOWN)
+    assert spelling("otherbest theotherbest") == "other best theotherbest"
+    # Known, but not sure.
+    assert spelling("otherrbest") == "otherrbest"
+    assert learned(["abc abcd de cde"] * SURE + ["abc de"])("abcde") == "abcd"
+
+
 def test_short_words_are_left_where_few_are_known() -> None:
     texts = ["small wonderful"] * SURE
     assert Spelling.of(texts)("smalll shall wonderfull") == "small shall wonderful"
@@ -71,7 +94,7 @@ def test_the_words_of_texts_do_not_depend_on_an_order(monkeypatch: pytest.Monkey
     assert list(first.words) == list(Spelling.of(texts[::-1]).words)
     assert next(iter(first.words)) == "often"
     # Those that can never be read or corrected are not kept.
-    assert Spelling.of(["the 电影 " + "x" * 50] * SURE).words == {}
+    assert Spelling.of(["I 电影 " + "x" * 50] * SURE).words == {}
 
 
 def test_words_of_two_lists() -> None:

@@ -113,7 +113,7 @@ def test_texts_without_letters_are_said_to_gain_nothing(
     write(tmp_path / "rows.jsonl", rows)
     asked = [f"task.train={tmp_path / 'rows.jsonl'}", *ASKED, "name=clf"]
     clf = finetune("scratch", None, asked, root=tmp_path)
-    assert "task.spelling changes nothing" in capsys.readouterr().err
+    assert "task.spelling corrects no word" in capsys.readouterr().err
     assert words_of(clf.run) == {}
     assert Predictor.load(clf.run).predict("好电影") is not None
 

@@ -1,4 +1,4 @@
-"""Words that training texts lack, read as near ones that they have.
+"""Words that training texts lack, read as ones that they have.
 
 What is mistyped is put right before a network reads it, as in Pruthi et al. (arXiv:1905.11268),
 whose network of its own is a list of words here. An export to ONNX contains this file, so it needs
@@ -16,6 +16,9 @@ from functools import cached_property, lru_cache
 SHORTEST, LONGEST = 4, 32
 """Characters of a word that may be mistyped: of a shorter one, too many others are near."""
 
+SHORTEST_PART = 2
+"""Characters of a word that another may have been joined to."""
+
 SHORTEST_OF_FEW, MANY = 6, 12_000
 """Characters where fewer words than MANY are known: many others are then spelled right."""
 
@@ -25,9 +28,26 @@ KNOWN, SURE = 2, 5
 MOST = 1 << 17
 """Known words, the most frequent ones."""
 
+LOOK_ALIKES = {
+    other: letter
+    for others, letters in (
+        ("асеіјорѕхуһԁԛԝАВСЕНІЈКМОРЅТХ", "aceijopsxyhdqwABCEHIJKMOPSTX"),  # Cyrillic
+        ("ονΑΒΕΗΙΚΜΝΟΡΤΧΥΖ", "ovABEHIKMNOPTXYZ"),  # Greek
+    )
+    for other, letter in zip(others, letters, strict=True)
+}
+"""Letters of other scripts that look like a Latin one, and that one."""
+
+_LOOKING_LATIN = str.maketrans(LOOK_ALIKES)
+_LATIN_LETTER = re.compile(r"[A-Za-zÀ-ʯḀ-ỿ]")
+_OTHER_LETTER = re.compile(r"(?![A-Za-zÀ-ʯḀ-ỿ\u0300-\u036f])[^\W\d_]")
+
+# Several spaces between words say no more than one.
+_SPACES = re.compile(r"(?<=\S)[ \t]{2,}(?=\S)")
+
 # Addresses are no words; marks belong to the letters before them.
 _WORD = re.compile(
-    r"(?:https?://|www\.)\S+|[\w\u0300-\u036f]+(?:['’][\w\u0300-\u036f]+)*", re.IGNORECASE
+    r"(?:https?://|www\.)\S+|([\w\u0300-\u036f]+(?:['’][\w\u0300-\u036f]+)*)", re.IGNORECASE
 )
 
 # Of scripts with letters: Latin, Greek, Cyrillic, Armenian, Hebrew and Arabic. A letter of others
@@ -45,7 +65,7 @@ class Spelling:
 
     def __init__(self, words: Mapping[str, int]) -> None:
         self.words = dict(words)
-        self._shortest = SHORTEST if len(words) >= MANY else SHORTEST_OF_FEW
+        self._shortest = SHORTEST if _are_many(words) else SHORTEST_OF_FEW
         self._nearest = lru_cache(maxsize=1 << 16)(self._find_nearest)
 
     @classmethod
@@ -66,10 +86,10 @@ class Spelling:
         frequent = sorted(
             (-count, word)
             for word, count in counts.items()
-            if count >= KNOWN and SHORTEST <= len(word) <= LONGEST and _LETTERS.fullmatch(word)
+            if count >= KNOWN and SHORTEST_PART <= len(word) <= LONGEST and _LETTERS.fullmatch(word)
         )
         known = {word: -count for count, word in frequent[:MOST]}
-        more = {} if len(known) >= MANY else dict.fromkeys(map(_plain, also), 0)
+        more = {} if _are_many(known) else dict.fromkeys(map(_plain, also), 0)
         return cls({**more, **known})
 
     def merged(self, other: Spelling) -> Spelling:
@@ -87,10 +107,12 @@ class Spelling:
 
         Near is a letter more, less or another one, or two neighbours that have changed places
         (Damerau, 1964), and never another digit; first comes a word that differs by an apostrophe,
-        then the most frequent one. Words that have none stay, and so do addresses, names with
-        capitals inside, and whatever is no word.
+        then the most frequent one, then two words without the space between them. Words that have
+        none stay, and so do addresses, names with capitals inside, and whatever is no word.
+        Letters of other scripts in a Latin word are read as those that they look like, and several
+        spaces as one.
         """
-        return _WORD.sub(self._read, text)
+        return _WORD.sub(self._read, _SPACES.sub(" ", text))
 
     def changes(self, text: str) -> list[tuple[str, str]]:
         """Return the words of a text that are read as others, and as which."""
@@ -99,10 +121,13 @@ class Spelling:
 
     def _read(self, match: re.Match[str]) -> str:
         word = match.group()
+        if _plain(word) in self.words or _in_address(match):
+            return word
+        word = _in_latin(word)
         plain = _plain(word)
         if plain in self.words or not self._shortest <= len(plain) <= LONGEST:
             return word
-        if not (word[1:] == word[1:].lower() or word.isupper()) or _in_address(match):
+        if not (word[1:] == word[1:].lower() or word.isupper()):
             return word
         found = self._nearest(plain)
         return cased_as(word, found) if found else word
@@ -116,14 +141,27 @@ class Spelling:
             for other in near
             if _are_near(word, other)
         )
-        return max(ranked, default=(False, 0, ""))[2]
+        return max(ranked, default=(False, 0, ""))[2] or self._apart(word)
+
+    def _apart(self, word: str) -> str:
+        """Return the two sure words that a word consists of, the most frequent ones, or nothing."""
+        count = self.words.get
+        pairs = (
+            (word[:place], word[place:])
+            for place in range(SHORTEST_PART, len(word) - SHORTEST_PART + 1)
+        )
+        ranked = (
+            (min(count(first, 0), count(second, 0)), f"{first} {second}") for first, second in pairs
+        )
+        most, found = max(ranked, default=(0, ""))
+        return found if most >= SURE else ""
 
     @cached_property
     def _by_deletion(self) -> Mapping[str, list[str]]:
         """The sure words by what is left of them, or of a word near them, without a letter."""
         found = defaultdict(list)
         for word, count in self.words.items():
-            if count >= SURE and len(word) >= self._shortest - 1:
+            if count >= SURE and len(word) >= max(SHORTEST, self._shortest - 1):
                 for part in _shortened(word):
                     found[part].append(word)
         return found
@@ -137,6 +175,18 @@ def cased_as(model: str, word: str) -> str:
     return word[:1].upper() + word[1:] if model[:1].isupper() else word
 
 
+def _are_many(words: Iterable[str]) -> bool:
+    return sum(len(word) >= SHORTEST for word in words) >= MANY
+
+
+def _in_latin(word: str) -> str:
+    """Return a word of Latin letters and others that look like them in Latin ones alone."""
+    if word.isascii() or not _LATIN_LETTER.search(word):
+        return word
+    latin = word.translate(_LOOKING_LATIN)
+    return word if _OTHER_LETTER.search(latin) else latin
+
+
 def _plain(word: str) -> str:
     return unicodedata.normalize("NFC", word.lower().replace("’", "'"))
 
@@ -145,7 +195,12 @@ def _in_address(match: re.Match[str]) -> bool:
     """Return whether a word is a name on a network, or a part of one."""
     text, start, end = match.string, match.start(), match.end()
     before, after, then = text[start - 1 : start], text[end : end + 1], text[end + 1 : end + 2]
-    return before in {"@", "#"} or after == "@" or (after == "." and then.islower())
+    return (
+        match[1] is None
+        or before in {"@", "#"}
+        or after == "@"
+        or (after == "." and then.islower())
+    )
 
 
 def _letters(word: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from wafergpt.data.spelling import LOOK_ALIKES
+
 _KEYBOARD = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
 
 # Of the keys of a row, each touches those above and below that overlap it.
@@ -33,15 +35,9 @@ OCR: dict[str, tuple[str, ...]] = {
 """What a reader of scanned pages takes for something else."""
 
 HOMOGLYPHS: dict[str, tuple[str, ...]] = {
-    "a": ("\u0430",), "c": ("\u0441",), "e": ("\u0435",), "i": ("\u0456",), "j": ("\u0458",),
-    "o": ("\u043e", "\u03bf"), "p": ("\u0440",), "s": ("\u0455",), "x": ("\u0445",),
-    "y": ("\u0443",), "h": ("\u04bb",), "d": ("\u0501",), "v": ("\u03bd",), "q": ("\u051b",),
-    "w": ("\u051d",), "A": ("\u0410", "\u0391"), "B": ("\u0412", "\u0392"), "C": ("\u0421",),
-    "E": ("\u0415", "\u0395"), "H": ("\u041d", "\u0397"), "I": ("\u0406", "\u0399"),
-    "J": ("\u0408",), "K": ("\u041a", "\u039a"), "M": ("\u041c", "\u039c"), "N": ("\u039d",),
-    "O": ("\u041e", "\u039f"), "P": ("\u0420", "\u03a1"), "S": ("\u0405",),
-    "T": ("\u0422", "\u03a4"), "X": ("\u0425", "\u03a7"), "Y": ("\u03a5",), "Z": ("\u0396",),
-}  # fmt: skip
+    letter: tuple(other for other, looks in LOOK_ALIKES.items() if looks == letter)
+    for letter in LOOK_ALIKES.values()
+}
 """Cyrillic and Greek letters that look like a Latin one."""
 
 _VERBS = "do does did is are was were has have had would could should must need might"

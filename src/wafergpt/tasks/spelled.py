@@ -31,7 +31,7 @@ def with_spelling(
         spelling = source.spelling.merged(spelling)
     if not spelling.can_correct:
         say(
-            "warning: task.spelling changes nothing: no long word of letters is in five of the "
+            "warning: task.spelling corrects no word: no long one of letters is in five of the "
             "training texts"
         )
     return tokenizer.with_spelling(spelling)
