@@ -13,6 +13,7 @@ nltk = pytest.importorskip("nltk", reason="the distances are NLTK's")
 TEXTS = [
     "A wonderful film, don’t miss it. I can't, I want it; windows10, GPT4o",
     "The naïve and Wonderful hero of the café; он хороший",
+    "The movie's and the café's couldn't",
 ] * SURE
 MANY_MORE = [f"zzzzzz{n}" for n in range(MANY)]
 
@@ -30,8 +31,9 @@ def learned(texts: list[str], also: list[str] | None = None) -> Spelling:
      # Too short, no letters, two changes, known.
      ("a fil th 2047 wodnreful", "a fil th 2047 wodnreful"), ("fil_m x2x2", "fil_m x2x2"),
      ("电影很好看", "电影很好看"), ("", ""),
-     # An apostrophe comes first; what is before one is not changed.
+     # An apostrophe comes first; what is before one is changed if it is long.
      ("cant dont can’t wan't", "can't don't can’t want"), ("won't", "won't"),
+     ("caf\u00ea's movje's cuoldn't", "caf\u00ea's movie's couldn't"),
      # Other digits are other things; addresses, and names with capitals inside.
      ("windows11 windoes10 GPT5o", "windows11 windows10 GPT5o"), ("wondErfull", "wondErfull"),
      ("www.wonderfull.com http://wonderfull.org/film wonderfull.com", None),

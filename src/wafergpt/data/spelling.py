@@ -216,8 +216,9 @@ def _are_near(word: str, other: str) -> bool:
     digits = _DIGITS.findall(other)
     if digits and digits != _DIGITS.findall(word):
         return False
-    if "'" in word and _letters(word) != _letters(other):
-        # What is before an apostrophe, as in hasn't and hadn't, is short.
+    before, apostrophe, _ = word.partition("'")
+    if apostrophe and len(before) <= SHORTEST and _letters(word) != _letters(other):
+        # Too many are near where what is before an apostrophe is short, as in hasn't and hadn't.
         return False
     if len(word) != len(other):
         return True
