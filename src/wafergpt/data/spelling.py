@@ -67,6 +67,8 @@ class Spelling:
         self.words = dict(words)
         self._shortest = SHORTEST if _are_many(words) else SHORTEST_OF_FEW
         self._nearest = lru_cache(maxsize=1 << 16)(self._find_nearest)
+        # What is between spaces has all that a word's reading depends on.
+        self._read_again = lru_cache(maxsize=1 << 18)(self._read)
 
     @classmethod
     def of(cls, texts: Iterable[str], also: Iterable[str] = ()) -> Spelling:
@@ -112,14 +114,21 @@ class Spelling:
         Letters of other scripts in a Latin word are read as those that they look like, and several
         spaces as one.
         """
-        return _WORD.sub(self._read, _SPACES.sub(" ", text))
+        between_spaces = _SPACES.sub(" ", text).split(" ")
+        return " ".join(
+            (self._read_again if len(part) <= LONGEST else self._read)(part)
+            for part in between_spaces
+        )
 
     def changes(self, text: str) -> list[tuple[str, str]]:
         """Return the words of a text that are read as others, and as which."""
-        read = ((match.group(), self._read(match)) for match in _WORD.finditer(text))
+        read = ((match.group(), self._read_word(match)) for match in _WORD.finditer(text))
         return [(word, other) for word, other in read if word != other]
 
-    def _read(self, match: re.Match[str]) -> str:
+    def _read(self, text: str) -> str:
+        return _WORD.sub(self._read_word, text)
+
+    def _read_word(self, match: re.Match[str]) -> str:
         word = match.group()
         if _plain(word) in self.words or _in_address(match):
             return word
