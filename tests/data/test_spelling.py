@@ -36,6 +36,7 @@ def learned(texts: list[str], also: list[str] | None = None) -> Spelling:
      ("caf\u00ea's movje's cuoldn't", "caf\u00ea's movie's couldn't"),
      # Other digits are other things; addresses, and names with capitals inside.
      ("windows11 windoes10 GPT5o", "windows11 windows10 GPT5o"), ("wondErfull", "wondErfull"),
+     ("wonderful7 7wonderful wonder7ful", "wonderful7 7wonderful wonderful"),
      ("www.wonderfull.com http://wonderfull.org/film wonderfull.com", None),
      ("@wonderfull #wonderfull wonderfull@film.org", None),
      # Marks apart from their letters are the same letters.
@@ -60,25 +61,23 @@ def test_the_most_frequent_near_word_is_taken_and_rare_ones_are_left() -> None:
 
 @pytest.mark.parametrize(
     ("text", "read"),
-    [("awonderful Wonderfulfilm FILMMISS", "wonderful Wonderful film FILM MISS"),
-     # Both are words that are known, of more than one letter; a near word comes first.
-     ("filmx2 xfilmmiss itfilm filma don'tmiss", "filmx2 xfilmmiss it film film don't miss"),
-     # Look-alikes of Latin letters, also beside mistyped ones and in words that nobody knows.
-     ("fi\u0456m wond\u0435rfu1 unkn\u043ewn", "film wonderful unknown"), ("d\u03bfn't", "don't"),
+    [("fi\u0456m wond\u0435rfu1 unkn\u043ewn", "film wonderful unknown"), ("d\u03bfn't", "don't"),
      ("www.fi\u0456m.org @fi\u0456m", "www.fi\u0456m.org @fi\u0456m"),
      ("na\u00efv\u0435", "na\u00efve"), ("\u0444ilm \u0441\u043e\u0440", "film \u0441\u043e\u0440"),
-     ("  a   film,\t \tthat \n  moves  ", "  a film, that \n  moves  ")],
+     # Latin letters in a word of another script, known or not; a symbol beside a letter.
+     ("x\u043e\u0440\u043e\u0448\u0438\u0439", "\u0445\u043e\u0440\u043e\u0448\u0438\u0439"),
+     ("c\u0430\u0445\u0430\u0440\u0430 h\u03bd", "c\u0430\u0445\u0430\u0440\u0430 h\u03bd"),
+     ("  a   film,\t \tthat \n  moves\u00a0 on\u3000\u3000so  ", "  a film, that \n  moves on so  ")],
 )  # fmt: skip
-def test_joined_words_look_alikes_and_spaces(text: str, read: str) -> None:
+def test_look_alikes_and_spaces(text: str, read: str) -> None:
     assert learned(TEXTS)(text) == read
 
 
-def test_words_are_taken_apart_where_both_are_frequent() -> None:
-    spelling = learned(["other best"] * SURE + ["the others"] * (SURE + 1) + ["rbest"] * KNOWN)
-    assert spelling("otherbest theotherbest") == "other best theotherbest"
-    # Known, but not sure.
-    assert spelling("otherrbest") == "otherrbest"
-    assert learned(["abc abcd de cde"] * SURE + ["abc de"])("abcde") == "abcd"
+def test_look_alikes_are_learned_as_what_they_look_like() -> None:
+    assert Spelling.of(["mo\u0432ie m\u043evie"] * SURE).words == {
+        "movie": SURE,
+        "mo\u0432ie": SURE,
+    }
 
 
 def test_short_words_are_left_where_few_are_known() -> None:
@@ -119,11 +118,20 @@ def test_near_is_a_distance_of_one(known: dict[str, int], word: str) -> None:
         assert known[read] == max(known[other] for other in near)
 
 
-@given(st.dictionaries(words, st.integers(SURE, 99), min_size=1), st.text("abcABC .@’1"))
+@given(
+    st.dictionaries(words, st.integers(SURE, 99), min_size=1),
+    st.text("abcABC .@\u20191\u0430\u0441\u0431\t", max_size=99),
+)
 def test_a_text_that_was_read_stays(known: dict[str, int], text: str) -> None:
     spelling = Spelling(known)
     read = spelling(text)
     assert spelling(read) == read
+
+
+@given(st.lists(st.text("abcA1@.\u0430", min_size=1, max_size=40)))
+def test_what_stands_between_spaces_is_read_alone(parts: list[str]) -> None:
+    spelling = Spelling({"abcabc": SURE, "cabcab": SURE})
+    assert spelling(" ".join(parts)) == " ".join(map(spelling, parts))
 
 
 @given(st.text("aBé1 "), st.text("cÄ2", min_size=1))

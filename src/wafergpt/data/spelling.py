@@ -16,9 +16,6 @@ from functools import cached_property, lru_cache
 SHORTEST, LONGEST = 4, 32
 """Characters of a word that may be mistyped: of a shorter one, too many others are near."""
 
-SHORTEST_PART = 2
-"""Characters of a word that another may have been joined to."""
-
 SHORTEST_OF_FEW, MANY = 6, 12_000
 """Characters where fewer words than MANY are known: many others are then spelled right."""
 
@@ -40,10 +37,10 @@ LOOK_ALIKES = {
 
 _LOOKING_LATIN = str.maketrans(LOOK_ALIKES)
 _LATIN_LETTER = re.compile(r"[A-Za-zÀ-ʯḀ-ỿ]")
-_OTHER_LETTER = re.compile(r"(?![A-Za-zÀ-ʯḀ-ỿ\u0300-\u036f])[^\W\d_]")
+_OTHER_LETTER = re.compile(r"(?![A-Za-zÀ-ʯḀ-ỿ])[^\W\d_]")
 
 # Several spaces between words say no more than one.
-_SPACES = re.compile(r"(?<=\S)[ \t]{2,}(?=\S)")
+_SPACES = re.compile(r"(?<=\S)[ \t\u00a0\u3000]{2,}(?=\S)")
 
 # Addresses are no words; marks belong to the letters before them.
 _WORD = re.compile(
@@ -54,6 +51,7 @@ _WORD = re.compile(
 # stands for a syllable or a word.
 _LETTERS = re.compile(r"[0-9A-Za-zÀ-ʯͰ-֏א-ۿḀ-ỿ'’]+")
 _DIGITS = re.compile(r"[0-9]+")
+_NUMBERED = re.compile(r"^[0-9]|[0-9]$")
 
 
 class Spelling:
@@ -65,10 +63,10 @@ class Spelling:
 
     def __init__(self, words: Mapping[str, int]) -> None:
         self.words = dict(words)
-        self._shortest = SHORTEST if _are_many(words) else SHORTEST_OF_FEW
+        self._shortest = SHORTEST if len(words) >= MANY else SHORTEST_OF_FEW
         self._nearest = lru_cache(maxsize=1 << 16)(self._find_nearest)
         # What is between spaces has all that a word's reading depends on.
-        self._read_again = lru_cache(maxsize=1 << 18)(self._read)
+        self._read_again = lru_cache(maxsize=1 << 17)(self._read)
 
     @classmethod
     def of(cls, texts: Iterable[str], also: Iterable[str] = ()) -> Spelling:
@@ -84,14 +82,14 @@ class Spelling:
         """
         counts: Counter[str] = Counter()
         for text in texts:
-            counts.update({_plain(word) for word in _WORD.findall(text)})
+            counts.update({_plain(_in_latin(word)) for word in _WORD.findall(text)})
         frequent = sorted(
             (-count, word)
             for word, count in counts.items()
-            if count >= KNOWN and SHORTEST_PART <= len(word) <= LONGEST and _LETTERS.fullmatch(word)
+            if count >= KNOWN and SHORTEST <= len(word) <= LONGEST and _LETTERS.fullmatch(word)
         )
         known = {word: -count for count, word in frequent[:MOST]}
-        more = {} if _are_many(known) else dict.fromkeys(map(_plain, also), 0)
+        more = {} if len(known) >= MANY else dict.fromkeys(map(_plain, also), 0)
         return cls({**more, **known})
 
     def merged(self, other: Spelling) -> Spelling:
@@ -109,10 +107,9 @@ class Spelling:
 
         Near is a letter more, less or another one, or two neighbours that have changed places
         (Damerau, 1964), and never another digit; first comes a word that differs by an apostrophe,
-        then the most frequent one, then two words without the space between them. Words that have
-        none stay, and so do addresses, names with capitals inside, and whatever is no word.
-        Letters of other scripts in a Latin word are read as those that they look like, and several
-        spaces as one.
+        then the most frequent one. Words that have none stay, and so do addresses, names with
+        capitals inside, and whatever is no word. Letters of other scripts in a Latin word are read
+        as those that they look like, and several spaces as one.
         """
         between_spaces = _SPACES.sub(" ", text).split(" ")
         return " ".join(
@@ -132,14 +129,20 @@ class Spelling:
         word = match.group()
         if _plain(word) in self.words or _in_address(match):
             return word
-        word = _in_latin(word)
-        plain = _plain(word)
-        if plain in self.words or not self._shortest <= len(plain) <= LONGEST:
-            return word
+        latin = _in_latin(word)
+        if _plain(latin) in self.words:
+            return latin
+        corrected = self._corrected(word) or self._corrected(latin)
+        return corrected or (latin if _is_mostly_latin(word) else word)
+
+    def _corrected(self, word: str) -> str:
+        """Return the known word that an unknown one is read as, or nothing."""
+        if not self._shortest <= len(plain := _plain(word)) <= LONGEST:
+            return ""
         if not (word[1:] == word[1:].lower() or word.isupper()):
-            return word
+            return ""
         found = self._nearest(plain)
-        return cased_as(word, found) if found else word
+        return found and cased_as(word, found)
 
     def _find_nearest(self, word: str) -> str:
         if not _LETTERS.fullmatch(word) or 2 * sum(map(str.isalpha, word)) <= len(word):
@@ -150,27 +153,14 @@ class Spelling:
             for other in near
             if _are_near(word, other)
         )
-        return max(ranked, default=(False, 0, ""))[2] or self._apart(word)
-
-    def _apart(self, word: str) -> str:
-        """Return the two sure words that a word consists of, the most frequent ones, or nothing."""
-        count = self.words.get
-        pairs = (
-            (word[:place], word[place:])
-            for place in range(SHORTEST_PART, len(word) - SHORTEST_PART + 1)
-        )
-        ranked = (
-            (min(count(first, 0), count(second, 0)), f"{first} {second}") for first, second in pairs
-        )
-        most, found = max(ranked, default=(0, ""))
-        return found if most >= SURE else ""
+        return max(ranked, default=(False, 0, ""))[2]
 
     @cached_property
     def _by_deletion(self) -> Mapping[str, list[str]]:
         """The sure words by what is left of them, or of a word near them, without a letter."""
         found = defaultdict(list)
         for word, count in self.words.items():
-            if count >= SURE and len(word) >= max(SHORTEST, self._shortest - 1):
+            if count >= SURE and len(word) >= self._shortest - 1:
                 for part in _shortened(word):
                     found[part].append(word)
         return found
@@ -184,16 +174,16 @@ def cased_as(model: str, word: str) -> str:
     return word[:1].upper() + word[1:] if model[:1].isupper() else word
 
 
-def _are_many(words: Iterable[str]) -> bool:
-    return sum(len(word) >= SHORTEST for word in words) >= MANY
-
-
 def _in_latin(word: str) -> str:
     """Return a word of Latin letters and others that look like them in Latin ones alone."""
     if word.isascii() or not _LATIN_LETTER.search(word):
         return word
     latin = word.translate(_LOOKING_LATIN)
     return word if _OTHER_LETTER.search(latin) else latin
+
+
+def _is_mostly_latin(word: str) -> bool:
+    return 2 * len(_LATIN_LETTER.findall(word)) > sum(map(str.isalpha, word))
 
 
 def _plain(word: str) -> str:
@@ -223,7 +213,9 @@ def _shortened(word: str) -> set[str]:
 def _are_near(word: str, other: str) -> bool:
     """Return whether words that share what is left of them are one change apart."""
     digits = _DIGITS.findall(other)
-    if digits and digits != _DIGITS.findall(word):
+    # A digit inside a word is a mistake, one after it the number of something.
+    numbered = len(word) > len(other) and _NUMBERED.search(word)
+    if (digits or numbered) and digits != _DIGITS.findall(word):
         return False
     before, apostrophe, _ = word.partition("'")
     if apostrophe and len(before) <= SHORTEST and _letters(word) != _letters(other):

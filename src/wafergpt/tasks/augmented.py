@@ -80,8 +80,8 @@ def excerpts(table: Table, count: int, seed: int) -> list[Table]:
 
 def _drawn(text: str, count: int, draw: random.Random) -> list[str]:
     """Return some sentences of a text that are long enough, fewer if it has fewer."""
-    # By random(), whose values Python keeps; how it shuffles may change.
-    found = sorted(split_sentences(text), key=lambda _: draw.random())
+    found = split_sentences(text)
+    draw.shuffle(found)
     long = (one for one in found if len(words_of(one, "parts")) >= LEAST_WORDS)
     return list(islice(long, count))
 
