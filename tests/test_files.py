@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -21,6 +22,19 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
         raise OSError("disk")
     assert path.read_text() == '{\n  "old": 1\n}\n'
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_libraries_say_of_a_full_disk(tmp_path: Path) -> None:
+    for said, number in (
+        ("I/O error: File too large (os error 27)", errno.EFBIG),
+        ("3072 requested and 1720 written", errno.ENOSPC),
+    ):
+        with pytest.raises(OSError, match=os.strerror(number)) as found, files.system_errors():
+            raise OSError(said)
+        assert found.value.errno == number
+    with pytest.raises(OSError, match="3 requested") as found, files.system_errors():
+        raise OSError(errno.EIO, "3 requested and 1 written")
+    assert found.value.errno == errno.EIO
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:

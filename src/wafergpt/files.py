@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import hashlib
 import json
@@ -167,7 +168,7 @@ def tree_bytes(folder: Path) -> int:
 
 @contextmanager
 def system_errors() -> Iterator[None]:
-    """Raise what safetensors reports of a file system, such as a full disk, as an OSError.
+    """Raise what safetensors and NumPy report of a full disk, or the like, as an OSError.
 
     Raises:
         OSError: with the system's number.
@@ -176,6 +177,9 @@ def system_errors() -> Iterator[None]:
         yield
     except Exception as error:
         found = re.search(r"\(os error (\d+)\)", str(error))
-        if found is None or isinstance(error, OSError):
+        number = int(found[1]) if found else None
+        if re.fullmatch(r"\d+ requested and \d+ written", str(error)):
+            number = errno.ENOSPC
+        if number is None or (isinstance(error, OSError) and error.errno is not None):
             raise
-        raise OSError(int(found[1]), os.strerror(int(found[1]))) from error
+        raise OSError(number, os.strerror(number)) from error

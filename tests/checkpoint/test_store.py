@@ -132,6 +132,11 @@ def test_the_newest_and_the_best_stay(run: Run) -> None:
     used = store.weights(run)
     assert all(torch.equal(plain[name], used[name]) for name in plain)
     assert json.loads((best / "state.json").read_text())["step"] == 2
+    # As if it had been killed before the best one got its name.
+    (run.checkpoints / "best").write_text("step-00000006\n")
+    running.save(run, keep=1)
+    assert [p.name[-1] for p in store.every(run)] == ["2", "7"]
+    assert store.best(run) == best
 
 
 def test_a_failed_save_leaves_the_last_one(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -194,6 +194,23 @@ def test_too_small_a_corpus(folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("preloaded")
+def test_an_interrupt_that_a_library_made_an_error_of_is_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def export(arguments: object) -> int:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as stop:
+            raise RuntimeError("not exported") from stop
+
+    monkeypatch.setattr("wafergpt.cli._run", export)
+    monkeypatch.setattr(sys, "argv", ["wafergpt", "runs"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
 def test_debug_shows_the_traceback(folder: Path) -> None:
     result = call("--debug", "prepare", "empty.txt", "--out", "c", cwd=folder)
     assert "Traceback" in result.stderr

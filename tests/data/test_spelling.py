@@ -67,7 +67,8 @@ def test_the_most_frequent_near_word_is_taken_and_rare_ones_are_left() -> None:
      # Latin letters in a word of another script, known or not; a symbol beside a letter.
      ("x\u043e\u0440\u043e\u0448\u0438\u0439", "\u0445\u043e\u0440\u043e\u0448\u0438\u0439"),
      ("c\u0430\u0445\u0430\u0440\u0430 h\u03bd", "c\u0430\u0445\u0430\u0440\u0430 h\u03bd"),
-     ("  a   film,\t \tthat \n  moves\u00a0 on\u3000\u3000so  ", "  a film, that \n  moves on so  ")],
+     ("  a   film,\t \tthat \n  so  ", "  a film, that \n  so  "),
+     ("he\u00a0 is\u3000\u3000it\u00a0so", "he is it\u00a0so")],
 )  # fmt: skip
 def test_look_alikes_and_spaces(text: str, read: str) -> None:
     assert learned(TEXTS)(text) == read

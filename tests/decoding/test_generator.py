@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models
 
 from wafergpt.config import Model
 from wafergpt.decoding.generator import (
@@ -140,6 +141,20 @@ def test_pieces_are_whole_characters(text: str) -> None:
     pieces = list(_whole_characters(iter(data), Bytes()))
     assert "".join(pieces) == bytes(data).decode()
     assert all("\ufffd" not in piece for piece in pieces) or "\ufffd" in text
+
+
+def test_words_keep_their_spaces() -> None:
+    words = {"\u2581the": 0, "\u2581quick": 1, "ly": 2}
+    backend = Tokenizer(models.WordLevel(words, unk_token="ly"))
+    backend.decoder = decoders.Metaspace()
+
+    class Words(Bytes):
+        def decode(self, ids: Sequence[int]) -> str:
+            text: str = backend.decode(list(ids))
+            return text
+
+    assert [*_whole_characters(iter([0, 1, 2, 0]), Words())] == ["the", " quick", "ly", " the"]
+    assert [*_whole_characters(iter([1, 2]), Words(), [0])] == [" quick", "ly"]
 
 
 def test_broken_bytes_do_not_wait_for_ever() -> None:

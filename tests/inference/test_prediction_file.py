@@ -82,6 +82,17 @@ def test_columns_are_kept_and_answers_added(predictor: Predictor, tmp_path: Path
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.csv", "out.csv"]
 
 
+def test_empty_columns_of_a_spreadsheet_are_no_columns(
+    predictor: Predictor, tmp_path: Path
+) -> None:
+    (tmp_path / "in.csv").write_text("text,id,,\nA fine film.,1,,\nA dull one.,2,,\n")
+    predictor.predict_file(tmp_path / "in.csv", tmp_path / "out.csv")
+    assert [row["id"] for row in read(tmp_path / "out.csv")] == ["1", "2"]
+    (tmp_path / "in.csv").write_text("text,id,,\nA fine film.,1,,x\n")
+    with pytest.raises(InputError, match="line 2: more than one column ''"):
+        predictor.predict_file(tmp_path / "in.csv", tmp_path / "more.csv")
+
+
 def test_jsonl_has_all_scores_and_the_rows_own_columns(
     predictor: Predictor, tmp_path: Path
 ) -> None:

@@ -165,6 +165,13 @@ def test_what_is_no_run_of_ones_own(root: Path, word: str, said: str) -> None:
     assert "try-1" in names(root)
 
 
+def test_a_pattern_leaves_links(root: Path) -> None:
+    (root / "try-link").symlink_to((root / "clf").resolve())
+    assert "try-link is a link, and stays" in rm("try-*", "--yes", "--force").stderr
+    assert "try-1" not in names(root)
+    assert (root / "try-link").is_symlink()
+
+
 def test_options_of_rm_are_for_rm() -> None:
     shown = CliRunner().invoke(command, ["--yes"])
     assert shown.exit_code == 2

@@ -298,6 +298,23 @@ def test_texts_of_no_class_are_read_as_the_runs_own(home: Path) -> None:
     assert found == again["outside"]
 
 
+def test_all_that_a_model_has_read_is_searched(home: Path) -> None:
+    shape = ["model.n_layers=1", "model.d_model=16", "model.n_heads=2", "model.seq_len=16"]
+    asked = [*shape, "train.steps=1", "train.batch_size=2"]
+    random_words = random.Random(0)
+    for n, start in enumerate((None, "read-0")):
+        texts = [" ".join(random_words.choices(["ant", "bee", "cow"], k=30)) for _ in range(40)]
+        write(home / f"read-{n}.jsonl", [(text, "") for text in texts])
+        told: dict[str, Any] = {"tokenizer": home / "read-0"} if n else {"vocab_size": 262}
+        corpus = wg.prepare(home / f"read-{n}.jsonl", home / f"corpus-{n}", **told).path
+        overrides = [*asked, f"data.corpus={corpus}", f"name=read-{n}"]
+        wg.pretrain(None, overrides, start=start, root=home)
+    for name, expected in (("read-0", 40), ("read-1", 80)):
+        files = [home / "read-0.jsonl", home / "read-1.jsonl"]
+        found = evaluate(name, ["contamination"], files=files, root=home)["contamination"]
+        assert (found["rows"], found["duplicates"]) == (80, expected)
+
+
 def test_the_column_of_a_corpus_can_be_named(home: Path, clf: Predictor) -> None:
     texts = [json.loads(line)["text"] for line in (home / "test.jsonl").read_text().splitlines()]
     corpus = home / "read.csv"

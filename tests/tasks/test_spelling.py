@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from tests.tasks.test_finetune import SMALL, sentences, write
 from wafergpt.api import export, finetune, prune
 from wafergpt.cli.predict import command as predict
+from wafergpt.cli.runs import command as verify
 from wafergpt.data.prepare import prepare
 from wafergpt.data.smaller_vocabulary import without_unused
 from wafergpt.data.tokenizer import Tokenizer
@@ -73,6 +74,9 @@ def test_a_resumed_run_reads_with_its_own_words(trained: Predictor, tmp_path: Pa
     assert longer.tokenizer.spelling is not None
     assert longer.tokenizer.spelling.words == {**before, "another": 7}
     (copied / "spelling.json").unlink()
+    shown = CliRunner().invoke(verify, ["verify", str(copied)], standalone_mode=False)
+    assert "spelling.json: missing" in shown.stdout
+    assert shown.return_value == 1
     with pytest.raises(InputError, match=r"spelling\.json"):
         Predictor.load(Run(copied)).predict("A film.")
     with pytest.raises(InputError, match=r"spelling\.json is missing"):

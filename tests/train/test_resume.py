@@ -147,6 +147,8 @@ def test_auto_resume_takes_what_may_change_and_refuses_what_may_not(tmp_path: Pa
     assert run.recipe.train.steps == 8
     pretrain(None, [s for s in settings if "steps" not in s], auto_resume=True, root=tmp_path)
     assert run.recipe.train.steps == 8
+    with pytest.raises(InputError, match=r"evaluate\.metric=bits_per_byte cannot change on resume"):
+        pretrain(None, ["evaluate.metric=bits_per_byte"], resume=run, root=tmp_path)
     with pytest.raises(InputError, match=r"r was started by another recipe: 'optimizer.lr=0.5'"):
         pretrain(None, [*settings, "optimizer.lr=0.5"], auto_resume=True, root=tmp_path)
     pretrain(

@@ -146,8 +146,10 @@ def save(
         RunFailed: if another process does not write its part.
     """
     folder = _write(run, state, scalars, shared)
-    if scalars["best_step"] == scalars["step"] and scalars["best"] is not None:
-        atomic_files.write_text(run.checkpoints / "best", folder.name + "\n")
+    found = run.checkpoints / _name(scalars["best_step"])
+    # A process that was killed may have left the best one without its name.
+    if scalars["best"] is not None and found.is_dir() and best(run) != found:
+        atomic_files.write_text(run.checkpoints / "best", found.name + "\n")
     _retire(run, keep, keep_every)
     return folder
 

@@ -167,7 +167,9 @@ def main() -> None:
         except Exception as error:
             if debug:
                 raise
-            code = explain(error)
+            code = 130 if _is_interrupt(error) else explain(error)
+            if code == 130:
+                print("interrupted", file=sys.stderr)
         if place()[1] > 1:
             # gloo's threads may still hold tensors and abort the interpreter's shutdown
             # (pytorch/pytorch#179291); everything is written by now.
@@ -195,6 +197,13 @@ def _run(arguments: list[str]) -> int:
         # The reader of stdout has closed it.
         return 1
     return code if isinstance(code, int) else 0
+
+
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Return whether an error is what a library made of a Ctrl-C."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _has_folder() -> bool:

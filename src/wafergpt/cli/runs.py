@@ -11,6 +11,7 @@ import click
 from wafergpt.cli import emit, json_option, tables
 from wafergpt.cli.recipe import runs_option
 from wafergpt.cli.tables import Cell, Column
+from wafergpt.data.tokenizer_files import SPELLING
 from wafergpt.errors import InputError
 from wafergpt.progress import duration, working
 from wafergpt.runs.run import RUNS, SHIPPED, Run, command_line
@@ -93,6 +94,10 @@ def _verify(name: str, root: Path, as_json: bool) -> int:
     if not folders:
         raise InputError(f"{run.path} has no checkpoint yet")
     rows = [{"checkpoint": str(f), "error": store.damage(f)} for f in folders]
+    if getattr(run.recipe.task, "spelling", False) and not (run.path / SPELLING).is_file():
+        rows.append({"checkpoint": str(run.path / SPELLING), "error": "missing"})
+    if run.recipe.task is not None and not run.tokenizer.is_file():
+        rows.append({"checkpoint": str(run.tokenizer), "error": "missing"})
     damaged = sum(row["error"] is not None for row in rows)
     lines = [f"{row['checkpoint']}: {row['error'] or 'as it was written'}" for row in rows]
     result = {"run": str(run.path), "checkpoints": rows, "damaged": damaged}

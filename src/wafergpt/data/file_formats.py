@@ -163,7 +163,13 @@ def _table_rows(
             if blank_lines:
                 yield from ((number, dict.fromkeys(names, "")) for number in blank)
             blank.clear()
-            yield row.first, {**dict(zip(names, row.values, strict=True)), **twice}
+            values = {**dict(zip(names, row.values, strict=True)), **twice}
+            if "" in twice and not any(
+                value for name, value in zip(names, row.values, strict=True) if not name
+            ):
+                # Empty columns at the end of a spreadsheet.
+                values[""] = ""
+            yield row.first, values
     except Fault as fault:
         raise InputError(f"{path}, line {fault.line}: {fault.reason}") from None
 

@@ -140,7 +140,8 @@ class TextStream(Iterator[str]):
         gpt.eval()
         tokens = self._kept(stream_tokens(gpt, ids, settings, codec.end_of_text, codec.vocab_size))
         try:
-            stopped = yield from _until_stop(_whole_characters(tokens, codec), tuple(settings.stop))
+            pieces = _whole_characters(tokens, codec, ids[-1:])
+            stopped = yield from _until_stop(pieces, tuple(settings.stop))
             self.cut = not stopped and len(self.drawn) == settings.max_tokens
         finally:
             gpt.train(was_training)
@@ -151,17 +152,26 @@ class TextStream(Iterator[str]):
             yield token
 
 
-def _whole_characters(tokens: Iterator[int], codec: Codec) -> Iterator[str]:
+def _whole_characters(
+    tokens: Iterator[int], codec: Codec, before: Sequence[int] = ()
+) -> Iterator[str]:
     held: list[int] = []
     for token in tokens:
         held.append(token)
-        text = codec.decode(held)
+        text = _text_after(before, held, codec)
         # A character may span tokens; after eight of them it is broken, not unfinished.
         if not text.endswith("\ufffd") or len(held) >= 8:
             yield text
-            held = []
+            before, held = held, []
     if held:
-        yield codec.decode(held)
+        yield _text_after(before, held, codec)
+
+
+def _text_after(before: Sequence[int], tokens: Sequence[int], codec: Codec) -> str:
+    """Return the text of tokens that follow others: decoders may drop a space at the beginning."""
+    known, both = codec.decode(before), codec.decode([*before, *tokens])
+    # Bytes that are no character by themselves may be one together.
+    return both[len(known) :] if both.startswith(known) else codec.decode(tokens)
 
 
 def _until_stop(pieces: Iterator[str], stop: tuple[str, ...]) -> Generator[str, None, bool]:

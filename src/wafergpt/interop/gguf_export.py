@@ -11,7 +11,7 @@ from torch import Tensor
 from wafergpt import atomic_files
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError, RunFailed
-from wafergpt.files import short
+from wafergpt.files import short, system_errors
 from wafergpt.interop.export_source import Source, language_model
 from wafergpt.interop.hf_config import EPSILON
 from wafergpt.interop.logit_check import TOLERANCE, Checked, Network
@@ -60,7 +60,7 @@ def write_gguf(source: Source, out: Path) -> Checked:
             "use --format hf or onnx"
         )
     vocabulary = _vocabulary(source)
-    with atomic_files.replacing(out) as temporary:
+    with atomic_files.replacing(out) as temporary, system_errors():
         writer = gguf.GGUFWriter(temporary, "gpt2")
         try:
             _describe(writer, source)

@@ -17,6 +17,7 @@ from wafergpt.data.dialogues import TEMPLATE
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.data.tokenizer_files import DEFINITION, SETTINGS
 from wafergpt.errors import InputError, RunFailed
+from wafergpt.files import system_errors
 from wafergpt.interop import hf_config
 from wafergpt.interop.export_source import Source, classifier_network, language_model
 from wafergpt.interop.gpt2 import hugging_face_names, is_transposed
@@ -47,7 +48,8 @@ def write_folder(source: Source, out: Path) -> Checked:
     config = hf_config.write(source.model, source.end_of_text(), source.recipe, n_outputs)
     with atomic_files.appearing(out) as folder:
         _write_json(folder / CONFIG, config)
-        save_file(_tensors(source), folder / WEIGHTS, metadata={"format": "pt"})
+        with system_errors():
+            save_file(_tensors(source), folder / WEIGHTS, metadata={"format": "pt"})
         if hf_config.needs_module(source.model, source.recipe.task):
             shutil.copyfile(Path(__file__).parent / NETWORK, folder / NETWORK)
         if source.tokenizer is not None:

@@ -114,7 +114,8 @@ def _steps(recipe: Recipe, graph: Graph) -> list[str]:
         )
     if graph.settings.get("spelling"):
         steps.append(
-            "Words that hardly any training text has are read as near ones that many have, by "
+            "Words that hardly any training text has are read as near ones that many have, letters "
+            "of other scripts that look Latin as Latin ones, and several spaces as one, by "
             f"`spelling.py` and the words in `{SPELLING}`."
         )
     return [*steps, "`settings.json` contains the numbers and names for programs."]

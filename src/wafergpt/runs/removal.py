@@ -10,6 +10,7 @@ from pathlib import Path
 
 from wafergpt import atomic_files, files
 from wafergpt.errors import InputError
+from wafergpt.progress import say
 from wafergpt.runs.run import LOCK, Run
 
 TRASH = ".trash-"
@@ -53,6 +54,10 @@ def _matching(pattern: str, root: Path) -> list[Run]:
         raise InputError(f"'{pattern}': a pattern is of names in {root}/; --runs names the folder")
     fits = [p for p in sorted(root.glob(pattern)) if not p.name.startswith(".")]
     runs = [Run(path) for path in fits if files.is_file(path / "recipe.yaml")]
+    for run in runs:
+        if run.path.is_symlink():
+            say(f"{run.path} is a link, and stays")
+    runs = [run for run in runs if not run.path.is_symlink()]
     if not runs:
         raise InputError(f"no run in {root}/ fits '{pattern}'")
     return runs

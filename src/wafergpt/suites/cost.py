@@ -6,6 +6,7 @@ import math
 import os
 import statistics
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -55,12 +56,20 @@ def cost(predictor: Predictor, against: Sequence[Run] = ()) -> dict[str, Any]:
         InputError: if the run's rows are gone, or a run has another task.
     """
     where, rows = own.own_rows(predictor)
-    models = {predictor.run.name: predictor}
-    models |= {run.name: Predictor.load(run, predictor.device.type) for run in against}
+    others = {run.name: run for run in against}
+
+    def load(run: Run) -> Predictor:
+        one = Predictor.load(run, predictor.device.type)
+        own.require_same_answers(predictor, one)
+        return one
+
+    for run in others.values():
+        load(run)
     found = {}
     some = own.some(rows, TOGETHER, 0)
-    for name, one in models.items():
-        own.require_same_answers(predictor, one)
+    for name in (predictor.run.name, *others):
+        # One at a time, for the memory that each takes.
+        one = load(others[name]) if name in others else predictor
         judged = (
             own.judge_own(one, where, rows) if one is predictor
             else own.judge(one, rows, f"evaluating {name}")
@@ -97,7 +106,9 @@ def cost_of_text(run: Run, device: str = "auto") -> dict[str, Any]:
         written, energy = list[int](), _Energy(place)
         started = time.perf_counter()
         for _ in range(3):
-            written.append(len(writer.tokenizer.encode(writer.write("The", sampling))))
+            stream = writer.stream("The", sampling)
+            deque(stream, maxlen=0)
+            written.append(len(stream.drawn))
         seconds = time.perf_counter() - started
     tokens = max(1, sum(written))
     return {
@@ -161,18 +172,19 @@ class _Energy:
         self._watts = WATTS_PER_CORE * min(torch.get_num_threads(), os.cpu_count() or 1)
         self.source = f"assumed: {WATTS_PER_CORE:g} W for each busy core"
         if device.type == "cuda":
-            self._watts = math.nan
-            # Needs NVIDIA's library of its driver.
-            with suppress(ModuleNotFoundError, RuntimeError):
-                self._watts = torch.cuda.power_draw(device) / 1000
-                self.source = "the GPU's power as its driver reports it"
+            self.source = "the GPU's power as its driver reports it"
         elif self._before is not None:
             self.source = "the processor's counter (RAPL), all that runs on it included"
 
     def joules(self, seconds: float) -> float:
         """Return the energy of the last seconds; NaN if nothing is known of the device."""
+        if self._device.type == "cuda":
+            # The mean of what has just been; needs NVIDIA's library of its driver.
+            with suppress(ModuleNotFoundError, RuntimeError):
+                return torch.cuda.power_draw(self._device) / 1000 * seconds
+            return math.nan
         after = _counted()
-        if self._device.type != "cuda" and self._before is not None and after is not None:
+        if self._before is not None and after is not None:
             return max(0.0, after - self._before)
         return self._watts * seconds
 

@@ -357,14 +357,15 @@ class Evaluation:
         return str(self.asked.columns.get("text", "text"))
 
     def _has_read(self) -> list[Path]:
-        """Return the corpus of the language model that a run is, or began with."""
-        run = self.run
-        while run.recipe.task is not None and run.recipe.start is not None:
-            run = Run.find(run.recipe.start)
-        corpus = run.recipe.data.corpus
-        if run.recipe.task is not None or corpus is None or not corpus.is_dir():
+        """Return the corpora of the language models that a run is, or began with."""
+        runs = [self.run]
+        while (start := runs[-1].recipe.start) is not None:
+            runs.append(Run.find(start))
+        corpora = [run.recipe.data.corpus for run in runs if run.recipe.task is None]
+        found = [corpus for corpus in corpora if corpus is not None and corpus.is_dir()]
+        if not found or len(found) < len(corpora):
             raise InputError("what the model has read is not here: add --corpus SOURCE")
-        return [corpus]
+        return found
 
     def _cost(self) -> dict[str, Any]:
         from wafergpt.suites.cost import cost, cost_of_text

@@ -51,5 +51,8 @@ def spelled(texts: Sequence[str], tokenizer: Tokenizer) -> list[str]:
         InputError: if the run's words are missing.
     """
     if tokenizer.spelling is None:
-        raise InputError(f"the run's {SPELLING}, the words that it reads texts with, is missing")
+        raise InputError(
+            f"the run's {SPELLING}, the words that it reads texts with, is missing: copy it from "
+            "where the run was trained"
+        )
     return [*map(tokenizer.spelling, texts)]

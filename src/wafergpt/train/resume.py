@@ -52,6 +52,11 @@ def may_change(run: Run, overrides: Sequence[str]) -> Recipe:
             )
     changes = load_recipe(None, overrides).model_dump(exclude_unset=True)
     changed = recipe_from(merged(recipe.model_dump(), changes))
+    if changed.evaluate.metric != recipe.evaluate.metric:
+        raise InputError(
+            f"evaluate.metric={changed.evaluate.metric} cannot change on resume: the best "
+            f"checkpoint so far is chosen by {recipe.evaluate.metric}"
+        )
     if recipe.train.steps is None or changed.train.steps is None:
         raise InputError("a run has its horizon in steps: it cannot be resumed without train.steps")
     if changed.train.steps != recipe.train.steps:
