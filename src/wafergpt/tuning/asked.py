@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -219,3 +220,14 @@ class Asked:
         self.limit()
         if self.sampler == "grid":
             combinations(self.tuned)
+
+    @property
+    def takes_all(self) -> bool:
+        """Whether every combination of the lists is tried once: if asked for, or if there are few.
+
+        A sampler would try some of them again.
+        """
+        if self.sampler == "grid" or self.trials is None:
+            return self.sampler == "grid"
+        lists = [space.choices for space in self.tuned.values()]
+        return math.prod(map(len, lists)) in range(1, self.trials + 1)

@@ -55,7 +55,7 @@ class TrialMaker:
             asked.tuned,
             asked.default_parameters(),
             ["minimize" if way == "min" else "maximize" for way in asked.directions],
-            sampler=asked.sampler,
+            sampler="grid" if asked.takes_all else asked.sampler,
             pruner="none" if asked.also else asked.pruner,
             seed=asked.plain.seed,
             storage=asked.storage,

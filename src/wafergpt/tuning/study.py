@@ -41,9 +41,9 @@ REDUCTION = 3
 RANDOM_TRIALS = 4
 """Trials before a sampler uses what others found."""
 
-RUN, AGAIN, DEFAULT, PLACE = "run", "again", "default", "place"
+RUN, AGAIN, DEFAULT = "run", "again", "default"
 """Attributes of a trial: its run's name; the number of the trial that it takes up; whether it is
-the recipe as it stands; its place in a grid."""
+the recipe as it stands."""
 
 SECONDS, WHY, SCORES = "seconds", "why", "scores"
 """Attributes of a settled trial: its cost in seconds; why it has no value; its other numbers."""
@@ -157,13 +157,14 @@ class Study:
         with locked(folder / STUDY_LOCK):
             self._study = opened(folder, name, storage, directions)
             self._study.pruner = _pruner(pruner)
-            known = [trial.user_attrs for trial in self._study.get_trials(deepcopy=False)]
-            if not any(DEFAULT in one for one in known):
+            known = self._study.get_trials(deepcopy=False)
+            tried = [one.params or one.system_attrs.get("fixed_params") for one in known]
+            if not any(DEFAULT in one.user_attrs for one in known):
                 self._study.enqueue_trial({**default}, user_attrs={DEFAULT: True})
             grid = combinations(spaces) if sampler == "grid" else []
-            for place, params in enumerate(grid):
-                if params != default and not any(one.get(PLACE) == place for one in known):
-                    self._study.enqueue_trial(params, user_attrs={PLACE: place})
+            for params in grid:
+                if params != default and params not in tried:
+                    self._study.enqueue_trial(params)
 
     @contextmanager
     def taken(self, limit: int | None = None) -> Iterator[Trial | None]:
