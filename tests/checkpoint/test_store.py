@@ -117,6 +117,24 @@ def test_without_a_good_checkpoint_a_resume_fails_and_never_starts_afresh(run: R
     assert loaded.weights_sha256() == before
 
 
+def test_a_checkpoint_that_was_being_replaced_is_found(run: Run) -> None:
+    running = state()
+    for _ in range(2):
+        advance(running)
+        running.save(run, keep=3)
+    hidden = run.checkpoints / ".step-00000002.99-aa.tmp"
+    (run.checkpoints / "step-00000002").rename(hidden)
+    begun = run.checkpoints / ".step-00000003.99-bb.tmp"
+    begun.mkdir()
+    (begun / "model.safetensors").write_text("not yet")
+    loaded = state()
+    loaded.resume(run)
+    assert loaded.weights_sha256() == running.weights_sha256()
+    assert sorted(one.name for one in run.checkpoints.glob("*step-*")) == [
+        "step-00000001", "step-00000002",
+    ]  # fmt: skip
+
+
 def test_the_newest_and_the_best_stay(run: Run) -> None:
     running = state()
     for step in range(1, 8):

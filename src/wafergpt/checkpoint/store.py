@@ -6,13 +6,13 @@ import json
 import re
 import shutil
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from wafergpt import atomic_files, files
 from wafergpt.checkpoint.adapters import Merged
@@ -29,13 +29,13 @@ from wafergpt.checkpoint.format import (
     write_whole,
 )
 from wafergpt.config import Recipe
-from wafergpt.distributed.sharding import Part, fill
+from wafergpt.distributed.sharding import Part
 from wafergpt.errors import InputError, RunFailed
-from wafergpt.model.empty import N, empty
 from wafergpt.progress import say, working
 from wafergpt.runs.run import SHIPPED, Run
 
 STATE = "state.json"
+MANIFEST = "manifest.json"
 
 STEP = re.compile(r"step-\d{8,20}")
 
@@ -171,7 +171,7 @@ def _write(
             manifest = join_parts(temporary, shared.size, shared.timeout, shared.given_up)
         (temporary / STATE).write_text(json.dumps(scalars), encoding="utf-8")
         manifest[STATE] = entry(temporary / STATE)
-        (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     atomic_files.write_text(run.checkpoints / "latest", folder.name + "\n")
     return folder
 
@@ -217,7 +217,7 @@ def verify(folder: Path) -> None:
         InputError: if one may not be read.
     """
     try:
-        manifest = files.read_json(folder / "manifest.json")
+        manifest = files.read_json(folder / MANIFEST)
         entries = {name: manifest[name] for name in sorted({STATE, *file_names(folder)})}
     except UnreadableTensorsError as error:
         raise DamagedCheckpointError(str(error)) from None
@@ -288,7 +288,12 @@ def resume(run: Run, take: Callable[[StoredState], None]) -> Path:
         RunFailed: if there is none: a run never restarts from zero silently.
     """
     for unfinished in run.checkpoints.glob(".step-*.tmp"):
-        shutil.rmtree(unfinished)
+        folder = run.checkpoints / unfinished.name.split(".")[1]
+        if (unfinished / MANIFEST).is_file() and not folder.exists():
+            # Whole, for its manifest comes last: killed before it got its name, or replaced.
+            unfinished.rename(folder)
+        else:
+            shutil.rmtree(unfinished)
     damaged: list[Path] = []
     for folder in reversed(every(run)):
         try:
@@ -362,40 +367,3 @@ def _bases(named: Path) -> Iterator[Run]:
             run = Run.find(path)
             yield run
             yield from (Run(run.path, folder) for folder in every(run))
-
-
-def restored(build: Callable[[], N], stored: Stored) -> N:
-    """Build a network and load its weights.
-
-    Raises:
-        DamagedCheckpointError: if they do not fit the network.
-    """
-    require_fit(empty(build), stored)
-    # Built again, for moving it from meta would import half of torch's compiler.
-    network = empty(build, "cpu")
-    with working("loading the weights"):
-        fill(network, stored.by_rows.items())
-    return network
-
-
-def require_fit(network: nn.Module, stored: Stored, new: Collection[str] = ()) -> None:
-    """Compare the names and shapes of stored weights with those of a network.
-
-    Args:
-        network: to load the weights into.
-        stored: the weights.
-        new: names in ``network`` that are not among them.
-
-    Raises:
-        DamagedCheckpointError: naming the first that differs.
-    """
-    tensors = network.state_dict().items()
-    own = {name: tuple(tensor.shape) for name, tensor in tensors if name not in new}
-    there = {name: tensor.shape for name, tensor in stored.by_rows.items()}
-    for name in sorted(own.keys() | there.keys()):
-        if own.get(name) != there.get(name):
-            found = there.get(name, "not there")
-            raise DamagedCheckpointError(
-                f"{stored.folder} does not fit its run's recipe: {files.short(name)} is {found}, "
-                f"not {own.get(name, 'there')}"
-            )

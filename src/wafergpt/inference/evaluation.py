@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from wafergpt.checkpoint import store
+from wafergpt.checkpoint.restored import restored
 from wafergpt.engines.outputs import evaluate
 from wafergpt.inference.devices import on_device
 from wafergpt.runs.run import Run
@@ -28,6 +29,6 @@ def validation_loss(run: Run) -> float:
     recipe, splits = task.prepare(task.tokenizer(None))
     task = task_of(recipe)
     device = torch.device(recipe.system.host)
-    network = store.restored(task.network, store.weights(run)).to(device)
+    network = restored(task.network, store.weights(run)).to(device)
     outputs = evaluate(task, network, splits.held_out, on_device(recipe, device.type), device)
     return float(task.compute_metrics(outputs, splits.held_out.references)["loss"])

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from wafergpt.checkpoint import store
+from wafergpt.checkpoint.restored import restored
 from wafergpt.config import Recipe
 from wafergpt.data.labelled_rows import described
 from wafergpt.data.tokenizer import Tokenizer
@@ -61,7 +62,7 @@ class Predictor:
             raise InputError(f"{run.path} is a language model: wafergpt finetune gives it a task")
         place = torch.device(inference_device(recipe, device))
         task = task_of(on_device(recipe, place.type))
-        network = store.restored(task.network, store.weights(run)).to(place)
+        network = restored(task.network, store.weights(run)).to(place)
         tokenizer = Tokenizer.load(run.tokenizer)
         tokenizer = tokenizer.require_at_most(recipe.model.vocab_size, run.path)
         return cls(run, task, network, tokenizer, place)

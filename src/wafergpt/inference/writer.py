@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from wafergpt.checkpoint import store
+from wafergpt.checkpoint.restored import restored
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.decoding.generator import Sampling, TextStream
 from wafergpt.errors import InputError, require_one_of
@@ -51,7 +52,7 @@ class Writer:
         place = inference_device(recipe, device)
         if weights == "int8" and place != "cpu":
             raise InputError("int8 weights are for CPUs: bf16, or another device")
-        gpt = store.restored(partial(GPT, recipe.model), store.weights(run)).to(place)
+        gpt = restored(partial(GPT, recipe.model), store.weights(run)).to(place)
         tokenizer = Tokenizer.load(run.tokenizer)
         gpt = with_weights(gpt.eval(), weights)
         return cls(gpt, tokenizer.require_at_most(recipe.model.vocab_size, run.path))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from wafergpt.checkpoint import store
+from wafergpt.checkpoint.restored import restored
 from wafergpt.config import Model, Recipe
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
@@ -72,10 +73,10 @@ class Source:
         tokenizer = Tokenizer.load(run.tokenizer) if run.tokenizer.is_file() else None
         build = partial(GPT, recipe.model)
         if recipe.task is None:
-            gpt = store.restored(build, weights)
+            gpt = restored(build, weights)
             model, body = fold(recipe.model, weights)
             return cls(run, recipe, language_model(gpt), model, body, None, tokenizer)
-        classifier = store.restored(task_of(recipe).network, weights)
+        classifier = restored(task_of(recipe).network, weights)
         assert isinstance(classifier, Classifier)
         score = weights["head.weight"]
         body = {name.removeprefix("gpt."): tensor for name, tensor in weights.items()}

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from wafergpt import atomic_files
 from wafergpt.checkpoint import store
+from wafergpt.checkpoint.restored import restored
 from wafergpt.data.batches import Batch, parts
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.data.tokenizer_files import DEFINITION, save_spelling
@@ -92,7 +93,7 @@ class _Opened:
         if not run.tokenizer.is_file():
             raise InputError(f"{run.path} has no tokenizer, which the folder would contain")
         tokenizer = Tokenizer.load(run.tokenizer)
-        network = store.restored(task.network, store.weights(run)).eval()
+        network = restored(task.network, store.weights(run)).eval()
         try:
             with working("reading the validation data"):
                 validation = task.validation(tokenizer)

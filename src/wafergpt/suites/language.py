@@ -245,13 +245,14 @@ def _loaded(run: Run, device: str) -> tuple[GPT, Recipe, torch.device]:
     import torch
 
     from wafergpt.checkpoint import store
+    from wafergpt.checkpoint.restored import restored
     from wafergpt.inference.devices import inference_device, on_device
     from wafergpt.model.gpt import GPT
     from wafergpt.tasks.base import task_of
 
     place = torch.device(inference_device(run.recipe, device))
     recipe = on_device(run.recipe, place.type)
-    network = store.restored(task_of(recipe).network, store.weights(run)).to(place).eval()
+    network = restored(task_of(recipe).network, store.weights(run)).to(place).eval()
     assert isinstance(network, GPT)
     return network, recipe, place
 

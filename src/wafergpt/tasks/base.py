@@ -179,7 +179,7 @@ class Task(Predicting, ABC):
             DamagedCheckpointError: if ``start`` is of another shape.
         """
 
-        from wafergpt.checkpoint.store import require_fit
+        from wafergpt.checkpoint.restored import require_fit
 
         gpt = gpt_of(network)
         prefix = "" if gpt is network else "gpt."
@@ -217,7 +217,7 @@ class Task(Predicting, ABC):
         Raises:
             DamagedCheckpointError: if they are of another shape.
         """
-        from wafergpt.checkpoint.store import require_fit
+        from wafergpt.checkpoint.restored import require_fit
 
         new = gpt_of(network).added_to(start.below("gpt."))
         require_fit(network, start, [f"gpt.{name}" for name in new])

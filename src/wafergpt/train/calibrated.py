@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wafergpt.checkpoint import store
+from wafergpt.checkpoint.restored import restored
 from wafergpt.config import Recipe
 from wafergpt.config.sparsity import BLOCKS
 from wafergpt.data.batches import Batch
@@ -90,7 +91,7 @@ class Calibrated:
         recipe, splits = task.prepare(tokenizer)
         # It has read the rows.
         task.recipe = recipe
-        network = store.restored(task.network, store.weights(run)).to(device).eval()
+        network = restored(task.network, store.weights(run)).to(device).eval()
         return cls(recipe, task, splits, tokenizer, network, torch.device(device))
 
     def with_weights(self, run: Run) -> Calibrated:
@@ -106,7 +107,7 @@ class Calibrated:
             found.tokenizer = Tokenizer.load(run.tokenizer)
             found.splits = self.encoded(found.tokenizer)
         weights = store.weights(run)
-        found.network = store.restored(found.task.network, weights).to(self.device).eval()
+        found.network = restored(found.task.network, weights).to(self.device).eval()
         return found
 
     def encoded(self, tokenizer: Tokenizer) -> Splits:

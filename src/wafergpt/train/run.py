@@ -13,6 +13,7 @@ from torch import nn
 
 from wafergpt import atomic_files
 from wafergpt.checkpoint import store
+from wafergpt.checkpoint.restored import restored
 from wafergpt.config import Recipe
 from wafergpt.data.table_writing import header_line, row_line
 from wafergpt.data.tokenizer import Tokenizer
@@ -208,7 +209,7 @@ def write_test_metrics(run: Run) -> EvaluationSet:
 
 def _restored(task: Task, run: Run) -> tuple[nn.Module, torch.device]:
     device = torch.device(inference_device(task.recipe))
-    return store.restored(task.network, store.weights(run)).to(device), device
+    return restored(task.network, store.weights(run)).to(device), device
 
 
 def _outputs(

@@ -6,6 +6,7 @@ import torch
 
 from wafergpt.checkpoint import store
 from wafergpt.checkpoint.format import weights_sha256
+from wafergpt.checkpoint.restored import restored
 from wafergpt.config import Recipe
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
@@ -49,7 +50,7 @@ def teacher_of(task: Task, tokenizer: Tokenizer) -> tuple[Recipe, Teacher | None
         task.require_teacher(theirs)
     except InputError as error:
         raise InputError(f"{named} {error}") from None
-    network = store.restored(theirs.network, store.weights(run)).requires_grad_(False).eval()
+    network = restored(theirs.network, store.weights(run)).requires_grad_(False).eval()
     digest = weights_sha256(network.state_dict())
     if train.teacher_sha256 not in (None, digest):
         raise InputError(f"{named} has other weights than when this run started with it")
