@@ -136,6 +136,13 @@ def test_unknown_recipes_get_the_nearest_name() -> None:
         load_recipe("x.yaml")
 
 
+def test_a_key_of_another_task_says_of_which() -> None:
+    with pytest.raises(
+        InputError, match=r"'task\.spelling' is a key of other tasks: task\.name=clas"
+    ):
+        load_recipe(None, ["task.name=tag", "task.train=x", "task.spelling=true"])
+
+
 def test_yaml_reads_on_as_a_boolean_and_means_on() -> None:
     assert load_recipe(None, ["system.compile=on"]).system.compile == "on"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from pydantic import ValidationError
 
@@ -10,13 +11,19 @@ from wafergpt.errors import nearest
 from wafergpt.files import SHOWN, short
 
 
-def one_line(error: ValidationError, keys: Mapping[str, list[str]], above: str = "") -> str:
+def one_line(
+    error: ValidationError,
+    keys: Mapping[str, list[str]],
+    above: str = "",
+    tasks: Mapping[str, list[str]] = MappingProxyType({}),
+) -> str:
     """Return the first error of a recipe in one line.
 
     Args:
         error: of the recipe's types.
         keys: by section; "" is the recipe's own.
         above: prefix of the places in the error, such as ``task.``.
+        tasks: that have a key of the section ``task``, by its full name.
     """
     first = error.errors()[0]
     place = (above + ".".join(map(_shown, first["loc"]))).rstrip(".")
@@ -24,6 +31,8 @@ def one_line(error: ValidationError, keys: Mapping[str, list[str]], above: str =
         section, dot, key = _shown(first["loc"][-1]).rpartition(".")
         if dot and key in keys.get(section, ()):
             return f"the key '{place}' is of a section: write '{section}:', and '{key}:' under it"
+        if place in tasks:
+            return f"'{place}' is a key of other tasks: task.name={' or '.join(tasks[place])}"
         return f"unknown key '{place}'{_nearest_key(place, keys)}"
     message = first["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
