@@ -298,6 +298,15 @@ def test_texts_of_no_class_are_read_as_the_runs_own(home: Path) -> None:
     assert found == again["outside"]
 
 
+def test_where_everything_is_left_out_nothing_was_evaluated(
+    home: Path, clf: Predictor, capsys: pytest.CaptureFixture[str]
+) -> None:
+    empty = Run.create(clf.run.recipe.replace(name="empty"), home)
+    with pytest.raises(InputError, match="nothing of .*empty can be evaluated"):
+        evaluate(empty, root=home)
+    assert "rows is left out: " in capsys.readouterr().err
+
+
 def test_all_that_a_model_has_read_is_searched(home: Path) -> None:
     shape = ["model.n_layers=1", "model.d_model=16", "model.n_heads=2", "model.seq_len=16"]
     asked = [*shape, "train.steps=1", "train.batch_size=2"]

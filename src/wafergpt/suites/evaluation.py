@@ -98,7 +98,7 @@ def evaluated(run: Run, asked: Asked) -> dict[str, Any]:
 
     Raises:
         InputError: if a suite is unknown, does not fit the run, or lacks what it needs. Without
-            named suites, those are left out, and said.
+            named suites, those are left out, and said, unless it is all of them.
     """
     evaluation = Evaluation(run, asked)
     evaluation.require_known()
@@ -114,6 +114,8 @@ def evaluated(run: Run, asked: Asked) -> dict[str, Any]:
         found[name] = files.finite(result)
         if keeps(run):
             run.write(KEPT, {**kept_of(run), name: found[name], WEIGHTS: _weights_of(run)})
+    if not found:
+        raise InputError(f"nothing of {run.path} can be evaluated: see the reasons above")
     return found
 
 
