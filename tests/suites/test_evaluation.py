@@ -302,7 +302,7 @@ def test_where_everything_is_left_out_nothing_was_evaluated(
     home: Path, clf: Predictor, capsys: pytest.CaptureFixture[str]
 ) -> None:
     empty = Run.create(clf.run.recipe.replace(name="empty"), home)
-    with pytest.raises(InputError, match="nothing of .*empty can be evaluated"):
+    with pytest.raises(InputError, match=r"nothing of .*empty can be evaluated"):
         evaluate(empty, root=home)
     assert "rows is left out: " in capsys.readouterr().err
 
