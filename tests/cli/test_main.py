@@ -197,13 +197,13 @@ def test_too_small_a_corpus(folder: Path) -> None:
 def test_an_interrupt_that_a_library_made_an_error_of_is_one(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def export(arguments: object) -> int:
+    def export(arguments: object, **_: object) -> int:
         try:
             raise KeyboardInterrupt
         except KeyboardInterrupt as stop:
             raise RuntimeError("not exported") from stop
 
-    monkeypatch.setattr("wafergpt.cli._run", export)
+    monkeypatch.setattr("wafergpt.cli.cli.main", export)
     monkeypatch.setattr(sys, "argv", ["wafergpt", "runs"])
     with pytest.raises(SystemExit) as ended:
         main()

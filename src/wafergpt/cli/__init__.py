@@ -44,7 +44,7 @@ VERBS = {
     "runs": "List the runs of a folder.",
     "report": "Write a run's page: curves, samples, confusion matrix.",
     "doctor": "Show what is installed, what works, and what is missing.",
-    "demo": "Run the whole pipeline on film reviews in five minutes.",
+    "demo": "Run the whole pipeline on film reviews in five to seven minutes.",
 }
 
 
@@ -167,9 +167,7 @@ def main() -> None:
         except Exception as error:
             if debug:
                 raise
-            code = 130 if _is_interrupt(error) else explain(error)
-            if code == 130:
-                print("interrupted", file=sys.stderr)
+            code = explain(error)
         if place()[1] > 1:
             # gloo's threads may still hold tensors and abort the interpreter's shutdown
             # (pytorch/pytorch#179291); everything is written by now.
@@ -186,9 +184,6 @@ def _run(arguments: list[str]) -> int:
         # Without standalone mode click returns an Exit's code, or the verb's return value.
         code = cli.main(arguments, prog_name="wafergpt", standalone_mode=False)
         sys.stdout.flush()
-    except (KeyboardInterrupt, click.Abort):
-        print("interrupted", file=sys.stderr)
-        return 130
     except Interrupted as stop:
         print(stop, file=sys.stderr)
         # torchrun would restart a process that was asked to stop.
@@ -196,13 +191,18 @@ def _run(arguments: list[str]) -> int:
     except BrokenPipeError:
         # The reader of stdout has closed it.
         return 1
+    except (KeyboardInterrupt, Exception) as error:
+        if not _is_interrupt(error):
+            raise
+        print("interrupted", file=sys.stderr)
+        return 130
     return code if isinstance(code, int) else 0
 
 
 def _is_interrupt(error: BaseException | None) -> bool:
-    """Return whether an error is what a library made of a Ctrl-C."""
-    while error is not None and not isinstance(error, KeyboardInterrupt):
-        error = error.__cause__ or error.__context__
+    """Return whether an error is a Ctrl-C, or what a library made of one."""
+    while error is not None and not isinstance(error, KeyboardInterrupt | click.Abort):
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return error is not None
 
 

@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
 
 from pydantic import ValidationError
 
+from wafergpt.config.registry import TASKS, imported
 from wafergpt.errors import nearest
 from wafergpt.files import SHOWN, short
 
 
-def one_line(
-    error: ValidationError,
-    keys: Mapping[str, list[str]],
-    above: str = "",
-    tasks: Mapping[str, list[str]] = MappingProxyType({}),
-) -> str:
+def one_line(error: ValidationError, keys: Mapping[str, list[str]], above: str = "") -> str:
     """Return the first error of a recipe in one line.
 
     Args:
         error: of the recipe's types.
         keys: by section; "" is the recipe's own.
         above: prefix of the places in the error, such as ``task.``.
-        tasks: that have a key of the section ``task``, by its full name.
     """
     first = error.errors()[0]
     place = (above + ".".join(map(_shown, first["loc"]))).rstrip(".")
@@ -31,8 +25,8 @@ def one_line(
         section, dot, key = _shown(first["loc"][-1]).rpartition(".")
         if dot and key in keys.get(section, ()):
             return f"the key '{place}' is of a section: write '{section}:', and '{key}:' under it"
-        if place in tasks:
-            return f"'{place}' is a key of other tasks: task.name={' or '.join(tasks[place])}"
+        if tasks := _tasks_with(place):
+            return f"'{place}' is a key of other tasks: task.name={' or '.join(tasks)}"
         return f"unknown key '{place}'{_nearest_key(place, keys)}"
     message = first["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
@@ -49,6 +43,14 @@ def _shown(part: int | str) -> str:
     """Return a part of a place; of a key with line breaks, in one line."""
     text = str(part)[:SHOWN]
     return text if text.isprintable() else repr(text)[1:-1]
+
+
+def _tasks_with(place: str) -> list[str]:
+    """Return the tasks that have a key of the section ``task``."""
+    section, _, key = place.rpartition(".")
+    if section != "task":
+        return []
+    return [name for name, where in TASKS.items() if key in imported(where).Settings.model_fields]
 
 
 def _nearest_key(place: str, keys: Mapping[str, list[str]]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -341,16 +340,7 @@ def recipe_from(values: Mapping[str, Any], source: str | None = None) -> Recipe:
     except ValidationError as error:
         where = f"{source}: " if source else ""
         keys = _keys_by_section(settings_of(task if isinstance(task, Mapping) else {}))
-        raise InputError(where + one_line(error, keys, above, _tasks_by_key())) from None
-
-
-def _tasks_by_key() -> dict[str, list[str]]:
-    """Return the tasks that each key of the section ``task`` is of."""
-    found = defaultdict(list)
-    for name, where in TASKS.items():
-        for key in imported(where).Settings.model_fields:
-            found[f"task.{key}"].append(name)
-    return found
+        raise InputError(where + one_line(error, keys, above)) from None
 
 
 def _keys_by_section(task: type[TaskSettings]) -> dict[str, list[str]]:

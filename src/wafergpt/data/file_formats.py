@@ -163,10 +163,9 @@ def _table_rows(
             if blank_lines:
                 yield from ((number, dict.fromkeys(names, "")) for number in blank)
             blank.clear()
-            values = {**dict(zip(names, row.values, strict=True)), **twice}
-            if "" in twice and not any(
-                value for name, value in zip(names, row.values, strict=True) if not name
-            ):
+            pairs = [*zip(names, row.values, strict=True)]
+            values = {**dict(pairs), **twice}
+            if "" in twice and not any(value for name, value in pairs if not name):
                 # Empty columns at the end of a spreadsheet.
                 values[""] = ""
             yield row.first, values

@@ -54,10 +54,9 @@ def _matching(pattern: str, root: Path) -> list[Run]:
         raise InputError(f"'{pattern}': a pattern is of names in {root}/; --runs names the folder")
     fits = [p for p in sorted(root.glob(pattern)) if not p.name.startswith(".")]
     runs = [Run(path) for path in fits if files.is_file(path / "recipe.yaml")]
-    for run in runs:
-        if run.path.is_symlink():
-            say(f"{run.path} is a link, and stays")
-    runs = [run for run in runs if not run.path.is_symlink()]
+    for link in [run for run in runs if run.path.is_symlink()]:
+        say(f"{link.path} is a link, and stays")
+        runs.remove(link)
     if not runs:
         raise InputError(f"no run in {root}/ fits '{pattern}'")
     return runs

@@ -49,7 +49,7 @@ def cost(predictor: Predictor, against: Sequence[Run] = ()) -> dict[str, Any]:
     Returns:
         ``models``, by name: ``value`` of the ``metric`` on the same rows, ``seconds_one``, the
         median of a single text, ``texts_per_second`` of many, ``memory_bytes``, the peak of the
-        process or of the GPU, ``weights_bytes`` in memory, ``parameters``, and
+        process or of the GPU, for the others with the run itself in it, ``weights_bytes`` in memory, ``parameters``, and
         ``joules_per_text`` with its ``energy_source``.
 
     Raises:
@@ -57,19 +57,15 @@ def cost(predictor: Predictor, against: Sequence[Run] = ()) -> dict[str, Any]:
     """
     where, rows = own.own_rows(predictor)
     others = {run.name: run for run in against}
-
-    def load(run: Run) -> Predictor:
-        one = Predictor.load(run, predictor.device.type)
-        own.require_same_answers(predictor, one)
-        return one
-
     for run in others.values():
-        load(run)
+        own.require_same_answers(predictor.run, run)
     found = {}
     some = own.some(rows, TOGETHER, 0)
     for name in (predictor.run.name, *others):
-        # One at a time, for the memory that each takes.
-        one = load(others[name]) if name in others else predictor
+        # One at a time beside the run itself, for the memory that each takes.
+        one = predictor
+        if name in others:
+            one = Predictor.load(others[name], predictor.device.type)
         judged = (
             own.judge_own(one, where, rows) if one is predictor
             else own.judge(one, rows, f"evaluating {name}")
@@ -173,20 +169,26 @@ class _Energy:
         self.source = f"assumed: {WATTS_PER_CORE:g} W for each busy core"
         if device.type == "cuda":
             self.source = "the GPU's power as its driver reports it"
+            if math.isnan(_gpu_watts(device)):
+                self.source = "unknown: the GPU's driver does not report its power"
         elif self._before is not None:
             self.source = "the processor's counter (RAPL), all that runs on it included"
 
     def joules(self, seconds: float) -> float:
         """Return the energy of the last seconds; NaN if nothing is known of the device."""
         if self._device.type == "cuda":
-            # The mean of what has just been; needs NVIDIA's library of its driver.
-            with suppress(ModuleNotFoundError, RuntimeError):
-                return torch.cuda.power_draw(self._device) / 1000 * seconds
-            return math.nan
+            return _gpu_watts(self._device) * seconds
         after = _counted()
         if self._before is not None and after is not None:
             return max(0.0, after - self._before)
         return self._watts * seconds
+
+
+def _gpu_watts(device: torch.device) -> float:
+    """Return the mean power of a GPU just before; NaN without NVIDIA's library of its driver."""
+    with suppress(ModuleNotFoundError, RuntimeError):
+        return torch.cuda.power_draw(device) / 1000
+    return math.nan
 
 
 def _counted() -> float | None:

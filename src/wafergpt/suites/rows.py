@@ -337,7 +337,7 @@ def _beside(
     ours: Judged, predictor: Predictor, other: Predictor, rows: Any, metric: str
 ) -> dict[str, Any]:
     """Return another run's metric on the same rows, and how far ours is above it."""
-    require_same_answers(predictor, other)
+    require_same_answers(predictor.run, other.run)
     theirs = judge(other, rows, f"evaluating {other.run.name}")
     found: dict[str, Any] = {"value": theirs.metrics.get(metric)}
     if ours.sampled is not None and theirs.sampled is not None:
@@ -345,19 +345,19 @@ def _beside(
     return found
 
 
-def require_same_answers(predictor: Predictor, other: Predictor) -> None:
+def require_same_answers(run: Run, other: Run) -> None:
     """Require that another run has the same task and labels.
 
     Raises:
         InputError: if it has not.
     """
-    one, two = predictor.recipe.task, other.recipe.task
+    one, two = run.recipe.task, other.recipe.task
     if one is None or two is None or one.name != two.name:
-        raise InputError(f"{other.run.path} has another task: nothing can be compared")
+        raise InputError(f"{other.path} has another task: nothing can be compared")
     ours, theirs = (sorted(getattr(settings, "labels", ())) for settings in (one, two))
     if ours != theirs:
         raise InputError(
-            f"{other.run.path} has the labels {short(', '.join(theirs))}, "
+            f"{other.path} has the labels {short(', '.join(theirs))}, "
             f"not {short(', '.join(ours))}: nothing can be compared"
         )
 

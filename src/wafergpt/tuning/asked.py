@@ -227,7 +227,6 @@ class Asked:
 
         A sampler would try some of them again.
         """
-        if self.sampler == "grid" or self.trials is None:
-            return self.sampler == "grid"
-        lists = [space.choices for space in self.tuned.values()]
-        return math.prod(map(len, lists)) in range(1, self.trials + 1)
+        # A range has no choices.
+        count = math.prod(len(space.choices) for space in self.tuned.values())
+        return self.sampler == "grid" or 0 < count <= (self.trials or 0)

@@ -14,12 +14,13 @@ from typing import Any
 from wafergpt.config import Recipe
 from wafergpt.devices.limits import cores
 from wafergpt.errors import Diverged, InputError, RunFailed
+from wafergpt.locks import locked
 from wafergpt.progress import Bar, each_kind_once, only_warnings, progress, say
 from wafergpt.runs.run import Run
 from wafergpt.tuning.asked import Asked
 from wafergpt.tuning.gpus import require_gpus
 from wafergpt.tuning.spending import Spending
-from wafergpt.tuning.study import Outcome, Study, Trial
+from wafergpt.tuning.study import STUDY_LOCK, Outcome, Study, Trial
 from wafergpt.tuning.table import TrialTable
 from wafergpt.tuning.trials import StoppedEarlyError, costs, forget_weights, trained
 
@@ -135,9 +136,11 @@ class TrialMaker:
         kept = {best.run} if best is not None else set()
         if self.asked.also:
             kept |= set(self.study.not_beaten())
-        for outcome in outcomes:
-            if not outcome.is_default and outcome.run not in kept:
-                forget_weights(Run(self.folder / outcome.run))
+        # Several workers come to this at once.
+        with locked(self.folder / STUDY_LOCK):
+            for outcome in outcomes:
+                if not outcome.is_default and outcome.run not in kept:
+                    forget_weights(Run(self.folder / outcome.run))
 
     def _made(self, trial: Trial) -> InputError | RunFailed | None:
         """Train a trial and settle it; return why it cannot be trained, if it cannot."""
