@@ -49,8 +49,8 @@ def cost(predictor: Predictor, against: Sequence[Run] = ()) -> dict[str, Any]:
     Returns:
         ``models``, by name: ``value`` of the ``metric`` on the same rows, ``seconds_one``, the
         median of a single text, ``texts_per_second`` of many, ``memory_bytes``, the peak of the
-        process or of the GPU, for the others with the run itself in it, ``weights_bytes`` in memory, ``parameters``, and
-        ``joules_per_text`` with its ``energy_source``.
+        process or of the GPU (the run itself is always in it), ``weights_bytes`` in memory,
+        ``parameters``, and ``joules_per_text`` with its ``energy_source``.
 
     Raises:
         InputError: if the run's rows are gone, or a run has another task.
