@@ -53,7 +53,10 @@ WAYS: Mapping[str, tuple[str, ...]] = {
     "spelling": ("task.spelling=true",),
     "all three": (AUGMENT, "task.adversarial=0.03", "task.spelling=true"),
     "all three, sentences": (
-        AUGMENT, "task.adversarial=0.03", "task.spelling=true", "task.excerpts=1",
+        AUGMENT,
+        "task.adversarial=0.03",
+        "task.spelling=true",
+        "task.excerpts=1",
     ),
 }
 

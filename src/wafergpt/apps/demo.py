@@ -29,7 +29,11 @@ from wafergpt.runs.run import RUNS, Run
 
 TEST_SHARE, VALIDATION_SHARE = 0.12, 0.08
 VOCABULARY = 16384
+SECONDS = 300.0
+"""That all should take, on two cores."""
 BILSTM_SECONDS = 60.0
+LEAST_SECONDS = 60.0
+"""Of fine-tuning, on slow machines too."""
 EXAMPLES = (
     "A quiet, moving film. I did not want it to end.",
     "Two hours of my life that nobody will give back to me.",
@@ -76,12 +80,9 @@ def demo(
         _write_rows(home / f"{name}.jsonl", part)
     corpus = prepare(home / "train.jsonl", home / "corpus", vocab_size=VOCABULARY, lowercase=True)
     pretrained = pretrain(load_recipe("demo").replace(data={"corpus": corpus.path}), root=root)
-    classifier = finetune(
-        pretrained,
-        "demo-classify",
-        [f"task.{name}={home / f'{name}.jsonl'}" for name in ("train", "validation", "test")],
-        root=root,
-    )
+    asked = [f"task.{name}={home / f'{name}.jsonl'}" for name in ("train", "validation", "test")]
+    asked.append(f"train.seconds={_left_for_finetuning(start, pretrained):.0f}")
+    classifier = finetune(pretrained, "demo-classify", asked, root=root)
     result: dict[str, Any] = {}
     try:
         compare(classifier, BILSTM_SECONDS)
@@ -101,6 +102,19 @@ def demo(
     seconds = time.perf_counter() - start
     say(f"done in {duration(seconds)}")
     return {"run": str(run.path), "seconds": seconds, **result, "report": str(report)}
+
+
+def _left_for_finetuning(start: float, pretrained: Run) -> float:
+    """Return the seconds for updates that let all end in ``SECONDS``, within limits.
+
+    What comes beside them, the BiLSTM apart, took twice what came beside those of pretraining, and
+    updates take an eighth longer than they are expected to.
+    """
+    elapsed = time.perf_counter() - start
+    beside: float = elapsed - pretrained.read("result")["seconds"]
+    left = SECONDS - BILSTM_SECONDS - elapsed - 2 * beside
+    most = load_recipe("demo-classify").train.seconds
+    return min(most or left, max(LEAST_SECONDS, left / 1.125))
 
 
 def _split(data: Path | None, text: str, label: str) -> tuple[Table, Table, Table]:

@@ -27,6 +27,7 @@ from torch import Tensor
 from wafergpt import atomic_files, files
 from wafergpt.distributed.sharding import Part, Rows
 from wafergpt.errors import RunFailed
+from wafergpt.model.quantized import rounded_rows
 
 WEIGHTS, MOMENTS = "model", "optimizer"
 """The kinds of tensors; their files' names start with them."""
@@ -339,9 +340,7 @@ def as_int8(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if values.ndim != 2:
             rounded[name] = values
             continue
-        scale = values.abs().amax(1, keepdim=True).clamp(min=1e-12) / 127
-        rounded[name] = (values / scale).round().to(torch.int8)
-        rounded[name + SCALE] = scale
+        rounded[name], rounded[name + SCALE] = rounded_rows(values)
     return rounded
 
 

@@ -9,12 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wafergpt.evaluation.intervals import LEVEL, RESAMPLES, Bootstrap, wilson
+from wafergpt.evaluation.metrics import LEAST
 
 BINS = 15
 """Of the calibration errors, as in Guo et al. (arXiv:1706.04599)."""
-
-LEAST = 1e-12
-"""A lower probability counts as this."""
 
 LOWEST = -1e6
 """A logit that is further below the highest one counts as this, minus infinity too."""

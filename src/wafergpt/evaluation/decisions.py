@@ -12,8 +12,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from wafergpt.evaluation.metrics import decision_metrics
-from wafergpt.evaluation.multi_label import LEAST, set_metrics
+from wafergpt.evaluation.metrics import LEAST, decision_metrics
+from wafergpt.evaluation.multi_label import set_metrics
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.bool_]

@@ -51,6 +51,10 @@ class ClassificationMetrics:
         return {**asdict(self), **lists}
 
 
+LEAST = 1e-12
+"""A probability below this counts as this in a loss."""
+
+
 @dataclass(frozen=True)
 class RowScores:
     """A classifier's answers row by row, for the metrics of any selection of rows.
@@ -75,7 +79,7 @@ class RowScores:
         """Read them from probabilities, as ``classification_metrics`` takes them."""
         n, k = probabilities.shape
         right = probabilities[np.arange(n), targets].astype(np.float64)
-        losses = -np.log(np.maximum(right, 1e-12))
+        losses = -np.log(np.maximum(right, LEAST))
         decided = probabilities.argmax(1) if decided is None else decided
         return cls(targets * k + decided, losses, k)
 

@@ -9,10 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wafergpt.evaluation.metrics import ClassScore
-
-LEAST = 1e-12
-"""A probability below this counts as this in the loss."""
+from wafergpt.evaluation.metrics import LEAST, ClassScore
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from wafergpt.data.batches import Batch
 from wafergpt.errors import InputError
 from wafergpt.model.heads import NgramScores
 from wafergpt.model.ngrams import KeptRows
+from wafergpt.model.quantized import rounded_rows
 from wafergpt.progress import working
 from wafergpt.tasks.base import gpt_of
 from wafergpt.tasks.graph import Graph
@@ -49,8 +50,8 @@ class Int8Table(nn.Module):
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
-        scales = weight.abs().amax(1, keepdim=True).clamp(min=1e-30) / 127
-        self.register_buffer("values", (weight / scales).round().to(torch.int8))
+        values, scales = rounded_rows(weight)
+        self.register_buffer("values", values)
         self.register_buffer("scales", scales)
 
     def forward(self, rows: Tensor) -> Tensor:

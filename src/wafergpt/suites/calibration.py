@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 from wafergpt.errors import InputError
 from wafergpt.evaluation.calibration import (
-    LEAST,
     calibration_metrics,
     fitted_temperature,
     resampled,
     with_temperature,
 )
+from wafergpt.evaluation.metrics import LEAST
 from wafergpt.evaluation.selective import selective_metrics
 from wafergpt.inference.predictor import Predictor
 from wafergpt.progress import silent

@@ -21,11 +21,11 @@ from wafergpt.evaluation.decisions import class_offsets
 from wafergpt.evaluation.hierarchy import CONFIDENT, confident_node, level_metrics
 from wafergpt.evaluation.intervals import Bootstrap
 from wafergpt.evaluation.metrics import (
+    LEAST,
     RowScores,
     classification_metrics,
     classification_mistakes,
 )
-from wafergpt.evaluation.multi_label import LEAST
 from wafergpt.evaluation.selective import detection_metrics, selective_metrics, threshold_for
 from wafergpt.files import short
 from wafergpt.progress import say

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from wafergpt.evaluation.multi_label import LEAST
+from wafergpt.evaluation.metrics import LEAST
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

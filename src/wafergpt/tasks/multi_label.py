@@ -23,7 +23,8 @@ from wafergpt.data.labelled_split import classes_kept
 from wafergpt.data.text_columns import shown
 from wafergpt.evaluation.decisions import label_offsets
 from wafergpt.evaluation.intervals import Bootstrap
-from wafergpt.evaluation.multi_label import LEAST, LabelledRowScores, multi_label_metrics
+from wafergpt.evaluation.metrics import LEAST
+from wafergpt.evaluation.multi_label import LabelledRowScores, multi_label_metrics
 from wafergpt.tasks.base import Direction, EvaluationSet, Outputs
 from wafergpt.tasks.carried import notes_on
 from wafergpt.tasks.classify import Classify
