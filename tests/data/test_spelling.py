@@ -74,6 +74,20 @@ def test_look_alikes_and_spaces(text: str, read: str) -> None:
     assert learned(TEXTS)(text) == read
 
 
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [("fiIm FiIm fiIrn FILRN", "film Film film FILM"), ("w0nderfu1 vvonderfu1", None),
+     ("wonclerful Wondeiifui", "wonderful Wondeiifui"),
+     # A word that is near comes first, and of those one that looks alike; names stay.
+     ("Iove", "Love"), ("rnove", "move"), ("McIntyre HIFi", "McIntyre HIFi"),
+     # Numbers are no letters where few letters are left, and known words with digits no words.
+     ("w0n0e5f1l", "w0n0e5f1l"), ("gpt40", "gpt40")],
+)  # fmt: skip
+def test_letters_that_look_alike_on_a_page(text: str, read: str | None) -> None:
+    read = "wonderful wonderful" if read is None else read
+    assert learned([*TEXTS, *["move dove"] * 3 * SURE, *["love gpt4o"] * SURE])(text) == read
+
+
 def test_look_alikes_are_learned_as_what_they_look_like() -> None:
     assert Spelling.of(["mo\u0432ie m\u043evie"] * SURE).words == {
         "movie": SURE,

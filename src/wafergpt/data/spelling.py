@@ -39,6 +39,11 @@ _LOOKING_LATIN = str.maketrans(LOOK_ALIKES)
 _LATIN_LETTER = re.compile(r"[A-Za-zÀ-ʯḀ-ỿ]")
 _OTHER_LETTER = re.compile(r"(?![A-Za-zÀ-ʯḀ-ỿ])[^\W\d_]")
 
+# What is taken for a letter where a scanned page is read.
+_SCANNED = re.compile("rn|vv|cl|ii|li|ri")
+_AS_SCANNED = {"rn": "m", "vv": "w", "cl": "d", "ii": "u", "li": "h", "ri": "n"}
+_SCANNED_LETTERS = str.maketrans("1058", "losb")
+
 # Several spaces between words say no more than one.
 _SPACES = re.compile(r"(?<=\S)[ \t\u00a0\u3000]{2,}(?=\S)")
 
@@ -107,8 +112,9 @@ class Spelling:
 
         Near is a letter more, less or another one, or two neighbours that have changed places
         (Damerau, 1964), and never another digit; first comes a word that differs by an apostrophe,
-        then the most frequent one. Words that have none stay, and so do addresses, names with
-        capitals inside, and whatever is no word. Letters of other scripts in a Latin word are read
+        then one that looks alike, then the most frequent one. A word that has none is read as one
+        that looks alike all over, as rn and m do, or I and l. Others stay, and so do addresses,
+        names with other capitals inside, and whatever is no word. Letters of other scripts in a Latin word are read
         as those that they look like, and several spaces as one.
         """
         between_spaces = _SPACES.sub(" ", text).split(" ")
@@ -137,9 +143,14 @@ class Spelling:
 
     def _corrected(self, word: str) -> str:
         """Return the known word that an unknown one is read as, or nothing."""
-        if not self._shortest <= len(plain := _plain(word)) <= LONGEST:
-            return ""
         if not (word[1:] == word[1:].lower() or word.isupper()):
+            # A capital I may be a small L.
+            word = word[:1] + word[1:].replace("I", "l")
+            if word[1:] != word[1:].lower():
+                return ""
+            if _plain(word) in self.words:
+                return word
+        if not self._shortest <= len(plain := _plain(word)) <= LONGEST:
             return ""
         found = self._nearest(plain)
         return found and cased_as(word, found)
@@ -147,13 +158,26 @@ class Spelling:
     def _find_nearest(self, word: str) -> str:
         if not _LETTERS.fullmatch(word) or 2 * sum(map(str.isalpha, word)) <= len(word):
             return ""
+        scanned = _scanned(word)
         near = {other for part in _shortened(word) for other in self._by_deletion.get(part, ())}
         ranked = (
-            (_letters(word) == _letters(other), self.words[other], other)
+            (
+                _letters(word) == _letters(other),
+                scanned == _scanned(other),
+                self.words[other],
+                other,
+            )
             for other in near
             if _are_near(word, other)
         )
-        return max(ranked, default=(False, 0, ""))[2]
+        found = max(ranked, default=None)
+        return found[3] if found else self._by_looks.get(scanned, "")
+
+    @cached_property
+    def _by_looks(self) -> Mapping[str, str]:
+        """The most frequent of the sure words that look alike, by what they look like."""
+        sure = sorted((n, word) for word, n in self.words.items() if n >= SURE)
+        return {_scanned(word): word for _, word in sure if not _DIGITS.search(word)}
 
     @cached_property
     def _by_deletion(self) -> Mapping[str, list[str]]:
@@ -180,6 +204,12 @@ def _in_latin(word: str) -> str:
         return word
     latin = word.translate(_LOOKING_LATIN)
     return word if _OTHER_LETTER.search(latin) else latin
+
+
+def _scanned(word: str) -> str:
+    """Return a word in small letters as all have it that look like it on a scanned page."""
+    letters = word.translate(_SCANNED_LETTERS)
+    return _SCANNED.sub(lambda pair: _AS_SCANNED[pair.group()], letters).replace("i", "l")
 
 
 def _is_mostly_latin(word: str) -> bool:
