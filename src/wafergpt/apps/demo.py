@@ -46,7 +46,7 @@ EXAMPLES = (
 def demo(
     data: Path | None = None, root: Path = RUNS, text: str = "text", label: str = "label"
 ) -> dict[str, Any]:
-    """Run the whole pipeline, in five to seven minutes on two cores, and return its result.
+    """Run the whole pipeline, in about five minutes on two cores, and return its result.
 
     Args:
         data: labelled rows (csv, tsv or jsonl); without them, the IMDB reviews in the package

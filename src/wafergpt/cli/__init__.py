@@ -44,7 +44,7 @@ VERBS = {
     "runs": "List the runs of a folder.",
     "report": "Write a run's page: curves, samples, confusion matrix.",
     "doctor": "Show what is installed, what works, and what is missing.",
-    "demo": "Run the whole pipeline on film reviews in five to seven minutes.",
+    "demo": "Run the whole pipeline on film reviews in about five minutes.",
 }
 
 

@@ -25,7 +25,7 @@ KINDS = ("gpt", "tfidf", "bilstm")
 @runs_option
 @json_option
 def command(data: Path | None, text: str, label: str, runs: Path, as_json: bool) -> None:
-    """Run the whole pipeline on film reviews in five to seven minutes."""
+    """Run the whole pipeline on film reviews in about five minutes."""
     with working("loading torch"):
         from wafergpt.apps.demo import demo
     from wafergpt.cli.next_commands import at_work

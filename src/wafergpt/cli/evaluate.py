@@ -34,18 +34,21 @@ PATH = HomePath(path_type=Path)
 @click.option("--cases", type=PATH, help="A YAML file of behavioural tests.")
 @click.option("--against", multiple=True, metavar="RUN", help="To compare with; repeatable.")
 @click.option("--corpus", type=PATH, multiple=True,
-              help="Where contamination is searched.  [default: what it has read]")  # fmt: skip
+              help="Texts to search for contamination.  [default: what it has read]")  # fmt: skip
 @click.option("--corpus-column", metavar="COLUMN", show_default="text",
-              help="Of texts, in files of --corpus that have columns.")  # fmt: skip
+              help="The text column of --corpus files that have columns.")  # fmt: skip
 @click.option(
-    "--kinds", type=Names(), default="", help="Of changed texts.  [default: all that fit]"
+    "--kinds",
+    type=Names(),
+    default="",
+    help="Of text changes for robustness, such as typos,case.  [default: all that fit]",
 )
-@click.option("--tasks", type=Names(), default="", help="Of the harness.")
-@click.option("--tasks-folder", type=PATH, help="Files of tasks of the harness.")
+@click.option("--tasks", type=Names(), default="", help="Of lm-evaluation-harness.")
+@click.option("--tasks-folder", type=PATH, help="With files of the harness' tasks.")
 @click.option("--rows", type=click.IntRange(1),
-              help="For each change of texts, and each task of the harness.")  # fmt: skip
+              help="To change for robustness (default 200), or of each harness task.")  # fmt: skip
 @click.option("--documents", type=click.IntRange(1), show_default="200",
-              help="Of each source of texts.")  # fmt: skip
+              help="To read of each source, for a language model's loss.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), show_default="0")
 @device_option
 @runs_option

@@ -48,7 +48,7 @@ def command(
     """Export a run to transformers, llama.cpp or onnxruntime.
 
     The export is read back and its outputs are compared with the run's; it appears only if they are
-    equal. ONNX takes all tasks. For the others a run under µP is folded into plain GPT-2.
+    equal. ONNX takes all tasks but rank. For the others a run under µP is folded into plain GPT-2.
     """
     with working("loading torch"):
         from wafergpt.api import export

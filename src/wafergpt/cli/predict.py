@@ -36,7 +36,7 @@ SHOWN = 5
     "--file",
     "file",
     type=HomePath(path_type=Path),
-    help="As FILE: txt (one text per line), csv, tsv or jsonl; to tag, also words as conll.",
+    help="As FILE: txt (one text per line), csv, tsv, jsonl, xlsx or Parquet; to tag, also conll.",
 )
 @click.option(
     "--format",

@@ -44,6 +44,7 @@ class Data(Section):
     """The training data."""
 
     corpus: AnyPath | None = None
+    """The folder that ``wafergpt prepare`` wrote."""
     fingerprint: str | None = None
     """Of the corpus; set by the run, and checked on a resume."""
     document_mask: bool = False
@@ -54,16 +55,21 @@ class Model(Section):
     """The shape of the network."""
 
     n_layers: int = Field(4, ge=1, le=1024)
+    """Transformer blocks."""
     d_model: int = Field(256, ge=1, le=1 << 17)
+    """Width of the residual stream."""
     n_heads: int = Field(4, ge=1, le=1024)
+    """Attention heads of a block."""
     d_head: int = Field(0, ge=0, le=1 << 17)
     """Width of a head; d_model / n_heads if omitted, as in GPT-2."""
     d_ffn: int = Field(0, ge=1, le=1 << 20)
     """Width between the two feed-forward layers; 4 · d_model if omitted."""
     seq_len: int = Field(256, ge=1, le=1 << 20)
+    """Tokens of a training sequence, and of the context."""
     vocab_size: int = Field(0, ge=0, le=1 << 24)
     """The corpus' own if omitted."""
     dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    """Of the embeddings, and of what each layer adds to them."""
     activation: Literal["gelu", "gelu_tanh"] = "gelu"
     ngrams: tuple[int, ...] = ()
     """Orders of the n-grams whose embeddings are added to each token's, as in [2, 3]."""
@@ -76,12 +82,13 @@ class Model(Section):
     tied: bool = True
     """Whether the head is the token embedding; an untied one has its own weights."""
     parametrization: Literal["sp", "mup"] = "sp"
-    """How initial weights and learning rates follow the width: see shapes/parametrization.py."""
+    """How initial weights and learning rates follow the width: see docs/mup.md."""
     base_d_model: int = Field(256, ge=1, le=1 << 17)
     """Under mup, the width at which the recipe's numbers hold as they stand."""
     base_d_ffn: int = Field(0, ge=1, le=1 << 20)
     """4 · base_d_model if omitted."""
     init_std: float = Field(0.02, gt=0.0, le=10.0)
+    """Standard deviation of initial weights, before the factors of their roles."""
     embedding_scale: float = Field(1.0, gt=0.0, le=1e4)
     """Multiplies the sum of all embeddings."""
     output_scale: float = Field(1.0, gt=0.0, le=1e4)
@@ -158,7 +165,9 @@ class TaskSettings(Section):
     """Whether its loss is over the vocabulary, as a language model's."""
 
     name: str
+    """What is learned; the sections below have the keys of each."""
     train: AnyPath | None = None
+    """The training rows: a file, several by a glob, or a folder of one file for each part."""
     validation: AnyPath | None = None
     """If omitted, a part of the training rows, chosen by a hash of their bytes."""
     held_out: float = Field(0.1, ge=0, lt=1)
@@ -168,6 +177,7 @@ class TaskSettings(Section):
     fold: int = Field(1, ge=1)
     """Which one."""
     test: AnyPath | None = None
+    """Rows that are evaluated once, after the training."""
     max_tokens: int = Field(0, ge=0)
     """Of one row; longer ones are cut. The model's seq_len if omitted."""
 
@@ -220,7 +230,9 @@ class Recipe(Section):
     """Everything that defines a run."""
 
     name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
+    """Of the run, whose folder has it."""
     seed: int = Field(0, ge=0, lt=1 << 63)
+    """Of initial weights, the order of the data, and whatever is drawn."""
     start: AnyPath | None = None
     """The run whose weights it is initialized from; set by the run."""
     data: Data = Data()

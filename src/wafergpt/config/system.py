@@ -29,6 +29,7 @@ class Cerebras(Section):
     """Train on a cluster (run) or, by the same program, on this CPU; or only lower the step to
     Cerebras IR (validate), or have a cluster compile it."""
     systems: int = Field(1, ge=1, le=1 << 12)
+    """Cerebras systems that share each batch."""
     management: str | None = Field(None, pattern=r"^.+:[0-9]+$")
     """Address of the cluster's management node, NAME:PORT; if omitted, from its configuration."""
     mounts: tuple[AnyPath, ...] = ()
@@ -39,8 +40,9 @@ class Cerebras(Section):
     micro_batch: Literal["auto", "explore"] | Annotated[int, Field(ge=1)] = "auto"
     """Sequences at once on one system; ``explore`` has the compiler look for the fastest."""
     micro_batch_min: int = Field(0, ge=0)
+    """Lower bound for ``explore``; 0 leaves it open."""
     micro_batch_max: int = Field(0, ge=0)
-    """Bounds for ``explore``; 0 leaves them open."""
+    """Upper bound for ``explore``; 0 leaves it open."""
     precision_level: Literal[0, 1, 2] = 1
     """The SDK's precision optimization level: the higher, the faster and the less exact."""
     half: Literal["bfloat16", "float16", "cbfloat16"] = "bfloat16"

@@ -24,12 +24,16 @@ class Train(Section):
     """The horizon and the batches, which are counted in sequences."""
 
     steps: int | None = Field(None, ge=1, le=MAX_COUNT)
+    """Updates."""
     tokens: int | None = Field(None, ge=1, le=MAX_COUNT)
+    """Tokens to read, of a language model."""
     epochs: float | None = Field(None, gt=0, le=1e9)
+    """Passes over the training data."""
     seconds: float | None = Field(None, gt=0, le=1e12)
     """A horizon in time: turned into steps by the measured speed of the first ones. Beside another
     horizon, what ends first."""
     batch_size: int = Field(16, ge=1, le=MAX_SEQUENCES)
+    """Sequences, or rows, of an update."""
     micro_batch_size: int = Field(0, ge=0, le=MAX_SEQUENCES)
     """Sequences of one forward pass; if omitted, the whole batch where it fits."""
     sampled_softmax: int = Field(0, ge=0, le=1 << 24)
@@ -45,6 +49,7 @@ class Train(Section):
     """Number of first steps that use ``first_batch_size`` instead. The schedule goes by the
     sequences read: it counts in steps of ``batch_size``."""
     first_batch_size: int = Field(0, ge=0, le=MAX_SEQUENCES)
+    """Sequences of each of those steps."""
 
     @model_validator(mode="after")
     def _one_horizon(self) -> Train:
@@ -100,6 +105,7 @@ class Optimizer(Section):
 
     name: Literal["adamw", "adam", "sgd", "muon"] = "adamw"
     lr: float = Field(1e-3, gt=0)
+    """Peak learning rate, before the factors of roles."""
     ngram_lr_factor: float = Field(4.0, gt=0, le=1e6)
     """Learning rate of n-gram tables, in multiples of ``lr``: their optimizer shortens the steps of
     a row with each update that reads it."""
@@ -113,11 +119,14 @@ class Optimizer(Section):
     momentum: float = Field(0.95, ge=0, lt=1)
     """Of SGD and Muon."""
     beta1: float = Field(0.9, ge=0, lt=1)
+    """Of Adam: decay of the first moment."""
     beta2: float = Field(0.95, ge=0, lt=1)
+    """Of Adam: decay of the second moment."""
     eps_hat: bool = False
     """Add eps before the bias correction of Adam, as Cerebras' SDK and TensorFlow do (the last
     lines of section 2 of Kingma & Ba, arXiv:1412.6980)."""
     eps: float = Field(1e-8, gt=0)
+    """Of Adam: added to the denominator."""
     clip: float = Field(1.0, ge=0)
     """Largest norm of the whole gradient; 0 for no limit."""
 
@@ -153,6 +162,7 @@ class Checkpoint(Section):
     every: int = Field(0, ge=0)
     """Steps; a tenth of the run if omitted."""
     keep: int = Field(2, ge=1)
+    """The newest checkpoints that stay, beside the best one."""
     keep_every: int = Field(0, ge=0)
     """Checkpoints at a multiple of this many steps are never deleted; 0: none."""
     background: bool = True
@@ -193,4 +203,6 @@ class Tracking(Section):
     """Where metrics go, beside metrics.jsonl."""
 
     tensorboard: bool = False
+    """Write event files into the run."""
     wandb: bool = False
+    """Send metrics to Weights & Biases."""

@@ -114,8 +114,8 @@ class Spelling:
         (Damerau, 1964), and never another digit; first comes a word that differs by an apostrophe,
         then one that looks alike, then the most frequent one. A word that has none is read as one
         that looks alike all over, as rn and m do, or I and l. Others stay, and so do addresses,
-        names with other capitals inside, and whatever is no word. Letters of other scripts in a Latin word are read
-        as those that they look like, and several spaces as one.
+        names with other capitals inside, and whatever is no word. Letters of other scripts in a
+        Latin word are read as those that they look like, and several spaces as one.
         """
         between_spaces = _SPACES.sub(" ", text).split(" ")
         return " ".join(

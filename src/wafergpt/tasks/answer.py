@@ -47,7 +47,9 @@ class AnswerSettings(WordTaskSettings):
 
     name: Literal["answer"] = "answer"
     question: str = "question"
+    """The column of questions."""
     context: str = "context"
+    """The column of texts that the answers are found in."""
     answer: str = "answer"
     """The column of answers; an empty one says that the context has none."""
     answer_start: str = "answer_start"

@@ -23,6 +23,7 @@ class ClassifySettings(TextTaskSettings):
     loss: Literal["cross_entropy", "binary"] = "cross_entropy"
     """``binary`` has one output, the log-odds of the second of two labels."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Share of the target that is spread over all classes."""
     class_weights: Literal["none", "balanced"] = "none"
     """``balanced`` makes every class count alike in the loss, by scikit-learn's formula; with
     ``multi``, the rows with a label as much as those without it."""

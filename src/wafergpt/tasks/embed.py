@@ -37,6 +37,7 @@ class EmbedSettings(TaskSettings):
 
     name: Literal["embed"] = "embed"
     query: str = "query"
+    """The column of queries."""
     positive: str = "positive"
     """The column of texts that are right for the queries."""
     negative: tuple[str, ...] = OPTIONAL

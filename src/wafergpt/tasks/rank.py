@@ -47,6 +47,7 @@ class RankSettings(TaskSettings):
 
     name: Literal["rank"] = "rank"
     query: str = "query"
+    """The column of queries."""
     text: str = "text"
     """The column of candidates."""
     label: str = "label"

@@ -21,6 +21,7 @@ class TranslateSettings(GenerativeSettings):
     """The column of sources; or, of two files with a line for each pair, the part of the name of
     ``task.train`` that is ``target`` in the other's, as in train.en and train.de."""
     target: str = "target"
+    """The column of translations."""
 
 
 class Translate(GenerativeTask):
