@@ -45,8 +45,8 @@ class TextTaskSettings(TaskSettings):
     spelling: bool = False
     """Read words that fewer than two training texts have as near ones that five or more have, in
     training and ever after: mistyped words are known again (Pruthi et al., arXiv:1905.11268, with a
-    list of words in place of their network), letters that look Latin in a Latin word as Latin ones,
-    and several spaces as one. For scripts with letters."""
+    list of words in place of their network), what scanners misread (rn for m), letters that look
+    Latin in a Latin word as Latin ones, and several spaces as one. For scripts with letters."""
     augment: tuple[str, ...] = ()
     """Changes of texts that keep their meaning, such as ``typos``: training rows get copies with
     them, each of a kind and severity of its own (see ``wafergpt evaluate RUN robustness``)."""
