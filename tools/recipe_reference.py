@@ -13,7 +13,8 @@ import re
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -37,6 +38,8 @@ This page is made from the code by `python tools/recipe_reference.py`.
 """
 
 SET_BY_THE_RUN = re.compile(r"set by (the run|prune)", re.IGNORECASE)
+
+OTHERS = {int: "a number", float: "a number", str: "a text"}
 
 
 def page() -> str:
@@ -79,7 +82,7 @@ def _rows(section: type[BaseModel], above: str) -> Iterator[str]:
         if inspect.isclass(inner) and issubclass(inner, BaseModel):
             if above:
                 yield from _rows(inner, f"{above}{name}.")
-        elif name not in ("task", "tune") and not SET_BY_THE_RUN.search(meaning):
+        elif name != "tune" and not SET_BY_THE_RUN.search(meaning):
             yield f"| `{above}{name}` | {_default(field)} | {_meaning(field, meaning)} |"
 
 
@@ -92,7 +95,7 @@ def _meanings(section: type[BaseModel]) -> dict[str, str]:
         if isinstance(here, ast.AnnAssign) and isinstance(here.target, ast.Name):
             name, text = here.target.id, ""
             if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
-                text = inspect.cleandoc(str(after.value.value))
+                text = " ".join(str(after.value.value).split())
             # Each task's own name is its heading.
             own_name = name == "name" and issubclass(section, TaskSettings) and not text
             if name in section.model_fields and not own_name:
@@ -111,19 +114,21 @@ def _default(field: FieldInfo) -> str:
 
 
 def _meaning(field: FieldInfo, meaning: str) -> str:
-    text = re.sub(r"``([^`]*)``", r"`\1`", " ".join(meaning.split())).replace("|", "\\|")
-    words = [str(value) for value in _choices(field.annotation)]
-    choices = f"One of {', '.join(f'`{word}`' for word in words)}." if len(words) > 1 else ""
+    text = re.sub(r"``([^`]*)``", r"`\1`", meaning).replace("|", "\\|")
+    leaves = list(_leaves(field.annotation))
+    words = [f"`{value}`" for leaf in leaves for value in get_args(leaf)]
+    others = [OTHERS[leaf] for leaf in leaves if leaf in OTHERS]
+    choices = f"One of {', '.join(words + others)}." if len(words) > 1 else ""
     return " ".join(filter(None, (choices, text)))
 
 
-def _choices(annotation: Any) -> list[Any]:
-    """Return the values of the literals of a type, but not of what a list has."""
-    if get_origin(annotation) is Literal:
-        return [value for value in get_args(annotation) if not isinstance(value, bool)]
-    if get_origin(annotation) is tuple:
-        return []
-    return [value for part in get_args(annotation) for value in _choices(part)]
+def _leaves(annotation: Any) -> Iterator[Any]:
+    """Yield the types of a union, but not those in a list; literals are one each."""
+    if get_origin(annotation) in (Union, UnionType, Annotated):
+        for part in get_args(annotation):
+            yield from _leaves(part)
+    elif get_origin(annotation) is not tuple:
+        yield annotation
 
 
 def _table(title: str, about: str | None, rows: list[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import shutil
 import sys
@@ -114,7 +115,7 @@ def _left_for_finetuning(start: float, pretrained: Run) -> float:
     beside: float = elapsed - pretrained.read("result")["seconds"]
     left = SECONDS - BILSTM_SECONDS - elapsed - 2 * beside
     most = load_recipe("demo-classify").train.seconds
-    return min(most or left, max(LEAST_SECONDS, left / 1.125))
+    return min(most or math.inf, max(LEAST_SECONDS, left / 1.125))
 
 
 def _split(data: Path | None, text: str, label: str) -> tuple[Table, Table, Table]:

@@ -27,7 +27,7 @@ from torch import Tensor
 from wafergpt import atomic_files, files
 from wafergpt.distributed.sharding import Part, Rows
 from wafergpt.errors import RunFailed
-from wafergpt.model.quantized import rounded_rows
+from wafergpt.model.rounding import rounded_rows
 
 WEIGHTS, MOMENTS = "model", "optimizer"
 """The kinds of tensors; their files' names start with them."""

@@ -69,7 +69,7 @@ class Model(Section):
     vocab_size: int = Field(0, ge=0, le=1 << 24)
     """The corpus' own if omitted."""
     dropout: float = Field(0.0, ge=0.0, lt=1.0)
-    """Of the embeddings, and of what each layer adds to them."""
+    """Of the embeddings, of what each layer adds to them, and of what a task's head reads."""
     activation: Literal["gelu", "gelu_tanh"] = "gelu"
     ngrams: tuple[int, ...] = ()
     """Orders of the n-grams whose embeddings are added to each token's, as in [2, 3]."""
@@ -165,9 +165,10 @@ class TaskSettings(Section):
     """Whether its loss is over the vocabulary, as a language model's."""
 
     name: str
-    """What is learned; the sections below have the keys of each."""
+    """What is learned; classify if omitted."""
     train: AnyPath | None = None
-    """The training rows: a file, several by a glob, or a folder of one file for each part."""
+    """The training rows: a file, a glob, a folder whose files say in their names which part they
+    are of, or ``hf:NAME`` of the Hugging Face hub."""
     validation: AnyPath | None = None
     """If omitted, a part of the training rows, chosen by a hash of their bytes."""
     held_out: float = Field(0.1, ge=0, lt=1)

@@ -33,7 +33,7 @@ class Train(Section):
     """A horizon in time: turned into steps by the measured speed of the first ones. Beside another
     horizon, what ends first."""
     batch_size: int = Field(16, ge=1, le=MAX_SEQUENCES)
-    """Sequences, or rows, of an update."""
+    """Sequences of an update; of a task its rows, and of ``rank`` its queries."""
     micro_batch_size: int = Field(0, ge=0, le=MAX_SEQUENCES)
     """Sequences of one forward pass; if omitted, the whole batch where it fits."""
     sampled_softmax: int = Field(0, ge=0, le=1 << 24)

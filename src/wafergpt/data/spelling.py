@@ -39,8 +39,8 @@ _LOOKING_LATIN = str.maketrans(LOOK_ALIKES)
 _LATIN_LETTER = re.compile(r"[A-Za-zÀ-ʯḀ-ỿ]")
 _OTHER_LETTER = re.compile(r"(?![A-Za-zÀ-ʯḀ-ỿ])[^\W\d_]")
 
-# What is taken for a letter where a scanned page is read.
-_SCANNED = re.compile("rn|vv|cl|ii|li|ri")
+# What is taken for a letter where a scanned page is read; many words begin with cl.
+_SCANNED = re.compile("rn|vv|(?<!^)cl|ii|li|ri")
 _AS_SCANNED = {"rn": "m", "vv": "w", "cl": "d", "ii": "u", "li": "h", "ri": "n"}
 _SCANNED_LETTERS = str.maketrans("1058", "losb")
 
@@ -57,6 +57,7 @@ _WORD = re.compile(
 _LETTERS = re.compile(r"[0-9A-Za-zÀ-ʯͰ-֏א-ۿḀ-ỿ'’]+")
 _DIGITS = re.compile(r"[0-9]+")
 _NUMBERED = re.compile(r"^[0-9]|[0-9]$")
+_COUNTED = re.compile(r"^[0-9]|[0-9]{2}$")
 
 
 class Spelling:
@@ -144,34 +145,32 @@ class Spelling:
     def _corrected(self, word: str) -> str:
         """Return the known word that an unknown one is read as, or nothing."""
         if not (word[1:] == word[1:].lower() or word.isupper()):
-            # A capital I may be a small L.
-            word = word[:1] + word[1:].replace("I", "l")
-            if word[1:] != word[1:].lower():
-                return ""
-            if _plain(word) in self.words:
+            # A capital I may be a small L, and at the end also a word of its own.
+            word, glued = word[:1] + word[1:].replace("I", "l"), word.endswith("I")
+            if word[1:] == word[1:].lower() and _plain(word) in self.words:
                 return word
+            if glued or word[1:] != word[1:].lower():
+                return ""
         if not self._shortest <= len(plain := _plain(word)) <= LONGEST:
             return ""
-        found = self._nearest(plain)
+        found = self._nearest(plain, word.isupper())
         return found and cased_as(word, found)
 
-    def _find_nearest(self, word: str) -> str:
+    def _find_nearest(self, word: str, upper: bool) -> str:
         if not _LETTERS.fullmatch(word) or 2 * sum(map(str.isalpha, word)) <= len(word):
             return ""
-        scanned = _scanned(word)
+        # Capitals do not look alike, and some numbers are no letters.
+        looks = "" if upper or _COUNTED.search(word) else _scanned(word)
         near = {other for part in _shortened(word) for other in self._by_deletion.get(part, ())}
-        ranked = (
-            (
-                _letters(word) == _letters(other),
-                scanned == _scanned(other),
-                self.words[other],
-                other,
-            )
-            for other in near
-            if _are_near(word, other)
-        )
-        found = max(ranked, default=None)
-        return found[3] if found else self._by_looks.get(scanned, "")
+        near = {other for other in near if _are_near(word, other)}
+        if not near:
+            return self._by_looks.get(looks, "")
+
+        def rank(other: str) -> tuple[bool, bool, int, str]:
+            same_letters = _letters(word) == _letters(other)
+            return same_letters, looks == _scanned(other), self.words[other], other
+
+        return max(near, key=rank)
 
     @cached_property
     def _by_looks(self) -> Mapping[str, str]:

@@ -22,7 +22,7 @@ from wafergpt.data.batches import Batch
 from wafergpt.errors import InputError
 from wafergpt.model.heads import NgramScores
 from wafergpt.model.ngrams import KeptRows
-from wafergpt.model.quantized import rounded_rows
+from wafergpt.model.rounding import rounded_rows
 from wafergpt.progress import working
 from wafergpt.tasks.base import gpt_of
 from wafergpt.tasks.graph import Graph

@@ -9,30 +9,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wafergpt.model.gpt import GPT
+from wafergpt.model.rounding import rounded_rows
 
 Weights = Literal["fp32", "bf16", "int8"]
 
 ALIGNED = 32
 """Torch's kernel reads so many inputs at once, also beyond the end of other numbers."""
 
-LEAST_SCALE = 1e-12
-"""Of a row's largest weight: a row of zeros stays one."""
-
 FEW_ROWS = 4
 """Rows up to which a product with int8 weights is faster than one with a copy in bf16."""
-
-
-def rounded_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Round a matrix to int8, each row by a scale of its own.
-
-    Args:
-        weight: ``[rows, columns]``.
-
-    Returns:
-        ``[rows, columns]`` in int8, and the scales ``[rows, 1]`` to multiply them with.
-    """
-    scales = weight.abs().amax(1, keepdim=True).clamp(min=LEAST_SCALE) / 127
-    return (weight / scales).round().to(torch.int8), scales
 
 
 class Bf16Linear(nn.Module):
