@@ -17,9 +17,8 @@ from wafergpt.runs.run import Run
     [
         # 20 s beside 100 s of updates: 40 s beside those of fine-tuning, and 60 s of the BiLSTM.
         (120.0, 100.0, (300 - 120 - 60 - 40) / 1.125),
-        # A slow machine; one that has time for more than the recipe wants.
+        # A slow machine.
         (200.0, 100.0, demo.LEAST_SECONDS),
-        (30.0, 25.0, load_recipe("demo-classify").train.seconds),
     ],
 )
 def test_finetuning_has_what_is_left(

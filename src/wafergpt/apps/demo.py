@@ -81,9 +81,11 @@ def demo(
         _write_rows(home / f"{name}.jsonl", part)
     corpus = prepare(home / "train.jsonl", home / "corpus", vocab_size=VOCABULARY, lowercase=True)
     pretrained = pretrain(load_recipe("demo").replace(data={"corpus": corpus.path}), root=root)
-    asked = [f"task.{name}={home / f'{name}.jsonl'}" for name in ("train", "validation", "test")]
-    asked.append(f"train.seconds={_left_for_finetuning(start, pretrained):.0f}")
-    classifier = finetune(pretrained, "demo-classify", asked, root=root)
+    parts = [f"task.{name}={home / f'{name}.jsonl'}" for name in ("train", "validation", "test")]
+    recipe = load_recipe("demo-classify", parts)
+    seconds = min(recipe.train.seconds or math.inf, _left_for_finetuning(start, pretrained))
+    horizon = {"epochs": recipe.train.epochs, "seconds": seconds}
+    classifier = finetune(pretrained, recipe.replace(train=horizon), root=root)
     result: dict[str, Any] = {}
     try:
         compare(classifier, BILSTM_SECONDS)
@@ -106,16 +108,14 @@ def demo(
 
 
 def _left_for_finetuning(start: float, pretrained: Run) -> float:
-    """Return the seconds for updates that let all end in ``SECONDS``, within limits.
+    """Return the seconds for updates that let all end in ``SECONDS``, if they are not too few.
 
     What comes beside them, the BiLSTM apart, took twice what came beside those of pretraining, and
     updates take an eighth longer than they are expected to.
     """
     elapsed = time.perf_counter() - start
     beside: float = elapsed - pretrained.read("result")["seconds"]
-    left = SECONDS - BILSTM_SECONDS - elapsed - 2 * beside
-    most = load_recipe("demo-classify").train.seconds
-    return min(most or math.inf, max(LEAST_SECONDS, left / 1.125))
+    return max(LEAST_SECONDS, (SECONDS - BILSTM_SECONDS - elapsed - 2 * beside) / 1.125)
 
 
 def _split(data: Path | None, text: str, label: str) -> tuple[Table, Table, Table]:
