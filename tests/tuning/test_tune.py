@@ -233,7 +233,7 @@ def test_a_budget_of_time_ends_the_study(rows: Path) -> None:
     last = result["outcomes"][-1]["seconds"]
     assert result["elapsed"] < 3 + max(last, 3)
     with pytest.raises(InputError, match=r"one trial takes about .*, more than the budget of"):
-        tune(rows, LR, "name=large", trials=None, budget=0.001)
+        tune(rows, LR, "name=large", "train.steps=999", trials=None, budget=0.001)
     assert not (rows / "runs" / "large-tune").exists()
 
 
