@@ -45,8 +45,7 @@ OTHERS = {int: "a number", float: "a number", str: "a text"}
 def page() -> str:
     """Return the page as Markdown."""
     recipe = config.Recipe
-    own = [row for row in _rows(recipe, "") if row]
-    parts = [OPENING, _table("The recipe itself", config.Recipe.__doc__, own)]
+    parts = [OPENING, _table("The recipe itself", recipe.__doc__, list(_rows(recipe, "")))]
     for name, field in recipe.model_fields.items():
         if inspect.isclass(field.annotation) and issubclass(field.annotation, BaseModel):
             section = field.annotation
@@ -95,7 +94,7 @@ def _meanings(section: type[BaseModel]) -> dict[str, str]:
         if isinstance(here, ast.AnnAssign) and isinstance(here.target, ast.Name):
             name, text = here.target.id, ""
             if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
-                text = " ".join(str(after.value.value).split())
+                text = _markdown(str(after.value.value))
             # Each task's own name is its heading.
             own_name = name == "name" and issubclass(section, TaskSettings) and not text
             if name in section.model_fields and not own_name:
@@ -114,7 +113,7 @@ def _default(field: FieldInfo) -> str:
 
 
 def _meaning(field: FieldInfo, meaning: str) -> str:
-    text = re.sub(r"``([^`]*)``", r"`\1`", meaning).replace("|", "\\|")
+    text = meaning.replace("|", "\\|")
     leaves = list(_leaves(field.annotation))
     words = [f"`{value}`" for leaf in leaves for value in get_args(leaf)]
     others = [OTHERS[leaf] for leaf in leaves if leaf in OTHERS]
@@ -134,8 +133,13 @@ def _leaves(annotation: Any) -> Iterator[Any]:
 def _table(title: str, about: str | None, rows: list[str]) -> str:
     opening = [f"## {title}", ""]
     if about:
-        opening += [re.sub(r"``([^`]*)``", r"`\1`", " ".join(inspect.cleandoc(about).split())), ""]
+        opening += [_markdown(about), ""]
     return "\n".join([*opening, "| key | default | meaning |", "|---|---|---|", *rows, ""])
+
+
+def _markdown(docstring: str) -> str:
+    """Return a docstring in one line, its code marked as Markdown does."""
+    return re.sub(r"``([^`]*)``", r"`\1`", " ".join(docstring.split()))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+LEAST = 1e-12
+"""A probability below this counts as this in a loss."""
+
 
 @dataclass(frozen=True)
 class ClassScore:
@@ -49,10 +52,6 @@ class ClassificationMetrics:
         """Return plain values for JSON."""
         lists = {"labels": list(self.labels), "per_class": [asdict(c) for c in self.per_class]}
         return {**asdict(self), **lists}
-
-
-LEAST = 1e-12
-"""A probability below this counts as this in a loss."""
 
 
 @dataclass(frozen=True)
