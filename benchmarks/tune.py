@@ -31,7 +31,7 @@ from benchmarks.labelled_sets import SETS, Pairs, start_of, thinned
 from benchmarks.rivals import write
 from wafergpt import api
 from wafergpt.runs.run import Run
-from wafergpt.tuning.study import REDUCTION, RUNGS
+from wafergpt.tuning.samplers import REDUCTION, RUNGS
 
 CUT = {"imdb": 5000}
 """Training rows of a set that is too large for trials of minutes."""

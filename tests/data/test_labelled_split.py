@@ -10,7 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wafergpt.data.labelled_rows import Table
-from wafergpt.data.labelled_split import classes_kept, hold_out, hold_out_of_each_class
+from wafergpt.data.labelled_split import (
+    classes_kept,
+    hold_out,
+    hold_out_of_each_class,
+    normalized,
+    same_texts,
+)
 from wafergpt.errors import InputError
 
 
@@ -116,3 +122,15 @@ def test_three_rows_each() -> None:
     _, held, without = hold_out_of_each_class(table, 0.1)
     assert len(held.labels) == len(set(held.labels)) == 3
     assert len(without) == 7
+
+
+@given(st.lists(st.text(max_size=4), max_size=30))
+def test_texts_that_differ_in_nothing_that_matters_have_one_name(texts: list[str]) -> None:
+    names = same_texts(texts)
+    assert {*names} <= {*texts}
+    for text, name in zip(texts, names, strict=True):
+        assert normalized(text) == normalized(name)
+    assert len({*names}) == len({*map(normalized, texts)})
+    # The order makes no difference, and texts that differ are their own names.
+    assert same_texts(texts[::-1]) == names[::-1]
+    assert same_texts(names) == names

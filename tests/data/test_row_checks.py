@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wafergpt.data.labelled_rows import Table
+from wafergpt.data.labelled_split import normalized
 from wafergpt.data.row_checks import (
     RowChecks,
     largest_share,
-    normalized,
     suspicious_texts,
     too_long,
 )

@@ -22,6 +22,7 @@ from wafergpt.cli.predict import command
 from wafergpt.errors import InputError, Interrupted
 from wafergpt.inference import prediction_file
 from wafergpt.inference.predictor import Predictor
+from wafergpt.tasks.samples import InputRow
 
 SMALL = [
     "model.n_layers=1", "model.d_model=16", "model.n_heads=2", "model.seq_len=16",
@@ -283,3 +284,24 @@ def test_kills_at_any_moment_leave_the_same_bytes(predictor: Predictor, tmp_path
     if not out.exists():
         subprocess.run([*start, str(out)], check=True)
     assert out.read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
+def test_a_column_whose_name_is_no_text_is_refused(predictor: Predictor, tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text('{"text": "hi", "k\\ud800": 1}\n')
+    for out in ("out.csv", "out.jsonl"):
+        with pytest.raises(InputError, match=r"in.jsonl, line 1: .*surrogate"):
+            predictor.predict_file(tmp_path / "in.jsonl", tmp_path / out)
+
+
+def test_a_part_has_few_characters_in_all_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prediction_file, "CHARACTERS", 100)
+    rows = [InputRow(n, {"text": "a", "more": [{"b": "c" * 60}]}, "a", "a") for n in range(6)]
+    assert [len(part) for part in prediction_file._parts(rows)] == [2, 2, 2]
+
+
+def test_numbers_that_json_lacks_are_written_as_none(predictor: Predictor, tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text('{"text": "hi", "x": NaN, "y": [1.5, -Infinity]}\n')
+    predictor.predict_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl")
+    written = json.loads((tmp_path / "out.jsonl").read_text(), parse_constant=pytest.fail)
+    assert written["x"] is None
+    assert written["y"] == [1.5, None]

@@ -119,7 +119,7 @@ def test_what_cannot_be_is_refused(predictor: Predictor, tmp_path: Path) -> None
         with pytest.raises(InputError, match=message):
             SearchIndex(*arguments)
     index = SearchIndex(TEXTS, how="words")
-    with pytest.raises(InputError, match="takes a list"):
+    with pytest.raises(InputError, match="a list of queries is wanted"):
         index.search("good")
     with pytest.raises(InputError, match="k=0"):
         index.search(["good"], k=0)
@@ -174,3 +174,15 @@ def test_the_command_writes_what_the_index_finds(predictor: Predictor, tmp_path:
     ):
         refused = CliRunner().invoke(command, [run, str(texts), *more])
         assert re.search(message, str(refused.exception))
+
+
+def test_columns_with_holes_are_searched(predictor: Predictor) -> None:
+    for how in ("words", "hybrid"):
+        index = SearchIndex([*TEXTS, None, float("nan")], predictor, how=how)  # type: ignore[list-item]
+        first, none = index.search(["good film", None], 3)  # type: ignore[list-item]
+        assert first[0].row < len(TEXTS)
+        assert none == []
+    with pytest.raises(InputError, match="a list of texts is wanted"):
+        SearchIndex("a cat")
+    with pytest.raises(InputError, match=r"1 of the queries is a number \(7\); texts are wanted"):
+        index.search(["good film", 7])  # type: ignore[list-item]

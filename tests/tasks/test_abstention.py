@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,12 @@ from tests.tasks.test_finetune import SMALL, write
 from wafergpt.api import export, finetune, predict
 from wafergpt.apps.comparison import compare
 from wafergpt.cli.predict import command
+from wafergpt.config import recipe_from
 from wafergpt.errors import InputError
 from wafergpt.inference.predictor import Predictor
 from wafergpt.reports.page import write_report
 from wafergpt.runs.run import Run
+from wafergpt.tasks.base import task_of
 from wafergpt.tasks.classify import Classify
 from wafergpt.tasks.classify_settings import ClassifySettings
 
@@ -154,9 +157,6 @@ def test_wrong_use(home: Path, more: list[str], message: str) -> None:
 
 
 def test_validation_rows_that_are_named_leave_the_training_rows_alone(home: Path) -> None:
-    from wafergpt.config import recipe_from
-    from wafergpt.tasks.base import task_of
-
     named = {part: home / f"{name}.jsonl" for part, name in (("train", "train"),
                                                             ("validation", "test"))}  # fmt: skip
     task = task_of(recipe_from({"task": {**named, "out_of_scope": "oos"}}))
@@ -165,3 +165,16 @@ def test_validation_rows_that_are_named_leave_the_training_rows_alone(home: Path
     assert task.tables.validation is not None
     assert task.tables.validation.labels.count("oos") == 50
     assert "20 training rows of 'oos' are left out" in task.tables.notes
+
+
+def test_rows_out_of_scope_of_several_files_keep_their_places(home: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        shutil.copy(home / "train.jsonl", tmp_path / f"{name}.jsonl")
+    task = task_of(recipe_from({"task": {"train": tmp_path / "*.jsonl", "out_of_scope": "oos"}}))
+    assert isinstance(task, Classify)
+    held = task.tables.validation
+    assert held is not None
+    assert held.labels[-1] == "oos"
+    last = len(held.labels) - 1
+    assert held.place(last).startswith(f"{tmp_path / 'b.jsonl'}, line ")
+    assert held.take([last]).place(0) == held.place(last)

@@ -183,3 +183,31 @@ def test_only_dialogues_are_talked_with(tmp_path: Path) -> None:
 
     with pytest.raises(InputError, match=r"base.* is a language model.*task.name=dialogue"):
         Conversation.load(Run.find("base", tmp_path))
+
+
+def test_a_long_dialogue_is_read_the_same_everywhere(desk: Predictor) -> None:
+    """The oldest messages are left out, never half of one, and never what the system says."""
+    task, tokenizer = desk.task, desk.tokenizer
+    assert isinstance(task, Dialogue)
+    said = [Message("user" if n % 2 == 0 else "assistant", f"good night {n}") for n in range(41)]
+    talk = Conversation(desk, system="be kind", messages=said[:-1])
+    read = talk._tokens(said)
+    text = as_json([Message("system", "be kind"), *said])
+    batch = task.encode([text], tokenizer).batches.batch(0, 1)
+    given = batch["tokens"][0, : int(batch["prompts"][0])].tolist()
+    assert given == read
+    parts = tokenizer.decode(read).split("<|endoftext|>")
+    assert parts[0] == "system: be kind"
+    assert parts[1:] == [
+        *(f"{one.role}: {one.content}" for one in said[43 - len(parts) :]),
+        "assistant:",
+    ]
+    assert len(read) <= task.longest_prompt
+    # Of a last message that is too long by itself, the end is read.
+    alone = dialogue_prompt(
+        [Message("system", "be kind"), Message("user", "night " * 99)], tokenizer
+    )
+    kept = alone.cut(task.longest_prompt, keeps_end=True).tokens
+    assert (kept == alone.tokens[-len(kept) :]).all()
+    assert len(kept) == task.longest_prompt
+    assert desk.predict([[], [Message("user", "good night")]])[0] is None

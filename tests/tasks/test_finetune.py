@@ -19,7 +19,7 @@ from wafergpt.checkpoint import store
 from wafergpt.config import Recipe, load_recipe, recipe_from
 from wafergpt.data.labelled_batches import LabelledBatches
 from wafergpt.data.labelled_rows import read_table
-from wafergpt.data.labelled_split import hold_out
+from wafergpt.data.labelled_split import hold_out, hold_out_of_each_class, normalized
 from wafergpt.data.prepare import prepare
 from wafergpt.errors import InputError
 from wafergpt.inference.predictor import Predictor
@@ -198,8 +198,11 @@ def test_long_texts_are_cut_and_counted(home: Path, capsys: pytest.CaptureFixtur
         home / "long.jsonl", sentences(60, 2) + [("word " * 50 + str(n), "bad") for n in range(5)]
     )
     overrides = settings(home, f"task.test={home / 'long.jsonl'}", "name=long", "train.epochs=1")
-    finetune("pre", None, overrides, root=home)
+    predictor = finetune("pre", None, overrides, root=home)
     assert "5 of 65 test texts are longer than 24 tokens" in capsys.readouterr().err
+    predictor.predict(["a short one", "very good " * 40])
+    said = capsys.readouterr().err
+    assert "1 of 2 texts are longer than 24 tokens; what is beyond is cut (task.cut=end)" in said
 
 
 @pytest.mark.parametrize(
@@ -408,3 +411,33 @@ def test_a_tokenizer_of_another_script_is_told(
     finetune("pre", None, settings(home, "name=en", "train.epochs=1"), root=home)
     finetune("scratch", None, [*overrides, "train.steps=1", "name=own"], root=home)
     assert "tokens for a character" not in capsys.readouterr().err
+
+
+def test_copies_of_a_text_are_held_out_together(tmp_path: Path) -> None:
+    """Copies that differ in case and spaces are judged on what was not learned."""
+    rows = [(f"a text {n}", "good" if n % 2 else "bad") for n in range(80)]
+    copies = [(f" A  Text {n}\t", label) for n, (_, label) in enumerate(rows)]
+    path = write(tmp_path / "a.jsonl", [*rows, *copies])
+    for more in ((), ("task.folds=4", "task.fold=2")):
+        tables = tables_of(of_rows(path, *more))
+        assert tables.validation is not None
+        held = {normalized(text) for text in tables.validation.texts}
+        assert len(tables.validation.texts) == 2 * len(held)
+        assert held.isdisjoint(map(normalized, tables.train.texts))
+    # A run of an older version, which told texts apart by their letters, keeps its rows.
+    before = Tables(*hold_out_of_each_class(read_table(path), VALIDATION_SHARE)[:2], None)
+    resumed = of_rows(path).replace(data={"fingerprint": before.fingerprint()})
+    assert tables_of(resumed) == before != tables_of(of_rows(path))
+
+
+def test_rows_that_were_written_again_are_read_again(tmp_path: Path) -> None:
+    """What settings were chosen by is not trained on if a file of it has changed since."""
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    for source in (folder, tmp_path / "rows" / "*.jsonl"):
+        write(folder / "train.jsonl", sentences(100, 3))
+        task = task_of(of_rows(source))
+        assert isinstance(task, TextTask)
+        first = task.read_ahead()
+        write(folder / "train.jsonl", sentences(100, 4))
+        assert tables_of(of_rows(source)) != first

@@ -10,10 +10,14 @@ import pytest
 
 from tests.tasks.test_finetune import SMALL, write
 from wafergpt.api import finetune
+from wafergpt.config import load_recipe
 from wafergpt.errors import InputError
 from wafergpt.evaluation.hierarchy import confident_node, level_metrics
 from wafergpt.evaluation.metrics import classification_metrics
 from wafergpt.reports.page import write_report
+from wafergpt.tasks.base import task_of
+from wafergpt.tasks.classify import Classify
+from wafergpt.tasks.classify_settings import ClassifySettings
 
 LABELS = ("card/lost", "card/stolen", "loan/car/new", "loan/car/used", "other")
 
@@ -78,3 +82,17 @@ def test_an_uncertain_leaf_is_answered_by_its_node(tmp_path: Path) -> None:
     assert "Level by level" in write_report(classifier.run).read_text()
     with pytest.raises(InputError, match=r"no label is a path with task.hierarchy=\."):
         finetune("scratch", None, [*asked, "task.hierarchy=.", "name=none"], root=tmp_path)
+
+
+def test_thresholds_are_not_beside_a_hierarchy(tmp_path: Path) -> None:
+    """Its own rule decides, which knows of no offsets."""
+    path = write(tmp_path / "a.jsonl", [(f"text {n}", LABELS[n % 5]) for n in range(60)])
+    asked = ["task.name=classify", f"task.train={path}", "task.hierarchy=/"]
+    asked += ["evaluate.metric=macro_f1"]
+    with pytest.raises(InputError, match=r"leave task\.thresholds out"):
+        load_recipe(None, [*asked, "task.thresholds=one"])
+    task = task_of(load_recipe(None, asked))
+    assert isinstance(task, Classify)
+    chosen = task.with_choices(()).task
+    assert isinstance(chosen, ClassifySettings)
+    assert chosen.thresholds is None

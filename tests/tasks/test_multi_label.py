@@ -21,7 +21,7 @@ from wafergpt.api import export, finetune, prune
 from wafergpt.apps.comparison import compare
 from wafergpt.checkpoint import store
 from wafergpt.cli.predict import command
-from wafergpt.config import recipe_from
+from wafergpt.config import load_recipe, recipe_from
 from wafergpt.errors import InputError
 from wafergpt.inference.predictor import Predictor
 from wafergpt.reports.page import write_report
@@ -199,3 +199,14 @@ def test_a_resume_changes_nothing(home: Path) -> None:
     finetune(resume="ngrams", root=home)
     assert ((run.path / "recipe.yaml").read_bytes(), run.read("result")["metrics"]) == before
     assert "head_ngrams.ratios" in store.weights(run)
+
+
+def test_numbers_of_json_are_one_label_each(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    rows = [{"text": f"text {n}", "label": [1, 2] if n % 2 else [1.0]} for n in range(60)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = task_of(
+        load_recipe(None, ["task.name=classify", "task.multi=true", f"task.train={path}"])
+    )
+    assert isinstance(task, MultiLabel)
+    assert task.class_names(task.tables.train).count("1.0") in (0, len(task.tables.train.texts))

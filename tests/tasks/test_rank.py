@@ -279,3 +279,25 @@ def test_what_cannot_be_is_refused(home: Path, more: list[str], message: str) ->
         finetune("scratch", None, settings(home, "train.steps=1", "name=refused", *more),
                  root=home / "runs")  # fmt: skip
     assert not (home / "runs" / "refused").exists()
+
+
+def test_inputs_without_a_text_are_blank_and_other_ones_are_refused(trained: Predictor) -> None:
+    there = {"query": "what is red", "text": "red"}
+    blank = [None, "", float("nan"), np.float32("nan"), {**there, "text": " "}]
+    assert [one is None for one in trained.predict([*blank, there])] == [True] * 5 + [False]
+    for value in ({}, {"Query": "a", "text": "b"}):
+        with pytest.raises(InputError, match="has no query; "):
+            trained.predict([value])
+
+
+def test_lists_and_labels_of_spreadsheets(tmp_path: Path) -> None:
+    """A space at the end of a query makes no list; 0,5 and TRUE are numbers."""
+    path = tmp_path / "train.csv"
+    labels = ["TRUE", "0", '"0,5"', "FALSE"]
+    path.write_text("query,text,label\n" + "".join(
+        f"what is {n}{' ' * (m % 2)},text {m},{label}\n"
+        for n in range(40) for m, label in enumerate(labels)
+    ))  # fmt: skip
+    task = task_of(load_recipe(None, ["task.name=rank", f"task.train={path}", "task.held_out=0"]))
+    assert isinstance(task, Rank)
+    assert task.tables.train.relevance == [[1.0, 0.0, 0.5, 0.0]] * 40

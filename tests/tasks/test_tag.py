@@ -28,6 +28,7 @@ from wafergpt.model.gpt import GPT
 from wafergpt.reports import write_report
 from wafergpt.tasks.base import Splits, task_of
 from wafergpt.tasks.tag import Tag
+from wafergpt.tasks.tag_words import word_rows
 
 SMALL = [
     "model.n_layers=1", "model.d_model=32", "model.n_heads=2", "model.seq_len=24",
@@ -211,6 +212,13 @@ def test_lists_of_words_are_predicted_as_they_are_trained_on(
     source.write_text(json.dumps({"tokens": words, "text": "No one."}) + "\n")
     assert tagger.task.read_inputs(source, None, None)[0] == ["No one."]
     assert tagger.task.read_inputs(source, "tokens", None)[0] == [tuple(words)]
+    # The recipe's column of the one kind of files is none of the other.
+    source.write_text(json.dumps({"tokens": words}) + "\n")
+    (tmp_path / "a.conll").write_text("".join(f"{word} O\n" for word in words))
+    for path, tokens in ((source, "2"), (tmp_path / "a.conll", "words")):
+        found = word_rows(path, None, None, tokens, "text")
+        assert found is not None
+        assert [row.value for row in found] == [tuple(words)]
     source.write_text(json.dumps({"tokens": words}) + "\n" + json.dumps({"tokens": "Anna"}) + "\n")
     with pytest.raises(InputError, match="line 2: 'tokens' is not a list"):
         tagger.predict_file(source, tmp_path / "none.jsonl")

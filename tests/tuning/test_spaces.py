@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 
 from wafergpt.config import Recipe, load_recipe
 from wafergpt.errors import InputError
-from wafergpt.tuning.spaces import Space, default_spaces, is_space, read_spaces, spaces_of_mup
+from wafergpt.tuning.spaces import (
+    MOST,
+    Space,
+    combinations,
+    default_spaces,
+    is_space,
+    read_spaces,
+    short_names,
+    spaces_of_mup,
+)
 
 
 def drawn(space: Space, seed: int = 0) -> str:
@@ -26,15 +35,41 @@ def test_a_drawn_number_is_inside_and_comes_back(
 ) -> None:
     space = Space.read("optimizer.lr", f"{low!r}..{low * factor!r}{':log' if log else ''}")
     value = float(drawn(space, seed))
-    # Written with three digits.
-    assert 0.99 * low <= value <= 1.01 * low * factor
+    assert low <= value <= low * factor
     assert float(space.written(value)) == value
+    assert [float(end) for end in space.ends()] == pytest.approx([low, low * factor], rel=5e-3)
 
 
 @given(st.integers(0, 10**6), st.integers(1, 10**6), st.integers(0, 99))
 def test_whole_ends_give_whole_numbers(low: int, more: int, seed: int) -> None:
-    value = drawn(Space.read("train.steps", f"{low}..{low + more}"), seed)
+    value = drawn(Space.read("train.steps", f"{low}..{low + more}", whole=True), seed)
     assert low <= int(value) <= low + more
+
+
+def test_numbers_near_one_are_told_apart() -> None:
+    """Three digits of what they are above the low end: 0.9999 is not 1."""
+    space = Space.read("optimizer.beta2", "0.95..0.9999")
+    assert space.ends() == ("0.95", "0.9999")
+    assert len({drawn(space, seed) for seed in range(40)}) > 35
+    assert len({drawn(Space.read("a", "0.1234..0.12349"), seed) for seed in range(20)}) > 15
+
+
+def test_a_key_says_whether_numbers_are_whole() -> None:
+    found = _of(
+        Recipe(), train__batch_size="1e1..2e1", optimizer__weight_decay="0..1",
+        train__epochs="1..10", schedule__warmup="1%..2%",
+    )  # fmt: skip
+    assert [space.whole for space in found.values()] == [True, False, True, True]
+    assert drawn(found["train.batch_size"]).isdecimal()
+    # Of a default that is not whole, nothing is known in a space of whole numbers.
+    assert found["train.epochs"].parameter(3.5, float) is None
+    assert found["train.epochs"].parameter(3.0, float) == 3
+    assert found["optimizer.weight_decay"].parameter(0.1, float) == 0.1
+
+
+def test_keys_of_the_same_last_part_keep_their_names() -> None:
+    keys = ["optimizer.name", "schedule.name", "optimizer.lr"]
+    assert list(short_names(keys).values()) == ["optimizer.name", "schedule.name", "lr"]
 
 
 @pytest.mark.parametrize(
@@ -181,3 +216,11 @@ def test_a_section_of_a_recipe_may_have_lists(tmp_path: Path) -> None:
     found = {key: Space.read(key, text).choices for key, text in recipe.tune.items()}
     assert found["model.ngrams"] == ("[]", "[2,3]")
     assert found["lora.roles"] == ("[qkv]", "[qkv,ffn_in]")
+
+
+def test_a_grid_has_an_end() -> None:
+    many = ",".join(map(str, range(101)))
+    spaces = {key: Space.read(key, many) for key in ("a", "b")}
+    assert MOST < 101**2
+    with pytest.raises(InputError, match="a grid of 10,201 combinations is no search"):
+        combinations(spaces)

@@ -15,9 +15,12 @@ from typing import Any
 import pytest
 
 from wafergpt.errors import InputError
+from wafergpt.planning.budget import Budget
+from wafergpt.tuning.samplers import Pruner, Sampler
 from wafergpt.tuning.spaces import Space, combinations
+from wafergpt.tuning.spending import Spending
 from wafergpt.tuning.storage import JOURNAL, Way
-from wafergpt.tuning.study import Outcome, Pruner, Sampler, Study
+from wafergpt.tuning.study import Outcome, Study
 
 SPACES = {
     "optimizer.lr": Space.read("optimizer.lr", "0.001..1.0:log"),
@@ -78,6 +81,72 @@ def test_what_was_left_is_taken_up_with_its_settings(tmp_path: Path) -> None:
         assert (again.run, again.texts) == (left.run, left.texts)
         other.settle(again, [1.0], 1.0)
     assert [one.run for one in of.outcomes()] == ["trial-000", "trial-001", "trial-002"]
+
+
+def test_what_was_left_twice_keeps_its_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever takes it up may die before Optuna has its settings again."""
+    of = study(tmp_path)
+    made(of, 2)
+    with of.taken() as left:
+        assert left is not None
+    dying = study(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(Study, "_drawing", lambda study, trial: 1 / 0)
+        with pytest.raises(ZeroDivisionError), dying.taken():
+            pass
+    assert not of.others_at_work()
+    with study(tmp_path).taken() as again:
+        assert again is not None
+        assert (again.run, again.texts) == (left.run, left.texts)
+        assert of.others_at_work()
+    # One that is new has other settings.
+    other = study(tmp_path)
+    texts = [left.texts]
+    for _ in range(3):
+        with other.taken() as trial:
+            assert trial is not None
+            other.settle(trial, [1.0], 1.0)
+            texts.append(trial.texts)
+    assert texts[1] == texts[0]
+    assert len({str(one) for one in texts}) == 3
+
+
+def test_a_trial_is_begun_if_it_fits_beside_those_that_run(tmp_path: Path) -> None:
+    of, seen = study(tmp_path), list[tuple[int, int]]()
+
+    def fits(settled: Sequence[Outcome], running: int) -> bool:
+        seen.append((len(settled), running))
+        return running < 2
+
+    made(of, 1)
+    with (
+        of.taken(None, fits),
+        study(tmp_path).taken(None, fits),
+        study(tmp_path).taken(None, fits) as third,
+    ):
+        assert third is None
+    assert seen == [(1, 0), (1, 1), (1, 2)]
+    budget = Spending(Budget("flops", 1e16), workers=4)
+    settled = [Outcome(str(n), {}, (1.0,), "", 1.0, False, {"flops": 1e15}) for n in range(9)]
+    assert [budget.may_go_on(settled, running) for running in (0, 1)] == [True, False]
+    assert budget.may_go_on([], 3)
+
+
+def test_nothing_is_stopped_before_the_first_rung(tmp_path: Path) -> None:
+    of = study(tmp_path, pruner="asha")
+    for number in range(5):
+        with of.taken() as trial:
+            assert trial is not None
+            shares = [n / 100 for n in range(1, 101)]
+            stopped = next((one for one in shares if trial.report(one, 1.0 + number)), 1.0)
+            assert stopped == 1.0 if number == 0 else stopped >= 0.07
+            of.settle(trial, [1.0] if stopped == 1 else None, 1.0)
+    # The usual ten evaluations are of rungs: a tenth is of the first.
+    with of.taken() as trial:
+        assert trial is not None
+        assert trial.report(0.1, 99.0)
 
 
 def test_a_default_that_was_left_stays_the_default(tmp_path: Path) -> None:

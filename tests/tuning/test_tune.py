@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,8 +20,13 @@ from wafergpt.cli.tune import command
 from wafergpt.config import load_recipe
 from wafergpt.data.prepare import prepare
 from wafergpt.errors import InputError, Interrupted
+from wafergpt.locks import Lock
+from wafergpt.progress import Bar
 from wafergpt.runs.run import Run
 from wafergpt.tuning.gpus import gpus_of
+from wafergpt.tuning.making import TrialMaker
+from wafergpt.tuning.study import STUDY_LOCK, Outcome
+from wafergpt.tuning.tune import Tuning
 
 pytestmark = pytest.mark.usefixtures("any_gain")
 
@@ -53,6 +60,10 @@ def test_a_study_from_the_default_to_the_run_that_is_kept(rows: Path) -> None:
     # The recipe makes the same run again.
     again = api.finetune("scratch", result["recipe"], ["name=again"], root=rows / "runs").run
     assert again.read("result")["metrics"]["loss"] == result["value"]
+    # A run that was removed is made again, with the same figures.
+    shutil.rmtree(best.path)
+    assert tune(rows, LR, "model.dropout=0.0,0.1").read("result")["judged"] == 1
+    assert best.read("result")["test"] == result["test"]
     # Weights are kept of the best and the default alone.
     kept = {p.parent.name for p in folder.glob("trial-*/checkpoints")}
     assert kept == {"trial-000", result["best_trial"]}
@@ -103,6 +114,34 @@ def test_an_interrupted_trial_is_finished_first(
         assert (one["params"], one["values"]) == (other["params"], other["values"])
     steps = [row["step"] for row in Run(rows / "runs" / "film-tune" / "trial-001").metrics()]
     assert steps == list(range(1, 9))
+
+
+@pytest.mark.slow
+def test_a_signal_between_trials_ends_the_study(
+    rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    follow = TrialMaker.follow
+
+    def signalled(maker: TrialMaker, bar: Bar) -> list[Outcome]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return follow(maker, bar)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrialMaker, "follow", signalled)
+        with pytest.raises(Interrupted, match="the same command goes on"):
+            tune(rows, LR)
+    assert len(list((rows / "runs" / "film-tune").glob("trial-*/result.json"))) == 1
+    # Nobody frees the space of what is chosen while it is copied.
+    held: list[bool] = []
+    chosen = Tuning._chosen
+
+    def watched(tuning: Tuning, *outcomes: Any) -> Outcome:
+        held.append(not Lock(tuning.folder / STUDY_LOCK).acquire())
+        return chosen(tuning, *outcomes)
+
+    monkeypatch.setattr(Tuning, "_chosen", watched)
+    assert tune(rows, LR).read("result")["trials"] == 3
+    assert held == [True]
 
 
 @pytest.mark.slow
@@ -252,8 +291,9 @@ def test_the_command(rows: Path) -> None:
     assert "next: wafergpt predict film" in found.stdout
     again = CliRunner().invoke(command, [*line, "--json"], catch_exceptions=False)
     result = json.loads(again.stdout.splitlines()[-1])
-    assert result.keys() >= {"study", "metric", "best", "value", "default_value", "trials",
-                             "recipe", "test"}  # fmt: skip
+    assert {result["best_trial"], result["chosen_trial"]} <= {"trial-000", "trial-001"}
+    assert result.keys() >= {"study", "metric", "best", "not_beaten", "value", "default_value",
+                             "trials", "recipe", "test"}  # fmt: skip
     assert Path(result["recipe"]).is_file()
 
 

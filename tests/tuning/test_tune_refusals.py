@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from tests.tuning.films import LR, failing, tune
+from tests.tuning.films import LR, TASK, failing, tune
 from wafergpt.cli.tune import command
 from wafergpt.config import load_recipe
 from wafergpt.errors import Diverged, InputError, Interrupted, RunFailed
 from wafergpt.runs.run import Run
 from wafergpt.tuning import judging
+from wafergpt.tuning.asked import Asked
 from wafergpt.tuning.making import join
 
 
@@ -64,6 +65,12 @@ def test_what_is_impossible_for_the_default_is_said(
         ([LR], {"ray": "127.0.0.1:1"}, "no Ray cluster at 127.0.0.1:1: .*refused"),
         ([LR], {"width": 8}, "a proxy is of a pretraining"),
         ([LR], {"sampler": "grid"}, "a grid needs lists of values"),
+        ([LR], {"budget": "1FLOPs"}, "one trial takes about .* FLOPs, more than the budget of 1:"),
+        ([LR], {"sampler": "TPE"}, "sampler"),
+        ([LR], {"pruner": "ASHA"}, "pruner"),
+        ([LR], {"trials": 0}, "trials=0: 1 at least"),
+        ([LR], {"workers": 0}, "workers=0: 1 at least"),
+        ([LR], {"also": "lightness"}, "no objective 'lightness'"),
     ],
 )
 def test_mistakes_are_named_and_nothing_is_written(
@@ -72,6 +79,34 @@ def test_mistakes_are_named_and_nothing_is_written(
     with pytest.raises(InputError, match=message):
         tune(rows, *changes, **options)
     assert not (rows / "runs" / "film-tune" / "trial-000").exists()
+
+
+def test_what_is_fine_tuned_needs_rows(rows: Path) -> None:
+    for first in ("scratch", "film"):
+        (rows / "runs" / "film").mkdir(parents=True, exist_ok=True)
+        (rows / "runs" / "film" / "recipe.yaml").touch()
+        line = [first, LR, "--trials", "1", "--runs", str(rows / "runs")]
+        found = CliRunner().invoke(command, line)
+        assert found.exit_code == 2
+        assert f"{first} is fine-tuned on rows: add task.train=FILE" in found.output
+
+
+def test_a_value_beside_a_space_is_the_defaults(rows: Path) -> None:
+    given = ["optimizer.lr=1e-3", LR, "optimizer.lr=2e-3"]
+    asked = [*given, f"task.train={rows / 'train.jsonl'}", "task.test=none", "--trials", "1"]
+    found = CliRunner().invoke(command, ["scratch", *asked])
+    assert "optimizer.lr is given twice: 'optimizer.lr=2e-3' is used, not 'optimizer.lr=1e-3'" in (
+        found.output
+    )
+    assert f"'{LR}' is used" not in found.output
+
+
+def test_a_grid_has_room_for_the_default(rows: Path) -> None:
+    texts = {"optimizer.lr": "1e-3,2e-3,3e-3"}
+    named = (*TASK, f"task.train={rows / 'train.jsonl'}")
+    for trials, lr, takes_all in ((3, "6e-4", False), (4, "6e-4", True), (3, "2e-3", True)):
+        asked = Asked(None, (*named, f"optimizer.lr={lr}"), "scratch", texts, trials=trials)
+        assert asked.takes_all is takes_all
 
 
 def test_a_name_that_is_taken_is_refused_before_anything_is_trained(rows: Path) -> None:

@@ -15,7 +15,7 @@ from wafergpt.runs.run import RUNS, AnyRun, Run
 if TYPE_CHECKING:
     from wafergpt.inference.predictor import Predictor
     from wafergpt.planning.plan import HasPath, Plan
-    from wafergpt.tuning.study import Pruner, Sampler
+    from wafergpt.tuning.samplers import Pruner, Sampler
 
 SCRATCH = "scratch"
 """In place of a run to start from: fresh weights."""
@@ -325,7 +325,7 @@ def tune(
         budget=budget,
         trials=trials,
         metric=metric,
-        also=tuple(also),
+        also=(also,) if isinstance(also, str) else tuple(also),
         sampler=sampler,
         pruner=pruner,
         workers=workers,

@@ -126,24 +126,34 @@ def split_arguments(arguments: Sequence[str], runs: Path = RUNS) -> tuple[str | 
     return (names[0] if names else None), overrides
 
 
-def names_and_overrides(arguments: Sequence[str], runs: Path = RUNS) -> tuple[list[str], list[str]]:
+def names_and_overrides(
+    arguments: Sequence[str],
+    runs: Path = RUNS,
+    apart: Callable[[str], bool] = lambda argument: False,
+) -> tuple[list[str], list[str]]:
     """Separate recipes and runs from overrides; a path may contain a ``=``.
+
+    Args:
+        arguments: of the command line.
+        runs: the folder of runs.
+        apart: whether an override is of a kind of its own, beside which its key may have another.
 
     Raises:
         UsageError: if an argument is almost an override.
     """
     names: list[str] = []
     overrides: list[str] = []
-    given: dict[str, str] = {}
+    given: dict[tuple[str, bool], str] = {}
     for index, argument in enumerate(arguments):
         before = arguments[index - 1] if index else "KEY"
         following = arguments[index + 1 : index + 3]
         if _is_override(argument, runs):
             _require_joined(before, argument, following)
             key = argument.partition("=")[0].strip()
-            if given.get(key, argument) != argument:
-                say(f"{key} is given twice: '{argument}' is used, not '{given[key]}'")
-            given[key] = argument
+            place = key, apart(argument)
+            if given.get(place, argument) != argument:
+                say(f"{key} is given twice: '{argument}' is used, not '{given[place]}'")
+            given[place] = argument
             overrides.append(argument)
         else:
             _require_no_key(argument, following, runs)

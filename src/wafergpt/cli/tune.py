@@ -16,8 +16,10 @@ from wafergpt.cli.recipe import (
     runs_option,
 )
 from wafergpt.cli.tables import Cell, details
+from wafergpt.config.recipe import DEFAULT_TASK
 from wafergpt.runs.run import Run, command_line
-from wafergpt.tuning.study import Pruner, Sampler
+from wafergpt.tuning.samplers import Pruner, Sampler
+from wafergpt.tuning.spaces import is_space
 
 COMMAND_LINE = click.core.ParameterSource.COMMANDLINE
 
@@ -82,8 +84,9 @@ def command(arguments: tuple[str, ...], **options: Any) -> None:
     from wafergpt import api
 
     runs: Path = options["runs"]
-    names, given = names_and_overrides(arguments, runs)
-    start, recipe = _start_and_recipe(names, given)
+    # A value beside a space is the default's.
+    names, given = names_and_overrides(arguments, runs, lambda one: is_space(one, DEFAULT_TASK))
+    start, recipe = _start_and_recipe(names, given, runs)
     if options["nproc"]:
         given = [*given, f"system.nproc={options['nproc']}"]
     named = ("budget", "trials", "metric", "sampler", "pruner", "workers", "width", "steps",
@@ -97,8 +100,9 @@ def command(arguments: tuple[str, ...], **options: Any) -> None:
         **{name: options[name] for name in named},
     )
     result = run.read("result")
-    shown = {key: result.get(key) for key in ("study", "metric", "best", "value", "default_value",
-             "trials", "recipe", "test", "default_test", "difference", "made")}  # fmt: skip
+    shown = {key: result.get(key) for key in ("study", "metric", "best", "best_trial",
+             "chosen_trial", "not_beaten", "value", "default_value", "trials", "recipe",
+             "test", "default_test", "difference", "made")}  # fmt: skip
     text = "\n".join(f"{name}: {value}" for name, value in _lines(result))
     emit(
         shown,
@@ -108,13 +112,17 @@ def command(arguments: tuple[str, ...], **options: Any) -> None:
     )
 
 
-def _start_and_recipe(names: Sequence[str], given: Sequence[str]) -> tuple[str | None, str | None]:
+def _start_and_recipe(
+    names: Sequence[str], given: Sequence[str], runs: Path
+) -> tuple[str | None, str | None]:
     """Tell what is fine-tuned, and by which recipe."""
     if len(names) > 2:
         raise click.UsageError(f"a run and a recipe at most, not also '{names[2]}'")
     first, second = [*names, None, None][:2]
     if second or any(argument.startswith("task.") for argument in given):
         return first, second
+    if first == "scratch" or (first and (runs / first / "recipe.yaml").is_file()):
+        raise click.UsageError(f"{first} is fine-tuned on rows: add task.train=FILE")
     return None, first
 
 

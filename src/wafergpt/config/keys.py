@@ -22,12 +22,14 @@ class Key:
         optional: whether it can be unset.
         several: whether it is a list of that kind.
         or_one: whether one alone is no list.
+        whole: whether its numbers are whole.
     """
 
     kind: Kind
     optional: bool = False
     several: bool = False
     or_one: bool = False
+    whole: bool = False
 
 
 def keys_of(section: type[BaseModel], above: str = "") -> dict[str, Key]:
@@ -56,7 +58,7 @@ def _key(parts: list[Any]) -> Key:
         kind = "other" if int in parts else "text"
     elif int in parts or float in parts:
         kind = "number"
-    return Key(kind, type(None) in parts)
+    return Key(kind, type(None) in parts, whole=kind == "number" and float not in parts)
 
 
 def _parts(annotation: Any) -> Iterator[Any]:

@@ -182,8 +182,15 @@ def encode_label_sets(table: Table, labels: Sequence[str], where: str) -> NDArra
     return found
 
 
-def hold_out_label_sets(table: Table, share: float) -> tuple[Table, Table, list[str]]:
+def hold_out_label_sets(
+    table: Table, share: float, by: Sequence[str] | None = None
+) -> tuple[Table, Table, list[str]]:
     """Split a settled table into (kept, held), stratified by the rarest label of each row.
+
+    Args:
+        table: the rows.
+        share: to hold out.
+        by: what names each text, if it is not itself that counts.
 
     Returns:
         Kept, held, and the labels without a held row.
@@ -195,13 +202,14 @@ def hold_out_label_sets(table: Table, share: float) -> tuple[Table, Table, list[
     counts = Counter(label for labels in sets for label in labels)
     rarest = [min(labels, key=lambda x: (counts[x], x), default="") for labels in sets]
     places = replace(table, labels=rarest, lines=range(len(sets)))
-    kept, held, _ = hold_out_of_each_class(places, share)
+    kept, held, _ = hold_out_of_each_class(places, share, by)
+    texts = by or table.texts
     inside, outside = (list(part.lines) for part in (kept, held))
     left = {label for row in inside for label in sets[row]}
     # A label stays in training, with all rows of its text.
-    back = {table.texts[row] for row in outside if not left.issuperset(sets[row])}
-    inside = sorted([*inside, *(row for row in outside if table.texts[row] in back)])
-    outside = [row for row in outside if table.texts[row] not in back]
+    back = {texts[row] for row in outside if not left.issuperset(sets[row])}
+    inside = sorted([*inside, *(row for row in outside if texts[row] in back)])
+    outside = [row for row in outside if texts[row] not in back]
     if not outside:
         raise InputError(
             f"{len(sets):,} rows are too few to hold out {share:.0%} of them: name a validation "

@@ -119,8 +119,7 @@ def read_table(
     numbers: list[int] = []
     blank: list[int] = []
     unlabelled: list[int] = []
-    numeric = False
-    columns, of_label = names_of(text), names_of(label)
+    columns, of_label, numeric = names_of(text), names_of(label), False
     names = (*columns, *of_label)
     for number, row in held(path, rows(path, names=names), names):
         words = _text(row, columns, path, number, "task.text=COLUMN")
@@ -132,13 +131,14 @@ def read_table(
             texts.append(words)
             labels.append(read_label(cells, path, number))
             numbers.append(number)
+            numeric |= any(map(_is_number, value if isinstance(value, list) else [value]))
         elif is_missing(value) or not str(value).strip():
             unlabelled.append(number)
         else:
             texts.append(words)
             labels.append(label_text(value, of_label[0], path, number))
             numbers.append(number)
-            numeric |= isinstance(value, int | float) and not isinstance(value, bool)
+            numeric |= _is_number(value)
     total = len(texts) + len(blank) + len(unlabelled)
     if unlabelled:
         raise InputError(
@@ -148,6 +148,10 @@ def read_table(
     notes = _notes_on_blank(path, blank, total, columns)
     say(counted(path, total, names=names))
     return Table(texts, labels, path, numbers, numeric=numeric, notes=notes)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _notes_on_blank(
@@ -232,10 +236,11 @@ def read_lines(data: bytes, name: str) -> list[str]:
 
 
 def is_missing(value: object) -> bool:
-    """Return whether a value is missing: None, NaN, or pandas' NA."""
-    if value is None or type(value).__name__ == "NAType":
+    """Return whether a value is missing: None, NaN, or pandas' NA and NaT."""
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):
         return True
-    return isinstance(value, float) and math.isnan(value)
+    # Nothing but NaN is unlike itself.
+    return isinstance(value, Number) and bool(value != value)
 
 
 def described(value: object) -> str:

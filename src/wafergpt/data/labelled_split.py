@@ -1,8 +1,12 @@
-"""Held-out rows, chosen by a hash of their text so that no text is on both sides."""
+"""Held-out rows, chosen by a hash of their text so that no text is on both sides.
+
+Texts are the same if they differ in case, white space and Unicode normalization alone.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Protocol, TypeVar
@@ -40,6 +44,25 @@ class Rows(Protocol):
 R = TypeVar("R", bound=Rows)
 
 
+def normalized(text: str) -> str:
+    """Return a text without what makes no difference: case, white space, Unicode's forms."""
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", text)
+    return " ".join(text.casefold().split())
+
+
+def same_texts(texts: Sequence[str]) -> list[str]:
+    """Return for each text the least of those that are the same.
+
+    Where no two differ in what makes no difference alone, these are the texts themselves.
+    """
+    least: dict[str, str] = {}
+    keys = [normalized(text) for text in texts]
+    for key, text in zip(keys, texts, strict=True):
+        least[key] = min(text, least.get(key, text))
+    return [least[key] for key in keys]
+
+
 def hold_out(table: R, share: float, seed: int = 0, by: Sequence[str] | None = None) -> tuple[R, R]:
     """Split a table into (kept, held) by a hash of each text, or of what is named by ``by``.
 
@@ -58,12 +81,14 @@ def hold_out(table: R, share: float, seed: int = 0, by: Sequence[str] | None = N
     return table.take(kept), table.take(held)
 
 
-def hold_out_of_each_class(table: Table, share: float) -> tuple[Table, Table, list[str]]:
+def hold_out_of_each_class(
+    table: Table, share: float, by: Sequence[str] | None = None
+) -> tuple[Table, Table, list[str]]:
     """Split a table into (kept, held), stratified by class; name the classes with no held row.
 
     The texts of a class with the smallest hashes are held out: the order of the rows does not
     matter, and all rows of a text are on one side. Shares are of distinct texts, rounded so that
-    they add up; every label keeps a row.
+    they add up; every label keeps a row. ``by`` names each text, if it is not itself that counts.
 
     Returns:
         Kept, held, and the names of the classes without a held row, the smallest first.
@@ -72,7 +97,7 @@ def hold_out_of_each_class(table: Table, share: float) -> tuple[Table, Table, li
         InputError: if no class has two different texts.
     """
     rows: dict[str, list[int]] = {}
-    for row, text in enumerate(table.texts):
+    for row, text in enumerate(by or table.texts):
         rows.setdefault(text, []).append(row)
     # A text with several labels counts for only one of them.
     classes: dict[str, list[str]] = {}

@@ -7,7 +7,7 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from typing import Literal
@@ -101,14 +101,34 @@ def _certain(label: str, numeric: bool) -> Hashable:
     return Decimal(label) if numeric and NUMBER.fullmatch(label) else label
 
 
+def with_point(text: str) -> str:
+    """Return a number, with a point for a spreadsheet's decimal comma.
+
+    Three digits after a comma are thousands.
+    """
+    return re.sub(r"(?<=\d),(?!\d{3}$)(?=\d+$)", ".", text)
+
+
+def spelled_alike(labels: Iterable[str]) -> list[str]:
+    """Return warnings about labels that differ in spelling alone, and stay apart."""
+    groups: dict[Hashable, list[str]] = {}
+    for label in sorted(set(labels)):
+        groups.setdefault(_folded(label), []).append(short(label))
+    return [
+        f"warning: the labels {' and '.join(group)} differ in spelling alone: they are learned as "
+        "different ones"
+        for group in groups.values()
+        if len(group) > 1
+    ]
+
+
 def _folded(label: str) -> Hashable:
     label = unicodedata.normalize("NFKC", label).casefold()
     label = "".join(c for c in label if unicodedata.category(c) != "Cf")
     label = " ".join(label.split())
     if label in BOOLEANS:
         return BOOLEANS[label]
-    # A spreadsheet's decimal comma; three digits after it are thousands.
-    number = re.sub(r"(?<=\d),(?!\d{3}$)(?=\d+$)", ".", label)
+    number = with_point(label)
     if NUMBER.fullmatch(number):
         return Decimal(number)
     return re.sub(r"(?<=\w)[\s_-]+(?=\w)", " ", label)

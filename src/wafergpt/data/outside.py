@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wafergpt.data.labelled_rows import Table, encode_labels
+from wafergpt.data.row_sources import together
 from wafergpt.errors import InputError, nearest
 from wafergpt.files import short
 
@@ -62,13 +63,7 @@ def with_outside(held: Table, train: Table, outside: str) -> Table:
     rows = [row for row, label in enumerate(train.labels) if outside and label == outside]
     if not rows:
         return held
-    more = train.take(rows)
-    return replace(
-        held,
-        texts=[*held.texts, *more.texts],
-        labels=[*held.labels, *more.labels],
-        lines=[*held.lines, *more.lines],
-    )
+    return together([held, train.take(rows)], train.path or Path())
 
 
 def encode_in_scope(

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from wafergpt.data.file_formats import FileFormat, column, counted, rows
 from wafergpt.data.labelled_rows import cell_text, held, is_missing
+from wafergpt.data.labels import BOOLEANS, with_point
 from wafergpt.errors import InputError
 from wafergpt.files import short
 from wafergpt.progress import say
@@ -142,8 +143,8 @@ class Candidate(NamedTuple):
 
     @property
     def list_key(self) -> str:
-        """What the candidates of a list have in common."""
-        return self.query if self.group is None else self.group
+        """What the candidates of a list have in common: a group, or a query but for spaces."""
+        return " ".join(self.query.split()) if self.group is None else self.group
 
 
 @dataclass(frozen=True)
@@ -319,8 +320,9 @@ def _relevance(value: object, name: str, path: Path, number: int) -> float:
     where = f"{path}, line {number}: column '{name}'"
     if is_missing(value) or not str(value).strip():
         raise InputError(f"{where} has no label: the relevance of a candidate is 0 or more")
+    text = str(value).strip().lower()
     try:
-        found = float(value if isinstance(value, int | float) else str(value).strip())
+        found = float(BOOLEANS.get(text, with_point(text)))
     except (ValueError, OverflowError):
         found = math.nan
     if not math.isfinite(found):

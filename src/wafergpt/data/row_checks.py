@@ -7,7 +7,6 @@ compared by a hash of 64 bits, so that a million texts take a few bytes each.
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from wafergpt.data.labelled_split import Rows
+from wafergpt.data.labelled_split import Rows, normalized
 from wafergpt.data.text_columns import BETWEEN, shown
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.files import short
@@ -52,13 +51,6 @@ class Finding:
     text: str
     count: int
     serious: bool
-
-
-def normalized(text: str) -> str:
-    """Return a text without what makes no difference: case, white space, Unicode's forms."""
-    if not text.isascii():
-        text = unicodedata.normalize("NFC", text)
-    return " ".join(text.casefold().split())
 
 
 class RowChecks:
@@ -216,6 +208,20 @@ def too_long(
             count,
             False,
         )
+
+
+def in_short(tables: Mapping[str, Rows], one_answer: bool) -> list[str]:
+    """Return one line on what makes metrics wrong, if anything does.
+
+    Args:
+        tables: the rows of ``train``, and of ``validation`` and ``test`` where there are any.
+        one_answer: whether a text has one right answer.
+    """
+    checks = RowChecks(tables)
+    found = [*checks.across(), *(checks.contradictory() if one_answer else ())]
+    if not found:
+        return []
+    return [f"warning: {'; '.join(one.text for one in found)}: wafergpt check says more"]
 
 
 def _keys(texts: Sequence[str]) -> NDArray[np.int64]:

@@ -12,10 +12,9 @@ from typing import Any
 
 from wafergpt import files
 from wafergpt.data.file_formats import KINDS, suffix
-from wafergpt.data.labelled_split import R
+from wafergpt.data.labelled_split import R, Rows
 from wafergpt.data.tagged_files import CONLL
 from wafergpt.errors import InputError
-from wafergpt.progress import say
 
 SPLITS: Mapping[str, Sequence[str]] = {
     "train": ("train", "training"),
@@ -41,8 +40,6 @@ def row_files(sources: Mapping[str, Path | None]) -> dict[str, list[Path]]:
     if train is not None and train.is_dir():
         found = _splits_in(train)
         kept = {n: found[n] for n in SPLITS if n in found and sources.get(n) in (None, train)}
-        shown = (f"{name}: {', '.join(one.name for one in some)}" for name, some in kept.items())
-        say(f"{train}: {'; '.join(shown)}")
         found, sources = kept, {**sources, "train": None}
     for name, path in sources.items():
         if path is not None and path.is_dir():
@@ -50,6 +47,11 @@ def row_files(sources: Mapping[str, Path | None]) -> dict[str, list[Path]]:
         if path is not None:
             found[name] = _matching(path)
     return {name: found[name] for name in SPLITS if name in found}
+
+
+def listed(found: Mapping[str, Sequence[Path]]) -> str:
+    """Return the names of the files of each split, for people."""
+    return "; ".join(f"{name}: {', '.join(one.name for one in found[name])}" for name in found)
 
 
 def _matching(path: Path) -> list[Path]:
@@ -95,10 +97,15 @@ def together(tables: Sequence[R], source: Path) -> R:
         if name == "path":
             values[name] = source
         elif name == "paths":
-            values[name] = [getattr(t, "path", None) for t in tables for _ in t.texts]
+            values[name] = [path for t in tables for path in _paths_of(t)]
         elif isinstance(parts[0], list | tuple):
             values[name] = type(parts[0])(chain.from_iterable(parts))
         else:
             values[name] = any(parts)
     merged: R = replace(tables[0], **values)  # type: ignore[type-var]
     return merged
+
+
+def _paths_of(table: Rows) -> Sequence[Path | None]:
+    own: Sequence[Path] = getattr(table, "paths", ())
+    return own or [getattr(table, "path", None)] * len(table.texts)

@@ -72,8 +72,20 @@ def _cell(value: Any) -> str:
     return _json(value)
 
 
+def _without_nan(value: Any) -> Any:
+    """Return a value with null in place of NaN and infinities, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _without_nan(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _json(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        return _json(_without_nan(value))
     try:
         text.encode()
     except UnicodeEncodeError:

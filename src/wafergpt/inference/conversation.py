@@ -85,13 +85,9 @@ class Conversation:
     def _tokens(self, messages: list[Message]) -> list[int]:
         task = self.predictor.task
         assert isinstance(task, Dialogue)
-        first = self._first
-        tokenizer, most = self.predictor.tokenizer, task.longest_prompt
-        while True:
-            prompt = dialogue_prompt([*first, *messages], tokenizer)
-            if len(prompt.tokens) <= most or len(messages) == 1:
-                return [int(token) for token in prompt.cut(most, task.keeps_end).tokens]
-            messages = messages[1:]
+        prompt = dialogue_prompt([*self._first, *messages], self.predictor.tokenizer)
+        kept: list[int] = prompt.cut(task.longest_prompt, task.keeps_end).tokens.tolist()
+        return kept
 
     def reset(self) -> None:
         """Forget the messages, but not ``system``."""

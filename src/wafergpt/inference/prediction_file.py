@@ -249,8 +249,9 @@ class PredictionFile:
         for name, value in row.columns.items():
             if value is TWICE:
                 raise InputError(f"{place}: more than one column '{name}': rename all but one")
-            if isinstance(value, str):
-                whole(value, self.source, row.line)
+            for text in (name, value):
+                if isinstance(text, str):
+                    whole(text, self.source, row.line)
 
     # --- rows ------------------------------------------------------------------------------------
 
@@ -343,6 +344,15 @@ def _parts(rows: Iterable[InputRow]) -> Iterator[list[InputRow]]:
             yield part
             part, size = [], 0
         part.append(row)
-        size += len(row.text)
+        size += _characters(row.columns)
     if part:
         yield part
+
+
+def _characters(cell: object) -> int:
+    """Return about how many characters a cell has, or a list or mapping of them."""
+    if isinstance(cell, Mapping):
+        return sum(map(_characters, cell.values()))
+    if isinstance(cell, list):
+        return sum(map(_characters, cell))
+    return len(cell) if isinstance(cell, str) else 1

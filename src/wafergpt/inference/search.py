@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from wafergpt.data.given_texts import given_texts
 from wafergpt.engines.outputs import evaluate
 from wafergpt.errors import InputError, require_one_of
 from wafergpt.evaluation.ranking import first_ranks
@@ -80,7 +81,8 @@ class SearchIndex:
         if weight is not None and not 0 <= weight <= 1:
             raise InputError(f"weight={weight} is no share from 0 to 1")
         self.weight, self._how, self._size, self._predictor = weight, how, size, predictor
-        self._there = np.array([bool(text.strip()) for text in texts])
+        texts = given_texts(texts, "texts")
+        self._there = np.array([bool(text) for text in texts])
         if not self._there.any():
             raise InputError("there are no texts to search in")
         self.vectors = None if how == "words" else self.encode(texts)
@@ -101,9 +103,7 @@ class SearchIndex:
         """
         if k < 1:
             raise InputError(f"k={k}: one text is the least to find")
-        if isinstance(queries, str):
-            raise InputError("search() takes a list of queries: put a single one in brackets")
-        asked = list(queries)
+        asked = given_texts(queries, "queries")
         found = []
         for start in range(0, len(asked), CHUNK):
             for row in self.scores(asked[start : start + CHUNK]):

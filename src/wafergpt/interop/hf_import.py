@@ -25,6 +25,7 @@ from wafergpt.model.empty import empty
 from wafergpt.model.gpt import GPT
 from wafergpt.progress import working
 from wafergpt.runs.run import RUNS, Run
+from wafergpt.shapes.counts import pooled_width
 from wafergpt.tasks.classify_settings import ClassifySettings
 from wafergpt.tasks.regress import RegressSettings
 
@@ -125,7 +126,7 @@ def read_network(folder: Path, ignore: Collection[str] = ()) -> Imported:
         # It has no head for tokens; a tied one takes no memory.
         model = described.model.model_copy(update={"tied": True})
         outputs = found["score.weight"].shape[0]
-        width = model.d_model * (3 if described.pooling == "mean_max_last" else 1)
+        width = pooled_width(model, described.pooling)
         wanted = _match(model, found, folder, score=(outputs, width))
         body = _read(wanted)
         score = body.pop("score.weight")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from wafergpt.model.dropout import Dropout
 from wafergpt.model.gpt import GPT
 from wafergpt.model.ngrams import KeptRows
+from wafergpt.shapes.counts import pooled_width
 from wafergpt.shapes.parametrization import parametrization
 
 Pooling = Literal["last", "mean", "max", "mean_max_last"]
@@ -70,7 +71,7 @@ class Classifier(nn.Module):
         self.gpt = gpt
         self._exact = exact
         self.pooling = pooling
-        width = gpt.config.d_model * (3 if pooling == "mean_max_last" else 1)
+        width = pooled_width(gpt.config, pooling)
         self.dropout = Dropout(gpt.config.dropout)
         self.head = nn.Linear(width, n_outputs or 1, bias=False)
         if not n_outputs:

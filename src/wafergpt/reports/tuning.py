@@ -12,7 +12,7 @@ from wafergpt.progress import duration
 from wafergpt.reports import formatting as values
 from wafergpt.reports.charts import ACCENT, MUTED, QUIET, Chart, literal, short
 from wafergpt.reports.markup import table
-from wafergpt.tuning.spaces import choices_of
+from wafergpt.tuning.spaces import choices_of, short_names
 
 Result = Mapping[str, Any]
 
@@ -88,6 +88,23 @@ class Trials:
         """Those with a value."""
         return [row for row in self.rows if row.value is not None]
 
+    @property
+    def names(self) -> Mapping[str, str]:
+        """What each key is called here."""
+        return short_names(map(str, self.spaces))
+
+    def written(self, key: str, value: object) -> str:
+        """Return a setting as it is written, with its unit."""
+        if value is None:
+            return "as it is"
+        unit = "%" * ("%" in str(self.spaces.get(key, "")) and not isinstance(value, str))
+        return f"{value:.4g}{unit}" if isinstance(value, float) else f"{value}{unit}"
+
+    def settings(self, row: TrialRow) -> str:
+        """Return the settings of a trial on one line."""
+        found = (f"{self.names.get(k, k)} {self.written(k, v)}" for k, v in row.params.items())
+        return literal(", ".join(found) or "the default")
+
     def ranked(self) -> list[TrialRow]:
         """Return those with a value, the best first."""
         sign = 1 if self.lower else -1
@@ -99,7 +116,7 @@ def tuning_charts(result: Result) -> list[Chart]:
     trials = Trials.of(result)
     if trials is None or not trials.ended:
         return []
-    drawn = [_history(trials), _importances(result), _parallel(trials)]
+    drawn = [_history(trials), _importances(trials, result), _parallel(trials)]
     slices = [_slice(trials, key) for key in trials.spaces]
     return [chart for chart in (*drawn, *slices) if chart is not None]
 
@@ -111,11 +128,11 @@ def trials_card(result: Result) -> str:
         return ""
     stopped = [row for row in trials.rows if row.value is None]
     rows = [*trials.ranked(), *stopped]
-    heads = ["Trial", *map(_short_key, trials.spaces), f"Validation {trials.metric}", "Time"]
+    heads = ["Trial", *trials.names.values(), f"Validation {trials.metric}", "Time"]
     cells = [
         (
             f"{row.number}{' (default)' if row.is_default else ''}",
-            *(_written(row.params.get(key)) for key in trials.spaces),
+            *(trials.written(key, row.params.get(key)) for key in trials.spaces),
             row.why or values.MISSING if row.value is None else f"{row.value:.4f}",
             duration(row.seconds),
         )
@@ -139,7 +156,7 @@ def _history(trials: Trials) -> Chart:
         {
             "x": numbers, "y": list(map(short, found)), "mode": "markers", "name": "trial",
             "marker": {"color": MUTED, "size": 7},
-            "text": [_settings(row) for row in ended],
+            "text": [trials.settings(row) for row in ended],
             "hovertemplate": "trial %{x}: %{y:.4f}<br>%{text}<extra></extra>",
         },
     ]  # fmt: skip
@@ -160,14 +177,14 @@ def _history(trials: Trials) -> Chart:
     return Chart("history", "Trials", caption, data, layout, wide=True)
 
 
-def _importances(result: Result) -> Chart | None:
+def _importances(trials: Trials, result: Result) -> Chart | None:
     found = result.get("importances")
     if not isinstance(found, Mapping) or not found:
         return None
     shares = sorted(((float(v), str(k)) for k, v in found.items()), key=lambda pair: pair[0])
     data = {
         "type": "bar", "orientation": "h", "x": [short(share) for share, _ in shares],
-        "y": [_short_key(key) for _, key in shares], "marker": {"color": ACCENT},
+        "y": [trials.names.get(key, key) for _, key in shares], "marker": {"color": ACCENT},
         "hovertemplate": "%{y}: %{x:.0%}<extra></extra>",
     }  # fmt: skip
     layout = {"xaxis": {"tickformat": ".0%"}, "yaxis": {"type": "category"}}
@@ -183,14 +200,14 @@ def _parallel(trials: Trials) -> Chart | None:
         return None
     shown = ranked[:DRAWN]
     places = [_places(trials.spaces[key], [row.params[key] for row in shown]) for key in keys]
-    names = [literal(_short_key(key)) for key in keys]
+    names = [literal(trials.names[key]) for key in keys]
     best = max(1, len(ranked) // 5)
     data: list[dict[str, Any]] = [
         {
             "x": names, "y": [short(axis[place]) for axis in places], "mode": "lines+markers",
             "line": {"color": ACCENT if place < best else QUIET, "width": 2 if place < best else 1},
             "marker": {"size": 5}, "showlegend": False, "name": str(row.number),
-            "text": [_written(row.params[key]) for key in keys],
+            "text": [trials.written(key, row.params[key]) for key in keys],
             "hovertemplate": f"trial {row.number}, {row.value:.4f}: %{{x}} %{{text}}"
             "<extra></extra>",
         }
@@ -237,23 +254,8 @@ def _slice(trials: Trials, key: str) -> Chart | None:
     }
     caption = "One setting, over all values of the others; later trials are darker."
     name = key.replace(".", "-")
-    return Chart(f"slice-{name}", literal(_short_key(key)), caption, [data], layout)
+    return Chart(f"slice-{name}", literal(trials.names[key]), caption, [data], layout)
 
 
 def _is_log(space: str) -> bool:
     return str(space).endswith(":log")
-
-
-def _short_key(key: str) -> str:
-    return str(key).rpartition(".")[2]
-
-
-def _written(value: object) -> str:
-    if value is None:
-        return "as it is"
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def _settings(row: TrialRow) -> str:
-    found = (f"{_short_key(key)} {_written(value)}" for key, value in row.params.items())
-    return literal(", ".join(found) or "the default")

@@ -19,6 +19,11 @@ def parameters(model: Model) -> int:
     return embeddings + ngram_parameters(model) + non_embedding_parameters(model)
 
 
+def pooled_width(model: Model, pooling: str) -> int:
+    """Return the numbers of a text's pooled states, which a head reads."""
+    return model.d_model * (3 if pooling == "mean_max_last" else 1)
+
+
 def table_rows(model: Model) -> tuple[int, ...]:
     """Return the rows of each n-gram table; a pruned one has a row of zeros beside those kept."""
     return tuple(kept + 1 for kept in model.ngram_kept) or (model.ngram_rows,) * len(model.ngrams)

@@ -112,7 +112,8 @@ class Answer(WordTask[Questions]):
 
     def hold_out(self, train: Questions) -> tuple[Questions, Questions, list[str]]:
         """Hold out contexts with all of their questions; of few contexts, questions."""
-        by = train.contexts if len(set(train.contexts)) >= MANY_CONTEXTS else None
+        few = len(set(train.contexts)) < MANY_CONTEXTS
+        by = self.known_by(train.texts if few else train.contexts)
         return *hold_out(train, self.settings.held_out, by=by), []
 
     def from_rows(self, tables: SplitRows[Questions]) -> dict[str, Any]:

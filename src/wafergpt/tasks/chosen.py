@@ -116,7 +116,7 @@ def with_choices(
     values["task.ngrams"] = "words" if mean >= LONG else "characters"
     if classes is not None:
         values["task.ngram_ratios"] = len(texts) >= ROWS_OF_A_CLASS * classes
-        if recipe.evaluate.metric in RARE_COUNT:
+        if recipe.evaluate.metric in RARE_COUNT and not getattr(recipe.task, "hierarchy", None):
             values["task.thresholds"] = "one"
     ratios = values.get("task.ngram_ratios", False)
     if "task.ngram_ratios" in asked:

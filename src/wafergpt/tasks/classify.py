@@ -168,7 +168,9 @@ class Classify(TextTask):
     def hold_out(self, train: Table) -> tuple[Table, Table, list[str]]:
         """Hold out a share of each class, and all that is out of scope."""
         outside, share = self.settings.out_of_scope, self.settings.held_out
-        kept, held, without = hold_out_of_each_class(in_scope(train, outside), share)
+        inside = in_scope(train, outside)
+        by = self.known_by(inside.texts)
+        kept, held, without = hold_out_of_each_class(inside, share, by)
         held = with_outside(held, train, outside)
         return kept, held, [classes_kept(without, kept)] if without else []
 

@@ -80,6 +80,8 @@ class ClassifySettings(TextTaskSettings):
         for key in ("abstain", "calibrate", "out_of_scope", "hierarchy"):
             if self.multi and getattr(self, key):
                 raise ValueError(f"task.{key} is for one label to a text, and task.multi=true")
+        if self.hierarchy and self.thresholds == "one":
+            raise ValueError("task.hierarchy decides by its own rule: leave task.thresholds out")
         if self.thresholds == "each" and not self.multi:
             raise ValueError("task.thresholds=each is for task.multi=true; use one")
         return self

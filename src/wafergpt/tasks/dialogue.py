@@ -75,9 +75,11 @@ class Dialogue(GenerativeTask):
 
     def require_input(self, value: object) -> str | None:
         """Return messages as JSON: of a list of them, or of one text of a user's."""
+        if isinstance(value, list) and not value:
+            return None
         if isinstance(value, list):
             known = all(isinstance(one, Message) for one in value)
-            return as_json(value if value and known else messages_of(value))
+            return as_json(value if known else messages_of(value))
         text = super().require_input(value)
         return None if text is None else as_json([Message("user", text)])
 
@@ -116,15 +118,21 @@ def require_dialogue(run: Run) -> None:
 
 
 def dialogue_prompt(messages: Sequence[Message], tokenizer: Tokenizer) -> Prompt:
-    """Return the tokens that the assistant's next reply follows, and which are its replies'."""
+    """Return the tokens that the assistant's next reply follows, and which are its replies'.
+
+    A system message is always read; of the others, older ones may be left out.
+    """
     pieces = [part for one in messages for part in (f"{one.role}:", f" {one.content}")]
     encoded = tokenizer.encode_batch([*pieces, "assistant:"])
     tokens: list[int] = []
     learned: list[bool] = []
+    starts: list[int] = []
     for place, one in enumerate(messages):
+        if starts or one.role != "system":
+            starts.append(len(tokens))
         role, content = encoded[2 * place], [*encoded[2 * place + 1], tokenizer.end_of_text]
         tokens += [*role, *content]
         learned += [False] * len(role) + [one.role == "assistant" and one.learned] * len(content)
     tokens += encoded[-1]
     learned += [False] * len(encoded[-1])
-    return Prompt(np.array(tokens, dtype=np.int64), np.array(learned))
+    return Prompt(np.array(tokens, dtype=np.int64), np.array(learned), starts)

@@ -16,7 +16,7 @@ from wafergpt.data.retrieval_rows import OPTIONAL, QueryPairs, read_query_pairs
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
 from wafergpt.evaluation.ranking import ranks_by_cosine, search_metrics
-from wafergpt.progress import place, say, working
+from wafergpt.progress import place, working
 from wafergpt.tasks.base import Direction, EvaluationSet, Outputs, Splits
 from wafergpt.tasks.chosen import with_choices_for_retrieval
 from wafergpt.tasks.labelled_task import LabelledTask
@@ -156,8 +156,10 @@ class Embed(LabelledTask[QueryPairs]):
     @property
     def width(self) -> int:
         """The numbers of a vector."""
-        wide = 3 if self.settings.pooling == "mean_max_last" else 1
-        return self.settings.projection or wide * self.recipe.model.d_model
+        from wafergpt.shapes.counts import pooled_width
+
+        pooled = pooled_width(self.recipe.model, self.settings.pooling)
+        return self.settings.projection or pooled
 
     def encoded(self, tables: SplitRows[QueryPairs], tokenizer: Tokenizer) -> Splits:
         """Encode the rows."""
@@ -175,11 +177,7 @@ class Embed(LabelledTask[QueryPairs]):
         wrong = (text for negatives in table.negatives for text in negatives)
         distinct = list(dict.fromkeys([*table.texts, *table.positives, *wrong]))
         tokens, cut = self._encode_texts(distinct, tokenizer)
-        if cut:
-            say(
-                f"warning: {cut:,} of {len(distinct):,} {name} texts are longer than "
-                f"{self._limit()} tokens; what is beyond is cut (task.cut={self.settings.cut})"
-            )
+        self.warn_of_cut(cut, len(distinct), f"{name} texts")
         places = {text: at for at, text in enumerate(distinct)}
         pairs = PairBatches(
             tokens,
@@ -194,7 +192,7 @@ class Embed(LabelledTask[QueryPairs]):
     def _encode_texts(self, texts: Sequence[str], tokenizer: Tokenizer) -> tuple[list[Ints], int]:
         from wafergpt.data.labelled_batches import encode_texts
 
-        return encode_texts(texts, tokenizer, self._limit(), self.settings.cut)
+        return encode_texts(texts, tokenizer, self.limit, self.settings.cut)
 
     def evaluated(
         self, table: QueryPairs, tokenizer: Tokenizer, name: str = "validation"
@@ -227,7 +225,8 @@ class Embed(LabelledTask[QueryPairs]):
     def encode(self, inputs: Sequence[Any], tokenizer: Tokenizer) -> EvaluationSet:
         """Return texts as samples, sorted by length."""
         with working("encoding the texts"):
-            tokens, _ = self._encode_texts(inputs, tokenizer)
+            tokens, cut = self._encode_texts(inputs, tokenizer)
+        self.warn_of_cut(cut, len(tokens), "texts")
         return self._samples(tokens, None)
 
     @property
@@ -250,12 +249,10 @@ class Embed(LabelledTask[QueryPairs]):
 
         The products of vectors with each other are counted too.
         """
-        from wafergpt.shapes.counts import training_flops
+        from wafergpt.shapes.counts import pooled_width, training_flops
 
-        head, recipe = 0, self.recipe
-        if self.settings.projection:
-            wide = 3 if self.settings.pooling == "mean_max_last" else 1
-            head = self.settings.projection * wide * recipe.model.d_model
+        recipe = self.recipe
+        head = self.settings.projection * pooled_width(recipe.model, self.settings.pooling)
         compared = batch["ignored"].numel() * sum((*self.settings.sizes, self.width))
         encoded = (
             len(texts) * training_flops(recipe.model, texts.shape[1], 0, head, recipe.lora)
@@ -296,7 +293,7 @@ class Embed(LabelledTask[QueryPairs]):
             {"vectors": "`[batch, size]`, of length 1: products are cosines"},
             lambda network, batch: {"vectors": self.outputs(network, batch)["embedding"]},
             {
-                "max_tokens": self._limit(),
+                "max_tokens": self.limit,
                 "cut": self.settings.cut,
                 "pooling": self.settings.pooling,
                 "size": self.width,

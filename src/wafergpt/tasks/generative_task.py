@@ -16,6 +16,7 @@ from pydantic import Field
 from wafergpt.config import Recipe, TaskSettings
 from wafergpt.data.labelled_rows import Table
 from wafergpt.data.tokenizer import Tokenizer
+from wafergpt.errors import InputError
 from wafergpt.progress import say, working
 from wafergpt.tasks.base import EvaluationSet, Outputs, Splits
 from wafergpt.tasks.chosen import with_choices_for_writing
@@ -33,6 +34,12 @@ if TYPE_CHECKING:
 
 NOTHING = -1
 """Stands behind the tokens of an answer."""
+
+SAMPLES = 20
+"""Answers that are kept beside their references."""
+
+ROOM = 64
+"""Tokens of the context that are kept free for an answer, at most."""
 
 
 class GenerativeSettings(TaskSettings):
@@ -110,6 +117,8 @@ class GenerativeTask(LabelledTask[Table]):
         from wafergpt.data.continuation_batches import ContinuationBatches
 
         texts, learned, _ = self._samples(tables.train, tokenizer, trained=True)
+        if not texts:
+            raise InputError(f"no training row fits {self.limit} tokens: raise model.seq_len")
         self.require_batch(len(texts))
         size = self.recipe.train.batch_size
         train = ContinuationBatches(texts, learned, size, self.recipe.seed)
@@ -150,7 +159,7 @@ class GenerativeTask(LabelledTask[Table]):
         self, table: Table, tokenizer: Tokenizer, trained: bool
     ) -> tuple[list[Ints], list[NDArray[np.bool_]], list[int]]:
         """Return the rows' tokens, which are learned, and how many are the prompt's."""
-        limit = self.settings.max_tokens or self.recipe.model.seq_len
+        limit = self.limit
         texts, learned, prompts, cut = [], [], [], 0
         both = (
             self.prompts(table.texts, tokenizer),
@@ -197,8 +206,8 @@ class GenerativeTask(LabelledTask[Table]):
     @property
     def longest_prompt(self) -> int:
         """Tokens of a prompt that leave room for an answer."""
-        limit = self.settings.max_tokens or self.recipe.model.seq_len
-        return max(1, limit - min(ROOM, self.settings.max_new_tokens, limit // 2))
+        room = min(ROOM, self.settings.max_new_tokens, self.limit // 2)
+        return max(1, self.limit - room)
 
     # --- network ---------------------------------------------------------------------------------
 
@@ -345,13 +354,6 @@ class GenerativeTask(LabelledTask[Table]):
     def evaluation_rows(self) -> int:
         """Return the rows of a forward pass: prompts are continued together."""
         return 128
-
-
-SAMPLES = 20
-"""Answers that are kept beside their references."""
-
-ROOM = 64
-"""Tokens of the context that are kept free for an answer, at most."""
 
 
 def _from_logits(found: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:

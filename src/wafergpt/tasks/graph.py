@@ -60,7 +60,7 @@ def graph_of_texts(task: TextTask) -> Graph:
     """
     settings = task.settings
     inputs: dict[str, tuple[str, ...]] = {"tokens": ("batch", "length"), "lengths": ("batch",)}
-    told: dict[str, Any] = {"max_tokens": settings.max_tokens or task.recipe.model.seq_len}
+    told: dict[str, Any] = {"max_tokens": task.limit}
     kept = ["cut", "pooling"]
     modules = {}
     if len(settings.columns) > 1:

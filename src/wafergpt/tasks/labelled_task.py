@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal
 
@@ -12,20 +13,18 @@ from numpy.typing import NDArray
 
 from wafergpt.config import Recipe, TaskSettings
 from wafergpt.data.folds import dealt
-from wafergpt.data.labelled_rows import described, is_missing
-from wafergpt.data.labelled_split import R, hold_out
-from wafergpt.data.row_checks import RowChecks
-from wafergpt.data.row_sources import row_files, together
+from wafergpt.data.given_texts import text_or_none
+from wafergpt.data.labelled_split import R, hold_out, same_texts
+from wafergpt.data.row_checks import in_short
+from wafergpt.data.row_sources import listed, row_files, together
 from wafergpt.data.tokenizer import Tokenizer, warn_of_another_script
 from wafergpt.errors import InputError
 from wafergpt.evaluation.intervals import Bootstrap
 from wafergpt.planning.intervals import DEFAULT_EPOCHS
 from wafergpt.progress import is_worker, say, working
+from wafergpt.tasks import rows_ahead
 from wafergpt.tasks.base import NOTHING_HELD_OUT, EvaluationSet, Outputs, Splits, Task
 from wafergpt.tasks.tables import SplitRows
-
-_read_ahead: dict[str, Any] = {}
-"""Rows that were read to choose settings by, until the training takes them."""
 
 
 class LabelledTask(Task, Generic[R]):
@@ -47,6 +46,7 @@ class LabelledTask(Task, Generic[R]):
     def __init__(self, recipe: Recipe) -> None:
         super().__init__(recipe)
         self._tables: SplitRows[R] | None = None
+        self._by_letter = False
 
     @property
     def settings(self) -> TaskSettings:
@@ -76,7 +76,7 @@ class LabelledTask(Task, Generic[R]):
             InputError: if the rows are unusable, or the labels cannot be trained on.
         """
         if self._tables is None:
-            self._tables = _read_ahead.pop(self._source(), None)
+            self._tables = rows_ahead.take(self)
         if self._tables is None:
             with working("reading the rows"):
                 self._tables = self._read()
@@ -86,10 +86,7 @@ class LabelledTask(Task, Generic[R]):
 
     def read_ahead(self) -> SplitRows[R]:
         """Read the rows for the training too that follows, which may choose more settings."""
-        source = self._source()
-        if source not in _read_ahead:
-            _read_ahead.clear()
-        _read_ahead[source] = self.tables
+        rows_ahead.keep(self, self.tables)
         return self.tables
 
     @abstractmethod
@@ -102,14 +99,6 @@ class LabelledTask(Task, Generic[R]):
         Returns:
             The recipe with what was chosen.
         """
-
-    def _source(self) -> str:
-        """Return what the rows depend on: settings, and when the files were written."""
-        settings = self.settings
-        read = settings.model_dump_json(exclude=set(self.chosen))
-        named = settings.sources.values()
-        times = [path.stat().st_mtime_ns for path in named if path is not None and path.exists()]
-        return f"{type(self).__name__} {self.recipe.data.fingerprint} {times} {read}"
 
     def read_named(self) -> dict[str, R]:
         """Read the files of rows that are named: ``train``, and perhaps the others.
@@ -126,9 +115,12 @@ class LabelledTask(Task, Generic[R]):
         if settings.train is None:
             raise InputError(f"which labelled rows? add task.train=FILE ({self.formats})")
         named = settings.sources
+        found = row_files(named)
+        if settings.train.is_dir():
+            say(f"{settings.train}: {listed(found)}")
         return {
             name: together([self.read_rows(path) for path in paths], named[name] or paths[0].parent)
-            for name, paths in row_files(named).items()
+            for name, paths in found.items()
         }
 
     def class_names(self, table: R) -> Sequence[str]:
@@ -149,23 +141,21 @@ class LabelledTask(Task, Generic[R]):
         notes = [note for table in named.values() for note in table.notes]
         named, more = self.settle(named)
         if not is_worker():
-            more += self._doubts(named)
-        train, validation = named["train"], named.get("validation")
-        if validation is None:
-            train, validation, held_out = self._divided(train)
-            more += held_out
-        return SplitRows(train, validation, named.get("test"), (*notes, *more))
+            more += in_short(named, bool(self.class_names(named["train"])))
+        tables = self._split(named)
+        if self.recipe.data.fingerprint not in (None, tables.fingerprint()):
+            # Older versions told texts apart by their letters.
+            self._by_letter = True
+            before = self._split(named)
+            self._by_letter = before.fingerprint() == self.recipe.data.fingerprint
+            tables = before if self._by_letter else tables
+        return replace(tables, notes=(*notes, *more, *tables.notes))
 
-    def _doubts(self, named: Mapping[str, R]) -> list[str]:
-        """Return one line on what makes metrics wrong, if anything does."""
-        checks = RowChecks(named)
-        found = [
-            *checks.across(),
-            *(checks.contradictory() if self.class_names(named["train"]) else ()),
-        ]
-        if not found:
-            return []
-        return [f"warning: {'; '.join(one.text for one in found)}: wafergpt check says more"]
+    def _split(self, named: Mapping[str, R]) -> SplitRows[R]:
+        train, validation, notes = named["train"], named.get("validation"), list[str]()
+        if validation is None:
+            train, validation, notes = self._divided(train)
+        return SplitRows(train, validation, named.get("test"), tuple(notes))
 
     def as_before(self, named: Mapping[str, R]) -> SplitRows[R] | None:
         """Return the rows as older versions read them, if the run's are those."""
@@ -199,7 +189,11 @@ class LabelledTask(Task, Generic[R]):
 
     def hold_out(self, train: R) -> tuple[R, R, list[str]]:
         """Split the training rows into train and validation, and return notes on the split."""
-        return *hold_out(train, self.settings.held_out), []
+        return *hold_out(train, self.settings.held_out, by=self.known_by(train.texts)), []
+
+    def known_by(self, texts: Sequence[str]) -> Sequence[str]:
+        """Return what names each text, so that the same ones are held out together."""
+        return texts if self._by_letter else same_texts(texts)
 
     def of_fold(self, rows: R, fold: int) -> tuple[R, R]:
         """Split rows into those that a fold's training learns from, and those it holds out."""
@@ -208,7 +202,7 @@ class LabelledTask(Task, Generic[R]):
 
     def folds_of(self, rows: R) -> NDArray[np.int64]:
         """Return the fold ``[n]`` of each row, from 0."""
-        return dealt(rows.texts, self.settings.folds, self.classes_of(rows))
+        return dealt(self.known_by(rows.texts), self.settings.folds, self.classes_of(rows))
 
     def classes_of(self, rows: R) -> Sequence[str] | None:
         """Return the class of each row, if every fold is to have its share of each."""
@@ -348,7 +342,7 @@ class LabelledTask(Task, Generic[R]):
             raise InputError("fine-tuning counts in train.epochs, train.steps or train.seconds")
         paths = {key: path and path.resolve() for key, path in settings.sources.items()}
         horizon = train.steps or train.epochs or train.seconds
-        decided = {"max_tokens": self._limit(), **self.from_tokenizer(tokenizer)}
+        decided = {"max_tokens": self.limit, **self.from_tokenizer(tokenizer)}
         return recipe.replace(
             task={**decided, **paths, **self.from_rows(tables)},
             data={"fingerprint": fingerprint},
@@ -361,8 +355,9 @@ class LabelledTask(Task, Generic[R]):
         """Return values of keys of the section ``task`` that the tokenizer decides."""
         return {}
 
-    def _limit(self) -> int:
-        """Return the tokens of a row at most."""
+    @property
+    def limit(self) -> int:
+        """Tokens of a row, or of a part of it, at most."""
         context = self.recipe.model.seq_len
         limit = self.settings.max_tokens or context
         if limit > context:
@@ -370,6 +365,15 @@ class LabelledTask(Task, Generic[R]):
                 f"task.max_tokens={limit} is more than the model's context of {context}"
             )
         return limit
+
+    def warn_of_cut(self, cut: int, of: int, what: str) -> None:
+        """Say how many texts are longer than what is read of one, if any is."""
+        if cut:
+            where = getattr(self.settings, "cut", "end")
+            say(
+                f"warning: {cut:,} of {of:,} {what} are longer than {self.limit} tokens; what is "
+                f"beyond is cut (task.cut={where})"
+            )
 
     def require_batch(self, rows: int) -> None:
         """Require as many training rows as a batch has.
@@ -388,12 +392,4 @@ class LabelledTask(Task, Generic[R]):
 
     def require_input(self, value: object) -> Any:
         """Return a text, or None where there is none: blank, None, NaN."""
-        if is_missing(value):
-            return None
-        if not isinstance(value, str):
-            raise InputError(f"is {described(value)}; texts are wanted")
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise InputError("holds a lone surrogate, which is no character") from None
-        return str(value) if value.strip() else None
+        return text_or_none(value)

@@ -82,7 +82,9 @@ class MultiLabel(Classify):
 
     def hold_out(self, train: Table) -> tuple[Table, Table, list[str]]:
         """Hold out a share of the rows of each label."""
-        kept, held, without = hold_out_label_sets(train, self.settings.held_out)
+        kept, held, without = hold_out_label_sets(
+            train, self.settings.held_out, self.known_by(train.texts)
+        )
         return kept, held, [classes_kept(without, kept)] if without else []
 
     def classes_of(self, rows: Table) -> None:

@@ -20,19 +20,29 @@ class Prompt:
     Attributes:
         tokens: ``[n]``, at least one.
         learned: ``[n]``, which of them are learned too.
+        starts: of messages, in tokens; what is before the first one is always read.
     """
 
     tokens: Ints
     learned: NDArray[np.bool_]
+    starts: Sequence[int] = ()
 
     def cut(self, most: int, keeps_end: bool) -> Prompt:
-        """Return the first tokens and the very last one, or the last ones."""
-        if len(self.tokens) <= most:
+        """Return ``most`` tokens: the first ones and the very last one, or the last ones.
+
+        Of messages the oldest are left out. If the last one alone is too long, its end is kept.
+        """
+        n = len(self.tokens)
+        if n <= most:
             return self
-        kept = np.arange(len(self.tokens))[-most:] if keeps_end else np.arange(most)
+        kept = np.arange(n)[-most:] if keeps_end else np.arange(most)
         if not keeps_end:
             # The answer follows it.
-            kept[-1] = len(self.tokens) - 1
+            kept[-1] = n - 1
+        for start in self.starts if keeps_end else ():
+            if self.starts[0] + n - start <= most:
+                kept = np.r_[: self.starts[0], start:n]
+                break
         return Prompt(self.tokens[kept], self.learned[kept])
 
 

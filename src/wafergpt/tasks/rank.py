@@ -14,6 +14,7 @@ from pydantic import Field
 
 from wafergpt.config import Recipe, TaskSettings
 from wafergpt.data.json_rows import json_object
+from wafergpt.data.labelled_rows import is_missing
 from wafergpt.data.retrieval_rows import (
     Candidate,
     RankedColumns,
@@ -153,7 +154,7 @@ class Rank(LabelledTask[RankedLists]):
 
         A query has half of the context at most, and the candidate what is left.
         """
-        limit, end = self._limit(), [tokenizer.end_of_text]
+        limit, end = self.limit, [tokenizer.end_of_text]
         queries = list(dict.fromkeys(one.query for one in rows))
         texts = list(dict.fromkeys(one.text for one in rows))
         asked = dict(zip(queries, tokenizer.encode_batch(queries), strict=True))
@@ -182,11 +183,10 @@ class Rank(LabelledTask[RankedLists]):
 
     def flops(self, batch: Batch) -> float:
         """Return the FLOPs of a forward and backward pass, padding included."""
-        from wafergpt.shapes.counts import training_flops
+        from wafergpt.shapes.counts import pooled_width, training_flops
 
         rows, length = batch["tokens"].shape
-        wide = 3 if self.settings.pooling == "mean_max_last" else 1
-        recipe, weights = self.recipe, wide * self.recipe.model.d_model
+        recipe, weights = self.recipe, pooled_width(self.recipe.model, self.settings.pooling)
         return rows * training_flops(recipe.model, length, 0, weights, recipe.lora)
 
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
@@ -237,11 +237,15 @@ class Rank(LabelledTask[RankedLists]):
 
         It is a pair, a mapping of the columns, or JSON of one.
         """
+        if is_missing(value) or (isinstance(value, str) and not value.strip()):
+            return None
         if isinstance(value, str):
             value = json_object(value) or value
         if isinstance(value, Mapping):
-            columns = (self.settings.query, self.settings.text, self.settings.group)
-            value = [value.get(column) for column in columns]
+            columns = (self.settings.query, self.settings.text)
+            if missing := [column for column in columns if column not in value]:
+                raise InputError(f"has no {missing[0]}; {WANTED}")
+            value = [value.get(column) for column in (*columns, self.settings.group)]
         if not isinstance(value, Sequence) or isinstance(value, str) or not 2 <= len(value) <= 3:
             raise InputError(f"is no pair; {WANTED}")
         query, text = (super(Rank, self).require_input(one) for one in value[:2])

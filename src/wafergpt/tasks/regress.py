@@ -78,7 +78,11 @@ class Regress(TextTask):
         """
         numbers = encode_scores(tables.train, "train")
         if self.recipe.evaluate.metric == "quadratic_kappa":
-            for name, table in (("train", tables.train), ("validation", tables.validation)):
+            for name, table in (
+                ("train", tables.train),
+                ("validation", tables.validation),
+                ("test", tables.test),
+            ):
                 if table is not None:
                     require_whole(table, name)
         if self.recipe.data.fingerprint is not None or self.settings.known:

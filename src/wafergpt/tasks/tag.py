@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wafergpt.config import Recipe
+from wafergpt.data.labels import spelled_alike
 from wafergpt.data.tag_schemes import Entity, allowed, entities, tag_names, tags_of
 from wafergpt.data.tagged_rows import Sentences, read_sentences
 from wafergpt.data.tokenizer import Tokenizer
@@ -113,7 +114,7 @@ class Tag(WordTask[Sentences]):
     def settle(self, tables: dict[str, Sentences]) -> tuple[dict[str, Sentences], list[str]]:
         """Check that training has entities, and every label of the other sentences."""
         labels = {entity.label for found in tables["train"].entities for entity in found}
-        known = set(self.settings.known)
+        known = {*self.settings.known}
         if not labels:
             raise InputError(f"{tables['train'].path} has no entities: nothing to learn")
         if len(labels) > MOST_LABELS:
@@ -130,7 +131,7 @@ class Tag(WordTask[Sentences]):
                             f"training row has ({table.place(row)})"
                             f"{nearest(entity.label, sorted(labels))}"
                         )
-        return tables, notes_on(known, labels)
+        return tables, [*spelled_alike(labels | known), *notes_on(known, labels)]
 
     def from_rows(self, tables: SplitRows[Sentences]) -> dict[str, Any]:
         """Return the labels of train and validation rows, and what the training words are."""

@@ -92,10 +92,14 @@ def word_rows(
     Returns:
         The rows as they are read, or None.
     """
-    name, unless = column or tokens, None if column else text
+    # The recipe's column is a number in the one kind of files, and a name in the other.
+    numbered = tokens is not None and tokens.isdecimal()
+    name = column or (None if numbered else tokens)
+    unless = None if column else text
     read: Iterable[tuple[int, Mapping[str, Any], tuple[str, ...]]]
     if file_format == "conll" or (file_format is None and is_tagged(path)):
-        read = ((line, {"tokens": [*words]}, words) for line, words in stream_words(path, name))
+        number = column or (tokens if numbered else None)
+        read = ((n, {"tokens": [*words]}, words) for n, words in stream_words(path, number))
     elif has_word_lists(path, name or "tokens", file_format, unless):
         read = word_lists(path, name or "tokens", file_format, "--column COLUMN")
     else:

@@ -24,7 +24,7 @@ from wafergpt.data.text_columns import (
 from wafergpt.data.text_ngrams import text_ngrams
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
-from wafergpt.progress import say, working
+from wafergpt.progress import working
 from wafergpt.tasks.adversarial import SHIFT, adversarial_loss
 from wafergpt.tasks.augmented import changed_copies, excerpts
 from wafergpt.tasks.base import EvaluationSet, Splits, Task, Teacher
@@ -162,12 +162,7 @@ class TextTask(LabelledTask[Table]):
         self, table: Table, tokenizer: Tokenizer, name: str
     ) -> tuple[list[NDArray[np.int64]], Targets]:
         texts, cut = self._encode_texts(table.texts, tokenizer)
-        if cut:
-            say(
-                f"warning: {cut:,} of {len(texts):,} {name} texts are longer than "
-                f"{self.settings.max_tokens} tokens; what is beyond is cut "
-                f"(task.cut={self.settings.cut})"
-            )
+        self.warn_of_cut(cut, len(texts), f"{name} texts")
         return texts, self.targets(table, name)
 
     def _encode_texts(
@@ -179,7 +174,7 @@ class TextTask(LabelledTask[Table]):
         """
         from wafergpt.data.labelled_batches import cut_columns, encode_texts
 
-        limit, k = self.settings.max_tokens or self.recipe.model.seq_len, len(self.settings.columns)
+        limit, k = self.limit, len(self.settings.columns)
         if k == 1:
             return encode_texts(texts, tokenizer, limit, self.settings.cut)
         between = tokenizer.encode(SEPARATOR) or [tokenizer.end_of_text]
@@ -203,7 +198,8 @@ class TextTask(LabelledTask[Table]):
 
         with working("encoding the texts"):
             read = spelled(inputs, tokenizer) if self.settings.spelling else inputs
-            texts, _ = self._encode_texts(read, tokenizer)
+            texts, cut = self._encode_texts(read, tokenizer)
+        self.warn_of_cut(cut, len(texts), "texts")
         return EvaluationSet.of(unlabelled(texts, self.evaluation_rows(), self._ngrams(read)))
 
     def texts_of(self, table: Table) -> Iterator[str]:
@@ -237,11 +233,11 @@ class TextTask(LabelledTask[Table]):
     def flops(self, batch: Batch) -> float:
         """Return the FLOPs of a forward and backward pass, padding included."""
         from wafergpt.data.paired_batches import changed_of
-        from wafergpt.shapes.counts import training_flops
+        from wafergpt.shapes.counts import pooled_width, training_flops
 
         texts, length = batch["tokens"].shape
-        width = self.recipe.model.d_model * (3 if self.settings.pooling == "mean_max_last" else 1)
-        recipe, weights = self.recipe, self.n_outputs * width
+        recipe = self.recipe
+        weights = self.n_outputs * pooled_width(recipe.model, self.settings.pooling)
         flops = texts * training_flops(recipe.model, length, 0, weights, recipe.lora)
         changed = changed_of(batch)
         return flops if changed is None else flops + self.flops(changed)

@@ -55,11 +55,6 @@ class WordTask(LabelledTask[R]):
         """Rows of the table of features; 0: there is none."""
         return self.settings.feature_rows if self.settings.word_features else 0
 
-    @property
-    def limit(self) -> int:
-        """Tokens of a text, or of a part of it, at most."""
-        return self.settings.max_tokens or self.recipe.model.seq_len
-
     def tagger(self, n_scores: int, follow: bool) -> nn.Module:
         """Build a GPT with a head for words.
 

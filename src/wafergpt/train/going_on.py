@@ -13,7 +13,7 @@ from wafergpt.tasks.labelled_task import LabelledTask
 
 OF_ROWS = {
     "name", "train", "validation", "test", "held_out", "folds", "fold", "labels", "known", "units",
-    "offsets", "temperature", "abstain_below", "end_of_text", "max_new_tokens",
+    "offsets", "temperature", "abstain_below", "no_answer_margin", "end_of_text", "max_new_tokens",
 }  # fmt: skip
 """Keys of a task that new rows decide."""
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from wafergpt.config import Recipe, recipe_from, recipe_with
 from wafergpt.config.files import flat
-from wafergpt.errors import InputError, nearest
+from wafergpt.errors import InputError, nearest, require_one_of
 from wafergpt.planning.budget import Budget, budget_of
 from wafergpt.runs.run import Run
 from wafergpt.tasks.base import Direction, task_of
@@ -20,8 +20,8 @@ from wafergpt.tasks.language_model import corpus_of, for_corpus
 from wafergpt.train.finetuning import with_task
 from wafergpt.train.resume import asked_for, beginning
 from wafergpt.tuning.proxy import proxy_of
+from wafergpt.tuning.samplers import Pruner, Sampler
 from wafergpt.tuning.spaces import Space, combinations, default_spaces, read_spaces
-from wafergpt.tuning.study import Pruner, Sampler
 
 COSTS: Mapping[str, Direction] = {"latency": "min", "size": "min"}
 """Objectives beside a metric: seconds of an evaluation, and parameters."""
@@ -197,6 +197,11 @@ class Asked:
         Raises:
             InputError: if the objective is none of the task, or what is asked for is impossible.
         """
+        require_one_of(Sampler, "sampler", self.sampler)
+        require_one_of(Pruner, "pruner", self.pruner)
+        for name in ("trials", "workers"):
+            if (count := getattr(self, name)) is not None and count < 1:
+                raise InputError(f"{name}={count}: 1 at least")
         task = task_of(self.plain)
         if self.plain.task is not None and self.start is None:
             raise InputError("which model is fine-tuned? name a run, or scratch, before the recipe")
@@ -229,4 +234,6 @@ class Asked:
         """
         # A range has no choices.
         count = math.prod(len(space.choices) for space in self.tuned.values())
-        return self.sampler == "grid" or 0 < count <= (self.trials or 0)
+        # The default is a trial beside those of the grid, unless it is one of them.
+        beside = len(self.default_parameters()) < len(self.tuned)
+        return self.sampler == "grid" or 0 < count <= (self.trials or 0) - beside

@@ -66,37 +66,57 @@ def require_target(target: Run, study: str) -> None:
         )
 
 
-def take(run: Run, best: Outcome, default: Outcome | None, target: Run, study: str) -> None:
-    """Copy a trial to a run of its own, and judge it; nothing is judged twice.
+def take(run: Run, best: Outcome, target: Run, study: str) -> bool:
+    """Copy a trial to a run of its own, if it is not there yet.
 
     Args:
-        run: of the study, whose result is completed.
+        run: of the study.
         best: the trial to take.
-        default: the recipe as it stands, to compare with.
         target: the run to make, new or of an earlier call.
         study: the study's own name.
 
+    Returns:
+        Whether it was copied.
+
     Raises:
-        InputError: if the target is of something else, or the rows have changed.
+        InputError: if the target is of something else.
     """
     require_target(target, study)
     there = target.path.exists()
-    if not there or target.read("result")["trial"] != best.run:
-        with (
-            target.held() if there else nullcontext(),
-            atomic_files.appearing(target.path) as temporary,
-        ):
-            ignored = shutil.ignore_patterns(*NOT_COPIED)
-            shutil.copytree(run.path / best.run, temporary, dirs_exist_ok=True, ignore=ignored)
-            copy = Run(temporary)
-            copy.save_recipe(copy.recipe.replace(name=target.name))
-            copy.write("asked", {**copy.read("asked"), "name": target.name})
-            own = {"run": str(target.path), STUDY: study, "trial": best.run}
-            copy.write("result", {**copy.read("result"), **own})
+    if there and target.read("result")["trial"] == best.run:
+        return False
+    with (
+        target.held() if there else nullcontext(),
+        atomic_files.appearing(target.path) as temporary,
+    ):
+        ignored = shutil.ignore_patterns(*NOT_COPIED)
+        shutil.copytree(run.path / best.run, temporary, dirs_exist_ok=True, ignore=ignored)
+        copy = Run(temporary)
+        copy.save_recipe(copy.recipe.replace(name=target.name))
+        copy.write("asked", {**copy.read("asked"), "name": target.name})
+        own = {"run": str(target.path), STUDY: study, "trial": best.run}
+        copy.write("result", {**copy.read("result"), **own})
+    return True
+
+
+def judge(run: Run, best: Outcome, default: Outcome | None, target: Run, is_new: bool) -> None:
+    """Judge a trial on the test rows, beside the default; no trial is judged twice.
+
+    Args:
+        run: of the study, whose result is completed.
+        best: the trial that was taken.
+        default: the recipe as it stands, to compare with.
+        target: the run that was made of it.
+        is_new: whether it has no test figures of its own yet.
+
+    Raises:
+        InputError: if the rows have changed.
+    """
     result = {**run.read("result"), "made": str(target.path)}
-    if result.get(JUDGED) != best.run and _has_test(target):
-        count = (result.get("judged") or 0) + 1
-        result |= {JUDGED: best.run, "judged": count}
+    is_other = result.get(JUDGED) != best.run
+    if (is_other or is_new) and _has_test(target):
+        # A run that was removed and made again has the same figures.
+        result |= {JUDGED: best.run, "judged": (result.get("judged") or 0) + is_other}
         beside = None if default is None or default.values is None else default
         result |= _judged(run, best, beside, target, result["metric"])
     run.write("result", result)

@@ -13,10 +13,11 @@ from typing import Any
 
 from wafergpt.config import Recipe
 from wafergpt.devices.limits import cores
-from wafergpt.errors import Diverged, InputError, RunFailed
+from wafergpt.errors import Diverged, InputError, Interrupted, RunFailed
 from wafergpt.locks import locked
 from wafergpt.progress import Bar, each_kind_once, only_warnings, progress, say
 from wafergpt.runs.run import Run
+from wafergpt.train.signals import Signals
 from wafergpt.tuning.asked import Asked
 from wafergpt.tuning.gpus import require_gpus
 from wafergpt.tuning.spending import Spending
@@ -26,6 +27,8 @@ from wafergpt.tuning.trials import StoppedEarlyError, costs, forget_weights, tra
 
 ASKED = "asked"
 """Name of the JSON file of a study's run that says what was asked for."""
+
+STOPPED = "the trials are saved; the same command goes on"
 
 IN_A_ROW = 5
 """So many trials that cannot be trained, one after the other, end a study."""
@@ -94,13 +97,18 @@ class TrialMaker:
         study, failed = self.study, 0
         outcomes = study.outcomes()
         self.show(outcomes)
-        with progress(self.folder.name, self.asked.trials, "trials", len(outcomes)) as bar:
-            while self.spending.may_go_on(outcomes):
-                with study.taken(self.asked.trials) as trial:
+        with (
+            Signals() as signals,
+            progress(self.folder.name, self.asked.trials, "trials", len(outcomes)) as bar,
+        ):
+            while True:
+                with study.taken(self.asked.trials, self.spending.may_go_on) as trial:
                     if trial is None:
                         break
                     failure = self._made(trial)
-                outcomes = self.follow(bar)
+                self.follow(bar)
+                if signals.requested:
+                    raise Interrupted(STOPPED)
                 failed = failed + 1 if failure else 0
                 if failure and failed == IN_A_ROW:
                     raise failure
@@ -216,6 +224,7 @@ def join(folder: Path, threads: int = 0) -> None:
         maker.require_same()
         require_gpus(asked.plain.system, 1)
         maker.work()
+        say(f"no other trial is begun; who began the study gives its result: {folder}")
 
 
 def _last(run: Run) -> dict[str, Any]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
     import optuna
 
 DIGITS = 3
-"""Of a tuned number: a search is not more precise."""
+"""Of a tuned number, and of what it is more than the low end: a search is not more precise."""
+
+MOST = 10_000
+"""Combinations of a grid: it is no search that has more."""
 
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _LISTS = re.compile(r"\s*\[[^\[\]]*\](?:\s*,\s*\[[^\[\]]*\])*\s*")
@@ -37,7 +41,8 @@ class Space:
         low: of a range.
         high: of a range.
         log: whether the range is searched on a logarithmic scale.
-        whole: whether its numbers are whole, as both ends are then.
+        whole: whether its numbers are whole: those of the key are, or both ends are written so,
+            and more than one apart.
         unit: what follows its numbers: ``%`` or nothing.
         choices: of several values, as written; empty for a range.
     """
@@ -52,12 +57,13 @@ class Space:
     choices: tuple[str, ...] = ()
 
     @classmethod
-    def read(cls, key: str, text: str) -> Space:
+    def read(cls, key: str, text: str, whole: bool = False) -> Space:
         """Read a space.
 
         Args:
             key: of the recipe.
             text: as typed.
+            whole: whether the key's numbers are.
 
         Raises:
             InputError: if it is none, or is empty.
@@ -69,12 +75,13 @@ class Space:
                 raise InputError(f"{key}={text}: ':{scale}' is no scale; write :log or nothing")
             if unit and not other:
                 raise InputError(f"{key}={text}: both ends have the same unit")
-            low, high, whole = float(first), float(second), not re.search(r"[.eE]", first + second)
+            low, high = float(first), float(second)
             if not (math.isfinite(low) and math.isfinite(high) and low < high):
                 raise InputError(f"{key}={text} is empty: its low end comes first")
             if scale and low <= 0:
                 raise InputError(f"{key}={text}: a logarithmic scale starts above 0")
-            return cls(key, text, low, high, bool(scale), whole, other)
+            written = not re.search(r"[.eE]", first + second) and (high - low > 1 or bool(other))
+            return cls(key, text, low, high, bool(scale), whole or written, other)
         choices = choices_of(text)
         if ".." in text or len(choices) < 2 or "" in choices:
             raise InputError(
@@ -93,7 +100,14 @@ class Space:
             return value
         if self.whole:
             return f"{value:.0f}{self.unit}"
-        return f"{float(f'{value:.{DIGITS}g}')!r}{self.unit}"
+        digits = DIGITS + math.floor(math.log10(max(abs(self.low), abs(self.high)) / self.width))
+        rounded = float(f"{value:.{max(DIGITS, digits)}g}")
+        return f"{min(max(rounded, self.low), self.high)!r}{self.unit}"
+
+    @property
+    def width(self) -> float:
+        """From one end of a range to the other."""
+        return self.high - self.low
 
     def drawn(self, trial: optuna.Trial) -> str:
         """Let a trial choose a value, and return it as it is written."""
@@ -120,8 +134,9 @@ class Space:
             value = float(value[:unit])
         if isinstance(value, bool) or not isinstance(value, int | float):
             return None
-        inside = self.low <= value <= self.high
-        return (int(value) if self.whole else float(value)) if inside else None
+        if not self.low <= value <= self.high or (self.whole and value != int(value)):
+            return None
+        return int(value) if self.whole else float(value)
 
 
 def choices_of(text: str) -> tuple[str, ...]:
@@ -179,7 +194,7 @@ def read_spaces(
             raise InputError(f"{key} is no setting that can be tuned")
         if kind.several and not _LISTS.fullmatch(text):
             raise InputError(f"{key}={short(text)}: the key has a list; write [a],[a,b]")
-        space = spaces[key] = Space.read(key, text)
+        space = spaces[key] = Space.read(key, text, kind.whole)
         for value in space.ends():
             try:
                 changed([f"{key}={value}"])
@@ -188,15 +203,25 @@ def read_spaces(
     return spaces
 
 
+def short_names(keys: Iterable[str]) -> dict[str, str]:
+    """Return the last part of each key, or all of it where another key has the same."""
+    last = {key: key.rpartition(".")[2] for key in keys}
+    counts = Counter(last.values())
+    return {key: name if counts[name] == 1 else key for key, name in last.items()}
+
+
 def combinations(spaces: Mapping[str, Space]) -> list[dict[str, str]]:
     """Return every combination of lists of values, in their order.
 
     Raises:
-        InputError: if a space is a range.
+        InputError: if a space is a range, or there are too many.
     """
     ranges = [space.key for space in spaces.values() if not space.choices]
     if ranges:
         raise InputError(f"a grid needs lists of values: {ranges[0]} is a range; write a,b,c")
+    count = math.prod(len(space.choices) for space in spaces.values())
+    if count > MOST:
+        raise InputError(f"a grid of {count:,} combinations is no search: {MOST:,} at most")
     values = itertools.product(*(space.choices for space in spaces.values()))
     return [dict(zip(spaces, combination, strict=True)) for combination in values]
 

@@ -23,13 +23,18 @@ class Spending:
     budget: Budget | None
     workers: int
 
-    def may_go_on(self, outcomes: Sequence[Outcome]) -> bool:
-        """Return whether a trial as costly as those before is expected to fit."""
+    def may_go_on(self, outcomes: Sequence[Outcome], running: int) -> bool:
+        """Return whether a trial as costly as those before is expected to fit.
+
+        Args:
+            outcomes: of the settled trials.
+            running: how many others are being made, which cost as much.
+        """
         if self.budget is None or not outcomes:
             return True
         whole = [one for one in outcomes if one.values is not None] or outcomes
         expected = statistics.fmean(map(self._cost, whole))
-        return self._spent(outcomes) + expected <= self.budget.amount
+        return self._spent(outcomes) + (running + 1) * expected <= self.budget.amount
 
     def left(self, outcomes: Sequence[Outcome]) -> str:
         """Return what is left, for people; "" without a limit."""

@@ -9,15 +9,21 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from wafergpt.errors import InputError
 from wafergpt.locks import Lock, locked
+from wafergpt.tuning.samplers import (
+    RANDOM_TRIALS,
+    RUNGS,
+    Pruner,
+    Sampler,
+    pruner_of,
+    sampler_of,
+)
 from wafergpt.tuning.spaces import Space, combinations
 from wafergpt.tuning.storage import Way, of_whole_trials, opened
 
@@ -27,19 +33,8 @@ if TYPE_CHECKING:
 
 STUDY_LOCK = "study.lock"
 
-Sampler = Literal["tpe", "random", "grid", "gp", "cmaes"]
-"""``grid`` tries every combination of lists of values, in their order."""
-
-Pruner = Literal["asha", "hyperband", "none"]
-
-RUNGS = 9
-"""A trial's whole length, in the unit of its rungs: a ninth, a third, and the whole."""
-
-REDUCTION = 3
-"""Of the trials at a rung, one in so many goes on."""
-
-RANDOM_TRIALS = 4
-"""Trials before a sampler uses what others found."""
+EARLY = 0.35
+"""Of a rung: an evaluation so little before one, as that at a tenth, is of it."""
 
 RUN, AGAIN, DEFAULT = "run", "again", "default"
 """Attributes of a trial: its run's name; the number of the trial that it takes up; whether it is
@@ -81,13 +76,13 @@ class Trial:
             share: of its updates that are made.
             value: of the one objective.
         """
-        rung = max(1, round(RUNGS * share))
-        if rung not in self._reported and math.isfinite(value):
+        rung = int(RUNGS * share + EARLY)
+        if rung and rung not in self._reported and math.isfinite(value):
             self._reported.add(rung)
             self._trial.report(value, rung)
         # The default is asked too: only as it decides does Optuna note what a trial reached.
-        hopeless = share < 1 and bool(self._trial.should_prune())
-        return hopeless and not self.is_default
+        hopeless = rung and share < 1 and bool(self._trial.should_prune())
+        return bool(hopeless) and not self.is_default
 
 
 @dataclass(frozen=True)
@@ -153,59 +148,84 @@ class Study:
         self.folder, self._spaces, self._default = folder, spaces, default
         self._directions, self._sampler, self._seed = directions, sampler, seed
         # What is missing is said before anything is written.
-        _sampler(sampler, seed, len(directions))
+        sampler_of(sampler, seed, len(directions))
         with locked(folder / STUDY_LOCK):
             self._study = opened(folder, name, storage, directions)
-            self._study.pruner = _pruner(pruner)
+            self._study.pruner = pruner_of(pruner)
             known = self._study.get_trials(deepcopy=False)
-            tried = [one.params or one.system_attrs.get("fixed_params") for one in known]
+            tried = {frozenset(_settings(one).items()) for one in known}
             if not any(DEFAULT in one.user_attrs for one in known):
                 self._study.enqueue_trial({**default}, user_attrs={DEFAULT: True})
             grid = combinations(spaces) if sampler == "grid" else []
             for params in grid:
-                if params != default and params not in tried:
+                if params != default and frozenset(params.items()) not in tried:
                     self._study.enqueue_trial(params)
 
     @contextmanager
-    def taken(self, limit: int | None = None) -> Iterator[Trial | None]:
+    def taken(
+        self,
+        limit: int | None = None,
+        fits: Callable[[Sequence[Outcome], int], bool] = lambda settled, running: True,
+    ) -> Iterator[Trial | None]:
         """Take a trial: one whose process died, or a new one.
 
         Leaving without having settled it leaves it to be taken up again.
 
         Args:
             limit: of all trials; None for any number.
+            fits: whether another one does, beside those that are settled and those that run.
 
         Yields:
-            The trial; None if there are that many.
+            The trial; None if no other one is to be made.
         """
-        with locked(self.folder / STUDY_LOCK):
-            self._retry_dead()
-            trials = self._study.get_trials(deepcopy=False)
-            idle = (_state("FAIL"), _state("WAITING"))
-            taken = sum(one.state not in idle for one in trials)
-            waiting = any(one.state is _state("WAITING") for one in trials)
-            if (limit is not None and taken >= limit) or (self._sampler == "grid" and not waiting):
-                yield None
-                return
-            # No two processes that ask at the same time have one seed.
-            seed = self._seed + len(trials)
-            self._study.sampler = _sampler(self._sampler, seed, len(self._directions))
-            trial = self._study.ask()
-            name = trial.user_attrs.get(RUN) or self._next_name()
-            trial.set_user_attr(RUN, name)
-            lock = Lock(self._lock_of(name))
-            lock.acquire(wait=True)
-            is_default = DEFAULT in trial.user_attrs
-            drawing = self._drawing(trial)
-            texts = {
-                key: space.drawn(drawing)
-                for key, space in self._spaces.items()
-                if not is_default or key in self._default
-            }
-        try:
-            yield Trial(name, {} if is_default else texts, is_default, trial)
-        finally:
+        with ExitStack() as held:
+            with locked(self.folder / STUDY_LOCK):
+                self._retry_dead()
+                found = self._asked(limit, fits)
+                if found is not None:
+                    trial, name = found
+                    lock = Lock(self._lock_of(name))
+                    lock.acquire(wait=True)
+                    held.callback(lock.release)
+                    is_default = DEFAULT in trial.user_attrs
+                    drawing = self._drawing(trial)
+                    texts = {
+                        key: space.drawn(drawing)
+                        for key, space in self._spaces.items()
+                        if not is_default or key in self._default
+                    }
+                    taken = Trial(name, {} if is_default else texts, is_default, trial)
+            yield None if found is None else taken
+
+    def _asked(
+        self, limit: int | None, fits: Callable[[Sequence[Outcome], int], bool]
+    ) -> tuple[optuna.Trial, str] | None:
+        """Ask Optuna for a trial, and give it its run's name; None if no other is to be made."""
+        trials = self._study.get_trials(deepcopy=False)
+        waiting = sum(one.state is _state("WAITING") for one in trials)
+        failed = sum(one.state is _state("FAIL") for one in trials)
+        running = sum(one.state is _state("RUNNING") for one in trials)
+        if limit is not None and len(trials) - waiting - failed >= limit:
+            return None
+        if (self._sampler == "grid" and not waiting) or not fits(self.outcomes(), running):
+            return None
+        # No two trials have one seed.
+        seed = self._seed + len(trials) - waiting
+        self._study.sampler = sampler_of(self._sampler, seed, len(self._directions))
+        trial = self._study.ask()
+        name = trial.user_attrs.get(RUN) or self._next_name()
+        trial.set_user_attr(RUN, name)
+        return trial, name
+
+    def others_at_work(self) -> bool:
+        """Return whether another process is making a trial, as far as the locks tell."""
+        running = self._study.get_trials(deepcopy=False, states=(_state("RUNNING"),))
+        for trial in running:
+            lock = Lock(self._lock_of(trial.user_attrs.get(RUN) or "none"))
+            if not lock.acquire():
+                return True
             lock.release()
+        return False
 
     def _drawing(self, trial: optuna.Trial) -> optuna.Trial:
         """Return a trial as its settings are drawn."""
@@ -230,7 +250,7 @@ class Study:
 
         kept = self._study.get_trials(deepcopy=False)[number]
         # It has its settings: nothing is to be drawn for it.
-        self._study.sampler = _sampler("random", 0, len(self._directions))
+        self._study.sampler = sampler_of("random", 0, len(self._directions))
         trial = optuna.Trial(self._study, kept._trial_id)
         return Trial(kept.user_attrs[RUN], {}, DEFAULT in kept.user_attrs, trial)
 
@@ -329,38 +349,16 @@ class Study:
             if trial.number not in queued:
                 attributes = {**trial.user_attrs, AGAIN: trial.number}
                 fixed = self._default if DEFAULT in attributes else {}
-                self._study.enqueue_trial({**fixed, **trial.params}, user_attrs=attributes)
+                self._study.enqueue_trial({**fixed, **_settings(trial)}, user_attrs=attributes)
             self._study.tell(trial.number, state=_state("FAIL"))
 
     def _lock_of(self, run: str) -> Path:
         return self.folder / f"{run}.lock"
 
 
-def _sampler(name: Sampler, seed: int, objectives: int) -> optuna.samplers.BaseSampler:
-    from optuna import samplers
-
-    if name == "tpe":
-        # Settings that another process is trying are not tried beside it.
-        return samplers.TPESampler(seed=seed, n_startup_trials=RANDOM_TRIALS, constant_liar=True)
-    if name == "gp":
-        return samplers.GPSampler(seed=seed, n_startup_trials=RANDOM_TRIALS)
-    if name == "cmaes":
-        if objectives > 1:
-            raise InputError("CMA-ES knows one objective: --sampler tpe")
-        if find_spec("cmaes") is None:
-            raise InputError("CMA-ES needs a package: pip install 'wafergpt[tune]'")
-        return samplers.CmaEsSampler(seed=seed, n_startup_trials=RANDOM_TRIALS)
-    return samplers.RandomSampler(seed=seed)
-
-
-def _pruner(name: Pruner) -> optuna.pruners.BasePruner:
-    from optuna import pruners
-
-    if name == "asha":
-        return pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=REDUCTION)
-    if name == "hyperband":
-        return pruners.HyperbandPruner(1, RUNGS, REDUCTION)
-    return pruners.NopPruner()
+def _settings(trial: FrozenTrial) -> dict[str, Any]:
+    """Return a trial's settings, and those that it is still to draw as they are."""
+    return {**trial.system_attrs.get("fixed_params", {}), **trial.params}
 
 
 def _outcome(trial: FrozenTrial) -> Outcome:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from wafergpt.progress import duration
 from wafergpt.tuning.asked import Asked
+from wafergpt.tuning.spaces import short_names
 from wafergpt.tuning.study import Outcome
 
 WIDTH = 9
@@ -23,7 +24,7 @@ class TrialTable:
 
     def __init__(self, asked: Asked, outcomes: Sequence[Outcome]) -> None:
         self._asked, self._outcomes = asked, outcomes
-        names = [key.rpartition(".")[2] for key in asked.tuned]
+        names = short_names(asked.tuned).values()
         objectives = [name.replace("_", " ") for name in (asked.objective, *asked.also)]
         self._columns = ["trial", *names, *objectives, "time"]
         self._widths = [max(WIDTH, len(name)) for name in self._columns]

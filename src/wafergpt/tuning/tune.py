@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 import uuid
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -16,18 +17,27 @@ from wafergpt.config import Recipe, recipe_with
 from wafergpt.config.recipe import DEFAULT_TASK
 from wafergpt.devices.probe import probe
 from wafergpt.errors import InputError, Interrupted, RunFailed
-from wafergpt.progress import duration, each_kind_once, only_warnings, progress, say, silent
+from wafergpt.locks import locked
+from wafergpt.progress import (
+    duration,
+    each_kind_once,
+    only_warnings,
+    progress,
+    say,
+    silent,
+    working,
+)
 from wafergpt.runs.run import Run
 from wafergpt.train.planner import plan_training
 from wafergpt.train.signals import Signals
 from wafergpt.tuning.asked import Asked
 from wafergpt.tuning.gpus import require_gpus
-from wafergpt.tuning.judging import is_better, require_target, take
-from wafergpt.tuning.making import ASKED, TrialMaker
+from wafergpt.tuning.judging import is_better, judge, require_target, take
+from wafergpt.tuning.making import ASKED, STOPPED, TrialMaker
 from wafergpt.tuning.ray_workers import RayWorkers, connected
 from wafergpt.tuning.spaces import is_space
-from wafergpt.tuning.study import Outcome
-from wafergpt.tuning.workers import STOPPED, Workers
+from wafergpt.tuning.study import STUDY_LOCK, Outcome
+from wafergpt.tuning.workers import Workers
 
 LOOK_SECONDS = 0.5
 """How often it is looked what other machines have settled."""
@@ -97,8 +107,20 @@ class Tuning:
         with Workers(self.folder, self.asked.workers - 1, self.asked.plain.system.nproc) as workers:
             self.maker.work()
             workers.wait()
+            self._wait_for_others()
             # What a worker left when it died.
             self.maker.work()
+
+    def _wait_for_others(self) -> None:
+        """Wait for trials of processes that have joined in, here or on other machines."""
+        study = self.maker.study
+        if not study.others_at_work():
+            return
+        with Signals() as signals, working("waiting for trials that others make"):
+            while study.others_at_work():
+                if signals.requested:
+                    raise Interrupted(STOPPED)
+                time.sleep(LOOK_SECONDS)
 
     def _work_on_ray(self) -> None:
         """Have trials made on a cluster, and say what becomes of them."""
@@ -121,33 +143,41 @@ class Tuning:
     def _end(self, run: Run, target: Run, name: str) -> None:
         """Write the result, and make the run of what is chosen."""
         study = self.maker.study
-        outcomes = study.outcomes()
-        self.maker.show(outcomes)
-        best = study.best_of(outcomes)
-        if best is None:
-            whys = sorted({one.why for one in outcomes if one.why})
-            raise RunFailed(f"no trial could be trained: {'; '.join(whys)[:200]}")
-        default = next((one for one in outcomes if one.is_default), None)
-        chosen = self._chosen(best, default)
-        run.write("result", self._result(run, outcomes, best, default, chosen))
-        if self.asked.width is None:
-            take(run, chosen, default, target, name)
+        # A process that has joined in frees the space of trials that are not the best any more.
+        with locked(self.folder / STUDY_LOCK):
+            outcomes = study.outcomes()
+            self.maker.show(outcomes)
+            best = study.best_of(outcomes)
+            if best is None:
+                whys = sorted({one.why for one in outcomes if one.why})
+                raise RunFailed(f"no trial could be trained: {'; '.join(whys)[:200]}")
+            default = next((one for one in outcomes if one.is_default), None)
+            chosen = self._chosen(best, default)
+            run.write("result", self._result(run, outcomes, best, default, chosen))
+            if self.asked.width is not None:
+                return
+            is_new = take(run, chosen, target, name)
+        judge(run, chosen, default, target, is_new)
 
     # --- the study -------------------------------------------------------------------------------
 
     def _require_room_for_one(self) -> None:
-        """Refuse a budget of time that is less than what the default is estimated to take."""
+        """Refuse a budget that is less than what the default is estimated to take."""
         budget = self.asked.limit()
-        if budget is None or budget.kind != "seconds" or self.asked.ray:
+        if budget is None or (budget.kind == "seconds" and self.asked.ray):
             # The trials are made on other machines.
             return
         recipe = self.asked.default
         with silent():
             plan = plan_training(recipe, probe(recipe.system.host), self.asked.base, quick=True)
-        if plan.seconds > budget.amount:
+        one, whole = plan.seconds, budget.amount
+        texts = [duration(one), duration(whole)]
+        if budget.kind == "flops":
+            one, texts = plan.flops, [f"{plan.flops:.2g} FLOPs", f"{whole:.2g}"]
+        if one > whole:
             raise InputError(
-                f"one trial takes about {duration(plan.seconds)}, more than the budget of "
-                f"{duration(budget.amount)}: a larger --budget, fewer rows, or fewer train.epochs"
+                f"one trial takes about {texts[0]}, more than the budget of {texts[1]}: a larger "
+                "--budget, fewer rows, or fewer train.epochs"
             )
 
     def _new(self) -> Run:
@@ -155,7 +185,7 @@ class Tuning:
         asked = self.asked
         self._require_room_for_one()
         if asked.width is None:
-            Run.require_new(asked.plain.name, asked.root)
+            require_target(Run(asked.root / asked.plain.name), "")
         # In a database there may be others of the folder's name.
         name = f"{self.folder.name}-{uuid.uuid4().hex}"
         about = {"name": name, "identity": asked.identity(), "asked": asked.to_json()}

@@ -12,8 +12,7 @@ from wafergpt.errors import Interrupted
 from wafergpt.progress import say
 from wafergpt.train.signals import Signals
 from wafergpt.tuning.gpus import gpus_of
-
-STOPPED = "the trials are saved; the same command goes on"
+from wafergpt.tuning.making import STOPPED
 
 LOOK_SECONDS = 0.1
 """How often it is looked whether they have ended."""
