@@ -18,7 +18,7 @@ from wafergpt.checkpoint import format as stored
 from wafergpt.checkpoint import store
 from wafergpt.checkpoint.background import Saver
 from wafergpt.config import Model, load_recipe
-from wafergpt.errors import InputError, RunFailed
+from wafergpt.errors import InputError, ProcessLost, RunFailed
 from wafergpt.model.gpt import GPT
 from wafergpt.runs.run import Run
 
@@ -345,3 +345,16 @@ def test_a_folder_of_checkpoints_that_may_not_be_read_is_not_empty(
     monkeypatch.undo()
     shutil.rmtree(run.checkpoints)
     assert store.every(run) == []
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("no room"), ProcessLost("gone")])
+def test_what_has_no_room_is_not_taken_for_damaged(run: Run, error: RuntimeError) -> None:
+    def take(_: object) -> None:
+        raise error
+
+    saved(run, [1, 2])
+    before = store.every(run)
+    assert before
+    with pytest.raises(type(error)):
+        store.resume(run, take)
+    assert store.every(run) == before

@@ -305,7 +305,8 @@ def test_a_folder_that_may_not_be_read_is_not_left_out(
 def test_two_processes_do_not_write_one_corpus(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "a.jsonl").write_text(2 * '{"text": "some text of a document"}\n')
+    rows = [f'{{"text": "some text of a document {n}"}}\n' for n in range(20)]
+    (tmp_path / "a.jsonl").write_text("".join(rows))
     out = tmp_path / "corpus"
     lock = Lock(out / "prepare.json")
     finish = module._finish
@@ -320,3 +321,53 @@ def test_two_processes_do_not_write_one_corpus(
     assert prepare(tmp_path / "a.jsonl", out, vocab_size=257).path == out
     assert lock.acquire()
     lock.release()
+
+
+def test_what_a_folder_has_beside_texts(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An empty file is skipped, a linked folder named, and a dump of pages refused."""
+    folder, other = tmp_path / "texts", tmp_path / "other"
+    for place in (folder, other):
+        place.mkdir()
+        for n in range(9):
+            (place / f"{n}.txt").write_text(f"a text of {place.name}, number {n}\n")
+    (folder / "none.txt").write_text("\n")
+    (folder / "more").symlink_to(other)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    found = prepare("~/texts", tmp_path / "corpus", vocab_size=257)
+    assert found.facts["documents"] == 9
+    said = capfd.readouterr().err
+    assert f"{folder / 'none.txt'} contains no text: skipped" in said
+    assert "1 linked folder not followed, such as" in said
+    for name, start in (("a.xml", "<mediawiki xmlns="), ("b.txt", "WARC/1.0\n")):
+        (tmp_path / name).write_text(start + "\n" + "words\n" * 9)
+        with pytest.raises(InputError, match="extract its texts first"):
+            prepare(tmp_path / name, tmp_path / "dump")
+    assert not (tmp_path / "dump").exists()
+
+
+def test_equal_documents_and_changing_sources_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "a.jsonl"
+    source.write_text(50 * '{"text": "some text"}\n')
+    tokenizer = prepare(_rows(tmp_path / "b.jsonl"), tmp_path / "b", vocab_size=257).path
+    with pytest.raises(InputError, match="all documents are held out for validation"):
+        prepare(source, tmp_path / "a", tokenizer=tokenizer)
+    encode = module._encode
+
+    def shortened(*given: Any) -> Any:
+        source.write_text("".join(source.read_text().splitlines(keepends=True)[:100]))
+        return encode(*given)
+
+    monkeypatch.setattr(module, "_encode", shortened)
+    _rows(source)
+    with pytest.raises(InputError, match="the sources have changed while they were read"):
+        prepare(source, tmp_path / "c", tokenizer=tokenizer)
+
+
+def _rows(path: Path) -> Path:
+    rows = [json.dumps({"text": f"some text, number {n}"}) + "\n" for n in range(200)]
+    path.write_text("".join(rows))
+    return path

@@ -18,7 +18,7 @@ from wafergpt.errors import InputError
 from wafergpt.inference.writer import Writer
 from wafergpt.model.gpt import GPT
 from wafergpt.progress import silent
-from wafergpt.suites.harness import harness
+from wafergpt.suites.harness import _scores, harness
 from wafergpt.suites.harness_published import PUBLISHED
 from wafergpt.suites.harness_tasks import local_tasks, task_config
 
@@ -300,3 +300,11 @@ def test_real_tasks_are_read(tmp_path: Path, real_data: Path) -> None:
     found = evaluate(run, ["harness"], tasks_folder=real_data / "lm_eval", rows=2)["harness"]
     assert len(found["tasks"]) == 11
     assert all(one["rows"] == 2 for one in found["tasks"].values())
+
+
+def test_filters_of_a_metric_keep_their_names() -> None:
+    values = {"exact_match,strict-match": 0.1, "exact_match,flexible-extract": 0.3, "acc,none": 0.5}
+    found = _scores("gsm8k", {"results": {"gsm8k": values}})
+    assert found["acc"] == 0.5
+    assert found["exact_match,strict-match"] == 0.1
+    assert found["exact_match,flexible-extract"] == 0.3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from tests.tasks.test_finetune import SMALL
 from wafergpt.api import finetune
 from wafergpt.errors import InputError
 from wafergpt.inference.predictor import Predictor
-from wafergpt.suites.rows import on_files, rows_of_file
+from wafergpt.runs.run import Run
+from wafergpt.suites.cost import cost
+from wafergpt.suites.rows import on_files, rows_of_file, told_apart
 
 TEXTS = ["cold and loud", "it was cold", "it was loud", "red it was", "nothing of it", "cold, red"]
 SETS = [["cold", "loud"], ["cold"], ["loud"], ["red"], [], ["cold", "red"]]
@@ -77,3 +80,23 @@ def test_entities_of_other_labels_are_mapped_or_refused(tmp_path: Path) -> None:
     found = rows_of_file(tagger, path, {}, {"MAN": "PER", "PER": "PER"})
     assert found.entities == [((0, 1, "PER"),), ((0, 1, "PER"),)]
     assert on_files(tagger, [path], {}, {"MAN": "PER"})["sets"][str(path)]["rows"] == 2
+
+
+def test_runs_of_one_name_are_told_apart(
+    several: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another folder's run, a checkpoint, or a file that is called as the run's own rows are."""
+    home = several.run.path
+    for name in ("a", "b"):
+        shutil.copytree(home, tmp_path / name / home.name)
+    others = [Run(tmp_path / name / home.name) for name in ("a", "b")]
+    names = [name for name, _ in told_apart([several.run, *others])]
+    assert names == [str(home), *(str(run.path) for run in others)]
+    assert [name for name, _ in told_apart([several.run])] == [several.run.name]
+    models = cost(several, others[:1])["models"]
+    assert list(models) == [str(home), str(others[0].path)]
+    (part,) = [part for part in ("test", "validation") if several.run.outputs_of(part)][:1]
+    jsonl(tmp_path / part, [{"text": "it was cold", "label": "cold"}] * 3)
+    monkeypatch.chdir(tmp_path)
+    sets = on_files(several, [Path(part)], {}, {})["sets"]
+    assert set(sets) == {part, f"./{part}"}

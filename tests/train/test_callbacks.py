@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
 
 from wafergpt.config import Evaluate, load_recipe
+from wafergpt.errors import Diverged
 from wafergpt.runs.run import Run
+from wafergpt.tasks.base import Direction
 from wafergpt.train.callbacks import Evaluation, Recording
 from wafergpt.train.state import Row, TrainState
 
@@ -100,3 +103,26 @@ def test_a_task_without_a_validation_loss_is_evaluated() -> None:
         evaluation.after_step(state, row)
     assert state.best_step == 1
     assert row["evaluation_seconds"] >= 0
+
+
+@pytest.mark.parametrize("metric", ["loss", "spearman"])
+def test_what_is_not_finite_is_never_the_best(metric: str) -> None:
+    """Weights that have diverged, or a correlation of equal answers."""
+    values = iter([math.nan, 2.0, math.inf, -math.inf, 1.0])
+    ways: dict[str, Direction] = {"loss": "min", "spearman": "max"}
+    settings = Evaluate(every=1, metric=metric)
+    evaluation = Evaluation(lambda: {f"val_{metric}": next(values)}, settings, ways, 9)
+    state, best = TrainState(), []
+    for state.step in range(1, 6):
+        evaluation.after_step(state, {})
+        best.append(state.best)
+    assert best == [None, 2.0, 2.0, 2.0, 1.0 if metric == "loss" else 2.0]
+
+
+def test_a_training_that_has_no_finite_loss_has_failed() -> None:
+    evaluation = Evaluation(lambda: {"val_loss": math.nan}, Evaluate(every=1), {"loss": "min"}, 2)
+    state = TrainState(step=1)
+    evaluation.after_step(state, {})
+    state.step = 2
+    with pytest.raises(Diverged, match="the validation loss is nan at step 2: lower"):
+        evaluation.after_step(state, {})

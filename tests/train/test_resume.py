@@ -22,7 +22,7 @@ from wafergpt.errors import InputError, RunFailed
 from wafergpt.inference.evaluation import validation_loss
 from wafergpt.reports import list_runs, write_report
 from wafergpt.runs.run import Run
-from wafergpt.train.resume import asked_for
+from wafergpt.train.resume import asked_for, may_change
 
 SETTINGS = [
     "model.n_layers=1", "model.d_model=16", "model.n_heads=2", "model.seq_len=16",
@@ -149,6 +149,14 @@ def test_auto_resume_takes_what_may_change_and_refuses_what_may_not(tmp_path: Pa
     assert run.recipe.train.steps == 8
     with pytest.raises(InputError, match=r"evaluate\.metric=bits_per_byte cannot change on resume"):
         pretrain(None, ["evaluate.metric=bits_per_byte"], resume=run, root=tmp_path)
+    with pytest.raises(InputError, match=r"evaluate\.batches=1 cannot change on resume"):
+        pretrain(None, ["evaluate.batches=1"], resume=run, root=tmp_path)
+    # Only the path of a teacher may: nothing else that begins so.
+    with pytest.raises(InputError, match=r"'train\.teacher_weight=0\.9' cannot change on resume"):
+        may_change(run, ["train.teacher_weight=0.9"])
+    run.write("result", {**run.read("result"), "folds": 3})
+    pretrain(None, [], resume=run, root=tmp_path)
+    assert run.read("result")["folds"] == 3
     with pytest.raises(InputError, match=r"r was started by another recipe: 'optimizer.lr=0.5'"):
         pretrain(None, [*settings, "optimizer.lr=0.5"], auto_resume=True, root=tmp_path)
     pretrain(

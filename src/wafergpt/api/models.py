@@ -209,8 +209,10 @@ def export(
     from wafergpt.reports.card import FILE, write_card
 
     made = exporting.export(run, out, to, root, weights)
-    if to == "hf":
-        write_card(Run.find(run, root), Path(out) / FILE)
+    found = Run.find(run, root)
+    # What was measured is of the run's best weights.
+    if to == "hf" and not found.checkpoint:
+        write_card(found, Path(out) / FILE)
     return made
 
 

@@ -29,6 +29,7 @@ from wafergpt.checkpoint.format import (
     write_whole,
 )
 from wafergpt.config import Recipe
+from wafergpt.devices.peak_memory import is_out_of_memory
 from wafergpt.distributed.sharding import Part
 from wafergpt.errors import InputError, RunFailed
 from wafergpt.progress import say, working
@@ -273,9 +274,11 @@ def load(folder: Path, take: Callable[[StoredState], None]) -> None:
     stored = StoredState(folder)
     try:
         take(stored)
-    except DamagedCheckpointError:
+    except (DamagedCheckpointError, RunFailed):
         raise
     except (RuntimeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
         raise unfit(folder, error) from None
 
 

@@ -20,6 +20,7 @@ from wafergpt.data.file_formats import (
 )
 from wafergpt.data.opening import Errors, NotTextError, lines
 from wafergpt.errors import InputError
+from wafergpt.files import from_home, many
 from wafergpt.progress import say
 
 DOCUMENT_CHARACTERS = 16 << 10
@@ -52,13 +53,13 @@ def find_files(sources: Sequence[str | Path], file_format: FileFormat | None = N
     # By where it is: two names of one file would read it twice.
     found: dict[Path, Path] = {}
     for source in sources:
-        path = Path(source)
+        path = Path(from_home(source))
         if path.is_dir():
             matches = _collected(path, file_format)
         elif path.exists():
             matches = [path]
         else:
-            matches = _matching(str(source))
+            matches = _matching(str(path))
         if not matches:
             raise InputError(
                 f"nothing to read at '{source}': no such file, or no "
@@ -97,8 +98,16 @@ def _below(folder: Path) -> list[Path]:
         InputError: if one that is not hidden may not be read.
     """
     closed: list[OSError] = []
-    walked = os.walk(folder, onerror=closed.append)
-    found = [Path(place, name) for place, _, names in walked for name in names]
+    found: list[Path] = []
+    linked: list[Path] = []
+    for top, folders, names in os.walk(folder, onerror=closed.append):
+        found += [Path(top, name) for name in names]
+        linked += [one for name in folders if (one := Path(top, name)).is_symlink()]
+    if linked:
+        say(
+            f"warning: {folder}: {many(len(linked), 'linked folder')} not followed, such as "
+            f"{linked[0]}: name them as sources too"
+        )
     for error in closed:
         place = Path(error.filename)
         if not any(map(_hides, place.relative_to(folder).parts)):
@@ -135,6 +144,7 @@ def documents(
     errors: Errors = "strict",
     file_format: FileFormat | None = None,
     option: str = "--text COLUMN",
+    may_be_empty: bool = False,
 ) -> Iterator[Document]:
     """Yield the documents of files one by one, in bounded memory.
 
@@ -148,6 +158,7 @@ def documents(
         errors: ``replace`` reads invalid bytes as U+FFFD instead of refusing them.
         file_format: overrides the kind that the files' names stand for.
         option: what names another column, for errors.
+        may_be_empty: whether a file may have none.
 
     Raises:
         InputError: on a file that is empty, or whose content cannot be read.
@@ -161,7 +172,7 @@ def documents(
                     yield document
         except NotTextError as error:
             raise InputError(f"{error}; or add --errors replace") from None
-        if empty:
+        if empty and not may_be_empty:
             raise InputError(f"{path} contains no text")
 
 
@@ -183,10 +194,17 @@ def _of_file(
         yield Document(whole(value, path, number), f"{path}, line {number}")
 
 
+DUMPS = {"<mediawiki": "a MediaWiki dump in XML", "WARC/1.": "a WARC file"}
+"""Beginnings of files that hold texts among much else."""
+
+
 def _text_documents(path: Path, errors: Errors) -> Iterator[Document]:
     held: list[str] = []
     size, first = 0, 1
     for number, line in lines(path, errors):
+        for start, what in DUMPS.items() if number == 1 else ():
+            if line.lstrip("\ufeff").startswith(start):
+                raise InputError(f"{path} is {what}: extract its texts first, as .txt or .jsonl")
         held.append(line)
         size += len(line)
         blank = not line.strip()

@@ -149,7 +149,8 @@ class _Reader:
 
     def of(self, path: Path) -> Iterator[str]:
         """Yield the documents of one file."""
-        found = documents([path], self.text, self.errors, self.file_format)
+        several = len(self.files) > 1
+        found = documents([path], self.text, self.errors, self.file_format, may_be_empty=several)
         return (document.text for document in found)
 
     def counted(self, path: Path, count: int) -> str:
@@ -167,7 +168,9 @@ def _survey(reader: _Reader) -> Survey:
                 digest.update(value.to_bytes(8, "big"))
                 count, size, smallest = count + 1, size + len(data), min(smallest, value)
                 bar.advance(len(data) / 1e6)
-            if number < LISTED:
+            if count == before:
+                bar.say(f"{path} contains no text: skipped")
+            elif number < LISTED:
                 bar.say(reader.counted(path, count - before))
         if len(reader.files) > LISTED:
             bar.say(f"… {len(reader.files):,} files: {count:,} documents")
@@ -345,6 +348,15 @@ def _finish(out: Path, tokenizer: Tokenizer, survey: Survey, blocks: list[dict[s
         for kind in ("tokens", "bytes")
         for part in ("train", "val")
     }
+    if not totals["tokens_train"]:
+        raise InputError(
+            "all documents are held out for validation: they are one text, or --val-fraction is "
+            f"too large (remove {out} before another attempt)"
+        )
+    if totals["bytes_train"] + totals["bytes_val"] != survey.bytes:
+        raise InputError(
+            f"the sources have changed while they were read: remove {out}, and prepare it again"
+        )
     facts = {
         "format": FORMAT,
         "documents": survey.documents,

@@ -88,7 +88,7 @@ def launch(
             if not lost or asked or not left:
                 break
             say(f"starting all {nproc} again ({left} more times at most) …")
-            if not {"--resume", "--go-on"} & set(arguments):
+            if not {"--resume", "--go-on"} & {one.partition("=")[0] for one in arguments}:
                 arguments = [*arguments, "--go-on"]
         return (130 if asked else 1) if code is None or lost else code
     finally:

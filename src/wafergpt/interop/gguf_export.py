@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from wafergpt import atomic_files
+from wafergpt.data.dialogues import TEMPLATE
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError, RunFailed
 from wafergpt.files import short, system_errors
@@ -115,6 +116,9 @@ def _add_tokenizer(writer: Any, vocabulary: list[tuple[str, int]], source: Sourc
     writer.add_bos_token_id(tokenizer.end_of_text)
     writer.add_eos_token_id(tokenizer.end_of_text)
     writer.add_add_bos_token(False)
+    task = source.run.recipe.task
+    if task is not None and task.name == "dialogue":
+        writer.add_chat_template(TEMPLATE)
 
 
 def _tokenizer(source: Source) -> Tokenizer:

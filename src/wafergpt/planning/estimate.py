@@ -125,7 +125,9 @@ def _data(recipe: Recipe, facts: CorpusFacts | None, rows: RowFacts | None) -> _
     length = running_shape(recipe).seq_len
     if facts is None:
         return _Data(0, length, recipe.train.micro_batch_size * MAX_BATCHES, 0)
-    return _Data(max(1, facts.tokens_train // length), length, facts.tokens_val // length, 0)
+    # Of each sequence the next token is a target too.
+    train, val = ((tokens - 1) // length for tokens in (facts.tokens_train, facts.tokens_val))
+    return _Data(max(1, train), length, max(0, val), 0)
 
 
 def _with_vocabulary(recipe: Recipe, facts: CorpusFacts | None, notes: list[str]) -> Recipe:

@@ -135,7 +135,9 @@ def _limits(chapter: Chapter, found: Mapping[str, Any]) -> Iterator[str]:
     """Say what was measured to be weak, and what was not measured."""
     recipe = chapter.recipe
     context = (recipe.task.max_tokens if recipe.task else 0) or recipe.model.seq_len
-    yield f"- It reads {context:,} tokens at most; what is beyond is cut."
+    in_parts = recipe.task is not None and recipe.task.name in ("tag", "answer")
+    beyond = "longer texts are read in parts" if in_parts else "what is beyond is cut"
+    yield f"- It reads {context:,} tokens at most; {beyond}."
     for line in _weak(found):
         yield f"- {line}"
     left = [name for name in (OF_TASKS if recipe.task else OF_LANGUAGE) if name not in found]
@@ -151,14 +153,16 @@ def _weak(found: Mapping[str, Any]) -> Iterator[str]:
         isinstance(rows, list)) else []  # fmt: skip
     if known:
         worst = max(known, key=lambda row: row["drop"])
+    if known and worst["drop"] > 0:
         yield (
             f"Of the changes that were tried, {worst['kind']} at severity {worst['severity']} "
             f"harms it most: it loses {worst['drop']:.1%}."
         )
     sets = found.get("rows", {}).get("sets") if isinstance(found.get("rows"), Mapping) else None
     for name, one in sets.items() if isinstance(sets, Mapping) else ():
-        if isinstance(one, Mapping) and isinstance(one.get("drop"), float):
-            yield f"On the rows of {Path(str(name)).name} it loses {one['drop']:.1%}."
+        drop = one.get("drop") if isinstance(one, Mapping) else None
+        if isinstance(drop, float) and drop > 0:
+            yield f"On the rows of {Path(str(name)).name} it loses {drop:.1%}."
 
 
 def _part(part: Part) -> str:

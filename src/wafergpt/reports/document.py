@@ -40,7 +40,7 @@ class Document:
 
     def chart(self, chart: Chart, chapter: str) -> str:
         """Return the card of a chart, into which the script draws."""
-        name = f"chart-{chapter}-{chart.key}" if chapter else f"chart-{chart.key}"
+        name = escape(f"chart-{chapter}-{chart.key}" if chapter else f"chart-{chart.key}")
         self._figures.append(
             {
                 "id": name,

@@ -37,7 +37,8 @@ def _robustness(result: Any) -> Chart | None:
         return None
     severities = sorted({s for _, s, _ in known})
     last = {kind: v for kind, s, v in known if s == severities[-1]}
-    order = sorted(last, key=lambda kind: last[kind])
+    # Of a loss, more is harmful.
+    order = sorted(last, key=lambda kind: -abs(last[kind] - clean))
     colours = [QUIET, SECOND, ACCENT]
     data = [
         {

@@ -100,9 +100,9 @@ def _ahead(theirs: Result, metric: str) -> str:
     if value is None:
         return values.MISSING
     low, high, p = (values.number(difference, key) for key in ("low", "high", "p"))
-    scale = 100 if figure(0.5, metric).endswith("%") else 1
-    ends = " to ".join(f"{scale * (end or 0):+.1f}" for end in (low, high))
-    return f"{scale * value:+.1f} ({ends}), p {p:.2g}"
+    scale, digits = (100, 1) if figure(0.5, metric).endswith("%") else (1, 3)
+    ends = " to ".join(f"{scale * (end or 0):+.{digits}f}" for end in (low, high))
+    return f"{scale * value:+.{digits}f} ({ends}), p {p:.2g}"
 
 
 def _robustness(result: Result) -> Part:

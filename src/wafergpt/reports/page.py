@@ -168,9 +168,9 @@ class _Page(Document):
         ]
         notes = filter(None, (note, words.before_refit(chapter)))
         parts += [f'<p class="aside">{escape(line)}</p>' for line in notes]
+        drawn += folds_card(chapter.result) + trials_card(chapter.result)
         if drawn:
             parts.append(f'<div class="charts">{drawn}</div>')
-        parts += [folds_card(chapter.result), trials_card(chapter.result)]
         pruned = _pruned(chapter)
         facts = [
             pruned,

@@ -11,6 +11,7 @@ from wafergpt.reports.folds import folds_of
 from wafergpt.reports.formatting import first, number, sequence
 from wafergpt.reports.sections import Chapter
 from wafergpt.runs.run import Run
+from wafergpt.tasks.base import task_of
 
 BEST = ("best_step", "best_val_loss", "accuracy", "accuracy_of")
 
@@ -75,7 +76,7 @@ def _best(chapter: Chapter) -> dict[str, float | str | None]:
     metric = chapter.recipe.evaluate.metric
     evaluations = [row for row in chapter.rows if number(row, f"val_{metric}") is not None]
     # The first of equals, as in training.
-    choose = min if metric == "loss" else max
+    choose = min if task_of(chapter.recipe).metrics.get(metric, "min") == "min" else max
     row = choose(evaluations, key=lambda row: row[f"val_{metric}"], default={})
     test, validation = chapter.result.get("test"), chapter.result.get("metrics")
     accuracy, of = first("accuracy", test), "test"

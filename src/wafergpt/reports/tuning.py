@@ -19,6 +19,9 @@ Result = Mapping[str, Any]
 LISTED, DRAWN = 30, 100
 """Trials of the table, and lines of a chart, the best first."""
 
+FEW = 12
+"""Trials whose numbers all stand at their axis."""
+
 
 @dataclass(frozen=True)
 class TrialRow:
@@ -162,7 +165,7 @@ def _history(trials: Trials) -> Chart:
     ]  # fmt: skip
     default = next((row.value for row in ended if row.is_default), None)
     layout: dict[str, Any] = {
-        "xaxis": {"title": {"text": "trial"}},
+        "xaxis": {"title": {"text": "trial"}, **({"dtick": 1} if len(numbers) <= FEW else {})},
         "yaxis": {"title": {"text": f"validation {trials.metric}"}},
     }
     caption = f"{len(ended)} of {len(trials.rows)} trials ran to their end."

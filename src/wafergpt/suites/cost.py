@@ -56,16 +56,13 @@ def cost(predictor: Predictor, against: Sequence[Run] = ()) -> dict[str, Any]:
         InputError: if the run's rows are gone, or a run has another task.
     """
     where, rows = own.own_rows(predictor)
-    others = {run.name: run for run in against}
-    for run in others.values():
+    for run in against:
         own.require_same_answers(predictor.run, run)
     found = {}
     some = own.some(rows, TOGETHER, 0)
-    for name in (predictor.run.name, *others):
+    for place, (name, run) in enumerate(own.told_apart([predictor.run, *against])):
         # One at a time beside the run itself, for the memory that each takes.
-        one = predictor
-        if name in others:
-            one = Predictor.load(others[name], predictor.device.type)
+        one = Predictor.load(run, predictor.device.type) if place else predictor
         judged = (
             own.judge_own(one, where, rows) if one is predictor
             else own.judge(one, rows, f"evaluating {name}")

@@ -102,6 +102,9 @@ def evaluated(run: Run, asked: Asked) -> dict[str, Any]:
     """
     evaluation = Evaluation(run, asked)
     evaluation.require_known()
+    if keeps(run):
+        # A damaged file is said before anything is measured.
+        kept_of(run)
     found: dict[str, Any] = {}
     for name in evaluation.running:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -102,11 +103,16 @@ def _require_known(names: Sequence[str], manager: Any) -> None:
 
 
 def _scores(name: str, result: Any) -> dict[str, Any]:
-    """Return the metrics of one task, without the names of their filters."""
-    values = {
-        key.partition(",")[0]: value
+    """Return the metrics of one task, with the names of their filters where there are several."""
+    found = {
+        tuple(key.split(",", 1)): value
         for key, value in result["results"][name].items()
         if isinstance(value, float) and "," in key
+    }
+    counts = Counter(metric for metric, _ in found)
+    values = {
+        metric if counts[metric] == 1 or way == "none" else f"{metric},{way}": value
+        for (metric, way), value in found.items()
     }
     score, rows = values.get("acc"), result.get("n-samples", {}).get(name, {}).get("effective")
     # Of shares, as the harness computes it; its other ones are resampled in processes.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -301,13 +302,19 @@ def on_files(
         if not paths:
             raise
         say(f"warning: the run's own rows are not judged: {error}")
+    own = set(sets)
     for path in paths:
-        sets[str(path)] = rows_of_file(predictor, path, columns, labels)
-    others = [(run.name, Predictor.load(run, predictor.device.type)) for run in against]
+        # A file may be called as the run's own rows are.
+        name = f"./{path}" if str(path) in own else str(path)
+        sets[name] = rows_of_file(predictor, path, columns, labels)
+    others = [
+        (name, Predictor.load(run, predictor.device.type))
+        for name, run in told_apart([predictor.run, *against])[1:]
+    ]
     found: dict[str, Any] = {}
     clean: float | None = None
     for name, rows in sets.items():
-        is_own = name in ("test", "validation")
+        is_own = name in own
         ours = (
             judge_own(predictor, name, rows)
             if is_own
@@ -331,6 +338,13 @@ def on_files(
             }
         found[name] = entry
     return {"sets": found}
+
+
+def told_apart(runs: Sequence[Run]) -> list[tuple[str, Run]]:
+    """Return runs with their names, or where they are if several have one name."""
+    counts = Counter(run.name for run in runs)
+    places = ((run.name, run.checkpoint or run.path, run) for run in runs)
+    return [(name if counts[name] == 1 else str(place), run) for name, place, run in places]
 
 
 def _beside(

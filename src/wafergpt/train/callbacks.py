@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from wafergpt import config
+from wafergpt.errors import Diverged
 from wafergpt.progress import Bar, say, working
 from wafergpt.runs.run import Run
 from wafergpt.tasks.base import Direction
@@ -55,7 +56,11 @@ class Evaluation:
         self._lower_is_better = directions[settings.metric] == "min"
 
     def after_step(self, state: TrainState, row: Row) -> None:
-        """Evaluate if a step of ``every`` or the last one is done."""
+        """Evaluate if a step of ``every`` or the last one is done.
+
+        Raises:
+            Diverged: if the last loss is not finite, and none before was.
+        """
         if state.step % self._settings.every and state.step < self._steps:
             return
         start = time.monotonic()
@@ -65,10 +70,17 @@ class Evaluation:
         metric = self._settings.metric
         score: float = row[f"val_{metric}"]
         loss = row.get("val_loss", math.inf)
+        ends = state.step >= self._steps
+        if ends and state.best is None and "val_loss" in row and not math.isfinite(loss):
+            raise Diverged(
+                f"the validation loss is {loss} at step {state.step:,}: lower optimizer.lr"
+            )
         if loss < state.callbacks.get(LOWEST, [math.inf])[0]:
             state.callbacks[LOWEST] = [loss, state.step]
-        better = state.best is None or (
-            score < state.best if self._lower_is_better else score > state.best
+        # What is not finite is no gain: weights that have diverged, a correlation of equal answers.
+        better = math.isfinite(score) and (
+            state.best is None
+            or (score < state.best if self._lower_is_better else score > state.best)
         )
         if better:
             state.best, state.best_step = score, state.step

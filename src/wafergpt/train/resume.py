@@ -21,9 +21,10 @@ from wafergpt.shapes.sparse import matrices
 from wafergpt.tasks.tables import SplitRows
 
 MAY_CHANGE = (
-    "train.steps", "evaluate.", "checkpoint.", "tracking.", "system.nproc", "system.shard",
-    "system.threads", "system.timeout", "system.device", "system.compile", "system.cerebras.",
+    "train.steps", "system.nproc", "system.shard", "system.threads", "system.timeout",
+    "system.device", "system.compile",
 )  # fmt: skip
+SECTIONS = ("evaluate.", "checkpoint.", "tracking.", "system.cerebras.")
 """What a resumed run may override: it changes no weight before the old horizon, except for the
 rounding of sums over another number of processes or threads or in other code, and the dropout of
 processes."""
@@ -44,7 +45,8 @@ def may_change(run: Run, overrides: Sequence[str]) -> Recipe:
     recipe = run.recipe
     moves = MAY_MOVE[recipe.task is not None]
     for override in overrides:
-        if not override.startswith(MAY_CHANGE + moves):
+        key = override.partition("=")[0].strip()
+        if key not in MAY_CHANGE + moves and not key.startswith(SECTIONS):
             raise InputError(
                 f"'{override}' cannot change on resume; only train.steps, evaluate.*, "
                 "checkpoint.*, tracking.*, system.device, compile, cerebras, nproc, shard, threads "
@@ -56,6 +58,11 @@ def may_change(run: Run, overrides: Sequence[str]) -> Recipe:
         raise InputError(
             f"evaluate.metric={changed.evaluate.metric} cannot change on resume: the best "
             f"checkpoint so far is chosen by {recipe.evaluate.metric}"
+        )
+    if changed.evaluate.batches != recipe.evaluate.batches:
+        raise InputError(
+            f"evaluate.batches={changed.evaluate.batches} cannot change on resume: the scores "
+            f"so far are of {recipe.evaluate.batches}"
         )
     if recipe.train.steps is None or changed.train.steps is None:
         raise InputError("a run has its horizon in steps: it cannot be resumed without train.steps")
@@ -161,10 +168,7 @@ def run_to_resume(recipe: Recipe, root: Path, group: ProcessGroup) -> tuple[Run,
     there = group.broadcast(None if group.is_worker else _differences(run, recipe))
     if there is None:
         return None
-    changed = _changed(run, there)
-    if not group.is_worker:
-        run.write("asked", asked_for(recipe))
-    return run, changed
+    return run, _changed(run, there)
 
 
 def _differences(run: Run, recipe: Recipe) -> list[str] | None:

@@ -109,8 +109,10 @@ def _train(
         Run.require_new(recipe.name, root)
     asked = asked_for(recipe)
     with joined(recipe.system.timeout) as group:
+        notes: dict[str, Any] = {}
         if auto_resume and (before := run_to_resume(recipe, root, group)):
             (run, recipe), start = before, None
+            notes["asked"] = asked
         setup = set_up(recipe, group, start, run)
         if group.is_worker:
             return Run(Path(setup.engine.run_commands()))
@@ -118,13 +120,12 @@ def _train(
             setup = settled(setup, signals.stop_asked)
             resumed = run is not None
             if run is None or run.recipe.train.steps != setup.recipe.train.steps:
-                plan = _planned(recipe, setup, group, time.monotonic() - began)
+                notes["plan"] = _planned(recipe, setup, group, time.monotonic() - began)
                 run = run or Run.create(setup.recipe, root, asked)
-                run.write("plan", plan)
             if not run.tokenizer.is_file():
                 setup.tokenizer.save(run.tokenizer)
             trainer = Trainer(setup, run, signals, group, began, callbacks)
-            trainer.train(resumed)
+            trainer.train(resumed, notes)
     if recipe.task is not None:
         _write_final_metrics(run, setup, test)
     if not resumed:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from wafergpt import files
 from wafergpt.checkpoint import store
 from wafergpt.checkpoint.background import Saver
 from wafergpt.checkpoint.format import WEIGHTS, Stored, weights_sha256
@@ -84,8 +85,12 @@ class Trainer:
         devices = self.group.size if gpus else self.group.size / self.group.on_this_machine
         self._peak_flops = devices * self.setup.machine.peak_flops
 
-    def train(self, resumed: bool = False) -> None:
+    def train(self, resumed: bool = False, notes: Mapping[str, Any] | None = None) -> None:
         """Train, from the run's last good checkpoint if ``resumed``, and write the result.
+
+        Args:
+            resumed: whether the run has checkpoints.
+            notes: JSON files of the run, by name, that are written as soon as it is held.
 
         Raises:
             InputError: if another process trains in this run.
@@ -94,11 +99,15 @@ class Trainer:
         """
         try:
             with self.run.held(), self._saver:
+                for name, value in (notes or {}).items():
+                    self.run.write(name, value)
                 self._begin(resumed)
                 with self._watched():
                     self._loop()
             with working("writing the result"):
-                self.run.write("result", self.result())
+                # Of a run that has nothing left to do, what was added to its result stays.
+                before = self.run.read("result") or {}
+                self.run.write("result", {**before, **files.finite(self.result())})
         except Interrupted as stop:
             self.engine.close(str(self.run.path))
             verb = "finetune" if self.recipe.task else "pretrain"
