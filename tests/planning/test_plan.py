@@ -20,7 +20,7 @@ from wafergpt.planning.hardware import Machine
 from wafergpt.planning.intervals import horizon
 from wafergpt.planning.laws import expected_loss, learning_rate
 from wafergpt.planning.memory import checkpoint_bytes, micro_batch_that_fits, training_memory
-from wafergpt.planning.plan import Candidate, passes_warning
+from wafergpt.planning.plan import Candidate, CorpusFacts, passes_warning
 from wafergpt.planning.speed import best_precision, compile_pays, tokens_per_second
 from wafergpt.shapes.counts import parameters, training_flops
 
@@ -191,6 +191,21 @@ def test_budgets_of_tokens_and_flops_buy_no_more() -> None:
     assert found.tokens == pytest.approx(5e7, rel=0.01)
     found = chosen(recipe, "1e15 FLOPs")
     assert estimate(found.recipe, MACHINE).flops == pytest.approx(1e15, rel=0.02)
+
+
+def test_a_budget_of_tokens_buys_the_same_of_any_larger_corpus(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is not read does not make a shape worth more."""
+    monkeypatch.setattr(
+        "wafergpt.planning.budget.read_corpus",
+        lambda path: CorpusFacts(8192, int(path.name), 10_000),
+    )
+    recipe = load_recipe(None, ["model.vocab_size=8192"])
+    without = bought(recipe, budget_of("5M tokens"), 1e4)
+    for size in (10**7, 10**9):
+        of = recipe.replace(data={"corpus": Path(str(size))})
+        assert bought(of, budget_of("5M tokens"), 1e4).loss == without.loss
 
 
 def test_neighbours_stand_beside_the_best() -> None:

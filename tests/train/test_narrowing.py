@@ -32,6 +32,11 @@ def smaller(home: Path) -> Path:
     return prune("lm", "smaller", layers=1, heads=1, channels=48, samples=24, root=home).path
 
 
+@pytest.fixture(scope="module")
+def half(home: Path) -> Run:
+    return prune("lm", "half", channels=64, samples=64, root=home)
+
+
 def test_a_language_model_gets_smaller(home: Path, smaller: Path) -> None:
     made = store.weights(prune("lm", "same-again", layers=1, heads=1, channels=48, samples=24,
                                root=home))  # fmt: skip
@@ -53,10 +58,9 @@ def test_a_language_model_gets_smaller(home: Path, smaller: Path) -> None:
     assert text
 
 
-def test_least_is_lost_by_what_matters_least(home: Path) -> None:
+def test_least_is_lost_by_what_matters_least(home: Path, half: Run) -> None:
     """Half of the channels by importance and refitted, beside the first half as they are."""
-    made = prune("lm", "half", channels=64, samples=64, root=home)
-    result = made.read("result")
+    made, result = half, half.read("result")
     run = Run(home / "lm")
     weights = dict(store.weights(run))
     for name in weights:
@@ -106,14 +110,14 @@ def test_the_table_and_what_comes_next(home: Path) -> None:
     assert "pretrain --from shown" in shown.output
 
 
-def test_heads_that_are_no_gpt2s_are_not_exported(smaller: Path, home: Path) -> None:
+def test_heads_that_are_no_gpt2s_are_not_exported(smaller: Path, half: Run, home: Path) -> None:
     with pytest.raises(
         InputError, match="a GPT-2 has heads of d_model / n_heads: use --format onnx"
     ):
         export(smaller, home / "hf")
     assert not (home / "hf").exists()
     # Fewer channels alone are.
-    export(home / "half", home / "hf-half")
+    export(half, home / "hf-half")
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ from wafergpt.checkpoint.format import (
 from wafergpt.config import Recipe
 from wafergpt.devices.peak_memory import is_out_of_memory
 from wafergpt.distributed.sharding import Part
-from wafergpt.errors import InputError, RunFailed
+from wafergpt.errors import InputError, ProcessLost, RunFailed
 from wafergpt.progress import say, working
 from wafergpt.runs.run import SHIPPED, Run
 
@@ -274,7 +274,7 @@ def load(folder: Path, take: Callable[[StoredState], None]) -> None:
     stored = StoredState(folder)
     try:
         take(stored)
-    except (DamagedCheckpointError, RunFailed):
+    except (DamagedCheckpointError, ProcessLost):
         raise
     except (RuntimeError, ValueError) as error:
         if is_out_of_memory(error):

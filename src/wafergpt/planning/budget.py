@@ -168,6 +168,9 @@ def bought(
         raise InputError(f"a budget of {budget.amount:.3g} {budget.kind} is above any training")
     corpus = recipe.data.corpus
     text = tokens if corpus is None else read_corpus(corpus).tokens_train
+    if budget.kind == "tokens":
+        # Nothing else keeps a shape from being too large for what it reads of a large corpus.
+        text = min(text, tokens)
     batch_size = min(_batch_size(tokens, seq_len), max(1, (int(text) - 1) // seq_len))
     steps = max(1, math.floor(tokens / (batch_size * seq_len)))
     tokens = steps * batch_size * seq_len
