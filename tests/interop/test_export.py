@@ -133,6 +133,15 @@ def test_a_classifier_without_tokenizer_is_refused(tmp_path: Path) -> None:
         export(run, tmp_path / "hf")
 
 
+def test_where_long_texts_are_cut_comes_back(tmp_path: Path) -> None:
+    for number, told in enumerate(({"cut": "start", "max_tokens": 9}, {})):
+        run = make_run(tmp_path / f"runs{number}", {"labels": ("a", "b"), **told})
+        export(run, tmp_path / f"hf{number}")
+        back = import_folder(tmp_path / f"hf{number}", f"back{number}", tmp_path).recipe.task
+        assert isinstance(back, TextTaskSettings)
+        assert (back.cut, back.max_tokens) == (told.get("cut", "end"), told.get("max_tokens", 0))
+
+
 def test_a_middle_cut_is_warned_of(tmp_path: Path) -> None:
     run = make_run(tmp_path, {"labels": ("a", "b"), "cut": "middle"})
     assert "task.cut=middle" in export(run, tmp_path / "hf")["warnings"][0]

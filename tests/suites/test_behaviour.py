@@ -46,3 +46,16 @@ def test_templates_of_one_text_are_refused(two: Predictor, tmp_path: Path) -> No
     )
     with pytest.raises(InputError, match=r"'marks' has templates .* columns subject, body: rows"):
         behaviour(two, path)
+
+
+def test_of_many_templates_some_of_all_are_drawn(tmp_path: Path) -> None:
+    path = tmp_path / "cases.yaml"
+    texts = ", ".join(f"t{n} it is good" for n in range(300))
+    path.write_text(
+        "task: classify\nlabels: {good: [positive]}\ntests:\n  - {name: many, capability: words, "
+        f"type: MFT, label: good, templates: [{texts}]}}\n"
+    )
+    numbers = [int(text[1:].split()[0]) for text in expanded(load_behaviour(path)).texts]
+    assert len(numbers) == 100
+    assert min(numbers) < 30
+    assert max(numbers) > 270

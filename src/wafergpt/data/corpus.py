@@ -101,11 +101,13 @@ class Corpus:
             counts = (facts["vocab_size"], facts["bytes_val"])
             sound &= all(type(count) is int and 0 <= count < 1 << 63 for count in counts)
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise InputError(f"{card} is damaged: prepare the corpus again") from None
+            raise InputError(f"{card} is damaged: remove {path}, and prepare it again") from None
         for name, size in sizes.items():
             # The name comes from a file that is not trusted.
             if Path(name).name != name or not files.is_file(path / name):
-                raise InputError(f"{path}: the file '{name}' is missing: prepare the corpus again")
+                raise InputError(
+                    f"{path}: the file '{name}' is missing: remove {path}, and prepare it again"
+                )
             if (path / name).stat().st_size != size:
                 raise InputError(f"{path / name} has changed since it was prepared")
         if not sound:

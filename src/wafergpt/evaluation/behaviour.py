@@ -230,11 +230,15 @@ def _written(
 def _bound(
     file: BehaviourFile, test: BehaviourTest, limit: int, draw: random.Random
 ) -> Iterator[_Base]:
-    """Return inputs of templates, each of which has its share of the cases."""
+    """Return inputs of templates, each of which has its share of the cases.
+
+    Of more templates than cases, so many are drawn.
+    """
     lists = {**file.lists, **test.lists}
     seen: set[str] = set()
-    for turn, template in enumerate(test.templates):
-        share = (limit - len(seen)) // (len(test.templates) - turn)
+    chosen = [test.templates[n] for n in _drawn(len(test.templates), limit, draw)]
+    for turn, template in enumerate(chosen):
+        share = (limit - len(seen)) // (len(chosen) - turn)
         # A changed template may have placeholders of its own.
         names = [n for n in placeholders([template, *test.changed]) if n in lists]
         sizes = [len(lists[name]) for name in names]

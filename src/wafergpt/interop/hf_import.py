@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from torch import Tensor
 from wafergpt.checkpoint.imported_run import require_new, run_with
 from wafergpt.config import Model, TaskSettings, recipe_from
 from wafergpt.data.tokenizer import Tokenizer
-from wafergpt.data.tokenizer_files import BESIDE, DEFINITION, GPT2_NAMES
+from wafergpt.data.tokenizer_files import BESIDE, DEFINITION, GPT2_NAMES, SETTINGS
 from wafergpt.errors import InputError, nearest
 from wafergpt.files import SHOWN, short
 from wafergpt.interop import safetensors_reader as files
@@ -215,7 +216,7 @@ def _task(described: Described, found: Mapping[str, Entry], folder: Path) -> Tas
     if n_outputs == 1:
         if described.problem_type == "single_label_classification":
             raise InputError(f"{folder}: one output cannot choose between labels")
-        return RegressSettings(pooling=described.pooling)
+        return RegressSettings(pooling=described.pooling, **_length(folder, described))
     if described.problem_type == "regression":
         raise InputError(f"{folder}: a regression to {n_outputs} numbers cannot be imported")
     labels = described.labels or tuple(f"LABEL_{index}" for index in range(n_outputs))
@@ -223,4 +224,17 @@ def _task(described: Described, found: Mapping[str, Entry], folder: Path) -> Tas
         raise InputError(
             f"{folder}: id2label names {len(set(labels))} labels for {n_outputs} outputs"
         )
-    return ClassifySettings(labels=labels, pooling=described.pooling)
+    return ClassifySettings(labels=labels, pooling=described.pooling, **_length(folder, described))
+
+
+def _length(folder: Path, described: Described) -> dict[str, Any]:
+    """Return how long a text may be, and where it is cut, as its tokenizer says."""
+    if not (folder / SETTINGS).is_file():
+        return {}
+    told = files.read_object(folder, SETTINGS, files.CONFIG_BYTES)
+    found: dict[str, Any] = {"cut": "start"} if told.get("truncation_side") == "left" else {}
+    most = told.get("model_max_length")
+    # transformers writes a huge number for no limit.
+    if type(most) is int and 0 < most < described.model.seq_len:
+        found["max_tokens"] = most
+    return found

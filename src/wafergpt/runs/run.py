@@ -62,7 +62,7 @@ def _row(line: bytes, path: Path) -> dict[str, Any]:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
         reason = "too deep" if isinstance(error, RecursionError) else error
-        raise InputError(f"{path} is damaged: {reason}") from None
+        raise InputError(f"{path} is damaged: {reason}; remove the line {line[:40]!r}") from None
     if not isinstance(row, dict) or not isinstance(row.get("step", 0), int | float):
         raise InputError(f"{path} is damaged: {line[:40]!r} is no row of numbers")
     return row

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import uuid
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -58,7 +59,7 @@ class WandB:
             self._run: Any = wandb.init(
                 project=os.environ.get("WANDB_PROJECT", "wafergpt"),
                 name=run.name,
-                id=run.name,
+                id=_id_of(run),
                 resume="allow",
                 dir=str(run.path),
                 config=recipe.model_dump(mode="json"),
@@ -79,6 +80,16 @@ class WandB:
     def close(self) -> None:
         """Finish the run."""
         self._run.finish()
+
+
+def _id_of(run: Run) -> str:
+    """Return what a run is called there; its name alone may be that of others in a project."""
+    known = run.read("wandb")
+    if known is None:
+        # One that was begun by an older version has its name.
+        known = {"id": run.name if run.metrics() else f"{run.name}-{uuid.uuid4().hex[:8]}"}
+        run.write("wandb", known)
+    return str(known["id"])
 
 
 def trackers(recipe: Recipe, run: Run) -> list[Tracker]:
