@@ -190,7 +190,8 @@ class Evaluate(Section):
     every: int = Field(0, ge=0)
     """Steps; a tenth of the run if omitted."""
     batches: int = Field(0, ge=0)
-    """Validation batches of an evaluation; if omitted, few enough to cost little."""
+    """Validation batches of an evaluation, drawn from all of the text; if omitted, few enough to
+    cost little."""
     patience: int = Field(0, ge=0)
     """Stop after this many evaluations without a better score; 0 never stops early."""
     metric: str = "loss"

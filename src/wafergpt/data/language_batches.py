@@ -28,7 +28,8 @@ class LanguageBatches:
         stream: the tokens.
         seq_len: length of a window; its targets are shifted by one token.
         fingerprint: of the corpus; part of the key of the order.
-        seed: of the run; None keeps the windows in their own order (validation).
+        seed: of the run; None for one order in all epochs, of which any first windows are drawn
+            from everywhere (validation).
         end_of_text: the token between documents, to keep attention inside them; None ignores them.
 
     Raises:
@@ -77,10 +78,9 @@ class LanguageBatches:
 
     def _places(self, samples: Ints) -> Ints:
         epochs, places = np.divmod(samples, self.samples_per_epoch)
-        if self._seed is None:
-            return places
         for epoch in np.unique(epochs):
             here = epochs == epoch
-            key = f"{self._fingerprint}/{self._seed}/{epoch}".encode()
+            order = "validation" if self._seed is None else f"{self._seed}/{epoch}"
+            key = f"{self._fingerprint}/{order}".encode()
             places[here] = permute(places[here], self.samples_per_epoch, key)
         return places
