@@ -20,7 +20,7 @@ from wafergpt.tuning.samplers import Pruner, Sampler
 from wafergpt.tuning.spaces import Space, combinations
 from wafergpt.tuning.spending import Spending
 from wafergpt.tuning.storage import JOURNAL, Way
-from wafergpt.tuning.study import Outcome, Study
+from wafergpt.tuning.study import Outcome, Study, Trial
 
 SPACES = {
     "optimizer.lr": Space.read("optimizer.lr", "0.001..1.0:log"),
@@ -70,11 +70,17 @@ def test_the_best_goes_by_the_direction(tmp_path: Path) -> None:
         assert best.values == choose(value for value in values if value)
 
 
-def test_what_was_left_is_taken_up_with_its_settings(tmp_path: Path) -> None:
-    of = study(tmp_path)
+def left_behind(folder: Path) -> tuple[Study, Trial]:
+    """Make two trials, and leave the third as a process that dies does."""
+    of = study(folder)
     made(of, 2)
     with of.taken() as left:
         assert left is not None
+    return of, left
+
+
+def test_what_was_left_is_taken_up_with_its_settings(tmp_path: Path) -> None:
+    of, left = left_behind(tmp_path)
     other = study(tmp_path)
     with other.taken() as again:
         assert again is not None
@@ -87,10 +93,7 @@ def test_what_was_left_twice_keeps_its_settings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever takes it up may die before Optuna has its settings again."""
-    of = study(tmp_path)
-    made(of, 2)
-    with of.taken() as left:
-        assert left is not None
+    of, left = left_behind(tmp_path)
     dying = study(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(Study, "_drawing", lambda study, trial: 1 / 0)

@@ -119,11 +119,16 @@ def split_arguments(arguments: Sequence[str], runs: Path = RUNS) -> tuple[str | 
         raise click.UsageError(
             f"one recipe at a time: '{names[0]}' or '{names[1]}'? overrides are written KEY=VALUE"
         )
-    if names and names[0] not in shipped_recipes() and (runs / names[0] / "recipe.yaml").is_file():
+    if names and names_a_run(names[0], runs):
         raise click.UsageError(
             f"'{names[0]}' is a run, not a recipe: --from {names[0]} starts from its weights"
         )
     return (names[0] if names else None), overrides
+
+
+def names_a_run(name: str, runs: Path) -> bool:
+    """Return whether a name is that of a run, and of no shipped recipe."""
+    return name not in shipped_recipes() and (runs / name / "recipe.yaml").is_file()
 
 
 def names_and_overrides(

@@ -11,6 +11,7 @@ import click
 from wafergpt.cli import HomePath, Names, emit, json_option
 from wafergpt.cli.recipe import (
     RecipeCommand,
+    names_a_run,
     names_and_overrides,
     nproc_option,
     runs_option,
@@ -121,7 +122,7 @@ def _start_and_recipe(
     first, second = [*names, None, None][:2]
     if second or any(argument.startswith("task.") for argument in given):
         return first, second
-    if first == "scratch" or (first and (runs / first / "recipe.yaml").is_file()):
+    if first == "scratch" or (first and names_a_run(first, runs)):
         raise click.UsageError(f"{first} is fine-tuned on rows: add task.train=FILE")
     return None, first
 

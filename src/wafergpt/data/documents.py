@@ -34,6 +34,10 @@ COLLECTED = KINDS.keys() - {".json", ".xlsx", ".xlsm"}
 spreadsheet a calculation."""
 
 
+DUMPS = {"<mediawiki": "a MediaWiki dump in XML", "WARC/1.": "a WARC file"}
+"""Beginnings of files that hold texts among much else."""
+
+
 @dataclass(frozen=True)
 class Document:
     """One text, and its place for error messages."""
@@ -53,7 +57,7 @@ def find_files(sources: Sequence[str | Path], file_format: FileFormat | None = N
     # By where it is: two names of one file would read it twice.
     found: dict[Path, Path] = {}
     for source in sources:
-        path = Path(from_home(source))
+        path = from_home(source)
         if path.is_dir():
             matches = _collected(path, file_format)
         elif path.exists():
@@ -194,17 +198,12 @@ def _of_file(
         yield Document(whole(value, path, number), f"{path}, line {number}")
 
 
-DUMPS = {"<mediawiki": "a MediaWiki dump in XML", "WARC/1.": "a WARC file"}
-"""Beginnings of files that hold texts among much else."""
-
-
 def _text_documents(path: Path, errors: Errors) -> Iterator[Document]:
     held: list[str] = []
     size, first = 0, 1
     for number, line in lines(path, errors):
-        for start, what in DUMPS.items() if number == 1 else ():
-            if line.lstrip("\ufeff").startswith(start):
-                raise InputError(f"{path} is {what}: extract its texts first, as .txt or .jsonl")
+        if number == 1:
+            _require_no_dump(path, line)
         held.append(line)
         size += len(line)
         blank = not line.strip()
@@ -213,3 +212,10 @@ def _text_documents(path: Path, errors: Errors) -> Iterator[Document]:
             held, size, first = [], 0, number + 1
     if held:
         yield Document("".join(held), f"{path}, line {first}")
+
+
+def _require_no_dump(path: Path, first: str) -> None:
+    """Refuse a file, by its first line, that holds texts among much else."""
+    for start, what in DUMPS.items():
+        if first.lstrip("\ufeff").startswith(start):
+            raise InputError(f"{path} is {what}: extract its texts first, as .txt or .jsonl")

@@ -51,13 +51,18 @@ def normalized(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
+def text_keys(texts: Sequence[str]) -> NDArray[np.int64]:
+    """Return 64 bits ``[n]`` of this process that are equal for the same texts."""
+    return np.fromiter((hash(normalized(text)) for text in texts), np.int64, len(texts))
+
+
 def same_texts(texts: Sequence[str]) -> list[str]:
     """Return for each text the least of those that are the same.
 
     Where no two differ in what makes no difference alone, these are the texts themselves.
     """
-    least: dict[str, str] = {}
-    keys = [normalized(text) for text in texts]
+    least: dict[int, str] = {}
+    keys = text_keys(texts).tolist()
     for key, text in zip(keys, texts, strict=True):
         least[key] = min(text, least.get(key, text))
     return [least[key] for key in keys]

@@ -12,9 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from wafergpt.data.labelled_split import Rows, normalized
+from wafergpt.data.labelled_split import Rows, text_keys
 from wafergpt.data.text_columns import BETWEEN, shown
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.files import short
@@ -67,7 +66,7 @@ class RowChecks:
 
     def __init__(self, tables: Mapping[str, Rows]) -> None:
         self._tables = tables
-        self._keys = {name: _keys(table.texts) for name, table in tables.items()}
+        self._keys = {name: text_keys(table.texts) for name, table in tables.items()}
         self.rows = {name: len(keys) for name, keys in self._keys.items()}
         self.distinct = {name: len(np.unique(keys)) for name, keys in self._keys.items()}
         self._shared = {
@@ -222,7 +221,3 @@ def in_short(tables: Mapping[str, Rows], one_answer: bool) -> list[str]:
     if not found:
         return []
     return [f"warning: {'; '.join(one.text for one in found)}: wafergpt check says more"]
-
-
-def _keys(texts: Sequence[str]) -> NDArray[np.int64]:
-    return np.fromiter((hash(normalized(text)) for text in texts), np.int64, len(texts))

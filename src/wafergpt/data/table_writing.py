@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from wafergpt import files
 from wafergpt.errors import InputError
 
 TableKind = Literal["csv", "tsv", "jsonl"]
@@ -72,20 +73,12 @@ def _cell(value: Any) -> str:
     return _json(value)
 
 
-def _without_nan(value: Any) -> Any:
-    """Return a value with null in place of NaN and infinities, which JSON does not have."""
-    if isinstance(value, dict):
-        return {key: _without_nan(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def _json(value: Any) -> str:
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     except ValueError:
-        return _json(_without_nan(value))
+        # JSON has neither NaN nor infinities.
+        return _json(files.finite(value))
     try:
         text.encode()
     except UnicodeEncodeError:

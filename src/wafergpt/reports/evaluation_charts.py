@@ -37,8 +37,12 @@ def _robustness(result: Any) -> Chart | None:
         return None
     severities = sorted({s for _, s, _ in known})
     last = {kind: v for kind, s, v in known if s == severities[-1]}
-    # Of a loss, more is harmful.
-    order = sorted(last, key=lambda kind: -abs(last[kind] - clean))
+    lost = {
+        str(one.get("kind")): values.number(one, "drop") or 0.0
+        for one in found
+        if values.number(one, "severity") == severities[-1]
+    }
+    order = sorted(last, key=lambda kind: -lost[kind])
     colours = [QUIET, SECOND, ACCENT]
     data = [
         {

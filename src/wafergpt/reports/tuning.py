@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 from typing import Any
 
@@ -91,7 +92,7 @@ class Trials:
         """Those with a value."""
         return [row for row in self.rows if row.value is not None]
 
-    @property
+    @cached_property
     def names(self) -> Mapping[str, str]:
         """What each key is called here."""
         return short_names(map(str, self.spaces))

@@ -75,9 +75,9 @@ class Dialogue(GenerativeTask):
 
     def require_input(self, value: object) -> str | None:
         """Return messages as JSON: of a list of them, or of one text of a user's."""
-        if isinstance(value, list) and not value:
-            return None
         if isinstance(value, list):
+            if not value:
+                return None
             known = all(isinstance(one, Message) for one in value)
             return as_json(value if known else messages_of(value))
         text = super().require_input(value)

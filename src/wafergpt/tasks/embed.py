@@ -17,6 +17,7 @@ from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
 from wafergpt.evaluation.ranking import ranks_by_cosine, search_metrics
 from wafergpt.progress import place, working
+from wafergpt.shapes.counts import pooled_width, training_flops
 from wafergpt.tasks.base import Direction, EvaluationSet, Outputs, Splits
 from wafergpt.tasks.chosen import with_choices_for_retrieval
 from wafergpt.tasks.labelled_task import LabelledTask
@@ -156,8 +157,6 @@ class Embed(LabelledTask[QueryPairs]):
     @property
     def width(self) -> int:
         """The numbers of a vector."""
-        from wafergpt.shapes.counts import pooled_width
-
         pooled = pooled_width(self.recipe.model, self.settings.pooling)
         return self.settings.projection or pooled
 
@@ -177,7 +176,7 @@ class Embed(LabelledTask[QueryPairs]):
         wrong = (text for negatives in table.negatives for text in negatives)
         distinct = list(dict.fromkeys([*table.texts, *table.positives, *wrong]))
         tokens, cut = self._encode_texts(distinct, tokenizer)
-        self.warn_of_cut(cut, len(distinct), f"{name} texts")
+        self.warn_of_cut(cut, len(distinct), f"{name} texts", self.settings.cut)
         places = {text: at for at, text in enumerate(distinct)}
         pairs = PairBatches(
             tokens,
@@ -226,7 +225,7 @@ class Embed(LabelledTask[QueryPairs]):
         """Return texts as samples, sorted by length."""
         with working("encoding the texts"):
             tokens, cut = self._encode_texts(inputs, tokenizer)
-        self.warn_of_cut(cut, len(tokens), "texts")
+        self.warn_of_cut(cut, len(tokens), "texts", self.settings.cut)
         return self._samples(tokens, None)
 
     @property
@@ -249,8 +248,6 @@ class Embed(LabelledTask[QueryPairs]):
 
         The products of vectors with each other are counted too.
         """
-        from wafergpt.shapes.counts import pooled_width, training_flops
-
         recipe = self.recipe
         head = self.settings.projection * pooled_width(recipe.model, self.settings.pooling)
         compared = batch["ignored"].numel() * sum((*self.settings.sizes, self.width))

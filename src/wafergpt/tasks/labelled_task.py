@@ -366,13 +366,13 @@ class LabelledTask(Task, Generic[R]):
             )
         return limit
 
-    def warn_of_cut(self, cut: int, of: int, what: str) -> None:
-        """Say how many texts are longer than what is read of one, if any is."""
+    def warn_of_cut(self, cut: int, of: int, what: str, where: str = "") -> None:
+        """Say how many texts are longer than what is read of one, if any is, and how it is set."""
         if cut:
-            where = getattr(self.settings, "cut", "end")
+            by = f" (task.cut={where})" if where else ""
             say(
                 f"warning: {cut:,} of {of:,} {what} are longer than {self.limit} tokens; what is "
-                f"beyond is cut (task.cut={where})"
+                f"beyond is cut{by}"
             )
 
     def require_batch(self, rows: int) -> None:

@@ -26,7 +26,7 @@ from wafergpt.data.retrieval_rows import (
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
 from wafergpt.evaluation.ranking import ranking_metrics
-from wafergpt.progress import say, working
+from wafergpt.progress import working
 from wafergpt.tasks.base import Direction, EvaluationSet, InputFormat, InputRow, Outputs, Splits
 from wafergpt.tasks.chosen import with_choices_for_retrieval
 from wafergpt.tasks.labelled_task import LabelledTask
@@ -165,11 +165,7 @@ class Rank(LabelledTask[RankedLists]):
             cut += len(query) + len(text) + 1 > limit
             kept = query if len(query) + len(text) < limit else query[: limit // 2]
             found.append(np.array([*kept, *end, *text][:limit], dtype=np.int64))
-        if cut:
-            say(
-                f"warning: {cut:,} of {len(rows):,} {name} rows are longer than {limit} tokens; "
-                "what is beyond is cut"
-            )
+        self.warn_of_cut(cut, len(rows), f"{name} rows")
         return found
 
     # --- network ---------------------------------------------------------------------------------

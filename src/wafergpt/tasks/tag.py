@@ -114,7 +114,7 @@ class Tag(WordTask[Sentences]):
     def settle(self, tables: dict[str, Sentences]) -> tuple[dict[str, Sentences], list[str]]:
         """Check that training has entities, and every label of the other sentences."""
         labels = {entity.label for found in tables["train"].entities for entity in found}
-        known = {*self.settings.known}
+        known = set(self.settings.known)
         if not labels:
             raise InputError(f"{tables['train'].path} has no entities: nothing to learn")
         if len(labels) > MOST_LABELS:

@@ -162,7 +162,7 @@ class TextTask(LabelledTask[Table]):
         self, table: Table, tokenizer: Tokenizer, name: str
     ) -> tuple[list[NDArray[np.int64]], Targets]:
         texts, cut = self._encode_texts(table.texts, tokenizer)
-        self.warn_of_cut(cut, len(texts), f"{name} texts")
+        self.warn_of_cut(cut, len(texts), f"{name} texts", self.settings.cut)
         return texts, self.targets(table, name)
 
     def _encode_texts(
@@ -199,7 +199,7 @@ class TextTask(LabelledTask[Table]):
         with working("encoding the texts"):
             read = spelled(inputs, tokenizer) if self.settings.spelling else inputs
             texts, cut = self._encode_texts(read, tokenizer)
-        self.warn_of_cut(cut, len(texts), "texts")
+        self.warn_of_cut(cut, len(texts), "texts", self.settings.cut)
         return EvaluationSet.of(unlabelled(texts, self.evaluation_rows(), self._ngrams(read)))
 
     def texts_of(self, table: Table) -> Iterator[str]:

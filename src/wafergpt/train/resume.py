@@ -25,9 +25,9 @@ MAY_CHANGE = (
     "system.device", "system.compile",
 )  # fmt: skip
 SECTIONS = ("evaluate.", "checkpoint.", "tracking.", "system.cerebras.")
-"""What a resumed run may override: it changes no weight before the old horizon, except for the
-rounding of sums over another number of processes or threads or in other code, and the dropout of
-processes."""
+"""Keys, and sections with all keys, that a resumed run may override: they change no weight before
+the old horizon, except for the rounding of sums over another number of processes or threads or in
+other code, and the dropout of processes."""
 
 MAY_MOVE = {
     False: ("data.corpus", "train.teacher"),

@@ -100,14 +100,10 @@ class Space:
             return value
         if self.whole:
             return f"{value:.0f}{self.unit}"
-        digits = DIGITS + math.floor(math.log10(max(abs(self.low), abs(self.high)) / self.width))
+        largest = max(abs(self.low), abs(self.high))
+        digits = DIGITS + math.floor(math.log10(largest / (self.high - self.low)))
         rounded = float(f"{value:.{max(DIGITS, digits)}g}")
         return f"{min(max(rounded, self.low), self.high)!r}{self.unit}"
-
-    @property
-    def width(self) -> float:
-        """From one end of a range to the other."""
-        return self.high - self.low
 
     def drawn(self, trial: optuna.Trial) -> str:
         """Let a trial choose a value, and return it as it is written."""

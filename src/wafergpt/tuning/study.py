@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -181,33 +182,24 @@ class Study:
         with ExitStack() as held:
             with locked(self.folder / STUDY_LOCK):
                 self._retry_dead()
-                found = self._asked(limit, fits)
-                if found is not None:
-                    trial, name = found
-                    lock = Lock(self._lock_of(name))
-                    lock.acquire(wait=True)
-                    held.callback(lock.release)
-                    is_default = DEFAULT in trial.user_attrs
-                    drawing = self._drawing(trial)
-                    texts = {
-                        key: space.drawn(drawing)
-                        for key, space in self._spaces.items()
-                        if not is_default or key in self._default
-                    }
-                    taken = Trial(name, {} if is_default else texts, is_default, trial)
-            yield None if found is None else taken
+                trial = self._next(held, limit, fits)
+            yield trial
 
-    def _asked(
-        self, limit: int | None, fits: Callable[[Sequence[Outcome], int], bool]
-    ) -> tuple[optuna.Trial, str] | None:
-        """Ask Optuna for a trial, and give it its run's name; None if no other is to be made."""
+    def _next(
+        self,
+        held: ExitStack,
+        limit: int | None,
+        fits: Callable[[Sequence[Outcome], int], bool],
+    ) -> Trial | None:
+        """Ask Optuna for a trial whose lock is ``held``; None if no other one is to be made."""
         trials = self._study.get_trials(deepcopy=False)
-        waiting = sum(one.state is _state("WAITING") for one in trials)
-        failed = sum(one.state is _state("FAIL") for one in trials)
-        running = sum(one.state is _state("RUNNING") for one in trials)
-        if limit is not None and len(trials) - waiting - failed >= limit:
+        counts = Counter(one.state for one in trials)
+        waiting = counts[_state("WAITING")]
+        if limit is not None and len(trials) - waiting - counts[_state("FAIL")] >= limit:
             return None
-        if (self._sampler == "grid" and not waiting) or not fits(self.outcomes(), running):
+        if self._sampler == "grid" and not waiting:
+            return None
+        if not fits(self.outcomes(), counts[_state("RUNNING")]):
             return None
         # No two trials have one seed.
         seed = self._seed + len(trials) - waiting
@@ -215,7 +207,17 @@ class Study:
         trial = self._study.ask()
         name = trial.user_attrs.get(RUN) or self._next_name()
         trial.set_user_attr(RUN, name)
-        return trial, name
+        lock = Lock(self._lock_of(name))
+        lock.acquire(wait=True)
+        held.callback(lock.release)
+        is_default = DEFAULT in trial.user_attrs
+        drawing = self._drawing(trial)
+        texts = {
+            key: space.drawn(drawing)
+            for key, space in self._spaces.items()
+            if not is_default or key in self._default
+        }
+        return Trial(name, {} if is_default else texts, is_default, trial)
 
     def others_at_work(self) -> bool:
         """Return whether another process is making a trial, as far as the locks tell."""
