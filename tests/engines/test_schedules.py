@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wafergpt.config import Schedule
-from wafergpt.config.warmup import token_count, warmup_steps
+from wafergpt.config.warmup import warmup_steps
 from wafergpt.engines.schedules import lr_factor
 
 NAMES = ["linear", "cosine", "constant", "wsd"]
@@ -59,14 +59,6 @@ def test_wsd_holds_then_decays() -> None:
     assert set(factors[10:80]) == {1.0}
     assert factors[80] < 1
     assert factors[-1] == 0
-
-
-@pytest.mark.parametrize(
-    ("text", "tokens"),
-    [("375M tokens", 375_000_000), ("2.5B", 2_500_000_000), ("12k tokens", 12_000), ("7", 7)],
-)
-def test_token_counts(text: str, tokens: int) -> None:
-    assert token_count(text) == tokens
 
 
 def test_warmup_in_tokens() -> None:

@@ -136,8 +136,10 @@ def test_the_flops_of_an_update_are_those_that_torch_counts(
     assert first.flops == counted(engine_of(*settings, documents=documents))
 
 
-def test_an_evaluation_is_the_mean_over_its_samples() -> None:
-    engine = engine_of("train.micro_batch_size=4", "evaluate.batches=3", documents=True)
+@pytest.mark.parametrize("micro", [1, 2, 4])
+def test_an_evaluation_is_the_mean_over_its_samples_whatever_the_micro_batch(micro: int) -> None:
+    asked = ("train.batch_size=4", f"train.micro_batch_size={micro}", "evaluate.batches=3")
+    engine = engine_of(*asked, documents=True)
     task, validation = engine._task, engine._splits.held_out
     samples = task.evaluation_samples(validation.batches)
     assert samples == 12

@@ -86,6 +86,18 @@ def test_losses_are_those_of_scikit_learn() -> None:
     assert calibration_metrics(softmax(two), answers)["brier"] == pytest.approx(2 * brier)
 
 
+def test_the_class_that_is_answered_is_judged() -> None:
+    probabilities = np.array([[0.6, 0.4], [0.7, 0.3], [0.9, 0.1]])
+    targets = np.array([1, 0, 0])
+    found = calibration_metrics(probabilities, targets, np.array([1, 1, 0]))
+    assert found["accuracy"] == pytest.approx(2 / 3)
+    assert found["mean_confidence"] == pytest.approx((0.4 + 0.3 + 0.9) / 3)
+    assert found["ece"] == pytest.approx((0.6 + 0.3 + 0.1) / 3)
+    plain = calibration_metrics(probabilities, targets)
+    assert (found["nll"], found["brier"]) == (plain["nll"], plain["brier"])
+    assert plain["mean_confidence"] == pytest.approx((0.6 + 0.7 + 0.9) / 3)
+
+
 def test_the_bins_are_those_of_scikit_learn() -> None:
     curve = pytest.importorskip("sklearn.calibration").calibration_curve
     logits, targets = drawn(600, 3, 0.7, 4)

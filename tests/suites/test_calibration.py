@@ -114,6 +114,19 @@ def test_it_is_judged_on_rows_that_it_was_not_fitted_to(home: Path, plain: Predi
     assert halves["judged_on"] == "half of validation"
 
 
+def test_what_is_answered_is_judged(plain: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = calibration(plain)["before"]
+    kept = plain.run.read_outputs()
+    for part in ("validation", "test"):
+        # As offsets would have it.
+        kept[f"{part}/decided"] = 1 - kept[f"{part}/probabilities"].argmax(1)
+    monkeypatch.setattr(type(plain.run), "read_outputs", lambda run: kept)
+    found = calibration(plain)
+    assert found["before"]["accuracy"] == pytest.approx(1 - before["accuracy"])
+    assert found["after"]["accuracy"] == found["before"]["accuracy"]
+    assert found["before"]["mean_confidence"] == pytest.approx(1 - before["mean_confidence"])
+
+
 def test_texts_of_no_class_are_told(home: Path, plain: Predictor) -> None:
     others = [(f"{n} open the account {n} today please {n}", "x") for n in range(60)]
     path = write(home / "others.jsonl", others)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.tasks.retrieval import SMALL, facts, write_lists
-from wafergpt.api import evaluate, finetune
+from wafergpt.api import evaluate, finetune, pretrain
 from wafergpt.data.prepare import prepare
 from wafergpt.errors import InputError
+from wafergpt.reports import write_report
+from wafergpt.runs.run import Run
 from wafergpt.suites.contamination import contamination, words_of
 from wafergpt.suites.rows import own_rows
 
@@ -146,6 +149,37 @@ def test_candidates_of_a_ranking_are_searched_too(tmp_path: Path) -> None:
     found = evaluate("ranks", ["contamination"], corpus=[corpus], root=tmp_path)["contamination"]
     assert found["rows"] == len(lists) + len(texts)
     assert found["duplicates"] == texts.count(texts[0])
+
+
+def test_the_rows_of_a_fine_tuning_are_searched_and_what_is_gone_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = [" ".join(f"word{n * 20 + k}" for k in range(20)) for n in range(40)]
+    corpus = prepare(written(tmp_path / "lm.jsonl", texts[:20]), tmp_path / "corpus",
+                     vocab_size=300, val_fraction=0.3).path  # fmt: skip
+    shape = [one for one in SMALL if not one.startswith("model.vocab_size")]
+    pretrain(None, [*shape, f"data.corpus={corpus}", "train.steps=1", "name=lm"], root=tmp_path)
+    named = {}
+    for part, some in (("train", texts[10:30]), ("test", texts[20:])):
+        labelled = [{"text": t, "label": f"l{n % 2}"} for n, t in enumerate(some)]
+        named[part] = tmp_path / f"{part}.jsonl"
+        named[part].write_text("".join(json.dumps(row) + "\n" for row in labelled))
+    files = [f"task.{part}={path}" for part, path in named.items()]
+    finetune("lm", None, [*files, "task.held_out=0.1", "train.steps=1", "name=clf"], refit=False,
+             root=tmp_path)  # fmt: skip
+    found = evaluate("clf", ["contamination"], root=tmp_path)["contamination"]
+    # Two rows of training were held out.
+    assert 8 <= found["duplicates"] == found["contaminated"] <= 10
+    assert found["rows"] == 20
+    assert found["not_searched"] == []
+    shutil.rmtree(corpus)
+    again = evaluate("clf", ["contamination"], root=tmp_path)["contamination"]
+    assert again["duplicates"] == found["duplicates"]
+    assert again["documents"] < found["documents"]
+    assert again["not_searched"] == ["lm"]
+    assert "what lm was trained on is not here" in capsys.readouterr().err
+    page = write_report(Run(tmp_path / "clf")).read_text()
+    assert "Not searched, for it is not here: what lm was trained on." in page
 
 
 def test_what_cannot_be_is_said(tmp_path: Path) -> None:

@@ -14,10 +14,11 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from wafergpt.api import cross_validate, finetune
+from wafergpt.api import cross_validate, evaluate, finetune
 from wafergpt.checkpoint import store
 from wafergpt.cli import finetune as finetune_cli
 from wafergpt.data.labelled_batches import LabelledBatches
+from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
 from wafergpt.evaluation.answers import best_margin, token_f1
 from wafergpt.inference.predictor import Predictor
@@ -99,6 +100,32 @@ def test_adapters_go_on_from_every_task(home: Path, task: str) -> None:
     assert Predictor.load(run).task.recipe.lora.rank == 2
     finetune(resume=run, overrides=["train.steps=6"], root=home)
     assert run.read("result")["metrics"]
+
+
+UNSAMPLED = {"embed": {"loss"}, "answer": {"loss"}, "tag": {"loss", "word_accuracy"}}
+"""Metrics that are of batches, of windows or of words, not of rows."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", list(KEYS))
+def test_metrics_of_every_task_are_known_of_resamples(home: Path, task: str) -> None:
+    run = Run(home / task)
+    one: Any = task_of(run.recipe)
+    references = one.validation(Tokenizer.load(run.tokenizer)).references
+    sampled = one.resampled(run.outputs_of("validation"), references)
+    assert one.metrics.keys() - sampled.whole.keys() == UNSAMPLED.get(task, set())
+    metrics = run.read("result")["metrics"]
+    assert sampled.whole == pytest.approx({name: metrics[name] for name in sampled.whole})
+    for low, high in sampled.intervals().values():
+        assert low <= high
+
+
+def test_a_ranking_is_compared_with_another_one(home: Path) -> None:
+    found = evaluate("rank", ["rows"], against=["rank"], root=home)["rows"]["sets"]["validation"]
+    (other,) = found["against"].values()
+    assert other["value"] == found["metrics"][found["metric"]]
+    assert other["difference"]["value"] == 0
+    assert other["difference"]["p"] == 1
 
 
 def test_adapters_with_a_new_label_are_resumed(home: Path) -> None:

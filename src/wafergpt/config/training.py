@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from wafergpt.config.files import HORIZONS
 from wafergpt.config.paths import AnyPath
+from wafergpt.config.quantities import time_in_seconds, token_count
 from wafergpt.config.system import Section
 from wafergpt.config.warmup import warmup_steps
 from wafergpt.errors import InputError
@@ -26,12 +27,12 @@ class Train(Section):
     steps: int | None = Field(None, ge=1, le=MAX_COUNT)
     """Updates."""
     tokens: int | None = Field(None, ge=1, le=MAX_COUNT)
-    """Tokens to read, of a language model."""
+    """Tokens to read, of a language model, such as ``50M``."""
     epochs: float | None = Field(None, gt=0, le=1e9)
     """Passes over the training data."""
     seconds: float | None = Field(None, gt=0, le=1e12)
-    """A horizon in time: turned into steps by the measured speed of the first ones. Beside another
-    horizon, what ends first."""
+    """A horizon in time, such as ``1h30m``: turned into steps by the measured speed of the
+    first ones. Beside another horizon, what ends first."""
     batch_size: int = Field(16, ge=1, le=MAX_SEQUENCES)
     """Sequences of an update; of a task its rows, and of ``rank`` its queries."""
     micro_batch_size: int = Field(0, ge=0, le=MAX_SEQUENCES)
@@ -50,6 +51,13 @@ class Train(Section):
     sequences read: it counts in steps of ``batch_size``."""
     first_batch_size: int = Field(0, ge=0, le=MAX_SEQUENCES)
     """Sequences of each of those steps."""
+
+    @field_validator("tokens", "seconds", mode="before")
+    @classmethod
+    def _with_units(cls, value: Any, about: ValidationInfo) -> Any:
+        if not isinstance(value, str):
+            return value
+        return token_count(value) if about.field_name == "tokens" else time_in_seconds(value)
 
     @model_validator(mode="after")
     def _one_horizon(self) -> Train:
@@ -190,8 +198,8 @@ class Evaluate(Section):
     every: int = Field(0, ge=0)
     """Steps; a tenth of the run if omitted."""
     batches: int = Field(0, ge=0)
-    """Validation batches of an evaluation, drawn from all of the text; if omitted, few enough to
-    cost little."""
+    """Validation batches of ``train.batch_size`` of an evaluation, drawn from all of the text; if
+    omitted, few enough to cost little."""
     patience: int = Field(0, ge=0)
     """Stop after this many evaluations without a better score; 0 never stops early."""
     metric: str = "loss"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from wafergpt.files import short
+from wafergpt.config.quantities import token_count
 
 
 def warmup_share(warmup: int | str) -> float | None:
@@ -34,16 +34,3 @@ def warmup_steps(warmup: int | str, steps: int, tokens_per_step: int) -> int:
     if found < 0:
         raise ValueError("warmup cannot be negative")
     return found
-
-
-def token_count(text: str) -> int:
-    """Read ``"375M tokens"`` (k, M, B or T; the word may be omitted).
-
-    Raises:
-        ValueError: if ``text`` is not of that form.
-    """
-    match = re.fullmatch(r"\s*(\d{1,20}(?:\.\d{1,20})?)\s*([kKMBT]?)\s*(?:tokens)?\s*", text)
-    if not match:
-        raise ValueError(f"{short(text)} is not a number of tokens such as '375M tokens'")
-    scale = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}[match[2]]
-    return round(float(match[1]) * scale)

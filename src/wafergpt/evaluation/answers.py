@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -58,19 +58,13 @@ def answer_metrics(answers: Sequence[str], true: Sequence[Sequence[str]]) -> dic
         is ``f1_interval``; where some contexts have no answer, ``no_answer_accuracy`` of those and
         ``answered_f1`` of the others.
     """
-    exact, f1 = (
-        np.array([_best(score, one, texts) for one, texts in zip(answers, true, strict=True)])
-        for score in (exact_match, token_f1)
-    )
+    scores = answer_scores(answers, true)
+    exact, f1 = scores["exact_match"], scores["f1"]
     there = np.array([bool(texts) for texts in true])
-
-    def mean(rows: NDArray[np.int64]) -> Mapping[str, float]:
-        return {"f1": float(f1[rows].mean())}
-
     found: dict[str, Any] = {
         "exact_match": float(exact.mean()),
         "f1": float(f1.mean()),
-        "f1_interval": list(Bootstrap.of(mean, len(f1)).interval("f1")),
+        "f1_interval": list(Bootstrap.of_means({"f1": f1}).interval("f1")),
         "questions": len(f1),
     }
     if not there.all():
@@ -78,6 +72,17 @@ def answer_metrics(answers: Sequence[str], true: Sequence[Sequence[str]]) -> dic
         if there.any():
             found["answered_f1"] = float(f1[there].mean())
     return found
+
+
+def answer_scores(
+    answers: Sequence[str], true: Sequence[Sequence[str]]
+) -> dict[str, NDArray[np.float64]]:
+    """Return ``exact_match`` and ``f1`` of each question, ``[n]`` each; see ``answer_metrics``."""
+    both = list(zip(answers, true, strict=True))
+    return {
+        name: np.array([_best(score, one, texts) for one, texts in both])
+        for name, score in (("exact_match", exact_match), ("f1", token_f1))
+    }
 
 
 def _best(score: Callable[[str, str], float], answer: str, true: Sequence[str]) -> float:

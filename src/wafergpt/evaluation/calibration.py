@@ -24,13 +24,16 @@ Floats = NDArray[np.float64]
 
 
 def calibration_metrics(
-    probabilities: NDArray[np.floating], targets: NDArray[np.int64]
+    probabilities: NDArray[np.floating],
+    targets: NDArray[np.int64],
+    decided: NDArray[np.int64] | None = None,
 ) -> dict[str, Any]:
     """Compute how far probabilities are from the shares that are right.
 
     Args:
         probabilities: ``[n, n_labels]``.
         targets: ``[n]``, right classes.
+        decided: ``[n]``, classes that are answered; the most probable ones if omitted.
 
     Returns:
         ``ece``, the expected calibration error of the answered class over 15 bins of equal width,
@@ -45,8 +48,8 @@ def calibration_metrics(
     Raises:
         ValueError: if there are no rows, or shapes do not fit.
     """
-    sampled = resampled(probabilities, targets)
-    confidence, right = _answers(probabilities, targets)
+    sampled = resampled(probabilities, targets, decided)
+    confidence, right = _answers(probabilities, targets, decided)
     by_bin = {"ece": _widths(confidence), "adaptive_ece": _masses(confidence)}
     pivoted = {
         name: _pivoted(sampled.whole[name], sampled.interval(name), bins, confidence)
@@ -61,12 +64,17 @@ def calibration_metrics(
     }
 
 
-def resampled(probabilities: NDArray[np.floating], targets: NDArray[np.int64]) -> Bootstrap:
+def resampled(
+    probabilities: NDArray[np.floating],
+    targets: NDArray[np.int64],
+    decided: NDArray[np.int64] | None = None,
+) -> Bootstrap:
     """Compute the four errors on all rows and on resamples, which two models can share.
 
     Args:
         probabilities: ``[n, n_labels]``.
         targets: ``[n]``, right classes.
+        decided: ``[n]``, classes that are answered; the most probable ones if omitted.
 
     Returns:
         ``ece``, ``adaptive_ece``, ``nll`` and ``brier``.
@@ -76,7 +84,7 @@ def resampled(probabilities: NDArray[np.floating], targets: NDArray[np.int64]) -
     """
     if not len(targets) or probabilities.shape[:1] != targets.shape:
         raise ValueError(f"{targets.shape} targets do not fit {probabilities.shape}")
-    confidence, right = _answers(probabilities, targets)
+    confidence, right = _answers(probabilities, targets, decided)
     n = len(targets)
     own = probabilities[np.arange(n), targets].astype(np.float64)
     losses = -np.log(np.maximum(own, LEAST))
@@ -155,10 +163,12 @@ def with_temperature(probabilities: NDArray[np.floating], temperature: float) ->
 
 
 def _answers(
-    probabilities: NDArray[np.floating], targets: NDArray[np.int64]
+    probabilities: NDArray[np.floating],
+    targets: NDArray[np.int64],
+    decided: NDArray[np.int64] | None,
 ) -> tuple[Floats, NDArray[np.bool_]]:
-    """Return the probability of the most probable class of each row, and whether it is right."""
-    answers = probabilities.argmax(1)
+    """Return the probability of the class that each row is answered with, and if it is right."""
+    answers = probabilities.argmax(1) if decided is None else decided
     confidence = probabilities[np.arange(len(answers)), answers].astype(np.float64)
     return confidence, np.asarray(answers == targets)
 

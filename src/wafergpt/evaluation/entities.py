@@ -50,10 +50,10 @@ def entity_metrics(
     }
 
 
-def resampled_f1(
+def resampled_scores(
     predicted: Sequence[Sequence[Found]], true: Sequence[Sequence[Found]], labels: Sequence[str]
 ) -> Bootstrap:
-    """Compute ``f1`` on resamples of the sentences; there must be one.
+    """Compute precision, recall and F1 on resamples of the sentences; there must be one.
 
     Args:
         predicted: of each sentence.
@@ -66,10 +66,10 @@ def resampled_f1(
 def _resampled(counts: Counts) -> Bootstrap:
     of_sentences = counts.sum(1)
 
-    def f1(rows: NDArray[np.int64]) -> Mapping[str, float]:
-        return {"f1": _scores(of_sentences[rows].sum(0))["f1"]}
+    def scores(rows: NDArray[np.int64]) -> Mapping[str, float]:
+        return _scores(of_sentences[rows].sum(0))
 
-    return Bootstrap.of(f1, len(of_sentences))
+    return Bootstrap.of(scores, len(of_sentences))
 
 
 def entity_examples(

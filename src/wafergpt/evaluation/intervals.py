@@ -79,6 +79,22 @@ class Bootstrap:
         resampled = {name: np.array([one[name] for one in found]) for name in whole}
         return cls(whole, resampled, n, shares)
 
+    @classmethod
+    def of_means(
+        cls, values: Mapping[str, NDArray[np.floating]], shares: Collection[str] = ()
+    ) -> Bootstrap:
+        """Compute metrics that are means over rows, and the same of resamples.
+
+        Args:
+            values: ``[n]`` of each metric, of one row at least.
+            shares: metrics that are shares of the rows.
+        """
+
+        def means(rows: NDArray[np.int64]) -> Mapping[str, float]:
+            return {name: float(of_rows[rows].mean()) for name, of_rows in values.items()}
+
+        return cls.of(means, len(next(iter(values.values()))), shares=shares)
+
     def interval(self, metric: str) -> tuple[float, float]:
         """Return the percentile interval of a metric."""
         return _ends(self.resampled[metric])

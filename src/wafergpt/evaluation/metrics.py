@@ -94,10 +94,11 @@ class RowScores:
         return np.bincount(self.pairs[rows], minlength=k * k).reshape(k, k)
 
     def metrics(self, rows: NDArray[np.int64]) -> dict[str, float]:
-        """Return accuracy, macro_f1 and loss of rows, given by number and possibly repeated."""
-        found = decision_metrics(self.confusion(rows))
-        loss = float(self.losses[rows].mean())
-        return {"accuracy": found["accuracy"], "macro_f1": found["macro_f1"], "loss": loss}
+        """Return ``decision_metrics`` and the loss of rows, given by number, possibly repeated."""
+        return {
+            **decision_metrics(self.confusion(rows)),
+            "loss": float(self.losses[rows].mean()),
+        }
 
 
 def decision_metrics(confusion: NDArray[np.int64]) -> dict[str, float]:

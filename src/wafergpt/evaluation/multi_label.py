@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -48,11 +49,13 @@ class LabelledRowScores:
         targets: ``[n, n_labels]``, whether a label is right.
         decided: ``[n, n_labels]``, whether it is answered.
         losses: ``[n]``, mean binary cross-entropy over the labels.
+        scores: ``[n, n_labels]``, by which labels are ranked.
     """
 
     targets: NDArray[np.bool_]
     decided: NDArray[np.bool_]
     losses: NDArray[np.float64]
+    scores: NDArray[np.floating]
 
     @classmethod
     def of(
@@ -65,17 +68,29 @@ class LabelledRowScores:
         found, wanted = probabilities.astype(np.float64), targets > 0
         right = np.where(wanted, found, 1 - found)
         losses = -np.log(np.maximum(right, LEAST)).mean(1)
-        return cls(wanted, found > 0.5 if decided is None else decided > 0, losses)
+        return cls(wanted, found > 0.5 if decided is None else decided > 0, losses, probabilities)
 
     @property
     def right(self) -> NDArray[np.bool_]:
         """``[n]``, whether each answer is exactly right."""
         return np.asarray((self.targets == self.decided).all(1))
 
+    @cached_property
+    def lrap(self) -> NDArray[np.float64]:
+        """``[n]``, the share of right labels among those ranked at least as high as a right one."""
+        found = np.ones(len(self.targets))
+        for place, (row, wanted) in enumerate(zip(-self.scores, self.targets, strict=True)):
+            if wanted.any() and not wanted.all():
+                right = np.sort(row[wanted])
+                above = np.searchsorted(np.sort(row), right, side="right")
+                found[place] = (np.searchsorted(right, right, side="right") / above).mean()
+        return found
+
     def metrics(self, rows: NDArray[np.int64]) -> dict[str, float]:
-        """Return accuracy, micro_f1, macro_f1 and loss of rows, which may be repeated."""
+        """Return accuracy, both F1, lrap and loss of rows, given by number, possibly repeated."""
         found = set_metrics(self.targets[rows], self.decided[rows])
-        return {**found, "loss": float(self.losses[rows].mean())}
+        means = {"lrap": self.lrap[rows].mean(), "loss": self.losses[rows].mean()}
+        return {**found, **{name: float(mean) for name, mean in means.items()}}
 
 
 def set_metrics(targets: NDArray[np.bool_], decided: NDArray[np.bool_]) -> dict[str, float]:
@@ -120,23 +135,9 @@ def multi_label_metrics(
     f1 = 2 * hits / np.maximum(truth + guesses, 1)
     return MultiLabelMetrics(
         **rows.metrics(np.arange(len(targets))),
-        lrap=_lrap(probabilities, rows.targets),
         labels=tuple(labels),
         per_class=tuple(
             ClassScore(label, float(p), float(r), float(f), int(s))
             for label, p, r, f, s in zip(labels, precision, recall, f1, truth, strict=True)
         ),
     )
-
-
-def _lrap(scores: NDArray[np.floating], targets: NDArray[np.bool_]) -> float:
-    """Return the mean share of right labels among those ranked at least as high as a right one."""
-    found = []
-    for row, wanted in zip(-scores, targets, strict=True):
-        if not wanted.any() or wanted.all():
-            found.append(1.0)
-            continue
-        right = row[wanted]
-        above = np.searchsorted(np.sort(row), right, side="right")
-        found.append(float((np.searchsorted(np.sort(right), right, side="right") / above).mean()))
-    return float(np.mean(found))

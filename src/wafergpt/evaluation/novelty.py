@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from wafergpt.evaluation.ranking import average_precision
 from wafergpt.evaluation.selective import detection_metrics
 
 SHRUNK = 1e-3
@@ -79,30 +80,14 @@ def novelty_metrics(
         others, ``aupr_out``, and of finding those of a class, ``aupr_in``.
     """
     auroc, fpr95 = detection_metrics(inside, outside)
+    scores = np.concatenate([inside, outside]).astype(np.float64)
+    is_inside = np.repeat([1.0, 0.0], [len(inside), len(outside)])
     return {
         "auroc": auroc,
         "fpr95": fpr95,
-        "aupr_out": average_precision(-outside, -inside),
-        "aupr_in": average_precision(inside, outside),
+        "aupr_out": average_precision(-scores, 1 - is_inside),
+        "aupr_in": average_precision(scores, is_inside),
     }
-
-
-def average_precision(wanted: NDArray[np.floating], others: NDArray[np.floating]) -> float:
-    """Return the mean precision at the ranks of what is wanted; equal scores share a rank.
-
-    Args:
-        wanted: ``[n]``, scores of what is to be found, which should be higher.
-        others: ``[m]``, of what is not.
-
-    Returns:
-        From 0 to 1.
-    """
-    scores = np.concatenate([wanted, others]).astype(np.float64)
-    is_wanted = np.arange(len(scores)) < len(wanted)
-    values, place = np.unique(-scores, return_inverse=True)
-    hits = np.bincount(place, weights=is_wanted, minlength=len(values))
-    precision = np.cumsum(hits) / np.cumsum(np.bincount(place, minlength=len(values)))
-    return float((precision * hits).sum() / len(wanted))
 
 
 def _of_length_1(features: NDArray[np.floating]) -> Floats:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -73,15 +73,26 @@ def search_metrics(ranks: Ints) -> dict[str, Any]:
         first ones; ``mrr``, the mean of 1 / rank; and ``ranks``, how many ranks are up to 1, 2, 3,
         5 … and not below.
     """
-    recall = {f"recall_at_{k}": float((ranks <= k).mean()) for k in CUTOFFS}
     classes = np.searchsorted(RANKS, ranks)
     counts = np.bincount(classes, minlength=len(RANKS) + 1)
     names = [*(str(end) for end in RANKS), "more"]
     return {
-        **recall,
-        "mrr": float((1 / ranks).mean()),
+        **{name: float(values.mean()) for name, values in query_scores(ranks).items()},
         "ranks": dict(zip(names, counts.tolist(), strict=True)),
     }
+
+
+def query_scores(ranks: Ints) -> dict[str, Floats]:
+    """Return what the metrics of a search are means of.
+
+    Args:
+        ranks: ``[n]``, of the first right candidate of each query.
+
+    Returns:
+        ``recall_at_1``, ``_5`` and ``_10``, and ``mrr``, ``[n]`` each.
+    """
+    recall = {f"recall_at_{k}": (ranks <= k).astype(np.float64) for k in CUTOFFS}
+    return {**recall, "mrr": 1 / ranks}
 
 
 def ndcg(scores: Floats, relevance: Floats, places: int = NDCG_PLACES) -> float:
@@ -119,9 +130,10 @@ def average_precision(scores: Floats, relevance: Floats) -> float:
         scores: ``[n]``.
         relevance: ``[n]``; above 0 is relevant, and some candidate is.
     """
-    scores = _ordered(scores)
-    at_least = scores[None, :] >= scores[relevance > 0][:, None]
-    return float((at_least[:, relevance > 0].sum(1) / at_least.sum(1)).mean())
+    _, place = np.unique(-_ordered(scores), return_inverse=True)
+    hits = np.bincount(place, weights=relevance > 0)
+    precision = np.cumsum(hits) / np.cumsum(np.bincount(place))
+    return float(precision @ hits / hits.sum())
 
 
 def reciprocal_rank(scores: Floats, relevance: Floats) -> float:
@@ -151,11 +163,13 @@ def ranking_metrics(lists: Sequence[tuple[Floats, Floats]]) -> dict[str, Any]:
         ``ndcg_at_10``, ``mrr`` and ``map``, see the functions above; and ``ndcgs``, how many lists
         have an NDCG in each tenth from 0 to 1.
     """
-    gains = np.array([ndcg(*one) for one in lists])
-    counts, _ = np.histogram(gains, bins=SHARES, range=(0.0, 1.0))
-    measured: Mapping[str, float] = {
-        "ndcg_at_10": float(gains.mean()),
-        "mrr": float(np.mean([reciprocal_rank(*one) for one in lists])),
-        "map": float(np.mean([average_precision(*one) for one in lists])),
-    }
+    scores = list_scores(lists)
+    counts, _ = np.histogram(scores["ndcg_at_10"], bins=SHARES, range=(0.0, 1.0))
+    measured = {name: float(values.mean()) for name, values in scores.items()}
     return {**measured, "ndcgs": counts.tolist()}
+
+
+def list_scores(lists: Sequence[tuple[Floats, Floats]]) -> dict[str, Floats]:
+    """Return ``ndcg_at_10``, ``mrr`` and ``map`` of each list, ``[n]`` each."""
+    measures = {"ndcg_at_10": ndcg, "mrr": reciprocal_rank, "map": average_precision}
+    return {name: np.array([of(*one) for one in lists]) for name, of in measures.items()}

@@ -10,8 +10,8 @@ from typing import Literal
 
 from wafergpt.config import Recipe
 from wafergpt.config.files import HORIZONS
+from wafergpt.config.quantities import NUMBER, time_in_seconds, token_count
 from wafergpt.config.training import MAX_COUNT
-from wafergpt.config.warmup import token_count
 from wafergpt.errors import InputError
 from wafergpt.files import short
 from wafergpt.planning.estimate import GPT2_VOCAB_SIZE, estimate
@@ -78,34 +78,23 @@ def budget_of(text: str | float) -> Budget:
         InputError: if it is none of them, or not above zero.
     """
     words = str(text).strip()
-    flops, time = _FLOPS.fullmatch(words), _TIME.fullmatch(words)
-    if flops:
-        power = int(flops[2] or 0) + 3 * ("kMGTPEZ".index(flops[3]) + 1 if flops[3] else 0)
-        found = Budget("flops", float(flops[1]) * 10.0**power)
-    elif words.endswith("tokens"):
-        try:
+    flops = _FLOPS.fullmatch(words)
+    try:
+        if flops:
+            power = int(flops[2] or 0) + 3 * ("kMGTPEZ".index(flops[3]) + 1 if flops[3] else 0)
+            found = Budget("flops", float(flops[1]) * 10.0**power)
+        elif words.endswith("tokens"):
             found = Budget("tokens", token_count(words))
-        except ValueError:
-            raise _unreadable(text) from None
-    elif time:
-        parts = (float(part or 0) for part in time.groups())
-        units = (86400, 3600, 60, 1)
-        found = Budget("seconds", sum(n * unit for n, unit in zip(parts, units, strict=True)))
-    else:
-        raise _unreadable(text)
+        else:
+            found = Budget("seconds", time_in_seconds(words))
+    except ValueError:
+        raise _unreadable(text) from None
     if not 0 < found.amount < math.inf:
         raise _unreadable(text)
     return found
 
 
-_NUMBER = r"(\d{1,20}(?:\.\d{1,20})?)"
-_FLOPS = re.compile(rf"{_NUMBER}(?:e\+?(\d{{1,2}}))?\s*([kMGTPEZ]?)(?i:flops?)")
-_TIME = re.compile(
-    r"\s*".join(
-        rf"(?:{_NUMBER}\s*{unit})?"
-        for unit in ("d(?:ays?)?", "h(?:ours?)?", "m(?:in(?:utes?)?)?", "(?:s(?:ec(?:onds?)?)?)?")
-    )
-)
+_FLOPS = re.compile(rf"{NUMBER}(?:e\+?(\d{{1,2}}))?\s*([kMGTPEZ]?)(?i:flops?)")
 
 
 def _unreadable(text: object) -> InputError:

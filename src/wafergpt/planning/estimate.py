@@ -124,7 +124,7 @@ def _data(recipe: Recipe, facts: CorpusFacts | None, rows: RowFacts | None) -> _
         return _Data(rows.rows, rows.tokens_per_row, rows.evaluated, rows.final)
     length = running_shape(recipe).seq_len
     if facts is None:
-        return _Data(0, length, recipe.train.micro_batch_size * MAX_BATCHES, 0)
+        return _Data(0, length, recipe.train.batch_size * MAX_BATCHES, 0)
     # Of each sequence the next token is a target too.
     train, val = ((tokens - 1) // length for tokens in (facts.tokens_train, facts.tokens_val))
     return _Data(max(1, train), length, max(0, val), 0)
@@ -259,7 +259,7 @@ def _time(recipe: Recipe, machine: Machine, data: _Data, tokens: int, rate: floa
     steps, every = recipe.train.steps or 0, recipe.evaluate.every
     evaluated = data.evaluated
     if recipe.task is None:
-        evaluated = min(evaluated, recipe.train.micro_batch_size * recipe.evaluate.batches)
+        evaluated = min(evaluated, recipe.train.batch_size * recipe.evaluate.batches)
     sample = data.length / (3 * rate * recipe.passes)
     return Duration(
         compiling=COMPILE_SECONDS[machine.device] if recipe.system.compile == "on" else 0.0,

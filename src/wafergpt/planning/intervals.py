@@ -12,8 +12,8 @@ DEFAULT_EPOCHS = 3.0
 DEFAULT_EVALUATIONS = 10
 """Evaluations and checkpoints of a run that names no interval."""
 
-MAX_BATCHES, MIN_BATCHES = 50, 4
-"""Validation micro-batches of an evaluation, where the recipe names no number."""
+MAX_BATCHES, MIN_SAMPLES = 50, 64
+"""Most validation batches and fewest samples of an evaluation, where the recipe names no number."""
 
 
 def horizon(recipe: Recipe, samples_per_epoch: int, update_seconds: float = 0.0) -> int:
@@ -51,7 +51,8 @@ def with_intervals(recipe: Recipe, steps: int) -> Recipe:
     """Return the recipe with its horizon in steps and every interval set."""
     every = recipe.evaluate.every or math.ceil(steps / DEFAULT_EVALUATIONS)
     # A forward pass is a third of an update: an evaluation costs a fifteenth of what is before it.
-    batches = recipe.evaluate.batches or min(MAX_BATCHES, max(MIN_BATCHES, every // 5))
+    fewest = math.ceil(MIN_SAMPLES / recipe.train.batch_size)
+    batches = recipe.evaluate.batches or min(MAX_BATCHES, max(fewest, every // 5))
     return recipe.replace(
         train={"steps": steps, "tokens": None, "epochs": None, "seconds": None},
         checkpoint={"every": recipe.checkpoint.every or math.ceil(steps / DEFAULT_EVALUATIONS)},

@@ -226,6 +226,8 @@ def _contamination(result: Result) -> Part:
     ]  # fmt: skip
     n = values.count(values.number(result, "n"))
     note = f"N-grams of {n} words; a shorter row is compared whole, and found more often by chance."
+    if missing := [str(name) for name in values.sequence(result, "not_searched")]:
+        note += f" Not searched, for it is not here: what {', '.join(missing)} was trained on."
     return Part("In the training texts", ("", "", "95%"), rows, note)
 
 

@@ -93,7 +93,8 @@ def _last(result: Mapping[str, Any]) -> str:
 
 def _measured_on(run: Run) -> tuple[object, ...]:
     recipe = run.recipe
-    return recipe.data.fingerprint, recipe.system.device, recipe.evaluate.batches
+    samples = recipe.train.batch_size * recipe.evaluate.batches
+    return recipe.data.fingerprint, recipe.system.device, samples
 
 
 def _parent(result: Mapping[str, Any]) -> str:

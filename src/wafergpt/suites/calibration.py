@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,32 @@ from wafergpt.inference.predictor import Predictor
 from wafergpt.progress import silent
 from wafergpt.suites import rows as own
 from wafergpt.tasks.classify import Classify
+from wafergpt.tasks.classify_fit import decided_of
 from wafergpt.tasks.multi_label import MultiLabel
 
-Known = tuple[NDArray[np.float64], NDArray[np.int64]]
-"""Probabilities ``[n, n_labels]`` and right classes ``[n]``."""
+
+@dataclass(frozen=True)
+class _Known:
+    """What a run found for rows of a class.
+
+    Attributes:
+        probabilities: ``[n, n_labels]``.
+        targets: ``[n]``, right classes.
+        decided: ``[n]``, classes that are answered.
+    """
+
+    probabilities: NDArray[np.float64]
+    targets: NDArray[np.int64]
+    decided: NDArray[np.int64]
+
+    def of(self, rows: slice) -> _Known:
+        return _Known(self.probabilities[rows], self.targets[rows], self.decided[rows])
+
+    def metrics(self) -> dict[str, Any]:
+        answered = self.probabilities[np.arange(len(self.targets)), self.decided]
+        selective = selective_metrics(answered, self.decided == self.targets)
+        kept = {key: selective[key] for key in ("aurc", "accuracy_at_90")}
+        return {**calibration_metrics(self.probabilities, self.targets, self.decided), **kept}
 
 
 def calibration(predictor: Predictor) -> dict[str, Any]:
@@ -52,28 +75,29 @@ def calibration(predictor: Predictor) -> dict[str, Any]:
     if has_test:
         judging, names = _known(predictor, "test"), ("test", "validation")
     else:
-        half = np.arange(len(fitting[1])) % 2 == 0
-        judging = fitting[0][~half], fitting[1][~half]
-        fitting = fitting[0][half], fitting[1][half]
+        fitting, judging = fitting.of(slice(0, None, 2)), fitting.of(slice(1, None, 2))
         names = ("half of validation", "half of validation")
-    if not len(fitting[1]) or not len(judging[1]):
+    if not len(fitting.targets) or not len(judging.targets):
         raise InputError(f"{predictor.run.path} has too few rows to judge probabilities by")
-    temperature = fitted_temperature(np.log(np.maximum(fitting[0], LEAST)), fitting[1])
-    probabilities, targets = judging
-    cooled = with_temperature(probabilities, temperature)
-    before, after = (resampled(one, targets) for one in (probabilities, cooled))
+    logs = np.log(np.maximum(fitting.probabilities, LEAST))
+    temperature = fitted_temperature(logs, fitting.targets)
+    # A temperature changes no answer.
+    cooled = replace(judging, probabilities=with_temperature(judging.probabilities, temperature))
+    before, after = (
+        resampled(one.probabilities, one.targets, one.decided) for one in (judging, cooled)
+    )
     return {
         "judged_on": names[0],
         "fitted_on": names[1],
-        "rows": len(targets),
+        "rows": len(judging.targets),
         "temperature": temperature,
-        "before": _metrics(probabilities, targets),
-        "after": _metrics(cooled, targets),
+        "before": judging.metrics(),
+        "after": cooled.metrics(),
         "difference": after.minus(before, "ece").to_dict(),
     }
 
 
-def _known(predictor: Predictor, name: str) -> Known:
+def _known(predictor: Predictor, name: str) -> _Known:
     """Return what the run found for one part of its rows, of those that are of a class."""
     task: Any = own.labelled_task(predictor)
     with silent():
@@ -81,11 +105,5 @@ def _known(predictor: Predictor, name: str) -> Known:
     judged = own.judge_own(predictor, name, rows)
     inside = judged.references >= 0
     probabilities = judged.outputs["probabilities"][inside].astype(np.float64)
-    return probabilities, judged.references[inside].astype(np.int64)
-
-
-def _metrics(probabilities: NDArray[np.float64], targets: NDArray[np.int64]) -> dict[str, Any]:
-    right = probabilities.argmax(1) == targets
-    selective = selective_metrics(probabilities.max(1), right)
-    kept = {key: selective[key] for key in ("aurc", "accuracy_at_90")}
-    return {**calibration_metrics(probabilities, targets), **kept}
+    targets = judged.references[inside].astype(np.int64)
+    return _Known(probabilities, targets, decided_of(judged.outputs)[inside])

@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,11 @@ from numpy.typing import NDArray
 
 from wafergpt.errors import InputError
 from wafergpt.evaluation.intervals import wilson
-from wafergpt.progress import progress
-from wafergpt.suites.sources import Source, named_sources
+from wafergpt.progress import progress, silent
+from wafergpt.runs.run import Run
+from wafergpt.suites.sources import named_sources
+from wafergpt.tasks.base import task_of
+from wafergpt.tasks.labelled_task import LabelledTask
 
 WORST = 20
 """Rows that are listed."""
@@ -40,7 +44,11 @@ _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 
 
 def contamination(
-    rows: Sequence[str], corpus: Sequence[str | Path], n: int = 13, column: str = "text"
+    rows: Sequence[str],
+    corpus: Sequence[str | Path],
+    n: int = 13,
+    column: str = "text",
+    texts: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Find the test rows that share an n-gram of words with training texts.
 
@@ -60,6 +68,7 @@ def contamination(
             reads them, or folders of corpora, of which the training part is decoded.
         n: words of an n-gram.
         column: of texts, in files that have columns.
+        texts: further training documents.
 
     Returns:
         ``n``; ``rows``; ``blank`` rows without a word, which no share is of; ``contaminated`` rows,
@@ -75,14 +84,16 @@ def contamination(
     """
     if n < 1:
         raise InputError(f"n-grams of {n} words are impossible: at least 1")
-    if not corpus:
+    if not corpus and not texts:
         raise InputError("which training texts? name files, or the folder of a corpus")
     tested = _Rows.of(rows, n)
     if not len(tested.places):
         raise InputError("there is no row with a word to search for")
     documents, size = 0, 0
+    sources = named_sources(corpus, column, "--corpus-column COLUMN") if corpus else []
+    read = (text for source in sources for text in source.texts("train"))
     with progress("searching training texts", None, "MB") as bar:
-        for text in _texts(named_sources(corpus, column, "--corpus-column COLUMN")):
+        for text in chain(read, texts):
             tested.search(text)
             taken = len(text.encode())
             documents, size = documents + 1, size + taken
@@ -116,6 +127,46 @@ def contamination(
             if found[row]
         ],
     }
+
+
+@dataclass(frozen=True)
+class TrainingTexts:
+    """What a run was trained on, as far as it is here.
+
+    Attributes:
+        corpora: of language models.
+        texts: of labelled rows.
+        missing: runs whose training texts are not here.
+    """
+
+    corpora: list[Path]
+    texts: list[str]
+    missing: list[str]
+
+
+def training_texts(run: Run) -> TrainingTexts:
+    """Return what a run, and the runs that it began with, were trained on."""
+    found = TrainingTexts([], [], [])
+    while True:
+        recipe = run.recipe
+        task, corpus = task_of(recipe), recipe.data.corpus
+        try:
+            if isinstance(task, LabelledTask):
+                with silent():
+                    found.texts.extend(task.texts_of(task.rows("train")))
+            elif corpus is not None and corpus.is_dir():
+                found.corpora.append(corpus)
+            else:
+                found.missing.append(run.name)
+        except InputError:
+            found.missing.append(run.name)
+        if recipe.start is None:
+            return found
+        try:
+            run = Run.find(recipe.start)
+        except InputError:
+            found.missing.append(Path(recipe.start).name)
+            return found
 
 
 def words_of(text: str) -> list[str]:
@@ -244,10 +295,6 @@ def _separators() -> dict[int, str]:
     """Return a space for each character of punctuation, symbol or control."""
     kinds = ((code, unicodedata.category(chr(code))) for code in range(sys.maxunicode + 1))
     return {code: " " for code, kind in kinds if kind[0] in "PS" or kind in ("Cc", "Cf")}
-
-
-def _texts(sources: Sequence[Source]) -> Iterator[str]:
-    return (text for source in sources for text in source.texts("train"))
 
 
 def _excerpt(text: str) -> str:

@@ -13,14 +13,15 @@ from wafergpt.config import load_recipe
 from wafergpt.config.recipe import DEFAULT_TASK
 from wafergpt.errors import InputError, nearest
 from wafergpt.evaluation.perturbations import require_kinds
+from wafergpt.locks import locked
 from wafergpt.progress import say
 from wafergpt.runs.run import Run
 
 if TYPE_CHECKING:
     from wafergpt.inference.predictor import Predictor
 
-KEPT = "evaluation"
-"""Name of the run's file that keeps the results, by suite."""
+KEPT, LOCK = "evaluation", ".evaluation.lock"
+"""Names of the run's file that keeps the results, by suite, and of its lock."""
 
 SUITES: Mapping[str, str] = {
     "rows": "metrics on its own rows and on those of --file, beside --against",
@@ -116,7 +117,9 @@ def evaluated(run: Run, asked: Asked) -> dict[str, Any]:
             continue
         found[name] = files.finite(result)
         if keeps(run):
-            run.write(KEPT, {**kept_of(run), name: found[name], WEIGHTS: _weights_of(run)})
+            # Another process may be putting it through another suite.
+            with locked(run.path / LOCK):
+                run.write(KEPT, {**kept_of(run), name: found[name], WEIGHTS: _weights_of(run)})
     if evaluation.running and not found:
         raise InputError(f"nothing of {run.path} can be evaluated: see the reasons above")
     return found
@@ -333,44 +336,38 @@ class Evaluation:
         )
 
     def _contamination(self) -> dict[str, Any]:
-        from wafergpt.suites.contamination import contamination
+        from wafergpt.suites.contamination import contamination, training_texts
 
-        corpus = self.asked.corpus or self._has_read()
-        column = self.asked.corpus_column or "text"
-        return contamination(self._tested(), corpus, column=column)
+        asked = self.asked
+        if asked.corpus:
+            column = asked.corpus_column or "text"
+            return contamination(self._tested(), asked.corpus, column=column)
+        read = training_texts(self.run)
+        if not read.corpora and not read.texts:
+            raise InputError("what the model has read is not here: add --corpus SOURCE")
+        if read.missing:
+            names = ", ".join(read.missing)
+            say(f"warning: what {names} was trained on is not here, and not searched (--corpus)")
+        found = contamination(self._tested(), read.corpora, texts=read.texts)
+        return {**found, "not_searched": read.missing}
 
     def _tested(self) -> list[str]:
         """Return the texts that a run is judged on."""
-        from wafergpt.data.labelled_rows import read_texts
         from wafergpt.suites.rows import labelled_task, own_rows
+        from wafergpt.suites.sources import named_sources
 
         if self.is_task:
             rows = own_rows(self.predictor)[1]
             return list(labelled_task(self.predictor).texts_of(rows))
         if not self.asked.files:
             raise InputError("the texts of a test are wanted: add --file FILE")
-        option = "task.text=COLUMN"
-        return [
-            text
-            for path in self.asked.files
-            for text in read_texts(path, self._column, option=option)
-        ]
+        sources = named_sources(self.asked.files, self._column)
+        return [text for source in sources for text in source.texts("val")]
 
     @property
     def _column(self) -> str:
         """The column of texts in the files of a language model."""
         return str(self.asked.columns.get("text", "text"))
-
-    def _has_read(self) -> list[Path]:
-        """Return the corpora of the language models that a run is, or began with."""
-        runs = [self.run]
-        while (start := runs[-1].recipe.start) is not None:
-            runs.append(Run.find(start))
-        corpora = [run.recipe.data.corpus for run in runs if run.recipe.task is None]
-        found = [corpus for corpus in corpora if corpus is not None and corpus.is_dir()]
-        if not found or len(found) < len(corpora):
-            raise InputError("what the model has read is not here: add --corpus SOURCE")
-        return found
 
     def _cost(self) -> dict[str, Any]:
         from wafergpt.suites.cost import cost, cost_of_text

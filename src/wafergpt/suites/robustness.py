@@ -122,8 +122,8 @@ def _one(
         "drop": own.relative_drop(clean.metrics[metric], value, measured.more),
         "changed": len(places) / len(rows.texts),
     }
-    if answered.sampled is not None and clean.sampled is not None:
-        entry["difference"] = answered.sampled.minus(clean.sampled, metric).to_dict()
+    if difference := answered.minus(clean, metric):
+        entry["difference"] = difference
     before, after = (own.answers_of(predictor, judged) for judged in (clean, answered))
     if before is not None and after is not None:
         entry["flipped"] = float((before != after).mean())

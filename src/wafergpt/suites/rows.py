@@ -25,6 +25,7 @@ from wafergpt.progress import progress, say, silent, working
 from wafergpt.runs.run import Run
 from wafergpt.tasks.base import Outputs, task_of
 from wafergpt.tasks.classify import Classify
+from wafergpt.tasks.classify_fit import decided_of
 from wafergpt.tasks.labelled_task import LabelledTask
 from wafergpt.tasks.multi_label import MultiLabel
 from wafergpt.tasks.tag import Tag
@@ -59,6 +60,13 @@ class Judged:
     def intervals(self) -> dict[str, list[float]]:
         """The 95% intervals of the metrics that have one."""
         return {} if self.sampled is None else self.sampled.intervals()
+
+    def minus(self, other: Judged, metric: str) -> dict[str, float] | None:
+        """Return how far a metric is above another's on the same rows; None if it is not known."""
+        ours, theirs = self.sampled, other.sampled
+        if ours is None or theirs is None or metric not in ours.whole:
+            return None
+        return ours.minus(theirs, metric).to_dict()
 
 
 def labelled_task(predictor: Predictor) -> LabelledTask[Any]:
@@ -354,8 +362,8 @@ def _beside(
     require_same_answers(predictor.run, other.run)
     theirs = judge(other, rows, f"evaluating {other.run.name}")
     found: dict[str, Any] = {"value": theirs.metrics.get(metric)}
-    if ours.sampled is not None and theirs.sampled is not None:
-        found["difference"] = ours.sampled.minus(theirs.sampled, metric).to_dict()
+    if difference := ours.minus(theirs, metric):
+        found["difference"] = difference
     return found
 
 
@@ -381,5 +389,4 @@ def answers_of(predictor: Predictor, found: Judged) -> NDArray[Any] | None:
     task = predictor.task
     if not isinstance(task, Classify) or isinstance(task, MultiLabel):
         return None
-    decided = found.outputs.get("decided")
-    return np.asarray(found.outputs["probabilities"].argmax(1) if decided is None else decided)
+    return decided_of(found.outputs)

@@ -17,7 +17,14 @@ from wafergpt.data.answer_windows import best_span, split
 from wafergpt.data.labelled_split import hold_out
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
-from wafergpt.evaluation.answers import answer_examples, answer_metrics, best_margin, token_f1
+from wafergpt.evaluation.answers import (
+    answer_examples,
+    answer_metrics,
+    answer_scores,
+    best_margin,
+    token_f1,
+)
+from wafergpt.evaluation.intervals import Bootstrap
 from wafergpt.progress import say, working
 from wafergpt.tasks.base import Direction, EvaluationSet, InputFormat, InputRow, Outputs, Splits
 from wafergpt.tasks.chosen import with_choices_for_tagging
@@ -267,24 +274,20 @@ class Answer(WordTask[Questions]):
         ``examples`` are questions with answers, true and predicted.
         """
         assert isinstance(references, _Asked)
+        predicted, answers, true = _answered(outputs, references)
         table = references.table
-        predicted = [
-            (int(places[span[0], 0]), int(places[span[1], 1])) if none <= score else None
-            for (span, score, none), places in zip(
-                _of_questions(outputs), references.encoded.places, strict=True
-            )
-        ]
-        answers = [
-            "" if span is None else context[span[0] : span[1]]
-            for span, context in zip(predicted, table.contexts, strict=True)
-        ]
-        true = [[span.text for span in spans] for spans in table.answers]
         right = [[(span.start, span.end) for span in spans] for spans in table.answers]
         return {
             "loss": float(outputs["losses"].mean()),
             **answer_metrics(answers, true),
             "examples": answer_examples(table.questions, table.contexts, right, predicted),
         }
+
+    def resampled(self, outputs: Outputs, references: Any) -> Bootstrap:
+        """Compute F1 and exact match on resamples of the questions."""
+        assert isinstance(references, _Asked)
+        _, answers, true = _answered(outputs, references)
+        return Bootstrap.of_means(answer_scores(answers, true), shares=("exact_match",))
 
     def require_input(self, value: object) -> tuple[str, str] | None:
         """Return a question and its context; None where one is blank."""
@@ -344,6 +347,24 @@ def _losses(scores: Tensor, batch: Batch) -> Tensor:
     there = torch.arange(scores.shape[1], device=scores.device) < batch["word_counts"][:, None]
     scores = scores.float().masked_fill(~there[..., None], HIDDEN)
     return F.cross_entropy(scores, batch["targets"], reduction="none").sum(1)
+
+
+def _answered(
+    outputs: Outputs, asked: _Asked
+) -> tuple[list[tuple[int, int] | None], list[str], list[list[str]]]:
+    """Return the answered places of each question, the answers, and the true ones."""
+    table = asked.table
+    predicted = [
+        (int(places[span[0], 0]), int(places[span[1], 1])) if none <= score else None
+        for (span, score, none), places in zip(
+            _of_questions(outputs), asked.encoded.places, strict=True
+        )
+    ]
+    answers = [
+        "" if span is None else context[span[0] : span[1]]
+        for span, context in zip(predicted, table.contexts, strict=True)
+    ]
+    return predicted, answers, [[span.text for span in spans] for spans in table.answers]
 
 
 def _of_questions(outputs: Outputs) -> Iterator[tuple[tuple[int, int], float, float]]:

@@ -189,7 +189,7 @@ class Classify(TextTask):
         return rows.labels
 
     def resampled(self, outputs: Outputs, references: Any) -> Bootstrap:
-        """Compute accuracy, macro-F1 and loss on resamples of the rows."""
+        """Compute the metrics of decisions and the loss on resamples of the rows."""
         inside = references >= 0
         scores = RowScores.of(
             outputs["probabilities"][inside],

@@ -15,7 +15,8 @@ from wafergpt.config import Recipe, TaskSettings
 from wafergpt.data.retrieval_rows import OPTIONAL, QueryPairs, read_query_pairs
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
-from wafergpt.evaluation.ranking import ranks_by_cosine, search_metrics
+from wafergpt.evaluation.intervals import Bootstrap
+from wafergpt.evaluation.ranking import query_scores, ranks_by_cosine, search_metrics
 from wafergpt.progress import place, working
 from wafergpt.shapes.counts import pooled_width, training_flops
 from wafergpt.tasks.base import Direction, EvaluationSet, Outputs, Splits
@@ -318,10 +319,15 @@ class Embed(LabelledTask[QueryPairs]):
             }
         return {"loss": self._mean_loss(vectors, references.pairs), **found}
 
+    def resampled(self, outputs: Outputs, references: Any) -> Bootstrap:
+        """Compute the metrics of the search on resamples of the queries."""
+        assert isinstance(references, Known)
+        scores = query_scores(_ranks(outputs["embedding"], references, self.width))
+        return Bootstrap.of_means(scores, shares=[name for name in scores if name != "mrr"])
+
     def _search(self, vectors: NDArray[Any], known: Known, size: int) -> dict[str, Any]:
-        parts = shortened(vectors, size)
-        ranks = ranks_by_cosine(parts[known.queries], parts[known.candidates], known.right)
-        return {**search_metrics(ranks), "candidates": len(known.candidates)}
+        found = search_metrics(_ranks(vectors, known, size))
+        return {**found, "candidates": len(known.candidates)}
 
     def _mean_loss(self, vectors: NDArray[Any], pairs: PairBatches) -> float:
         import torch
@@ -351,3 +357,9 @@ def shortened(vectors: NDArray[Any], size: int) -> NDArray[Any]:
         return parts
     lengths = np.linalg.norm(parts, axis=1, keepdims=True)
     return np.asarray(parts / np.maximum(lengths, 1e-12))
+
+
+def _ranks(vectors: NDArray[Any], known: Known, size: int) -> Ints:
+    """Return the rank of each query's first right candidate, by the first ``size`` numbers."""
+    parts = shortened(vectors, size)
+    return ranks_by_cosine(parts[known.queries], parts[known.candidates], known.right)

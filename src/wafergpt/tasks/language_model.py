@@ -169,9 +169,8 @@ class LanguageModel(Task):
         )
 
     def evaluation_samples(self, batches: Batches) -> int:
-        """Return ``evaluate.batches`` micro-batches, whatever the number of processes."""
-        recipe = self.recipe
-        wanted = recipe.train.micro_batch_size * recipe.evaluate.batches
+        """Return ``evaluate.batches`` batches, as many on every machine."""
+        wanted = self.recipe.train.batch_size * self.recipe.evaluate.batches
         return min(wanted, batches.samples_per_epoch)
 
     def evaluation_rows(self) -> int:

@@ -148,7 +148,7 @@ class MultiLabel(Classify):
         ).to_dict()
 
     def resampled(self, outputs: Outputs, references: Any) -> Bootstrap:
-        """Compute accuracy, both F1 and the loss on resamples of the rows."""
+        """Compute accuracy, both F1, LRAP and the loss on resamples of the rows."""
         scores = LabelledRowScores.of(outputs["probabilities"], references, outputs.get("decided"))
         return Bootstrap.of(scores.metrics, len(references), shares=("accuracy",))
 

@@ -25,7 +25,8 @@ from wafergpt.data.retrieval_rows import (
 )
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
-from wafergpt.evaluation.ranking import ranking_metrics
+from wafergpt.evaluation.intervals import Bootstrap
+from wafergpt.evaluation.ranking import list_scores, ranking_metrics
 from wafergpt.progress import working
 from wafergpt.tasks.base import Direction, EvaluationSet, InputFormat, InputRow, Outputs, Splits
 from wafergpt.tasks.chosen import with_choices_for_retrieval
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
     from wafergpt.data.batches import Batch
 
 Ints = NDArray[np.int64]
+
+Lists = list[tuple[NDArray[np.floating], NDArray[Any]]]
+"""Scores and relevance of each query's candidates."""
 
 WANTED = 'a query and a text are wanted: a pair, {"query": TEXT, "text": TEXT}, or --file FILE'
 
@@ -202,18 +206,23 @@ class Rank(LabelledTask[RankedLists]):
 
     def compute_metrics(self, outputs: Outputs, references: Any) -> dict[str, Any]:
         """Return the mean loss of whole lists, and ``ranking_metrics``."""
+        lists = _lists(outputs, references)
+        return {
+            "loss": float(self._losses(lists).mean()),
+            **ranking_metrics(lists),
+            "queries": len(lists),
+        }
+
+    def resampled(self, outputs: Outputs, references: Any) -> Bootstrap:
+        """Compute the metrics on resamples of the queries."""
+        lists = _lists(outputs, references)
+        return Bootstrap.of_means({"loss": self._losses(lists), **list_scores(lists)})
+
+    def _losses(self, lists: Lists) -> NDArray[np.float64]:
         import torch
 
         from wafergpt.model.retrieval_loss import ranking_losses
 
-        assert isinstance(references, RankedLists)
-        ends = np.cumsum([len(known) for known in references.relevance])
-        lists = [
-            (scores, np.array(known))
-            for scores, known in zip(
-                np.split(outputs["score"], ends[:-1]), references.relevance, strict=True
-            )
-        ]
         losses = [
             ranking_losses(
                 torch.from_numpy(scores)[None],
@@ -222,11 +231,7 @@ class Rank(LabelledTask[RankedLists]):
             )
             for scores, known in lists
         ]
-        return {
-            "loss": float(torch.cat(losses).double().mean()),
-            **ranking_metrics(lists),
-            "queries": len(lists),
-        }
+        return np.asarray(torch.cat(losses).double().numpy())
 
     def require_input(self, value: object) -> Candidate | None:
         """Return a candidate with its query, or None where either is blank.
@@ -287,3 +292,10 @@ class Rank(LabelledTask[RankedLists]):
             {"score": float(score), "rank": int(rank)}
             for score, rank in zip(scores, ranks, strict=True)
         ]
+
+
+def _lists(outputs: Outputs, references: Any) -> Lists:
+    assert isinstance(references, RankedLists)
+    ends = np.cumsum([len(known) for known in references.relevance])
+    scores = np.split(outputs["score"], ends[:-1])
+    return [(s, np.array(known)) for s, known in zip(scores, references.relevance, strict=True)]

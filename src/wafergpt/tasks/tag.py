@@ -22,7 +22,7 @@ from wafergpt.evaluation.entities import (
     entity_examples,
     entity_metrics,
     entity_mistakes,
-    resampled_f1,
+    resampled_scores,
 )
 from wafergpt.evaluation.intervals import Bootstrap
 from wafergpt.files import short
@@ -332,10 +332,11 @@ class Tag(WordTask[Sentences]):
         }
 
     def resampled(self, outputs: Outputs, references: Any) -> Bootstrap:
-        """Compute F1 on resamples of the sentences."""
+        """Compute precision, recall and F1 on resamples of the sentences."""
         assert isinstance(references, Tagged)
         known = references.sentences
-        return resampled_f1(self._predicted(outputs, known), known.entities, self.settings.labels)
+        predicted = self._predicted(outputs, known)
+        return resampled_scores(predicted, known.entities, self.settings.labels)
 
     def mistakes(self, outputs: Outputs, evaluated: EvaluationSet) -> list[dict[str, Any]]:
         """List the sentences with a wrong or missed entity, those with the most of them first."""

@@ -10,8 +10,9 @@ from typing import TypeVar
 
 from wafergpt.checkpoint.imported_run import require_new
 from wafergpt.config import Recipe, load_recipe
+from wafergpt.config.quantities import token_count
 from wafergpt.config.sparsity import BLOCKS
-from wafergpt.config.warmup import token_count, warmup_share, warmup_steps
+from wafergpt.config.warmup import warmup_share, warmup_steps
 from wafergpt.errors import InputError, Interrupted, RunFailed
 from wafergpt.progress import say
 from wafergpt.runs.run import Run

@@ -24,22 +24,29 @@ class TensorBoard:
 
     def __init__(self, run: Run) -> None:
         try:
-            from torch.utils.tensorboard import SummaryWriter
+            from torch.utils.tensorboard import SummaryWriter  # noqa: F401
         except ImportError:
             raise InputError(
                 "tracking.tensorboard needs tensorboard: pip install 'wafergpt[track]'"
             ) from None
-        self._writer: SummaryWriter = SummaryWriter(str(run.path / "tensorboard"))
+        self._folder = str(run.path / "tensorboard")
+        self._writer: SummaryWriter | None = None
 
     def log(self, row: Row) -> None:
         """Write each number of the row as a scalar."""
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            # After a resume, steps that are made again replace those before.
+            self._writer = SummaryWriter(self._folder, purge_step=row["step"])
         for name, value in row.items():
             if name != "step" and isinstance(value, int | float):
                 self._writer.add_scalar(name, value, row["step"])
 
     def close(self) -> None:
         """Flush the event file."""
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()
 
 
 def _first_of(error: ValidationError) -> str:

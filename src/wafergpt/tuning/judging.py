@@ -16,7 +16,7 @@ from wafergpt.tasks.labelled_task import LabelledTask
 from wafergpt.train.run import write_test_metrics
 from wafergpt.tuning.study import Outcome
 
-NOT_COPIED = (".lock", "holder", "tensorboard", "wandb.json")
+NOT_COPIED = ("*.lock", "holder", "tensorboard", "wandb.json")
 
 CHANCE = 0.2
 """The best of many trials is partly lucky: with a larger p than this, on the validation rows, it is
