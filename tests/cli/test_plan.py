@@ -97,6 +97,37 @@ def test_show_prints_the_recipe_and_measures_nothing(monkeypatch: pytest.MonkeyP
     assert recipe["train"]["steps"] == 7
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--parametrization", "--from", "run"], ["--parametrization", "--lower"],
+        ["--lower", "--quick"], ["--show", "--machine", "doctor.json"], ["--show", "--from", "run"],
+        ["--fresh", "--machine", "doctor.json"],
+    ],
+)  # fmt: skip
+def test_options_that_would_do_nothing_are_refused(options: list[str]) -> None:
+    assert CliRunner().invoke(command, options).exit_code == 2
+
+
+def test_what_a_budget_leaves_out_is_said_and_not_in_the_next_command(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    asked = ["model.vocab_size=1000", "train.micro_batch_size=24", "train.batch_size=48"]
+    recipe = yaml.safe_load(run("--budget", "3M tokens", "--quick", "--show", *asked))
+    assert recipe["train"]["micro_batch_size"] == 0
+    assert "not train.batch_size=48, train.micro_batch_size=24" in caplog.text
+    found = replace(estimate(load_recipe(None, asked[:1]), MACHINE), measured=True)
+    line = _next(found, asked, None, "3M tokens", Path("runs"))
+    assert "micro_batch_size" not in line
+    assert "model.vocab_size=1000" in line
+
+
+def test_the_table_has_the_rate_of_a_tasks_own_ngrams() -> None:
+    rows = {line.split()[0]: line.split() for line in run("--parametrization").splitlines()}
+    assert rows["task_ngram"][2:6] == ["4"] * 4
+    assert rows["ngram"][2:4] != rows["task_ngram"][2:4]
+
+
 def test_text_is_plain_when_piped() -> None:
     text = run("model.vocab_size=1000", "train.steps=10")
     assert "\x1b" not in text

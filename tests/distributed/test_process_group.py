@@ -26,9 +26,12 @@ from tests.distributed.processes import (
     wait_for_step,
 )
 from wafergpt.checkpoint import store
+from wafergpt.devices.peak_memory import is_out_of_memory
 from wafergpt.distributed import launcher
 from wafergpt.distributed.collectives import ProcessGroup
 from wafergpt.distributed.commands import Command, send
+from wafergpt.distributed.replicas import without_sync
+from wafergpt.errors import ProcessLost
 from wafergpt.runs.run import Run
 
 pytestmark = pytest.mark.slow
@@ -221,6 +224,28 @@ def test_fine_tuning_of_two_is_that_of_one(tmp_path: Path, adversarial: float) -
     results = by_one_and_two(tmp_path, rows, f"task.adversarial={adversarial}", "--no-refit")
     assert losses(tmp_path, "n1") == pytest.approx(losses(tmp_path, "n2"), rel=1e-5)
     assert results[0]["test"]["loss"] == pytest.approx(results[1]["test"]["loss"], rel=1e-4)
+
+
+def test_a_head_for_next_tokens_that_a_task_does_not_use_is_not_waited_for(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.csv"
+    lines = [f"row {n} is {word},{word}" for n in range(60) for word in ("good", "bad")]
+    rows.write_text("text,label\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    by_one_and_two(tmp_path, rows, "model.tied=false", "--no-refit")
+    assert losses(tmp_path, "n1") == pytest.approx(losses(tmp_path, "n2"), rel=1e-5)
+
+
+def test_an_error_of_one_process_is_not_taken_for_a_lost_one() -> None:
+    program = torch.nn.Linear(1, 1)
+    with (
+        pytest.raises(torch.OutOfMemoryError),
+        without_sync(program, program, True, is_out_of_memory),
+    ):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    with (
+        pytest.raises(ProcessLost, match="Connection closed by peer"),
+        without_sync(program, program, True, is_out_of_memory),
+    ):
+        raise RuntimeError("[gloo/pair.cc:1] Connection closed by peer")
 
 
 def test_tagging_of_two_is_that_of_one(tmp_path: Path) -> None:

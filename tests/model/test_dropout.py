@@ -39,6 +39,10 @@ def test_gradient_passes_where_the_value_did() -> None:
     assert torch.equal(x.grad * 2.0, dropped.detach())
 
 
+def test_a_probability_next_to_one_divides_by_nothing() -> None:
+    assert torch.isfinite(Dropout(0.99999999)(torch.ones(1000))).all()
+
+
 def test_seed_decides() -> None:
     x = torch.ones(1000)
     draws = []

@@ -14,8 +14,8 @@ from wafergpt.config import Model, Optimizer, Recipe, System, load_recipe
 from wafergpt.engines.optimizers import Optimizer as RunningOptimizer
 from wafergpt.errors import InputError
 from wafergpt.model.gpt import GPT
-from wafergpt.planning.budget import Budget, best, bought, budget_of, candidates, not_taken
-from wafergpt.planning.estimate import estimate
+from wafergpt.planning.budget import UNSET, Budget, best, bought, budget_of, candidates, not_taken
+from wafergpt.planning.estimate import estimate, speed
 from wafergpt.planning.hardware import Machine
 from wafergpt.planning.intervals import horizon
 from wafergpt.planning.laws import expected_loss, learning_rate
@@ -260,10 +260,53 @@ def test_memory_grows_with_the_batch_and_a_micro_batch_is_found() -> None:
     shape = Model(n_layers=4, d_model=256, n_heads=4, d_ffn=1024, seq_len=256, vocab_size=8192)
     sizes = [training_memory(shape, n, Optimizer(), BF16).total for n in (1, 8, 64)]
     assert sizes == sorted(sizes)
-    fits = micro_batch_that_fits(shape, 64, Optimizer(), BF16, sizes[1] * 2)
+    recipe = Recipe(model=shape, system=BF16).replace(train={"batch_size": 64})
+    fits = micro_batch_that_fits(recipe, sizes[1] * 2)
     assert 64 % fits == 0
     assert 8 <= fits < 64
-    assert micro_batch_that_fits(shape, 64, Optimizer(), BF16, 1) == 1
+    assert micro_batch_that_fits(recipe, 1) == 1
+    assert micro_batch_that_fits(recipe.replace(train={"micro_batch_size": 2}), 1) == 2
+    # A classifier of short texts keeps no logits, and no more activations than they have tokens.
+    task = recipe.replace(task={"name": "classify", "train": "rows.csv", "max_tokens": 32})
+    assert micro_batch_that_fits(task, sizes[1] * 2) == 64
+
+
+def test_gpus_compute_side_by_side_and_processes_on_cpus_share_them() -> None:
+    recipe = load_recipe("cerebras-gpt/111m", ["system.compile=off", "system.precision=bf16"])
+    many = recipe.replace(system={"nproc": 8})
+    gpu = replace(MACHINE, device="cuda", memory_available=1 << 38)
+    one, eight = (estimate(r, gpu).tokens_per_second for r in (recipe, many))
+    assert 7 < eight / one <= 8
+    one, eight = (estimate(r, MACHINE).tokens_per_second for r in (recipe, many))
+    assert one == eight
+
+
+def test_a_ranking_is_as_fast_as_its_sequences() -> None:
+    settings = [*SMALL, "task.name=rank", "task.train=rows.csv", "task.candidates=16"]
+    recipe = load_recipe(None, settings)
+    alone = load_recipe(None, [*SMALL, "task.name=classify", "task.train=rows.csv"])
+    listed, single = speed(recipe, MACHINE, 16 * 256, False), speed(alone, MACHINE, 256, False)
+    # An optimizer's step is divided among more tokens.
+    assert single <= listed < 1.1 * single
+
+
+@pytest.mark.parametrize("more", [[], ["train.sampled_softmax=256"]])
+def test_a_budget_of_flops_is_used_whatever_the_softmax(more: list[str]) -> None:
+    settings = [*SMALL, "model.vocab_size=50000", *more]
+    found = bought(load_recipe(None, settings), budget_of("1e15 FLOPs"), 1e4)
+    assert estimate(found.recipe, MACHINE).flops == pytest.approx(1e15, rel=0.02)
+
+
+def test_a_budget_gives_each_process_a_sequence_and_leaves_the_rate_of_sgd() -> None:
+    settings = [*SMALL, "system.nproc=16", "optimizer.name=sgd", "optimizer.lr=0.3",
+                "optimizer.weight_decay=0", "train.micro_batch_size=24", "train.batch_size=48",
+                "train.first_steps=100", "train.first_batch_size=24"]  # fmt: skip
+    asked = load_recipe(None, settings)
+    found = bought(asked, budget_of("3M tokens"), 1e4).recipe
+    found.train.require_enough_for(16)
+    assert found.optimizer.lr == 0.3
+    unset = {f"train.{key}" for key in UNSET}
+    assert unset < {text.partition("=")[0] for text in not_taken(asked, found)}
 
 
 def test_sharding_and_activation_checkpointing_take_less_memory() -> None:
@@ -302,8 +345,8 @@ def test_speed_follows_what_was_measured() -> None:
         shape, MACHINE, "bf16", False, 4096, sampled_softmax=4096, micro_batch_tokens=4096
     )
     assert everything == plain
-    assert compile_pays(3600, "cpu")
-    assert not compile_pays(60, "cpu")
+    assert compile_pays(3600, "cpu", "bf16")
+    assert not compile_pays(60, "cpu", "bf16")
     assert not compile_pays(3600, "cpu", "fp32")
 
 

@@ -323,6 +323,17 @@ def test_the_answers_to_test_rows_are_all_written(
     assert 640 / rows * 0.1 <= final < 640 / rows * 1.0
 
 
+def test_a_horizon_in_seconds_counts_compiled_updates(
+    rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = load_recipe(None, [*SMALL, f"task.train={rows}", "train.seconds=40"])
+    setup = set_up(recipe, SINGLE, None)
+    monkeypatch.setattr(setup.engine, "seconds_per_update", lambda *a, **k: 2.0)
+    for compiled, steps in (((False, 2.0), 20), ((True, 0.5), 80)):
+        monkeypatch.setattr(setup.engine, "choose_compilation", lambda *a, c=compiled: c)
+        assert settled(setup, lambda: False).recipe.train.steps == steps
+
+
 def test_rows_are_counted_once(rows: Path, capfd: pytest.CaptureFixture[str]) -> None:
     asked = ["model.n_layers=1", "model.d_model=16", "model.n_heads=1", "train.steps=2"]
     assert plan(None, [*asked, f"task.train={rows}", "system.threads=1"]).measured

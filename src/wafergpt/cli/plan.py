@@ -19,6 +19,7 @@ from wafergpt.cli.recipe import (
 )
 from wafergpt.cli.tables import Cell, Column, Row, details, plain, table
 from wafergpt.config.files import HORIZONS
+from wafergpt.progress import say
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -98,8 +99,15 @@ def command(
     from wafergpt.api import plan
 
     name, overrides = split_arguments(arguments, runs)
-    if shows_table and (show or budget):
+    others = (budget, start, machine)
+    if shows_table and (show or lowers or quick or fresh or any(others)):
         raise click.UsageError("--parametrization prints a recipe's table: omit the other options")
+    if lowers and (show or quick or fresh or any(others)):
+        raise click.UsageError("--lower takes a recipe alone: omit the other options")
+    if show and not budget and (quick or fresh or any(others)):
+        raise click.UsageError("--show prints the recipe, or what a --budget chooses")
+    if fresh and (machine or quick):
+        raise click.UsageError("--fresh measures this machine: omit --machine and --quick")
     if shows_table:
         from wafergpt.config import load_recipe
         from wafergpt.shapes.parametrization import parametrization
@@ -118,8 +126,6 @@ def command(
         click.echo(load_recipe(name, overrides).to_yaml(), nl=False)
         return
     if lowers:
-        if budget or show:
-            raise click.UsageError("--lower takes a recipe alone: omit the other options")
         from wafergpt.cerebras.lowering import lower
 
         lowering = lower(name, overrides)
@@ -130,6 +136,8 @@ def command(
         root=runs,
     )  # fmt: skip
     if show:
+        for note in found.notes:
+            say(f"note: {note}")
         click.echo(found.recipe().to_yaml(), nl=False)
         return
     following = []
@@ -152,12 +160,14 @@ def _next(
     plan: Plan, arguments: Sequence[str], start: str | None, budget: str | None, runs: Path
 ) -> str:
     """Return the command that trains what was planned."""
+    from wafergpt.planning.budget import UNSET
     from wafergpt.runs.run import command_line
 
     words = [f"data.corpus={word}" if _is_corpus(word) else word for word in arguments]
     if budget is not None:
         chosen = _chosen(plan)
-        gone = {word.partition("=")[0] for word in chosen} | {f"train.{key}" for key in HORIZONS}
+        gone = {word.partition("=")[0] for word in chosen}
+        gone |= {f"train.{key}" for key in (*HORIZONS, *UNSET)}
         words = [word for word in words if word.partition("=")[0] not in gone] + chosen
     name = _free_name(plan.asked.name, runs)
     if name != plan.asked.name:
@@ -196,7 +206,11 @@ def _table(facts: dict[str, Any], optimizer: Optimizer) -> str:
     lines = [f"{'role':<14}{'init σ':>10}{head}  {'decays':<7} what"]
     for role, row in facts["rows"].items():
         lr = optimizer.lr * (optimizer.ngram_lr_factor if role == "ngram" else 1.0)
-        rates = "".join(f"{lr * factor:>12.4g}" for factor in row["lr_factors"].values())
+        factors = row["lr_factors"].values()
+        if role == "task_ngram":
+            # Its own, whatever the optimizer of the network.
+            lr, factors = optimizer.task_ngram_lr, [1.0] * len(factors)
+        rates = "".join(f"{lr * factor:>12.4g}" for factor in factors)
         decays = "yes" if row["decays"] else "no"
         lines.append(f"{role:<14}{row['init_std']:>10.4g}{rates}  {decays:<7} {MEANING[role]}")
     multipliers = ", ".join(f"{name} × {value:.6g}" for name, value in facts["multipliers"].items())

@@ -16,7 +16,6 @@ from wafergpt.devices.limits import cores as cores
 from wafergpt.errors import InputError
 from wafergpt.planning.hardware import Machine
 from wafergpt.planning.speed import best_precision
-from wafergpt.planning.speed import compile_pays as compile_pays
 from wafergpt.progress import say
 
 ACCELERATOR_NODES = ("/dev/nvidia0", "/dev/nvidiactl", "/dev/kfd", "/dev/dxg")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -116,11 +116,17 @@ SINGLE = ProcessGroup()
 
 
 @contextmanager
-def explained() -> Iterator[None]:
-    """Raise ``ProcessLost`` in place of the socket errors of a broken connection."""
+def explained(own: Callable[[BaseException], bool] = lambda error: False) -> Iterator[None]:
+    """Raise ``ProcessLost`` in place of the socket errors of a broken connection.
+
+    Args:
+        own: whether an error is this process' own, and stays what it is.
+    """
     try:
         yield
     except RuntimeError as error:
+        if own(error):
+            raise
         raise ProcessLost(
             f"another process of this training is gone or does not answer: {_reason(error)}"
         ) from None

@@ -1,6 +1,6 @@
 """Copies of a network whose gradients are all-reduced during the backward pass (DDP)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 
 import torch
@@ -12,14 +12,24 @@ from wafergpt.distributed.sharding import sums_in
 from wafergpt.errors import RunFailed
 
 
-def replicated(program: nn.Module, device: torch.device) -> nn.Module:
+def replicated(program: nn.Module, device: torch.device, predicts: bool = True) -> nn.Module:
     """Return a module whose backward pass averages gradients over all processes.
 
     Gradients are views of the buckets that are sent, so that there is no second copy of them.
     Those of tables are left to ``average_rows``.
+
+    Args:
+        program: whose copies are the same in all processes.
+        device: of the program.
+        predicts: whether next tokens are; else an untied head for them has no gradient, which DDP
+            would wait for.
     """
+    left_out = set(_tables(program))
+    if not predicts:
+        names = (name for name, _ in program.named_parameters())
+        left_out |= {name for name in names if name.endswith("lm_head.weight")}
     # What PyTorch's own FSDP and torchrec call to leave parameters out, in spite of its name.
-    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(program, _tables(program))
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(program, left_out)
     with explained():
         return DistributedDataParallel(
             program,
@@ -79,9 +89,18 @@ def require_same(checksums: Sequence[int], shards: int) -> None:
 
 
 @contextmanager
-def without_sync(program: nn.Module, network: nn.Module, last: bool) -> Iterator[None]:
-    """Run a backward pass that sums gradients over processes only if it is the last one."""
+def without_sync(
+    program: nn.Module, network: nn.Module, last: bool, own: Callable[[BaseException], bool]
+) -> Iterator[None]:
+    """Run a backward pass that sums gradients over processes only if it is the last one.
+
+    Args:
+        program: that ``replicated`` returned, or the network where it is sharded.
+        network: inside.
+        last: whether it is.
+        own: whether an error has nothing to do with the other processes.
+    """
     sums_in(network, last)
     waits = isinstance(program, DistributedDataParallel) and not last
-    with explained(), program.no_sync() if waits else nullcontext():  # type: ignore[operator]
+    with explained(own), program.no_sync() if waits else nullcontext():  # type: ignore[operator]
         yield

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from wafergpt.devices.detect import compile_pays, compiler_available
+from wafergpt.devices.detect import compiler_available
 from wafergpt.engines.base import ROUNDS
 from wafergpt.errors import InputError
+from wafergpt.planning.speed import compile_pays
 from wafergpt.progress import say, working
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from wafergpt.config import System
     from wafergpt.devices.compiler import Compiler
+
+LEAST_GAIN = 0.97
+"""Of the time without a compiler: closer times are told apart by noise."""
 
 
 def chosen(
-    wanted: Literal["auto", "on", "off"],
-    device: str,
+    system: System,
     updates: float,
     eager_seconds: float,
     attempt: Callable[[int], tuple[float, str | None]],
@@ -27,10 +31,9 @@ def chosen(
     """Compile, if it is wanted or pays; return whether updates are compiled now.
 
     Args:
-        wanted: ``system.compile``.
-        device: torch's name of the device's type.
+        system: with device and precision settled.
         updates: that are to be made.
-        eager_seconds: of one without a compiler; unused if ``wanted`` is not ``auto``.
+        eager_seconds: of one without a compiler; 0 if it was not timed, which ``auto`` needs.
         attempt: compiles, and returns the seconds of an update, or what failed; it is given the
             number of updates to time beside the first one.
         switch: compiles, or stops doing so.
@@ -41,23 +44,24 @@ def chosen(
     Raises:
         InputError: if it is wanted and does not work here.
     """
+    wanted, device = system.compile, system.device
     if wanted == "on":
-        # One update, while there is no run yet.
-        _, failure = attempt(0)
+        # One update at least, while there is no run yet.
+        seconds, failure = attempt(ROUNDS if eager_seconds else 0)
         if failure:
             raise InputError(
                 f"system.compile=on: torch.compile does not work here ({failure}); "
                 "system.compile=off trains without it"
             )
-        return True, 0.0
-    pays = compile_pays(updates * eager_seconds, device) and compiler_available(device)
-    if wanted == "off" or not pays:
+        return True, seconds if eager_seconds else 0.0
+    pays = compile_pays(updates * eager_seconds, device, system.precision)
+    if wanted == "off" or not pays or not compiler_available(device):
         return False, eager_seconds
     with working("compiling, and timing updates"):
         compiled, failure = attempt(ROUNDS)
     if failure:
         say(f"warning: torch.compile does not work here ({failure}): training without it")
-    elif compiled < eager_seconds:
+    elif compiled < LEAST_GAIN * eager_seconds:
         say(f"compiled updates take {compiled:.3f}s instead of {eager_seconds:.3f}s")
         return True, compiled
     else:

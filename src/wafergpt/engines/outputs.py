@@ -50,7 +50,8 @@ def evaluate(
     Returns:
         Arrays ``[samples, …]`` by name, in the order of the rows.
     """
-    samples = samples or range(task.evaluation_samples(evaluated.batches))
+    if samples is None:
+        samples = range(task.evaluation_samples(evaluated.batches))
     found = []
     for first, n in parts(samples.start, len(samples), task.evaluation_rows()):
         outputs = outputs_of(task, network, evaluated.batches.batch(first, n), recipe, device)

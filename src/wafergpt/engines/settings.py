@@ -16,7 +16,6 @@ from wafergpt.distributed.collectives import SINGLE, ProcessGroup
 from wafergpt.errors import InputError
 from wafergpt.planning.hardware import Machine
 from wafergpt.planning.memory import micro_batch_that_fits
-from wafergpt.runs.teacher import teacher_shape
 
 
 def settled_by_leader(
@@ -85,18 +84,7 @@ def _resolved(recipe: Recipe, group: ProcessGroup) -> tuple[Recipe, Machine]:
         }
     )
     sharing = group.on_this_machine if device == "cpu" else 1
-    memory = machine.memory_available // sharing
-    micro = recipe.train.micro_batch_size or micro_batch_that_fits(
-        recipe.model,
-        recipe.train.common_batch,
-        recipe.optimizer,
-        recipe.system,
-        memory,
-        recipe.checkpoint.background,
-        teacher_shape(recipe),
-        recipe.lora,
-        recipe.held_sequences,
-    )
+    micro = micro_batch_that_fits(recipe, machine.memory_available // sharing)
     return recipe.replace(train={"micro_batch_size": micro}), machine
 
 

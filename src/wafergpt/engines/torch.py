@@ -27,6 +27,7 @@ from wafergpt.data.batches import Batch, Batches, parts
 from wafergpt.data.prefetch import Prefetch
 from wafergpt.devices.compiler import Compiler, is_of_compiler, reason
 from wafergpt.devices.detect import resolve_device
+from wafergpt.devices.peak_memory import is_out_of_memory
 from wafergpt.distributed.collectives import ProcessGroup
 from wafergpt.distributed.commands import Command, receive, send
 from wafergpt.distributed.launcher import FORWARDED
@@ -89,7 +90,10 @@ class TorchEngine:
         )
         program = Program(self.network, task.training_loss)
         self._copies = 1 if self._sharded else group.size
-        self._program = replicated(program, self._device) if self._copies > 1 else program
+        if self._copies == 1:
+            self._program: nn.Module = program
+        else:
+            self._program = replicated(program, self._device, recipe.vocabulary_head)
         self._pass = Passes(self._program, recipe, self._device, self._copies, group.size)
         self._compiler, self._norm = Compiler(), math.nan
         # On a CPU, reading ahead would only take a core from the update.
@@ -139,7 +143,7 @@ class TorchEngine:
     ) -> tuple[bool, float]:
         """Compile if the recipe requires it or if it pays; see ``Engine``."""
         found = compilation.chosen(
-            self._recipe.system.compile, self._device.type, updates, eager_seconds,
+            self._recipe.system, updates, eager_seconds,
             partial(self._try_compiled, stop), self._compile,
         )  # fmt: skip
         self._compiler.loud = True
@@ -264,7 +268,9 @@ class TorchEngine:
         """Return the context of a pass; only the last pass sums gradients over processes."""
         if self._group.size == 1:
             return nullcontext()
-        return without_sync(self._program, self.network, last)
+        return without_sync(
+            self._program, self.network, last, lambda e: is_out_of_memory(e) or is_of_compiler(e)
+        )
 
     def _passes(
         self, batches: Batches, first: int, size: int, at_once: int

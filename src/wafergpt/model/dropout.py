@@ -19,7 +19,7 @@ class Dropout(nn.Dropout):
         """Zero elements with probability ``p`` and scale the rest, when training."""
         if not self.training or self.p == 0 or self.p == 1 or x.device.type != "cpu":
             return super().forward(x)
-        dropped = round(self.p * LEVELS)
+        dropped = min(round(self.p * LEVELS), LEVELS - 1)
         words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
         levels = words.view(torch.int16)[: x.numel()].view(x.shape)
         kept = levels >= dropped - LEVELS // 2

@@ -14,7 +14,7 @@ from wafergpt.config.quantities import NUMBER, time_in_seconds, token_count
 from wafergpt.config.training import MAX_COUNT
 from wafergpt.errors import InputError
 from wafergpt.files import short
-from wafergpt.planning.estimate import GPT2_VOCAB_SIZE, estimate
+from wafergpt.planning.estimate import GPT2_VOCAB_SIZE, estimate, sample_flops
 from wafergpt.planning.hardware import Machine
 from wafergpt.planning.laws import expected_loss, learning_rate
 from wafergpt.planning.plan import Candidate, read_corpus
@@ -51,6 +51,9 @@ CHOSEN: Mapping[str, tuple[str, ...]] = {
     "schedule": ("name", "warmup", "final"),
 }  # fmt: skip
 """The keys that a budget chooses, by section."""
+
+UNSET = ("first_steps", "first_batch_size", "micro_batch_size")
+"""Keys of ``train`` that belong to another batch than the one that a budget chooses."""
 
 TARGET = 0.97
 """Share of a budget of time that a plan aims at; the rest is for what was not foreseen."""
@@ -137,7 +140,8 @@ def bought(
     """Return what a budget buys of a recipe's shape.
 
     The batch grows with the horizon, to at most 256k tokens; the learning rate decays linearly to a
-    tenth, as Cerebras-GPT's. Under µP its peak stays: it holds at any width.
+    tenth, as Cerebras-GPT's. Under µP its peak stays, for it holds at any width; that of SGD does
+    too.
 
     Args:
         recipe: with the shape.
@@ -146,13 +150,13 @@ def bought(
         overhead: seconds of the budget that are not training.
         measured: whether that speed was measured.
     """
-    model, seq_len = recipe.model, recipe.model.seq_len
+    model, seq_len, wanted = recipe.model, recipe.model.seq_len, 0
     if budget.kind == "seconds":
         tokens = tokens_per_second * max(TARGET * budget.amount - overhead, 0.0)
     elif budget.kind == "tokens":
         tokens = budget.amount
     else:
-        tokens = budget.amount / training_flops(model) * seq_len
+        tokens, wanted = _tokens_and_batch(budget.amount, recipe)
     if tokens > MAX_COUNT:
         raise InputError(f"a budget of {budget.amount:.3g} {budget.kind} is above any training")
     corpus = recipe.data.corpus
@@ -160,15 +164,16 @@ def bought(
     if budget.kind == "tokens":
         # Nothing else keeps a shape from being too large for what it reads of a large corpus.
         text = min(text, tokens)
-    batch_size = min(_batch_size(tokens, seq_len), max(1, (int(text) - 1) // seq_len))
+    wanted = wanted or _batch_size(tokens, recipe)
+    batch_size = min(wanted, max(recipe.system.nproc, (int(text) - 1) // seq_len))
     steps = max(1, math.floor(tokens / (batch_size * seq_len)))
     tokens = steps * batch_size * seq_len
-    mup = model.parametrization == "mup"
+    # The rule for rates was fitted on AdamW.
+    keeps = model.parametrization == "mup" or recipe.optimizer.name == "sgd"
     horizon = {"steps": None, "epochs": None, "seconds": None, "tokens": tokens}
-    one_batch = {"first_steps": 0, "first_batch_size": 0}
     chosen = recipe.replace(
-        train={**horizon, **one_batch, "batch_size": batch_size, "micro_batch_size": 0},
-        optimizer={"lr": recipe.optimizer.lr if mup else learning_rate(model)},
+        train={**horizon, **dict.fromkeys(UNSET, 0), "batch_size": batch_size},
+        optimizer={"lr": recipe.optimizer.lr if keeps else learning_rate(model)},
         schedule={"name": "linear", "warmup": max(1, steps // 20), "final": 0.1},
     )
     loss = expected_loss(model, tokens, text)
@@ -192,7 +197,7 @@ def best(found: Sequence[Candidate]) -> Candidate:
 
 def not_taken(asked: Recipe, chosen: Recipe) -> list[str]:
     """Return what a recipe sets, as ``section.key=value``, where a budget chose another value."""
-    default, keys = Recipe(), {**CHOSEN, "train": (*HORIZONS, "batch_size")}
+    default, keys = Recipe(), {**CHOSEN, "train": (*HORIZONS, "batch_size", *UNSET)}
     found = []
     for section, names in keys.items():
         own, usual, new = (getattr(one, section) for one in (asked, default, chosen))
@@ -220,8 +225,26 @@ def _shaped(recipe: Recipe, n_layers: int, d_model: int, n_heads: int) -> Recipe
     )
 
 
-def _batch_size(tokens: float, seq_len: int) -> int:
-    """Return the nearest power of two of sequences: at least 8, at most what the 111M took."""
+def _tokens_and_batch(flops: float, recipe: Recipe) -> tuple[float, int]:
+    """Return the tokens that so many FLOPs train on, and the batch.
+
+    A sampled softmax depends on the batch, and that on the tokens: they are computed in turns.
+    """
+    seq_len, batch = recipe.model.seq_len, 0
+    tokens = flops / training_flops(recipe.model) * seq_len
+    for _ in range(2):
+        batch = _batch_size(tokens, recipe)
+        sized = {**dict.fromkeys(UNSET, 0), "batch_size": batch, "micro_batch_size": batch}
+        tokens = flops / sample_flops(recipe.replace(train=sized), seq_len) * seq_len
+    return tokens, batch
+
+
+def _batch_size(tokens: float, recipe: Recipe) -> int:
+    """Return the nearest power of two of sequences: at least 8, at most what the 111M took.
+
+    Each process has one at least.
+    """
     wanted = BATCH_TOKENS * (tokens / BATCH_HORIZON) ** BATCH_POWER
-    wanted = min(wanted, MAX_BATCH_TOKENS) / seq_len
-    return max(8, 1 << max(0, round(math.log2(max(wanted, 1)))))
+    wanted = min(wanted, MAX_BATCH_TOKENS) / recipe.model.seq_len
+    nearest = 1 << max(0, round(math.log2(max(wanted, 1))))
+    return max(8, nearest, 1 << (recipe.system.nproc - 1).bit_length())

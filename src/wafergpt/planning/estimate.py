@@ -93,7 +93,7 @@ def estimate(recipe: Recipe, machine: Machine, rows: RowFacts | None = None) -> 
         asked=recipe,
         resolved=resolved,
         tokens=tokens,
-        flops=train.samples(steps) * _flops(resolved, data),
+        flops=train.samples(steps) * sample_flops(resolved, data.length),
         time=time,
         tokens_per_second=rate,
         memory_bytes=memory.total,
@@ -155,17 +155,8 @@ def _with_system(recipe: Recipe, machine: Machine) -> Recipe:
     asked = recipe.system.precision
     precision = best_precision(machine, recipe.model.d_model) if asked == "auto" else asked
     recipe = recipe.replace(system={"precision": precision, "device": machine.device})
-    micro = recipe.train.micro_batch_size or micro_batch_that_fits(
-        running_shape(recipe),
-        recipe.train.common_batch,
-        recipe.optimizer,
-        recipe.system,
-        machine.memory_available // (1 if machine.device == "cuda" else recipe.system.nproc),
-        recipe.checkpoint.background,
-        teacher_shape(recipe),
-        recipe.lora,
-        recipe.held_sequences,
-    )
+    sharing = 1 if machine.device == "cuda" else recipe.system.nproc
+    micro = micro_batch_that_fits(recipe, machine.memory_available // sharing)
     return recipe.replace(train={"micro_batch_size": micro})
 
 
@@ -196,8 +187,12 @@ def _with_horizon(
 
 
 def speed(recipe: Recipe, machine: Machine, tokens_per_sample: float, compiled: bool) -> float:
-    """Return the tokens/s that a recipe is estimated to train at."""
-    length = math.ceil(tokens_per_sample)
+    """Return the tokens/s that a recipe is estimated to train at.
+
+    A GPU was measured, of which each process has one; processes on CPUs share what was measured.
+    """
+    length = math.ceil(tokens_per_sample / recipe.sequences)
+    train, processes = recipe.train, recipe.system.nproc if machine.device == "cuda" else 1
 
     def rate(model: Model, lora: Lora | None = None) -> float:
         return tokens_per_second(
@@ -205,10 +200,11 @@ def speed(recipe: Recipe, machine: Machine, tokens_per_sample: float, compiled: 
             machine,
             recipe.system.precision,
             compiled,
-            recipe.train.batch_size * length,
+            math.ceil(train.batch_size * tokens_per_sample),
             head=recipe.vocabulary_head,
-            sampled_softmax=recipe.train.sampled_softmax,
-            micro_batch_tokens=recipe.train.micro_batch_size * length,
+            sampled_softmax=train.sampled_softmax,
+            micro_batch_tokens=train.micro_batch_size * length,
+            processes=processes,
             activation_checkpointing=recipe.system.activation_checkpointing,
             lora=lora,
         )
@@ -235,10 +231,10 @@ def _steps(recipe: Recipe, data: _Data, notes: list[str]) -> int | None:
     return counted_horizon(recipe, data.samples)
 
 
-def _flops(recipe: Recipe, data: _Data) -> float:
-    """Return the FLOPs of a sample."""
+def sample_flops(recipe: Recipe, tokens_per_sample: float) -> float:
+    """Return the FLOPs of a sample in training."""
     rows = 0
-    length = math.ceil(data.length / recipe.sequences)
+    length = math.ceil(tokens_per_sample / recipe.sequences)
     if recipe.vocabulary_head:
         micro_batch_tokens = recipe.train.micro_batch_size * length
         rows = softmax_rows(recipe.model, recipe.train.sampled_softmax, micro_batch_tokens)

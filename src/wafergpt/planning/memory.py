@@ -217,34 +217,26 @@ def disk_bytes(recipe: Recipe, task_parameters: int = 0) -> int:
     return one * (kept + milestones + 2)
 
 
-def micro_batch_that_fits(
-    model: Model,
-    batch_size: int,
-    optimizer: Optimizer,
-    system: System,
-    memory_available: int,
-    background: bool = True,
-    teacher: Model | None = None,
-    lora: Lora = WHOLE,
-    sequences: int = 1,
-) -> int:
-    """Return the largest divisor of ``batch_size`` that trains in the memory; 1 if none does.
+def micro_batch_that_fits(recipe: Recipe, memory_available: int) -> int:
+    """Return the largest micro-batch, a divisor of every batch, that trains in the memory.
 
-    A sample of the batch is at most so many ``sequences``.
+    Args:
+        recipe: with device and precision settled.
+        memory_available: bytes for each process.
+
+    Returns:
+        1 if none fits; the recipe's own, if it sets one.
     """
-    for micro in range(batch_size, 1, -1):
-        if batch_size % micro:
+    if recipe.train.micro_batch_size:
+        return recipe.train.micro_batch_size
+    whole = recipe.train.common_batch
+    for micro in range(whole, 1, -1):
+        if whole % micro:
             continue
-        need = training_memory(
-            model,
-            micro * sequences,
-            optimizer,
-            system,
-            background=background,
-            teacher=teacher,
-            lora=lora,
-        ).total
-        if need <= HEADROOM * memory_available:
+        need = estimated_memory(
+            recipe.replace(train={"micro_batch_size": micro}), recipe.system.device
+        )
+        if need.total <= HEADROOM * memory_available:
             return micro
     return 1
 

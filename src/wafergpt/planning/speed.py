@@ -63,6 +63,7 @@ def tokens_per_second(
     head: bool = True,
     sampled_softmax: int = 0,
     micro_batch_tokens: int = 0,
+    processes: int = 1,
     activation_checkpointing: bool = False,
     lora: Lora | None = None,
 ) -> float:
@@ -77,6 +78,7 @@ def tokens_per_second(
         head: whether next tokens are predicted; else only the blocks are computed.
         sampled_softmax: as in the recipe.
         micro_batch_tokens: of one forward pass, which sets a sampled softmax's size.
+        processes: that compute a batch together, each on such a machine.
         activation_checkpointing: whether blocks run forward twice.
         lora: adapters, beside which no weight is trained.
     """
@@ -93,10 +95,10 @@ def tokens_per_second(
         loss *= COMPILED_LOSS
     moved = OPTIMIZER_BYTES * trained_parameters(model, lora or Lora())
     update = moved / (machine.bandwidth * batch_tokens)
-    return 1.0 / (compute + loss + update)
+    return 1.0 / ((compute + loss) / processes + update)
 
 
-def compile_pays(expected_seconds_eager: float, device: str, precision: str = "bf16") -> bool:
+def compile_pays(expected_seconds_eager: float, device: str, precision: str) -> bool:
     """Return whether torch.compile saves more time than its warm-up takes, from a cold cache.
 
     A speed-up of 1.25 saves a fifth of the eager time, so on a CPU a run must be longer than five

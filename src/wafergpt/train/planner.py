@@ -170,11 +170,11 @@ def _on_budget(
 def _why_not(recipe: Recipe, machine: Machine) -> str:
     """Return why a training cannot be begun to measure it, without reading its rows; "" if not."""
     horizon = {"steps": 1, "tokens": None, "epochs": None, "seconds": None}
-    rows = RowFacts(1, recipe.model.seq_len, 1, 1) if recipe.task else None
+    rows = RowFacts(1, recipe.sequences * recipe.model.seq_len, 1, 1) if recipe.task else None
     one = estimate(recipe.replace(train=horizon, schedule={"warmup": 0}), machine, rows)
     if not one.fits:
         return "nothing was run, for lack of memory: this is an estimate"
-    update = one.time.updates / recipe.system.nproc
+    update = one.time.updates
     if update > LONGEST_UPDATE:
         return f"an update takes about {duration(update)} here: this is an estimate"
     return ""

@@ -134,14 +134,16 @@ def settled(setup: Setup, stop: Callable[[], bool]) -> Setup:
         # Only the run's own plan needs it.
         with working("timing updates"):
             seconds = setup.engine.seconds_per_update(stop, max_seconds=BRIEFLY)
+    updates = train.samples(steps) / train.batch_size
+    start = time.monotonic()
+    compiled, seconds = setup.engine.choose_compilation(updates, seconds, stop)
     if train.seconds:
+        # More compiled ones fit.
+        steps = horizon(recipe, epoch, seconds)
         _warn(setup, steps)
         whole = counted_horizon(recipe, epoch) or steps
         if steps < whole:
             say(f"in train.seconds={train.seconds:g} it makes {steps:,} of {whole:,} updates here")
-    updates = train.samples(steps) / train.batch_size
-    start = time.monotonic()
-    compiled, seconds = setup.engine.choose_compilation(updates, seconds, stop)
     recipe = recipe.replace(system={"compile": "on" if compiled else "off"})
     recipe = with_intervals(recipe, steps)
     setup.task.recipe = recipe
