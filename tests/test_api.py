@@ -59,6 +59,39 @@ def test_a_word_that_is_none_of_those_of_an_argument(call: Any, said: str) -> No
         call(wg.Run.find("base"))
 
 
+@pytest.mark.parametrize(
+    ("call", "left_out"),
+    [
+        (lambda: verbs.finetune("scratch", resume="base"), "start"),
+        (lambda: verbs.finetune(data="new.csv", resume="base"), "data"),
+        (lambda: verbs.pretrain("demo", resume="base"), "recipe"),
+        (lambda: verbs.pretrain(resume="base", auto_resume=True), "auto_resume"),
+    ],
+)
+def test_a_resume_refuses_what_it_would_leave_out(call: Any, left_out: str) -> None:
+    with pytest.raises(wg.InputError, match=f"stays what it is: omit {left_out}"):
+        call()
+
+
+def test_the_home_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert wg.report("base", "~/pages/base.html") == tmp_path / "pages" / "base.html"
+    assert not Path("~").exists()
+    with pytest.raises(wg.InputError, match=f"{tmp_path}/none"):
+        wg.import_model("~/none", "none")
+
+
+def test_a_shipped_recipe_is_meant_where_a_folder_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("demo").mkdir()
+    found = wg.plan("demo", ["model.vocab_size=1000"], quick=True)
+    assert found.asked.model.d_model == 128
+    assert found.asked.data.corpus is None
+
+
 QUIET = """
 import logging, sys
 import wafergpt

@@ -51,6 +51,27 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     assert (folder / "x").read_text() == "2"
 
 
+def test_a_folder_that_cannot_be_replaced_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "kept"
+    folder.mkdir()
+    (folder / "file").write_text("old")
+    rename = Path.rename
+
+    def broken(path: Path, to: Path) -> Path:
+        if path.suffix == ".new":
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(path, to)
+
+    monkeypatch.setattr(Path, "rename", broken)
+    temporary = tmp_path / ".kept.new"
+    with pytest.raises(OSError, match="Input/output"), atomic_files.appearing(folder, temporary):
+        (temporary / "file").write_text("new")
+    assert (folder / "file").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [folder]
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no umask")
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o002, 0o664)])
 def test_the_umask_says_who_may_read_what_a_library_writes_for_the_owner(

@@ -111,8 +111,13 @@ def appearing(folder: Path, temporary: Path | None = None) -> Iterator[Path]:
                     raise
                 shutil.copytree(folder, old, symlinks=True)
                 shutil.rmtree(folder)
-            temporary.rename(folder)
-            shutil.rmtree(old)
+            try:
+                temporary.rename(folder)
+            except OSError:
+                old.rename(folder)
+                raise
+            # A network file system may keep files of it that are open somewhere.
+            shutil.rmtree(old, ignore_errors=True)
         else:
             temporary.rename(folder)
         sync(folder.parent)

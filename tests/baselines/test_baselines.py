@@ -4,6 +4,7 @@ import itertools
 import random
 from collections.abc import Iterator
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -136,6 +137,35 @@ def test_texts_of_which_nothing_is_known_are_counted() -> None:
     test = Table([train.texts[0], "quite other words", "…", "YES!"], ["no", "yes", "no", "yes"])
     assert train_tfidf(train, test).unread == 2
     assert train_bilstm(train, test, test, epochs=1).to_row()["unread"] == 2
+
+
+def test_decisions_are_fitted_for_baselines_too() -> None:
+    rng = np.random.default_rng(0)
+
+    def part(n: int) -> Table:
+        answers = ["rare" if rng.random() < 0.1 else "usual" for _ in range(n)]
+        told = [one if rng.random() < 0.6 else "usual" for one in answers]
+        return Table([f"a {word} thing number {k}" for k, word in enumerate(told)], answers)
+
+    train, validation, test = part(400), part(200), part(200)
+
+    def decide(probabilities: Any, targets: Any) -> list[float]:
+        assert len(probabilities) == len(targets) == 200
+        return [20.0, 0.0]
+
+    plain = train_tfidf(train, test, labels=["rare", "usual"])
+    assert plain.decided is None
+    # Everything is answered with the first class.
+    for result in (
+        train_tfidf(train, test, labels=["rare", "usual"], validation=validation, decide=decide),
+        train_bilstm(train, validation, test, labels=["rare", "usual"], decide=decide, epochs=1),
+    ):
+        assert result.decided is not None
+        assert not result.decided.any()
+        assert result.test.accuracy == pytest.approx(test.labels.count("rare") / 200)
+    # A seed that only wafergpt takes.
+    seeded = train_tfidf(train, test, labels=["rare", "usual"], seed=1 << 62)
+    assert seeded.test.loss == pytest.approx(plain.test.loss, rel=0.01)
 
 
 def test_texts_that_share_no_word_are_no_failure() -> None:

@@ -52,6 +52,26 @@ def test_the_mean_of_the_last(run: Run, tmp_path: Path) -> None:
     assert store.every(made)[0].name == "step-00000030"
 
 
+def test_zeros_of_the_newest_stay(tmp_path: Path) -> None:
+    recipe = load_recipe(None, ["name=s", "sparsity.algorithm=rigl", "sparsity.sparsity=0.5"])
+    run = Run.create(recipe.replace(model=SHAPE), tmp_path)
+    for step in STEPS[1:]:
+        weights = state(step)
+        for tensor in weights.values():
+            if tensor.ndim == 2:
+                # Other ones at each step.
+                tensor[:, step // 10 % 2 :: 2] = 0.0
+        store.save_weights(weights, run, step)
+    (run.checkpoints / "best").write_text("step-00000020\n")
+    made = dict(store.weights(average(run, "mean", last=3, root=tmp_path)).items())
+    newest = {name: tensor for name, tensor in weights.items() if "blocks" in name}
+    for name, tensor in newest.items():
+        if tensor.ndim == 2:
+            assert torch.equal(made[name] == 0, tensor == 0), name
+    # What no mask holds is a plain mean.
+    assert (made["embedding.weight"] != 0).all()
+
+
 def test_the_exponential_mean_goes_from_old_to_new(run: Run, tmp_path: Path) -> None:
     made = average(run, "ema", ema=0.75, root=tmp_path)
     expected = {name: tensor.double() for name, tensor in state(10).items()}

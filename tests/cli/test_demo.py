@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from wafergpt.apps import demo
 from wafergpt.cli.demo import command
 from wafergpt.config import recipe_from
-from wafergpt.errors import Interrupted
+from wafergpt.errors import InputError, Interrupted
 from wafergpt.runs.run import Run
 
 
@@ -34,6 +34,13 @@ def test_the_next_lines_name_the_folder_of_runs(
         f"      wafergpt generate demo-pretrained --prompt The --runs '{root}'",
         f"      wafergpt runs --runs '{root}'",
     ]
+
+
+def test_a_folder_of_others_is_not_removed(tmp_path: Path) -> None:
+    Run.create(recipe_from({"name": "demo-data"}), tmp_path)
+    with pytest.raises(InputError, match="demo-data is not the demo's"):
+        demo.demo(root=tmp_path)
+    assert (tmp_path / "demo-data" / "recipe.yaml").exists()
 
 
 def test_an_interrupted_baseline_costs_no_result(

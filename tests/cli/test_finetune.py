@@ -75,12 +75,15 @@ def test_show_has_the_shape_of_the_run_to_start_from(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     shape = {"d_model": 96, "n_heads": 3}
-    run = Run.create(recipe_from({"name": "pre", "model": shape}), Path("runs"))
+    recipe = recipe_from({"name": "pre", "model": shape, "train": {"steps": 100}})
+    run = Run.create(recipe, Path("runs"))
     (run.checkpoints / "step-00000000").mkdir()
     values = shown(finetune.command, "pre")
     assert (values["name"], values["model"]["d_model"]) == ("pre-classify", 96)
     assert shown(pretrain.command, "--from", "pre")["model"]["d_model"] == 96
-    assert shown(pretrain.command, "--resume", "pre")["name"] == "pre"
+    resumed = shown(pretrain.command, "--resume", "pre", "train.steps=200", "evaluate.patience=3")
+    assert (resumed["name"], resumed["train"]["steps"]) == ("pre", 200)
+    assert resumed["evaluate"]["patience"] == 3
 
 
 def test_a_baseline_without_a_result_says_why(run: Run) -> None:

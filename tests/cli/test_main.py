@@ -207,6 +207,16 @@ def test_debug_shows_the_traceback(folder: Path) -> None:
     assert "InputError" in result.stderr
 
 
+def test_variables_of_another_program_do_not_silence_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    result = call("predict", "nope", "--text", "x", cwd=folder)
+    assert result.returncode == 2
+    assert "no run 'nope'" in result.stderr
+
+
 @pytest.mark.usefixtures("preloaded")
 def test_show_prints_the_resolved_recipe(folder: Path) -> None:
     result = call("pretrain", "demo", "seed=7", "--show", cwd=folder)

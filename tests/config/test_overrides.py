@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from wafergpt.config import Recipe, known_keys, load_recipe
+from wafergpt.config import Recipe, known_keys, load_recipe, recipe_with
 from wafergpt.errors import InputError
 
 
@@ -111,6 +111,11 @@ def test_a_path_from_home(home: Path, path: str) -> None:
         ("extends=imdb", "given alone, as 'imdb'"),
         ("text=notes: v2", "did you mean 'task.text'?"),
         ("train.steps=1,000", "train.steps='1,000' is impossible"),
+        ("train.steps=yes", "train.steps='yes' is impossible"),
+        ("train.steps=1:30", "train.steps='1:30' is impossible"),
+        ("train.batch_size=0x10", "train.batch_size='0x10' is impossible"),
+        ("optimizer.lr=1:30.5", "optimizer.lr='1:30.5' is impossible"),
+        ("task=null", "task=null: a section cannot be unset"),
     ],
 )
 def test_what_cannot_be_meant_is_one_line(home: Path, override: str, message: str) -> None:
@@ -207,3 +212,5 @@ def test_what_is_no_section_is_refused_under_an_override_too(tmp_path: Path, sec
     for overrides in ([], ["model.seq_len=32"]):
         with pytest.raises(InputError, match=r"model=.* is impossible"):
             load_recipe(str(path), overrides)
+    with pytest.raises(InputError, match=r"model=5 is impossible"):
+        recipe_with(Recipe(), ["model=5"])

@@ -25,7 +25,7 @@ def test_a_time_is_the_sum_of_its_parts(days: int, hours: int, minutes: int, sec
     assert time_in_seconds(f"{days}d {hours}h {minutes}m {seconds}s") == expected
 
 
-@pytest.mark.parametrize("text", ["", " ", "m", "soon", "-3m", "3m2h", "1e3"])
+@pytest.mark.parametrize("text", ["", " ", "m", "soon", "-3m", "3m2h", "1e3", "1h30", "2 5"])
 def test_what_is_no_time(text: str) -> None:
     with pytest.raises(ValueError, match="is not a time"):
         time_in_seconds(text)

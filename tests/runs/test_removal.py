@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pty
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from wafergpt import files
+from wafergpt import atomic_files, files
 from wafergpt.cli.runs import command
 from wafergpt.config import recipe_from
 from wafergpt.errors import InputError
@@ -101,6 +102,21 @@ def test_what_others_started_from_stays(root: Path) -> None:
     made(root, "clf", (root / "pre").resolve())
     rm("pre", "--force", "--yes")
     assert "clf" in names(root)
+
+
+def test_what_a_killed_removal_left_needs_nothing(root: Path) -> None:
+    (root / "clf").rename(root / ".trash-clf-12345678")
+    assert rm("pre", "--yes").exit_code == 0
+    assert "pre" not in names(root)
+
+
+def test_a_full_disk_can_be_freed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, text: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(atomic_files, "write_text", full)
+    assert rm("try-0", "--yes").exit_code == 0
+    assert "try-0" not in names(root)
 
 
 def test_a_run_in_training_stays_even_by_force(root: Path) -> None:

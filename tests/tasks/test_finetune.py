@@ -370,14 +370,21 @@ def test_a_fine_tuning_that_was_moved(home: Path, tmp_path: Path) -> None:
 def test_a_start_that_lost_its_result_is_compared_all_the_same(
     home: Path, tmp_path: Path, result: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from wafergpt.apps.comparison import _seconds
+    from wafergpt.apps.comparison import _seconds_before
 
     path = tmp_path / "pre"
     path.mkdir()
     if result is not None:
         (path / "result.json").write_text(result)
-    assert _seconds(Run(path)) == 0.0
-    assert _seconds(Run(home / "pre")) > 0
+    assert _seconds_before(path) == 0.0
+    alone = _seconds_before(home / "pre")
+    assert alone > 0
+    # What a run began with counts too, and a mean of checkpoints takes none.
+    later = Run.create(Run(home / "pre").recipe.replace(name="later", start=home / "pre"), tmp_path)
+    later.write("result", {"seconds": 5.0})
+    mean = Run.create(later.recipe.replace(name="mean"), tmp_path)
+    mean.write("result", {"averaged": str(later.path), "seconds": None})
+    assert _seconds_before(mean.path) == pytest.approx(alone + 5)
 
 
 @pytest.mark.slow

@@ -176,7 +176,7 @@ def import_model(
     with working("loading torch"):
         from wafergpt.interop.hf_import import import_folder
 
-    return import_folder(folder, name, root, ignore)
+    return import_folder(from_home(folder), name, root, ignore)
 
 
 def export(
@@ -208,11 +208,12 @@ def export(
     from wafergpt.interop import export as exporting
     from wafergpt.reports.card import FILE, write_card
 
+    out = from_home(out)
     made = exporting.export(run, out, to, root, weights)
     found = Run.find(run, root)
     # What was measured is of the run's best weights.
     if to == "hf" and not found.checkpoint:
-        write_card(found, Path(out) / FILE)
+        write_card(found, out / FILE)
     return made
 
 
@@ -353,4 +354,6 @@ def report(
     """
     from wafergpt.reports import write_report
 
-    return write_report(Run.find(run, root), None if out is None else Path(out), self_contained)
+    return write_report(
+        Run.find(run, root), None if out is None else from_home(out), self_contained
+    )

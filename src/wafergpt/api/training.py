@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wafergpt.config import Recipe, load_recipe, recipe_with
+from wafergpt.config import Recipe, load_recipe, recipe_with, shipped_recipes
 from wafergpt.errors import InputError
+from wafergpt.files import from_home, is_file
 from wafergpt.progress import each_kind_once, say
 from wafergpt.runs.run import RUNS, AnyRun, Run
 
@@ -90,7 +91,7 @@ def plan(
     if machine is None:
         known = probe(recipe.system.host, fresh=fresh)
     else:
-        known, quick = Machine.read(Path(machine)), True
+        known, quick = Machine.read(from_home(machine)), True
     if wanted is not None:
         return plan_budget(recipe, wanted, known, base, quick, root)
     return plan_training(recipe, known, base, quick, root)
@@ -129,6 +130,7 @@ def pretrain(
     from wafergpt.train.run import train
 
     if resume is not None:
+        _require_alone(start=start, recipe=recipe, auto_resume=auto_resume)
         run = _to_resume(resume, root)
         return train(may_change(run, overrides), run=run, root=root, began=began)
     asked = recipe_with(recipe, overrides)
@@ -185,8 +187,8 @@ def finetune(
     from wafergpt.train.run import train
 
     if resume is not None:
-        if refit:
-            raise InputError("a resumed training stays what it is: omit refit")
+        _require_alone(start=start, recipe=recipe, task=task, data=data, auto_resume=auto_resume,
+                       refit=refit)  # fmt: skip
         run = _to_resume(resume, root)
         if run.recipe.task is None:
             raise InputError(
@@ -343,11 +345,30 @@ def tune(
 def _planned(what: Recipe | HasPath | str | Path | None, overrides: Sequence[str]) -> Recipe:
     if not isinstance(what, Recipe | str | Path | None):
         what = what.path
-    if isinstance(what, str | Path) and Path(what).is_dir():
+    if isinstance(what, str | Path) and _is_of_corpus(what):
         recipe = load_recipe(None, overrides)
         # Not as an override, which might be read as another path.
-        return recipe if recipe.data.corpus else recipe.replace(data={"corpus": Path(what)})
+        return recipe if recipe.data.corpus else recipe.replace(data={"corpus": from_home(what)})
     return recipe_with(what, overrides)
+
+
+def _is_of_corpus(what: str | Path) -> bool:
+    """Return whether a folder is meant, and no shipped recipe of its name."""
+    folder = from_home(what)
+    return folder.is_dir() and (
+        is_file(folder / "corpus.json") or str(what) not in shipped_recipes()
+    )
+
+
+def _require_alone(**given: object) -> None:
+    """Require that nothing is asked for that a resume would leave out.
+
+    Raises:
+        InputError: naming the first of what is.
+    """
+    for name, value in given.items():
+        if value:
+            raise InputError(f"a resumed training stays what it is: omit {name}")
 
 
 def _to_resume(run: AnyRun, root: Path) -> Run:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,14 @@ def compare(classifier: Predictor, bilstm_seconds: float | None = None) -> list[
     tables = functools.cache(lambda: _same_rows(task))
     intervals = functools.cache(lambda: _Intervals(_evaluated(tables()), task, run))
 
+    # What decides for the GPT's metric decides for all.
+    decide = task.fitted_offsets if task.decision_metric else None
+    if recipe.task is not None and recipe.task.test is None:
+        say(
+            "note: without task.test all are judged on the validation rows, which the GPT's "
+            "checkpoint was chosen by"
+        )
+
     def judged() -> Table:
         return in_scope(_evaluated(tables()), task.settings.out_of_scope)
 
@@ -75,7 +84,14 @@ def compare(classifier: Predictor, bilstm_seconds: float | None = None) -> list[
                 decide=task.fitted_offsets,
                 seed=recipe.seed,
             )
-        return train_tfidf(tables().train, judged(), labels=labels, seed=recipe.seed)
+        return train_tfidf(
+            tables().train,
+            judged(),
+            labels=labels,
+            validation=in_scope(validation, task.settings.out_of_scope),
+            decide=decide,
+            seed=recipe.seed,
+        )
 
     def bilstm() -> BaselineResult:
         validation = tables().validation
@@ -85,6 +101,7 @@ def compare(classifier: Predictor, bilstm_seconds: float | None = None) -> list[
             in_scope(validation, task.settings.out_of_scope),
             judged(),
             labels=labels,
+            decide=decide,
             seconds=bilstm_seconds,
             seed=recipe.seed,
         )
@@ -110,9 +127,7 @@ def compare(classifier: Predictor, bilstm_seconds: float | None = None) -> list[
 def _ours(run: Run, recipe: Recipe) -> dict[str, Any]:
     result = run.read("result")
     judged = result["test"] or result["metrics"]
-    seconds = result["seconds"]
-    if recipe.start is not None:
-        seconds += _seconds(Run(recipe.start))
+    seconds = result["seconds"] + _seconds_before(recipe.start)
     scores = {key: judged[key] for key in SCORES}
     return {"name": "GPT", "kind": "gpt", "seconds": seconds, "test": judged, **scores}
 
@@ -214,14 +229,23 @@ def _row(
     return {**result.to_row(), **intervals().of(result)}
 
 
-def _seconds(begun: Run) -> float:
-    """Return the time of the run that the classifier began with; imported weights have none."""
-    try:
-        result = begun.read("result")
-    except InputError:
-        result = None
-    if not isinstance(result, dict):
-        say(f"warning: how long {begun.path} took is not known, and is left out of the GPT's time")
-        return 0.0
-    seconds = result.get("seconds")
-    return float(seconds) if isinstance(seconds, int | float) else 0.0
+def _seconds_before(place: Path | None) -> float:
+    """Return the time of the runs that one began with; imported weights have none."""
+    total, seen = 0.0, set[Path]()
+    while place is not None and place not in seen:
+        seen.add(place)
+        begun = Run(place)
+        try:
+            result = begun.read("result")
+            start = begun.recipe.start
+        except InputError:
+            result = None
+        if not isinstance(result, dict):
+            say(f"warning: how long {place} took is not known, and is left out of the GPT's time")
+            break
+        seconds = result.get("seconds")
+        total += float(seconds) if isinstance(seconds, int | float) else 0.0
+        # A pruned run and a mean of checkpoints have the recipe of the run that they are of.
+        parent = result.get("pruned") or result.get("averaged")
+        place = Path(parent) if isinstance(parent, str) else start
+    return total

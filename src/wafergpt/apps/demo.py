@@ -35,6 +35,8 @@ SECONDS = 300.0
 BILSTM_SECONDS = 60.0
 LEAST_SECONDS = 60.0
 """Of fine-tuning, on slow machines too."""
+OWN = {"train.jsonl", "validation.jsonl", "test.jsonl", "corpus"}
+"""What the demo writes beside its runs."""
 EXAMPLES = (
     "A quiet, moving film. I did not want it to end.",
     "Two hours of my life that nobody will give back to me.",
@@ -71,6 +73,8 @@ def demo(
     for folder in (root / "demo", root / "demo-pretrained"):
         if folder.exists():
             raise InputError(f"{folder} exists: remove it, or choose another --runs FOLDER")
+    if home.exists() and not (home.is_dir() and {one.name for one in home.iterdir()} <= OWN):
+        raise InputError(f"{home} is not the demo's: move it, or choose another --runs FOLDER")
     train, validation, test = _split(data, text, label)
     say(
         f"{len(train.texts):,} texts to learn from, {len(validation.texts):,} to choose by, "

@@ -18,9 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wafergpt.baselines.result import BaselineResult
+from wafergpt.baselines.tfidf import Decide
 from wafergpt.baselines.units import Units
 from wafergpt.data.labelled_batches import LabelledBatches, unlabelled
 from wafergpt.data.labelled_rows import Table, encode_labels, label_names
+from wafergpt.evaluation.decisions import classes_decided
 from wafergpt.evaluation.metrics import ClassificationMetrics, classification_metrics
 from wafergpt.progress import Bar, progress, working
 
@@ -58,6 +60,7 @@ def train_bilstm(
     test: Table,
     *,
     labels: Sequence[str] | None = None,
+    decide: Decide | None = None,
     epochs: int = EPOCHS,
     seconds: float | None = None,
     seed: int = 0,
@@ -69,6 +72,8 @@ def train_bilstm(
         validation: rows to choose by.
         test: rows to evaluate on, once.
         labels: in order; taken from the training rows if omitted.
+        decide: offsets of log probabilities by probabilities and classes of the validation rows;
+            the most probable class is answered if omitted.
         epochs: passes over the training rows.
         seconds: stop after so long, validation included.
         seed: of weights and order.
@@ -113,11 +118,15 @@ def train_bilstm(
     last = _metrics(network, parts["test"], labels)
     network.load_state_dict(best_weights)
     probabilities = _probabilities(network, parts["test"][0])
-    chosen = classification_metrics(probabilities, parts["test"][1], labels)
+    offsets = None
+    if decide is not None:
+        offsets = decide(_probabilities(network, parts["validation"][0]), parts["validation"][1])
+    decided = None if offsets is None else classes_decided(probabilities, np.array(offsets))
+    chosen = classification_metrics(probabilities, parts["test"][1], labels, decided)
     unread = sum(bool((text == UNKNOWN).all()) for text in parts["test"][0])
     return BaselineResult(
         f"bidirectional LSTM{units.suffix}", "bilstm", chosen, probabilities, trained, history,
-        last, unread,
+        last, unread, decided,
     )  # fmt: skip
 
 

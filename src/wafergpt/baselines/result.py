@@ -25,7 +25,8 @@ class BaselineResult:
         history: a row for each look at the validation rows.
         last: the scores of the model as training left it, where that is another one.
         unread: test rows in which the model knows no word or character: it guesses.
-        decided: ``[n, n_labels]``, the answers, of a model with any number of labels.
+        decided: the answers, where they are not the most probable class: classes ``[n]``, or with
+            any number of labels ``[n, n_labels]``.
     """
 
     name: str
@@ -36,7 +37,7 @@ class BaselineResult:
     history: list[dict[str, float]] = field(default_factory=list)
     last: ClassificationMetrics | None = None
     unread: int = 0
-    decided: NDArray[np.bool_] | None = None
+    decided: NDArray[np.bool_] | NDArray[np.int64] | None = None
 
     def to_row(self) -> dict[str, Any]:
         """Return a row of a run's ``comparison.json``."""

@@ -18,17 +18,38 @@ from wafergpt.baselines.units import Units, word_pattern
 from wafergpt.data.label_sets import encode_label_sets
 from wafergpt.data.labelled_rows import Table, encode_labels, label_names
 from wafergpt.errors import InputError
-from wafergpt.evaluation.decisions import labels_decided
+from wafergpt.evaluation.decisions import classes_decided, labels_decided
 from wafergpt.evaluation.metrics import classification_metrics
 from wafergpt.evaluation.multi_label import multi_label_metrics
 
+Decide = Callable[[NDArray[np.float64], NDArray[np.int64]], Sequence[float] | None]
+"""Offsets by probabilities and answers; None if they do not help."""
+
+MAX_SEED = 1 << 32
+"""scikit-learn's seeds are below."""
+
 
 def train_tfidf(
-    train: Table, test: Table, *, labels: Sequence[str] | None = None, seed: int = 0
+    train: Table,
+    test: Table,
+    *,
+    labels: Sequence[str] | None = None,
+    validation: Table | None = None,
+    decide: Decide | None = None,
+    seed: int = 0,
 ) -> BaselineResult:
     """Train TF-IDF of n-grams with logistic regression (C = 10), and judge it.
 
     N-grams are of words, 1 and 2 long, or of characters within words, 1 to 3 long (``Units``).
+
+    Args:
+        train: rows to learn from.
+        test: rows to evaluate on.
+        labels: in order; taken from the training rows if omitted.
+        validation: rows that decisions are fitted to.
+        decide: offsets of log probabilities by probabilities and classes of the validation rows;
+            the most probable class is answered if omitted.
+        seed: of the regression.
 
     Raises:
         InputError: if scikit-learn is not installed.
@@ -42,23 +63,34 @@ def train_tfidf(
     targets = encode_labels(train, labels, "train")
     units = Units.of(train.texts)
     vectorizer, features = _features(train, units)
-    solver = "liblinear" if len(labels) == 2 else "lbfgs"
-    regression = LogisticRegression(C=10, solver=solver, max_iter=1000, random_state=seed)
+    settings: dict[str, Any] = {"max_iter": 1000, "random_state": seed % MAX_SEED}
+    settings["solver"] = "liblinear" if len(labels) == 2 else "lbfgs"
+    regression = LogisticRegression(C=10, **settings)
     regression.fit(features, targets)
     seconds = time.perf_counter() - start
-    probabilities = np.zeros((len(test.texts), len(labels)))
-    judged = vectorizer.transform(test.texts)
-    # A label without a training row has no column.
-    probabilities[:, regression.classes_] = regression.predict_proba(judged)
+
+    def judged(table: Table) -> tuple[NDArray[np.float64], Any]:
+        seen = vectorizer.transform(table.texts)
+        found = np.zeros((len(table.texts), len(labels)))
+        # A label without a training row has no column.
+        found[:, regression.classes_] = regression.predict_proba(seen)
+        return found, seen
+
+    offsets = None
+    if decide is not None and validation is not None:
+        offsets = decide(judged(validation)[0], encode_labels(validation, labels, "validation"))
+    probabilities, seen = judged(test)
+    decided = None if offsets is None else classes_decided(probabilities, np.array(offsets))
     test_targets = encode_labels(test, labels, "test")
-    scores = classification_metrics(probabilities, test_targets, labels)
+    scores = classification_metrics(probabilities, test_targets, labels, decided)
     return BaselineResult(
         f"TF-IDF{units.suffix} + logistic regression",
         "tfidf",
         scores,
         probabilities,
         seconds,
-        unread=int((judged.getnnz(axis=1) == 0).sum()),
+        unread=int((seen.getnnz(axis=1) == 0).sum()),
+        decided=decided,
     )
 
 
@@ -68,7 +100,7 @@ def train_tfidf_of_sets(
     test: Table,
     *,
     labels: Sequence[str],
-    decide: Callable[[NDArray[np.float64], NDArray[np.int64]], Sequence[float] | None],
+    decide: Decide,
     seed: int = 0,
 ) -> BaselineResult:
     """Train TF-IDF of n-grams with a logistic regression for each label, and judge it.
@@ -94,7 +126,7 @@ def train_tfidf_of_sets(
     units = Units.of(train.texts)
     vectorizer, features = _features(train, units)
     regressions = OneVsRestClassifier(
-        LogisticRegression(C=10, solver="liblinear", random_state=seed)
+        LogisticRegression(C=10, solver="liblinear", random_state=seed % MAX_SEED)
     )
     regressions.fit(features, encode_label_sets(train, labels, "train"))
     seconds = time.perf_counter() - start

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from wafergpt import atomic_files
+from wafergpt import atomic_files, files
 from wafergpt.cerebras import environment
 from wafergpt.cerebras.cluster import (
     MOMENTS_FILE,
@@ -230,5 +230,5 @@ def _settled(recipe: Recipe) -> tuple[Recipe, Machine]:
 
 
 def _write_tensors(path: Path, tensors: dict[str, Any]) -> None:
-    with atomic_files.replacing(path) as temporary:
+    with atomic_files.replacing(path) as temporary, files.system_errors():
         save_file({name: value.contiguous() for name, value in tensors.items()}, temporary)

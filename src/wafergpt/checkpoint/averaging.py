@@ -13,6 +13,7 @@ from torch import Tensor
 from wafergpt.checkpoint import store
 from wafergpt.checkpoint.format import WEIGHTS, Stored
 from wafergpt.checkpoint.imported_run import require_new, run_with
+from wafergpt.config.sparsity import Sparsity
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
 from wafergpt.progress import working
@@ -72,7 +73,7 @@ def average(
         "val_loss": None,
     }
     with working("averaging"):
-        mean = _mean(folders, shares)
+        mean = _mean(folders, shares, found.recipe.sparsity)
     return run_with(mean, recipe, root, tokenizer, origin, step=steps[-1])
 
 
@@ -89,8 +90,14 @@ def mean_shares(count: int, ema: float | None) -> list[float]:
     return [ema ** (count - 1)] + [(1 - ema) * ema ** (count - 1 - n) for n in range(1, count)]
 
 
-def _mean(folders: Sequence[Path], shares: Sequence[float]) -> dict[str, Tensor]:
-    """Average tensor by tensor, in fp64, so that no two checkpoints are in memory at once."""
+def _mean(
+    folders: Sequence[Path], shares: Sequence[float], sparsity: Sparsity
+) -> dict[str, Tensor]:
+    """Average tensor by tensor, in fp64, so that no two checkpoints are in memory at once.
+
+    What is zero in a sparse matrix of the newest one stays so: masks may differ between them.
+    """
+    sparse = sparsity.roles if sparsity.algorithm != "none" else ()
     mean: dict[str, Tensor] = {}
     for name, tensors in _side_by_side(folders):
         if not tensors[0].is_floating_point():
@@ -100,6 +107,8 @@ def _mean(folders: Sequence[Path], shares: Sequence[float]) -> dict[str, Tensor]
         total = torch.zeros(tensors[0].shape, dtype=torch.float64)
         for tensor, share in zip(tensors, shares, strict=True):
             total += tensor.double() * share
+        if role_of(name) in sparse and total.ndim == 2:
+            total[tensors[-1] == 0] = 0.0
         mean[name] = total.to(tensors[0].dtype)
     return mean
 

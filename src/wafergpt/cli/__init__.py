@@ -16,6 +16,7 @@ from wafergpt import __version__, files
 from wafergpt.cli.exit_codes import explain
 from wafergpt.cli.streams import shows, steady_streams
 from wafergpt.devices.limits import limit_threads
+from wafergpt.distributed.launcher import OF_A_GROUP
 from wafergpt.errors import InputError, Interrupted, nearest
 from wafergpt.progress import place
 from wafergpt.progress import show as show_messages
@@ -161,6 +162,10 @@ def main() -> None:
     if arguments[:1] == ["help"]:
         arguments = [*arguments[1:], "--help"]
     with steady_streams():
+        if not _may_be_one_of_several(arguments):
+            # Left over from another program, they would silence this one.
+            for name in OF_A_GROUP:
+                os.environ.pop(name, None)
         show_messages()
         try:
             code = _run(arguments)
@@ -175,6 +180,13 @@ def main() -> None:
             sys.stderr.flush()
             os._exit(code)
     sys.exit(code)
+
+
+def _may_be_one_of_several(arguments: list[str]) -> bool:
+    """Return whether a launcher may have started this as one process of a training."""
+    inner = {"plan": "--measure", "tune": "--trial"}
+    verb = arguments[0] if arguments else ""
+    return verb in ("pretrain", "finetune") or inner.get(verb, "-") in arguments
 
 
 def _run(arguments: list[str]) -> int:

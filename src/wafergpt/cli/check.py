@@ -48,6 +48,9 @@ def command(arguments: tuple[str, ...], strict: bool, runs: Path, as_json: bool)
     """
     names, overrides = names_and_overrides(arguments, runs)
     start, *rest = names or [""]
+    if not rest and Path(start).suffix in (".yaml", ".yml"):
+        # A recipe alone, which names the rows.
+        start, rest = "", [start]
     name, _ = split_arguments(rest, runs)
     recipe = planned(name, overrides, None, runs)
     if recipe.task is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,13 +20,15 @@ from wafergpt.cli.recipe import (
     nproc_option,
     planned,
     restarts_option,
+    resumed,
     runs_option,
     show_option,
     split_arguments,
 )
 from wafergpt.cli.tables import plain, table
-from wafergpt.config import Recipe
-from wafergpt.progress import place
+from wafergpt.config import Recipe, load_recipe
+from wafergpt.distributed.launcher import LAUNCHED
+from wafergpt.progress import is_worker, place
 from wafergpt.runs.run import Run
 
 if TYPE_CHECKING:
@@ -89,11 +92,19 @@ def command(
     start, *rest = names or [""]
     name, _ = split_arguments(rest, runs)
     if show:
-        recipe = planned(name, overrides, resume, runs)
-        recipe = recipe if resume else at_start(recipe, start, runs, name is None)
+        if resume and (start or name):
+            raise click.UsageError(f"--resume uses the run's own recipe: omit '{start or name}'")
+        recipe = (
+            resumed(overrides, resume, runs)
+            if resume
+            else at_start(load_recipe(name, overrides), start, runs, name is None)
+        )
         click.echo(recipe.to_yaml(), nl=False)
         return
-    if strict and start and not resume and place()[1] == 1:
+    if strict and resume:
+        raise click.UsageError("--strict checks rows before a training: omit it with --resume")
+    # Processes of --nproc come after one that has checked; torchrun's have none before them.
+    if strict and start and (place()[1] == 1 or not (is_worker() or LAUNCHED in os.environ)):
         from wafergpt.tasks.checked import check
 
         recipe = planned(name, overrides, None, runs)
@@ -109,7 +120,7 @@ def command(
         from wafergpt.baselines.requirements import require_comparable
 
         require_comparable(planned(name, overrides, resume, runs))
-    is_worker = launched(nproc, restarts, lambda: planned(name, overrides, resume, runs))
+    worker = launched(nproc, restarts, lambda: planned(name, overrides, resume, runs))
     from wafergpt.api import finetune
 
     # Baselines choose by the held-out rows, and are to learn from the same ones.
@@ -117,7 +128,7 @@ def command(
     classifier = finetune(
         start, name, overrides, resume=resume, auto_resume=auto_resume, refit=twice, root=runs
     )
-    if is_worker:
+    if worker:
         return
     run = classifier.run
     result: dict[str, Any] = run.read("result") | {"held_out": run.read("held_out")}

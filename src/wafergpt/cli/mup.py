@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from wafergpt import files
 from wafergpt.cli import Group, HomePath, emit, json_option
 from wafergpt.cli.recipe import RecipeCommand, recipe_arguments, runs_option, split_arguments
 from wafergpt.errors import InputError
@@ -73,6 +74,7 @@ def check(
         )
     if len(set(widths)) < 2:
         raise InputError("a slope needs two widths: --widths 64,128")
+    files.require_writable(out.parent, "--out")
     plain = recipe.replace(model={"parametrization": "sp"})
     found = {
         kind: coordinate_check(asked, widths, steps, seeds)

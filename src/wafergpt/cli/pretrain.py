@@ -17,10 +17,12 @@ from wafergpt.cli.recipe import (
     planned,
     recipe_arguments,
     restarts_option,
+    resumed,
     runs_option,
     show_option,
     split_arguments,
 )
+from wafergpt.config import load_recipe
 
 
 @click.command(
@@ -54,20 +56,20 @@ def command(
     continues from a trained or imported model, on another corpus or with other settings.
     """
     name, overrides = split_arguments(arguments, runs)
-    if show:
-        recipe = planned(name, overrides, resume, runs)
-        if start:
-            from wafergpt.train.resume import language_model, on_top_of
-
-            recipe = on_top_of(recipe, language_model(start, runs))
-        click.echo(recipe.to_yaml(), nl=False)
-        return
     if resume and name:
         raise click.UsageError(f"--resume uses the run's own recipe: omit '{name}'")
     if resume and auto_resume:
         raise click.UsageError("--resume names the run to resume: omit --auto-resume")
     if resume and start:
         raise click.UsageError("--resume uses the run's own weights: omit --from")
+    if show:
+        recipe = resumed(overrides, resume, runs) if resume else load_recipe(name, overrides)
+        if start:
+            from wafergpt.train.resume import language_model, on_top_of
+
+            recipe = on_top_of(recipe, language_model(start, runs))
+        click.echo(recipe.to_yaml(), nl=False)
+        return
     is_worker = launched(nproc, restarts, lambda: planned(name, overrides, resume, runs))
     from wafergpt.api import pretrain
     from wafergpt.cli.next_commands import at_work

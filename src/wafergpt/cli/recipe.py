@@ -12,7 +12,8 @@ import click
 
 from wafergpt import files
 from wafergpt.cli import HomePath
-from wafergpt.config import Recipe, known_keys, load_recipe, shipped_recipes
+from wafergpt.config import Recipe, known_keys, load_recipe, recipe_from, shipped_recipes
+from wafergpt.config.files import merged
 from wafergpt.progress import is_worker, place, say
 from wafergpt.runs.run import RUNS, Run
 
@@ -84,7 +85,14 @@ def planned(name: str | None, overrides: Sequence[str], resume: str | None, runs
         return load_recipe(name, overrides)
     recipe = Run.find(resume, runs).recipe
     changes = load_recipe(None, overrides).system.model_dump(exclude_unset=True)
-    return recipe.replace(system=changes)
+    return recipe_from(merged(recipe.model_dump(), {"system": changes}))
+
+
+def resumed(overrides: Sequence[str], resume: str, runs: Path) -> Recipe:
+    """Return the recipe that a resume goes on with."""
+    from wafergpt.train.resume import may_change
+
+    return may_change(Run.find(resume, runs), overrides)
 
 
 class RecipeCommand(click.Command):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -173,7 +174,10 @@ def show(screen: Screen, console: Console | None = None) -> None:
     """Print a screen on the terminal."""
     from rich.console import Console
 
-    console = console or Console(highlight=False, markup=False, emoji=False)
+    if console is None:
+        # rich takes COLUMNS=0 for a width.
+        width = shutil.get_terminal_size().columns
+        console = Console(width=width, highlight=False, markup=False, emoji=False)
     for part in screen(console.width):
         if not isinstance(part, str):
             console.print(part)

@@ -154,7 +154,8 @@ def _next(run: Run, result: dict[str, Any]) -> list[str]:
     from wafergpt.cli.next_commands import at_work
 
     made = result.get("made")
-    first = at_work(Run(Path(made))) if made else command_line("pretrain", result["recipe"])
+    wide = command_line("pretrain", result["recipe"], root=run.path.parent)
+    first = at_work(Run(Path(made))) if made else wide
     return [f"next: {first}", f"      {run.command('report')}"]
 
 

@@ -68,7 +68,7 @@ def recipe_with(recipe: Recipe | str | Path | None, overrides: Sequence[str]) ->
     values, changed = recipe.model_dump(exclude_unset=True), changes.get("model", {})
     for width, ffn in (("d_model", "d_ffn"), ("base_d_model", "base_d_ffn")):
         follows = getattr(recipe.model, ffn) == 4 * getattr(recipe.model, width)
-        if width in changed and follows:
+        if isinstance(changed, dict) and width in changed and follows:
             values.get("model", {}).pop(ffn, None)
     return recipe_from(merged(values, changes))
 

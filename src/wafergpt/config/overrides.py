@@ -57,9 +57,12 @@ def _value(key: str, text: str, keys: Mapping[str, Key]) -> Any:
     except UnicodeEncodeError:
         raise InputError(f"{key}={text!a} is not UTF-8, and cannot be written") from None
     wanted = keys.get(key)
-    if wanted is None and not any(name.startswith(f"{key}.") for name in keys):
+    is_section = any(name.startswith(f"{key}.") for name in keys)
+    if wanted is None and not is_section:
         # An unknown key is refused later, whatever its value.
         return text
+    if is_section and _unsets(text):
+        raise InputError(f"{key}={text}: a section cannot be unset; set its keys, or leave it out")
     if wanted is None or wanted.kind == "other":
         wanted = wanted or Key("other")
         return None if wanted.optional and _unsets(text) else _yaml(key, text, keys)

@@ -13,7 +13,7 @@ _SCALES = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
 _TIME = re.compile(
     r"\s*".join(
         rf"(?:{NUMBER}\s*{unit})?"
-        for unit in ("d(?:ays?)?", "h(?:ours?)?", "m(?:in(?:utes?)?)?", "(?:s(?:ec(?:onds?)?)?)?")
+        for unit in ("d(?:ays?)?", "h(?:ours?)?", "m(?:in(?:utes?)?)?", "s(?:ec(?:onds?)?)?")
     )
 )
 _UNITS = (86400, 3600, 60, 1)
@@ -37,6 +37,9 @@ def time_in_seconds(text: str) -> float:
     Raises:
         ValueError: if ``text`` is not of that form.
     """
+    # A number alone is of seconds; behind hours it could be of minutes.
+    if re.fullmatch(rf"\s*{NUMBER}\s*", text):
+        return float(text)
     match = _TIME.fullmatch(text.strip())
     if not match or not any(match.groups()):
         raise ValueError(f"{short(text)} is not a time such as '90s', '30m' or '1h30m'")

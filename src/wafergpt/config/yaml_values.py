@@ -163,6 +163,9 @@ def _tag(node: yaml.Node, wanted: Key) -> None:
             node.tag = _TAG + "str"
     elif kind == "int" and _DECIMAL.fullmatch(node.value):
         node.value = _ZEROS.sub(r"\1", node.value)
+    elif wanted.kind == "number" and (kind in ("int", "bool") or ":" in node.value):
+        # YAML 1.1's yes, 0x10 and 1:30 are no numbers here.
+        node.tag = _TAG + "str"
     elif kind == "str" and wanted.kind == "number" and _SCIENTIFIC.fullmatch(node.value):
         node.tag = _TAG + "float"
 

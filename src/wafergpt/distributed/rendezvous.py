@@ -42,12 +42,12 @@ def joined(timeout: float) -> Iterator[ProcessGroup]:
         yield SINGLE
         return
     backend = "gloo"
-    local = int(os.environ.get("LOCAL_RANK", rank))
-    if local < torch.cuda.device_count():
-        torch.cuda.set_device(local)
-        backend = "cpu:gloo,cuda:nccl"
     with explained(), _notice_when_long(rank, size):
         store = _store_of_this_start(rank, size, timeout)
+        local = _local_rank(store, rank, size)
+        if local < torch.cuda.device_count():
+            torch.cuda.set_device(local)
+            backend = "cpu:gloo,cuda:nccl"
         dist.init_process_group(
             backend, store=store, rank=rank, world_size=size, timeout=timedelta(seconds=timeout)
         )
@@ -58,6 +58,16 @@ def joined(timeout: float) -> Iterator[ProcessGroup]:
         yield ProcessGroup(rank, size)
     finally:
         dist.destroy_process_group()
+
+
+def _local_rank(store: Store, rank: int, size: int) -> int:
+    """Return this process' number on its machine, where no launcher says so by the hosts' names."""
+    if not all(os.environ.get(name) for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE")):
+        store.set(f"host of {rank}", socket.gethostname())
+        hosts = [store.get(f"host of {one}").decode() for one in range(size)]
+        here = [one for one in range(size) if hosts[one] == hosts[rank]]
+        os.environ |= {"LOCAL_RANK": str(here.index(rank)), "LOCAL_WORLD_SIZE": str(len(here))}
+    return int(os.environ["LOCAL_RANK"])
 
 
 @contextmanager

@@ -106,6 +106,9 @@ def _others(folders: set[Path], gone: set[Path]) -> Iterator[Run]:
     for folder in sorted(folders):
         for recipe in [*folder.glob("*/recipe.yaml"), *folder.glob("*/*/recipe.yaml")]:
             path = recipe.parent
+            if any(part.startswith(".") for part in path.relative_to(folder).parts):
+                # What a removal or a training that was killed has left.
+                continue
             if not gone & {path, *path.parents}:
                 yield Run(path)
 

@@ -9,7 +9,7 @@ import re
 import shlex
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -214,7 +214,10 @@ class Run:
             if not lock.works:
                 self._require_no_holder()
             holder = self.path / HOLDER
-            atomic_files.write_text(holder, f"process {os.getpid()} on {socket.gethostname()}\n")
+            # It is for messages alone: a run can be removed from a full disk.
+            with suppress(OSError):
+                name = f"process {os.getpid()} on {socket.gethostname()}\n"
+                atomic_files.write_text(holder, name)
             try:
                 yield
             finally:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from wafergpt.config import Lora, Recipe, load_recipe
+from wafergpt.config import Lora, Recipe, recipe_with
 from wafergpt.errors import InputError
 from wafergpt.progress import say
 from wafergpt.runs.moved import require_sources
@@ -109,8 +109,7 @@ def _with_data(run: Run, overrides: Sequence[str], wanted: Wanted) -> Recipe:
         trains = wanted.retrain is not None and override.startswith(OVERRIDES)
         if override not in for_all and not trains:
             raise InputError(f"{override}: only the data, the device and the evaluation may change")
-    changes = load_recipe(None, for_all).model_dump(exclude_unset=True)
-    recipe = run.recipe.replace(**changes) if changes else run.recipe
+    recipe = recipe_with(run.recipe, for_all)
     require_sources(recipe, run.path, overrides)
     if recipe.lora.rank:
         # What is pruned is the network with its adapters merged in.
