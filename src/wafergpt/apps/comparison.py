@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from wafergpt.baselines.bilstm import train_bilstm
 from wafergpt.baselines.requirements import require_comparable
-from wafergpt.baselines.result import BaselineResult
+from wafergpt.baselines.result import BaselineResult, Decide
 from wafergpt.baselines.tfidf import train_tfidf, train_tfidf_of_sets
 from wafergpt.config import Recipe
 from wafergpt.data.labelled_rows import Table
@@ -56,60 +56,17 @@ def compare(classifier: Predictor, bilstm_seconds: float | None = None) -> list[
     recipe, run, task = classifier.recipe, classifier.run, classifier.task
     require_comparable(recipe)
     assert isinstance(task, Classify)
-    labels = task.settings.labels
-    rows = [_ours(run, recipe)]
-    tables = functools.cache(lambda: _same_rows(task))
-    intervals = functools.cache(lambda: _Intervals(_evaluated(tables()), task, run))
-
-    # What decides for the GPT's metric decides for all.
-    decide = task.fitted_offsets if task.decision_metric else None
     if recipe.task is not None and recipe.task.test is None:
         say(
             "note: without task.test all are judged on the validation rows, which the GPT's "
             "checkpoint was chosen by"
         )
-
-    def judged() -> Table:
-        return in_scope(_evaluated(tables()), task.settings.out_of_scope)
-
-    def tfidf() -> BaselineResult:
-        validation = tables().validation
-        assert validation is not None
-        if isinstance(task, MultiLabel):
-            return train_tfidf_of_sets(
-                tables().train,
-                validation,
-                _evaluated(tables()),
-                labels=labels,
-                decide=task.fitted_offsets,
-                seed=recipe.seed,
-            )
-        return train_tfidf(
-            tables().train,
-            judged(),
-            labels=labels,
-            validation=in_scope(validation, task.settings.out_of_scope),
-            decide=decide,
-            seed=recipe.seed,
-        )
-
-    def bilstm() -> BaselineResult:
-        validation = tables().validation
-        assert validation is not None
-        return train_bilstm(
-            tables().train,
-            in_scope(validation, task.settings.out_of_scope),
-            judged(),
-            labels=labels,
-            decide=decide,
-            seconds=bilstm_seconds,
-            seed=recipe.seed,
-        )
-
+    rows, rivals = [_ours(run, recipe)], _Rivals(task, bilstm_seconds)
+    intervals = functools.cache(lambda: _Intervals(_evaluated(rivals.tables), task, run))
     # The quick one first: it is there if the other one is interrupted.
     baselines = [
-        ("TF-IDF + logistic regression", "tfidf", tfidf),
-        ("bidirectional LSTM", "bilstm", bilstm),
+        ("TF-IDF + logistic regression", "tfidf", rivals.tfidf),
+        ("bidirectional LSTM", "bilstm", rivals.bilstm),
     ]
     for name, kind, train in baselines[:1] if isinstance(task, MultiLabel) else baselines:
         run.write("comparison", rows)
@@ -122,6 +79,67 @@ def compare(classifier: Predictor, bilstm_seconds: float | None = None) -> list[
             raise Interrupted(f"interrupted in the baseline: {name}; the rest is kept") from None
     run.write("comparison", rows)
     return rows
+
+
+@dataclass(frozen=True)
+class _Rivals:
+    """The baselines of a classifier, on its rows.
+
+    Attributes:
+        task: of the classifier.
+        seconds: of the BiLSTM; without them it trains its ten epochs.
+    """
+
+    task: Classify
+    seconds: float | None
+
+    @functools.cached_property
+    def tables(self) -> Tables:
+        return _same_rows(self.task)
+
+    def tfidf(self) -> BaselineResult:
+        task, tables = self.task, self.tables
+        labels, seed = task.settings.labels, task.recipe.seed
+        validation = tables.validation
+        assert validation is not None
+        if isinstance(task, MultiLabel):
+            return train_tfidf_of_sets(
+                tables.train,
+                validation,
+                _evaluated(tables),
+                labels=labels,
+                decide=task.fitted_offsets,
+                seed=seed,
+            )
+        return train_tfidf(
+            tables.train,
+            self._in_scope(_evaluated(tables)),
+            labels=labels,
+            validation=self._in_scope(validation),
+            decide=self._decide,
+            seed=seed,
+        )
+
+    def bilstm(self) -> BaselineResult:
+        validation = self.tables.validation
+        assert validation is not None
+        return train_bilstm(
+            self.tables.train,
+            self._in_scope(validation),
+            self._in_scope(_evaluated(self.tables)),
+            labels=self.task.settings.labels,
+            decide=self._decide,
+            seconds=self.seconds,
+            seed=self.task.recipe.seed,
+        )
+
+    def _in_scope(self, table: Table) -> Table:
+        return in_scope(table, self.task.settings.out_of_scope)
+
+    @property
+    def _decide(self) -> Decide | None:
+        """What decides for the GPT's metric decides for all."""
+        return self.task.fitted_offsets if self.task.decision_metric else None
 
 
 def _ours(run: Run, recipe: Recipe) -> dict[str, Any]:

@@ -17,12 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wafergpt.baselines.result import BaselineResult
-from wafergpt.baselines.tfidf import Decide
+from wafergpt.baselines.result import BaselineResult, Decide, classes_answered
 from wafergpt.baselines.units import Units
 from wafergpt.data.labelled_batches import LabelledBatches, unlabelled
 from wafergpt.data.labelled_rows import Table, encode_labels, label_names
-from wafergpt.evaluation.decisions import classes_decided
 from wafergpt.evaluation.metrics import ClassificationMetrics, classification_metrics
 from wafergpt.progress import Bar, progress, working
 
@@ -118,10 +116,10 @@ def train_bilstm(
     last = _metrics(network, parts["test"], labels)
     network.load_state_dict(best_weights)
     probabilities = _probabilities(network, parts["test"][0])
-    offsets = None
-    if decide is not None:
-        offsets = decide(_probabilities(network, parts["validation"][0]), parts["validation"][1])
-    decided = None if offsets is None else classes_decided(probabilities, np.array(offsets))
+    held_out, answers = parts["validation"]
+    decided = classes_answered(
+        probabilities, decide, lambda: (_probabilities(network, held_out), answers)
+    )
     chosen = classification_metrics(probabilities, parts["test"][1], labels, decided)
     unread = sum(bool((text == UNKNOWN).all()) for text in parts["test"][0])
     return BaselineResult(

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wafergpt.evaluation.decisions import classes_decided
 from wafergpt.evaluation.metrics import ClassificationMetrics
 from wafergpt.evaluation.multi_label import MultiLabelMetrics
+
+Decide = Callable[[NDArray[np.float64], NDArray[np.int64]], Sequence[float] | None]
+"""Offsets by probabilities and answers of validation rows; None if they do not help."""
 
 
 @dataclass(frozen=True)
@@ -52,3 +57,19 @@ class BaselineResult:
             "test": test,
         }
         return row if self.last is None else {**row, "last": self.last.to_dict()}
+
+
+def classes_answered(
+    probabilities: NDArray[np.float64],
+    decide: Decide | None,
+    held_out: Callable[[], tuple[NDArray[np.float64], NDArray[np.int64]]],
+) -> NDArray[np.int64] | None:
+    """Return the classes that are answered by fitted decisions; None for the most probable ones.
+
+    Args:
+        probabilities: ``[n, n_labels]`` of the rows to answer.
+        decide: fits them.
+        held_out: returns probabilities and classes of validation rows.
+    """
+    offsets = None if decide is None else decide(*held_out())
+    return None if offsets is None else classes_decided(probabilities, np.array(offsets))

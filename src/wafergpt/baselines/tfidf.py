@@ -6,24 +6,21 @@ Where words are not spaced: runs of one to three characters.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wafergpt.baselines.requirements import NEEDS_SKLEARN
-from wafergpt.baselines.result import BaselineResult
+from wafergpt.baselines.result import BaselineResult, Decide, classes_answered
 from wafergpt.baselines.units import Units, word_pattern
 from wafergpt.data.label_sets import encode_label_sets
 from wafergpt.data.labelled_rows import Table, encode_labels, label_names
 from wafergpt.errors import InputError
-from wafergpt.evaluation.decisions import classes_decided, labels_decided
+from wafergpt.evaluation.decisions import labels_decided
 from wafergpt.evaluation.metrics import classification_metrics
 from wafergpt.evaluation.multi_label import multi_label_metrics
-
-Decide = Callable[[NDArray[np.float64], NDArray[np.int64]], Sequence[float] | None]
-"""Offsets by probabilities and answers; None if they do not help."""
 
 MAX_SEED = 1 << 32
 """scikit-learn's seeds are below."""
@@ -76,11 +73,12 @@ def train_tfidf(
         found[:, regression.classes_] = regression.predict_proba(seen)
         return found, seen
 
-    offsets = None
-    if decide is not None and validation is not None:
-        offsets = decide(judged(validation)[0], encode_labels(validation, labels, "validation"))
+    def held_out() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        assert validation is not None, "decisions are fitted to validation rows"
+        return judged(validation)[0], encode_labels(validation, labels, "validation")
+
     probabilities, seen = judged(test)
-    decided = None if offsets is None else classes_decided(probabilities, np.array(offsets))
+    decided = classes_answered(probabilities, decide, held_out)
     test_targets = encode_labels(test, labels, "test")
     scores = classification_metrics(probabilities, test_targets, labels, decided)
     return BaselineResult(
