@@ -53,6 +53,12 @@ def test_the_guide_works_when_pasted(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_page_on_base_works_when_pasted(tmp_path: Path) -> None:
+    paste("docs/base.md", tmp_path)
+    assert (tmp_path / "runs" / "frombase" / "result.json").is_file()
+
+
+@pytest.mark.slow
 def test_the_page_on_other_programs_works_when_pasted(tmp_path: Path) -> None:
     pytest.importorskip("transformers", reason="the page exports to transformers")
     pytest.importorskip("gguf", reason="the page exports to GGUF")
@@ -146,6 +152,11 @@ def test_the_page_on_evaluation_works_when_pasted(tmp_path: Path) -> None:
     paste("docs/evaluation.md", tmp_path)
     found = json.loads((tmp_path / "runs" / "clf" / "evaluation.json").read_text())
     assert {"rows", "behaviour", "calibration", "outside", "contamination"} <= set(found)
+
+
+@pytest.mark.slow
+def test_the_page_on_robustness_works_when_pasted(tmp_path: Path) -> None:
+    paste("docs/robustness.md", tmp_path)
     assert "Changed texts" in (tmp_path / "runs" / "robust" / "README.md").read_text()
 
 

@@ -82,7 +82,10 @@ def _rows(section: type[BaseModel], above: str) -> Iterator[str]:
             if above:
                 yield from _rows(inner, f"{above}{name}.")
         elif name != "tune" and not SET_BY_THE_RUN.search(meaning):
-            yield f"| `{above}{name}` | {_default(field)} | {_meaning(field, meaning)} |"
+            default = _default(field)
+            if default == "`0`" and "if omitted" in meaning:
+                default = "auto (`0`)"
+            yield f"| `{above}{name}` | {default} | {_meaning(field, meaning)} |"
 
 
 def _meanings(section: type[BaseModel]) -> dict[str, str]:

@@ -27,12 +27,12 @@ PATH = HomePath(path_type=Path)
 )
 @click.argument("arguments", nargs=-1, required=True, metavar="RUN [SUITE]... [KEY=VALUE]...")
 @click.option("--file", "files", type=PATH, multiple=True,
-              help="Labelled rows elsewhere; of a language model, texts; repeatable.")  # fmt: skip
+              help="Labelled rows of another source; texts for a language model; repeatable.")  # fmt: skip
 @click.option("--labels", type=Names(), metavar="FILE'S=RUN'S,…",
               help="Labels of --file by those of the run; others are left out.")  # fmt: skip
 @click.option("--outside", type=PATH, help="Texts that are of none of the labels.")
 @click.option("--cases", type=PATH, help="A YAML file of behavioural tests.")
-@click.option("--against", multiple=True, metavar="RUN", help="To compare with; repeatable.")
+@click.option("--against", multiple=True, metavar="RUN", help="A run to compare with; repeatable.")
 @click.option("--corpus", type=PATH, multiple=True,
               help="Texts to search for contamination.  [default: what it has read]")  # fmt: skip
 @click.option("--corpus-column", metavar="COLUMN", show_default="text",
@@ -41,15 +41,15 @@ PATH = HomePath(path_type=Path)
     "--kinds",
     type=Names(),
     default="",
-    help="Of text changes for robustness, such as typos,case.  [default: all that fit]",
+    help="Kinds of text changes, such as typos,case.  [default: all that fit]",
 )
-@click.option("--tasks", type=Names(), default="", help="Of lm-evaluation-harness.")
-@click.option("--tasks-folder", type=PATH, help="With files of the harness' tasks.")
+@click.option("--tasks", type=Names(), default="", help="Names of harness tasks, comma-separated.")
+@click.option("--tasks-folder", type=PATH, help="A folder of files of harness tasks.")
 @click.option("--rows", type=click.IntRange(1),
-              help="To change for robustness (default 200), or of each harness task.")  # fmt: skip
+              help="Rows to change for robustness (default 200), or per harness task.")  # fmt: skip
 @click.option("--documents", type=click.IntRange(1), show_default="200",
-              help="To read of each source, for a language model's loss.")  # fmt: skip
-@click.option("--seed", type=click.IntRange(0), show_default="0")
+              help="Documents per source to read, for a language model's loss.")  # fmt: skip
+@click.option("--seed", type=click.IntRange(0), help="Of what is drawn.  [default: 0]")
 @device_option
 @runs_option
 @json_option

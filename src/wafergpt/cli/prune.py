@@ -67,12 +67,12 @@ class Rows(Share):
               help="Find the largest sparsity, up to --sparsity, that keeps to this.")  # fmt: skip
 @click.option("--curves", is_flag=True,
               help="Also measure several sparsities, and each layer alone.")  # fmt: skip
-@click.option("--layers", type=click.IntRange(1), help="Layers to keep; nothing is set to zero.")
-@click.option("--heads", type=click.IntRange(1), help="Heads to keep in each layer; likewise.")
+@click.option("--layers", type=click.IntRange(1), help="Layers to keep.")
+@click.option("--heads", type=click.IntRange(1), help="Heads to keep in each layer.")
 @click.option("--channels", type=click.IntRange(1),
-              help="Channels of the feed-forward to keep in each layer; likewise.")  # fmt: skip
+              help="Channels of the feed-forward to keep in each layer.")  # fmt: skip
 @click.option("--width", type=click.IntRange(1),
-              help="Channels of the residual stream (d_model) to keep; likewise.")  # fmt: skip
+              help="Channels of the residual stream (d_model) to keep.")  # fmt: skip
 @click.option("--retrain", metavar="AMOUNT",
               help="Then train on: tokens (4M), or passes over a task's rows (1).")  # fmt: skip
 @click.option("--distill", is_flag=True, help="Retrain with RUN as the teacher.")

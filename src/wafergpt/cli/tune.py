@@ -34,24 +34,28 @@ if TYPE_CHECKING:
     epilog="Example: wafergpt tune base task.train=rows.csv --budget 30m name=reviews",
 )
 @click.argument("arguments", nargs=-1, metavar="RUN|scratch|RECIPE [RECIPE] [KEY=SPACE|VALUE]...")
-@click.option("--budget", metavar="AMOUNT", help="Of all trials: a time (30m, 2h) or FLOPs.")
-@click.option("--trials", type=click.IntRange(1), help="Their number, the default among them.")
-@click.option("--metric", help="To choose by.  [default: the recipe's evaluate.metric]")
+@click.option(
+    "--budget",
+    metavar="AMOUNT",
+    help="Total for all trials: a time (30m, 2d) or FLOPs (1e16FLOPs).",
+)
+@click.option("--trials", type=click.IntRange(1), help="Number of trials, the default among them.")
+@click.option("--metric", help="Metric to choose by.  [default: the recipe's evaluate.metric]")
 @click.option(
     "--also", type=Names(), default="", help="Further objectives, comma-separated: latency, size."
 )
 @click.option("--sampler", type=click.Choice(get_args(Sampler)), default="tpe", show_default=True)
 @click.option("--pruner", type=click.Choice(get_args(Pruner)), default="asha",
-              show_default=True, help="Stops hopeless trials early.")  # fmt: skip
+              show_default=True, help="Stops trials early that fall behind.")  # fmt: skip
 @click.option("--workers", type=click.IntRange(1, 1024), default=1, show_default=True,
-              help="Trials at a time.")  # fmt: skip
+              help="Number of trials at a time.")  # fmt: skip
 @nproc_option
 @click.option("--ray", default="", metavar="ADDRESS",
-              help="Make them on a Ray cluster: HOST:PORT, auto, or local.")  # fmt: skip
+              help="Make the trials on a Ray cluster: HOST:PORT, auto, or local.")  # fmt: skip
 @click.option("--width", type=click.IntRange(1),
               help="Under µP, tune a proxy of this d_model for the wide recipe.")  # fmt: skip
 @click.option("--steps", type=click.IntRange(1),
-              help="Of the proxy; default 20 tokens per parameter.")  # fmt: skip
+              help="Steps of the proxy; default 20 tokens per parameter.")  # fmt: skip
 @click.option("--storage", default="", metavar="URL",
               help="Keep the trials in a database, as postgresql+psycopg://host/name.")  # fmt: skip
 @click.option("--keep", is_flag=True, help="Keep the weights of all trials.")

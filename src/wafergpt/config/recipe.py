@@ -165,7 +165,8 @@ class TaskSettings(Section):
     """Whether its loss is over the vocabulary, as a language model's."""
 
     name: str
-    """What is learned; classify if omitted."""
+    """What is learned: classify (if omitted), regress, tag, answer, translate, dialogue, embed or
+    rank."""
     train: AnyPath | None = None
     """The training rows: a file, a glob, a folder whose files say in their names which part they
     are of, or ``hf:NAME`` of the Hugging Face hub."""
@@ -231,7 +232,7 @@ class Recipe(Section):
     """Everything that defines a run."""
 
     name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
-    """Of the run, whose folder has it."""
+    """Name of the run and of its folder."""
     seed: int = Field(0, ge=0, lt=1 << 63)
     """Of initial weights, the order of the data, and whatever is drawn."""
     start: AnyPath | None = None

@@ -62,7 +62,7 @@ class System(Section):
     """Where it runs. What is ``auto`` is measured once and set in the recipe."""
 
     device: str = "auto"
-    """One of ``wafergpt.config.registry.ENGINES``: auto, cpu, cuda, mps, cerebras."""
+    """One of auto, cpu, cuda, mps and cerebras, or an engine of your own (docs/extending.md)."""
     precision: Precision = "auto"
     """bf16: fp32 master weights, bf16 compute."""
     compile: Literal["auto", "on", "off"] = "auto"

@@ -33,7 +33,7 @@ class TextTaskSettings(TaskSettings):
     the n-grams of the characters of its words too. The table is trained beside the GPT, each by a
     loss of its own, and both scores are added up."""
     ngram_rows: int = Field(1 << 16, ge=2, le=1 << 26)
-    """Rows of that table, which n-grams share by a hash; of those, ``ngram_kept`` are stored."""
+    """Rows of that table, which n-grams share by a hash; those that no text uses are not stored."""
     ngram_kept: int = Field(0, ge=0, le=1 << 26)
     """Rows that are left of it, if others were taken out, else 0; set by the run, and by prune."""
     factors: Factors = START
