@@ -113,8 +113,10 @@ def appearing(folder: Path, temporary: Path | None = None) -> Iterator[Path]:
                 shutil.rmtree(folder)
             try:
                 temporary.rename(folder)
-            except OSError:
-                old.rename(folder)
+            except BaseException:
+                # Another process may have made it meanwhile: then its content is the new one.
+                with suppress(OSError):
+                    old.rename(folder)
                 raise
             # A network file system may keep files of it that are open somewhere.
             shutil.rmtree(old, ignore_errors=True)

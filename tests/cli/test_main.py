@@ -63,6 +63,14 @@ def test_help_needs_nothing_heavy_and_shows_an_example(
     assert "Example: wafergpt" in " ".join(text.split())
 
 
+def test_the_first_help_imports_next_to_nothing() -> None:
+    script = "import sys; from wafergpt.cli import cli; print(sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert "click" in done.stdout
+    for heavy in (*HEAVY, "numpy", "pydantic", "yaml"):
+        assert f"'{heavy}'" not in done.stdout
+
+
 @pytest.mark.parametrize(
     ("words", "usage"),
     [

@@ -110,7 +110,7 @@ def test_options_that_would_do_nothing_are_refused(options: list[str]) -> None:
 
 
 def test_what_a_budget_leaves_out_is_said_and_not_in_the_next_command(
-    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     asked = ["model.vocab_size=1000", "train.micro_batch_size=24", "train.batch_size=48"]
     recipe = yaml.safe_load(run("--budget", "3M tokens", "--quick", "--show", *asked))
@@ -120,6 +120,12 @@ def test_what_a_budget_leaves_out_is_said_and_not_in_the_next_command(
     line = _next(found, asked, None, "3M tokens", Path("runs"))
     assert "micro_batch_size" not in line
     assert "model.vocab_size=1000" in line
+    # What a file sets is unset.
+    path = tmp_path / "mine.yaml"
+    path.write_text("train: {batch_size: 48, micro_batch_size: 24}\n")
+    line = _next(found, [str(path)], None, "3M tokens", Path("runs"))
+    words = shlex.split(line.removeprefix("next:"))[2:]
+    assert load_recipe(words[0], words[1:]).train.micro_batch_size == 0
 
 
 def test_the_table_has_the_rate_of_a_tasks_own_ngrams() -> None:

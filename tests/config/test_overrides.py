@@ -116,6 +116,8 @@ def test_a_path_from_home(home: Path, path: str) -> None:
         ("train.batch_size=0x10", "train.batch_size='0x10' is impossible"),
         ("optimizer.lr=1:30.5", "optimizer.lr='1:30.5' is impossible"),
         ("task=null", "task=null: a section cannot be unset"),
+        ("task=~", "task=~: a section cannot be unset"),
+        ("lora=", "lora=: a section cannot be unset"),
     ],
 )
 def test_what_cannot_be_meant_is_one_line(home: Path, override: str, message: str) -> None:

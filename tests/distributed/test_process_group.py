@@ -234,6 +234,17 @@ def test_a_head_for_next_tokens_that_a_task_does_not_use_is_not_waited_for(tmp_p
     assert losses(tmp_path, "n1") == pytest.approx(losses(tmp_path, "n2"), rel=1e-5)
 
 
+def test_processes_of_one_machine_know_each_other() -> None:
+    script = (
+        "import os\n"
+        "from wafergpt.distributed.rendezvous import joined\n"
+        "with joined(60) as group:\n"
+        "    print(os.environ['LOCAL_RANK'], group.on_this_machine)\n"
+    )
+    said = run_script(script, 2)
+    assert sorted(one.split()[-2:] for one in said) == [["0", "2"], ["1", "2"]]
+
+
 def test_an_error_of_one_process_is_not_taken_for_a_lost_one() -> None:
     program = torch.nn.Linear(1, 1)
     with (

@@ -266,6 +266,9 @@ def test_memory_grows_with_the_batch_and_a_micro_batch_is_found() -> None:
     assert 8 <= fits < 64
     assert micro_batch_that_fits(recipe, 1) == 1
     assert micro_batch_that_fits(recipe.replace(train={"micro_batch_size": 2}), 1) == 2
+    # Each process reads its share, so more memory is of no use.
+    several = recipe.replace(system={"nproc": 8})
+    assert micro_batch_that_fits(several, 1 << 40) == 8
     # A classifier of short texts keeps no logits, and no more activations than they have tokens.
     task = recipe.replace(task={"name": "classify", "train": "rows.csv", "max_tokens": 32})
     assert micro_batch_that_fits(task, sizes[1] * 2) == 64

@@ -172,6 +172,13 @@ def test_the_rows_of_a_fine_tuning_are_searched_and_what_is_gone_is_named(
     assert 8 <= found["duplicates"] == found["contaminated"] <= 10
     assert found["rows"] == 20
     assert found["not_searched"] == []
+    # A language model that went on with the same corpus has read it once more.
+    on = [f"data.corpus={corpus}", "train.steps=1", "name=lm-2"]
+    pretrain(None, on, start="lm", root=tmp_path)
+    asked = [*files, "task.held_out=0.1", "train.steps=1", "name=clf-2"]
+    finetune("lm-2", None, asked, refit=False, root=tmp_path)
+    twice = evaluate("clf-2", ["contamination"], root=tmp_path)["contamination"]
+    assert twice["documents"] == found["documents"]
     shutil.rmtree(corpus)
     again = evaluate("clf", ["contamination"], root=tmp_path)["contamination"]
     assert again["duplicates"] == found["duplicates"]

@@ -121,11 +121,15 @@ def test_metrics_of_every_task_are_known_of_resamples(home: Path, task: str) -> 
 
 
 def test_a_ranking_is_compared_with_another_one(home: Path) -> None:
-    found = evaluate("rank", ["rows"], against=["rank"], root=home)["rows"]["sets"]["validation"]
-    (other,) = found["against"].values()
-    assert other["value"] == found["metrics"][found["metric"]]
-    assert other["difference"]["value"] == 0
-    assert other["difference"]["p"] == 1
+    asked = [*SMALL, *KEYS["rank"], f"task.train={home / 'rank.jsonl'}", "name=rank-2"]
+    finetune("scratch", None, [*asked, "seed=3", "optimizer.lr=5e-2", "train.steps=9"], root=home)
+    found = evaluate("rank", ["rows"], against=["rank-2", "rank"], root=home)["rows"]["sets"]
+    (one,) = found.values()
+    other, itself = one["against"].values()
+    ours = one["metrics"][one["metric"]]
+    assert other["difference"]["value"] == pytest.approx(ours - other["value"])
+    assert other["value"] != ours
+    assert (itself["difference"]["value"], itself["difference"]["p"]) == (0, 1)
 
 
 def test_adapters_with_a_new_label_are_resumed(home: Path) -> None:

@@ -73,7 +73,9 @@ def demo(
     for folder in (root / "demo", root / "demo-pretrained"):
         if folder.exists():
             raise InputError(f"{folder} exists: remove it, or choose another --runs FOLDER")
-    if home.exists() and not (home.is_dir() and {one.name for one in home.iterdir()} <= OWN):
+    # Hidden files are of a demo that was killed, or of the system.
+    there = {one.name for one in home.iterdir()} if home.is_dir() else {home.name}
+    if home.exists() and not {name for name in there if not name.startswith(".")} <= OWN:
         raise InputError(f"{home} is not the demo's: move it, or choose another --runs FOLDER")
     train, validation, test = _split(data, text, label)
     say(

@@ -16,7 +16,7 @@ from wafergpt import __version__, files
 from wafergpt.cli.exit_codes import explain
 from wafergpt.cli.streams import shows, steady_streams
 from wafergpt.devices.limits import limit_threads
-from wafergpt.distributed.launcher import OF_A_GROUP
+from wafergpt.distributed.launcher import LAUNCHED, leave_group
 from wafergpt.errors import InputError, Interrupted, nearest
 from wafergpt.progress import place
 from wafergpt.progress import show as show_messages
@@ -163,9 +163,8 @@ def main() -> None:
         arguments = [*arguments[1:], "--help"]
     with steady_streams():
         if not _may_be_one_of_several(arguments):
-            # Left over from another program, they would silence this one.
-            for name in OF_A_GROUP:
-                os.environ.pop(name, None)
+            # Variables that are left over from another program would silence this one.
+            leave_group()
         show_messages()
         try:
             code = _run(arguments)
@@ -184,9 +183,7 @@ def main() -> None:
 
 def _may_be_one_of_several(arguments: list[str]) -> bool:
     """Return whether a launcher may have started this as one process of a training."""
-    inner = {"plan": "--measure", "tune": "--trial"}
-    verb = arguments[0] if arguments else ""
-    return verb in ("pretrain", "finetune") or inner.get(verb, "-") in arguments
+    return LAUNCHED in os.environ or arguments[:1] in (["pretrain"], ["finetune"])
 
 
 def _run(arguments: list[str]) -> int:

@@ -27,7 +27,7 @@ PATH = HomePath(path_type=Path)
 )
 @click.argument("arguments", nargs=-1, required=True, metavar="RUN [SUITE]... [KEY=VALUE]...")
 @click.option("--file", "files", type=PATH, multiple=True,
-              help="Labelled rows of another source; texts for a language model; repeatable.")  # fmt: skip
+              help="Labelled rows (or texts, for a language model); repeatable.")  # fmt: skip
 @click.option("--labels", type=Names(), metavar="FILE'S=RUN'S,…",
               help="Labels of --file by those of the run; others are left out.")  # fmt: skip
 @click.option("--outside", type=PATH, help="Texts that are of none of the labels.")

@@ -160,6 +160,7 @@ def _next(
     plan: Plan, arguments: Sequence[str], start: str | None, budget: str | None, runs: Path
 ) -> str:
     """Return the command that trains what was planned."""
+    from wafergpt.config import load_recipe
     from wafergpt.planning.budget import UNSET
     from wafergpt.runs.run import command_line
 
@@ -169,6 +170,9 @@ def _next(
         gone = {word.partition("=")[0] for word in chosen}
         gone |= {f"train.{key}" for key in (*HORIZONS, *UNSET)}
         words = [word for word in words if word.partition("=")[0] not in gone] + chosen
+        # What a recipe's file sets of another batch than the one that is chosen.
+        given = load_recipe(split_arguments(words, runs)[0], []).train
+        words += [f"train.{key}=0" for key in UNSET if getattr(given, key)]
     name = _free_name(plan.asked.name, runs)
     if name != plan.asked.name:
         words = [word for word in words if not word.startswith("name=")] + [f"name={name}"]

@@ -61,11 +61,12 @@ def _value(key: str, text: str, keys: Mapping[str, Key]) -> Any:
     if wanted is None and not is_section:
         # An unknown key is refused later, whatever its value.
         return text
-    if is_section and _unsets(text):
-        raise InputError(f"{key}={text}: a section cannot be unset; set its keys, or leave it out")
     if wanted is None or wanted.kind == "other":
         wanted = wanted or Key("other")
-        return None if wanted.optional and _unsets(text) else _yaml(key, text, keys)
+        value = None if wanted.optional and _unsets(text) else _yaml(key, text, keys)
+        if value is None and is_section:
+            raise InputError(f"{key}={text}: a section cannot be unset; leave it out")
+        return value
     if wanted.several:
         if text.lstrip().startswith("["):
             return _yaml(key, text, keys)

@@ -83,8 +83,12 @@ def launch(
             with nullcontext() if log is None else log.open("ab") as output:
                 _start(nproc, arguments, children, output)
             code = _watch(children, grace, lambda: bool(asked))
+            # A process that failed by itself, as for lack of memory, would fail again.
+            failed = next((n for one in children if (n := one.poll()) and 0 < n != LOST), None)
             _end(children)
             lost = code is None or code < 0 or code == LOST
+            if lost and failed is not None:
+                code, lost = failed, False
             if not lost or asked or not left:
                 break
             say(f"starting all {nproc} again ({left} more times at most) …")
@@ -101,14 +105,19 @@ OF_A_GROUP = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_AD
 """Variables of a process of several; ``TORCHELASTIC_…`` too."""
 
 
-@contextmanager
-def outside_of_a_group() -> Iterator[None]:
-    """Hide that this process is one of several, from processes that are started meanwhile."""
-    hidden = {
+def leave_group() -> dict[str, str]:
+    """Take out of the environment what says that this process is one of several; return it."""
+    return {
         name: os.environ.pop(name)
         for name in list(os.environ)
         if name in OF_A_GROUP or name.startswith("TORCHELASTIC_")
     }
+
+
+@contextmanager
+def outside_of_a_group() -> Iterator[None]:
+    """Hide that this process is one of several, from processes that are started meanwhile."""
+    hidden = leave_group()
     try:
         yield
     finally:

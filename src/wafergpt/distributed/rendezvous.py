@@ -9,8 +9,9 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 from torch import distributed as dist
@@ -61,13 +62,20 @@ def joined(timeout: float) -> Iterator[ProcessGroup]:
 
 
 def _local_rank(store: Store, rank: int, size: int) -> int:
-    """Return this process' number on its machine, where no launcher says so by the hosts' names."""
-    if not all(os.environ.get(name) for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE")):
-        store.set(f"host of {rank}", socket.gethostname())
-        hosts = [store.get(f"host of {one}").decode() for one in range(size)]
-        here = [one for one in range(size) if hosts[one] == hosts[rank]]
+    """Return this process' number on its machine; where no launcher says it, it is counted."""
+    store.set(f"machine of {rank}", _machine())
+    if not os.environ.get("LOCAL_RANK"):
+        machines = [store.get(f"machine of {one}") for one in range(size)]
+        here = [one for one in range(size) if machines[one] == machines[rank]]
         os.environ |= {"LOCAL_RANK": str(here.index(rank)), "LOCAL_WORLD_SIZE": str(len(here))}
     return int(os.environ["LOCAL_RANK"])
+
+
+def _machine() -> str:
+    """Return what no other machine has: hosts of one name may be several."""
+    with suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    return socket.gethostname()
 
 
 @contextmanager

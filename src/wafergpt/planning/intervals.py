@@ -52,7 +52,7 @@ def with_intervals(recipe: Recipe, steps: int) -> Recipe:
     every = recipe.evaluate.every or math.ceil(steps / DEFAULT_EVALUATIONS)
     # A forward pass is a third of an update: an evaluation costs a fifteenth of what is before it.
     fewest = math.ceil(MIN_SAMPLES / recipe.train.batch_size)
-    batches = recipe.evaluate.batches or min(MAX_BATCHES, max(fewest, every // 5))
+    batches = recipe.evaluate.batches or max(fewest, min(MAX_BATCHES, every // 5))
     return recipe.replace(
         train={"steps": steps, "tokens": None, "epochs": None, "seconds": None},
         checkpoint={"every": recipe.checkpoint.every or math.ceil(steps / DEFAULT_EVALUATIONS)},

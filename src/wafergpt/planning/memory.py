@@ -230,7 +230,9 @@ def micro_batch_that_fits(recipe: Recipe, memory_available: int) -> int:
     if recipe.train.micro_batch_size:
         return recipe.train.micro_batch_size
     whole = recipe.train.common_batch
-    for micro in range(whole, 1, -1):
+    # A process reads no more than its share of a batch.
+    share = math.ceil(whole / recipe.system.nproc)
+    for micro in range(share, 1, -1):
         if whole % micro:
             continue
         need = estimated_memory(

@@ -93,7 +93,8 @@ def _last(result: Mapping[str, Any]) -> str:
 
 def _measured_on(run: Run) -> tuple[object, ...]:
     recipe = run.recipe
-    samples = recipe.train.batch_size * recipe.evaluate.batches
+    # Of a task all validation rows are evaluated.
+    samples = 0 if recipe.task else recipe.train.batch_size * recipe.evaluate.batches
     return recipe.data.fingerprint, recipe.system.device, samples
 
 

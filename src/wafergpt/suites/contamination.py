@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from wafergpt.config import Recipe
 from wafergpt.errors import InputError
 from wafergpt.evaluation.intervals import wilson
 from wafergpt.progress import progress, silent
@@ -22,6 +23,7 @@ from wafergpt.runs.run import Run
 from wafergpt.suites.sources import named_sources
 from wafergpt.tasks.base import task_of
 from wafergpt.tasks.labelled_task import LabelledTask
+from wafergpt.tasks.language_model import corpus_of
 
 WORST = 20
 """Rows that are listed."""
@@ -146,18 +148,15 @@ class TrainingTexts:
 
 def training_texts(run: Run) -> TrainingTexts:
     """Return what a run, and the runs that it began with, were trained on."""
-    found = TrainingTexts([], [], [])
+    found, seen = TrainingTexts([], [], []), set[str | None]()
     while True:
         recipe = run.recipe
-        task, corpus = task_of(recipe), recipe.data.corpus
+        read = recipe.data.fingerprint
         try:
-            if isinstance(task, LabelledTask):
-                with silent():
-                    found.texts.extend(task.texts_of(task.rows("train")))
-            elif corpus is not None and corpus.is_dir():
-                found.corpora.append(corpus)
-            else:
-                found.missing.append(run.name)
+            # What was read again, as after pruning, is searched once.
+            if read not in seen:
+                _add(found, recipe)
+            seen.add(read)
         except InputError:
             found.missing.append(run.name)
         if recipe.start is None:
@@ -167,6 +166,23 @@ def training_texts(run: Run) -> TrainingTexts:
         except InputError:
             found.missing.append(Path(recipe.start).name)
             return found
+
+
+def _add(found: TrainingTexts, recipe: Recipe) -> None:
+    """Add what a recipe was trained on.
+
+    Raises:
+        InputError: if it is not here, or other texts are in its place.
+    """
+    task = task_of(recipe)
+    if isinstance(task, LabelledTask):
+        with silent():
+            found.texts.extend(task.texts_of(task.rows("train")))
+        return
+    corpus = corpus_of(recipe)
+    if corpus.fingerprint != recipe.data.fingerprint:
+        raise InputError(f"{corpus.path} is another corpus than that of the training")
+    found.corpora.append(corpus.path)
 
 
 def words_of(text: str) -> list[str]:

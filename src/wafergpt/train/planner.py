@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from wafergpt.planning.budget import (
     MAX_TOKENS_PER_PARAMETER,
     TIE,
     Budget,
+    Kind,
     best,
     bought,
     candidates,
@@ -36,10 +37,11 @@ LONGEST_UPDATE = 20.0
 """Seconds; where an update is estimated to take longer, nothing is measured."""
 
 ADJUSTMENTS = 3
-"""How often a plan is fitted to its budget of time."""
+"""How often a plan is fitted to its budget."""
 
 LEAST_USED = 0.93
-"""Share of a budget of time that a plan should use."""
+MOST_USED: Mapping[Kind, float] = {"seconds": 1.0, "tokens": 1.01, "flops": 1.01}
+"""Shares of a budget that a plan should use."""
 
 BYTES_PER_TOKEN = 4
 
@@ -123,16 +125,22 @@ def plan_budget(
             bought(c.recipe, budget, of_shape[id(c)], measured=True) if id(c) in of_shape else c
             for c in found
         ]
+    aim = budget
     for left in range(ADJUSTMENTS, -1, -1):
         chosen = best(found)
         plan = plan_training(chosen.recipe, machine, None, quick, root)
-        used = plan.seconds / budget.amount if budget.kind == "seconds" else 1.0
-        if not left or plan.steps == 1 or LEAST_USED <= used <= 1:
+        spent = {"seconds": plan.seconds, "tokens": plan.tokens, "flops": plan.flops}[budget.kind]
+        used = spent / budget.amount
+        settled = budget.kind == "tokens" or LEAST_USED <= used <= MOST_USED[budget.kind]
+        if not left or plan.steps == 1 or settled:
             break
+        if budget.kind == "flops":
+            # A sampled softmax costs more where only a part of the batch fits at a time.
+            aim = replace(aim, amount=aim.amount / used)
         overhead = plan.seconds - plan.time.updates
         found = [
             bought(
-                one.recipe, budget,
+                one.recipe, aim,
                 plan.tokens_per_second if one is chosen else one.tokens_per_second,
                 overhead, one.measured,
             )
@@ -158,7 +166,7 @@ def _on_budget(
         )
     spent = {"seconds": plan.seconds, "tokens": plan.tokens, "flops": plan.flops}[budget.kind]
     shown = duration if budget.kind == "seconds" else lambda n: f"{n:,.3g} {budget.kind}"
-    if spent > (1.0 if budget.kind == "seconds" else 1.01) * budget.amount:
+    if spent > MOST_USED[budget.kind] * budget.amount:
         yield (
             f"this takes {shown(spent)}, more than the budget of {shown(budget.amount)}, which is "
             "too small"
