@@ -322,7 +322,7 @@ os._exit(0)
         # The third update.
         ("6", "nan", [], [16, 24], "the loss is nan"),
         # The 25th: back to step 20, and on behind it.
-        ("50", "100", ["guard.spike=6", "guard.action=rollback"], [160, 200], "the loss spikes to"),
+        ("53", "100", ["guard.spike=6", "guard.action=rollback"], [160, 200], "the loss spikes to"),
     ],
 )
 def test_an_update_that_is_not_finite_in_one_process_is_skipped_by_all(
