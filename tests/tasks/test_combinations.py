@@ -122,8 +122,9 @@ def test_metrics_of_every_task_are_known_of_resamples(home: Path, task: str) -> 
 
 def test_a_ranking_is_compared_with_another_one(home: Path) -> None:
     asked = [*SMALL, *KEYS["rank"], f"task.train={home / 'rank.jsonl'}", "task.held_out=0.5"]
-    for name, lr in (("rank-1", "1e-6"), ("rank-2", "5e-2")):
-        finetune("scratch", None, [*asked, f"name={name}", f"optimizer.lr={lr}"], root=home)
+    for name, lr in (("rank-1", "1e-6"), ("rank-2", "2e-2")):
+        more = [f"name={name}", f"optimizer.lr={lr}", "train.steps=60"]
+        finetune("scratch", None, [*asked, *more], root=home)
     found = evaluate("rank-1", ["rows"], against=["rank-2", "rank-1"], root=home)["rows"]["sets"]
     (one,) = found.values()
     other, itself = one["against"].values()
