@@ -128,6 +128,11 @@ def test_what_a_budget_leaves_out_is_said_and_not_in_the_next_command(
     assert load_recipe(words[0], words[1:]).train.micro_batch_size == 0
 
 
+def test_processes_are_an_option_as_in_a_training() -> None:
+    values = as_json("model.vocab_size=1000", "train.steps=10", "--nproc", "4", "--quick")
+    assert values["processes"] == 4
+
+
 def test_the_table_has_the_rate_of_a_tasks_own_ngrams() -> None:
     rows = {line.split()[0]: line.split() for line in run("--parametrization").splitlines()}
     assert rows["task_ngram"][2:6] == ["4"] * 4

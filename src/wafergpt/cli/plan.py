@@ -12,6 +12,7 @@ import click
 from wafergpt.cli import HomePath, emit, json_option
 from wafergpt.cli.recipe import (
     RecipeCommand,
+    nproc_option,
     recipe_arguments,
     runs_option,
     show_option,
@@ -67,6 +68,7 @@ MAX_KINDS = 20
     help="Print initial weights, learning rates and multipliers by role; nothing else.",
 )
 @click.option("--lower", "lowers", is_flag=True, help="Lower one training step to Cerebras IR.")
+@nproc_option
 @click.option("--measure", type=click.Path(path_type=Path), hidden=True)
 @show_option
 @runs_option
@@ -80,6 +82,7 @@ def command(
     machine: Path | None,
     shows_table: bool,
     lowers: bool,
+    nproc: int | None,
     measure: Path | None,
     show: bool,
     runs: Path,
@@ -98,6 +101,8 @@ def command(
         return
     from wafergpt.api import plan
 
+    if nproc is not None:
+        arguments = (*arguments, f"system.nproc={nproc}")
     name, overrides = split_arguments(arguments, runs)
     others = (budget, start, machine)
     if shows_table and (show or lowers or quick or fresh or any(others)):
