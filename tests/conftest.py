@@ -7,9 +7,14 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.preloaded import Popen
 from wafergpt.progress import show
+
+# How long an example takes depends on what else the machine does.
+settings.register_profile("wafergpt", deadline=None)
+settings.load_profile("wafergpt")
 
 DATA = Path(os.environ.get("WAFERGPT_DATA", Path(__file__).parents[1] / ".." / "shared" / "data"))
 

@@ -124,7 +124,7 @@ WRITERS: list[tuple[str, dict[str, object]]] = [
         lambda n: st.lists(st.lists(FIELDS, min_size=n, max_size=n), min_size=1, max_size=6)
     ),
 )
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_what_python_writes_is_read_as_it_was(
     writer: tuple[str, dict[str, object]], table: list[list[str]]
 ) -> None:
@@ -152,7 +152,7 @@ def test_what_python_writes_is_read_as_it_was(
                  max_size=2), min_size=1, max_size=8,
     )
 )  # fmt: skip
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @example([[";", '"\\""']])
 @example([[";", ' ""']])
 @example([[";", ' ""'], [" a", "b"]])

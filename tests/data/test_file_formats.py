@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from wafergpt.data import documents as sources
@@ -53,7 +53,6 @@ def test_every_kind_gives_the_same_documents(tmp_path: Path, kind: str, suffix: 
 
 
 @given(st.lists(st.text(alphabet="ab \n\r\t", max_size=60), max_size=40))
-@settings(deadline=None)
 def test_a_text_file_is_the_sum_of_its_documents(
     tmp_path_factory: pytest.TempPathFactory, parts: list[str]
 ) -> None:

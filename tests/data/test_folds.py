@@ -7,7 +7,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from wafergpt.data.folds import dealt
@@ -16,7 +16,6 @@ from wafergpt.errors import InputError
 model_selection = pytest.importorskip("sklearn.model_selection", reason="it is the reference")
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(2, 30), min_size=1, max_size=5), st.data())
 def test_folds_are_as_even_as_scikit_learns(sizes: list[int], data: st.DataObject) -> None:
     folds = data.draw(st.integers(2, min(sizes)))

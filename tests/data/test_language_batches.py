@@ -26,7 +26,6 @@ class Counting:
 
 
 @given(st.integers(1, 3000), st.binary(max_size=8))
-@settings(deadline=None)
 def test_a_permutation_meets_every_place_once(size: int, key: bytes) -> None:
     assert sorted(permute(np.arange(size), size, key)) == list(range(size))
 
@@ -39,7 +38,7 @@ def test_a_permutation_shuffles() -> None:
 
 
 @given(first=st.integers(0, 500), n=st.integers(1, 30), cut=st.integers(1, 10))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_a_batch_is_a_pure_function_of_its_place(first: int, n: int, cut: int) -> None:
     batches = LanguageBatches(Counting(1001), 10, "f", seed=3)
     whole = batches.batch(first, n)
@@ -135,7 +134,6 @@ def test_cuts(cut: str, kept: list[int]) -> None:
     st.integers(1, 5),
     st.integers(0, 3),
 )
-@settings(deadline=None)
 def test_continuations_learn_the_next_tokens_that_are_asked_for(
     sizes: list[tuple[int, int]], size: int, first: int
 ) -> None:

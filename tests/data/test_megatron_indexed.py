@@ -15,7 +15,7 @@ DOCUMENTS = st.lists(st.lists(st.integers(0, 300), min_size=1, max_size=20), max
 
 
 @given(documents=DOCUMENTS, vocab_size=st.sampled_from([301, 65499, 65500, 128_000]))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_the_bytes_are_megatrons(
     tmp_path_factory: pytest.TempPathFactory, documents: list[list[int]], vocab_size: int
 ) -> None:
@@ -37,7 +37,7 @@ def test_the_bytes_are_megatrons(
 
 
 @given(cut=st.integers(0, 200), place=st.integers(0, 85), bit=st.integers(0, 7))
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_a_damaged_index_is_refused_or_harmless(
     tmp_path_factory: pytest.TempPathFactory, cut: int, place: int, bit: int
 ) -> None:

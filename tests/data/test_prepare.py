@@ -232,7 +232,7 @@ def test_memory_stays_bounded(tmp_path: Path) -> None:
     peak = {}
     for documents in (300, 30_000):
         script = (
-            "import resource, itertools\n"
+            "import itertools\n"
             "from wafergpt.data import prepare as m\n"
             "class E:\n"
             "    vocab_size, end_of_text = 300, 0\n"
@@ -243,7 +243,8 @@ def test_memory_stays_bounded(tmp_path: Path) -> None:
             f"out = m.Path({str(tmp_path)!r}) / 'o{documents}'\n"
             "out.mkdir()\n"
             "m._encode(out, E(), reader, m.Split(0), survey)\n"
-            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+            # A child has its parent's peak in ru_maxrss.
+            "print(m.Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])\n"
         )
         result = subprocess.run(
             [sys.executable, "-c", script], capture_output=True, text=True, check=True
@@ -371,3 +372,15 @@ def _rows(path: Path) -> Path:
     rows = [json.dumps({"text": f"some text, number {n}"}) + "\n" for n in range(200)]
     path.write_text("".join(rows))
     return path
+
+
+def test_lower_case_is_of_the_whole_corpus(tmp_path: Path) -> None:
+    source = tmp_path / "a.jsonl"
+    texts = [f"A quiet Film number {n}, and a WARM one" for n in range(60)]
+    source.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    corpus = prepare(source, tmp_path / "lower", vocab_size=300, lowercase=True)
+    assert corpus.tokenizer.encode("WARM Film") == corpus.tokenizer.encode("warm film")
+    ids = corpus.tokens("train").take(0, 40).tolist()
+    assert corpus.tokenizer.decode(ids) == corpus.tokenizer.decode(ids).lower()
+    with pytest.raises(InputError, match="settings"):
+        prepare(source, tmp_path / "lower", vocab_size=300)

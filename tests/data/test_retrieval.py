@@ -117,7 +117,7 @@ def test_lists_that_are_none_are_one_line(tmp_path: Path, rows: str, message: st
         read_ranked_lists(path, COLUMNS).usable()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(0, 10_000))
 def test_what_is_right_for_a_query_is_never_wrong_for_it(seed: int) -> None:
     random = np.random.default_rng(seed)
@@ -138,7 +138,7 @@ def test_what_is_right_for_a_query_is_never_wrong_for_it(seed: int) -> None:
     assert batch["tokens"].numel() <= 6 * batches.length(2, 6)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(0, 1000), st.integers(2, 9))
 def test_long_lists_are_drawn_anew_and_keep_both_kinds(seed: int, most: int) -> None:
     random = np.random.default_rng(seed)

@@ -34,7 +34,7 @@ def ids_of(texts: list[str], tokenizer: Tokenizer) -> set[int]:
     return {index for ids in tokenizer.encode_batch(texts) for index in ids}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(TEXTS, max_size=6), TEXTS, st.booleans())
 def test_texts_of_used_tokens_are_read_as_before(
     texts: list[str], other: str, ignore_merges: bool

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from wafergpt.data.tokenizer import Tokenizer
@@ -89,7 +89,6 @@ def test_gpt2_is_gpt2(gpt2: Tokenizer) -> None:
 
 
 @given(st.text(max_size=60))
-@settings(deadline=None)
 def test_round_trip(text: str) -> None:
     tokenizer = trained()
     ids = tokenizer.encode(text)

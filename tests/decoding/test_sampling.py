@@ -54,7 +54,7 @@ def test_only_the_allowed_tokens(choice: dict[str, Any], allowed: set[int]) -> N
 
 
 @given(st.integers(2, 40), st.integers(0, 50), st.floats(0.01, 1.0), st.integers(0, 99))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_filters_equal_hugging_face(vocab: int, top_k: int, top_p: float, seed: int) -> None:
     logits_process = pytest.importorskip(
         "transformers.generation.logits_process", reason="the parity tests need transformers"
@@ -83,7 +83,6 @@ EXTREME = st.sampled_from([0.0, 5e-324, 1e-300, 1e-45, 1e-40, 1.2e-38, 1e-20, 0.
     top_k=st.integers(0, 40) | st.just(10**18),
     top_p=EXTREME.filter(lambda p: p <= 1) | st.floats(0, 1),
 )
-@settings(deadline=None)
 def test_whatever_the_limits_a_possible_token_is_drawn(
     rows: list[float], dtype: torch.dtype, temperature: float, top_k: int, top_p: float
 ) -> None:

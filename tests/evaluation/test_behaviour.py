@@ -151,7 +151,7 @@ def test_one_answer_to_all_is_invariant_and_another_to_each_is_not() -> None:
     assert all(one["interval"] is None for one in empty)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.lists(st.integers(1, 7), min_size=1, max_size=3), st.integers(1, 60), st.integers(0, 5))
 def test_cases_are_a_part_of_the_product(sizes: list[int], limit: int, seed: int) -> None:
     lists = {f"p{i}": [f"{i}w{k}" for k in range(n)] for i, n in enumerate(sizes)}
@@ -166,7 +166,7 @@ def test_cases_are_a_part_of_the_product(sizes: list[int], limit: int, seed: int
         assert all(word in lists[f"p{i}"] for i, word in enumerate(text.split()))
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.lists(st.booleans(), min_size=1, max_size=30))
 def test_rates_and_intervals(right: list[bool]) -> None:
     lists = {"n": [str(i) for i in range(len(right))]}

@@ -47,7 +47,7 @@ def best_loss(logits: torch.Tensor, targets: torch.Tensor) -> float:
     return closure().item()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(2, 6), st.floats(0.3, 4), st.integers(0, 99))
 def test_the_temperature_is_that_of_lbfgs_and_changes_no_answer(
     k: int, scale: float, seed: int
@@ -116,7 +116,7 @@ def test_the_bins_are_those_of_scikit_learn() -> None:
     assert low < high < 1
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(st.integers(2, 5), st.floats(0.5, 3), st.integers(0, 999))
 def test_right_probabilities_have_a_small_error(k: int, scale: float, seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -21,7 +21,6 @@ sklearn = pytest.importorskip("sklearn.metrics", reason="metrics are checked aga
 
 
 @pytest.mark.slow
-@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 6), st.integers(1, 40))
 def test_metrics_of_one_label_are_sklearns(seed: int, k: int, n: int) -> None:
     rng = np.random.default_rng(seed)
@@ -40,7 +39,6 @@ def test_metrics_of_one_label_are_sklearns(seed: int, k: int, n: int) -> None:
 
 
 @pytest.mark.slow
-@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 5), st.integers(1, 30))
 def test_metrics_of_any_number_of_labels_are_sklearns(seed: int, k: int, n: int) -> None:
     rng = np.random.default_rng(seed)

@@ -18,7 +18,7 @@ few = st.lists(st.integers(-3, 3), min_size=1, max_size=12)
 
 
 @pytest.mark.slow
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(few, few)
 def test_precision_is_that_of_scikit_learn(wanted: list[int], others: list[int]) -> None:
     metrics = pytest.importorskip("sklearn.metrics")

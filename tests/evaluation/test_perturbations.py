@@ -65,7 +65,7 @@ def distance(one: str, two: str) -> int:
     return row[-1]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(ANY, st.sampled_from(list(KINDS)), st.sampled_from(SEVERITIES), st.integers(0, 9))
 @example("...", "punctuation", 5, 0)
 @example("a.", "punctuation", 5, 0)
@@ -80,7 +80,7 @@ def test_any_text_can_be_changed(text: str, kind: str, severity: int, seed: int)
         assert found == text
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(ANY, st.sampled_from(list(KINDS)))
 def test_sites_are_in_order_and_offer_something_else(text: str, kind: str) -> None:
     done = 0
@@ -91,7 +91,7 @@ def test_sites_are_in_order_and_offer_something_else(text: str, kind: str) -> No
         done = site.end
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(ANY, st.sampled_from([kind for kind in KINDS if kind != "truncation"]), st.integers(0, 9))
 def test_no_mark_or_picture_loses_its_character(text: str, kind: str, seed: int) -> None:
     # An unchanged cluster: a character of two or more code points that belong together.
@@ -154,7 +154,6 @@ def test_examples(kind: str, severity: int, text: str, expected: str) -> None:
     assert perturbed(text, kind, severity, 0) == expected
 
 
-@settings(deadline=None)
 @given(st.text(st.characters(codec="ascii")), st.integers(0, 9))
 def test_full_width_forms_are_unicodes(text: str, seed: int) -> None:
     found = perturbed(text, "fullwidth", 5, seed)

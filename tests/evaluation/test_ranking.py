@@ -35,7 +35,7 @@ def lists(draw: st.DrawFn) -> Lists:
     return np.array(scores, dtype=np.float64), np.array(known, dtype=np.float64)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(lists(), st.integers(1, 30))
 def test_ndcg_is_that_of_scikit_learn_with_ties(found: Lists, places: int) -> None:
     scores, known = found
@@ -43,7 +43,7 @@ def test_ndcg_is_that_of_scikit_learn_with_ties(found: Lists, places: int) -> No
     assert ndcg(scores, known, places) == pytest.approx(expected, abs=1e-9)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(lists())
 def test_precision_and_first_rank_are_those_of_scikit_learn(found: Lists) -> None:
     scores, known = found
@@ -66,7 +66,7 @@ def test_rankings_are_counted_by_tenths() -> None:
     assert found["mrr"] == pytest.approx((1 + 1 / 3) / 2)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(0, 10_000))
 def test_ranks_are_places_in_a_sorted_list(seed: int) -> None:
     random = np.random.default_rng(seed)

@@ -102,7 +102,7 @@ def test_classifier_equals_hugging_face_on_padded_rows() -> None:
 
 
 @given(cuts=st.lists(st.integers(1, 23), unique=True, max_size=6))
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_cache_gives_the_same_however_the_text_is_cut(cuts: list[int]) -> None:
     gpt = noisy_gpt()
     tokens = torch.randint(0, 101, (2, 24))

@@ -96,7 +96,7 @@ def test_what_the_paper_says_in_transformers_gpt2() -> None:
         )
 
 
-@examples(max_examples=25, deadline=None)
+@examples(max_examples=25)
 @given(st.integers(1, 6), st.integers(1, 9), st.integers(1, 9), st.floats(0.1, 64))
 def test_a_merged_matrix_computes_the_same(
     rank: int, rows: int, columns: int, scale: float

@@ -22,7 +22,7 @@ from wafergpt.model.loss import (
     hidden_share=st.floats(0, 0.9),
     seed=st.integers(0, 1000),
 )
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_chunked_loss_and_gradients_equal_torch(
     rows: int, vocab: int, hidden_share: float, seed: int
 ) -> None:
@@ -58,7 +58,7 @@ def test_an_evaluation_pays_for_no_gradient() -> None:
     rows=st.integers(1, 40), vocab=st.integers(2, 70), share=st.floats(0, 1),
     scale=st.sampled_from([0.1, 1.0, 20.0]), seed=st.integers(0, 1000),
 )  # fmt: skip
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_a_share_of_the_loss_is_torchs_divergence(
     rows: int, vocab: int, share: float, scale: float, seed: int
 ) -> None:
@@ -130,7 +130,7 @@ def test_chunked_loss_in_bf16_is_near() -> None:
 
 
 @given(rows=st.integers(1, 12), vocab=st.integers(2, 40), seed=st.integers(0, 1000))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_a_sample_of_everything_is_the_exact_loss(rows: int, vocab: int, seed: int) -> None:
     torch.manual_seed(seed)
     hidden = torch.randn(2, rows, 8, requires_grad=True)

@@ -122,7 +122,7 @@ def chosen(recipe: Recipe, budget: str | float, machine: Machine = MACHINE) -> C
 
 
 @given(seconds=st.floats(10, 1e6), vocab_size=st.sampled_from([300, 8192, 50257]))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_a_budget_is_kept_and_a_larger_one_never_buys_less(seconds: float, vocab_size: int) -> None:
     recipe = load_recipe(None, [f"model.vocab_size={vocab_size}"])
     found = chosen(recipe, seconds)

@@ -108,7 +108,7 @@ def test_an_untied_head_multiplies_as_much_as_a_tied_one() -> None:
     vocab_size=st.integers(1, 200),
     orders=st.sets(st.integers(2, 8)),
 )
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_counts_are_those_of_the_network(
     n_layers: int,
     n_heads: int,

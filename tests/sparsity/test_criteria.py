@@ -24,7 +24,7 @@ def damped(gram: Tensor) -> Tensor:
 
 
 @given(st.integers(1, 4), st.integers(3, 16), st.data())
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_pruned_first_columns_leave_the_least_squares_solution(
     rows: int, columns: int, drawn: st.DataObject
 ) -> None:
@@ -71,7 +71,7 @@ def test_sparsegpt_loses_less_than_wanda_and_wanda_than_magnitude() -> None:
 
 
 @given(st.integers(1, 5), st.integers(1, 9))
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_two_of_each_four_inputs_are_kept(rows: int, groups: int) -> None:
     matrix, _, gram = data(rows, 4 * groups)
     for mask in (criteria.two_of_four(matrix.abs()),

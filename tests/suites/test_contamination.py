@@ -20,9 +20,7 @@ from wafergpt.runs.run import Run
 from wafergpt.suites.contamination import contamination, words_of
 from wafergpt.suites.rows import own_rows
 
-QUICK = settings(
-    deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+QUICK = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 WORDS = st.sampled_from(["a", "b", "C", "d!", "日", "本", "ﬁ", "-", "é"])
 TEXTS = st.lists(WORDS, max_size=12).map(" ".join)
 

@@ -129,7 +129,7 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Writer
 
 
 @pytest.mark.parametrize("kind", ["plain", "ngrams"])
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(groups=st.lists(st.tuples(CONTEXTS, JUDGED), max_size=5))
 @example(groups=[([n] * 6, [[3, 4, 5], [5, 6, 7, 8], [n]]) for n in (1, 2, 200)])
 def test_rows_read_together_are_judged_as_each_alone(

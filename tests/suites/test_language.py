@@ -153,7 +153,7 @@ def test_what_an_n_gram_reads_before_a_window_matters_up_to_the_stride_that_is_n
     assert np.flatnonzero(differs).tolist() == [16, 30]
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(st.integers(1, 70), min_size=1, max_size=6), st.integers(1, 16))
 def test_every_token_is_scored_once_with_enough_context(lengths: list[int], stride: int) -> None:
     seen: list[tuple[int, int]] = []

@@ -31,7 +31,7 @@ def of(rows: int, *overrides: str, text: str = "a short text", classes: int | No
 
 
 @patch.object(chosen, "SAMPLED", 20)
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(1, 100_000))
 def test_any_number_of_rows_gives_a_training(rows: int) -> None:
     train = of(rows).train

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.interop.test_onnx import run_readme
@@ -26,7 +26,6 @@ from wafergpt.tasks.regress import Regress, RegressSettings
 WORTH = {"bad": 1, "weak": 2, "fine": 3, "good": 4, "great": 5}
 
 
-@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(3, 50))
 def test_metrics_are_sklearns_and_scipys(seed: int, n: int) -> None:
     metrics = pytest.importorskip("sklearn.metrics")

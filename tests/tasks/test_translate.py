@@ -107,9 +107,9 @@ def test_the_loss_is_that_of_the_answer_alone(trained: Predictor, home: Path) ->
 def test_a_resume_ends_with_the_same_bits(trained: Predictor, home: Path) -> None:
     asked = settings(home, "schedule.name=constant", "schedule.warmup=2", "seed=4")
     root = home / "runs"
-    whole = finetune("scratch", None, [*asked, "train.steps=20", "name=whole"], root=root).run
-    half = finetune("scratch", None, [*asked, "train.steps=10", "name=half"], root=root).run
-    again = finetune(resume=half, overrides=["train.steps=20"], root=root).run
+    whole = finetune("scratch", None, [*asked, "train.steps=8", "name=whole"], root=root).run
+    half = finetune("scratch", None, [*asked, "train.steps=4", "name=half"], root=root).run
+    again = finetune(resume=half, overrides=["train.steps=8"], root=root).run
     hashes = [run.read("result")["weights_sha256"] for run in (whole, again)]
     assert hashes[0] == hashes[1]
 

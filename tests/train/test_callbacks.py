@@ -102,7 +102,7 @@ def test_a_task_without_a_validation_loss_is_evaluated() -> None:
         row: Row = {}
         evaluation.after_step(state, row)
     assert state.best_step == 1
-    assert row["evaluation_seconds"] >= 0
+    assert isinstance(row["evaluation_seconds"], float)
 
 
 @pytest.mark.parametrize("metric", ["loss", "spearman"])

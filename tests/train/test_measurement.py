@@ -20,6 +20,7 @@ from benchmarks import soak
 from tests.planning.test_plan import MACHINE
 from wafergpt.api import finetune, plan, pretrain
 from wafergpt.config import load_recipe
+from wafergpt.devices import load
 from wafergpt.devices.load import OtherLoad
 from wafergpt.distributed.collectives import SINGLE, ProcessGroup
 from wafergpt.errors import InputError, RunFailed
@@ -180,9 +181,11 @@ def test_a_budget_buys_a_shape_whose_speed_was_measured(tmp_path: Path) -> None:
     assert found.measured
     assert all(candidate.measured for candidate in found.candidates)
     assert 1 <= len(found.candidates) <= 7
-    chosen = min(found.candidates, key=lambda candidate: candidate.loss).recipe.model
-    assert found.resolved.model.d_model <= max(c.recipe.model.d_model for c in found.candidates)
-    assert chosen.d_ffn == 4 * chosen.d_model
+    # What is chosen stands first, and none that may be read so often has a lower loss.
+    chosen, *others = found.candidates
+    assert found.resolved.model == chosen.recipe.model
+    read_as_often = [c for c in others if c.tokens_per_parameter <= 25]
+    assert all(chosen.loss <= 1.001 * one.loss for one in read_as_often)
     assert found.seconds <= 15 or any("too small" in note for note in found.notes)
 
 
@@ -291,12 +294,18 @@ def test_a_run_far_from_its_plan_says_why(
     assert bool(caplog.text) == bool(said)
 
 
-def test_the_load_of_others_is_a_share() -> None:
-    load = OtherLoad()
-    # A processor's time is counted in hundredths of a second.
-    sum(i * i for i in range(3_000_000))
-    assert 0 <= load.share() <= 1
-    assert load.share(processes=1000) == 0
+def test_the_load_of_others_is_a_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = {"time": 100.0, "busy": 50.0, "own": 5.0}
+    monkeypatch.setattr(load, "_own_cores", lambda: {0, 1})
+    monkeypatch.setattr(load, "_busy_seconds", lambda cores: now["busy"])
+    monkeypatch.setattr(load, "_own_seconds", lambda: now["own"])
+    monkeypatch.setattr(load.time, "monotonic", lambda: now["time"])
+    others = OtherLoad()
+    now.update(time=110.0, busy=64.0, own=9.0)
+    # Of 20 seconds of two cores 14 were used, 4 of them by this process.
+    assert others.share() == pytest.approx(0.5)
+    assert others.share(processes=2) == pytest.approx(0.3)
+    assert others.share(processes=4) == 0
 
 
 def test_the_answers_to_test_rows_are_all_written(

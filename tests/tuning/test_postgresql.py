@@ -70,7 +70,7 @@ def test_two_processes_take_every_trial_once(database: str, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_a_killed_worker_leaves_its_trial_to_the_next(database: str, tmp_path: Path) -> None:
+def test_what_a_process_left_is_taken_up_by_the_next(database: str, tmp_path: Path) -> None:
     folder = tmp_path / "killed"
     folder.mkdir()
     of = study(folder, storage=database)
