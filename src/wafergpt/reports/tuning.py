@@ -166,7 +166,11 @@ def _history(trials: Trials) -> Chart:
     ]  # fmt: skip
     default = next((row.value for row in ended if row.is_default), None)
     layout: dict[str, Any] = {
-        "xaxis": {"title": {"text": "trial"}, **({"dtick": 1} if len(numbers) <= FEW else {})},
+        "xaxis": {
+            "title": {"text": "trial"},
+            "range": [-0.5, len(trials.rows) - 0.5],
+            **({"dtick": 1} if len(trials.rows) <= FEW else {}),
+        },
         "yaxis": {"title": {"text": f"validation {trials.metric}"}},
     }
     caption = f"{len(ended)} of {len(trials.rows)} trials ran to their end."
