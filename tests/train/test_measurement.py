@@ -299,7 +299,7 @@ def test_the_load_of_others_is_a_share(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(load, "_own_cores", lambda: {0, 1})
     monkeypatch.setattr(load, "_busy_seconds", lambda cores: now["busy"])
     monkeypatch.setattr(load, "_own_seconds", lambda: now["own"])
-    monkeypatch.setattr(load.time, "monotonic", lambda: now["time"])
+    monkeypatch.setattr("wafergpt.devices.load.time.monotonic", lambda: now["time"])
     others = OtherLoad()
     now.update(time=110.0, busy=64.0, own=9.0)
     # Of 20 seconds of two cores 14 were used, 4 of them by this process.

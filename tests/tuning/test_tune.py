@@ -24,7 +24,8 @@ from wafergpt.locks import Lock
 from wafergpt.progress import Bar
 from wafergpt.runs.run import Run
 from wafergpt.tuning.gpus import gpus_of
-from wafergpt.tuning.making import TrialMaker
+from wafergpt.tuning.making import IN_A_ROW, TOO_LONG, TrialMaker
+from wafergpt.tuning.spending import Spending
 from wafergpt.tuning.study import STUDY_LOCK, Outcome
 from wafergpt.tuning.tune import Tuning
 
@@ -274,6 +275,21 @@ def test_a_budget_of_time_ends_the_study(rows: Path) -> None:
     with pytest.raises(InputError, match=r"one trial takes about .*, more than the budget of"):
         tune(rows, LR, "name=large", "train.steps=999", trials=None, budget=0.001)
     assert not (rows / "runs" / "large-tune").exists()
+
+
+def test_a_trial_that_is_longer_than_what_is_left_is_not_made(
+    rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The default takes a third of the budget, and others have a hundred times its steps.
+    monkeypatch.setattr(Spending, "_cost", lambda self, outcome: 0.0 if outcome.why else 3.0)
+    run = tune(rows, "train.steps=800..900", trials=None, budget=10)
+    outcomes = run.read("result")["outcomes"]
+    assert [one["why"] for one in outcomes] == ["", *[TOO_LONG] * IN_A_ROW]
+    assert {path.name for path in run.path.glob("trial-*") if path.is_dir()} == {"trial-000"}
+    # What is as long as the default fits twice more.
+    found = tune(rows, LR, "name=others", trials=None, budget=10).read("result")
+    assert len(found["outcomes"]) == 3
+    assert not any(one["why"] for one in found["outcomes"])
 
 
 @pytest.mark.slow

@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wafergpt.config import Recipe, recipe_from, recipe_with
 from wafergpt.config.files import flat
 from wafergpt.errors import InputError, nearest, require_one_of
 from wafergpt.planning.budget import Budget, budget_of
+from wafergpt.progress import silent
 from wafergpt.runs.run import Run
 from wafergpt.tasks.base import Direction, task_of
 from wafergpt.tasks.labelled_task import LabelledTask
@@ -22,6 +23,9 @@ from wafergpt.train.resume import asked_for, beginning
 from wafergpt.tuning.proxy import proxy_of
 from wafergpt.tuning.samplers import Pruner, Sampler
 from wafergpt.tuning.spaces import Space, combinations, default_spaces, read_spaces
+
+if TYPE_CHECKING:
+    from wafergpt.planning.plan import Plan
 
 COSTS: Mapping[str, Direction] = {"latency": "min", "size": "min"}
 """Objectives beside a metric: seconds of an evaluation, and parameters."""
@@ -173,6 +177,14 @@ class Asked:
         if budget.kind == "tokens":
             raise InputError("a study has a budget of time or FLOPs: --budget 30m, or --trials N")
         return budget
+
+    def estimated(self, recipe: Recipe) -> Plan:
+        """Return what a trial is estimated to cost on this machine."""
+        from wafergpt.devices.probe import probe
+        from wafergpt.train.planner import plan_training
+
+        with silent():
+            return plan_training(recipe, probe(recipe.system.host), self.base, quick=True)
 
     def identity(self) -> dict[str, Any]:
         """Return all that makes trials comparable, by key: the recipe, its data, the spaces."""

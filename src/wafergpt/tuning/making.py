@@ -30,8 +30,11 @@ ASKED = "asked"
 
 STOPPED = "the trials are saved; the same command goes on"
 
+TOO_LONG = "longer than what is left of the budget"
+"""Why a trial was not made."""
+
 IN_A_ROW = 5
-"""So many trials that cannot be trained, one after the other, end a study."""
+"""So many trials that cannot be trained or are too long, one after the other, end a study."""
 
 
 @dataclass
@@ -48,6 +51,7 @@ class TrialMaker:
     folder: Path
     threads: int = 0
     _shown: set[str] = field(default_factory=set, init=False)
+    _too_long: int = field(default=0, init=False)
 
     @cached_property
     def study(self) -> Study:
@@ -101,17 +105,33 @@ class TrialMaker:
             Signals() as signals,
             progress(self.folder.name, self.asked.trials, "trials", len(outcomes)) as bar,
         ):
-            while True:
+            while self._too_long < IN_A_ROW:
                 with study.taken(self.asked.trials, self.spending.may_go_on) as trial:
                     if trial is None:
                         break
-                    failure = self._made(trial)
+                    failure = self._made(trial) if self._fits(trial) else None
                 self.follow(bar)
                 if signals.requested:
                     raise Interrupted(STOPPED)
                 failed = failed + 1 if failure else 0
                 if failure and failed == IN_A_ROW:
                     raise failure
+
+    def _fits(self, trial: Trial) -> bool:
+        """Return whether a trial is expected to end within the budget; settle one that is not."""
+        if self.asked.budget is None or trial.is_default or (self.folder / trial.run).exists():
+            return True
+        try:
+            with only_warnings():
+                recipe = self._recipe_of(trial)
+            fits = self.spending.has_room_for(recipe, self.asked, self.study.outcomes())
+        except InputError:
+            # It is impossible, which its training says.
+            fits = True
+        self._too_long = 0 if fits else self._too_long + 1
+        if not fits:
+            self.study.settle(trial, None, 0.0, TOO_LONG)
+        return fits
 
     @cached_property
     def spending(self) -> Spending:

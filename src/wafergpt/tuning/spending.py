@@ -6,8 +6,10 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from wafergpt.config import Recipe
 from wafergpt.planning.budget import Budget
 from wafergpt.progress import duration
+from wafergpt.tuning.asked import Asked
 from wafergpt.tuning.study import Outcome
 
 
@@ -35,6 +37,28 @@ class Spending:
         whole = [one for one in outcomes if one.values is not None] or outcomes
         expected = statistics.fmean(map(self._cost, whole))
         return self._spent(outcomes) + (running + 1) * expected <= self.budget.amount
+
+    def has_room_for(self, recipe: Recipe, asked: Asked, outcomes: Sequence[Outcome]) -> bool:
+        """Return whether a trial that may be longer than the default is expected to fit.
+
+        Args:
+            recipe: of the trial.
+            asked: the study.
+            outcomes: of the settled trials.
+
+        Raises:
+            InputError: if the trial is impossible.
+        """
+        default = next((one for one in outcomes if one.is_default and one.values), None)
+        if self.budget is None or default is None:
+            return True
+        costs = [self._estimated(asked, one) for one in (recipe, asked.default)]
+        expected = self._cost(default) * costs[0] / costs[1]
+        return self._spent(outcomes) + expected <= self.budget.amount
+
+    def _estimated(self, asked: Asked, recipe: Recipe) -> float:
+        plan = asked.estimated(recipe)
+        return plan.flops if self.budget and self.budget.kind == "flops" else plan.seconds
 
     def left(self, outcomes: Sequence[Outcome]) -> str:
         """Return what is left, for people; "" without a limit."""

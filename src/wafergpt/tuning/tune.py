@@ -15,7 +15,6 @@ from typing import Any
 from wafergpt import atomic_files
 from wafergpt.config import Recipe, recipe_with
 from wafergpt.config.recipe import DEFAULT_TASK
-from wafergpt.devices.probe import probe
 from wafergpt.errors import InputError, Interrupted, RunFailed
 from wafergpt.locks import locked
 from wafergpt.progress import (
@@ -24,11 +23,9 @@ from wafergpt.progress import (
     only_warnings,
     progress,
     say,
-    silent,
     working,
 )
 from wafergpt.runs.run import Run
-from wafergpt.train.planner import plan_training
 from wafergpt.train.signals import Signals
 from wafergpt.tuning.asked import Asked
 from wafergpt.tuning.gpus import require_gpus
@@ -167,9 +164,7 @@ class Tuning:
         if budget is None or (budget.kind == "seconds" and self.asked.ray):
             # The trials are made on other machines.
             return
-        recipe = self.asked.default
-        with silent():
-            plan = plan_training(recipe, probe(recipe.system.host), self.asked.base, quick=True)
+        plan = self.asked.estimated(self.asked.default)
         one, whole = plan.seconds, budget.amount
         texts = [duration(one), duration(whole)]
         if budget.kind == "flops":
