@@ -109,7 +109,7 @@ def test_a_training_runs_without_it_or_is_refused_before_there_is_a_run(
         pretrain(None, [*settings, "system.compile=on", "name=compiled"], root=tmp_path)
     assert not (tmp_path / "compiled").exists()
     assert not capsys.readouterr().err
-    monkeypatch.setattr(compilation, "compile_pays", lambda seconds, device: True)
+    monkeypatch.setattr(compilation, "compile_pays", lambda *_: True)
     run = pretrain(None, [*settings, "system.compile=auto", "name=either"], root=tmp_path)
     assert "warning: torch.compile does not work here" in capsys.readouterr().err
     assert run.recipe.system.compile == "off"

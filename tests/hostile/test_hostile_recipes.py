@@ -37,7 +37,7 @@ RECIPES: dict[str, tuple[bytes, str]] = {
     "sixties": (b"seed: 1" + b":59" * 100_000, "more than 100 digits"),
     "sixties of floats": (b"seed: 1" + b":59" * 1000 + b".5", "more than 100 digits"),
     "no date": (b"seed: 2024-99-99", "is not YAML"),
-    "no boolean": (b"seed: !!bool x", "is not YAML"),
+    "no boolean": (b"seed: !!bool x", "seed='x' is impossible"),
     "no number": (b"seed: !!int ''", "is not YAML"),
     "no float": (b"seed: !!float x", "is not YAML"),
     "no time": (b"seed: !!timestamp x", "is not YAML"),

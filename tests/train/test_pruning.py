@@ -148,7 +148,6 @@ def test_the_command_prints_what_it_cost_and_what_to_type_next(home: Path, corpu
         ),
         (["lm", "--name", "x", "--global"], "only magnitudes are ranked over all matrices"),
         (["base", "--name", "x"], "data.corpus"),
-        (["magnitude-False", "--name", "x", "--sparsity", "20%"], "zeros in its blocks: more than"),
         (["lm", "--name", "x", "data.corpus=/nowhere"], "there is no folder /nowhere"),
     ],
 )
@@ -159,6 +158,13 @@ def test_mistakes_are_named_and_nothing_is_written(
     assert message in str(done.exception) + done.output
     assert not (home / "x").exists()
     assert Run.find("lm", home)
+
+
+def test_fewer_zeros_than_there_are_is_refused(home: Path) -> None:
+    prune("lm", "half", method="magnitude", root=home)
+    with pytest.raises(InputError, match="zeros in its blocks: more than"):
+        prune("half", "x", sparsity=0.2, root=home)
+    assert not (home / "x").exists()
 
 
 def test_curves_are_measured_and_drawn(home: Path) -> None:
