@@ -116,6 +116,21 @@ class Bootstrap:
         return Difference(self.whole[metric] - other.whole[metric], *_ends(values), p)
 
 
+def difference(
+    ours: Bootstrap | None, theirs: Bootstrap | None, metric: str
+) -> dict[str, float] | None:
+    """Return how far a metric is above another model's on the same rows, if both know it.
+
+    Args:
+        ours: of one model; None if it has no metrics of rows.
+        theirs: of the other one.
+        metric: of both.
+    """
+    if ours is None or theirs is None or metric not in ours.whole:
+        return None
+    return ours.minus(theirs, metric).to_dict()
+
+
 def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
     """Return the p of two models' accuracies on the same rows (McNemar, 1947; exact, two-sided).
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from wafergpt import files
 from wafergpt.config import Recipe
@@ -176,6 +176,10 @@ class Plan:
             data={"corpus": path, "fingerprint": None},
             model={"vocab_size": read_corpus(path).vocab_size},
         )
+
+    def cost(self, kind: Literal["seconds", "tokens", "flops"]) -> float:
+        """Return what the training takes of a kind of budget."""
+        return {"seconds": self.seconds, "tokens": self.tokens, "flops": self.flops}[kind]
 
     def to_dict(self) -> dict[str, Any]:
         """Return every number as JSON."""

@@ -18,7 +18,7 @@ from wafergpt.data.tagged_rows import Sentences
 from wafergpt.data.text_columns import BETWEEN
 from wafergpt.engines.outputs import evaluate
 from wafergpt.errors import InputError, nearest
-from wafergpt.evaluation.intervals import Bootstrap
+from wafergpt.evaluation.intervals import Bootstrap, difference
 from wafergpt.files import short
 from wafergpt.inference.predictor import Predictor
 from wafergpt.progress import progress, say, silent, working
@@ -63,10 +63,7 @@ class Judged:
 
     def minus(self, other: Judged, metric: str) -> dict[str, float] | None:
         """Return how far a metric is above another's on the same rows; None if it is not known."""
-        ours, theirs = self.sampled, other.sampled
-        if ours is None or theirs is None or metric not in ours.whole:
-            return None
-        return ours.minus(theirs, metric).to_dict()
+        return difference(self.sampled, other.sampled, metric)
 
 
 def labelled_task(predictor: Predictor) -> LabelledTask[Any]:
@@ -362,8 +359,8 @@ def _beside(
     require_same_answers(predictor.run, other.run)
     theirs = judge(other, rows, f"evaluating {other.run.name}")
     found: dict[str, Any] = {"value": theirs.metrics.get(metric)}
-    if difference := ours.minus(theirs, metric):
-        found["difference"] = difference
+    if gap := ours.minus(theirs, metric):
+        found["difference"] = gap
     return found
 
 

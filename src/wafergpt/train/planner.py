@@ -129,8 +129,7 @@ def plan_budget(
     for left in range(ADJUSTMENTS, -1, -1):
         chosen = best(found)
         plan = plan_training(chosen.recipe, machine, None, quick, root)
-        spent = {"seconds": plan.seconds, "tokens": plan.tokens, "flops": plan.flops}[budget.kind]
-        used = spent / budget.amount
+        used = plan.cost(budget.kind) / budget.amount
         settled = budget.kind == "tokens" or LEAST_USED <= used <= MOST_USED[budget.kind]
         if not left or plan.steps == 1 or settled:
             break
@@ -164,7 +163,7 @@ def _on_budget(
             "a smaller shape is not chosen for its lower expected loss if it would read more than "
             f"{MAX_TOKENS_PER_PARAMETER:g} tokens per parameter: the law was fitted on fewer"
         )
-    spent = {"seconds": plan.seconds, "tokens": plan.tokens, "flops": plan.flops}[budget.kind]
+    spent = plan.cost(budget.kind)
     shown = duration if budget.kind == "seconds" else lambda n: f"{n:,.3g} {budget.kind}"
     if spent > MOST_USED[budget.kind] * budget.amount:
         yield (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import uuid
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -24,21 +25,19 @@ class TensorBoard:
 
     def __init__(self, run: Run) -> None:
         try:
-            from torch.utils.tensorboard import SummaryWriter  # noqa: F401
+            from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             raise InputError(
                 "tracking.tensorboard needs tensorboard: pip install 'wafergpt[track]'"
             ) from None
-        self._folder = str(run.path / "tensorboard")
+        self._opened = partial(SummaryWriter, str(run.path / "tensorboard"))
         self._writer: SummaryWriter | None = None
 
     def log(self, row: Row) -> None:
         """Write each number of the row as a scalar."""
         if self._writer is None:
-            from torch.utils.tensorboard import SummaryWriter
-
             # After a resume, steps that are made again replace those before.
-            self._writer = SummaryWriter(self._folder, purge_step=row["step"])
+            self._writer = self._opened(purge_step=row["step"])
         for name, value in row.items():
             if name != "step" and isinstance(value, int | float):
                 self._writer.add_scalar(name, value, row["step"])

@@ -178,7 +178,12 @@ class Asked:
             raise InputError("a study has a budget of time or FLOPs: --budget 30m, or --trials N")
         return budget
 
-    def estimated(self, recipe: Recipe) -> Plan:
+    @cached_property
+    def plan(self) -> Plan:
+        """What the first trial is estimated to cost on this machine."""
+        return self.plan_of(self.default)
+
+    def plan_of(self, recipe: Recipe) -> Plan:
         """Return what a trial is estimated to cost on this machine."""
         from wafergpt.devices.probe import probe
         from wafergpt.train.planner import plan_training

@@ -9,6 +9,7 @@ from typing import Any
 from wafergpt import atomic_files
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
+from wafergpt.evaluation.intervals import difference as paired
 from wafergpt.progress import silent
 from wafergpt.runs.run import Run
 from wafergpt.tasks.base import task_of
@@ -154,6 +155,4 @@ def _difference(
     assert isinstance(task, LabelledTask)
     kept = [run.outputs_of(part) for run in (one, other)]
     ours, theirs = (task.resampled(some, references) if some else None for some in kept)
-    if ours is None or theirs is None or metric not in ours.whole:
-        return None
-    return ours.minus(theirs, metric).to_dict()
+    return paired(ours, theirs, metric)

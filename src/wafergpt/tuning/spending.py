@@ -52,13 +52,9 @@ class Spending:
         default = next((one for one in outcomes if one.is_default and one.values), None)
         if self.budget is None or default is None:
             return True
-        costs = [self._estimated(asked, one) for one in (recipe, asked.default)]
-        expected = self._cost(default) * costs[0] / costs[1]
+        one, usual = (plan.cost(self.budget.kind) for plan in (asked.plan_of(recipe), asked.plan))
+        expected = self._cost(default) * one / usual
         return self._spent(outcomes) + expected <= self.budget.amount
-
-    def _estimated(self, asked: Asked, recipe: Recipe) -> float:
-        plan = asked.estimated(recipe)
-        return plan.flops if self.budget and self.budget.kind == "flops" else plan.seconds
 
     def left(self, outcomes: Sequence[Outcome]) -> str:
         """Return what is left, for people; "" without a limit."""

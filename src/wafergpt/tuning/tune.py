@@ -160,15 +160,14 @@ class Tuning:
 
     def _require_room_for_one(self) -> None:
         """Refuse a budget that is less than what the default is estimated to take."""
-        budget = self.asked.limit()
-        if budget is None or (budget.kind == "seconds" and self.asked.ray):
+        asked, budget = self.asked, self.asked.limit()
+        if budget is None or (budget.kind == "seconds" and asked.ray):
             # The trials are made on other machines.
             return
-        plan = self.asked.estimated(self.asked.default)
-        one, whole = plan.seconds, budget.amount
+        one, whole = asked.plan.cost(budget.kind), budget.amount
         texts = [duration(one), duration(whole)]
         if budget.kind == "flops":
-            one, texts = plan.flops, [f"{plan.flops:.2g} FLOPs", f"{whole:.2g}"]
+            texts = [f"{one:.2g} FLOPs", f"{whole:.2g}"]
         if one > whole:
             raise InputError(
                 f"one trial takes about {texts[0]}, more than the budget of {texts[1]}: a larger "
