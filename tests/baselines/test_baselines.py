@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.sparse import vstack
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, PredefinedSplit
 from sklearn.pipeline import make_pipeline
 
 from wafergpt.baselines import bilstm
 from wafergpt.baselines.bilstm import LENGTH, UNKNOWN, Words, train_bilstm
 from wafergpt.baselines.tfidf import train_tfidf
-from wafergpt.baselines.units import Units
+from wafergpt.baselines.units import Units, word_pattern
 from wafergpt.data.labelled_rows import Table
 
 
@@ -106,7 +108,8 @@ def test_tfidf_learns_words_and_keeps_the_order_of_labels() -> None:
     labels = ["zebra", "apple", "mango"]
     answers = [labels[i] for i in rng.integers(0, 3, 400)]
     texts = [f"a {label}ish thing number {n}" for n, label in enumerate(answers)]
-    parts = Table(texts[:300], answers[:300]), Table(texts[300:], answers[300:])
+    places = (slice(300), slice(300, 350), slice(350, None))
+    parts = [Table(texts[place], answers[place]) for place in places]
     result = train_tfidf(*parts, labels=labels)
     assert result.test.accuracy == 1.0
     assert result.test.labels == tuple(labels)
@@ -115,13 +118,42 @@ def test_tfidf_learns_words_and_keeps_the_order_of_labels() -> None:
     assert result.name == "TF-IDF + logistic regression"
 
 
+@pytest.mark.parametrize("noise", [0.02, 0.3, 0.45])
+def test_validation_rows_choose_the_strength_that_sklearn_does(noise: float) -> None:
+    rng = np.random.default_rng(1)
+
+    def part(n: int) -> Table:
+        answers = rng.integers(0, 2, n)
+        told = np.where(rng.random(n) < noise, 1 - answers, answers)
+        words = [["bad", "good"][one] for one in told]
+        texts = [f"{word} {rng.integers(0, 40)} {rng.integers(0, 40)}" for word in words]
+        return Table(texts, [["no", "yes"][one] for one in answers])
+
+    train, validation, test = part(200), part(100), part(100)
+    grams = TfidfVectorizer(
+        ngram_range=(1, 2), min_df=2, sublinear_tf=True, token_pattern=word_pattern()
+    )
+    search = GridSearchCV(
+        LogisticRegression(solver="liblinear", random_state=0),
+        {"C": [1.0, 3.0, 10.0, 30.0, 100.0]},
+        cv=PredefinedSplit([-1] * 200 + [0] * 100),
+        scoring="neg_log_loss",
+        refit=False,
+    )
+    both = vstack([grams.fit_transform(train.texts), grams.transform(validation.texts)])
+    search.fit(both, train.labels + validation.labels)
+    result = train_tfidf(train, validation, test)
+    assert result.settings == search.best_params_
+    assert result.to_row()["settings"] == {"C": search.best_params_["C"]}
+
+
 def test_where_words_are_not_spaced_tfidf_is_level_with_one_line_of_sklearn() -> None:
-    train, test = unspaced(300, 0), unspaced(200, 1)
+    train, test, validation = (unspaced(n, seed) for seed, n in enumerate((300, 200, 100)))
     rival = make_pipeline(
         TfidfVectorizer(analyzer="char", ngram_range=(1, 2), sublinear_tf=True),
         LogisticRegression(),
     ).fit(train.texts, train.labels)
-    result = train_tfidf(train, test)
+    result = train_tfidf(train, validation, test)
     assert result.test.accuracy >= rival.score(test.texts, test.labels) > 0.95
     assert result.name == "TF-IDF of characters + logistic regression"
 
@@ -135,7 +167,7 @@ def test_where_words_are_not_spaced_the_bilstm_reads_characters() -> None:
 def test_texts_of_which_nothing_is_known_are_counted() -> None:
     train = table(150, 0)
     test = Table([train.texts[0], "quite other words", "…", "YES!"], ["no", "yes", "no", "yes"])
-    assert train_tfidf(train, test).unread == 2
+    assert train_tfidf(train, train, test).unread == 2
     assert train_bilstm(train, test, test, epochs=1).to_row()["unread"] == 2
 
 
@@ -153,18 +185,18 @@ def test_decisions_are_fitted_for_baselines_too() -> None:
         assert len(probabilities) == len(targets) == 200
         return [20.0, 0.0]
 
-    plain = train_tfidf(train, test, labels=["rare", "usual"])
+    plain = train_tfidf(train, validation, test, labels=["rare", "usual"])
     assert plain.decided is None
     # Everything is answered with the first class.
     for result in (
-        train_tfidf(train, test, labels=["rare", "usual"], validation=validation, decide=decide),
+        train_tfidf(train, validation, test, labels=["rare", "usual"], decide=decide),
         train_bilstm(train, validation, test, labels=["rare", "usual"], decide=decide, epochs=1),
     ):
         assert result.decided is not None
         assert not result.decided.any()
         assert result.test.accuracy == pytest.approx(test.labels.count("rare") / 200)
     # A seed that only wafergpt takes.
-    seeded = train_tfidf(train, test, labels=["rare", "usual"], seed=1 << 62)
+    seeded = train_tfidf(train, validation, test, labels=["rare", "usual"], seed=1 << 62)
     assert seeded.test.loss == pytest.approx(plain.test.loss, rel=0.01)
 
 
@@ -173,4 +205,4 @@ def test_texts_that_share_no_word_are_no_failure() -> None:
     texts = [f"{a} {b}" for a, b in zip(words[::2], words[1::2], strict=True)]
     train = Table(texts, ["no", "yes"] * (len(texts) // 2))
     test = Table(["other words"], ["yes"])
-    assert train_tfidf(train, test).unread == 1
+    assert train_tfidf(train, train, test).unread == 1

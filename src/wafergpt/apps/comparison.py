@@ -113,9 +113,9 @@ class _Rivals:
             )
         return train_tfidf(
             tables.train,
+            self._in_scope(validation),
             self._in_scope(_evaluated(tables)),
             labels=labels,
-            validation=self._in_scope(validation),
             decide=self._decide,
             seed=seed,
         )

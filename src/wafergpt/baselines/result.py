@@ -32,6 +32,7 @@ class BaselineResult:
         unread: test rows in which the model knows no word or character: it guesses.
         decided: the answers, where they are not the most probable class: classes ``[n]``, or with
             any number of labels ``[n, n_labels]``.
+        settings: that validation chose, by name.
     """
 
     name: str
@@ -43,6 +44,7 @@ class BaselineResult:
     last: ClassificationMetrics | None = None
     unread: int = 0
     decided: NDArray[np.bool_] | NDArray[np.int64] | None = None
+    settings: dict[str, float] = field(default_factory=dict)
 
     def to_row(self) -> dict[str, Any]:
         """Return a row of a run's ``comparison.json``."""
@@ -53,6 +55,7 @@ class BaselineResult:
             "kind": self.kind,
             **scores,
             "seconds": self.seconds,
+            "settings": self.settings,
             "unread": self.unread,
             "test": test,
         }

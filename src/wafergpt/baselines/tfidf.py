@@ -5,8 +5,9 @@ Where words are not spaced: runs of one to three characters.
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,25 +26,28 @@ from wafergpt.evaluation.multi_label import multi_label_metrics
 MAX_SEED = 1 << 32
 """scikit-learn's seeds are below."""
 
+STRENGTHS = (1.0, 3.0, 10.0, 30.0, 100.0)
+"""C of a regression, the inverse of its L2 penalty: validation rows choose one."""
+
 
 def train_tfidf(
     train: Table,
+    validation: Table,
     test: Table,
     *,
     labels: Sequence[str] | None = None,
-    validation: Table | None = None,
     decide: Decide | None = None,
     seed: int = 0,
 ) -> BaselineResult:
-    """Train TF-IDF of n-grams with logistic regression (C = 10), and judge it.
+    """Train TF-IDF of n-grams with logistic regression, and judge it.
 
     N-grams are of words, 1 and 2 long, or of characters within words, 1 to 3 long (``Units``).
 
     Args:
         train: rows to learn from.
+        validation: rows that C is chosen by, and that decisions are fitted to.
         test: rows to evaluate on.
         labels: in order; taken from the training rows if omitted.
-        validation: rows that decisions are fitted to.
         decide: offsets of log probabilities by probabilities and classes of the validation rows;
             the most probable class is answered if omitted.
         seed: of the regression.
@@ -57,36 +61,41 @@ def train_tfidf(
         raise InputError(NEEDS_SKLEARN) from None
     start = time.perf_counter()
     labels = labels or label_names(train)
-    targets = encode_labels(train, labels, "train")
+    targets, held_out = (
+        encode_labels(table, labels, name)
+        for table, name in ((train, "train"), (validation, "validation"))
+    )
     units = Units.of(train.texts)
     vectorizer, features = _features(train, units)
     settings: dict[str, Any] = {"max_iter": 1000, "random_state": seed % MAX_SEED}
     settings["solver"] = "liblinear" if len(labels) == 2 else "lbfgs"
-    regression = LogisticRegression(C=10, **settings)
-    regression.fit(features, targets)
-    seconds = time.perf_counter() - start
 
-    def judged(table: Table) -> tuple[NDArray[np.float64], Any]:
-        seen = vectorizer.transform(table.texts)
-        found = np.zeros((len(table.texts), len(labels)))
+    def fitted(c: float) -> LogisticRegression:
+        return LogisticRegression(C=c, **settings).fit(features, targets)
+
+    def found(regression: LogisticRegression, seen: Any) -> NDArray[np.float64]:
+        probabilities = np.zeros((seen.shape[0], len(labels)))
         # A label without a training row has no column.
-        found[:, regression.classes_] = regression.predict_proba(seen)
-        return found, seen
+        probabilities[:, regression.classes_] = regression.predict_proba(seen)
+        return probabilities
 
-    def held_out() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        assert validation is not None, "decisions are fitted to validation rows"
-        return judged(validation)[0], encode_labels(validation, labels, "validation")
-
-    probabilities, seen = judged(test)
-    decided = classes_answered(probabilities, decide, held_out)
+    checked, seen = (vectorizer.transform(table.texts) for table in (validation, test))
+    regression = _lowest(
+        fitted, lambda one: classification_metrics(found(one, checked), held_out, labels).loss
+    )
+    seconds = time.perf_counter() - start
+    probabilities = found(regression, seen)
+    decided = classes_answered(
+        probabilities, decide, lambda: (found(regression, checked), held_out)
+    )
     test_targets = encode_labels(test, labels, "test")
-    scores = classification_metrics(probabilities, test_targets, labels, decided)
     return BaselineResult(
         f"TF-IDF{units.suffix} + logistic regression",
         "tfidf",
-        scores,
+        classification_metrics(probabilities, test_targets, labels, decided),
         probabilities,
         seconds,
+        settings={"C": regression.C},
         unread=int((seen.getnnz(axis=1) == 0).sum()),
         decided=decided,
     )
@@ -105,7 +114,7 @@ def train_tfidf_of_sets(
 
     Args:
         train: rows with any number of labels, settled.
-        validation: rows that thresholds are chosen by.
+        validation: rows that C and the thresholds are chosen by.
         test: rows to evaluate on.
         labels: in order.
         decide: offsets of log-odds by probabilities and answers of the validation rows; None for
@@ -121,32 +130,54 @@ def train_tfidf_of_sets(
     except ImportError:
         raise InputError(NEEDS_SKLEARN) from None
     start = time.perf_counter()
+    targets, held_out = (
+        encode_label_sets(table, labels, name)
+        for table, name in ((train, "train"), (validation, "validation"))
+    )
     units = Units.of(train.texts)
     vectorizer, features = _features(train, units)
-    regressions = OneVsRestClassifier(
-        LogisticRegression(C=10, solver="liblinear", random_state=seed % MAX_SEED)
+
+    def fitted(c: float) -> OneVsRestClassifier:
+        one = LogisticRegression(C=c, solver="liblinear", random_state=seed % MAX_SEED)
+        return OneVsRestClassifier(one).fit(features, targets)
+
+    def found(regressions: OneVsRestClassifier, seen: Any) -> NDArray[np.float64]:
+        return np.asarray(regressions.predict_proba(seen), dtype=np.float64)
+
+    checked, seen = (vectorizer.transform(table.texts) for table in (validation, test))
+    regressions = _lowest(
+        fitted, lambda each: multi_label_metrics(found(each, checked), held_out, labels).loss
     )
-    regressions.fit(features, encode_label_sets(train, labels, "train"))
     seconds = time.perf_counter() - start
-
-    def judged(table: Table) -> tuple[NDArray[np.float64], Any]:
-        seen = vectorizer.transform(table.texts)
-        return np.asarray(regressions.predict_proba(seen), dtype=np.float64), seen
-
-    offsets = decide(judged(validation)[0], encode_label_sets(validation, labels, "validation"))
-    probabilities, seen = judged(test)
+    offsets = decide(found(regressions, checked), held_out)
+    probabilities = found(regressions, seen)
     decided = labels_decided(probabilities, np.array(offsets or 0.0))
-    targets = encode_label_sets(test, labels, "test")
-    scores = multi_label_metrics(probabilities, targets, labels, decided)
+    test_targets = encode_label_sets(test, labels, "test")
     return BaselineResult(
         f"TF-IDF{units.suffix} + logistic regressions",
         "tfidf",
-        scores,
+        multi_label_metrics(probabilities, test_targets, labels, decided),
         probabilities,
         seconds,
+        settings={"C": regressions.estimator.C},
         unread=int((seen.getnnz(axis=1) == 0).sum()),
         decided=decided,
     )
+
+
+def _lowest(fitted: Callable[[float], Any], loss: Callable[[Any], float]) -> Any:
+    """Return the regression whose validation loss is lowest.
+
+    From the middle of ``STRENGTHS`` outwards, as long as it falls: with C, it falls and rises.
+    """
+    regression = functools.cache(lambda place: fitted(STRENGTHS[place]))
+    loss_at = functools.cache(lambda place: loss(regression(place)))
+    best, place = -1, len(STRENGTHS) // 2
+    while best != place:
+        best = place
+        near = range(max(0, best - 1), min(best + 2, len(STRENGTHS)))
+        place = min(near, key=loss_at)
+    return regression(best)
 
 
 def _features(train: Table, units: Units) -> tuple[Any, Any]:
