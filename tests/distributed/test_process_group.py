@@ -166,11 +166,15 @@ def test_asked_to_stop_before_it_started_it_ends_as_interrupted(
 
 @pytest.mark.parametrize(("code", "is_named"), [(130, False), (0, False), (launcher.LOST, True)])
 def test_who_still_waits_for_a_leader_that_was_asked_to_stop_does_not_hang(
-    code: int, is_named: bool, capsys: pytest.CaptureFixture[str]
+    code: int,
+    is_named: bool,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(launcher, "GRACE_SECONDS", 0.1)
     lines = (f"raise SystemExit({code})", "import time; time.sleep(60)")
     children = [subprocess.Popen([sys.executable, "-I", "-S", "-c", line]) for line in lines]
-    assert launcher._watch(children, 0.1, lambda: True) == code
+    assert launcher._watch(children, lambda: True) == code
     assert ("process 1 of 2 hangs" in capsys.readouterr().err) == is_named
     launcher._end(children)
 

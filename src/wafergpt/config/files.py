@@ -24,7 +24,8 @@ HORIZONS = ("steps", "tokens", "epochs", "seconds")
 
 FIRST_BATCH = ("first_steps", "first_batch_size")
 
-ROWS = {".csv", ".tsv", ".jsonl", ".xlsx", ".parquet"}
+ROW_FILES = frozenset({".csv", ".tsv", ".jsonl", ".xlsx", ".parquet"})
+"""Endings of files of labelled rows."""
 
 RECIPE_BYTES = 1 << 20
 """A recipe larger than this is refused unread."""
@@ -138,7 +139,7 @@ def _require_no_data(path: Path) -> None:
             f"{path} is a run, not a recipe: its recipe is {path / 'recipe.yaml'}, and --resume "
             f"{path} resumes it"
         )
-    if ROWS & set(path.suffixes) and files.is_file(path):
+    if ROW_FILES & set(path.suffixes) and files.is_file(path):
         raise InputError(f"{path} is not a recipe; labelled rows are given as task.train={path}")
 
 

@@ -170,12 +170,13 @@ class AnswerBatches(OrderedBatches):
             "word_counts": counts,
             "parts": np.array([(window.first, window.last) for window in some], dtype=np.int64),
         }
-        if self._rows:
-            arrays["features"] = _filled(list(self._features(chosen)))
         if self._targets is not None:
             arrays["targets"] = self._targets[chosen]
-        tokens = padded([window.tokens for window in some], self._order.padded(chosen))
         tensors = {name: torch.from_numpy(values) for name, values in arrays.items()}
+        if self._rows:
+            features = list(self._features(chosen))
+            tensors["features"] = padded(features, max(map(len, features)))
+        tokens = padded([window.tokens for window in some], self._order.padded(chosen))
         return Batch({"tokens": tokens, **tensors}, weight=n)
 
     def _features(self, chosen: Ints) -> Iterator[NDArray[np.int64]]:
@@ -186,10 +187,3 @@ class AnswerBatches(OrderedBatches):
             yield answer_features(
                 self._hashes[asked], self._hashes[context], self._contents[asked], self._rows
             )
-
-
-def _filled(rows: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
-    found = np.zeros((len(rows), max(map(len, rows)), rows[0].shape[1]), dtype=np.int64)
-    for place, row in zip(found, rows, strict=True):
-        place[: len(row)] = row
-    return found

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,8 @@ from wafergpt.data.opening import NotTextError
 from wafergpt.errors import InputError
 from wafergpt.files import short
 from wafergpt.progress import say
+
+T = TypeVar("T")
 
 _MARKUP = re.compile(r"</?[a-zA-Z][^<>]*>|&(?:[a-zA-Z]+|#\d+);")
 
@@ -291,9 +293,9 @@ def _of_table(row: dict[str, Any], names: Columns, path: Path, number: int, answ
 def _of_squad(articles: Sequence[Any], path: Path) -> Iterator[_Row]:
     count = 0
     for article in articles:
-        for paragraph in _list(article, "paragraphs", path, count):
+        for paragraph in _member(article, "paragraphs", list, path, count):
             context = _of(paragraph, "context", path, count)
-            for asked in _list(paragraph, "qas", path, count):
+            for asked in _member(paragraph, "qas", list, path, count):
                 count += 1
                 place = f"question {count}"
                 question = _of(asked, "question", path, count)
@@ -303,9 +305,7 @@ def _of_squad(articles: Sequence[Any], path: Path) -> Iterator[_Row]:
 
 
 def _of(value: Any, key: str, path: Path, count: int) -> str:
-    text = value.get(key) if isinstance(value, Mapping) else None
-    if not isinstance(text, str):
-        raise InputError(f"{path}: no '{key}' after question {count}, where SQuAD's JSON has one")
+    text = _member(value, key, str, path, count)
     try:
         return whole(text, path, count)
     except NotTextError:
@@ -314,9 +314,9 @@ def _of(value: Any, key: str, path: Path, count: int) -> str:
         ) from None
 
 
-def _list(value: Any, key: str, path: Path, count: int) -> list[Any]:
+def _member(value: Any, key: str, kind: type[T], path: Path, count: int) -> T:
     found = value.get(key) if isinstance(value, Mapping) else None
-    if not isinstance(found, list):
+    if not isinstance(found, kind):
         raise InputError(f"{path}: no '{key}' after question {count}, where SQuAD's JSON has one")
     return found
 

@@ -212,7 +212,7 @@ def detect(
         for dialect in ways:
             found = read(dialect)
             if found.fault is None:
-                chosen, ambiguous = _settle(dialect, found, read, open_lines)
+                chosen, ambiguous = _settle(dialect, found, read)
                 return Format(chosen, _notes(chosen, found, preferred, ambiguous))
             if found.columns == 1 and _TOO_LARGE in found.fault.reason:
                 # Any lines are a table of one column.
@@ -226,7 +226,6 @@ def _settle(
     dialect: Dialect,
     found: _Survey,
     read: Callable[[Dialect], _Survey],
-    open_lines: Callable[[], Lines],
 ) -> tuple[Dialect, bool]:
     """Return the dialect of a table with quotes, and whether another one fits too.
 

@@ -207,7 +207,6 @@ def text_rows(
 def read_texts(
     path: str | Path,
     text: str | Sequence[str] = "text",
-    file_format: FileFormat | None = None,
     option: str = "--column COLUMN",
 ) -> list[str]:
     """Read the text column of a file, or the lines of a .txt, as ``text_rows`` does.
@@ -217,10 +216,10 @@ def read_texts(
     """
     path = Path(path)
     names = names_of(text)
-    texts = [words for _, _, words in text_rows(path, names, file_format, option)]
+    texts = [words for _, _, words in text_rows(path, names, option=option)]
     if not texts:
         raise InputError(f"{path} has no rows")
-    say(counted(path, len(texts), file_format=file_format, names=names))
+    say(counted(path, len(texts), names=names))
     return texts
 
 

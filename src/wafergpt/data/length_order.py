@@ -20,8 +20,8 @@ ROUND = 32
 
 
 def padded(rows: Sequence[NDArray[np.integer]], length: int) -> torch.Tensor:
-    """Return rows of whole numbers as ``[rows, length]``, padded with 0."""
-    found = np.zeros((len(rows), length), dtype=np.int64)
+    """Return rows of whole numbers, each ``[n, …]``, as ``[rows, length, …]``, padded with 0."""
+    found = np.zeros((len(rows), length, *rows[0].shape[1:]), dtype=np.int64)
     for place, row in enumerate(rows):
         found[place, : len(row)] = row
     return torch.from_numpy(found)

@@ -18,17 +18,17 @@ TableKind = Literal["csv", "tsv", "jsonl"]
 _DELIMITERS = {"csv": ",", "tsv": "\t"}
 
 
-def table_kind(path: Path, option: str = "--out") -> TableKind:
-    """Return the kind of table that a file's name stands for.
+def table_kind(path: Path) -> TableKind:
+    """Return the kind of table that the name of ``--out`` stands for.
 
     Raises:
-        InputError: if it stands for none; ``option`` names the file.
+        InputError: if it stands for none.
     """
     for kind in get_args(TableKind):
         if path.suffix.lower() == f".{kind}":
             found: TableKind = kind
             return found
-    raise InputError(f"{option} {path}: its name must end in .csv, .tsv or .jsonl")
+    raise InputError(f"--out {path}: its name must end in .csv, .tsv or .jsonl")
 
 
 def header_line(kind: TableKind, names: Iterable[str]) -> str:

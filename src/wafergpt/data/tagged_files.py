@@ -108,7 +108,7 @@ def _words(path: Path, tokens: str | None, tags: str | None, tagged: bool) -> It
             begun = False
             yield None
             continue
-        if line.startswith("#") and not begun and _is_comment(line, cells, columns):
+        if line.startswith("#") and not begun and _is_comment(cells, columns):
             continue
         if not columns:
             columns, first = len(cells), number
@@ -127,7 +127,7 @@ def _words(path: Path, tokens: str | None, tags: str | None, tagged: bool) -> It
         yield Line(number, whole(cells[at], path, number), cells[of].strip() if tagged else "")
 
 
-def _is_comment(line: str, cells: Sequence[str], columns: int) -> bool:
+def _is_comment(cells: Sequence[str], columns: int) -> bool:
     """Return whether a sentence's first line, which begins with #, is none of its words."""
     as_others = len(cells) == columns if columns else len(cells) > 1
     return not as_others or "=" in cells or (not columns and parsed(cells[-1].strip()) is None)

@@ -49,7 +49,6 @@ def launch(
     nproc: int,
     arguments: Sequence[str],
     restarts: int = 0,
-    grace: float = GRACE_SECONDS,
     log: Path | None = None,
 ) -> int:
     """Run ``wafergpt ARGUMENTS`` as ``nproc`` processes; return the exit code of the leader.
@@ -82,7 +81,7 @@ def launch(
         for left in range(restarts, -1, -1):
             with nullcontext() if log is None else log.open("ab") as output:
                 _start(nproc, arguments, children, output)
-            code = _watch(children, grace, lambda: bool(asked))
+            code = _watch(children, lambda: bool(asked))
             # A process that failed by itself, as for lack of memory, would fail again.
             failed = next((n for one in children if (n := one.poll()) and 0 < n != LOST), None)
             _end(children)
@@ -180,9 +179,7 @@ def _end(children: list[subprocess.Popen[bytes]]) -> None:
     children.clear()
 
 
-def _watch(
-    children: Sequence[subprocess.Popen[bytes]], grace: float, is_asked: Callable[[], bool]
-) -> int | None:
+def _watch(children: Sequence[subprocess.Popen[bytes]], is_asked: Callable[[], bool]) -> int | None:
     """Wait until all have ended; return the leader's exit code, None if it hangs."""
     leader, *workers = children
     while leader.poll() is None and not any(child.poll() for child in workers):
@@ -194,7 +191,7 @@ def _watch(
         elif rank and leader.poll() in (None, LOST):
             say(f"process {rank} of {len(children)} ended with exit code {code}")
     stopped = is_asked() and leader.poll() in AS_ASKED
-    deadline = time.monotonic() + (min(grace, STOPPED_GRACE_SECONDS) if stopped else grace)
+    deadline = time.monotonic() + (STOPPED_GRACE_SECONDS if stopped else GRACE_SECONDS)
     while any(child.poll() is None for child in children) and time.monotonic() < deadline:
         time.sleep(0.05)
     for rank, child in enumerate(children):

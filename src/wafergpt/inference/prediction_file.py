@@ -207,7 +207,7 @@ class PredictionFile:
             for row in self._rows():
                 total += 1
                 names.update(dict.fromkeys(row.columns))
-                self._require_columns(row, len(names), kind)
+                self._require_columns(row, len(names))
                 value = self._value(row)
                 if value is not None:
                     lists.require_in_a_row(row)
@@ -241,7 +241,7 @@ class PredictionFile:
             if kind == "jsonl" or not isinstance(value, dict)
         }
 
-    def _require_columns(self, row: InputRow, count: int, kind: TableKind) -> None:
+    def _require_columns(self, row: InputRow, count: int) -> None:
         """Check that a row's columns can be written again."""
         place = f"{self.source}, line {row.line}"
         if count > COLUMNS:

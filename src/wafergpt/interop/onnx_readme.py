@@ -140,13 +140,13 @@ def _lines(recipe: Recipe, graph: Graph) -> str:
     ]
     body = []
     if "lengths" not in graph.inputs:
-        body = _continuation(recipe)
+        body = _continuation()
     elif "cut" in graph.settings:
         body = _answers(graph)
     return "\n".join([*head, *body, graph.answer])
 
 
-def _continuation(recipe: Recipe) -> list[str]:
+def _continuation() -> list[str]:
     return [
         'ids = tokenizer.encode("This is", add_special_tokens=False).ids',
         "for _ in range(20):",

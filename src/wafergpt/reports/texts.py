@@ -39,7 +39,7 @@ def verdict(chapter: Chapter, ranked: Sequence[Row]) -> str:
         return _unfinished(chapter)
     folds = folds_of(chapter.result)
     if folds and (chapter.origin or chapter.test.accuracy is None):
-        return _in_folds(chapter, folds)
+        return _in_folds(folds)
     if chapter.origin:
         return _given(chapter)
     ours = next((row for row in ranked if row.get("kind") == "gpt"), None)
@@ -93,7 +93,7 @@ def before_refit(chapter: Chapter) -> str:
     )
 
 
-def _in_folds(chapter: Chapter, folds: Mapping[str, Any]) -> str:
+def _in_folds(folds: Mapping[str, Any]) -> str:
     """Summarize folds by the first metric that is a share, else by the first one."""
     mean, deviation = folds.get("mean"), folds.get("deviation")
     names = [str(name) for name in mean] if isinstance(mean, Mapping) else []

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from wafergpt import atomic_files, files
 from wafergpt.config import Recipe, load_recipe
+from wafergpt.config.files import ROW_FILES
 from wafergpt.errors import InputError, nearest
 from wafergpt.locks import Lock
 from wafergpt.progress import say
@@ -35,9 +36,6 @@ OUTPUTS = "outputs.safetensors"
 ROW_BYTES = 1 << 20
 """A longer line is no row of metrics.jsonl."""
 
-
-ROWS = (".csv", ".tsv", ".jsonl", ".xlsx", ".parquet")
-"""Endings of files of labelled rows."""
 
 LOCK = ".lock"
 
@@ -385,7 +383,7 @@ def _why_none(name: str | Path, path: Path, root: Path) -> str:
         names = [p.parent.name for place in (root, SHIPPED) for p in place.glob("*/recipe.yaml")]
         return f"no run '{name}'{nearest(str(name), names) or f' (looked in {root}/ too)'}"
     if not there.is_dir():
-        if there.suffix.lower() in ROWS:
+        if there.suffix.lower() in ROW_FILES:
             return f"no run '{name}': labelled rows are named task.train={there}, after the run"
         return f"no run '{name}': {there} is a file, and belongs to none"
     if files.is_file(there / "corpus.json"):

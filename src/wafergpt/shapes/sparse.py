@@ -10,6 +10,9 @@ from wafergpt.config.sparsity import SparseRole
 
 Shape = tuple[int, int]
 
+PLACES = 1000
+"""Of a training, at which its zeros are counted."""
+
 
 def matrices(model: Model, settings: Sparsity | Lora) -> dict[tuple[int, SparseRole], Shape]:
     """Return the shapes ``(fan_out, fan_in)`` of the matrices in question, by layer and role."""
@@ -114,10 +117,10 @@ def spared_flops(recipe: Recipe, zeros: float) -> float:
     return 6.0 * zeros * sum(rows * columns for rows, columns in found)
 
 
-def mean_spared_flops(recipe: Recipe, steps: int, places: int = 1000) -> float:
-    """Return ``spared_flops`` on average over a training, at some places of it."""
+def mean_spared_flops(recipe: Recipe, steps: int) -> float:
+    """Return ``spared_flops`` on average over a training."""
     if recipe.sparsity.algorithm == "none" or not steps:
         return 0.0
-    seen = [int(steps * place / places) for place in range(places)]
-    zeros = sum(share_of_zeros(recipe.sparsity, step, steps) for step in seen) / places
+    seen = [int(steps * place / PLACES) for place in range(PLACES)]
+    zeros = sum(share_of_zeros(recipe.sparsity, step, steps) for step in seen) / PLACES
     return spared_flops(recipe, zeros)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from wafergpt import files
 from wafergpt.config import load_recipe
 from wafergpt.config.recipe import DEFAULT_TASK
+from wafergpt.data.labelled_rows import read_texts
 from wafergpt.errors import InputError, nearest
 from wafergpt.evaluation.perturbations import require_kinds
 from wafergpt.locks import locked
@@ -307,7 +308,6 @@ class Evaluation:
         return behaviour(self.predictor, self.asked.cases, self.asked.seed or 0)
 
     def _outside(self) -> dict[str, Any]:
-        from wafergpt.data.labelled_rows import read_texts
         from wafergpt.suites.outside import outside
 
         if self.asked.outside is None:

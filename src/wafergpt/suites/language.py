@@ -16,9 +16,12 @@ from wafergpt.data.corpus import Corpus
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError, RunFailed
 from wafergpt.evaluation.intervals import Bootstrap
+from wafergpt.planning.memory import head_chunk_rows
 from wafergpt.progress import progress, working
 from wafergpt.runs.run import Run
 from wafergpt.suites.sources import Source, drawn, named_sources
+from wafergpt.tasks.base import task_of
+from wafergpt.tasks.language_model import for_corpus
 
 if TYPE_CHECKING:
     import torch
@@ -172,7 +175,6 @@ def token_losses(
 
     from wafergpt.data.length_order import padded
     from wafergpt.engines.base import autocast
-    from wafergpt.planning.memory import head_chunk_rows
 
     model = network.config
     size = head_chunk_rows(model.vocab_size, model.d_model, device.type)
@@ -206,8 +208,6 @@ def _own(run: Run) -> Source:
     Raises:
         InputError: if there is none, or it is gone or has changed.
     """
-    from wafergpt.tasks.language_model import for_corpus
-
     recipe = run.recipe
     path = recipe.data.corpus
     if path is None:
@@ -248,7 +248,6 @@ def _loaded(run: Run, device: str) -> tuple[GPT, Recipe, torch.device]:
     from wafergpt.checkpoint.restored import restored
     from wafergpt.inference.devices import inference_device, on_device
     from wafergpt.model.gpt import GPT
-    from wafergpt.tasks.base import task_of
 
     place = torch.device(inference_device(run.recipe, device))
     recipe = on_device(run.recipe, place.type)

@@ -26,6 +26,7 @@ from wafergpt.evaluation.answers import (
 )
 from wafergpt.evaluation.intervals import Bootstrap
 from wafergpt.progress import say, working
+from wafergpt.tasks.answer_graph import graph_of_answers
 from wafergpt.tasks.base import Direction, EvaluationSet, InputFormat, InputRow, Outputs, Splits
 from wafergpt.tasks.chosen import with_choices_for_tagging
 from wafergpt.tasks.ngram_scores import mean_of_each
@@ -193,8 +194,6 @@ class Answer(WordTask[Questions]):
 
     def graph(self) -> Graph:
         """Describe the network; answers are read from its scores outside of the graph."""
-        from wafergpt.tasks.answer_graph import graph_of_answers
-
         return graph_of_answers(self)
 
     def flops(self, batch: Batch) -> float:

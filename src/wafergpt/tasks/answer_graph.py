@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from wafergpt.data.answer_windows import N_FEATURES
-from wafergpt.tasks.graph import Graph
+from wafergpt.tasks.graph import READER, Graph, word_inputs
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -15,14 +15,6 @@ if TYPE_CHECKING:
     from wafergpt.tasks.answer import Answer
 
 ANSWER = """
-def encode(text):
-    return tokenizer.encode(text, add_special_tokens=False).ids
-
-
-def network(inputs):
-    return dict(zip(settings["outputs"], session.run(None, inputs)))
-
-
 asked = [("Where does Anna live?", "Anna lives in Oslo, and Bob in Rome.")]
 for question, context in asked:
     print(answer_in(question, context, encode, network, settings))"""
@@ -43,13 +35,6 @@ def graph_of_answers(task: Answer) -> Graph:
         The graph, whose outputs are the scores of words as the first and the last one.
     """
     settings = task.settings
-    inputs: dict[str, tuple[str, ...]] = {
-        "tokens": ("batch", "length"),
-        "lengths": ("batch",),
-        "words": ("batch", "words", "2"),
-    }
-    if task.table_rows:
-        inputs["features"] = ("batch", "words", str(N_FEATURES))
 
     def forward(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
         return {"scores": task.mixed(task.word_scores(network, batch))}
@@ -58,7 +43,7 @@ def graph_of_answers(task: Answer) -> Graph:
         return task.found_by(found["scores"], batch)
 
     return Graph(
-        inputs,
+        word_inputs(N_FEATURES if task.table_rows else 0),
         {
             "scores": "`[batch, words, 2]`: of each word as the first and as the last one of the "
             'answer; word 0 stands for "no answer"'
@@ -69,7 +54,7 @@ def graph_of_answers(task: Answer) -> Graph:
             "feature_rows": task.table_rows,
             **{key: getattr(settings, key) for key in KEPT},
         },
-        ANSWER,
+        READER + ANSWER,
         evaluated,
         {"answer_reading": "answer_in", **dict.fromkeys(MODULES, "")},
     )

@@ -18,6 +18,8 @@ from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
 from wafergpt.planning.estimate import SCRATCH_VOCABULARY
 from wafergpt.progress import working
+from wafergpt.shapes.parametrization import parametrization
+from wafergpt.shapes.roles import role_of
 from wafergpt.tasks.predicting import Predicting
 from wafergpt.tasks.samples import (
     NOTHING_HELD_OUT,
@@ -233,9 +235,6 @@ class Task(Predicting, ABC):
             Names in ``network``, and tensors.
         """
         import torch
-
-        from wafergpt.shapes.parametrization import parametrization
-        from wafergpt.shapes.roles import role_of
 
         rows = parametrization(self.recipe.model).rows
         generator = torch.Generator().manual_seed(self.recipe.seed)

@@ -32,6 +32,7 @@ from wafergpt.progress import say
 from wafergpt.tasks.base import Direction, EvaluationSet, Outputs, Task, is_of_task
 from wafergpt.tasks.carried import notes_on
 from wafergpt.tasks.classify_fit import confidence_of, decided_of, fitted
+from wafergpt.tasks.classify_graph import graph_of_classes
 from wafergpt.tasks.classify_settings import ClassifySettings
 from wafergpt.tasks.tables import Tables
 from wafergpt.tasks.text_task import Targets, TextTask
@@ -395,6 +396,4 @@ class Classify(TextTask):
 
     def graph(self) -> Graph:
         """Describe the network, which computes ``probabilities`` too."""
-        from wafergpt.tasks.classify_graph import graph_of_classes
-
         return graph_of_classes(self, super().graph())

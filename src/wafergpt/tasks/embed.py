@@ -21,6 +21,7 @@ from wafergpt.progress import place, working
 from wafergpt.shapes.counts import pooled_width, training_flops
 from wafergpt.tasks.base import Direction, EvaluationSet, Outputs, Splits
 from wafergpt.tasks.chosen import with_choices_for_retrieval
+from wafergpt.tasks.graph import Graph
 from wafergpt.tasks.labelled_task import LabelledTask
 from wafergpt.tasks.tables import SplitRows
 
@@ -284,8 +285,6 @@ class Embed(LabelledTask[QueryPairs]):
 
     def graph(self) -> Graph:
         """Describe the network; its vectors have length 1."""
-        from wafergpt.tasks.graph import Graph
-
         return Graph(
             {"tokens": ("batch", "length"), "lengths": ("batch",)},
             {"vectors": "`[batch, size]`, of length 1: products are cosines"},

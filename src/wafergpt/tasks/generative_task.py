@@ -18,9 +18,11 @@ from wafergpt.data.labelled_rows import Table
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
 from wafergpt.progress import say, working
+from wafergpt.shapes.counts import training_flops
 from wafergpt.tasks.base import EvaluationSet, Outputs, Splits
 from wafergpt.tasks.chosen import with_choices_for_writing
 from wafergpt.tasks.labelled_task import LabelledTask
+from wafergpt.tasks.language_model import LanguageModel
 from wafergpt.tasks.prompts import Answers, Ints, Prompt
 from wafergpt.tasks.tables import Tables
 
@@ -219,14 +221,10 @@ class GenerativeTask(LabelledTask[Table]):
 
     def graph(self) -> Graph:
         """Describe the GPT, as that of a language model."""
-        from wafergpt.tasks.language_model import LanguageModel
-
         return replace(LanguageModel(self.recipe).graph(), evaluated=_from_logits)
 
     def flops(self, batch: Batch) -> float:
         """Return the FLOPs of a forward and backward pass; the head reads what is learned alone."""
-        from wafergpt.shapes.counts import training_flops
-
         model = self.recipe.model
         texts, length = batch["tokens"].shape
         share = batch.weight / (texts * length)

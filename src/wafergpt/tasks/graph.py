@@ -14,6 +14,17 @@ if TYPE_CHECKING:
     from wafergpt.data.batches import Batch
     from wafergpt.tasks.text_task import TextTask
 
+READER = """
+def encode(text):
+    return tokenizer.encode(text, add_special_tokens=False).ids
+
+
+def network(inputs):
+    return dict(zip(settings["outputs"], session.run(None, inputs)))
+
+"""
+"""Lines for what reads by tokens and a network: ``encode`` and ``network``."""
+
 
 def _unchanged(found: Mapping[str, Tensor], batch: Batch) -> Mapping[str, Tensor]:
     return found
@@ -47,6 +58,23 @@ class Graph:
         default=_unchanged
     )
     modules: Mapping[str, str] = field(default_factory=dict)
+
+
+def word_inputs(features: int) -> dict[str, tuple[str, ...]]:
+    """Describe what a network reads that answers for words.
+
+    Args:
+        features: of each word; 0 if the network reads none.
+
+    Returns:
+        ``Graph.inputs``.
+    """
+    inputs: dict[str, tuple[str, ...]] = {
+        "tokens": ("batch", "length"),
+        "lengths": ("batch",),
+        "words": ("batch", "words", "2"),
+    }
+    return {**inputs, "features": ("batch", "words", str(features))} if features else inputs
 
 
 def graph_of_texts(task: TextTask) -> Graph:

@@ -14,6 +14,7 @@ from wafergpt.errors import InputError
 from wafergpt.planning.plan import TOKENS_PER_PARAMETER
 from wafergpt.shapes.counts import dense_parameters, training_flops
 from wafergpt.tasks.base import Direction, EvaluationSet, Outputs, Splits, Task, Teacher
+from wafergpt.tasks.graph import Graph
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -146,7 +147,6 @@ class LanguageModel(Task):
     def graph(self) -> Graph:
         """Describe the GPT, which computes the ``logits`` of every next token."""
         from wafergpt.model.gpt import GPT
-        from wafergpt.tasks.graph import Graph
 
         def forward(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
             assert isinstance(network, GPT)

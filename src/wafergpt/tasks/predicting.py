@@ -6,6 +6,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wafergpt.data.file_formats import counted
+from wafergpt.data.labelled_rows import text_rows
+from wafergpt.data.text_columns import names_of, shown
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
 from wafergpt.progress import say
@@ -94,10 +97,6 @@ class Predicting:
         Raises:
             InputError: if one is none, or there are none.
         """
-        from wafergpt.data.file_formats import counted
-        from wafergpt.data.labelled_rows import text_rows
-        from wafergpt.data.text_columns import names_of, shown
-
         kind = require_no_conll(path, file_format)
         names, count = self.columns_named(column), 0
         for line, columns, text in text_rows(path, names, kind):

@@ -28,6 +28,7 @@ from wafergpt.errors import InputError
 from wafergpt.evaluation.intervals import Bootstrap
 from wafergpt.evaluation.ranking import list_scores, ranking_metrics
 from wafergpt.progress import working
+from wafergpt.shapes.counts import pooled_width, training_flops
 from wafergpt.tasks.base import Direction, EvaluationSet, InputFormat, InputRow, Outputs, Splits
 from wafergpt.tasks.chosen import with_choices_for_retrieval
 from wafergpt.tasks.labelled_task import LabelledTask
@@ -183,8 +184,6 @@ class Rank(LabelledTask[RankedLists]):
 
     def flops(self, batch: Batch) -> float:
         """Return the FLOPs of a forward and backward pass, padding included."""
-        from wafergpt.shapes.counts import pooled_width, training_flops
-
         rows, length = batch["tokens"].shape
         recipe, weights = self.recipe, pooled_width(self.recipe.model, self.settings.pooling)
         return rows * training_flops(recipe.model, length, 0, weights, recipe.lora)

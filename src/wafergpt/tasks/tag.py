@@ -39,6 +39,7 @@ from wafergpt.tasks.carried import notes_on, placed
 from wafergpt.tasks.chosen import TAGGED_FAST, with_choices_for_tagging
 from wafergpt.tasks.ngram_scores import mean_of_each
 from wafergpt.tasks.tables import SplitRows
+from wafergpt.tasks.tag_graph import graph_of_tags
 from wafergpt.tasks.tag_settings import TagSettings
 from wafergpt.tasks.tag_words import (
     entities_found,
@@ -227,8 +228,6 @@ class Tag(WordTask[Sentences]):
 
     def graph(self) -> Graph:
         """Describe the network; the field over its scores is read outside of the graph."""
-        from wafergpt.tasks.tag_graph import graph_of_tags
-
         return graph_of_tags(self)
 
     def carried(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from wafergpt.data.word_features import N_FEATURES
-from wafergpt.tasks.graph import Graph
+from wafergpt.tasks.graph import READER, Graph, word_inputs
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -14,14 +14,6 @@ if TYPE_CHECKING:
     from wafergpt.tasks.tag import Tag
 
 ANSWER = """
-def encode(text):
-    return tokenizer.encode(text, add_special_tokens=False).ids
-
-
-def network(inputs):
-    return dict(zip(settings["outputs"], session.run(None, inputs)))
-
-
 texts = ["Anna Smith went to New York.", "Bob saw Rome."]
 for text in texts:
     print(entities_in(text, encode, network, settings))"""
@@ -40,20 +32,13 @@ def graph_of_tags(task: Tag) -> Graph:
         The graph, whose outputs are the scores that a conditional random field adds up.
     """
     settings = task.settings
-    inputs: dict[str, tuple[str, ...]] = {
-        "tokens": ("batch", "length"),
-        "lengths": ("batch",),
-        "words": ("batch", "words", "2"),
-    }
-    if task.table_rows:
-        inputs["features"] = ("batch", "words", str(N_FEATURES))
 
     def forward(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
         scores, steps = task.scores(network, batch)
         return {"scores": task.mixed(scores), "steps": steps.expand(scores.shape[1], -1, -1)}
 
     return Graph(
-        inputs,
+        word_inputs(N_FEATURES if task.table_rows else 0),
         {
             "scores": "`[batch, words, tags]`: of O, then of B, I, E and S of each label",
             "steps": "`[batch, tags + 1, tags + 1]`: of each tag before each; the last row is "
@@ -66,7 +51,7 @@ def graph_of_tags(task: Tag) -> Graph:
             "units": settings.units,
             "feature_rows": task.table_rows,
         },
-        ANSWER,
+        READER + ANSWER,
         lambda found, batch: task.found_by(found["scores"], found["steps"][0], batch),
         {"tag_reading": "entities_in", **dict.fromkeys(MODULES, "")},
     )

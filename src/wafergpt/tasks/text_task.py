@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from wafergpt.config import Recipe
 from wafergpt.data.labelled_rows import Table, is_missing, read_table
+from wafergpt.data.paired_batches import changed_of
 from wafergpt.data.row_sources import together
 from wafergpt.data.text_columns import (
     BETWEEN,
@@ -25,10 +26,12 @@ from wafergpt.data.text_ngrams import text_ngrams
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
 from wafergpt.progress import working
+from wafergpt.shapes.counts import pooled_width, training_flops
 from wafergpt.tasks.adversarial import SHIFT, adversarial_loss
-from wafergpt.tasks.augmented import changed_copies, excerpts
+from wafergpt.tasks.augmented import changed_copies, consistent_loss, excerpts
 from wafergpt.tasks.base import EvaluationSet, Splits, Task, Teacher
 from wafergpt.tasks.chosen import with_choices
+from wafergpt.tasks.graph import graph_of_texts
 from wafergpt.tasks.labelled_task import LabelledTask
 from wafergpt.tasks.ngram_scores import mean_of_each, mixed
 from wafergpt.tasks.spelled import spelled, with_spelling
@@ -226,15 +229,10 @@ class TextTask(LabelledTask[Table]):
 
     def graph(self) -> Graph:
         """Describe the network; its ``logits`` are the sum of the GPT's and the n-grams'."""
-        from wafergpt.tasks.graph import graph_of_texts
-
         return graph_of_texts(self)
 
     def flops(self, batch: Batch) -> float:
         """Return the FLOPs of a forward and backward pass, padding included."""
-        from wafergpt.data.paired_batches import changed_of
-        from wafergpt.shapes.counts import pooled_width, training_flops
-
         texts, length = batch["tokens"].shape
         recipe = self.recipe
         weights = self.n_outputs * pooled_width(recipe.model, self.settings.pooling)
@@ -301,9 +299,6 @@ class TextTask(LabelledTask[Table]):
 
     def training_loss(self, network: nn.Module, batch: Batch) -> Tensor:
         """Return the loss; with changed copies beside the rows, that of both, kept together."""
-        from wafergpt.data.paired_batches import changed_of
-        from wafergpt.tasks.augmented import consistent_loss
-
         changed = changed_of(batch)
         if changed is not None:
             return consistent_loss(self, network, batch, changed)

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from wafergpt.config import TaskSettings
 from wafergpt.data.labelled_split import R
+from wafergpt.shapes.counts import training_flops
 from wafergpt.tasks.labelled_task import LabelledTask
 from wafergpt.tasks.ngram_scores import START, Factors, mixed
 
@@ -74,8 +75,6 @@ class WordTask(LabelledTask[R]):
 
     def word_flops(self, batch: Batch, n_scores: int) -> float:
         """Return the FLOPs of a forward and backward pass, padding included."""
-        from wafergpt.shapes.counts import training_flops
-
         rows, length = batch["tokens"].shape
         weights = batch["words"].shape[1] * n_scores * self.recipe.model.d_model
         recipe = self.recipe

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from wafergpt.config import Recipe, recipe_from, recipe_with
 from wafergpt.config.files import flat
+from wafergpt.devices.probe import probe
 from wafergpt.errors import InputError, nearest, require_one_of
 from wafergpt.planning.budget import Budget, budget_of
 from wafergpt.progress import silent
@@ -19,6 +20,7 @@ from wafergpt.tasks.base import Direction, task_of
 from wafergpt.tasks.labelled_task import LabelledTask
 from wafergpt.tasks.language_model import corpus_of, for_corpus
 from wafergpt.train.finetuning import with_task
+from wafergpt.train.planner import plan_training
 from wafergpt.train.resume import asked_for, beginning
 from wafergpt.tuning.proxy import proxy_of
 from wafergpt.tuning.samplers import Pruner, Sampler
@@ -185,9 +187,6 @@ class Asked:
 
     def plan_of(self, recipe: Recipe) -> Plan:
         """Return what a trial is estimated to cost on this machine."""
-        from wafergpt.devices.probe import probe
-        from wafergpt.train.planner import plan_training
-
         with silent():
             return plan_training(recipe, probe(recipe.system.host), self.base, quick=True)
 
