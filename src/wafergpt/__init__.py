@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from wafergpt.api import tune as tune
     from wafergpt.config import Recipe as Recipe
     from wafergpt.config import load_recipe as load_recipe
+    from wafergpt.data.corpus import Corpus as Corpus
     from wafergpt.decoding.generator import Sampling as Sampling
+    from wafergpt.errors import Failure as Failure
     from wafergpt.errors import InputError as InputError
     from wafergpt.errors import Interrupted as Interrupted
     from wafergpt.errors import RunFailed as RunFailed
@@ -35,12 +37,17 @@ if TYPE_CHECKING:
     from wafergpt.inference.predictor import Predictor as Predictor
     from wafergpt.inference.search import SearchIndex as SearchIndex
     from wafergpt.inference.writer import Writer as Writer
+    from wafergpt.planning.plan import Plan as Plan
+    from wafergpt.progress import show as show
     from wafergpt.runs.run import Run as Run
 
 _HOMES = {
     "Conversation": "wafergpt.inference.conversation",
+    "Corpus": "wafergpt.data.corpus",
+    "Failure": "wafergpt.errors",
     "InputError": "wafergpt.errors",
     "Interrupted": "wafergpt.errors",
+    "Plan": "wafergpt.planning.plan",
     "Predictor": "wafergpt.inference.predictor",
     "Recipe": "wafergpt.config",
     "Run": "wafergpt.runs.run",
@@ -49,6 +56,7 @@ _HOMES = {
     "SearchIndex": "wafergpt.inference.search",
     "Writer": "wafergpt.inference.writer",
     "load_recipe": "wafergpt.config",
+    "show": "wafergpt.progress",
     **dict.fromkeys(
         (
             "average", "cross_validate", "evaluate", "export", "finetune", "generate",

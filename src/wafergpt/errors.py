@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from numbers import Real
 from typing import Any, get_args
 
 
-class InputError(ValueError):
+class Failure(Exception):
+    """What this package raises: one line, and no traceback on the command line."""
+
+
+class InputError(Failure, ValueError):
     """Wrong use or bad input: one line with the problem and the remedy. Exit code 2."""
 
 
-class RunFailed(RuntimeError):
+class RunFailed(Failure, RuntimeError):
     """The work itself failed: disk full, no valid checkpoint, diverged. Exit code 1."""
 
 
@@ -23,7 +28,7 @@ class ProcessLost(RunFailed):
     """Another process of the same training has ended or does not answer. Exit code 1."""
 
 
-class Interrupted(Exception):
+class Interrupted(Failure):
     """A signal stopped the work after everything was saved. Exit code 130."""
 
 
@@ -41,6 +46,20 @@ def require_one_of(literal: Any, name: str, value: object) -> None:
     words = get_args(literal)
     if value not in words:
         raise InputError(f"{name}={value!r:.60} is none of {', '.join(map(repr, words))}")
+
+
+def require_numbers(**given: object) -> None:
+    """Require that each argument is a number, or None.
+
+    Args:
+        **given: by name.
+
+    Raises:
+        InputError: naming the first that is not.
+    """
+    for name, value in given.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, Real)):
+            raise InputError(f"{name}={value!r:.60} is no number")
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:

@@ -133,7 +133,10 @@ def each_kind_once(differs: str = r"\d[\d,.]*") -> AbstractContextManager[None]:
 
 
 def show() -> None:
-    """Show messages on stderr, above the live line, as the command line does."""
+    """Show messages and progress on stderr, as the command line does.
+
+    Without it they are records of the logger ``wafergpt``, of which Python shows warnings alone.
+    """
     if not shown():
         logger.addHandler(_Terminal())
         logger.setLevel(logging.INFO)

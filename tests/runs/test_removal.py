@@ -21,7 +21,8 @@ from wafergpt.errors import InputError
 from wafergpt.locks import Lock
 from wafergpt.reports import list_runs
 from wafergpt.runs import removal
-from wafergpt.runs.run import LOCK, Run
+from wafergpt.runs.holding import LOCK
+from wafergpt.runs.run import Run
 
 
 def made(root: Path, name: str, start: Path | None = None, **more: object) -> Run:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
-from wafergpt.errors import InputError
+from wafergpt.api.given import (
+    Overrides,
+    Rows,
+    one_or_more,
+    overrides_of,
+    root_of,
+    rows_file,
+)
+from wafergpt.errors import InputError, require_numbers
 from wafergpt.files import from_home
 from wafergpt.progress import say, working
 from wafergpt.runs.run import RUNS, AnyRun, Run
@@ -15,26 +23,49 @@ if TYPE_CHECKING:
     from wafergpt.decoding.generator import Sampling
 
 
+@overload
 def predict(
     run: AnyRun,
-    inputs: Sequence[Any],
+    inputs: str,
     *,
     device: str = "auto",
     coverage: float | None = None,
-    root: Path = RUNS,
-) -> list[dict[str, Any] | None]:
+    root: str | Path = RUNS,
+) -> dict[str, Any] | None: ...
+
+
+@overload
+def predict(
+    run: AnyRun,
+    inputs: Iterable[Any],
+    *,
+    device: str = "auto",
+    coverage: float | None = None,
+    root: str | Path = RUNS,
+) -> list[dict[str, Any] | None]: ...
+
+
+def predict(
+    run: AnyRun,
+    inputs: str | Iterable[Any],
+    *,
+    device: str = "auto",
+    coverage: float | None = None,
+    root: str | Path = RUNS,
+) -> dict[str, Any] | list[dict[str, Any] | None] | None:
     """Predict with a fine-tuned run; ``Predictor.load`` keeps the network for further calls.
 
     Args:
         run: fine-tuned for a task.
-        inputs: texts, for most tasks.
+        inputs: a text, or several: a list, array, column or iterator, or a data frame with the
+            columns that the task reads. Labels of answers are strings, whatever they were.
         device: ``cpu``, ``cuda`` or ``mps``; ``auto`` is the device it was trained on.
         coverage: of a classifier, the share of validation rows that is as certain as what is
             answered; the recipe's ``task.abstain`` if omitted.
         root: the folder that holds runs.
 
     Returns:
-        The task's answer to each input, None where there is no text.
+        The task's answer to a text, or one to each of several; None where there is no text.
 
     Raises:
         InputError: if the run is a language model, or the device is not available; if a coverage
@@ -42,30 +73,30 @@ def predict(
     """
     from wafergpt.inference.predictor import Predictor
 
-    predictor = Predictor.load(Run.find(run, root), device)
+    predictor = Predictor.load(run, device, root)
     return (predictor if coverage is None else predictor.with_coverage(coverage)).predict(inputs)
 
 
 def evaluate(
     run: AnyRun,
-    suites: Sequence[str] = (),
-    overrides: Sequence[str] = (),
+    suites: str | Sequence[str] = (),
+    overrides: Overrides = (),
     *,
-    files: Sequence[str | Path] = (),
+    files: Rows | Sequence[Rows] = (),
     labels: Mapping[str, str] | None = None,
     outside: str | Path | None = None,
     cases: str | Path | None = None,
-    against: Sequence[AnyRun] = (),
-    corpus: Sequence[str | Path] = (),
+    against: AnyRun | Sequence[AnyRun] = (),
+    corpus: str | Path | Sequence[str | Path] = (),
     corpus_column: str | None = None,
-    kinds: Sequence[str] = (),
-    tasks: Sequence[str] = (),
+    kinds: str | Sequence[str] = (),
+    tasks: str | Sequence[str] = (),
     tasks_folder: str | Path | None = None,
     rows: int | None = None,
     documents: int | None = None,
     seed: int | None = None,
     device: str = "auto",
-    root: Path = RUNS,
+    root: str | Path = RUNS,
 ) -> dict[str, Any]:
     """Measure how good a run is, and where it breaks; its page and card have the results too.
 
@@ -73,8 +104,8 @@ def evaluate(
         run: a language model or a task's.
         suites: by name (see ``wafergpt.suites.evaluation.SUITES``), and ``card``, which measures
             nothing; all that apply if omitted.
-        overrides: ``task.text=…``, ``task.label=…``: how ``files`` are read.
-        files: labelled rows of other sources; of a language model, texts.
+        overrides: ``task.text=…``, ``task.label=…``, or values by key: how ``files`` are read.
+        files: labelled rows of other sources, as files or data frames; of a language model, texts.
         labels: the run's label by that of the files, whose other rows are left out.
         outside: texts that are of none of a classifier's labels.
         cases: a file of behavioural tests; those that come with wafergpt if omitted.
@@ -100,19 +131,25 @@ def evaluate(
     from wafergpt.reports.card import write_card
     from wafergpt.suites.evaluation import Asked, columns_of, evaluated, keeps
 
+    root = root_of(root)
     found = Run.find(run, root)
+    if not isinstance(labels, Mapping | None):
+        raise InputError(
+            f"labels={labels!r:.60} is no mapping from labels of the files to the run's"
+        )
+    require_numbers(rows=rows, documents=documents, seed=seed)
     asked = Asked(
-        suites=tuple(suites),
-        files=tuple(map(from_home, files)),
-        columns=columns_of(found, overrides),
+        suites=one_or_more(suites),
+        files=tuple(from_home(rows_file(one, root)) for one in one_or_more(files)),
+        columns=columns_of(found, overrides_of(overrides)),
         labels=dict(labels or {}),
         outside=None if outside is None else from_home(outside),
         cases=None if cases is None else from_home(cases),
-        against=tuple(Run.find(other, root) for other in against),
-        corpus=tuple(map(from_home, corpus)),
+        against=tuple(Run.find(other, root) for other in one_or_more(against)),
+        corpus=tuple(map(from_home, one_or_more(corpus))),
         corpus_column=corpus_column,
-        kinds=tuple(kinds),
-        tasks=tuple(tasks),
+        kinds=one_or_more(kinds),
+        tasks=one_or_more(tasks),
         tasks_folder=None if tasks_folder is None else from_home(tasks_folder),
         rows=rows,
         documents=documents,
@@ -132,7 +169,7 @@ def generate(
     *,
     device: str = "auto",
     weights: Literal["fp32", "bf16", "int8"] = "fp32",
-    root: Path = RUNS,
+    root: str | Path = RUNS,
 ) -> str:
     """Continue a prompt; ``Writer.load`` keeps the network for further calls.
 
@@ -153,11 +190,11 @@ def generate(
     """
     from wafergpt.inference.writer import Writer
 
-    return Writer.load(Run.find(run, root), device, weights).write(prompt, sampling)
+    return Writer.load(run, device, weights, root).write(prompt, sampling)
 
 
 def import_model(
-    folder: str | Path, name: str, root: Path = RUNS, ignore: Collection[str] = ()
+    folder: str | Path, name: str, root: str | Path = RUNS, ignore: Collection[str] = ()
 ) -> Run:
     """Make a run from a Hugging Face folder of a GPT-2; nothing in it is unpickled.
 
@@ -176,14 +213,14 @@ def import_model(
     with working("loading torch"):
         from wafergpt.interop.hf_import import import_folder
 
-    return import_folder(from_home(folder), name, root, ignore)
+    return import_folder(from_home(folder), name, root_of(root), one_or_more(ignore))
 
 
 def export(
     run: AnyRun,
     out: str | Path,
     to: Literal["hf", "gguf", "onnx"] = "hf",
-    root: Path = RUNS,
+    root: str | Path = RUNS,
     weights: Literal["fp32", "int8"] = "fp32",
 ) -> dict[str, Any]:
     """Export a run for transformers, llama.cpp or onnxruntime, after comparing its outputs.
@@ -208,7 +245,7 @@ def export(
     from wafergpt.interop import export as exporting
     from wafergpt.reports.card import FILE, write_card
 
-    out = from_home(out)
+    out, root = from_home(out), root_of(root)
     made = exporting.export(run, out, to, root, weights)
     found = Run.find(run, root)
     # What was measured is of the run's best weights.
@@ -218,7 +255,12 @@ def export(
 
 
 def average(
-    run: AnyRun, name: str, *, last: int | None = None, ema: float | None = None, root: Path = RUNS
+    run: AnyRun,
+    name: str,
+    *,
+    last: int | None = None,
+    ema: float | None = None,
+    root: str | Path = RUNS,
 ) -> Run:
     """Make a run from the mean of a run's checkpoints.
 
@@ -242,6 +284,8 @@ def average(
     from wafergpt.checkpoint import averaging
     from wafergpt.inference.evaluation import validation_loss
 
+    root = root_of(root)
+    require_numbers(last=last, ema=ema)
     made = averaging.average(Run.find(run, root), name, last=last, ema=ema, root=root)
     recipe = made.recipe
     if recipe.task is None and recipe.data.corpus is not None and recipe.data.corpus.is_dir():
@@ -256,7 +300,7 @@ def average(
 def prune(
     run: AnyRun,
     name: str,
-    overrides: Sequence[str] = (),
+    overrides: Overrides = (),
     *,
     method: Literal["magnitude", "wanda", "sparsegpt"] | None = None,
     sparsity: float | None = None,
@@ -273,7 +317,7 @@ def prune(
     distill: bool = False,
     rows: float | None = None,
     vocabulary: bool = False,
-    root: Path = RUNS,
+    root: str | Path = RUNS,
 ) -> Run:
     """Make a run whose blocks have a share of zeros, or fewer parts, from a trained one.
 
@@ -283,7 +327,8 @@ def prune(
     Args:
         run: a language model or a task's.
         name: of the new run.
-        overrides: ``section.key=value`` strings, for data that has moved, and for the retraining.
+        overrides: ``section.key=value`` strings, or values by key, for data that has moved, and
+            for the retraining.
         method: magnitude; Wanda (arXiv:2306.11695); SparseGPT (arXiv:2301.00774), if omitted.
         sparsity: the share of zeros in the matrices of the blocks; 0.5 if omitted, and none if
             only parts or rows are asked for.
@@ -321,6 +366,10 @@ def prune(
     from wafergpt.train.pruning import Pruning
     from wafergpt.train.trimming import Trimming
 
+    root = root_of(root)
+    require_numbers(sparsity=sparsity, samples=samples, max_loss_increase=max_loss_increase,
+                    layers=layers, heads=heads, channels=channels, width=width,
+                    rows=rows)  # fmt: skip
     asked = method or sparsity is not None or pattern or together or curves
     share = 0.5 if sparsity is None else sparsity
     zeros = Pruning(method or "sparsegpt", share, pattern, together, samples, None, curves)
@@ -332,11 +381,15 @@ def prune(
         retrain,
         distill,
     )
-    return prune_run(Run.find(run, root), name, overrides, wanted, root)
+    return prune_run(Run.find(run, root), name, overrides_of(overrides), wanted, root)
 
 
 def report(
-    run: AnyRun, out: str | Path | None = None, *, self_contained: bool = False, root: Path = RUNS
+    run: AnyRun,
+    out: str | Path | None = None,
+    *,
+    self_contained: bool = False,
+    root: str | Path = RUNS,
 ) -> Path:
     """Write a run's report page: curves, samples, metrics.
 
@@ -355,5 +408,5 @@ def report(
     from wafergpt.reports import write_report
 
     return write_report(
-        Run.find(run, root), None if out is None else from_home(out), self_contained
+        Run.find(run, root_of(root)), None if out is None else from_home(out), self_contained
     )

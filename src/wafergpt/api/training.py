@@ -7,10 +7,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from wafergpt.api.given import (
+    Overrides,
+    Rows,
+    one_or_more,
+    overrides_of,
+    root_of,
+    rows_file,
+)
 from wafergpt.config import Recipe, load_recipe, recipe_with, shipped_recipes
-from wafergpt.errors import InputError
+from wafergpt.errors import InputError, require_numbers
 from wafergpt.files import from_home, is_file
-from wafergpt.progress import each_kind_once, say
+from wafergpt.progress import each_kind_once, place, say
 from wafergpt.runs.run import RUNS, AnyRun, Run
 
 if TYPE_CHECKING:
@@ -24,14 +32,14 @@ SCRATCH = "scratch"
 
 def plan(
     what: Recipe | HasPath | str | Path | None = None,
-    overrides: Sequence[str] = (),
+    overrides: Overrides = (),
     *,
     start: AnyRun | None = None,
     budget: str | float | None = None,
     quick: bool = False,
     fresh: bool = False,
     machine: str | Path | None = None,
-    root: Path = RUNS,
+    root: str | Path = RUNS,
 ) -> Plan:
     """Find out what a training costs on this machine, or what a budget of time buys.
 
@@ -40,7 +48,7 @@ def plan(
 
     Args:
         what: a corpus or its folder; or a recipe, a YAML file, or a shipped recipe's name.
-        overrides: ``section.key=value`` strings.
+        overrides: ``section.key=value`` strings, or values by key.
         start: the run to start from, of a fine-tuning or a continued pretraining.
         budget: time such as ``"30m"`` or ``"2h"``, seconds, ``"50M tokens"`` or ``"1e15 FLOPs"``:
             shape, tokens, batch and learning rate are then chosen for it.
@@ -66,8 +74,9 @@ def plan(
     from wafergpt.train.planner import plan_budget, plan_training
     from wafergpt.train.refit import is_worth_it
 
+    root = root_of(root)
     wanted = None if budget is None else budget_of(budget)
-    recipe = _planned(what, overrides)
+    recipe = _planned(what, overrides_of(overrides))
     base = None
     if start is not None and str(start) != SCRATCH:
         from wafergpt.train.resume import beginning, language_model
@@ -99,18 +108,18 @@ def plan(
 
 def pretrain(
     recipe: Recipe | str | Path | None = None,
-    overrides: Sequence[str] = (),
+    overrides: Overrides = (),
     *,
     start: AnyRun | None = None,
     resume: AnyRun | None = None,
     auto_resume: bool = False,
-    root: Path = RUNS,
+    root: str | Path = RUNS,
 ) -> Run:
     """Train a language model.
 
     Args:
         recipe: a recipe, a YAML file, or the name of a shipped recipe.
-        overrides: ``section.key=value`` strings.
+        overrides: ``section.key=value`` strings, or values by key.
         start: a run to initialize from, trained here or imported; its shape is taken over.
         resume: a run to resume, bit for bit; only its horizon and what does not touch the weights
             may be overridden.
@@ -129,11 +138,13 @@ def pretrain(
     from wafergpt.train.resume import language_model, may_change, on_top_of
     from wafergpt.train.run import train
 
+    root, overrides = root_of(root), overrides_of(overrides)
     if resume is not None:
         _require_alone(start=start, recipe=recipe, auto_resume=auto_resume)
         run = _to_resume(resume, root)
         return train(may_change(run, overrides), run=run, root=root, began=began)
     asked = recipe_with(recipe, overrides)
+    _require_started(asked)
     base = None
     if start is not None:
         base = language_model(start, root)
@@ -144,14 +155,14 @@ def pretrain(
 def finetune(
     start: AnyRun | None = None,
     recipe: Recipe | str | Path | None = None,
-    overrides: Sequence[str] = (),
+    overrides: Overrides = (),
     *,
     task: str | None = None,
-    data: str | Path | None = None,
+    data: Rows | None = None,
     resume: AnyRun | None = None,
     auto_resume: bool = False,
     refit: bool | None = None,
-    root: Path = RUNS,
+    root: str | Path = RUNS,
 ) -> Predictor:
     """Fine-tune a language model for a task, or a run of this task on more rows.
 
@@ -160,9 +171,10 @@ def finetune(
             goes on too, label by label; of another task's, the GPT alone.
         recipe: a recipe, a YAML file, or the name of a shipped recipe. If omitted, what
             ``overrides`` do not set is chosen by the rows, and said.
-        overrides: ``section.key=value`` strings.
+        overrides: ``section.key=value`` strings, or values by key.
         task: the task's name, if the recipe does not name it; ``classify`` if neither does.
-        data: the labelled rows to train on, if the recipe does not name them.
+        data: the labelled rows to train on, if the recipe does not name them: a file, or from
+            memory a data frame or mappings, which are kept as a file in ``root/rows``.
         resume: a fine-tuning run to resume, bit for bit.
         auto_resume: resume the run that this recipe started under its name, or start it.
         refit: train twice: without the held-out rows, as ``NAME-held-out``, whose metrics are of
@@ -186,6 +198,7 @@ def finetune(
     from wafergpt.train.resume import beginning, may_change
     from wafergpt.train.run import train
 
+    root, overrides = root_of(root), overrides_of(overrides)
     if resume is not None:
         _require_alone(start=start, recipe=recipe, task=task, data=data, auto_resume=auto_resume,
                        refit=refit)  # fmt: skip
@@ -199,9 +212,11 @@ def finetune(
     if start is None:
         raise InputError("start from a run or from 'scratch', or name a run to resume")
     base = None if str(start) == SCRATCH else beginning(start, root)
+    data = None if data is None else rows_file(data, root)
     # What is noted of the rows is the same in both trainings.
     with each_kind_once(differs=""):
         asked = with_task(recipe_with(recipe, overrides), base, task, data, chooses=recipe is None)
+        _require_started(asked)
         if refit is None:
             refit = recipe is None and is_worth_it(asked, base, root)
         if refit:
@@ -213,13 +228,13 @@ def finetune(
 def cross_validate(
     start: AnyRun,
     recipe: Recipe | str | Path | None = None,
-    overrides: Sequence[str] = (),
+    overrides: Overrides = (),
     *,
     folds: int = 5,
     refit: bool = False,
     task: str | None = None,
-    data: str | Path | None = None,
-    root: Path = RUNS,
+    data: Rows | None = None,
+    root: str | Path = RUNS,
 ) -> Run:
     """Fine-tune once for each part of the rows, which is held out and judged; resumable.
 
@@ -231,7 +246,7 @@ def cross_validate(
         folds: the number of parts.
         refit: train ``name`` on all rows at the end; ``task.test`` is judged by this one alone.
         task: the task's name, if the recipe does not name it; ``classify`` if neither does.
-        data: the labelled rows, if the recipe does not name them.
+        data: the labelled rows, if the recipe does not name them, as in ``finetune``.
         root: the folder that holds runs.
 
     Returns:
@@ -248,6 +263,8 @@ def cross_validate(
     from wafergpt.train.folds import CrossValidation
     from wafergpt.train.resume import beginning
 
+    root, overrides = root_of(root), overrides_of(overrides)
+    data = None if data is None else rows_file(data, root)
     named = [] if task is None else [f"task.name={task}"]
     whole = recipe_with(recipe, [*overrides, *named])
     test = None if whole.task is None else whole.task.test
@@ -262,12 +279,12 @@ def cross_validate(
 def tune(
     start: AnyRun | None = None,
     recipe: Recipe | str | Path | None = None,
-    overrides: Sequence[str] = (),
+    overrides: Overrides = (),
     *,
     budget: str | float | None = None,
     trials: int | None = None,
     metric: str | None = None,
-    also: Sequence[str] = (),
+    also: str | Sequence[str] = (),
     sampler: Sampler = "tpe",
     pruner: Pruner = "asha",
     workers: int = 1,
@@ -276,7 +293,7 @@ def tune(
     storage: str = "",
     ray: str = "",
     keep: bool = False,
-    root: Path = RUNS,
+    root: str | Path = RUNS,
 ) -> Run:
     """Try settings of a training, and keep the best; the same call, made again, goes on.
 
@@ -317,17 +334,19 @@ def tune(
     """
     from wafergpt.tuning.tune import tuned
 
+    start = getattr(start, "run", start)
     if isinstance(start, Run):
         start = start.checkpoint or start.path
+    require_numbers(trials=trials, workers=workers, width=width, steps=steps)
     return tuned(
         recipe,
-        overrides,
+        overrides_of(overrides),
         None if start is None else str(start),
-        root,
+        root_of(root),
         budget=budget,
         trials=trials,
         metric=metric,
-        also=(also,) if isinstance(also, str) else tuple(also),
+        also=one_or_more(also),
         sampler=sampler,
         pruner=pruner,
         workers=workers,
@@ -344,7 +363,9 @@ def tune(
 
 def _planned(what: Recipe | HasPath | str | Path | None, overrides: Sequence[str]) -> Recipe:
     if not isinstance(what, Recipe | str | Path | None):
-        what = what.path
+        what = getattr(what, "path", what)
+    if not isinstance(what, Recipe | str | Path | None):
+        raise InputError(f"a recipe or a corpus is wanted, or its name or path, not {what!r:.60}")
     if isinstance(what, str | Path) and _is_of_corpus(what):
         recipe = load_recipe(None, overrides)
         # Not as an override, which might be read as another path.
@@ -367,8 +388,21 @@ def _require_alone(**given: object) -> None:
         InputError: naming the first of what is.
     """
     for name, value in given.items():
-        if value:
+        if value is not None and value is not False:
             raise InputError(f"a resumed training stays what it is: omit {name}")
+
+
+def _require_started(recipe: Recipe) -> None:
+    """Require that a training of several processes is one of them.
+
+    Raises:
+        InputError: if this is the only one.
+    """
+    if recipe.system.nproc > 1 and place()[1] == 1:
+        raise InputError(
+            f"system.nproc={recipe.system.nproc}: several processes are started by wafergpt's "
+            "command line (--nproc) or by torchrun, not from Python"
+        )
 
 
 def _to_resume(run: AnyRun, root: Path) -> Run:

@@ -17,12 +17,12 @@ from wafergpt.config.sparsity import Sparsity
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
 from wafergpt.progress import working
-from wafergpt.runs.run import RUNS, Run
+from wafergpt.runs.run import RUNS, AnyRun, Run
 from wafergpt.shapes.roles import role_of
 
 
 def average(
-    run: Run | str | Path,
+    run: AnyRun,
     name: str,
     *,
     last: int | None = None,

@@ -13,9 +13,10 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from wafergpt.data.cells import cell_text, described, is_missing
 from wafergpt.data.file_formats import FileFormat, column, counted, rows, whole
 from wafergpt.data.json_rows import json_object
-from wafergpt.data.labelled_rows import cell_text, described, held, is_missing
+from wafergpt.data.labelled_rows import held
 from wafergpt.data.opening import NotTextError
 from wafergpt.errors import InputError
 from wafergpt.files import short

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from wafergpt.data.cells import cell_text, described
 from wafergpt.data.file_formats import FileFormat, column, counted, rows, whole
-from wafergpt.data.labelled_rows import Table, cell_text, described, held
+from wafergpt.data.labelled_rows import Table, held
 from wafergpt.errors import InputError, nearest
 from wafergpt.files import short
 from wafergpt.progress import say

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from wafergpt.data.labelled_rows import described, is_missing
+from wafergpt.data.cells import described, is_missing
 from wafergpt.errors import InputError
 
 
@@ -33,6 +33,9 @@ def given_texts(values: Iterable[object], what: str) -> list[str]:
     """
     if isinstance(values, str):
         raise InputError(f"a list of {what} is wanted: put a single one in brackets")
+    # These iterate over keys, bytes or names of columns.
+    if isinstance(values, Mapping | bytes) or hasattr(values, "columns"):
+        raise InputError(f"a list or a column of {what} is wanted, not {type(values).__name__}")
     found = []
     for place, value in enumerate(values):
         try:

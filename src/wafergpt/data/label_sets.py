@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from wafergpt.data.cells import is_missing
 from wafergpt.data.file_formats import whole
 from wafergpt.data.labelled_rows import (
     CLASSES,
@@ -17,7 +18,6 @@ from wafergpt.data.labelled_rows import (
     OTHER_LABELS,
     Table,
     encode_labels,
-    is_missing,
     label_text,
     many_labels,
     sorted_labels,

@@ -6,13 +6,13 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from numbers import Number
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wafergpt.data.cells import cell_text, is_missing
 from wafergpt.data.file_formats import (
     EXPANSION,
     HARMLESS,
@@ -234,23 +234,6 @@ def read_lines(data: bytes, name: str) -> list[str]:
     return texts
 
 
-def is_missing(value: object) -> bool:
-    """Return whether a value is missing: None, NaN, or pandas' NA and NaT."""
-    if value is None or type(value).__name__ in ("NAType", "NaTType"):
-        return True
-    # Nothing but NaN is unlike itself.
-    return isinstance(value, Number) and bool(value != value)
-
-
-def described(value: object) -> str:
-    """Describe a value that is not text."""
-    if isinstance(value, bool):
-        return f"a truth value ({value})"
-    if isinstance(value, Number):
-        return f"a number ({short(value)})"
-    return f"a value of type {type(value).__name__} ({short(value)})"
-
-
 def held(
     path: Path, numbered: Iterator[tuple[int, T]], columns: Sequence[str] = ()
 ) -> Iterator[tuple[int, T]]:
@@ -275,21 +258,6 @@ def held(
                 "takes on disk, unlike any text; if it is text, unpack it first"
             )
         yield number, row
-
-
-def cell_text(value: object, name: str, path: Path, number: int) -> str:
-    """Return the text of a cell, empty for an empty cell.
-
-    Raises:
-        InputError: if it is no text; ``path`` and the line ``number`` are named.
-    """
-    if is_missing(value):
-        return ""
-    if not isinstance(value, str):
-        raise InputError(
-            f"{path}, line {number}: column '{name}' holds {described(value)}, not a text"
-        )
-    return whole(value, path, number)
 
 
 def _text(

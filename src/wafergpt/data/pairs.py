@@ -5,8 +5,9 @@ from __future__ import annotations
 from itertools import zip_longest
 from pathlib import Path
 
+from wafergpt.data.cells import cell_text
 from wafergpt.data.file_formats import column, counted, require_kind, rows
-from wafergpt.data.labelled_rows import Table, cell_text, held
+from wafergpt.data.labelled_rows import Table, held
 from wafergpt.data.opening import lines
 from wafergpt.errors import InputError
 from wafergpt.progress import say

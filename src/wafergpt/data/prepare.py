@@ -25,7 +25,7 @@ from wafergpt.data.megatron_indexed import IndexedWriter, dtype_code
 from wafergpt.data.opening import Errors
 from wafergpt.data.tokenizer import SMALLEST, Tokenizer
 from wafergpt.data.tokenizer_files import DEFINITION, SETTINGS
-from wafergpt.errors import InputError, require_one_of
+from wafergpt.errors import InputError, require_numbers, require_one_of
 from wafergpt.locks import Lock
 from wafergpt.progress import Bar, progress, say, working
 
@@ -74,7 +74,8 @@ def prepare(
     Raises:
         InputError: on unreadable sources, impossible settings, or an ``out`` with another corpus.
     """
-    out = Path(out)
+    out = files.from_home(out)
+    require_numbers(vocab_size=vocab_size, val_fraction=val_fraction, workers=workers)
     require_one_of(Errors, "errors", errors)
     if file_format is not None:
         require_one_of(FileFormat, "file_format", file_format)
@@ -84,7 +85,11 @@ def prepare(
         os.environ["RAYON_NUM_THREADS"] = str(workers)
     with working("finding files"):
         found = find_files([sources] if isinstance(sources, str | Path) else sources, file_format)
-    loaded = None if tokenizer is None else Tokenizer.load(tokenizer).with_spelling(None)
+    loaded = (
+        None
+        if tokenizer is None
+        else Tokenizer.load(files.from_home(tokenizer)).with_spelling(None)
+    )
     reader = _Reader(found, text, errors, file_format)
     survey = _survey(reader)
     if survey.documents < 2:

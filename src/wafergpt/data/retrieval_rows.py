@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 from numpy import int64
 from numpy.typing import NDArray
 
+from wafergpt.data.cells import cell_text, is_missing
 from wafergpt.data.file_formats import FileFormat, column, counted, rows
-from wafergpt.data.labelled_rows import cell_text, held, is_missing
+from wafergpt.data.labelled_rows import held
 from wafergpt.data.labels import BOOLEANS, with_point
 from wafergpt.errors import InputError
 from wafergpt.files import short

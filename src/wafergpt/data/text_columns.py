@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
+from wafergpt.data.cells import is_missing
 from wafergpt.data.json_rows import json_object
 from wafergpt.errors import InputError
 from wafergpt.files import short
@@ -108,7 +109,7 @@ def text_of_columns(value: object, names: Sequence[str]) -> str:
         value = [value[name] for name in names]
     if not isinstance(value, list | tuple) or len(value) != len(names):
         raise InputError(f"is {short(value)}; the columns {wanted} are wanted")
-    texts = ["" if part is None else part for part in value]
+    texts = ["" if is_missing(part) else part for part in value]
     for name, part in zip(names, texts, strict=True):
         if not isinstance(part, str):
             raise InputError(f"has {short(part)} as '{name}', which is no text")

@@ -16,6 +16,9 @@ from wafergpt.files import short
 from wafergpt.model.cache import Cache
 from wafergpt.model.gpt import GPT
 
+TOKENS_OF_CHARACTER = 8
+"""A character has no more of them."""
+
 
 class Codec(Protocol):
     """The part of a tokenizer that decoding needs."""
@@ -140,7 +143,7 @@ class TextStream(Iterator[str]):
         gpt.eval()
         tokens = self._kept(stream_tokens(gpt, ids, settings, codec.end_of_text, codec.vocab_size))
         try:
-            pieces = _whole_characters(tokens, codec, ids[-1:])
+            pieces = _whole_characters(tokens, codec, _whole_end(ids, codec))
             stopped = yield from _until_stop(pieces, tuple(settings.stop))
             self.cut = not stopped and len(self.drawn) == settings.max_tokens
         finally:
@@ -159,12 +162,20 @@ def _whole_characters(
     for token in tokens:
         held.append(token)
         text = _text_after(before, held, codec)
-        # A character may span tokens; after eight of them it is broken, not unfinished.
-        if not text.endswith("\ufffd") or len(held) >= 8:
+        # A character may span tokens; after so many of them it is broken, not unfinished.
+        if not text.endswith("\ufffd") or len(held) >= TOKENS_OF_CHARACTER:
             yield text
             before, held = held, []
     if held:
         yield _text_after(before, held, codec)
+
+
+def _whole_end(ids: Sequence[int], codec: Codec) -> Sequence[int]:
+    """Return the last tokens of a prompt that are whole characters, as few as there can be."""
+    for count in range(1, TOKENS_OF_CHARACTER + 1):
+        if "\ufffd" not in codec.decode(ids[-count:]):
+            return ids[-count:]
+    return ids[-1:]
 
 
 def _text_after(before: Sequence[int], tokens: Sequence[int], codec: Codec) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
@@ -45,9 +46,15 @@ def chosen(
         InputError: if it is wanted and does not work here.
     """
     wanted, device = system.compile, system.device
+
+    def tried(rounds: int) -> tuple[float, str | None]:
+        # A warning that is to be an error here says nothing of the compiler.
+        with warnings.catch_warnings(action="ignore"):
+            return attempt(rounds)
+
     if wanted == "on":
         # One update at least, while there is no run yet.
-        seconds, failure = attempt(ROUNDS if eager_seconds else 0)
+        seconds, failure = tried(ROUNDS if eager_seconds else 0)
         if failure:
             raise InputError(
                 f"system.compile=on: torch.compile does not work here ({failure}); "
@@ -58,7 +65,7 @@ def chosen(
     if wanted == "off" or not pays or not compiler_available(device):
         return False, eager_seconds
     with working("compiling, and timing updates"):
-        compiled, failure = attempt(ROUNDS)
+        compiled, failure = tried(ROUNDS)
     if failure:
         say(f"warning: torch.compile does not work here ({failure}): training without it")
     elif compiled < LEAST_GAIN * eager_seconds:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from wafergpt.data.dialogues import Message
 from wafergpt.decoding.generator import Sampling, TextStream
+from wafergpt.errors import InputError
+from wafergpt.files import from_home, short
 from wafergpt.inference.predictor import Predictor
 from wafergpt.model.gpt import GPT
-from wafergpt.runs.run import Run
+from wafergpt.runs.run import RUNS, AnyRun, Run
 from wafergpt.tasks.dialogue import Dialogue, dialogue_prompt, require_dialogue
 
 
@@ -30,12 +33,13 @@ class Conversation:
     messages: list[Message] = field(default_factory=list)
 
     @classmethod
-    def load(cls, run: Run, device: str = "auto") -> Conversation:
+    def load(cls, run: AnyRun, device: str = "auto", root: str | Path = RUNS) -> Conversation:
         """Open a run.
 
         Args:
             run: fine-tuned for dialogue.
             device: ``auto`` is the recipe's, if available, else the best one.
+            root: the folder that holds runs.
 
         Returns:
             A conversation without messages.
@@ -43,8 +47,9 @@ class Conversation:
         Raises:
             InputError: if it is a language model or has another task.
         """
-        require_dialogue(run)
-        return cls(Predictor.load(run, device))
+        found = Run.find(run, from_home(root))
+        require_dialogue(found)
+        return cls(Predictor.load(found, device))
 
     def reply(self, text: str) -> Generator[str]:
         """Say something, and yield the reply piece by piece; both are kept when it has ended.
@@ -56,7 +61,12 @@ class Conversation:
 
         Yields:
             Pieces of the reply, of whole characters.
+
+        Raises:
+            InputError: if nothing is said.
         """
+        if not isinstance(text, str) or not text.strip():
+            raise InputError(f"a text to reply to is wanted, not {short(text)}")
         asked = [*self.messages, Message("user", text.strip())]
         predictor, gpt = self.predictor, self.predictor.network
         assert isinstance(gpt, GPT)

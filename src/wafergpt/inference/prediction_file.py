@@ -96,9 +96,9 @@ class PredictionFile:
         kind = self._require_possible()
         with self._locked():
             plan = self._plan()
-            done = self._begun(plan) or self._begin(kind, plan)
-            before = done.rows
             try:
+                done = self._begun(plan) or self._begin(kind, plan)
+                before = done.rows
                 done = self._go_on(kind, plan, done)
             except KeyboardInterrupt:
                 raise Interrupted(

@@ -13,13 +13,16 @@ from torch import nn
 from wafergpt.checkpoint import store
 from wafergpt.checkpoint.restored import restored
 from wafergpt.config import Recipe
-from wafergpt.data.labelled_rows import described
+from wafergpt.data.cells import described
+from wafergpt.data.given_rows import is_table, rows_of_table
+from wafergpt.data.text_columns import names_of
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.engines.outputs import evaluate
-from wafergpt.errors import InputError
+from wafergpt.errors import InputError, require_numbers
+from wafergpt.files import from_home
 from wafergpt.inference.devices import inference_device, on_device
 from wafergpt.progress import progress
-from wafergpt.runs.run import Run
+from wafergpt.runs.run import RUNS, AnyRun, Run
 from wafergpt.tasks.base import InputFormat, Task, task_of
 from wafergpt.tasks.classify import Classify
 from wafergpt.tasks.multi_label import MultiLabel
@@ -44,12 +47,13 @@ class Predictor:
     device: torch.device
 
     @classmethod
-    def load(cls, run: Run, device: str = "auto") -> Predictor:
+    def load(cls, run: AnyRun, device: str = "auto", root: str | Path = RUNS) -> Predictor:
         """Open a fine-tuned run.
 
         Args:
             run: fine-tuned for a task.
             device: ``auto`` is the recipe's, if available, else the best one.
+            root: the folder that holds runs.
 
         Returns:
             The predictor.
@@ -57,6 +61,7 @@ class Predictor:
         Raises:
             InputError: if the run is a language model, or the device is not available.
         """
+        run = Run.find(run, from_home(root))
         recipe = run.recipe
         if recipe.task is None:
             raise InputError(f"{run.path} is a language model: wafergpt finetune gives it a task")
@@ -84,6 +89,7 @@ class Predictor:
         Raises:
             InputError: if it is no share, the task does not abstain, or the run kept no outputs.
         """
+        require_numbers(coverage=coverage)
         if not 0 < coverage <= 1:
             raise InputError(f"a coverage of {coverage:.4g} is not above 0 and at most 1")
         if not isinstance(self.task, Classify) or isinstance(self.task, MultiLabel):
@@ -109,7 +115,8 @@ class Predictor:
         """Predict one text or several.
 
         Args:
-            inputs: a string, or a list, array, column or iterator of inputs.
+            inputs: a string, or a list, array, column or iterator of inputs; or a data frame with
+                the columns that the task reads.
 
         Returns:
             The task's answer (see ``Task.decode``) for a string, else a list of one per input;
@@ -128,8 +135,12 @@ class Predictor:
             return self.answers(given, lambda n: bar.advance(n * there / len(given)))
 
     def _given(self, inputs: Iterable[Any]) -> list[Any]:
-        # These iterate over keys, columns or bytes, not over texts.
-        if isinstance(inputs, Mapping | bytes) or hasattr(inputs, "columns"):
+        if is_table(inputs):
+            rows, names = rows_of_table(inputs), names_of(self.task.columns_named(None))
+            alone = len(names) == 1 and names[0] in inputs.columns
+            inputs = [row[names[0]] for row in rows] if alone else rows
+        # These iterate over keys or bytes, not over texts.
+        if isinstance(inputs, Mapping | bytes):
             raise InputError(
                 f"predict() takes texts, not {type(inputs).__name__}: give it a string, or a list "
                 "or a column of strings"
@@ -208,4 +219,5 @@ class Predictor:
         """
         from wafergpt.inference.prediction_file import PredictionFile
 
-        return PredictionFile(self, Path(source), Path(out), column, file_format, prefix).write()
+        places = (from_home(source), from_home(out))
+        return PredictionFile(self, *places, column, file_format, prefix).write()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from numbers import Integral
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -71,7 +72,7 @@ class SearchIndex:
 
     def __init__(
         self,
-        texts: Sequence[str],
+        texts: Iterable[str],
         predictor: Predictor | None = None,
         how: How = "hybrid",
         weight: float | None = None,
@@ -99,10 +100,10 @@ class SearchIndex:
             The hits of each query, best first.
 
         Raises:
-            InputError: if ``k`` is less than 1, or ``queries`` is a single string.
+            InputError: if ``k`` is no number from 1 on, or ``queries`` is a single string.
         """
-        if k < 1:
-            raise InputError(f"k={k}: one text is the least to find")
+        if not isinstance(k, Integral) or k < 1:
+            raise InputError(f"k={k!r} is no number of texts to find: 1, 2, …")
         asked = given_texts(queries, "queries")
         found = []
         for start in range(0, len(asked), CHUNK):
@@ -111,8 +112,21 @@ class SearchIndex:
                 found.append([Hit(int(n), float(row[n])) for n in best if row[n] > NEVER])
         return found
 
-    def scores(self, queries: Sequence[str]) -> Scores:
-        """Return the score ``[queries, texts]`` of each text; -inf for those never to be found."""
+    def scores(self, queries: Iterable[str]) -> Scores:
+        """Score each text for each query.
+
+        Args:
+            queries: as in ``search``.
+
+        Returns:
+            The scores ``[queries, texts]``; -inf for texts never to be found.
+
+        Raises:
+            InputError: if there are no queries, or they are no texts.
+        """
+        queries = given_texts(queries, "queries")
+        if not queries:
+            raise InputError("there are no queries")
         cosines, words = self._compared(queries)
         if self._how == "vectors":
             found = cosines
@@ -159,8 +173,19 @@ class SearchIndex:
             ).astype(np.float64)
         return cosines, words
 
-    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Return the vectors ``[texts, size]`` of any texts, of length 1; zeros for blank ones."""
+    def encode(self, texts: Iterable[str]) -> NDArray[np.float32]:
+        """Return the vectors of any texts.
+
+        Args:
+            texts: a list or a column of them.
+
+        Returns:
+            The vectors ``[texts, size]``, of length 1; zeros for blank ones.
+
+        Raises:
+            InputError: if there is no run with the task ``embed``, or these are no texts.
+        """
+        texts = given_texts(texts, "texts")
         predictor = self._predictor
         if predictor is None:
             raise InputError(f"a search by {self._how} needs a run with task.name=embed")

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from wafergpt.checkpoint import store
 from wafergpt.checkpoint.restored import restored
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.decoding.generator import Sampling, TextStream
 from wafergpt.errors import InputError, require_one_of
+from wafergpt.files import from_home
 from wafergpt.inference.devices import inference_device
 from wafergpt.model.gpt import GPT
 from wafergpt.model.quantized import Weights, with_weights
-from wafergpt.runs.run import Run
+from wafergpt.runs.run import RUNS, AnyRun, Run
 
 
 @dataclass(frozen=True)
@@ -29,13 +31,20 @@ class Writer:
     tokenizer: Tokenizer
 
     @classmethod
-    def load(cls, run: Run, device: str = "auto", weights: Weights = "fp32") -> Writer:
+    def load(
+        cls,
+        run: AnyRun,
+        device: str = "auto",
+        weights: Weights = "fp32",
+        root: str | Path = RUNS,
+    ) -> Writer:
         """Open a pretrained run.
 
         Args:
             run: a language model.
             device: ``auto`` is the recipe's, if available, else the best one.
             weights: ``fp32``; ``bf16``, or on a CPU ``int8``, which are faster and less exact.
+            root: the folder that holds runs.
 
         Returns:
             The writer.
@@ -44,6 +53,7 @@ class Writer:
             InputError: if the run has a task, the device is not available, or int8 weights are
                 asked for on a GPU.
         """
+        run = Run.find(run, from_home(root))
         recipe = run.recipe
         if recipe.task is not None:
             line = run.command("predict", "--text", "a text of yours")

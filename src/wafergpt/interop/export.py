@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from wafergpt.errors import InputError, require_one_of
 from wafergpt.progress import working
-from wafergpt.runs.run import RUNS, Run
+from wafergpt.runs.run import RUNS, AnyRun, Run
 
 if TYPE_CHECKING:
     from wafergpt.interop.onnx_graph import OnnxWeights
@@ -16,7 +16,7 @@ Format = Literal["hf", "gguf", "onnx"]
 
 
 def export(
-    run: Run | str | Path,
+    run: AnyRun,
     out: str | Path,
     format: Format = "hf",  # noqa: A002
     root: Path = RUNS,

@@ -11,7 +11,8 @@ from pathlib import Path
 from wafergpt import atomic_files, files
 from wafergpt.errors import InputError
 from wafergpt.progress import say
-from wafergpt.runs.run import LOCK, Run
+from wafergpt.runs.holding import LOCK
+from wafergpt.runs.run import Run
 
 TRASH = ".trash-"
 """What the name of a run starts with while its files are deleted."""

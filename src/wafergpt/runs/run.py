@@ -7,12 +7,11 @@ import math
 import os
 import re
 import shlex
-import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
@@ -20,8 +19,7 @@ from wafergpt import atomic_files, files
 from wafergpt.config import Recipe, load_recipe
 from wafergpt.config.files import ROW_FILES
 from wafergpt.errors import InputError, nearest
-from wafergpt.locks import Lock
-from wafergpt.progress import say
+from wafergpt.runs.holding import held, hold_new
 from wafergpt.runs.moved import located
 
 RUNS = Path("runs")
@@ -30,6 +28,8 @@ RUNS = Path("runs")
 SHIPPED = Path(__file__).parents[1] / "shipped"
 """Where names are looked up last: the runs that come with the package, which nothing writes to."""
 
+CHECKPOINTS = "checkpoints"
+
 OUTPUTS = "outputs.safetensors"
 """The outputs of a task's best checkpoint for the rows that it was evaluated on."""
 
@@ -37,46 +37,10 @@ ROW_BYTES = 1 << 20
 """A longer line is no row of metrics.jsonl."""
 
 
-LOCK = ".lock"
-
-HOLDER = "holder"
-"""File that names the process that trains in the run, for people."""
-
-CLOCK_SECONDS = 2.0
-"""Tolerance for a file system's clock."""
-
-_created: dict[Path, Lock] = {}
-"""Locks of runs that this process has made and not yet trained."""
-
-
 def command_line(*words: str | Path, root: Path = RUNS) -> str:
     """Return a ``wafergpt`` command to be pasted into a shell, for a root of runs."""
     where = () if root == RUNS else ("--runs", root)
     return shlex.join(["wafergpt", *map(str, (*words, *where))])
-
-
-def _row(line: bytes, path: Path) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        reason = "too deep" if isinstance(error, RecursionError) else error
-        raise InputError(f"{path} is damaged: {reason}; remove the line {line[:40]!r}") from None
-    if not isinstance(row, dict) or not isinstance(row.get("step", 0), int | float):
-        raise InputError(f"{path} is damaged: {line[:40]!r} is no row of numbers")
-    return row
-
-
-CHECKPOINTS = "checkpoints"
-
-
-def _lives_since(process: int, file: Path) -> bool:
-    """Return whether a process is alive and older than a file, so not a later one of its number."""
-    import psutil
-
-    try:
-        return psutil.Process(process).create_time() <= file.stat().st_mtime + CLOCK_SECONDS
-    except (psutil.Error, OSError):
-        return False
 
 
 @dataclass(frozen=True)
@@ -117,9 +81,7 @@ class Run:
             unfinished.save_recipe(recipe)
             if asked is not None:
                 unfinished.write("asked", asked)
-                # A lock stays with its file when the folder is renamed.
-                _created[run.path] = Lock(temporary / LOCK)
-                _created[run.path].acquire()
+                hold_new(run.path, temporary)
         return run
 
     @classmethod
@@ -146,13 +108,13 @@ class Run:
         files.require_writable(root, "--runs")
 
     @classmethod
-    def find(cls, name: Run | str | Path, root: Path = RUNS) -> Run:
+    def find(cls, name: AnyRun, root: Path = RUNS) -> Run:
         """Open a run by its name, or by its path or that of a checkpoint or file in it.
 
         A name that is not found may be that of a run which comes with the package.
 
         Args:
-            name: the name or path; a ``Run`` is returned as it is.
+            name: the name or path; a ``Run`` is returned as it is, and that of a predictor.
             root: the folder in which names are looked up.
 
         Returns:
@@ -161,8 +123,11 @@ class Run:
         Raises:
             InputError: if there is none, or a name is that of two runs, one of them in ``root``.
         """
+        name = getattr(name, "run", name)
         if isinstance(name, Run):
             return name
+        if not isinstance(name, str | os.PathLike):
+            raise InputError(f"a run is wanted, or its name or path, not {files.short(name)}")
         path = files.from_home(name)
         here, named = _at(path), _at(root / path)
         # A bare name may be of either; with a folder, or a dot, it is a path.
@@ -203,51 +168,8 @@ class Run:
         Raises:
             InputError: if another process trains in it.
         """
-        lock = _created.pop(self.path, None)
-        if lock is None:
-            lock = Lock(self.path / LOCK)
-            if not lock.acquire():
-                raise self._in_use(self._holder() or "another process")
-        try:
-            if not lock.works:
-                self._require_no_holder()
-            holder = self.path / HOLDER
-            # It is for messages alone: a run can be removed from a full disk.
-            with suppress(OSError):
-                name = f"process {os.getpid()} on {socket.gethostname()}\n"
-                atomic_files.write_text(holder, name)
-            try:
-                yield
-            finally:
-                holder.unlink(missing_ok=True)
-        finally:
-            lock.release()
-
-    def _in_use(self, by: str) -> InputError:
-        return InputError(f"{self.path} is in use by {by}: wait for it, or stop it first")
-
-    def _holder(self) -> str:
-        """Return the name of the process that trains here or was killed here, if known."""
-        try:
-            return (self.path / HOLDER).read_text(encoding="utf-8", errors="replace")[:100].strip()
-        except OSError:
-            return ""
-
-    def _require_no_holder(self) -> None:
-        """Find another process that trains here, on file systems without locks.
-
-        Raises:
-            InputError: if there is one on this machine.
-        """
-        who = self._holder()
-        found = re.fullmatch(r"process (\d{1,18}) on (.+)", who)
-        if not found:
-            return
-        number, host = int(found[1]), found[2]
-        if host != socket.gethostname():
-            say(f"warning: {self.path} was in use by {who}: if it still is, stop one of the two")
-        elif number != os.getpid() and _lives_since(number, self.path / HOLDER):
-            raise self._in_use(who)
+        with held(self.path):
+            yield
 
     @property
     def tokenizer(self) -> Path:
@@ -278,10 +200,11 @@ class Run:
             One row per step, oldest first.
 
         Raises:
-            InputError: if a line before it is no JSON object.
+            InputError: if a line before it is no JSON object, or the run's folder is gone.
         """
         path = self.path / "metrics.jsonl"
         if not path.is_file():
+            self._require_there()
             return []
         rows = []
         with path.open("rb") as file:
@@ -291,6 +214,11 @@ class Run:
         if len(line) == ROW_BYTES:
             raise InputError(f"{path} is damaged: a line is longer than {ROW_BYTES >> 10} KiB")
         return rows
+
+    def _require_there(self) -> None:
+        """Require the folder, which a relative path names from where it was opened alone."""
+        if not files.exists(self.path):
+            raise InputError(f"the run {self.path} is not there (looked from {Path.cwd()})")
 
     def rewind(self, step: int) -> None:
         """Drop the metrics and samples after ``step``, which a resumed run writes again."""
@@ -316,10 +244,13 @@ class Run:
             Its value, or None if there is no such file.
 
         Raises:
-            InputError: if it is not JSON.
+            InputError: if it is not JSON, or the run's folder is gone.
         """
         path = self.path / f"{name}.json"
-        return files.read_json(path, fault="is damaged") if path.is_file() else None
+        if path.is_file():
+            return files.read_json(path, fault="is damaged")
+        self._require_there()
+        return None
 
     def write(self, name: str, value: Any) -> None:
         """Write one of the run's JSON files."""
@@ -331,6 +262,7 @@ class Run:
         from safetensors.numpy import load_file
 
         path = self.path / OUTPUTS
+        self._require_there()
         try:
             return load_file(path) if path.is_file() else {}
         # A type that numpy lacks is a TypeError.
@@ -355,8 +287,16 @@ class Run:
             save_file(dict(arrays), temporary)
 
 
-AnyRun = Run | str | Path
-"""A run, its name, or its path or that of a checkpoint in it."""
+class HasRun(Protocol):
+    """Anything that was loaded from a run, such as a predictor."""
+
+    @property
+    def run(self) -> Run:
+        """The run."""
+
+
+AnyRun = Run | HasRun | str | Path
+"""A run or what was loaded from it, its name, or its path or that of a checkpoint in it."""
 
 
 def _at(path: Path) -> Run | None:
@@ -396,3 +336,14 @@ def _why_none(name: str | Path, path: Path, root: Path) -> str:
     if there.parent.name == CHECKPOINTS:
         return f"no run '{name}': the checkpoint {there} has lost its manifest.json"
     return f"no run '{name}': {there} has no recipe.yaml"
+
+
+def _row(line: bytes, path: Path) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        reason = "too deep" if isinstance(error, RecursionError) else error
+        raise InputError(f"{path} is damaged: {reason}; remove the line {line[:40]!r}") from None
+    if not isinstance(row, dict) or not isinstance(row.get("step", 0), int | float):
+        raise InputError(f"{path} is damaged: {line[:40]!r} is no row of numbers")
+    return row

@@ -70,6 +70,10 @@ class Classify(TextTask):
             return super().__new__(MultiLabel)
         return super().__new__(cls)
 
+    def __getnewargs__(self) -> tuple[Recipe]:
+        """Return what a copy is made with, by ``copy`` and ``pickle`` too."""
+        return (self.recipe,)
+
     @property
     def settings(self) -> ClassifySettings:
         """The recipe's section ``task``."""

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from wafergpt.config import Recipe, TaskSettings
+from wafergpt.data.cells import is_missing
 from wafergpt.data.json_rows import json_object
-from wafergpt.data.labelled_rows import is_missing
 from wafergpt.data.retrieval_rows import (
     Candidate,
     RankedColumns,

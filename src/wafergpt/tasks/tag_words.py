@@ -8,7 +8,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from wafergpt.data.labelled_rows import described
+from wafergpt.data.cells import described
 from wafergpt.data.tag_schemes import Entity
 from wafergpt.data.tagged_files import has_word_lists, is_tagged, word_lists
 from wafergpt.data.tagged_rows import stream_words

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wafergpt.config import Recipe
-from wafergpt.data.labelled_rows import Table, is_missing, read_table
+from wafergpt.data.cells import is_missing
+from wafergpt.data.labelled_rows import Table, read_table
 from wafergpt.data.paired_batches import changed_of
 from wafergpt.data.row_sources import together
 from wafergpt.data.text_columns import (

@@ -16,7 +16,7 @@ from wafergpt.distributed.collectives import ProcessGroup
 from wafergpt.errors import InputError
 from wafergpt.progress import say
 from wafergpt.runs.moved import located
-from wafergpt.runs.run import Run
+from wafergpt.runs.run import AnyRun, Run
 from wafergpt.shapes.sparse import matrices
 from wafergpt.tasks.tables import SplitRows
 
@@ -85,7 +85,7 @@ def _require_ahead(run: Run, steps: int) -> None:
         )
 
 
-def language_model(start: Run | str | Path, root: Path) -> Run:
+def language_model(start: AnyRun, root: Path) -> Run:
     """Open the language model to start from.
 
     Raises:
@@ -97,7 +97,7 @@ def language_model(start: Run | str | Path, root: Path) -> Run:
     return beginning(run, root)
 
 
-def beginning(start: Run | str | Path, root: Path) -> Run:
+def beginning(start: AnyRun, root: Path) -> Run:
     """Open the run that a fine-tuning starts from: a language model, or a task's.
 
     Raises:

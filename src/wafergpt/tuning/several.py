@@ -15,7 +15,8 @@ from wafergpt.distributed.launcher import launch
 from wafergpt.errors import Diverged, InputError, Interrupted, ProcessLost, RunFailed
 from wafergpt.locks import locked
 from wafergpt.progress import is_worker
-from wafergpt.runs.run import LOCK, Run
+from wafergpt.runs.holding import LOCK
+from wafergpt.runs.run import Run
 from wafergpt.tuning.study import Trial
 from wafergpt.tuning.trials import StoppedEarlyError, trained_here
 

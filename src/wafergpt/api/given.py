@@ -1,0 +1,102 @@
+"""What programs give to the public functions, as the code below them takes it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from wafergpt.errors import InputError
+from wafergpt.files import from_home, short
+
+Overrides = str | Sequence[str] | Mapping[str, Any]
+"""``section.key=value`` strings, or values by key."""
+
+Rows = str | Path | Iterable[Mapping[str, Any]] | Any
+"""A file of rows; or a data frame, or mappings from columns to values."""
+
+ROWS = "rows"
+"""The folder below that of the runs which keeps rows from memory."""
+
+
+def overrides_of(given: Overrides) -> list[str]:
+    """Return overrides as they are typed.
+
+    Args:
+        given: by the caller.
+
+    Returns:
+        ``section.key=value`` strings.
+
+    Raises:
+        InputError: if one is neither.
+    """
+    if isinstance(given, Mapping):
+        return [f"{key}={_text(value)}" for key, value in _flat(given)]
+    several = one_or_more(given)
+    for one in several:
+        if not isinstance(one, str):
+            raise InputError(f"overrides: {short(one)} is no text such as 'train.steps=100'")
+    return list(several)
+
+
+def one_or_more(given: Any) -> tuple[Any, ...]:
+    """Return what is given, or the one that is given alone."""
+    alone = isinstance(given, str | os.PathLike) or hasattr(given, "columns")
+    return (given,) if alone or not isinstance(given, Iterable) else tuple(given)
+
+
+def rows_file(given: Rows, root: Path) -> Path:
+    """Return labelled rows as a file.
+
+    Args:
+        given: by the caller.
+        root: of the runs; rows from memory are written to ``rows`` in it.
+
+    Returns:
+        The file.
+
+    Raises:
+        InputError: if they are no rows.
+    """
+    if isinstance(given, str | os.PathLike):
+        return Path(given)
+    from wafergpt.data.given_rows import kept_rows
+
+    return kept_rows(given, root / ROWS)
+
+
+def root_of(given: str | Path) -> Path:
+    """Return the folder of the runs.
+
+    Args:
+        given: by the caller, perhaps with ``~``.
+
+    Returns:
+        Its path.
+
+    Raises:
+        InputError: if it is no path.
+    """
+    if not isinstance(given, str | os.PathLike):
+        raise InputError(f"root={short(given)} is no path of a folder")
+    return from_home(given)
+
+
+def _flat(given: Mapping[str, Any], before: str = "") -> Iterable[tuple[str, Any]]:
+    for key, value in given.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{before}{key}.")
+        else:
+            yield f"{before}{key}", value
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, str | os.PathLike):
+        return os.fspath(value)
+    # Numbers, flags and lists are YAML, which JSON is.
+    return json.dumps(value, ensure_ascii=False, default=str)

@@ -1,0 +1,78 @@
+"""Rows that a program holds in memory: a data frame, or mappings."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from wafergpt import atomic_files
+from wafergpt.data.cells import described, is_missing
+from wafergpt.data.table_writing import row_line
+from wafergpt.errors import InputError
+from wafergpt.progress import say
+
+TABLES = ("to_dicts", "to_pylist", "to_dict")
+"""What turns a table of polars, of pyarrow and of pandas into rows."""
+
+
+def is_table(value: object) -> TypeGuard[Any]:
+    """Return whether a value is a data frame."""
+    return hasattr(value, "columns") and any(hasattr(value, name) for name in TABLES)
+
+
+def rows_of_table(table: Any) -> list[dict[str, Any]]:
+    """Return the rows of a data frame."""
+    name = next(name for name in TABLES if hasattr(table, name))
+    return list(getattr(table, name)(*(["records"] if name == "to_dict" else [])))
+
+
+def kept_rows(rows: Any, folder: Path) -> Path:
+    """Write rows as JSON Lines, for a run reads its rows again; the same ones only once.
+
+    Args:
+        rows: a data frame, or mappings from columns to values.
+        folder: to write to.
+
+    Returns:
+        The file, whose name is a digest of what it holds.
+
+    Raises:
+        InputError: if they are something else.
+    """
+    known = rows_of_table(rows) if is_table(rows) else rows
+    if isinstance(known, Mapping | str | bytes) or not isinstance(known, Iterable):
+        raise InputError(f"rows are a file, a data frame or mappings, not {described(known)}")
+    lines = []
+    for place, row in enumerate(known):
+        if not isinstance(row, Mapping):
+            raise InputError(
+                f'row {place} is {described(row)}; a mapping such as {{"text": …, "label": …}} is '
+                "wanted"
+            )
+        lines.append(row_line("jsonl", (), {str(name): _plain(row[name]) for name in row}))
+    if not lines:
+        raise InputError("there are no rows")
+    data = "".join(lines)
+    path = folder / f"{hashlib.sha256(data.encode()).hexdigest()[:16]}.jsonl"
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        atomic_files.write_text(path, data)
+    say(f"{len(lines):,} rows are kept in {path}")
+    return path
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON has it."""
+    if is_missing(value):
+        return None
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, str | int | float):
+        return value
+    raise InputError(f"a row has {described(value)}: text, numbers and lists of them are wanted")
