@@ -84,6 +84,6 @@ def test_escaped_text_reads_as_it_was(text: str) -> None:
 
 
 def test_a_table_marks_one_row() -> None:
-    html = table(("Model", "Accuracy"), [("a<b", "1"), ("c", "2")], marked=0)
+    html = table(("Model", "Accuracy"), [("a<b", "1"), ("c", "2")], marked=(0,))
     assert html.count('class="marked"') == 1
     assert "a&lt;b" in html

@@ -16,11 +16,12 @@ import pytest
 
 from wafergpt.errors import InputError
 from wafergpt.planning.budget import Budget
+from wafergpt.tuning.records import Outcome, Trial
 from wafergpt.tuning.samplers import Pruner, Sampler
 from wafergpt.tuning.spaces import Space, combinations
 from wafergpt.tuning.spending import Spending
 from wafergpt.tuning.storage import JOURNAL, Way
-from wafergpt.tuning.study import Outcome, Study, Trial
+from wafergpt.tuning.study import Study
 
 SPACES = {
     "optimizer.lr": Space.read("optimizer.lr", "0.001..1.0:log"),

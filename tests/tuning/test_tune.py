@@ -25,8 +25,9 @@ from wafergpt.progress import Bar
 from wafergpt.runs.run import Run
 from wafergpt.tuning.gpus import gpus_of
 from wafergpt.tuning.making import IN_A_ROW, TOO_LONG, TrialMaker
+from wafergpt.tuning.records import Outcome
 from wafergpt.tuning.spending import Spending
-from wafergpt.tuning.study import STUDY_LOCK, Outcome
+from wafergpt.tuning.study import STUDY_LOCK
 from wafergpt.tuning.tune import Tuning
 
 pytestmark = pytest.mark.usefixtures("any_gain")

@@ -301,7 +301,8 @@ def tune(
     The best becomes the run ``NAME``, and is judged by ``task.test``, beside the default.
 
     Args:
-        start: the run to fine-tune, or ``"scratch"``; None for a pretraining.
+        start: the run to fine-tune, or ``"scratch"``; with ``data.corpus`` the language model to
+            pretrain further; None for a pretraining from fresh weights.
         recipe: a recipe, a YAML file, or the name of a shipped recipe; its section ``tune`` has
             spaces by key. If omitted, a fine-tuning's settings are chosen by the rows.
         overrides: ``section.key=value`` strings; a number, flag or choice may have a space in its

@@ -67,7 +67,8 @@ if TYPE_CHECKING:
 def command(arguments: tuple[str, ...], **options: Any) -> None:
     """Try settings of a training, and keep the best.
 
-    With task.train=FILE it fine-tunes RUN, or 'scratch'; else it pretrains by RECIPE. A key may
+    With task.train=FILE it fine-tunes RUN, or 'scratch'; else it pretrains by RECIPE, with
+    data.corpus=FOLDER from RUN. A key may
     have a space instead of a value: low..high, low..high:log, or a,b,c. Without any, learning rate,
     passes and the like are tuned around what the training would choose. The first trial is the
     default. The same command goes on where it stopped.
@@ -105,9 +106,9 @@ def command(arguments: tuple[str, ...], **options: Any) -> None:
         **{name: options[name] for name in named},
     )
     result = run.read("result")
-    shown = {key: result.get(key) for key in ("study", "metric", "best", "best_trial",
-             "chosen_trial", "not_beaten", "value", "default_value", "trials", "recipe",
-             "test", "default_test", "difference", "made")}  # fmt: skip
+    shown = {key: result.get(key) for key in ("study", "metric", "objectives", "best",
+             "best_trial", "chosen", "chosen_trial", "not_beaten", "value", "default_value",
+             "trials", "recipe", "test", "default_test", "difference", "made")}  # fmt: skip
     text = "\n".join(f"{name}: {value}" for name, value in _lines(result))
     emit(
         shown,
@@ -126,32 +127,23 @@ def _start_and_recipe(
     first, second = [*names, None, None][:2]
     if second or any(argument.startswith("task.") for argument in given):
         return first, second
-    if first == "scratch" or (first and names_a_run(first, runs)):
-        raise click.UsageError(f"{first} is fine-tuned on rows: add task.train=FILE")
+    if first and first != "scratch" and names_a_run(first, runs):
+        if not any(argument.startswith("data.corpus=") for argument in given):
+            raise click.UsageError(
+                f"{first} is fine-tuned on rows, or pretrained further on text: add "
+                "task.train=FILE or data.corpus=FOLDER"
+            )
+        return first, None
+    if first == "scratch":
+        raise click.UsageError("scratch is fine-tuned on rows: add task.train=FILE")
     return None, first
 
 
 def _lines(result: dict[str, Any]) -> list[tuple[str, str]]:
-    metric = result["metric"].replace("_", " ")
-    best = ", ".join(f"{key}={value}" for key, value in result["best"].items())
-    default = result["default_value"]
-    gained = "" if default is None else f" (the default: {default:.4f})"
-    kept = "" if result["chosen_trial"] == result["best_trial"] else "; the default is kept"
-    lines = [
-        ("best of", f"{result['trials']} trials: {best or 'the default'}"),
-        (f"validation {metric}", f"{result['value']:.4f}{gained}{kept}"),
-    ]
-    test, other = result.get("test"), result.get("default_test")
-    if test and other and result["metric"] in test:
-        numbers = [f"{one[result['metric']]:.4f}" for one in (test, other)]
-        lines.append((f"test {metric}", f"{numbers[0]} (the default: {numbers[1]})"))
-    if difference := result.get("difference"):
-        low, high = difference["low"], difference["high"]
-        lines.append(("difference", f"{difference['value']:+.4f} ({low:+.4f} to {high:+.4f})"))
-    if importances := result.get("importances"):
-        shares = sorted(importances.items(), key=lambda pair: -pair[1])
-        lines.append(("matters most", ", ".join(f"{key} {share:.0%}" for key, share in shares)))
-    return [*lines, ("recipe", result["recipe"])]
+    from wafergpt.tuning.summary import explained
+
+    told = [line.partition(": ") for line in explained(result)]
+    return [*((name, value) for name, _, value in told), ("recipe", result["recipe"])]
 
 
 def _next(run: Run, result: dict[str, Any]) -> list[str]:

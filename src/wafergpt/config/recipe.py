@@ -334,7 +334,11 @@ class Recipe(Section):
 
 def _written(value: Any) -> str:
     """Write a value of a space as on the command line; it may be a list."""
-    return f"[{','.join(map(_written, value))}]" if isinstance(value, list) else str(value)
+    if isinstance(value, list):
+        return f"[{','.join(map(_written, value))}]"
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    return str(value)
 
 
 def recipe_from(values: Mapping[str, Any], source: str | None = None) -> Recipe:

@@ -53,7 +53,7 @@ def folds_card(result: Mapping[str, Any]) -> str:
     heads, rows = fold_table(result)
     if not rows:
         return ""
-    inner = table(heads, rows, marked=len(rows) - 1)
+    inner = table(heads, rows, marked=(len(rows) - 1,))
     return (
         f'<div class="card wide"><h3>Fold by fold</h3>{inner}'
         f'<p class="aside">{escape(CAPTION)}</p></div>'

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 
 def escape(text: object) -> str:
@@ -13,18 +13,18 @@ def escape(text: object) -> str:
     return html.escape(re.sub(odd, "\ufffd", str(text)))
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]], marked: int = -1) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], marked: Collection[int] = ()) -> str:
     """Return a table whose first column names the row.
 
     Args:
         head: the names of the columns, as text.
         rows: the cells, as text.
-        marked: the index of a row to highlight.
+        marked: the indices of rows to highlight.
     """
     lines = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
     body = []
     for index, (name, *cells) in enumerate(rows):
-        mark = ' class="marked"' if index == marked else ""
+        mark = ' class="marked"' if index in marked else ""
         inner = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
         body.append(f'<tr{mark}><th scope="row" dir="auto">{escape(name)}</th>{inner}</tr>')
     return (

@@ -141,7 +141,7 @@ class _Page(Document):
                 )
             )
         heads = ("Model", "Accuracy", "Loss", "GPT − this, points (95%)", "Time")
-        best = table(heads, cells, marked=0)
+        best = table(heads, cells, marked=(0,))
         self.add(
             '<section id="comparison"><h2>Comparison</h2>'
             '<p class="lead">All evaluated on the same held-out rows.</p><div class="charts">'
@@ -157,7 +157,7 @@ class _Page(Document):
             *over_time[1:],
             *frontier_charts(chapter),
             *pruning_charts(chapter.result),
-            *tuning_charts(chapter.result),
+            *tuning_charts(chapter.study),
         ]
         drawn = "".join(self.chart(chart, chapter.key) for chart in charts)
         # No line begins with a dot.
@@ -168,7 +168,7 @@ class _Page(Document):
         ]
         notes = filter(None, (note, words.before_refit(chapter)))
         parts += [f'<p class="aside">{escape(line)}</p>' for line in notes]
-        drawn += folds_card(chapter.result) + trials_card(chapter.result)
+        drawn += folds_card(chapter.result) + trials_card(chapter.study)
         if drawn:
             parts.append(f'<div class="charts">{drawn}</div>')
         pruned = _pruned(chapter)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from wafergpt.reports.formatting import (
 )
 from wafergpt.runs.moved import now_at
 from wafergpt.runs.run import Run
+from wafergpt.tuning.summary import TRIALS
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ class Chapter:
     Attributes:
         key: the prefix of its charts' ids.
         result: empty while the run is unfinished.
+        study: what is known of its trials, of a study of settings, finished or not.
     """
 
     key: str
@@ -92,6 +94,7 @@ class Chapter:
     rows: list[dict[str, Any]]
     plan: Mapping[str, Any]
     result: Mapping[str, Any]
+    study: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, run: Run) -> Chapter:
@@ -100,7 +103,7 @@ class Chapter:
         Raises:
             InputError: if one of its files is damaged.
         """
-        recipe = run.recipe
+        recipe, result = run.recipe, read_object(run, "result")
         return cls(
             key="finetuning" if recipe.task else "pretraining",
             title="Fine-tuning" if recipe.task else "Pretraining",
@@ -108,7 +111,8 @@ class Chapter:
             recipe=recipe,
             rows=read_rows(run),
             plan=read_object(run, "plan"),
-            result=read_object(run, "result"),
+            result=result,
+            study=read_object(run, TRIALS) or (result if "study" in result else {}),
         )
 
     @property

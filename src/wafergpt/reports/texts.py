@@ -33,7 +33,7 @@ NO_LAW = (
 
 def verdict(chapter: Chapter, ranked: Sequence[Row]) -> str:
     """Summarize the run in a sentence, compared with the best baselines."""
-    if not chapter.rows and not chapter.result:
+    if not chapter.rows and not chapter.result and not chapter.study:
         return "Nothing has been measured yet: the run has a recipe and has made no step."
     if not chapter.result:
         return _unfinished(chapter)
@@ -125,6 +125,8 @@ def _of_study(result: Mapping[str, Any]) -> str:
         ends = [number(result.get("difference"), end) for end in ("low", "high")]
         if ends[0] is not None and ends[1] is not None:
             words += f", a difference of {test - other:+.4f} ({ends[0]:+.4f} to {ends[1]:+.4f})"
+    if (count := number(result, "judged") or 0) > 1:
+        words += f", which have judged {count:.0f} choices of this study"
     return f"{words}."
 
 
@@ -190,6 +192,14 @@ def _joined(parts: Sequence[str]) -> str:
 
 
 def _unfinished(chapter: Chapter) -> str:
+    if chapter.study:
+        best, default = number(chapter.study, "value"), number(chapter.study, "default_value")
+        words = f"Not finished: {values.count(number(chapter.study, 'trials'))} trials so far"
+        if best is None:
+            return f"{words}, none with a value."
+        metric = str(chapter.study.get("metric")).replace("_", " ")
+        words += f"; the best has a validation {metric} of {best:.4f}"
+        return words + ("." if default is None else f", the default {default:.4f}.")
     steps = chapter.recipe.train.steps
     where = f"Not finished: at step {chapter.now('step'):,.0f}" + (
         f" of {steps:,}" if steps else ""

@@ -17,6 +17,9 @@ from wafergpt.tuning.spaces import choices_of, short_names
 
 Result = Mapping[str, Any]
 
+OBJECTIVES = {"latency": "Seconds of an evaluation", "size": "Parameters"}
+"""Other objectives than a metric, on an axis."""
+
 LISTED, DRAWN = 30, 100
 """Trials of the table, and lines of a chart, the best first."""
 
@@ -31,15 +34,17 @@ class TrialRow:
     Attributes:
         number: in the study.
         params: its settings by key.
-        value: of the first objective; None if it has none.
+        run: its name.
+        values: of the objectives; none if it was not trained to its end.
         why: it has none.
         seconds: that it took.
         is_default: whether it is the recipe as it stands.
     """
 
     number: int
+    run: str
     params: Mapping[str, Any]
-    value: float | None
+    values: Sequence[float]
     why: str
     seconds: float
     is_default: bool
@@ -52,12 +57,18 @@ class TrialRow:
         found = [v for v in values.sequence(row, "values") if isinstance(v, int | float)]
         return cls(
             int(values.number(row, "number") or 0),
+            str(row.get("run")),
             row["params"],
-            float(found[0]) if found else None,
+            [float(value) for value in found],
             str(row.get("why") or ""),
             values.number(row, "seconds") or 0.0,
             bool(row.get("default")),
         )
+
+    @property
+    def value(self) -> float | None:
+        """Of the first objective."""
+        return self.values[0] if self.values else None
 
 
 @dataclass(frozen=True)
@@ -65,16 +76,18 @@ class Trials:
     """The trials of a study.
 
     Attributes:
-        metric: the objective, for people.
+        objectives: the metric and what else was asked for, for people.
         spaces: what was tuned: text by key.
         lower: whether less of the objective is better.
         rows: all trials, the oldest first.
+        not_beaten: runs of those that no other one beats in all objectives.
     """
 
-    metric: str
+    objectives: Sequence[str]
     spaces: Mapping[str, str]
     lower: bool
     rows: Sequence[TrialRow]
+    not_beaten: Sequence[str] = ()
 
     @classmethod
     def of(cls, result: Result) -> Trials | None:
@@ -84,8 +97,15 @@ class Trials:
         if not rows or not isinstance(spaces, Mapping):
             return None
         ways = values.sequence(result, "directions")
-        metric = str(result.get("metric")).replace("_", " ")
-        return cls(metric, spaces, list(ways)[:1] != ["max"], rows)
+        names = values.sequence(result, "objectives") or [result.get("metric")]
+        objectives = [str(name).replace("_", " ") for name in names]
+        best = [str(run) for run in values.sequence(result, "not_beaten")]
+        return cls(objectives, spaces, list(ways)[:1] != ["max"], rows, best)
+
+    @property
+    def metric(self) -> str:
+        """The first objective, for people."""
+        return self.objectives[0]
 
     @property
     def ended(self) -> list[TrialRow]:
@@ -120,7 +140,8 @@ def tuning_charts(result: Result) -> list[Chart]:
     trials = Trials.of(result)
     if trials is None or not trials.ended:
         return []
-    drawn = [_history(trials), _importances(trials, result), _parallel(trials)]
+    against = [_against(trials, place) for place in range(1, len(trials.objectives))]
+    drawn = [_history(trials), *against, _importances(trials, result), _parallel(trials)]
     slices = [_slice(trials, key) for key in trials.spaces]
     return [chart for chart in (*drawn, *slices) if chart is not None]
 
@@ -132,18 +153,23 @@ def trials_card(result: Result) -> str:
         return ""
     stopped = [row for row in trials.rows if row.value is None]
     rows = [*trials.ranked(), *stopped]
-    heads = ["Trial", *trials.names.values(), f"Validation {trials.metric}", "Time"]
+    others = trials.objectives[1:]
+    heads = ["Trial", *trials.names.values(), f"Validation {trials.metric}"]
+    heads += [*(OBJECTIVES.get(name, name) for name in others), "Time"]
     cells = [
         (
             f"{row.number}{' (default)' if row.is_default else ''}",
             *(trials.written(key, row.params.get(key)) for key in trials.spaces),
             row.why or values.MISSING if row.value is None else f"{row.value:.4f}",
+            *(f"{value:,.4g}" for value in row.values[1:]),
+            *[""] * (len(others) - len(row.values[1:])),
             duration(row.seconds),
         )
         for row in rows[:LISTED]
     ]
     more = f'<p class="aside">{len(rows) - LISTED:,} more.</p>' if len(rows) > LISTED else ""
-    inner = table(heads, cells, marked=0)
+    marked = [place for place, row in enumerate(rows) if row.run in trials.not_beaten]
+    inner = table(heads, cells, marked=marked)
     return f'<div class="card wide"><h3>Trials, the best first</h3>{inner}{more}</div>'
 
 
@@ -185,6 +211,29 @@ def _history(trials: Trials) -> Chart:
     return Chart("history", "Trials", caption, data, layout, wide=True)
 
 
+def _against(trials: Trials, place: int) -> Chart:
+    """Draw another objective beside the first one; those that nothing beats stand out."""
+    name = trials.objectives[place]
+    rows = [row for row in trials.ended if len(row.values) > place]
+    best = [row.run in trials.not_beaten for row in rows]
+    data = {
+        "x": [short(row.values[place]) for row in rows],
+        "y": [short(row.values[0]) for row in rows],
+        "mode": "markers",
+        "marker": {"size": 9, "color": [ACCENT if one else QUIET for one in best]},
+        "text": [f"trial {row.number}: {trials.settings(row)}" for row in rows],
+        "hovertemplate": f"%{{text}}<br>{literal(trials.metric)} %{{y:.4f}}, {literal(name)} %{{x}}"
+        "<extra></extra>",
+    }  # fmt: skip
+    layout = {
+        "xaxis": {"title": {"text": OBJECTIVES.get(name, name)}},
+        "yaxis": {"title": {"text": f"validation {trials.metric}"}},
+    }
+    caption = f"In colour: {sum(best)} trials that no other one beats in all objectives."
+    return Chart(f"against-{name}", f"{trials.metric.capitalize()} and {name}", caption, [data],
+                 layout)  # fmt: skip
+
+
 def _importances(trials: Trials, result: Result) -> Chart | None:
     found = result.get("importances")
     if not isinstance(found, Mapping) or not found:
@@ -202,8 +251,9 @@ def _importances(trials: Trials, result: Result) -> Chart | None:
 
 def _parallel(trials: Trials) -> Chart | None:
     """Draw every trial as a line over all settings; plotly's own kind needs WebGL."""
-    ranked = trials.ranked()
-    keys = [key for key in trials.spaces if all(key in row.params for row in ranked)]
+    keys = list(trials.spaces)
+    ranked = [row for row in trials.ranked() if all(key in row.params for key in keys)]
+    without = len(trials.ended) - len(ranked)
     if len(ranked) < 5 or len(keys) < 2:
         return None
     shown = ranked[:DRAWN]
@@ -226,6 +276,8 @@ def _parallel(trials: Trials) -> Chart | None:
         "xaxis": {"type": "category"},
     }
     caption = f"Each line is a trial; the best {best} of {len(ranked)} are in colour."
+    if without:
+        caption += f" {without} without one of these settings is not drawn, such as the default."
     return Chart("parallel", "Settings together", caption, data, layout, height=320, wide=True)
 
 
@@ -253,11 +305,12 @@ def _slice(trials: Trials, key: str) -> Chart | None:
         },
         "hovertemplate": "trial %{text}: %{y:.4f} at %{x}<extra></extra>",
     }  # fmt: skip
-    kind = "log" if _is_log(trials.spaces[key]) else "linear"
+    axis: dict[str, Any] = {"type": "log" if _is_log(trials.spaces[key]) else "linear"}
     if any(isinstance(row.params[key], str) for row in rows):
-        kind = "category"
+        names = choices_of(trials.spaces[key])
+        axis = {"type": "category", "categoryorder": "array", "categoryarray": names}
     layout = {
-        "xaxis": {"title": {"text": literal(key)}, "type": kind},
+        "xaxis": {"title": {"text": literal(key)}, **axis},
         "yaxis": {"title": {"text": f"validation {trials.metric}"}},
     }
     caption = "One setting, over all values of the others; later trials are darker."

@@ -56,6 +56,10 @@ class Signals:
     ) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        outer = getattr(self._previous.get(signal.SIGINT), "__self__", None)
+        if self.requested and isinstance(outer, Signals):
+            # Of several trainings, perhaps the last moment of one: no other one begins.
+            outer.requested = True
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name

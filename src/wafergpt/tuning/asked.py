@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wafergpt import files
+from wafergpt.checkpoint import store
 from wafergpt.config import Recipe, recipe_from, recipe_with
 from wafergpt.config.files import flat
 from wafergpt.devices.probe import probe
@@ -21,13 +24,16 @@ from wafergpt.tasks.labelled_task import LabelledTask
 from wafergpt.tasks.language_model import corpus_of, for_corpus
 from wafergpt.train.finetuning import with_task
 from wafergpt.train.planner import plan_training
-from wafergpt.train.resume import asked_for, beginning
+from wafergpt.train.resume import asked_for, beginning, language_model, on_top_of
 from wafergpt.tuning.proxy import proxy_of
 from wafergpt.tuning.samplers import Pruner, Sampler
 from wafergpt.tuning.spaces import Space, combinations, default_spaces, read_spaces
 
 if TYPE_CHECKING:
     from wafergpt.planning.plan import Plan
+
+WEIGHTS = "weights of the start"
+"""Key of an identity, which studies of older versions have not."""
 
 COSTS: Mapping[str, Direction] = {"latency": "min", "size": "min"}
 """Objectives beside a metric: seconds of an evaluation, and parameters."""
@@ -41,7 +47,7 @@ class Asked:
         recipe: a YAML file, a shipped recipe's name, values of a recipe, or None for settings
             chosen by the rows.
         overrides: ``section.key=value`` strings.
-        start: the run to start from, or ``scratch``; None for a pretraining.
+        start: the run to start from, or ``scratch``; None for a pretraining from fresh weights.
         spaces: texts by key; none for the default ones.
         metric: the objective; the recipe's ``evaluate.metric`` if None.
         also: further objectives, of ``COSTS``.
@@ -101,7 +107,17 @@ class Asked:
         recipe = self._loaded(changes)
         if self.start is None:
             return recipe
+        if self.goes_on:
+            assert self.base is not None
+            return on_top_of(recipe, self.base)
         return with_task(recipe, self.base, chooses=self.recipe is None)
+
+    @cached_property
+    def goes_on(self) -> bool:
+        """Whether a language model is pretrained further."""
+        recipe = self._loaded(())
+        is_pretraining = recipe.task is None and recipe.data.corpus is not None
+        return is_pretraining and self.start not in (None, "scratch")
 
     def _loaded(self, changes: Sequence[str]) -> Recipe:
         """Return the recipe with overrides, without reading data."""
@@ -122,7 +138,7 @@ class Asked:
         """The run to start from; None for fresh weights."""
         if self.start in (None, "scratch"):
             return None
-        return beginning(str(self.start), self.root)
+        return (language_model if self.goes_on else beginning)(str(self.start), self.root)
 
     @cached_property
     def plain(self) -> Recipe:
@@ -152,7 +168,13 @@ class Asked:
             InputError: if one is impossible.
         """
         texts = self.spaces or default_spaces(self.plain)
-        return read_spaces(texts, self.plain, self._loaded)
+        return read_spaces(texts, self.plain, self._possible)
+
+    def _possible(self, changes: Sequence[str]) -> Recipe:
+        """Return the recipe with overrides that go with the run to start from."""
+        recipe = self._loaded(changes)
+        recipe.lora.require_start(self.base)
+        return recipe if self.base is None else on_top_of(recipe, self.base)
 
     def default_parameters(self) -> dict[str, Any]:
         """Return the recipe's own settings as Optuna knows them, as far as the spaces hold them."""
@@ -205,7 +227,10 @@ class Asked:
         }
         spaces = {f"space of {key}": space.text for key, space in self.tuned.items()}
         objectives = [self.objective, *self.also]
-        return {**kept, **spaces, "objectives": objectives, "storage": self.storage}
+        found = {**kept, **spaces, "objectives": objectives}
+        if self.base is not None:
+            found[WEIGHTS] = files.sha256(store.folder_of(self.base) / store.MANIFEST)
+        return {**found, "storage": without_password(self.storage)}
 
     def require_possible(self) -> None:
         """Check what can be checked before anything is trained.
@@ -229,6 +254,10 @@ class Asked:
         for name in self.also:
             if name not in COSTS:
                 raise InputError(f"no objective '{name}'{nearest(name, COSTS)}")
+        if len({*self.also}) < len(self.also):
+            raise InputError(f"an objective is given twice: {', '.join(self.also)}")
+        if self.steps is not None and self.width is None:
+            raise InputError("steps are those of a proxy: add --width")
         if self.plain.task is not None and not self.plain.task.holds_out:
             raise InputError("trials are compared on rows that are held out: task.held_out is 0")
         nproc = self.plain.system.nproc
@@ -253,3 +282,8 @@ class Asked:
         # The default is a trial beside those of the grid, unless it is one of them.
         beside = len(self.default_parameters()) < len(self.tuned)
         return self.sampler == "grid" or 0 < count <= (self.trials or 0) - beside
+
+
+def without_password(address: str) -> str:
+    """Return the address of a database as it may be shown."""
+    return re.sub(r"(://[^/@:]*):[^@]*@", r"\1@", address)

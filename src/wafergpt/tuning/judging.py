@@ -15,7 +15,7 @@ from wafergpt.runs.run import Run
 from wafergpt.tasks.base import task_of
 from wafergpt.tasks.labelled_task import LabelledTask
 from wafergpt.train.run import write_test_metrics
-from wafergpt.tuning.study import Outcome
+from wafergpt.tuning.records import Outcome
 
 NOT_COPIED = ("*.lock", "holder", "tensorboard", "wandb.json")
 

@@ -18,10 +18,12 @@ from wafergpt.locks import locked
 from wafergpt.progress import Bar, each_kind_once, only_warnings, progress, say
 from wafergpt.runs.run import Run
 from wafergpt.train.signals import Signals
-from wafergpt.tuning.asked import Asked
+from wafergpt.tuning.asked import WEIGHTS, Asked, without_password
 from wafergpt.tuning.gpus import require_gpus
+from wafergpt.tuning.records import Outcome, Trial
 from wafergpt.tuning.spending import Spending
-from wafergpt.tuning.study import STUDY_LOCK, Outcome, Study, Trial
+from wafergpt.tuning.study import STUDY_LOCK, Study
+from wafergpt.tuning.summary import TRIALS, summary
 from wafergpt.tuning.table import TrialTable
 from wafergpt.tuning.trials import StoppedEarlyError, costs, forget_weights, trained
 
@@ -81,7 +83,9 @@ class TrialMaker:
         before = Run(self.folder).read(ASKED)
         if not isinstance(before, dict) or "identity" not in before:
             raise InputError(f"{self.folder} is no study: choose another name=NAME")
-        known, now = before["identity"], self.asked.identity()
+        now = self.asked.identity()
+        known = {WEIGHTS: now.get(WEIGHTS), **before["identity"]}
+        known["storage"] = without_password(known["storage"])
         differ = sorted(k for k in known.keys() | now.keys() if known.get(k) != now.get(k))
         if differ:
             raise InputError(
@@ -115,7 +119,11 @@ class TrialMaker:
                     raise Interrupted(STOPPED)
                 failed = failed + 1 if failure else 0
                 if failure and failed == IN_A_ROW:
-                    raise failure
+                    if not any(one.values for one in study.outcomes()):
+                        raise failure
+                    say(f"{IN_A_ROW} trials in a row cannot be trained, no other one is made: "
+                        f"{failure}")  # fmt: skip
+                    break
 
     def _fits(self, trial: Trial) -> bool:
         """Return whether a trial is expected to end within the budget; settle one that is not."""
@@ -140,8 +148,7 @@ class TrialMaker:
 
     def follow(self, bar: Bar) -> list[Outcome]:
         """Say the trials that have been settled, free their space, and return all of them."""
-        outcomes = self.study.outcomes()
-        self._forget(outcomes)
+        outcomes = self._note()
         bar.advance(len(outcomes) - len(self._shown), self.spending.left(outcomes))
         self.show(outcomes)
         return outcomes
@@ -156,19 +163,22 @@ class TrialMaker:
                 say(table.line(outcome))
         self._shown = {outcome.run for outcome in outcomes}
 
-    def _forget(self, outcomes: Sequence[Outcome]) -> None:
-        """Delete the weights of trials that cannot be the result."""
-        if self.asked.keep:
-            return
-        best = self.study.best_of(outcomes)
-        kept = {best.run} if best is not None else set()
-        if self.asked.also:
-            kept |= set(self.study.not_beaten())
+    def _note(self) -> list[Outcome]:
+        """Write what is known of the trials, and free the space of those that are not needed.
+
+        Returns:
+            The settled trials.
+        """
         # Several workers come to this at once.
         with locked(self.folder / STUDY_LOCK):
+            outcomes = self.study.outcomes()
+            found = summary(self.asked, self.study, outcomes)
+            Run(self.folder).write(TRIALS, found)
+            kept = {found["best_trial"], *found["not_beaten"]}
             for outcome in outcomes:
-                if not outcome.is_default and outcome.run not in kept:
+                if not (self.asked.keep or outcome.is_default or outcome.run in kept):
                     forget_weights(Run(self.folder / outcome.run))
+        return outcomes
 
     def _made(self, trial: Trial) -> InputError | RunFailed | None:
         """Train a trial and settle it; return why it cannot be trained, if it cannot."""

@@ -24,6 +24,9 @@ REDUCTION = 3
 RANDOM_TRIALS = 4
 """Trials before a sampler uses what others found."""
 
+LEAST_TO_TELL = 2 * RANDOM_TRIALS
+"""Trials with a value from which importances are told."""
+
 
 def sampler_of(name: Sampler, seed: int, objectives: int) -> optuna.samplers.BaseSampler:
     """Return a sampler; that of a grid chooses nothing.

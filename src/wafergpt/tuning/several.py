@@ -17,7 +17,7 @@ from wafergpt.locks import locked
 from wafergpt.progress import is_worker
 from wafergpt.runs.holding import LOCK
 from wafergpt.runs.run import Run
-from wafergpt.tuning.study import Trial
+from wafergpt.tuning.records import Trial
 from wafergpt.tuning.trials import StoppedEarlyError, trained_here
 
 RESTARTS = 3

@@ -7,6 +7,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,9 @@ DIGITS = 3
 
 MOST = 10_000
 """Combinations of a grid: it is no search that has more."""
+
+TRIED = 100
+"""Combinations with other spaces that a setting is tried in before it is impossible."""
 
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _LISTS = re.compile(r"\s*\[[^\[\]]*\](?:\s*,\s*\[[^\[\]]*\])*\s*")
@@ -68,7 +72,7 @@ class Space:
         Raises:
             InputError: if it is none, or is empty.
         """
-        found = _RANGE.fullmatch(text)
+        found = None if "..." in text else _RANGE.fullmatch(text)
         if found:
             first, unit, second, other, scale = found.groups()
             if scale not in (None, "log"):
@@ -80,6 +84,8 @@ class Space:
                 raise InputError(f"{key}={text} is empty: its low end comes first")
             if scale and low <= 0:
                 raise InputError(f"{key}={text}: a logarithmic scale starts above 0")
+            if whole and not (low.is_integer() and high.is_integer()):
+                raise InputError(f"{key}={text}: its numbers are whole")
             written = not re.search(r"[.eE]", first + second) and (high - low > 1 or bool(other))
             return cls(key, text, low, high, bool(scale), whole or written, other)
         choices = choices_of(text)
@@ -190,13 +196,32 @@ def read_spaces(
             raise InputError(f"{key} is no setting that can be tuned")
         if kind.several and not _LISTS.fullmatch(text):
             raise InputError(f"{key}={short(text)}: the key has a list; write [a],[a,b]")
-        space = spaces[key] = Space.read(key, text, kind.whole)
+        spaces[key] = Space.read(key, text, kind.whole)
+    for key, space in spaces.items():
+        others = [other for other in spaces.values() if other.key != key]
         for value in space.ends():
-            try:
-                changed([f"{key}={value}"])
-            except InputError as error:
-                raise InputError(f"{key}={text} is impossible: {error}") from None
+            _require_possible(f"{key}={value}", space, others, changed)
     return spaces
+
+
+def _require_possible(
+    setting: str,
+    space: Space,
+    others: Sequence[Space],
+    changed: Callable[[Sequence[str]], Recipe],
+) -> None:
+    """Require that the recipe can have a setting as it stands, or with ends of other spaces."""
+    try:
+        changed([setting])
+        return
+    except InputError as error:
+        reason = error
+    ends = [[f"{other.key}={end}" for end in other.ends()] for other in others]
+    for beside in itertools.islice(itertools.product(*ends), TRIED):
+        with suppress(InputError):
+            changed([setting, *beside])
+            return
+    raise InputError(f"{space.key}={space.text} is impossible: {reason}")
 
 
 def short_names(keys: Iterable[str]) -> dict[str, str]:

@@ -10,7 +10,7 @@ from wafergpt.config import Recipe
 from wafergpt.planning.budget import Budget
 from wafergpt.progress import duration
 from wafergpt.tuning.asked import Asked
-from wafergpt.tuning.study import Outcome
+from wafergpt.tuning.records import Outcome
 
 
 @dataclass(frozen=True)

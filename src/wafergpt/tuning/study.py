@@ -7,19 +7,32 @@ trial whose process died is known by its free lock, and is taken up where it sto
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wafergpt.locks import Lock, locked
+from wafergpt.runs.run import Run
+from wafergpt.tuning.records import (
+    AGAIN,
+    DEATHS,
+    DEFAULT,
+    LEFT,
+    REACHED,
+    RUN,
+    SCORES,
+    SECONDS,
+    WHY,
+    Outcome,
+    Trial,
+    outcome_of,
+    state_of,
+)
 from wafergpt.tuning.samplers import (
-    RANDOM_TRIALS,
-    RUNGS,
+    LEAST_TO_TELL,
     Pruner,
     Sampler,
     pruner_of,
@@ -30,88 +43,12 @@ from wafergpt.tuning.storage import Way, of_whole_trials, opened
 
 if TYPE_CHECKING:
     import optuna
-    from optuna.trial import FrozenTrial, TrialState
+    from optuna.trial import FrozenTrial
 
 STUDY_LOCK = "study.lock"
 
-EARLY = 0.35
-"""Of a rung: an evaluation so little before one, as that at a tenth, is of it."""
-
-RUN, AGAIN, DEFAULT = "run", "again", "default"
-"""Attributes of a trial: its run's name; the number of the trial that it takes up; whether it is
-the recipe as it stands."""
-
-SECONDS, WHY, SCORES = "seconds", "why", "scores"
-"""Attributes of a settled trial: its cost in seconds; why it has no value; its other numbers."""
-
-
-@dataclass
-class Trial:
-    """A trial that this process has taken.
-
-    Attributes:
-        run: name of its run.
-        texts: its settings as they are written, by key.
-        is_default: whether it is the recipe as it stands.
-    """
-
-    run: str
-    texts: Mapping[str, str]
-    is_default: bool
-    _trial: optuna.Trial = field(repr=False)
-    _reported: set[int] = field(default_factory=set, repr=False)
-
-    @property
-    def number(self) -> int:
-        """Of Optuna's, for another process of the trial; one that is taken up has a new one."""
-        return self._trial.number
-
-    def overrides(self) -> list[str]:
-        """Return its settings as overrides of the recipe."""
-        return [f"{key}={text}" for key, text in self.texts.items()]
-
-    def report(self, share: float, value: float) -> bool:
-        """Report a value on the way, and return whether the trial should stop.
-
-        Args:
-            share: of its updates that are made.
-            value: of the one objective.
-        """
-        rung = int(RUNGS * share + EARLY)
-        if rung and rung not in self._reported and math.isfinite(value):
-            self._reported.add(rung)
-            self._trial.report(value, rung)
-        # The default is asked too: only as it decides does Optuna note what a trial reached.
-        hopeless = rung and share < 1 and bool(self._trial.should_prune())
-        return bool(hopeless) and not self.is_default
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a trial.
-
-    Attributes:
-        run: name of its run.
-        params: its settings, by key, as Optuna knows them.
-        values: of the objectives; None if it has none.
-        why: it has none, or "".
-        seconds: that it took.
-        is_default: whether it was the recipe as it stands.
-        scores: other numbers by name, for people.
-    """
-
-    run: str
-    params: Mapping[str, Any]
-    values: tuple[float, ...] | None
-    why: str
-    seconds: float
-    is_default: bool
-    scores: Mapping[str, float]
-
-    @property
-    def number(self) -> int:
-        """Its place in the study, from 0."""
-        return int(self.run.rpartition("-")[2])
+MAX_DEATHS = 3
+"""A trial that kills so many processes at the same place is not taken up again."""
 
 
 class Study:
@@ -183,7 +120,14 @@ class Study:
             with locked(self.folder / STUDY_LOCK):
                 self._retry_dead()
                 trial = self._next(held, limit, fits)
-            yield trial
+            try:
+                yield trial
+            except BaseException:
+                # What went wrong may be the database; it may be settled already.
+                with suppress(Exception):
+                    if trial is not None:
+                        trial._trial.set_user_attr(LEFT, True)
+                raise
 
     def _next(
         self,
@@ -194,12 +138,12 @@ class Study:
         """Ask Optuna for a trial whose lock is ``held``; None if no other one is to be made."""
         trials = self._study.get_trials(deepcopy=False)
         counts = Counter(one.state for one in trials)
-        waiting = counts[_state("WAITING")]
-        if limit is not None and len(trials) - waiting - counts[_state("FAIL")] >= limit:
+        waiting = counts[state_of("WAITING")]
+        if limit is not None and len(trials) - waiting - counts[state_of("FAIL")] >= limit:
             return None
         if self._sampler == "grid" and not waiting:
             return None
-        if not fits(self.outcomes(), counts[_state("RUNNING")]):
+        if not fits(self.outcomes(), counts[state_of("RUNNING")]):
             return None
         # No two trials have one seed.
         seed = self._seed + len(trials) - waiting
@@ -221,7 +165,7 @@ class Study:
 
     def others_at_work(self) -> bool:
         """Return whether another process is making a trial, as far as the locks tell."""
-        running = self._study.get_trials(deepcopy=False, states=(_state("RUNNING"),))
+        running = self._study.get_trials(deepcopy=False, states=(state_of("RUNNING"),))
         for trial in running:
             lock = Lock(self._lock_of(trial.user_attrs.get(RUN) or "none"))
             if not lock.acquire():
@@ -280,15 +224,15 @@ class Study:
         """
         for key, value in ((SECONDS, seconds), (WHY, why), (SCORES, {**(scores or {})})):
             trial._trial.set_user_attr(key, value)
-        state = _state("PRUNED" if values is None else "COMPLETE")
+        state = state_of("PRUNED" if values is None else "COMPLETE")
         self._study.tell(trial._trial.number, None if values is None else list(values), state=state)
 
     def outcomes(self) -> list[Outcome]:
         """Return the trials that are settled, the oldest first."""
         ended = self._study.get_trials(
-            deepcopy=False, states=(_state("COMPLETE"), _state("PRUNED"))
+            deepcopy=False, states=(state_of("COMPLETE"), state_of("PRUNED"))
         )
-        return [_outcome(trial) for trial in ended]
+        return [outcome_of(trial) for trial in ended]
 
     def best_of(self, outcomes: Sequence[Outcome]) -> Outcome | None:
         """Return the trial that is best by the first objective."""
@@ -314,7 +258,7 @@ class Study:
         varied = [
             key for key in self._spaces if len({str(one.params.get(key)) for one in found}) > 1
         ]
-        if len(found) < 2 * RANDOM_TRIALS or not varied:
+        if len(found) < LEAST_TO_TELL or not varied:
             return {}
         sign = self._sign()
 
@@ -336,7 +280,7 @@ class Study:
         trials = self._study.get_trials(deepcopy=False)
         queued = {trial.user_attrs.get(AGAIN) for trial in trials}
         for trial in trials:
-            if trial.state is not _state("RUNNING"):
+            if trial.state is not state_of("RUNNING"):
                 continue
             # Without a name, its process died while this lock was its own.
             name = trial.user_attrs.get(RUN)
@@ -348,11 +292,28 @@ class Study:
             if not works:
                 # Nobody can tell whether its process lives.
                 continue
-            if trial.number not in queued:
-                attributes = {**trial.user_attrs, AGAIN: trial.number}
-                fixed = self._default if DEFAULT in attributes else {}
-                self._study.enqueue_trial({**fixed, **_settings(trial)}, user_attrs=attributes)
-            self._study.tell(trial.number, state=_state("FAIL"))
+            if trial.number in queued:
+                self._study.tell(trial.number, state=state_of("FAIL"))
+                continue
+            attributes = self._after_death(trial)
+            if attributes[DEATHS] >= MAX_DEATHS:
+                why = f"{MAX_DEATHS} processes died in it"
+                self._study._storage.set_trial_user_attr(trial._trial_id, WHY, why)
+                self._study.tell(trial.number, state=state_of("PRUNED"))
+                continue
+            fixed = self._default if DEFAULT in attributes else {}
+            self._study.enqueue_trial({**fixed, **_settings(trial)}, user_attrs=attributes)
+            self._study.tell(trial.number, state=state_of("FAIL"))
+
+    def _after_death(self, trial: FrozenTrial) -> dict[str, Any]:
+        """Return the attributes of a trial that takes up another one."""
+        before = {key: value for key, value in trial.user_attrs.items() if key != LEFT}
+        run = Run(self.folder / before.get(RUN, "none"))
+        rows = run.metrics() if run.path.exists() else []
+        reached = max((int(row.get("step", 0)) for row in rows), default=0)
+        deaths = before.get(DEATHS, 0) if reached <= before.get(REACHED, 0) else 0
+        died = LEFT not in trial.user_attrs
+        return {**before, AGAIN: trial.number, DEATHS: deaths + died, REACHED: reached}
 
     def _lock_of(self, run: str) -> Path:
         return self.folder / f"{run}.lock"
@@ -361,23 +322,3 @@ class Study:
 def _settings(trial: FrozenTrial) -> dict[str, Any]:
     """Return a trial's settings, and those that it is still to draw as they are."""
     return {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-
-
-def _outcome(trial: FrozenTrial) -> Outcome:
-    attributes = trial.user_attrs
-    ended = trial.state is _state("COMPLETE")
-    return Outcome(
-        attributes[RUN],
-        trial.params,
-        tuple(trial.values) if ended else None,
-        attributes.get(WHY, ""),
-        attributes.get(SECONDS, 0.0),
-        DEFAULT in attributes,
-        attributes.get(SCORES, {}),
-    )
-
-
-def _state(name: str) -> TrialState:
-    import optuna
-
-    return optuna.trial.TrialState[name]

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from wafergpt.progress import duration
 from wafergpt.tuning.asked import Asked
+from wafergpt.tuning.records import Outcome
 from wafergpt.tuning.spaces import short_names
-from wafergpt.tuning.study import Outcome
 
 WIDTH = 9
 """Cells of a column at least."""

@@ -14,7 +14,7 @@ from wafergpt.runs.run import Run
 from wafergpt.tasks.base import task_of
 from wafergpt.train.run import trained_once
 from wafergpt.train.state import Row, TrainState
-from wafergpt.tuning.study import Trial
+from wafergpt.tuning.records import Trial
 
 
 class StoppedEarlyError(Exception):

@@ -32,12 +32,17 @@ from wafergpt.tuning.gpus import require_gpus
 from wafergpt.tuning.judging import is_better, judge, require_target, take
 from wafergpt.tuning.making import ASKED, STOPPED, TrialMaker
 from wafergpt.tuning.ray_workers import RayWorkers, connected
+from wafergpt.tuning.records import Outcome
 from wafergpt.tuning.spaces import is_space
-from wafergpt.tuning.study import STUDY_LOCK, Outcome
+from wafergpt.tuning.study import STUDY_LOCK
+from wafergpt.tuning.summary import default_of, explained, settings_of, summary
 from wafergpt.tuning.workers import Workers
 
 LOOK_SECONDS = 0.5
-"""How often it is looked what other machines have settled."""
+"""Between two looks at what other machines have settled."""
+
+RECIPE = "best.yaml"
+"""The recipe of what is chosen, in the folder of the study."""
 
 
 @dataclass
@@ -148,13 +153,14 @@ class Tuning:
             if best is None:
                 whys = sorted({one.why for one in outcomes if one.why})
                 raise RunFailed(f"no trial could be trained: {'; '.join(whys)[:200]}")
-            default = next((one for one in outcomes if one.is_default), None)
+            default = default_of(outcomes)
             chosen = self._chosen(best, default)
-            run.write("result", self._result(run, outcomes, best, default, chosen))
-            if self.asked.width is not None:
-                return
-            is_new = take(run, chosen, target, name)
-        judge(run, chosen, default, target, is_new)
+            run.write("result", self._result(run, outcomes, chosen))
+            if self.asked.width is None:
+                is_new = take(run, chosen, target, name)
+        if self.asked.width is None:
+            judge(run, chosen, default, target, is_new)
+        self._write_recipe(run, chosen)
 
     # --- the study -------------------------------------------------------------------------------
 
@@ -200,56 +206,25 @@ class Tuning:
         )
         return default
 
-    def _result(
-        self,
-        run: Run,
-        outcomes: Sequence[Outcome],
-        best: Outcome,
-        default: Outcome | None,
-        chosen: Outcome,
-    ) -> dict[str, Any]:
-        asked, study = self.asked, self.maker.study
-        assert best.values is not None
-        with only_warnings():
-            recipe = asked.recipe_of(self._overrides(chosen)).replace(name=asked.plain.name)
-        path = run.path / "best.yaml"
-        atomic_files.write_text(path, recipe.to_yaml())
+    def _result(self, run: Run, outcomes: Sequence[Outcome], chosen: Outcome) -> dict[str, Any]:
         return {
             **(run.read("result") or {}),
+            **summary(self.asked, self.maker.study, outcomes),
             "study": str(run.path),
-            "metric": asked.objective,
-            "objectives": [asked.objective, *asked.also],
-            "directions": asked.directions,
-            "best": {key: asked.tuned[key].written(value) for key, value in best.params.items()},
-            "best_trial": best.run,
             "chosen_trial": chosen.run,
-            "value": best.values[0],
-            "default_value": None if default is None or not default.values else default.values[0],
-            "trials": len(outcomes),
-            "recipe": str(path),
-            "elapsed": sum(one.seconds for one in outcomes),
-            "importances": study.importances(),
-            "spaces": {key: space.text for key, space in asked.tuned.items()},
-            "outcomes": [self._row(one) for one in outcomes],
-            "not_beaten": study.not_beaten() if asked.also else [best.run],
+            "chosen": settings_of(self.asked, chosen),
+            "recipe": str(run.path / RECIPE),
         }
 
-    def _overrides(self, outcome: Outcome) -> list[str]:
-        if outcome.is_default:
-            return []
-        tuned = self.asked.tuned
-        return [f"{key}={tuned[key].written(value)}" for key, value in outcome.params.items()]
-
-    def _row(self, outcome: Outcome) -> dict[str, Any]:
-        return {
-            "number": outcome.number,
-            "run": outcome.run,
-            "params": dict(outcome.params),
-            "values": None if outcome.values is None else list(outcome.values),
-            "why": outcome.why,
-            "seconds": outcome.seconds,
-            "default": outcome.is_default,
-        }
+    def _write_recipe(self, run: Run, chosen: Outcome) -> None:
+        """Write the recipe of what is chosen, and above it what that has gained."""
+        asked = self.asked
+        overrides = [f"{key}={text}" for key, text in settings_of(asked, chosen).items()]
+        with only_warnings():
+            recipe = asked.recipe_of(overrides)
+        recipe = recipe.replace(name=asked.plain.name, evaluate={"metric": asked.objective})
+        lines = [f"# {line}\n" for line in explained(run.read("result"))]
+        atomic_files.write_text(run.path / RECIPE, "".join(lines) + recipe.to_yaml())
 
 
 def tuned(
