@@ -21,11 +21,11 @@ from wafergpt.config import load_recipe
 from wafergpt.errors import InputError
 from wafergpt.inference.predictor import Predictor
 from wafergpt.model.gpt import FeedForward
+from wafergpt.pruning.calibration_network import Calibrated
+from wafergpt.pruning.structured import _Work
 from wafergpt.reports import write_report
 from wafergpt.tasks.base import Splits, gpt_of, task_of
 from wafergpt.tasks.embed import Embed
-from wafergpt.train.calibrated import Calibrated
-from wafergpt.train.narrowing import _Work
 
 STEPS = 60
 

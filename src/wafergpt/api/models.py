@@ -316,10 +316,10 @@ def prune(
         RunFailed: if no retrained run keeps to the limit, or one diverges.
         Interrupted: after saving, if a signal requested a stop of the retraining.
     """
-    from wafergpt.train.narrowing import Narrowing
-    from wafergpt.train.prune_run import Wanted, prune_run
-    from wafergpt.train.pruning import Pruning
-    from wafergpt.train.trimming import Trimming
+    from wafergpt.pruning.prune import Wanted, prune_run
+    from wafergpt.pruning.structured import Narrowing
+    from wafergpt.pruning.tables import Trimming
+    from wafergpt.pruning.unstructured import Pruning
 
     asked = method or sparsity is not None or pattern or together or curves
     share = 0.5 if sparsity is None else sparsity

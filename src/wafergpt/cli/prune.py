@@ -140,9 +140,9 @@ def command(
 
 def _what(result: dict[str, Any]) -> str:
     """Return what was done."""
+    from wafergpt.pruning.structured import PARTS
+    from wafergpt.pruning.unstructured import NOTABLE
     from wafergpt.reports.pruning import left_of_tables
-    from wafergpt.train.narrowing import PARTS
-    from wafergpt.train.pruning import NOTABLE
 
     parts = [tables] if (tables := left_of_tables(result)) else []
     if result["method"] == "structure":
@@ -163,8 +163,8 @@ def _what(result: dict[str, Any]) -> str:
 def _following(made: Run, result: dict[str, Any]) -> list[str]:
     """Return the next command: a language model can be trained on with its zeros."""
     from wafergpt.cli.next_commands import at_work
+    from wafergpt.pruning.unstructured import NOTABLE
     from wafergpt.runs.run import command_line
-    from wafergpt.train.pruning import NOTABLE
 
     lines = [f"next: {at_work(made)}"]
     if "val_loss_retrained" in result:

@@ -9,11 +9,11 @@ from typing import Any, Protocol
 
 from wafergpt.checkpoint.imported_run import require_new, run_with
 from wafergpt.config import Recipe
+from wafergpt.pruning.calibration_network import Calibrated, Evaluated
+from wafergpt.pruning.structured import Narrowing
+from wafergpt.pruning.tables import Trimming
+from wafergpt.pruning.unstructured import Pruning
 from wafergpt.runs.run import Run
-from wafergpt.train.calibrated import Calibrated, Evaluated
-from wafergpt.train.narrowing import Narrowing
-from wafergpt.train.pruning import Pruning
-from wafergpt.train.trimming import Trimming
 
 
 class Removal(Protocol):

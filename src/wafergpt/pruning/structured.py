@@ -13,11 +13,11 @@ from wafergpt.config import Model, Recipe
 from wafergpt.errors import InputError
 from wafergpt.model.gpt import Attention, FeedForward
 from wafergpt.progress import say, working
+from wafergpt.pruning.calibration_network import Calibrated, Evaluated, hooked
+from wafergpt.pruning.unstructured import NOTABLE
+from wafergpt.pruning.width import keep_width
 from wafergpt.sparsity.structured import cut_channels, cut_heads, largest_ones
 from wafergpt.tasks.base import gpt_of
-from wafergpt.train.calibrated import Calibrated, Evaluated, hooked
-from wafergpt.train.pruning import NOTABLE
-from wafergpt.train.width import keep_width
 
 PARTS = {
     "n_layers": "layers",

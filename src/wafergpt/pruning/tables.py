@@ -19,9 +19,9 @@ from wafergpt.model.gpt import GPT
 from wafergpt.model.heads import Classifier
 from wafergpt.model.ngrams import KeptRows
 from wafergpt.progress import working
+from wafergpt.pruning.calibration_network import Calibrated, Evaluated
 from wafergpt.tasks.base import task_of
 from wafergpt.tasks.text_task import TextTask
-from wafergpt.train.calibrated import Calibrated, Evaluated
 
 ROWS = 64
 """Training rows that are read at once."""

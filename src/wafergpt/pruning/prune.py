@@ -9,13 +9,13 @@ from pathlib import Path
 from wafergpt.config import Lora, Recipe, recipe_with
 from wafergpt.errors import InputError
 from wafergpt.progress import say
+from wafergpt.pruning.removal import take_out
+from wafergpt.pruning.retraining import OVERRIDES, Retraining, prune_and_retrain
+from wafergpt.pruning.structured import Narrowing
+from wafergpt.pruning.tables import Trimming
+from wafergpt.pruning.unstructured import Pruning
 from wafergpt.runs.moved import require_sources
 from wafergpt.runs.run import Run
-from wafergpt.train.narrowing import Narrowing
-from wafergpt.train.pruning import Pruning
-from wafergpt.train.removal import take_out
-from wafergpt.train.retraining import OVERRIDES, Retraining, prune_and_retrain
-from wafergpt.train.trimming import Trimming
 
 FOR_ALL = ("data.", "task.", "system.", "evaluate.")
 """Settings of the run that may change."""

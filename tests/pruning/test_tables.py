@@ -16,8 +16,8 @@ from wafergpt.checkpoint import store
 from wafergpt.cli.prune import command
 from wafergpt.errors import InputError
 from wafergpt.inference.predictor import Predictor
+from wafergpt.pruning import retraining
 from wafergpt.runs.run import Run
-from wafergpt.train import retraining
 
 __all__ = ["corpus"]
 

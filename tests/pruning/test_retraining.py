@@ -13,19 +13,19 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.pruning.test_unstructured import home
 from tests.sparsity.test_masks import SMALL, blocks, corpus, zeros
-from tests.train.test_pruning import home
 from wafergpt.api import finetune, pretrain, prune
 from wafergpt.checkpoint import store
 from wafergpt.cli.prune import command
 from wafergpt.distributed.sharding import fill
 from wafergpt.errors import InputError, Interrupted, RunFailed
 from wafergpt.inference.predictor import Predictor
+from wafergpt.pruning import retraining
+from wafergpt.pruning.retraining import first_that
+from wafergpt.pruning.structured import Narrowing
 from wafergpt.runs.run import Run
 from wafergpt.tasks.base import task_of
-from wafergpt.train import retraining
-from wafergpt.train.narrowing import Narrowing
-from wafergpt.train.retraining import first_that
 from wafergpt.train.run import train
 
 __all__ = ["corpus", "home"]

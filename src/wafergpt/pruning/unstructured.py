@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from wafergpt.config import Recipe
 from wafergpt.errors import InputError, require_one_of
 from wafergpt.progress import say, working
+from wafergpt.pruning.calibration_network import Calibrated, Evaluated
 from wafergpt.shapes.roles import role_of
 from wafergpt.sparsity import criteria
 from wafergpt.tasks.base import gpt_of
-from wafergpt.train.calibrated import Calibrated, Evaluated
 
 ROUNDS = 8
 """Sparsities that are tried for a limit of the loss: to within a hundredth."""

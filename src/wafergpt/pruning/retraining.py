@@ -15,15 +15,15 @@ from wafergpt.config.sparsity import BLOCKS
 from wafergpt.config.warmup import warmup_share, warmup_steps
 from wafergpt.errors import InputError, Interrupted, RunFailed
 from wafergpt.progress import say
+from wafergpt.pruning.calibration_network import Calibrated
+from wafergpt.pruning.removal import how, take_out
+from wafergpt.pruning.structured import Narrowing
+from wafergpt.pruning.tables import Trimming
+from wafergpt.pruning.unstructured import NOTABLE, SAME, Pruning
 from wafergpt.runs.run import Run
 from wafergpt.runs.teacher import with_teacher
 from wafergpt.tasks.base import task_of
-from wafergpt.train.calibrated import Calibrated
-from wafergpt.train.narrowing import Narrowing
-from wafergpt.train.pruning import NOTABLE, SAME, Pruning
-from wafergpt.train.removal import how, take_out
 from wafergpt.train.run import train
-from wafergpt.train.trimming import Trimming
 
 Removals = Sequence[Trimming | Pruning | Narrowing]
 """What is taken out; only zeros or parts, which come last, have a size to search for."""
