@@ -28,7 +28,7 @@ from wafergpt.tasks.augmented import excerpts
 from wafergpt.tasks.base import task_of
 from wafergpt.tasks.labelled_task import LabelledTask
 from wafergpt.tasks.text_task import TextTask
-from wafergpt.train.measuring import NoMemoryError, measured, speeds
+from wafergpt.train.measure_process import NoMemoryError, measured, speeds
 
 UPDATES = 8
 """Updates that measuring makes at least."""

@@ -32,11 +32,11 @@ from wafergpt.runs.teacher import with_teacher
 from wafergpt.tasks.base import EvaluationSet, Outputs, Task, task_of
 from wafergpt.tasks.labelled_task import LabelledTask
 from wafergpt.train.callbacks import Callback
-from wafergpt.train.measurement import expected
-from wafergpt.train.planned import compare_with_plan
+from wafergpt.train.plan_check import compare_with_plan
 from wafergpt.train.resume import asked_for, changes_since, run_to_resume
 from wafergpt.train.setup import Setup, require_metric, set_up, settled
 from wafergpt.train.signals import Signals
+from wafergpt.train.timing import plan_of_start
 from wafergpt.train.trainer import Trainer
 
 MOST_MISTAKES = 10_000
@@ -138,7 +138,7 @@ def _planned(asked: Recipe, setup: Setup, group: ProcessGroup, startup: float) -
     system = setup.recipe.system
     if system.device == "cerebras" and system.cerebras.mode != "cpu":
         return {}
-    return expected(setup, group, startup).plan(asked, setup.machine).to_dict()
+    return plan_of_start(setup, group, startup).plan(asked, setup.machine).to_dict()
 
 
 def trained_once(

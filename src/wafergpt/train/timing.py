@@ -48,15 +48,17 @@ from wafergpt.shapes.counts import (
 )
 from wafergpt.sparsity.masks import largest
 from wafergpt.tasks.base import task_of
-from wafergpt.train.counted import (
+from wafergpt.train.setup import Setup, require_metric, set_up, settled
+from wafergpt.train.workload import (
     evaluated_tokens,
+    evaluation_seconds,
     evaluations,
+    final_seconds,
     saves,
+    spread,
     total_tokens,
     update_tokens,
 )
-from wafergpt.train.setup import Setup, require_metric, set_up, settled
-from wafergpt.train.timed_evaluation import evaluation_seconds, final_seconds, spread
 
 SECONDS = 4.0
 """Time for updates, and half of it for evaluation."""
@@ -97,7 +99,7 @@ BRIEFLY = 0.5
 NEVER: Callable[[], bool] = lambda: False  # noqa: E731
 
 
-def expected(setup: Setup, group: ProcessGroup, startup: float) -> Measurement:
+def plan_of_start(setup: Setup, group: ProcessGroup, startup: float) -> Measurement:
     """Return what a run will take, from what its start has timed.
 
     Args:
@@ -182,7 +184,9 @@ def _changing_seconds(recipe: Recipe) -> float:
     return changes * min(times) * sum(sizes) / count
 
 
-def measure(recipe: Recipe, start: Run | None, folder: Path, began: float) -> Measurement | None:
+def time_training(
+    recipe: Recipe, start: Run | None, folder: Path, began: float
+) -> Measurement | None:
     """Measure a training in this process, and the others of its group.
 
     Args:

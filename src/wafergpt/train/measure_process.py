@@ -96,10 +96,10 @@ def work(folder: Path) -> None:
         if job["speeds"]:
             _write_speeds(recipes, folder)
             return
-        from wafergpt.train.measurement import measure
+        from wafergpt.train.timing import time_training
 
         start = None if job["start"] is None else Run.find(job["start"])
-        found = measure(recipes[0], start, folder, job["began"])
+        found = time_training(recipes[0], start, folder, job["began"])
         if found is not None:
             atomic_files.write_json(folder / "result.json", found.to_dict())
     except Exception as error:
@@ -115,7 +115,7 @@ def work(folder: Path) -> None:
 
 def _write_speeds(recipes: Sequence[Recipe], folder: Path) -> None:
     from wafergpt.distributed.rendezvous import joined
-    from wafergpt.train.measurement import tokens_per_second
+    from wafergpt.train.timing import tokens_per_second
 
     rates: list[float] = []
     with joined(recipes[0].system.timeout) as group:

@@ -6,7 +6,7 @@ from wafergpt.devices.load import OtherLoad
 from wafergpt.planning.duration import PARTS
 from wafergpt.progress import duration, say
 from wafergpt.runs.run import Run
-from wafergpt.train.measurement import DISTURBED
+from wafergpt.train.timing import DISTURBED
 
 TOLERANCE = 0.25
 """A larger difference between planned and measured time is reported."""
