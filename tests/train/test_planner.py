@@ -227,9 +227,9 @@ def test_a_process_without_memory_says_so(
 
     (tmp_path / "0.yaml").write_text(load_recipe(None, SMALL).to_yaml())
     job: dict[str, Any] = {
+        "kind": "training",
         "recipes": 1,
         "start": None,
-        "speeds": False,
         "began": 0.0,
         "said": [],
         "tasks": {},

@@ -30,9 +30,6 @@ from wafergpt.tasks.labelled_task import LabelledTask
 from wafergpt.tasks.text_task import TextTask
 from wafergpt.train.measure_process import NoMemoryError, measured, speeds
 
-UPDATES = 8
-"""Updates that measuring makes at least."""
-
 LONGEST_UPDATE = 20.0
 """Seconds; where an update is estimated to take longer, nothing is measured."""
 
