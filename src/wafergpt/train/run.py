@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,21 @@ MOST_MISTAKES = 10_000
 """Rows of mistakes.csv at most."""
 
 
+@contextmanager
+def _out_of_memory_fails() -> Iterator[None]:
+    """Turn an error of a device without memory into a failure that says what to do."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise RunFailed(
+            "the device has too little memory: lower train.micro_batch_size (which keeps the "
+            "batch), or set system.activation_checkpointing=true"
+        ) from error
+
+
+@_out_of_memory_fails()
 def train(
     recipe: Recipe,
     *,
@@ -75,38 +91,9 @@ def train(
         Interrupted: after saving, when a signal asked for a stop.
     """
     began = time.monotonic() if began is None else began
-    try:
-        return _train(recipe, start, run, auto_resume, root, began, callbacks, test)
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        raise RunFailed(
-            "the device has too little memory: lower train.micro_batch_size (which keeps the "
-            "batch), or set system.activation_checkpointing=true"
-        ) from error
-
-
-def _train(
-    recipe: Recipe,
-    start: Run | None,
-    run: Run | None,
-    auto_resume: bool,
-    root: Path,
-    began: float,
-    callbacks: Sequence[Callback],
-    test: bool,
-) -> Run:
     load = OtherLoad()
     reset_peak_memory()
-    require_metric(task_of(recipe))
-    recipe.lora.require_start(recipe.start)
-    if run is None:
-        recipe = with_teacher(recipe, root)
-        require_possible_warmup(recipe.schedule)
-    else:
-        require_sources(recipe, run.path)
-    if run is None and not auto_resume:
-        Run.require_new(recipe.name, root)
+    recipe = _checked(recipe, run, auto_resume, root)
     asked = asked_for(recipe)
     with joined(recipe.system.timeout) as group:
         notes: dict[str, Any] = {}
@@ -131,6 +118,20 @@ def _train(
     if not resumed:
         compare_with_plan(run, load, group.size)
     return run
+
+
+def _checked(recipe: Recipe, run: Run | None, auto_resume: bool, root: Path) -> Recipe:
+    """Return a recipe with its teacher, after what can be checked before the data is read."""
+    require_metric(task_of(recipe))
+    recipe.lora.require_start(recipe.start)
+    if run is not None:
+        require_sources(recipe, run.path)
+        return recipe
+    recipe = with_teacher(recipe, root)
+    require_possible_warmup(recipe.schedule)
+    if not auto_resume:
+        Run.require_new(recipe.name, root)
+    return recipe
 
 
 def _planned(asked: Recipe, setup: Setup, group: ProcessGroup, startup: float) -> dict[str, Any]:
