@@ -45,7 +45,7 @@ def done(home: Path) -> Predictor:
     def stopped(recipe, **given):  # type: ignore[no-untyped-def]
         trained.append(recipe.name)
         if trained.count(recipe.name) == 1:
-            raise Interrupted("stopped at step 3; everything is saved; next: wafergpt …")
+            raise Interrupted("stopped at step 3; everything is saved", "wafergpt …")
         return train(recipe, **given)
 
     with pytest.MonkeyPatch.context() as patch:

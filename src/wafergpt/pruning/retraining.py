@@ -13,7 +13,7 @@ from wafergpt.config import Recipe, load_recipe
 from wafergpt.config.quantities import token_count
 from wafergpt.config.sparsity import BLOCKS
 from wafergpt.config.warmup import warmup_share, warmup_steps
-from wafergpt.errors import InputError, Interrupted, RunFailed
+from wafergpt.errors import InputError, RunFailed
 from wafergpt.progress import say
 from wafergpt.pruning.calibration_network import Calibrated
 from wafergpt.pruning.removal import how, take_out
@@ -23,7 +23,7 @@ from wafergpt.pruning.unstructured import NOTABLE, SAME, Pruning
 from wafergpt.runs.run import Run
 from wafergpt.runs.teacher import with_teacher
 from wafergpt.tasks.base import task_of
-from wafergpt.train.run import train
+from wafergpt.train.run import trained_once
 
 Removals = Sequence[Trimming | Pruning | Narrowing]
 """What is taken out; only zeros or parts, which come last, have a size to search for."""
@@ -265,11 +265,7 @@ class _Work:
         """Prune, train on, and measure, unless that is done."""
         pruned = self._pruned_run(_pruned(name), removals)
         recipe = self._retraining.recipe(self._recipe, self._run, name, pruned)
-        try:
-            run = train(recipe, start=pruned, auto_resume=True, root=self._root)
-        except Interrupted as stop:
-            reason = str(stop).partition("; next:")[0]
-            raise Interrupted(f"{name}: {reason}; the same command goes on") from None
+        run = trained_once(recipe, start=pruned, root=self._root)
         after = self._parent.with_weights(run).evaluated()
         facts = pruned.read("result")
         for key in ("run", "step", "weights_sha256", "tokens", "loss", "val_loss", "metrics"):

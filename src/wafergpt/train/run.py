@@ -177,8 +177,7 @@ def trained_once(
             recipe, start=start, auto_resume=True, root=root, callbacks=callbacks, test=test
         )
     except Interrupted as stop:
-        reason = str(stop).partition("; next:")[0]
-        raise Interrupted(f"{recipe.name}: {reason}; the same command goes on") from None
+        raise Interrupted(f"{recipe.name}: {stop.reason}; the same command goes on") from None
     except KeyboardInterrupt:
         # Before its first step, or after its last.
         raise Interrupted(f"{recipe.name}: interrupted; the same command goes on") from None
