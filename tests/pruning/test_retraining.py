@@ -21,7 +21,7 @@ from wafergpt.cli.prune import command
 from wafergpt.distributed.sharding import fill
 from wafergpt.errors import InputError, Interrupted, RunFailed
 from wafergpt.inference.predictor import Predictor
-from wafergpt.pruning import retraining
+from wafergpt.pruning import removal, retraining
 from wafergpt.pruning.retraining import first_that
 from wafergpt.pruning.structured import Narrowing
 from wafergpt.runs.run import Run
@@ -133,7 +133,7 @@ def test_all_of_a_tasks_weights_are_taken(home: Path) -> None:
 def test_the_smallest_within_a_limit_is_found_and_nothing_repeated(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retraining, "STEPS", 4)
+    monkeypatch.setattr(removal, "SEARCHED_SIZES", 4)
     asked = {"method": "magnitude", "sparsity": 0.96, "retrain": 20 * BATCH}
     trained: list[str] = []
     stopped = {"at": 2}
@@ -189,15 +189,14 @@ def test_a_limit_that_no_shape_keeps_names_the_best(home: Path) -> None:
 
 def test_shapes_on_the_way(home: Path) -> None:
     recipe = Run(home / "lm").recipe.replace(model={"n_layers": 8})
-    shapes = retraining._shapes(Narrowing(layers=4, channels=64), recipe, "x")
+    shapes = Narrowing(layers=4, channels=64).sizes(recipe, "x")
     names = [name for name, _ in shapes]
     assert names[0] == "x-l4-c64"
     assert names[-1] == "x-l8-c124"
-    numbers = [(how.layers, how.channels) for _, how in shapes]
+    numbers = [(how.layers, how.channels) for _, how in shapes if isinstance(how, Narrowing)]
     assert numbers == sorted(numbers)
-    assert len(names) == retraining.STEPS
-    assert [n for n, _ in retraining._shapes(Narrowing(layers=6), recipe, "x")] == [
-        "x-l6", "x-l7"]  # fmt: skip
+    assert len(names) == removal.SEARCHED_SIZES
+    assert [n for n, _ in Narrowing(layers=6).sizes(recipe, "x")] == ["x-l6", "x-l7"]
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from pathlib import Path
 from wafergpt.config import Lora, Recipe, recipe_with
 from wafergpt.errors import InputError
 from wafergpt.progress import say
-from wafergpt.pruning.removal import take_out
+from wafergpt.pruning.removal import Removal, take_out
 from wafergpt.pruning.retraining import OVERRIDES, Retraining, prune_and_retrain
 from wafergpt.pruning.structured import Narrowing
 from wafergpt.pruning.tables import Trimming
@@ -60,9 +60,9 @@ class Wanted:
             raise InputError("--curves are of zeros alone: not with --rows or --vocabulary")
 
     @property
-    def removals(self) -> list[Trimming | Pruning | Narrowing]:
+    def removals(self) -> list[Removal]:
         """What to take out, in this order: tables, then parts or zeros."""
-        found: list[Trimming | Pruning | Narrowing] = [self.tables] if self.tables.asked else []
+        found: list[Removal] = [self.tables] if self.tables.asked else []
         limit = None if self.retrain is not None else self.max_loss_increase
         if self.parts.asked:
             found.append(self.parts)

@@ -20,6 +20,7 @@ from wafergpt.model.heads import Classifier
 from wafergpt.model.ngrams import KeptRows
 from wafergpt.progress import working
 from wafergpt.pruning.calibration_network import Calibrated, Evaluated
+from wafergpt.pruning.removal import Removal
 from wafergpt.tasks.base import task_of
 from wafergpt.tasks.text_task import TextTask
 
@@ -28,7 +29,7 @@ ROWS = 64
 
 
 @dataclass(frozen=True)
-class Trimming:
+class Trimming(Removal):
     """What to take out of tables.
 
     Of an n-gram table those rows stay whose squared norm times the number of times that training
@@ -54,7 +55,7 @@ class Trimming:
         return self.rows is not None or self.vocabulary
 
     def require(self, name: str, recipe: Recipe) -> None:
-        """Require a task's run that has tables; see ``removal.Removal``."""
+        """Require a task's run that has tables; see ``Removal``."""
         if not isinstance(task_of(recipe), TextTask):
             raise InputError(
                 f"{name} is no classifier or regression, which alone lose rows of tables and tokens"
@@ -63,9 +64,9 @@ class Trimming:
             raise InputError(f"{name} has no tables of n-grams to take rows out of")
 
     def take_out(self, network: Calibrated, name: str, before: Evaluated) -> dict[str, Any]:
-        """Make tables smaller; see ``removal.Removal``."""
+        """Make tables smaller; see ``Removal``."""
         tables = _sizes(network)
-        work = _Work(network)
+        work = _TrimmedNetwork(network)
         if self.rows is not None:
             work.keep_rows(self.rows)
         if self.vocabulary:
@@ -75,6 +76,10 @@ class Trimming:
         return {
             "method": "tables", "pattern": None, "tables_before": tables, "tables_after": left,
         }  # fmt: skip
+
+    def sizes(self, recipe: Recipe, name: str) -> list[tuple[str, Removal]]:
+        """Refuse a search; see ``Removal``."""
+        raise InputError("tables have one size, and no smallest one is searched for")
 
 
 def _scores_ngrams(recipe: Recipe) -> bool:
@@ -91,7 +96,7 @@ def _sizes(network: Calibrated) -> dict[str, int]:
     return {"tokens": model.vocab_size, **rows}
 
 
-class _Work:
+class _TrimmedNetwork:
     """A network whose tables get smaller."""
 
     def __init__(self, network: Calibrated) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from wafergpt.config import Recipe
 from wafergpt.errors import InputError, require_one_of
 from wafergpt.progress import say, working
 from wafergpt.pruning.calibration_network import Calibrated, Evaluated
+from wafergpt.pruning.removal import Removal, searched_shares
 from wafergpt.shapes.roles import role_of
 from wafergpt.sparsity import criteria
 from wafergpt.tasks.base import gpt_of
@@ -32,7 +33,7 @@ NOTABLE = 0.02
 
 
 @dataclass(frozen=True)
-class Pruning:
+class Pruning(Removal):
     """How to prune.
 
     Attributes:
@@ -71,7 +72,7 @@ class Pruning:
         """Every run has weights that can be zero."""
 
     def take_out(self, network: Calibrated, name: str, before: Evaluated) -> dict[str, Any]:
-        """Set weights of a network to zero; see ``removal.Removal``."""
+        """Set weights of a network to zero; see ``Removal``."""
         if self.pattern and (odd := _odd(network)):
             raise InputError(
                 f"2:4 takes inputs four by four, and {odd} has a width that is no multiple"
@@ -80,7 +81,7 @@ class Pruning:
             raise InputError(f"{name} has {zeros:.1%} zeros in its blocks: more than asked for")
         if zeros > NOTABLE:
             say(f"{name} has {zeros:.0%} zeros in its blocks already; these count")
-        work = _Work(network, self)
+        work = _ZeroedNetwork(network, self)
         alone = work.measure_curves() if self.curves else []
         if self.max_loss_increase is None:
             work.prune(self.sparsity)
@@ -94,6 +95,17 @@ class Pruning:
             "alone": alone,
         }
 
+    def sizes(self, recipe: Recipe, name: str) -> list[tuple[str, Removal]]:
+        """Return smaller sparsities, named in percents; see ``Removal``."""
+        if self.pattern or self.curves:
+            raise InputError("a pattern has one sparsity, and curves are of one: not with a search")
+        shares = [self.sparsity * share for share in searched_shares()]
+        return [(f"{name}-s{100 * share:.4g}", replace(self, sparsity=share)) for share in shares]
+
+    def adds_to(self, zeros: float) -> bool:
+        """Return whether it sets more weights to zero; see ``Removal``."""
+        return self.sparsity > zeros + SAME
+
 
 def _odd(network: Calibrated) -> str:
     """Return the name of a matrix whose inputs are no multiple of four; "" if there is none."""
@@ -101,7 +113,7 @@ def _odd(network: Calibrated) -> str:
     return next((name for name, m in found if m.shape[1] % criteria.GROUP), "")
 
 
-class _Work:
+class _ZeroedNetwork:
     """A network that is pruned, each time from its first weights on."""
 
     def __init__(self, network: Calibrated, how: Pruning) -> None:
