@@ -17,16 +17,18 @@ from wafergpt.errors import InputError, RunFailed
 from wafergpt.progress import say
 from wafergpt.pruning.calibration_network import Calibrated
 from wafergpt.pruning.removal import Removal, how, take_out
-from wafergpt.pruning.unstructured import NOTABLE
+from wafergpt.pruning.unstructured import NOTABLE_ZEROS
 from wafergpt.runs.run import Run
 from wafergpt.runs.teacher import with_teacher
 from wafergpt.tasks.base import task_of
 from wafergpt.train.run import trained_once
 
-SAME_LOSS = 1e-3
+LOSS_TOLERANCE = 1e-3
 """Relative difference of two evaluations of the same weights on the same data."""
 
-OVERRIDES = ("train.", "optimizer.", "schedule.", "checkpoint.", "guard.", "tracking.", "seed=")
+TRAINING_SETTINGS = (
+    "train.", "optimizer.", "schedule.", "checkpoint.", "guard.", "tracking.", "seed=",
+)  # fmt: skip
 """What may be overridden for the training alone."""
 
 
@@ -113,7 +115,7 @@ class Retraining:
             now, zeros = start.recipe, start.read("result")["sparsity"]
             # Those of all matrices, wherever the run that was pruned had its own.
             static = {"algorithm": "static", "sparsity": zeros, "roles": BLOCKS}
-            static = {**static, "distribution": "uniform"} if zeros > NOTABLE else {}
+            static = {**static, "distribution": "uniform"} if zeros > NOTABLE_ZEROS else {}
             task = {} if now.task is None else {"task": now.task}
             found = found.replace(
                 start=start.path.resolve(), model=now.model, data=now.data, sparsity=static, **task
@@ -240,7 +242,7 @@ class _ParentRun:
             return take_out(self._run, self._recipe, name, removals, self._root)
         result = Run(path).read("result") or {}
         same = result.get("how") == how(removals) and math.isclose(
-            result.get("val_loss_before", 0.0), self._before, rel_tol=SAME_LOSS
+            result.get("val_loss_before", 0.0), self._before, rel_tol=LOSS_TOLERANCE
         )
         if not same:
             raise InputError(f"{path} was not made by this command: choose another --name")

@@ -15,7 +15,7 @@ from wafergpt.model.gpt import Attention, FeedForward
 from wafergpt.progress import say, working
 from wafergpt.pruning.calibration_network import Calibrated, Evaluated, hooked
 from wafergpt.pruning.removal import Removal, searched_shares
-from wafergpt.pruning.unstructured import NOTABLE
+from wafergpt.pruning.unstructured import NOTABLE_ZEROS
 from wafergpt.pruning.width import keep_width
 from wafergpt.sparsity.structured import cut_channels, cut_heads, largest_ones
 from wafergpt.tasks.base import gpt_of
@@ -90,7 +90,7 @@ class Narrowing(Removal):
         """Make a network smaller; see ``Removal``."""
         model = network.recipe.model
         shape = self.of(model)
-        if (zeros := network.zeros()) > NOTABLE:
+        if (zeros := network.zeros()) > NOTABLE_ZEROS:
             say(f"{name} has {zeros:.0%} zeros in its blocks: what is refitted has none")
         work = _NarrowedNetwork(network, self.samples)
         work.keep_layers(shape["n_layers"])

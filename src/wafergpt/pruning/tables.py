@@ -24,7 +24,7 @@ from wafergpt.pruning.removal import Removal
 from wafergpt.tasks.base import task_of
 from wafergpt.tasks.text_task import TextTask
 
-ROWS = 64
+ROWS_AT_ONCE = 64
 """Training rows that are read at once."""
 
 
@@ -142,8 +142,8 @@ class _TrimmedNetwork:
 
     def _batches(self) -> Iterator[Batch]:
         count = self._train.samples_per_epoch
-        for first in range(0, count, ROWS):
-            batch = self._train.batch(first, min(ROWS, count - first))
+        for first in range(0, count, ROWS_AT_ONCE):
+            batch = self._train.batch(first, min(ROWS_AT_ONCE, count - first))
             yield batch.to(self._network.device)
 
     def _read(self, batch: Batch) -> Iterator[Tensor]:

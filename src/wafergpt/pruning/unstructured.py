@@ -17,18 +17,19 @@ from wafergpt.shapes.roles import role_of
 from wafergpt.sparsity import criteria
 from wafergpt.tasks.base import gpt_of
 
-ROUNDS = 8
+SEARCH_ROUNDS = 8
 """Sparsities that are tried for a limit of the loss: to within a hundredth."""
 
-MOST = 0.99
+HIGHEST_SPARSITY = 0.99
+"""The largest one that is tried for a limit of the loss."""
 
-SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+CURVE_SPARSITIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 """Sparsities of a curve."""
 
-SAME = 0.001
+SPARSITY_TOLERANCE = 0.001
 """Difference of two sparsities that are printed alike."""
 
-NOTABLE = 0.02
+NOTABLE_ZEROS = 0.02
 """Share of zeros from which on a run counts as pruned; rounding to int8 leaves some."""
 
 
@@ -77,9 +78,9 @@ class Pruning(Removal):
             raise InputError(
                 f"2:4 takes inputs four by four, and {odd} has a width that is no multiple"
             )
-        if (zeros := network.zeros()) > self.sparsity + SAME:
+        if (zeros := network.zeros()) > self.sparsity + SPARSITY_TOLERANCE:
             raise InputError(f"{name} has {zeros:.1%} zeros in its blocks: more than asked for")
-        if zeros > NOTABLE:
+        if zeros > NOTABLE_ZEROS:
             say(f"{name} has {zeros:.0%} zeros in its blocks already; these count")
         work = _ZeroedNetwork(network, self)
         alone = work.measure_curves() if self.curves else []
@@ -104,7 +105,7 @@ class Pruning(Removal):
 
     def adds_to(self, zeros: float) -> bool:
         """Return whether it sets more weights to zero; see ``Removal``."""
-        return self.sparsity > zeros + SAME
+        return self.sparsity > zeros + SPARSITY_TOLERANCE
 
 
 def _odd(network: Calibrated) -> str:
@@ -127,8 +128,8 @@ class _ZeroedNetwork:
         Raises:
             InputError: if none of those tried is.
         """
-        low, high = 0.0, min(self._how.sparsity, MOST)
-        for round_ in range(ROUNDS):
+        low, high = 0.0, min(self._how.sparsity, HIGHEST_SPARSITY)
+        for round_ in range(SEARCH_ROUNDS):
             tried = high if round_ == 0 else (low + high) / 2
             self.prune(tried)
             now = self._network.evaluated()
@@ -149,7 +150,7 @@ class _ZeroedNetwork:
         if self._how.pattern:
             say("2:4 has one sparsity: no curve, each layer alone")
         zeros = self._network.zeros()
-        for share in SHARES:
+        for share in CURVE_SPARSITIES:
             if self._how.pattern or share < zeros:
                 continue
             self.prune(share)

@@ -14,13 +14,13 @@ from wafergpt.runs.run import Run
 from wafergpt.tasks.base import task_of
 from wafergpt.tasks.labelled_task import LabelledTask
 
-OF_ROWS = {
+KEYS_OF_ROWS = {
     "name", "train", "validation", "test", "held_out", "folds", "fold", "labels", "known", "units",
     "offsets", "temperature", "abstain_below", "no_answer_margin", "end_of_text", "max_new_tokens",
 }  # fmt: skip
 """Keys of a task that new rows decide."""
 
-OF_NETWORK = {
+KEYS_OF_NETWORK = {
     "multi", "pooling", "ngrams", "ngram_rows", "ngram_ratios", "attention", "word_features",
     "feature_rows", "projection",
 }  # fmt: skip
@@ -99,11 +99,11 @@ def with_settings_of(start: Run, recipe: Recipe, asked: Collection[str]) -> tupl
         say(f"{start.path} is fine-tuned for {before.name}: its GPT alone goes on, with a new head")
         return recipe, set(asked)
     theirs = before.model_dump()
-    settings = {key: value for key, value in theirs.items() if key not in OF_ROWS}
+    settings = {key: value for key, value in theirs.items() if key not in KEYS_OF_ROWS}
     for key in sorted(settings):
         if f"task.{key}" not in asked:
             continue
-        if key in OF_NETWORK and getattr(task, key) != theirs[key]:
+        if key in KEYS_OF_NETWORK and getattr(task, key) != theirs[key]:
             raise InputError(
                 f"task.{key}={getattr(task, key)} cannot change: the network of {start.path} has "
                 f"{key}={theirs[key]}"

@@ -29,10 +29,10 @@ from wafergpt.runs.run import RUNS, Run
 JobKind = Literal["training", "speeds"]
 """What a measuring process times: all of one training, or the updates of several recipes."""
 
-KILLED = (-9, 137)
+KILLED_CODES = (-9, 137)
 """Exit codes of a process that was killed, here and by a shell."""
 
-INTERRUPTED = 130
+INTERRUPTED_CODE = 130
 
 LONGEST_REASON = 300
 """Characters of a failure that are shown."""
@@ -169,9 +169,9 @@ def _run_in(
     code, errors = _run(["plan", "--measure", str(folder)], recipes[0], quiet)
     if code == 0:
         return
-    if code == INTERRUPTED:
+    if code == INTERRUPTED_CODE:
         raise Interrupted("interrupted while measuring")
-    if code in KILLED:
+    if code in KILLED_CODES:
         raise NoMemoryError
     last = next((line for line in reversed(errors.splitlines()) if line.strip()), "")
     reason, failure = f"exit code {code} {last}".strip(), ""

@@ -25,7 +25,7 @@ from wafergpt.tasks.base import Splits, Task, is_of_task, task_of
 from wafergpt.tasks.labelled_task import LabelledTask
 from wafergpt.train.teacher import teacher_of
 
-WORTH_TIMING, BRIEFLY = 100, 1.0
+UPDATES_WORTH_TIMING, BRIEF_SECONDS = 100, 1.0
 """Updates of a run whose first ones are timed for its plan alone, and the seconds for that."""
 
 UPDATES_PER_TIMED = 8
@@ -130,10 +130,10 @@ def settled(setup: Setup, stop: Callable[[], bool]) -> Setup:
         with working("timing updates"):
             seconds = setup.engine.seconds_per_update(stop, rounds=rounds)
     steps = horizon(recipe, epoch, seconds)
-    if not seconds and recipe.system.compile == "off" and steps >= WORTH_TIMING:
+    if not seconds and recipe.system.compile == "off" and steps >= UPDATES_WORTH_TIMING:
         # Only the run's own plan needs it.
         with working("timing updates"):
-            seconds = setup.engine.seconds_per_update(stop, max_seconds=BRIEFLY)
+            seconds = setup.engine.seconds_per_update(stop, max_seconds=BRIEF_SECONDS)
     updates = train.samples(steps) / train.batch_size
     start = time.monotonic()
     compiled, seconds = setup.engine.choose_compilation(updates, seconds, stop)

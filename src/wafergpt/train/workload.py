@@ -14,7 +14,7 @@ from wafergpt.engines.outputs import evaluate
 from wafergpt.tasks.base import EvaluationSet, Task
 from wafergpt.train.setup import Setup
 
-COUNTED = 4096
+COUNTED_UPDATES = 4096
 """Updates whose tokens are counted; of more, as many spread over the training."""
 
 MOST_PASSES = 64
@@ -27,7 +27,7 @@ WRITTEN_ROWS = 32
 def total_tokens(setup: Setup, group: ProcessGroup) -> int:
     """Return the tokens of a whole training, padding included."""
     steps = setup.recipe.train.steps or 0
-    counted = range(0, steps, math.ceil(steps / COUNTED))
+    counted = range(0, steps, math.ceil(steps / COUNTED_UPDATES))
     tokens = sum(update_tokens(setup, group, step) for step in counted)
     return round(tokens * steps / len(counted))
 
