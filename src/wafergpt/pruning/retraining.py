@@ -1,4 +1,4 @@
-"""Training a pruned run on; and the smallest run whose loss then keeps to a limit."""
+"""Retrain a pruned run, or search for the smallest one within a loss limit."""
 
 from __future__ import annotations
 

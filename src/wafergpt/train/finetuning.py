@@ -78,7 +78,7 @@ def with_task(
 
 
 def with_settings_of(start: Run, recipe: Recipe, asked: Collection[str]) -> tuple[Recipe, set[str]]:
-    """Continue fine-tuning a run that already has a task: with its settings, if it is the same one.
+    """Continue fine-tuning a run that already has a task, with its settings if it is the same task.
 
     Args:
         start: the run to start from.

@@ -99,7 +99,7 @@ def plan_budget(
         recipe: whose shape, batch, horizon, schedule and learning rate are chosen.
         budget: how much it may cost.
         machine: with the memory that is free.
-        start: must be None: its shape could not change.
+        start: must be None: a budget chooses the shape, and a start run fixes it.
         quick: only estimate.
         root: the folder of runs.
 

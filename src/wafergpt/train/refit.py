@@ -1,4 +1,4 @@
-"""A network of all rows, after one without held-out rows has shown how good it is.
+"""Refit: train once with held-out rows to measure, then on all rows.
 
 The first one is the run ``NAME-held-out``: its metrics are those of rows that it has not learned,
 and it settles what is fitted to such rows. The second one, ``NAME``, learns them too. Imports torch
