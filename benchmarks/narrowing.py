@@ -26,7 +26,7 @@ from wafergpt.decoding.generator import Sampling
 from wafergpt.distributed.collectives import SINGLE
 from wafergpt.inference.writer import Writer
 from wafergpt.runs.run import Run
-from wafergpt.train.measurement import tokens_per_second
+from wafergpt.train.timing import tokens_per_second
 
 TO: dict[str, dict[str, dict[str, int]]] = {
     "dense": {

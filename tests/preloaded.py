@@ -46,7 +46,7 @@ sys.exit(code if code >= 0 else 128 - code)
 
 IMPORTED = (
     "torch._dynamo", "torch.distributed.fsdp", "wafergpt.train.run", "wafergpt.train.finetuning",
-    "wafergpt.train.measurement", "wafergpt.cli", "wafergpt.cli.pretrain", "wafergpt.cli.finetune",
+    "wafergpt.train.timing", "wafergpt.cli", "wafergpt.cli.pretrain", "wafergpt.cli.finetune",
     "wafergpt.cli.predict", "wafergpt.cli.generate", "wafergpt.tasks.classify",
     "wafergpt.inference.predictor", "wafergpt.inference.writer",
 )  # fmt: skip

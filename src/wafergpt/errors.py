@@ -29,7 +29,19 @@ class ProcessLost(RunFailed):
 
 
 class Interrupted(Failure):
-    """A signal stopped the work after everything was saved. Exit code 130."""
+    """A signal stopped the work after everything was saved. Exit code 130.
+
+    Attributes:
+        reason: where it stopped, and what is kept.
+        next_command: the command that goes on from there; "" if it is the same one.
+    """
+
+    def __init__(self, reason: str, next_command: str = "") -> None:
+        super().__init__(reason, next_command)
+        self.reason, self.next_command = reason, next_command
+
+    def __str__(self) -> str:
+        return f"{self.reason}; next: {self.next_command}" if self.next_command else self.reason
 
 
 def require_one_of(literal: Any, name: str, value: object) -> None:

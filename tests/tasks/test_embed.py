@@ -21,11 +21,11 @@ from wafergpt.config import load_recipe
 from wafergpt.errors import InputError
 from wafergpt.inference.predictor import Predictor
 from wafergpt.model.gpt import FeedForward
+from wafergpt.pruning.calibration_network import Calibrated
+from wafergpt.pruning.structured import _NarrowedNetwork
 from wafergpt.reports import write_report
 from wafergpt.tasks.base import Splits, gpt_of, task_of
 from wafergpt.tasks.embed import Embed
-from wafergpt.train.calibrated import Calibrated
-from wafergpt.train.narrowing import _Work
 
 STEPS = 60
 
@@ -73,7 +73,7 @@ def test_a_smaller_one_is_chosen_and_trained_by_rows_together(
     network = Calibrated.of(trained.run, trained.run.recipe)
     together = list(network.samples(64, for_loss=True))
     assert [batch.weight for batch in together] == [32, 32]
-    work = _Work(network, 64)
+    work = _NarrowedNetwork(network, 64)
     assert work._loss() > 1e-3
     ffn = gpt_of(network.network).blocks[0].ffn
     assert isinstance(ffn, FeedForward)

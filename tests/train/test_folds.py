@@ -74,7 +74,7 @@ def done(home: Path) -> Run:
     def stopped(recipe, **given):  # type: ignore[no-untyped-def]
         trained.append(recipe.name)
         if recipe.name == "fold-2" and len(trained) == 2:
-            raise Interrupted("stopped at step 3; everything is saved; next: wafergpt …")
+            raise Interrupted("stopped at step 3; everything is saved", "wafergpt …")
         if recipe.name == "fold-2" and len(trained) == 3:
             raise KeyboardInterrupt
         return train(recipe, **given)

@@ -45,7 +45,7 @@ def done(home: Path) -> Predictor:
     def stopped(recipe, **given):  # type: ignore[no-untyped-def]
         trained.append(recipe.name)
         if trained.count(recipe.name) == 1:
-            raise Interrupted("stopped at step 3; everything is saved; next: wafergpt …")
+            raise Interrupted("stopped at step 3; everything is saved", "wafergpt …")
         return train(recipe, **given)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -138,8 +138,8 @@ def test_when_it_is_chosen(
     (home / "begun").mkdir(exist_ok=True)
     recipe = load_recipe(None, [*asked(home), "task.name=classify", "name=fresh"])
     more = dict(more)
-    monkeypatch.setattr(refit, "FEW", more.pop("few", 61))
-    chosen = not more and refit.FEW == 61
+    monkeypatch.setattr(refit, "FEW_ROWS", more.pop("few", 61))
+    chosen = not more and refit.FEW_ROWS == 61
     assert refit.is_worth_it(recipe.replace(**more), None, home) is chosen
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -78,8 +79,13 @@ def test_a_stop_in_an_evaluation_saves_the_step_and_the_resume_evaluates_it(tmp_
         return evaluate()
 
     trainer._evaluate = stop  # type: ignore[method-assign]
-    with pytest.raises(Interrupted, match=r"stopped at step 4; everything is saved"):
+    with pytest.raises(Interrupted, match=r"stopped at step 4; everything is saved") as stopped:
         trainer.train()
+    assert stopped.value.next_command == f"wafergpt pretrain --resume {trainer.run.path}"
+    # As a worker on another machine sends it.
+    sent = pickle.loads(pickle.dumps(stopped.value))
+    assert str(sent) == str(stopped.value)
+    assert str(sent).endswith(f"is saved; next: {sent.next_command}")
     assert [row["step"] for row in trainer.run.metrics()] == [1, 2, 3]
     again = trainer_of(tmp_path, "evaluate.every=2", "checkpoint.keep=99")
     again.run = trainer.run

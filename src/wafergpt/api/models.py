@@ -361,10 +361,10 @@ def prune(
         RunFailed: if no retrained run keeps to the limit, or one diverges.
         Interrupted: after saving, if a signal requested a stop of the retraining.
     """
-    from wafergpt.train.narrowing import Narrowing
-    from wafergpt.train.prune_run import Wanted, prune_run
-    from wafergpt.train.pruning import Pruning
-    from wafergpt.train.trimming import Trimming
+    from wafergpt.pruning.prune import Wanted, prune_run
+    from wafergpt.pruning.structured import Narrowing
+    from wafergpt.pruning.tables import Trimming
+    from wafergpt.pruning.unstructured import Pruning
 
     root = root_of(root)
     require_numbers(sparsity=sparsity, samples=samples, max_loss_increase=max_loss_increase,

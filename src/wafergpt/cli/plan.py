@@ -95,7 +95,7 @@ def command(
     add --show to print the recipe, ready to be saved and trained.
     """
     if measure is not None:
-        from wafergpt.train.measuring import work
+        from wafergpt.train.measure_process import work
 
         work(measure)
         return

@@ -140,9 +140,9 @@ def command(
 
 def _what(result: dict[str, Any]) -> str:
     """Return what was done."""
+    from wafergpt.pruning.structured import PARTS
+    from wafergpt.pruning.unstructured import NOTABLE_ZEROS
     from wafergpt.reports.pruning import left_of_tables
-    from wafergpt.train.narrowing import PARTS
-    from wafergpt.train.pruning import NOTABLE
 
     parts = [tables] if (tables := left_of_tables(result)) else []
     if result["method"] == "structure":
@@ -152,7 +152,7 @@ def _what(result: dict[str, Any]) -> str:
             for key, word in PARTS.items()
             if after[key] != before[key]
         ]
-        if result["sparsity"] > NOTABLE:
+        if result["sparsity"] > NOTABLE_ZEROS:
             parts.append(f"{result['sparsity']:.1%} zeros in the blocks are left")
     elif result["method"] != "tables":
         pattern = f", {result['pattern']}" if result["pattern"] else ""
@@ -163,8 +163,8 @@ def _what(result: dict[str, Any]) -> str:
 def _following(made: Run, result: dict[str, Any]) -> list[str]:
     """Return the next command: a language model can be trained on with its zeros."""
     from wafergpt.cli.next_commands import at_work
+    from wafergpt.pruning.unstructured import NOTABLE_ZEROS
     from wafergpt.runs.run import command_line
-    from wafergpt.train.pruning import NOTABLE
 
     lines = [f"next: {at_work(made)}"]
     if "val_loss_retrained" in result:
@@ -173,7 +173,7 @@ def _following(made: Run, result: dict[str, Any]) -> list[str]:
     if made.recipe.task is None and made.recipe.data.corpus is not None:
         root, corpus = made.path.parent, made.recipe.data.corpus
         zeros = []
-        if result["sparsity"] > NOTABLE:
+        if result["sparsity"] > NOTABLE_ZEROS:
             zeros = ["sparsity.algorithm=static", f"sparsity.sparsity={result['sparsity']:.4f}"]
         again = command_line("pretrain", "--from", made.name, f"data.corpus={corpus}", *zeros,
                              f"name={made.name}-retrained", root=root)  # fmt: skip

@@ -25,13 +25,13 @@ class Callback(Protocol):
         """Read the state, and add to the row of metrics."""
 
 
-WITHOUT_GAIN = "looks_without_gain"
+WITHOUT_GAIN_KEY = "looks_without_gain"
 """Key of the number of evaluations since the best one, in the state."""
 
-LOWEST, WARNED = "lowest_val_loss", "warned_of_overfitting"
+LOWEST_LOSS_KEY, WARNED_KEY = "lowest_val_loss", "warned_of_overfitting"
 """Keys of the lowest validation loss with its step, and of whether its rise was logged."""
 
-RISEN = 1.02
+RISEN_RATIO = 1.02
 """A validation loss this many times the lowest has turned."""
 
 
@@ -75,8 +75,8 @@ class Evaluation:
             raise Diverged(
                 f"the validation loss is {loss} at step {state.step:,}: lower optimizer.lr"
             )
-        if loss < state.callbacks.get(LOWEST, [math.inf])[0]:
-            state.callbacks[LOWEST] = [loss, state.step]
+        if loss < state.callbacks.get(LOWEST_LOSS_KEY, [math.inf])[0]:
+            state.callbacks[LOWEST_LOSS_KEY] = [loss, state.step]
         # What is not finite is no gain: weights that have diverged, a correlation of equal answers.
         better = math.isfinite(score) and (
             state.best is None
@@ -84,9 +84,9 @@ class Evaluation:
         )
         if better:
             state.best, state.best_step = score, state.step
-            state.callbacks[WITHOUT_GAIN] = 0
+            state.callbacks[WITHOUT_GAIN_KEY] = 0
             return
-        state.callbacks[WITHOUT_GAIN] = state.callbacks.get(WITHOUT_GAIN, 0) + 1
+        state.callbacks[WITHOUT_GAIN_KEY] = state.callbacks.get(WITHOUT_GAIN_KEY, 0) + 1
         _warn_of_overfitting(state, loss)
         if out_of_patience(state, self._settings):
             state.finished = True
@@ -94,12 +94,12 @@ class Evaluation:
 
 def _warn_of_overfitting(state: TrainState, loss: float) -> None:
     """Log, once in a run, that the validation loss has turned."""
-    if LOWEST not in state.callbacks:
+    if LOWEST_LOSS_KEY not in state.callbacks:
         return
-    lowest, step = state.callbacks[LOWEST]
-    turned = state.callbacks[WITHOUT_GAIN] >= 2 and loss > RISEN * lowest
-    if turned and not state.callbacks.get(WARNED):
-        state.callbacks[WARNED] = True
+    lowest, step = state.callbacks[LOWEST_LOSS_KEY]
+    turned = state.callbacks[WITHOUT_GAIN_KEY] >= 2 and loss > RISEN_RATIO * lowest
+    if turned and not state.callbacks.get(WARNED_KEY):
+        state.callbacks[WARNED_KEY] = True
         say(
             f"warning: the validation loss has risen from {lowest:.3f} at step {step:,} to "
             f"{loss:.3f}: the training text is being learned by heart; more text, fewer steps or "
@@ -109,7 +109,7 @@ def _warn_of_overfitting(state: TrainState, loss: float) -> None:
 
 def out_of_patience(state: TrainState, settings: config.Evaluate) -> bool:
     """Return whether a run has been evaluated without gain ``patience`` times."""
-    count: int = state.callbacks.get(WITHOUT_GAIN, 0)
+    count: int = state.callbacks.get(WITHOUT_GAIN_KEY, 0)
     return 0 < settings.patience <= count
 
 

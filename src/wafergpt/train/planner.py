@@ -28,10 +28,7 @@ from wafergpt.tasks.augmented import excerpts
 from wafergpt.tasks.base import task_of
 from wafergpt.tasks.labelled_task import LabelledTask
 from wafergpt.tasks.text_task import TextTask
-from wafergpt.train.measuring import NoMemoryError, measured, speeds
-
-UPDATES = 8
-"""Updates that measuring makes at least."""
+from wafergpt.train.measure_process import NoMemoryError, measured, speeds
 
 LONGEST_UPDATE = 20.0
 """Seconds; where an update is estimated to take longer, nothing is measured."""
@@ -39,16 +36,16 @@ LONGEST_UPDATE = 20.0
 ADJUSTMENTS = 3
 """How often a plan is fitted to its budget."""
 
-LEAST_USED = 0.93
-MOST_USED: Mapping[Kind, float] = {"seconds": 1.0, "tokens": 1.01, "flops": 1.01}
+LEAST_USED_SHARE = 0.93
+MOST_USED_SHARES: Mapping[Kind, float] = {"seconds": 1.0, "tokens": 1.01, "flops": 1.01}
 """Shares of a budget that a plan should use."""
 
 BYTES_PER_TOKEN = 4
 
-PADDING = 1.1
+PADDING_RATIO = 1.1
 """Tokens of a batch over those of its texts, which are of similar length."""
 
-HELD_OUT = 0.1
+HELD_OUT_SHARE = 0.1
 """Rows that an estimate takes to be evaluated, as a share of the training rows."""
 
 
@@ -102,7 +99,7 @@ def plan_budget(
         recipe: whose shape, batch, horizon, schedule and learning rate are chosen.
         budget: how much it may cost.
         machine: with the memory that is free.
-        start: must be None: its shape could not change.
+        start: must be None: a budget chooses the shape, and a start run fixes it.
         quick: only estimate.
         root: the folder of runs.
 
@@ -116,22 +113,14 @@ def plan_budget(
         raise InputError("--budget chooses the shape of a language model that is trained afresh")
     found = candidates(recipe, budget, machine)
     if not quick and recipe.data.corpus is not None:
-        quick_enough = [c for c in found if not _why_not(c.recipe, machine)]
-        with working(f"timing {len(quick_enough)} shapes"):
-            rates = speeds([c.recipe for c in quick_enough]) if quick_enough else []
-        # Slow updates are not those of the largest shapes alone: small ones have larger batches.
-        of_shape = {id(c): rate for c, rate in zip(quick_enough, rates, strict=True) if rate}
-        found = [
-            bought(c.recipe, budget, of_shape[id(c)], measured=True) if id(c) in of_shape else c
-            for c in found
-        ]
+        found = _with_measured_speeds(found, budget, machine)
     aim = budget
     for left in range(ADJUSTMENTS, -1, -1):
         chosen = best(found)
         plan = plan_training(chosen.recipe, machine, None, quick, root)
         used = plan.cost(budget.kind) / budget.amount
-        settled = budget.kind == "tokens" or LEAST_USED <= used <= MOST_USED[budget.kind]
-        if not left or plan.steps == 1 or settled:
+        enough = LEAST_USED_SHARE <= used <= MOST_USED_SHARES[budget.kind]
+        if not left or plan.steps == 1 or budget.kind == "tokens" or enough:
             break
         if budget.kind == "flops":
             # A sampled softmax costs more where only a part of the batch fits at a time.
@@ -151,6 +140,21 @@ def plan_budget(
     return replace(plan, candidates=(chosen, *rest), notes=tuple(notes))
 
 
+def _with_measured_speeds(
+    found: Sequence[Candidate], budget: Budget, machine: Machine
+) -> list[Candidate]:
+    """Return shapes by the speed of those whose updates are quick enough to be timed."""
+    quick_enough = [c for c in found if not _why_not(c.recipe, machine)]
+    with working(f"timing {len(quick_enough)} shapes"):
+        rates = speeds([c.recipe for c in quick_enough]) if quick_enough else []
+    # Slow updates are not those of the largest shapes alone: small ones have larger batches.
+    of_shape = {id(c): rate for c, rate in zip(quick_enough, rates, strict=True) if rate}
+    return [
+        bought(c.recipe, budget, of_shape[id(c)], measured=True) if id(c) in of_shape else c
+        for c in found
+    ]
+
+
 def _on_budget(
     plan: Plan, budget: Budget, asked: Recipe, chosen: Candidate, rest: Sequence[Candidate]
 ) -> Iterator[str]:
@@ -165,12 +169,12 @@ def _on_budget(
         )
     spent = plan.cost(budget.kind)
     shown = duration if budget.kind == "seconds" else lambda n: f"{n:,.3g} {budget.kind}"
-    if spent > MOST_USED[budget.kind] * budget.amount:
+    if spent > MOST_USED_SHARES[budget.kind] * budget.amount:
         yield (
             f"this takes {shown(spent)}, more than the budget of {shown(budget.amount)}, which is "
             "too small"
         )
-    elif spent < LEAST_USED * budget.amount:
+    elif spent < LEAST_USED_SHARE * budget.amount:
         yield f"this takes {shown(spent)} of the budget's {shown(budget.amount)}"
 
 
@@ -201,10 +205,10 @@ def _rows(recipe: Recipe) -> RowFacts | None:
     lengths = tokens(task.texts())
     # A row of some tasks has several texts.
     n = len(task.tables.train.texts) if isinstance(task, LabelledTask) else len(lengths)
-    held_out = round(n * HELD_OUT)
+    held_out = round(n * HELD_OUT_SHARE)
     whole = samples * sum(lengths)
     if isinstance(task, TextTask) and (count := task.settings.excerpts):
         shorter = excerpts(task.tables.train, count, recipe.seed)
         whole += sum(sum(tokens(table.texts)) for table in shorter) - count * sum(lengths)
-    length = max(1.0, PADDING * whole / max(n * samples, 1))
+    length = max(1.0, PADDING_RATIO * whole / max(n * samples, 1))
     return RowFacts(n * samples, length, held_out, 2 * held_out)

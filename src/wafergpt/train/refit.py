@@ -1,4 +1,4 @@
-"""A network of all rows, after one without held-out rows has shown how good it is.
+"""Refit: train once with held-out rows to measure, then on all rows.
 
 The first one is the run ``NAME-held-out``: its metrics are those of rows that it has not learned,
 and it settles what is fitted to such rows. The second one, ``NAME``, learns them too. Imports torch
@@ -21,7 +21,7 @@ from wafergpt.tasks.base import task_of
 from wafergpt.tasks.classify_settings import ClassifySettings
 from wafergpt.tasks.labelled_task import LabelledTask
 
-FEW = 1000
+FEW_ROWS = 1000
 """Up to so many rows a tenth of them is worth a second training (benchmarks/RESULTS.md)."""
 
 
@@ -58,7 +58,7 @@ def is_worth_it(recipe: Recipe, start: Run | None, root: Path) -> bool:
         return False
     tables = task.read_ahead()
     assert tables.validation is not None
-    return len(tables.train.texts) + len(tables.validation.texts) <= FEW
+    return len(tables.train.texts) + len(tables.validation.texts) <= FEW_ROWS
 
 
 def refitted(recipe: Recipe, start: Run | None, root: Path) -> Run:

@@ -20,16 +20,16 @@ from wafergpt.runs.run import AnyRun, Run
 from wafergpt.shapes.sparse import matrices
 from wafergpt.tasks.tables import SplitRows
 
-MAY_CHANGE = (
+CHANGEABLE_KEYS = (
     "train.steps", "system.nproc", "system.shard", "system.threads", "system.timeout",
     "system.device", "system.compile",
 )  # fmt: skip
-SECTIONS = ("evaluate.", "checkpoint.", "tracking.", "system.cerebras.")
+CHANGEABLE_SECTIONS = ("evaluate.", "checkpoint.", "tracking.", "system.cerebras.")
 """Keys, and sections with all keys, that a resumed run may override: they change no weight before
 the old horizon, except for the rounding of sums over another number of processes or threads or in
 other code, and the dropout of processes."""
 
-MAY_MOVE = {
+MOVABLE_KEYS = {
     False: ("data.corpus", "train.teacher"),
     True: ("task.train", "task.validation", "task.test", "train.teacher"),
 }
@@ -43,10 +43,10 @@ def may_change(run: Run, overrides: Sequence[str]) -> Recipe:
         InputError: on an override of anything else, or a horizon that an unfinished run has passed.
     """
     recipe = run.recipe
-    moves = MAY_MOVE[recipe.task is not None]
+    moves = MOVABLE_KEYS[recipe.task is not None]
     for override in overrides:
         key = override.partition("=")[0].strip()
-        if key not in MAY_CHANGE + moves and not key.startswith(SECTIONS):
+        if key not in CHANGEABLE_KEYS + moves and not key.startswith(CHANGEABLE_SECTIONS):
             raise InputError(
                 f"'{override}' cannot change on resume; only train.steps, evaluate.*, "
                 "checkpoint.*, tracking.*, system.device, compile, cerebras, nproc, shard, threads "

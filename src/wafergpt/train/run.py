@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +33,32 @@ from wafergpt.runs.teacher import with_teacher
 from wafergpt.tasks.base import EvaluationSet, Outputs, Task, task_of
 from wafergpt.tasks.labelled_task import LabelledTask
 from wafergpt.train.callbacks import Callback
-from wafergpt.train.measurement import expected
-from wafergpt.train.planned import compare_with_plan
+from wafergpt.train.plan_check import compare_with_plan
 from wafergpt.train.resume import asked_for, changes_since, run_to_resume
 from wafergpt.train.setup import Setup, require_metric, set_up, settled
 from wafergpt.train.signals import Signals
+from wafergpt.train.timing import plan_of_start
 from wafergpt.train.trainer import Trainer
 
 MOST_MISTAKES = 10_000
 """Rows of mistakes.csv at most."""
 
 
+@contextmanager
+def _out_of_memory_fails() -> Iterator[None]:
+    """Turn an error of a device without memory into a failure that says what to do."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise RunFailed(
+            "the device has too little memory: lower train.micro_batch_size (which keeps the "
+            "batch), or set system.activation_checkpointing=true"
+        ) from error
+
+
+@_out_of_memory_fails()
 def train(
     recipe: Recipe,
     *,
@@ -75,38 +91,9 @@ def train(
         Interrupted: after saving, when a signal asked for a stop.
     """
     began = time.monotonic() if began is None else began
-    try:
-        return _train(recipe, start, run, auto_resume, root, began, callbacks, test)
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        raise RunFailed(
-            "the device has too little memory: lower train.micro_batch_size (which keeps the "
-            "batch), or set system.activation_checkpointing=true"
-        ) from error
-
-
-def _train(
-    recipe: Recipe,
-    start: Run | None,
-    run: Run | None,
-    auto_resume: bool,
-    root: Path,
-    began: float,
-    callbacks: Sequence[Callback],
-    test: bool,
-) -> Run:
     load = OtherLoad()
     reset_peak_memory()
-    require_metric(task_of(recipe))
-    recipe.lora.require_start(recipe.start)
-    if run is None:
-        recipe = with_teacher(recipe, root)
-        require_possible_warmup(recipe.schedule)
-    else:
-        require_sources(recipe, run.path)
-    if run is None and not auto_resume:
-        Run.require_new(recipe.name, root)
+    recipe = _checked(recipe, run, auto_resume, root)
     asked = asked_for(recipe)
     with joined(recipe.system.timeout) as group:
         notes: dict[str, Any] = {}
@@ -133,12 +120,26 @@ def _train(
     return run
 
 
+def _checked(recipe: Recipe, run: Run | None, auto_resume: bool, root: Path) -> Recipe:
+    """Return a recipe with its teacher, after what can be checked before the data is read."""
+    require_metric(task_of(recipe))
+    recipe.lora.require_start(recipe.start)
+    if run is not None:
+        require_sources(recipe, run.path)
+        return recipe
+    recipe = with_teacher(recipe, root)
+    require_possible_warmup(recipe.schedule)
+    if not auto_resume:
+        Run.require_new(recipe.name, root)
+    return recipe
+
+
 def _planned(asked: Recipe, setup: Setup, group: ProcessGroup, startup: float) -> dict[str, Any]:
     """Return the plan of a run from what its start has timed; {} for a Cerebras cluster."""
     system = setup.recipe.system
     if system.device == "cerebras" and system.cerebras.mode != "cpu":
         return {}
-    return expected(setup, group, startup).plan(asked, setup.machine).to_dict()
+    return plan_of_start(setup, group, startup).plan(asked, setup.machine).to_dict()
 
 
 def trained_once(
@@ -176,8 +177,7 @@ def trained_once(
             recipe, start=start, auto_resume=True, root=root, callbacks=callbacks, test=test
         )
     except Interrupted as stop:
-        reason = str(stop).partition("; next:")[0]
-        raise Interrupted(f"{recipe.name}: {reason}; the same command goes on") from None
+        raise Interrupted(f"{recipe.name}: {stop.reason}; the same command goes on") from None
     except KeyboardInterrupt:
         # Before its first step, or after its last.
         raise Interrupted(f"{recipe.name}: interrupted; the same command goes on") from None

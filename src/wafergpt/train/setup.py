@@ -18,14 +18,14 @@ from wafergpt.planning.hardware import Machine
 from wafergpt.planning.intervals import counted_horizon, horizon, with_intervals
 from wafergpt.planning.plan import passes_warning
 from wafergpt.planning.schedule_check import schedule_warning
-from wafergpt.progress import say, working
+from wafergpt.progress import say, silent, working
 from wafergpt.runs.run import Run
 from wafergpt.shapes.sparse import mask_warning
 from wafergpt.tasks.base import Splits, Task, is_of_task, task_of
-from wafergpt.train.going_on import warn_of_learned_rows
+from wafergpt.tasks.labelled_task import LabelledTask
 from wafergpt.train.teacher import teacher_of
 
-WORTH_TIMING, BRIEFLY = 100, 1.0
+UPDATES_WORTH_TIMING, BRIEF_SECONDS = 100, 1.0
 """Updates of a run whose first ones are timed for its plan alone, and the seconds for that."""
 
 UPDATES_PER_TIMED = 8
@@ -102,7 +102,7 @@ def set_up(recipe: Recipe, group: ProcessGroup, start: Run | None, run: Run | No
     if start is not None and start.recipe.task is not None:
         task.before = task_of(start.recipe)
         # It has read the rows.
-        warn_of_learned_rows(asked, task.before, start)
+        _warn_of_learned_rows(asked, task.before, start)
     if run is None:
         task.recipe = recipe = task.sized(splits, weights)
     with working("making the network"):
@@ -130,10 +130,10 @@ def settled(setup: Setup, stop: Callable[[], bool]) -> Setup:
         with working("timing updates"):
             seconds = setup.engine.seconds_per_update(stop, rounds=rounds)
     steps = horizon(recipe, epoch, seconds)
-    if not seconds and recipe.system.compile == "off" and steps >= WORTH_TIMING:
+    if not seconds and recipe.system.compile == "off" and steps >= UPDATES_WORTH_TIMING:
         # Only the run's own plan needs it.
         with working("timing updates"):
-            seconds = setup.engine.seconds_per_update(stop, max_seconds=BRIEFLY)
+            seconds = setup.engine.seconds_per_update(stop, max_seconds=BRIEF_SECONDS)
     updates = train.samples(steps) / train.batch_size
     start = time.monotonic()
     compiled, seconds = setup.engine.choose_compilation(updates, seconds, stop)
@@ -212,3 +212,29 @@ def _warn(setup: Setup, steps: int) -> None:
     ):
         if warning:
             say(f"warning: {warning}")
+
+
+def _warn_of_learned_rows(task: Task, before: Task, start: Run) -> None:
+    """Warn if held-out rows are among those that the run to start from has learned.
+
+    Args:
+        task: of the training, its rows read.
+        before: the run's.
+        start: the run, whose rows may be gone by now.
+    """
+    if not (isinstance(task, LabelledTask) and isinstance(before, LabelledTask)):
+        return
+    try:
+        with silent():
+            learned = set(before.tables.train.texts)
+    except (InputError, OSError):
+        return
+    for name in ("validation", "test"):
+        table = getattr(task.tables, name)
+        texts = [] if table is None else table.texts
+        seen = sum(text in learned for text in texts)
+        if seen:
+            say(
+                f"warning: {start.path} has learned from {seen:,} of {len(texts):,} {name} rows: "
+                "what is measured on them is too good"
+            )

@@ -12,9 +12,9 @@ from typing import Any
 from wafergpt.distributed.launcher import HANGUP, SAME_SIGNAL_SECONDS, hangs_up
 from wafergpt.progress import say
 
-STOPPING = (signal.SIGINT, signal.SIGTERM)
-CONTINUED = tuple(getattr(signal, name) for name in ("SIGCONT",) if hasattr(signal, name))
-ASKING = tuple(getattr(signal, name) for name in ("SIGUSR1",) if hasattr(signal, name))
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+CONTINUE_SIGNALS = tuple(getattr(signal, name) for name in ("SIGCONT",) if hasattr(signal, name))
+SAVE_SIGNALS = tuple(getattr(signal, name) for name in ("SIGUSR1",) if hasattr(signal, name))
 
 
 class StopRequested(Exception):
@@ -40,11 +40,11 @@ class Signals:
 
     def __enter__(self) -> Signals:
         if threading.current_thread() is threading.main_thread():
-            for number in (*STOPPING, *ASKING):
+            for number in (*STOP_SIGNALS, *SAVE_SIGNALS):
                 self._previous[number] = signal.signal(number, self._handle)
             if HANGUP is not None and hangs_up():
                 self._previous[HANGUP] = signal.signal(HANGUP, self._handle)
-            for number in CONTINUED:
+            for number in CONTINUE_SIGNALS:
                 self._previous[number] = signal.signal(number, self._continued)
         return self
 
@@ -63,7 +63,7 @@ class Signals:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
-        if number in ASKING:
+        if number in SAVE_SIGNALS:
             self._save = True
             say(f"{name}: saving after this step, then continuing")
             return

@@ -112,7 +112,7 @@ class Trainer:
             self.engine.close(str(self.run.path))
             verb = "finetune" if self.recipe.task else "pretrain"
             line = command_line(verb, "--resume", self.run.path)
-            raise Interrupted(f"{stop}; next: {line}") from None
+            raise Interrupted(stop.reason, line) from None
         # The workers return once the run is complete on the disk.
         self.engine.close(str(self.run.path))
         if self.state.finished and self.state.step < self._steps:

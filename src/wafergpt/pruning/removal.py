@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from wafergpt.checkpoint.imported_run import require_new, run_with
 from wafergpt.config import Recipe
+from wafergpt.pruning.calibration_network import Calibrated, Evaluated
 from wafergpt.runs.run import Run
-from wafergpt.train.calibrated import Calibrated, Evaluated
-from wafergpt.train.narrowing import Narrowing
-from wafergpt.train.pruning import Pruning
-from wafergpt.train.trimming import Trimming
+
+SEARCHED_SIZES = 16
+"""Sizes between a run's own and the smallest one, of which a search finds one in five trainings."""
 
 
-class Removal(Protocol):
-    """Something to take out: ``Trimming``, ``Pruning`` or ``Narrowing``."""
+@dataclass(frozen=True)
+class Removal(ABC):
+    """Something to take out of a trained network; its fields are what was asked for."""
 
+    @abstractmethod
     def require(self, name: str, recipe: Recipe) -> None:
         """Check it against the recipe of the run ``name``.
 
@@ -26,6 +29,7 @@ class Removal(Protocol):
             InputError: if it is impossible.
         """
 
+    @abstractmethod
     def take_out(self, network: Calibrated, name: str, before: Evaluated) -> dict[str, Any]:
         """Change a network.
 
@@ -41,11 +45,32 @@ class Removal(Protocol):
             InputError: if it is impossible for these weights or this data.
         """
 
+    @abstractmethod
+    def sizes(self, recipe: Recipe, name: str) -> list[tuple[str, Removal]]:
+        """Return the removals that a search for the smallest run looks among.
 
-def take_out(
-    run: Run, recipe: Recipe, name: str, removals: Sequence[Trimming | Pruning | Narrowing],
-    root: Path,
-) -> Run:  # fmt: skip
+        Args:
+            recipe: of the run that something is taken out of.
+            name: of the new run, which theirs begin with.
+
+        Returns:
+            Names of runs and what is taken out for them, all that is asked for first.
+
+        Raises:
+            InputError: if there is only one size.
+        """
+
+    def adds_to(self, zeros: float) -> bool:
+        """Return whether it takes something out of blocks with this share of zeros."""
+        return True
+
+
+def searched_shares() -> list[float]:
+    """Return the shares of what is asked for that a search looks among, the most first."""
+    return [step / SEARCHED_SIZES for step in range(SEARCHED_SIZES, 0, -1)]
+
+
+def take_out(run: Run, recipe: Recipe, name: str, removals: Sequence[Removal], root: Path) -> Run:
     """Make a run from another one's weights by taking something out of it.
 
     Args:
@@ -92,6 +117,6 @@ def take_out(
     )
 
 
-def how(removals: Sequence[Trimming | Pruning | Narrowing]) -> list[dict[str, Any]]:
+def how(removals: Sequence[Removal]) -> list[dict[str, Any]]:
     """Return what a result says of what was asked for."""
     return [asdict(each) for each in removals]

@@ -16,8 +16,8 @@ from wafergpt.checkpoint import store
 from wafergpt.cli.prune import command
 from wafergpt.errors import InputError
 from wafergpt.inference.predictor import Predictor
+from wafergpt.pruning import removal
 from wafergpt.runs.run import Run
-from wafergpt.train import retraining
 
 __all__ = ["corpus"]
 
@@ -165,7 +165,7 @@ def test_a_teacher_of_all_rows(home: Path) -> None:
 
 @pytest.mark.slow
 def test_the_smallest_has_tables_of_one_size(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retraining, "STEPS", 2)
+    monkeypatch.setattr(removal, "SEARCHED_SIZES", 2)
     made = prune("whole", "least", rows=0.5, method="magnitude", sparsity=0.4, retrain=2,
                  max_loss_increase=10.0, root=home)  # fmt: skip
     assert made.name == "least-s40"

@@ -48,56 +48,58 @@ from wafergpt.shapes.counts import (
 )
 from wafergpt.sparsity.masks import largest
 from wafergpt.tasks.base import task_of
-from wafergpt.train.counted import (
+from wafergpt.train.setup import Setup, require_metric, set_up, settled
+from wafergpt.train.workload import (
     evaluated_tokens,
+    evaluation_seconds,
     evaluations,
+    final_seconds,
     saves,
+    spread,
     total_tokens,
     update_tokens,
 )
-from wafergpt.train.setup import Setup, require_metric, set_up, settled
-from wafergpt.train.timed_evaluation import evaluation_seconds, final_seconds, spread
 
-SECONDS = 4.0
+TIMING_SECONDS = 4.0
 """Time for updates, and half of it for evaluation."""
 
 SHAPE_SECONDS = 1.0
 """Time for the updates of one of the shapes that a budget could buy."""
 
-FEWEST, MOST = 3, 64
+FEWEST_UPDATES, MOST_UPDATES = 3, 64
 """Updates that are timed."""
 
-ONE_OF = 4
+UPDATES_PER_TIMED = 4
 """Updates of a short training of which one is timed: measuring takes less time than training."""
 
-EPOCHS = 2
+TIMED_EPOCHS = 2
 """Passes over the data that timed updates are taken from: the order of so many is kept."""
 
-COMPILING = 2.5
+COMPILING_RATIO = 2.5
 """An update that takes this many times the usual time for its tokens was compiling."""
 
 DISK_RATE = 200e6
 """Bytes/s of writing and hashing a checkpoint, where that was not measured."""
 
-WRITTEN = 256 << 20
+LARGEST_WRITTEN_BYTES = 256 << 20
 """Largest checkpoint that is written to measure the disk."""
 
-OVERLAP = 0.5
+WAITING_SHARE = 0.5
 """Share of a checkpoint's writing that training on the same cores waits for."""
 
-DISTURBED = 0.1
+DISTURBING_LOAD = 0.1
 """Share of the cores used by other programs, from which on a measurement is in doubt."""
 
-SORTED_AT_MOST = 1 << 20
+SORTED_WEIGHTS = 1 << 20
 """Weights of a matrix that a change of its mask is timed on."""
 
-BRIEFLY = 0.5
+BRIEF_SECONDS = 0.5
 """Seconds for the evaluation that a run times for its own plan."""
 
-NEVER: Callable[[], bool] = lambda: False  # noqa: E731
+NEVER_STOP: Callable[[], bool] = lambda: False  # noqa: E731
 
 
-def expected(setup: Setup, group: ProcessGroup, startup: float) -> Measurement:
+def plan_of_start(setup: Setup, group: ProcessGroup, startup: float) -> Measurement:
     """Return what a run will take, from what its start has timed.
 
     Args:
@@ -120,7 +122,7 @@ def expected(setup: Setup, group: ProcessGroup, startup: float) -> Measurement:
     token = updates / tokens / 3 / recipe.passes
     if setup.update_seconds and setup.splits.validation is not None:
         start = time.monotonic()
-        token, _ = evaluation_seconds(setup, group, BRIEFLY, fewest=2)
+        token, _ = evaluation_seconds(setup, group, BRIEF_SECONDS, fewest=2)
         startup += time.monotonic() - start
     evaluation = evaluated_tokens(setup.task, setup.splits.validation)
     rows = recipe.model.vocab_size if recipe.vocabulary_head else 0
@@ -170,7 +172,7 @@ def _changing_seconds(recipe: Recipe) -> float:
     sizes = [
         rows * columns for rows, columns in sparse.matrices(recipe.model, recipe.sparsity).values()
     ]
-    count = min(SORTED_AT_MOST, max(sizes))
+    count = min(SORTED_WEIGHTS, max(sizes))
     scores = torch.rand(count, device=recipe.system.host)
     times = []
     for _ in range(2):
@@ -182,7 +184,9 @@ def _changing_seconds(recipe: Recipe) -> float:
     return changes * min(times) * sum(sizes) / count
 
 
-def measure(recipe: Recipe, start: Run | None, folder: Path, began: float) -> Measurement | None:
+def time_training(
+    recipe: Recipe, start: Run | None, folder: Path, began: float
+) -> Measurement | None:
     """Measure a training in this process, and the others of its group.
 
     Args:
@@ -205,13 +209,13 @@ def measure(recipe: Recipe, start: Run | None, folder: Path, began: float) -> Me
         if group.is_worker:
             setup.engine.run_commands()
             return None
-        setup = settled(setup, NEVER)
+        setup = settled(setup, NEVER_STOP)
         setup.engine.work_in(folder / "engine")
         setup.engine.load(None)
         found = _Stopwatch(setup, group, folder).measurement(time.time() - began)
         setup.engine.close("")
     others = load.share(group.size)
-    if others < DISTURBED:
+    if others < DISTURBING_LOAD:
         return found
     note = f"other programs used {others:.0%} of the cores while this was measured"
     return replace(found, notes=(*found.notes, f"{note}: without them it is faster"))
@@ -223,7 +227,7 @@ def tokens_per_second(recipe: Recipe, group: ProcessGroup) -> float:
     if group.is_worker:
         setup.engine.run_commands()
         return 0.0
-    seconds = setup.engine.seconds_per_update(NEVER, max_seconds=SHAPE_SECONDS)
+    seconds = setup.engine.seconds_per_update(NEVER_STOP, max_seconds=SHAPE_SECONDS)
     setup.engine.close("")
     moved = APPLY_BYTES * trained_parameters(setup.recipe.model, setup.recipe.lora)
     seconds += moved / setup.machine.bandwidth
@@ -248,7 +252,9 @@ class _Stopwatch:
             # Without validation rows only test rows are evaluated, in forward passes.
             evaluation, first = seconds / 3 / recipe.passes, 0.0
             if setup.splits.validation is not None:
-                evaluation, first = evaluation_seconds(setup, self.group, SECONDS / 2, FEWEST + 1)
+                evaluation, first = evaluation_seconds(
+                    setup, self.group, TIMING_SECONDS / 2, fewest=FEWEST_UPDATES + 1
+                )
             sampling = self._sampling()
             final = final_seconds(setup, self.group, evaluation)
         evaluated = evaluated_tokens(setup.task, setup.splits.validation)
@@ -283,8 +289,8 @@ class _Stopwatch:
     def _updates(self) -> list[UpdateResult]:
         """Make updates spread over the training, the one with the most tokens first."""
         train, splits = self.setup.recipe.train, self.setup.splits
-        span = min(train.steps or 0, train.steps_for(EPOCHS * splits.train.samples_per_epoch))
-        count = min(MOST, max(FEWEST, (train.steps or 0) // ONE_OF))
+        span = min(train.steps or 0, train.steps_for(TIMED_EPOCHS * splits.train.samples_per_epoch))
+        count = min(MOST_UPDATES, max(FEWEST_UPDATES, (train.steps or 0) // UPDATES_PER_TIMED))
         places = [int(span * share) for share in spread(count)]
         sparsity = self.setup.recipe.sparsity
         if sparse.mask_changes(sparsity, train.steps or 0) and sparsity.every > 1:
@@ -296,7 +302,7 @@ class _Stopwatch:
         start = time.monotonic()
         for place in places:
             timed.append(self._update(place))
-            if time.monotonic() - start > SECONDS and len(timed) >= FEWEST:
+            if time.monotonic() - start > TIMING_SECONDS and len(timed) >= FEWEST_UPDATES:
                 break
         return timed
 
@@ -323,7 +329,7 @@ class _Stopwatch:
     def _saving(self, tensors: Mapping[str, Mapping[str, Part]]) -> float:
         """Return the seconds of writing a checkpoint."""
         size = _checkpoint_bytes(self.setup)
-        if size <= WRITTEN and self.setup.recipe.system.shards == 1:
+        if size <= LARGEST_WRITTEN_BYTES and self.setup.recipe.system.shards == 1:
             start = time.monotonic()
             try:
                 for name in write_whole(tensors, self.folder):
@@ -350,14 +356,14 @@ def _task_parameters(setup: Setup) -> int:
 
 def _saving_seconds(recipe: Recipe, one: float) -> float:
     """Return the seconds that training waits for checkpoints; the ends are waited for."""
-    overlap = OVERLAP if recipe.checkpoint.background else 1.0
-    return one * (2 + (saves(recipe) - 1) * overlap)
+    waiting = WAITING_SHARE if recipe.checkpoint.background else 1.0
+    return one * (2 + (saves(recipe) - 1) * waiting)
 
 
 def _per_token(timed: Sequence[UpdateResult], compiles: bool) -> tuple[float, float, float]:
     """Return the seconds and FLOPs of a token, and the seconds that compiling took."""
     usual = statistics.median(update.seconds / update.tokens for update in timed)
-    kept = [u for u in timed if not compiles or u.seconds < COMPILING * usual * u.tokens]
+    kept = [u for u in timed if not compiles or u.seconds < COMPILING_RATIO * usual * u.tokens]
     tokens = sum(update.tokens for update in kept)
     seconds, flops = (sum(getattr(u, name) for u in kept) for name in ("seconds", "flops"))
     compiling = sum(u.seconds - usual * u.tokens for u in timed if u not in kept)

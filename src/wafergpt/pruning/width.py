@@ -11,10 +11,10 @@ from torch.nn import functional as F
 from wafergpt.model.empty import empty
 from wafergpt.model.gpt import Block
 from wafergpt.progress import working
+from wafergpt.pruning.calibration_network import Calibrated, hooked
 from wafergpt.shapes.roles import role_of
 from wafergpt.sparsity.structured import DAMPING, fitted, largest_ones, without_channels
 from wafergpt.tasks.base import gpt_of
-from wafergpt.train.calibrated import Calibrated, hooked
 
 
 def keep_width(network: Calibrated, width: int, samples: int) -> None:

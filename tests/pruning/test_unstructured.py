@@ -15,9 +15,9 @@ from wafergpt.checkpoint import store
 from wafergpt.cli.prune import command
 from wafergpt.errors import InputError
 from wafergpt.inference.predictor import Predictor
+from wafergpt.pruning import unstructured
 from wafergpt.runs.run import Run
 from wafergpt.sparsity import criteria
-from wafergpt.train import pruning
 
 __all__ = ["corpus"]
 
@@ -114,7 +114,7 @@ def test_a_limit_of_the_loss_finds_the_largest_sparsity(
     assert 0.05 < result["sparsity"] < 0.95
     more = prune("lm", "more", sparsity=result["sparsity"] + 0.03, samples=16, root=home)
     assert more.read("result")["val_loss_after"] > 1.02 * result["val_loss_before"]
-    monkeypatch.setattr(pruning, "ROUNDS", 1)
+    monkeypatch.setattr(unstructured, "SEARCH_ROUNDS", 1)
     with pytest.raises(InputError, match=r"no sparsity from 95.0% on keeps the loss within"):
         prune("lm", "none", sparsity=0.95, max_loss_increase=1e-9, samples=4, root=home)
     assert not (home / "none").exists()
@@ -171,7 +171,7 @@ def test_curves_are_measured_and_drawn(home: Path) -> None:
     made = prune("lm", "curved", method="magnitude", together=True, sparsity=0.6, curves=True,
                  root=home)  # fmt: skip
     result = made.read("result")
-    assert [share for share, _ in result["curve"]] == list(pruning.SHARES)
+    assert [share for share, _ in result["curve"]] == list(unstructured.CURVE_SPARSITIES)
     losses = [loss for _, loss in result["curve"]]
     assert losses[-1] > 1.02 * losses[0]
     assert len(result["alone"]) == 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,11 +13,12 @@ from wafergpt.config import Model, Recipe
 from wafergpt.errors import InputError
 from wafergpt.model.gpt import Attention, FeedForward
 from wafergpt.progress import say, working
+from wafergpt.pruning.calibration_network import Calibrated, Evaluated, hooked
+from wafergpt.pruning.removal import Removal, searched_shares
+from wafergpt.pruning.unstructured import NOTABLE_ZEROS
+from wafergpt.pruning.width import keep_width
 from wafergpt.sparsity.structured import cut_channels, cut_heads, largest_ones
 from wafergpt.tasks.base import gpt_of
-from wafergpt.train.calibrated import Calibrated, Evaluated, hooked
-from wafergpt.train.pruning import NOTABLE
-from wafergpt.train.width import keep_width
 
 PARTS = {
     "n_layers": "layers",
@@ -29,7 +30,7 @@ PARTS = {
 
 
 @dataclass(frozen=True)
-class Narrowing:
+class Narrowing(Removal):
     """The shape to narrow to; None leaves a number as it is.
 
     Layers are taken out one by one, each time that without which the training loss is lowest. Heads
@@ -82,16 +83,16 @@ class Narrowing:
         return found
 
     def require(self, name: str, recipe: Recipe) -> None:
-        """Require that it has so many parts, and one more; see ``removal.Removal``."""
+        """Require that it has so many parts, and one more; see ``Removal``."""
         self.of(recipe.model)
 
     def take_out(self, network: Calibrated, name: str, before: Evaluated) -> dict[str, Any]:
-        """Make a network smaller; see ``removal.Removal``."""
+        """Make a network smaller; see ``Removal``."""
         model = network.recipe.model
         shape = self.of(model)
-        if (zeros := network.zeros()) > NOTABLE:
+        if (zeros := network.zeros()) > NOTABLE_ZEROS:
             say(f"{name} has {zeros:.0%} zeros in its blocks: what is refitted has none")
-        work = _Work(network, self.samples)
+        work = _NarrowedNetwork(network, self.samples)
         work.keep_layers(shape["n_layers"])
         work.keep_parts(shape["n_heads"], shape["d_ffn"])
         parts = {key: n for key, n in shape.items() if key != "d_model"}
@@ -105,8 +106,28 @@ class Narrowing:
             "shape_after": shape,
         }
 
+    def sizes(self, recipe: Recipe, name: str) -> list[tuple[str, Removal]]:
+        """Return shapes on the line to the run's own, named by their numbers; see ``Removal``."""
+        model = recipe.model
+        parts = {
+            "layers": (model.n_layers, self.layers),
+            "heads": (model.n_heads, self.heads),
+            "channels": (model.d_ffn, self.channels),
+            "width": (model.d_model, self.width),
+        }
+        asked = {part: (there, n) for part, (there, n) in parts.items() if n is not None}
+        found: dict[str, Removal] = {}
+        for share in searched_shares():
+            numbers = {
+                part: there - round((there - n) * share) for part, (there, n) in asked.items()
+            }
+            if any(numbers[part] < there for part, (there, _) in asked.items()):
+                suffix = "".join(f"-{part[0]}{n}" for part, n in numbers.items())
+                found.setdefault(name + suffix, replace(self, **numbers))
+        return list(found.items())
 
-class _Work:
+
+class _NarrowedNetwork:
     """A network that loses parts."""
 
     def __init__(self, network: Calibrated, samples: int) -> None:

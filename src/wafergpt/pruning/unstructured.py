@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,28 +11,30 @@ from torch import Tensor, nn
 from wafergpt.config import Recipe
 from wafergpt.errors import InputError, require_one_of
 from wafergpt.progress import say, working
+from wafergpt.pruning.calibration_network import Calibrated, Evaluated
+from wafergpt.pruning.removal import Removal, searched_shares
 from wafergpt.shapes.roles import role_of
 from wafergpt.sparsity import criteria
 from wafergpt.tasks.base import gpt_of
-from wafergpt.train.calibrated import Calibrated, Evaluated
 
-ROUNDS = 8
+SEARCH_ROUNDS = 8
 """Sparsities that are tried for a limit of the loss: to within a hundredth."""
 
-MOST = 0.99
+HIGHEST_SPARSITY = 0.99
+"""The largest one that is tried for a limit of the loss."""
 
-SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+CURVE_SPARSITIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 """Sparsities of a curve."""
 
-SAME = 0.001
+SPARSITY_TOLERANCE = 0.001
 """Difference of two sparsities that are printed alike."""
 
-NOTABLE = 0.02
+NOTABLE_ZEROS = 0.02
 """Share of zeros from which on a run counts as pruned; rounding to int8 leaves some."""
 
 
 @dataclass(frozen=True)
-class Pruning:
+class Pruning(Removal):
     """How to prune.
 
     Attributes:
@@ -71,16 +73,16 @@ class Pruning:
         """Every run has weights that can be zero."""
 
     def take_out(self, network: Calibrated, name: str, before: Evaluated) -> dict[str, Any]:
-        """Set weights of a network to zero; see ``removal.Removal``."""
+        """Set weights of a network to zero; see ``Removal``."""
         if self.pattern and (odd := _odd(network)):
             raise InputError(
                 f"2:4 takes inputs four by four, and {odd} has a width that is no multiple"
             )
-        if (zeros := network.zeros()) > self.sparsity + SAME:
+        if (zeros := network.zeros()) > self.sparsity + SPARSITY_TOLERANCE:
             raise InputError(f"{name} has {zeros:.1%} zeros in its blocks: more than asked for")
-        if zeros > NOTABLE:
+        if zeros > NOTABLE_ZEROS:
             say(f"{name} has {zeros:.0%} zeros in its blocks already; these count")
-        work = _Work(network, self)
+        work = _ZeroedNetwork(network, self)
         alone = work.measure_curves() if self.curves else []
         if self.max_loss_increase is None:
             work.prune(self.sparsity)
@@ -94,6 +96,17 @@ class Pruning:
             "alone": alone,
         }
 
+    def sizes(self, recipe: Recipe, name: str) -> list[tuple[str, Removal]]:
+        """Return smaller sparsities, named in percents; see ``Removal``."""
+        if self.pattern or self.curves:
+            raise InputError("a pattern has one sparsity, and curves are of one: not with a search")
+        shares = [self.sparsity * share for share in searched_shares()]
+        return [(f"{name}-s{100 * share:.4g}", replace(self, sparsity=share)) for share in shares]
+
+    def adds_to(self, zeros: float) -> bool:
+        """Return whether it sets more weights to zero; see ``Removal``."""
+        return self.sparsity > zeros + SPARSITY_TOLERANCE
+
 
 def _odd(network: Calibrated) -> str:
     """Return the name of a matrix whose inputs are no multiple of four; "" if there is none."""
@@ -101,7 +114,7 @@ def _odd(network: Calibrated) -> str:
     return next((name for name, m in found if m.shape[1] % criteria.GROUP), "")
 
 
-class _Work:
+class _ZeroedNetwork:
     """A network that is pruned, each time from its first weights on."""
 
     def __init__(self, network: Calibrated, how: Pruning) -> None:
@@ -115,8 +128,8 @@ class _Work:
         Raises:
             InputError: if none of those tried is.
         """
-        low, high = 0.0, min(self._how.sparsity, MOST)
-        for round_ in range(ROUNDS):
+        low, high = 0.0, min(self._how.sparsity, HIGHEST_SPARSITY)
+        for round_ in range(SEARCH_ROUNDS):
             tried = high if round_ == 0 else (low + high) / 2
             self.prune(tried)
             now = self._network.evaluated()
@@ -137,7 +150,7 @@ class _Work:
         if self._how.pattern:
             say("2:4 has one sparsity: no curve, each layer alone")
         zeros = self._network.zeros()
-        for share in SHARES:
+        for share in CURVE_SPARSITIES:
             if self._how.pattern or share < zeros:
                 continue
             self.prune(share)

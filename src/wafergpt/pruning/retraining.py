@@ -1,10 +1,10 @@
-"""Training a pruned run on; and the smallest run whose loss then keeps to a limit."""
+"""Retrain a pruned run, or search for the smallest one within a loss limit."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,28 +13,22 @@ from wafergpt.config import Recipe, load_recipe
 from wafergpt.config.quantities import token_count
 from wafergpt.config.sparsity import BLOCKS
 from wafergpt.config.warmup import warmup_share, warmup_steps
-from wafergpt.errors import InputError, Interrupted, RunFailed
+from wafergpt.errors import InputError, RunFailed
 from wafergpt.progress import say
+from wafergpt.pruning.calibration_network import Calibrated
+from wafergpt.pruning.removal import Removal, how, take_out
+from wafergpt.pruning.unstructured import NOTABLE_ZEROS
 from wafergpt.runs.run import Run
 from wafergpt.runs.teacher import with_teacher
 from wafergpt.tasks.base import task_of
-from wafergpt.train.calibrated import Calibrated
-from wafergpt.train.narrowing import Narrowing
-from wafergpt.train.pruning import NOTABLE, SAME, Pruning
-from wafergpt.train.removal import how, take_out
-from wafergpt.train.run import train
-from wafergpt.train.trimming import Trimming
+from wafergpt.train.run import trained_once
 
-Removals = Sequence[Trimming | Pruning | Narrowing]
-"""What is taken out; only zeros or parts, which come last, have a size to search for."""
-
-STEPS = 16
-"""Sizes between a run's own and the smallest one, of which a search finds one in five trainings."""
-
-SAME_LOSS = 1e-3
+LOSS_TOLERANCE = 1e-3
 """Relative difference of two evaluations of the same weights on the same data."""
 
-OVERRIDES = ("train.", "optimizer.", "schedule.", "checkpoint.", "guard.", "tracking.", "seed=")
+TRAINING_SETTINGS = (
+    "train.", "optimizer.", "schedule.", "checkpoint.", "guard.", "tracking.", "seed=",
+)  # fmt: skip
 """What may be overridden for the training alone."""
 
 
@@ -121,7 +115,7 @@ class Retraining:
             now, zeros = start.recipe, start.read("result")["sparsity"]
             # Those of all matrices, wherever the run that was pruned had its own.
             static = {"algorithm": "static", "sparsity": zeros, "roles": BLOCKS}
-            static = {**static, "distribution": "uniform"} if zeros > NOTABLE else {}
+            static = {**static, "distribution": "uniform"} if zeros > NOTABLE_ZEROS else {}
             task = {} if now.task is None else {"task": now.task}
             found = found.replace(
                 start=start.path.resolve(), model=now.model, data=now.data, sparsity=static, **task
@@ -131,7 +125,12 @@ class Retraining:
 
 
 def prune_and_retrain(
-    run: Run, recipe: Recipe, name: str, removals: Removals, retraining: Retraining, root: Path
+    run: Run,
+    recipe: Recipe,
+    name: str,
+    removals: Sequence[Removal],
+    retraining: Retraining,
+    root: Path,
 ) -> Run:
     """Prune a run, and train what is left on; with a limit, find the smallest that keeps to it.
 
@@ -159,22 +158,15 @@ def prune_and_retrain(
         each.require(run.name, recipe)
     if retraining.max_loss_increase is None:
         _require_free(name, root)
-        work = _Work(run, recipe, retraining, root)
-        return work.made(name, removals)
+        parent = _ParentRun(run, recipe, retraining, root)
+        return parent.made(name, removals)
     *first, last = removals
-    if isinstance(last, Trimming):
-        raise InputError("tables have one size, and no smallest one is searched for")
-    if isinstance(last, Narrowing):
-        found: list[tuple[str, Pruning | Narrowing]] = [*_shapes(last, recipe, name)]
-    else:
-        if last.pattern or last.curves:
-            raise InputError("a pattern has one sparsity, and curves are of one: not with a search")
-        found = [*_sparsities(last, name)]
+    found = last.sizes(recipe, name)
     for each_name, _ in found:
         _require_free(each_name, root)
-    work = _Work(run, recipe, retraining, root)
+    parent = _ParentRun(run, recipe, retraining, root)
     candidates = [(each_name, [*first, size]) for each_name, size in found]
-    return work.smallest(candidates, retraining.max_loss_increase)
+    return parent.smallest(candidates, retraining.max_loss_increase)
 
 
 def _require_free(name: str, root: Path) -> None:
@@ -187,60 +179,30 @@ def _pruned(name: str) -> str:
     return f"{name}-pruned"
 
 
-def _sparsities(how: Pruning, name: str) -> list[tuple[str, Pruning]]:
-    """Return ways to prune and their names, in percents, the most zeros first."""
-    steps = range(STEPS, 0, -1)
-    shares = [how.sparsity * step / STEPS for step in steps]
-    return [(f"{name}-s{100 * share:.4g}", replace(how, sparsity=share)) for share in shares]
-
-
-def _shapes(how: Narrowing, recipe: Recipe, name: str) -> list[tuple[str, Narrowing]]:
-    """Return shapes and their names, the smallest first, on the line to the run's own."""
-    model = recipe.model
-    parts = {
-        "layers": (model.n_layers, how.layers),
-        "heads": (model.n_heads, how.heads),
-        "channels": (model.d_ffn, how.channels),
-        "width": (model.d_model, how.width),
-    }
-    asked = {part: (there, n) for part, (there, n) in parts.items() if n is not None}
-    found: dict[str, Narrowing] = {}
-    for step in range(STEPS, 0, -1):
-        numbers = {
-            part: there - round((there - n) * step / STEPS) for part, (there, n) in asked.items()
-        }
-        if any(numbers[part] < there for part, (there, _) in asked.items()):
-            suffix = "".join(f"-{part[0]}{n}" for part, n in numbers.items())
-            found.setdefault(name + suffix, replace(how, **numbers))
-    return list(found.items())
-
-
-class _Work:
+class _ParentRun:
     """A run that others are made from, each pruned and trained on."""
 
     def __init__(self, run: Run, recipe: Recipe, retraining: Retraining, root: Path) -> None:
         self._run, self._recipe, self._retraining, self._root = run, recipe, retraining, root
-        self._parent = Calibrated.of(run, recipe)
-        self._before = self._parent.first(run.name).loss
+        self._network = Calibrated.of(run, recipe)
+        self._before = self._network.first(run.name).loss
 
-    def smallest(self, candidates: Sequence[tuple[str, Removals]], share: float) -> Run:
+    def smallest(self, candidates: Sequence[tuple[str, Sequence[Removal]]], share: float) -> Run:
         """Return the smallest run within a limit of the loss, of those found by bisection.
 
         Raises:
             InputError: if there are no candidates.
             RunFailed: if none of those tried is within it.
         """
-        zeros = self._parent.zeros()
+        zeros = self._network.zeros()
         candidates = [
-            (name, removals)
-            for name, removals in candidates
-            if not isinstance(last := removals[-1], Pruning) or last.sparsity > zeros + SAME
+            (name, removals) for name, removals in candidates if removals[-1].adds_to(zeros)
         ]
         if not candidates:
             raise InputError(f"{self._run.name} has {zeros:.1%} zeros already: nothing to search")
         limit, tried = (1 + share) * self._before, dict[str, float]()
 
-        def keeps(candidate: tuple[str, Removals]) -> bool:
+        def keeps(candidate: tuple[str, Sequence[Removal]]) -> bool:
             name, removals = candidate
             loss = self.made(name, removals).read("result")["retraining"]["val_loss_retrained"]
             tried[name] = loss
@@ -261,16 +223,12 @@ class _Work:
         run.write("result", result)
         return run
 
-    def made(self, name: str, removals: Removals) -> Run:
+    def made(self, name: str, removals: Sequence[Removal]) -> Run:
         """Prune, train on, and measure, unless that is done."""
         pruned = self._pruned_run(_pruned(name), removals)
         recipe = self._retraining.recipe(self._recipe, self._run, name, pruned)
-        try:
-            run = train(recipe, start=pruned, auto_resume=True, root=self._root)
-        except Interrupted as stop:
-            reason = str(stop).partition("; next:")[0]
-            raise Interrupted(f"{name}: {reason}; the same command goes on") from None
-        after = self._parent.with_weights(run).evaluated()
+        run = trained_once(recipe, start=pruned, root=self._root)
+        after = self._network.with_weights(run).evaluated()
         facts = pruned.read("result")
         for key in ("run", "step", "weights_sha256", "tokens", "loss", "val_loss", "metrics"):
             facts.pop(key, None)
@@ -278,13 +236,13 @@ class _Work:
         run.write("result", run.read("result") | {"retraining": facts})
         return run
 
-    def _pruned_run(self, name: str, removals: Removals) -> Run:
+    def _pruned_run(self, name: str, removals: Sequence[Removal]) -> Run:
         path = self._root / name
         if not path.exists():
             return take_out(self._run, self._recipe, name, removals, self._root)
         result = Run(path).read("result") or {}
         same = result.get("how") == how(removals) and math.isclose(
-            result.get("val_loss_before", 0.0), self._before, rel_tol=SAME_LOSS
+            result.get("val_loss_before", 0.0), self._before, rel_tol=LOSS_TOLERANCE
         )
         if not same:
             raise InputError(f"{path} was not made by this command: choose another --name")

@@ -13,19 +13,20 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.pruning.test_unstructured import home
 from tests.sparsity.test_masks import SMALL, blocks, corpus, zeros
-from tests.train.test_pruning import home
 from wafergpt.api import finetune, pretrain, prune
 from wafergpt.checkpoint import store
 from wafergpt.cli.prune import command
 from wafergpt.distributed.sharding import fill
 from wafergpt.errors import InputError, Interrupted, RunFailed
 from wafergpt.inference.predictor import Predictor
+from wafergpt.pruning import removal, retraining
+from wafergpt.pruning.retraining import first_that
+from wafergpt.pruning.structured import Narrowing
 from wafergpt.runs.run import Run
 from wafergpt.tasks.base import task_of
-from wafergpt.train import retraining
-from wafergpt.train.narrowing import Narrowing
-from wafergpt.train.retraining import first_that
+from wafergpt.train import run as run_module
 from wafergpt.train.run import train
 
 __all__ = ["corpus", "home"]
@@ -132,18 +133,19 @@ def test_all_of_a_tasks_weights_are_taken(home: Path) -> None:
 def test_the_smallest_within_a_limit_is_found_and_nothing_repeated(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retraining, "STEPS", 4)
+    monkeypatch.setattr(removal, "SEARCHED_SIZES", 4)
     asked = {"method": "magnitude", "sparsity": 0.96, "retrain": 20 * BATCH}
     trained: list[str] = []
     stopped = {"at": 2}
+    stops = [KeyboardInterrupt(), Interrupted("stopped at step 0; all is saved", "wafergpt …")]
 
     def watched(recipe, **more):  # type: ignore[no-untyped-def]
         if len(trained) == stopped["at"]:
-            raise Interrupted("stopped at step 0; everything is saved; next: wafergpt …")
+            raise stops.pop()
         trained.append(recipe.name)
         return train(recipe, **more)
 
-    monkeypatch.setattr(retraining, "train", watched)
+    monkeypatch.setattr(run_module, "train", watched)
     before = Run(home / "lm").read("result")["val_loss"]
     first = prune("lm", "only-s24", method="magnitude", sparsity=0.24, retrain=20 * BATCH,
                   root=home)  # fmt: skip
@@ -151,8 +153,10 @@ def test_the_smallest_within_a_limit_is_found_and_nothing_repeated(
     near = first.read("result")["retraining"]
     limit = near["val_loss_retrained"] / near["val_loss_before"] - 1
     limit = max(limit, 1e-6) + 1e-5
-    with pytest.raises(Interrupted, match=r"small-s[0-9]+: .* the same command goes on$"):
-        prune("lm", "small", max_loss_increase=limit, root=home, **asked)  # type: ignore[arg-type]
+    for reason in ("stopped at step 0; all is saved", "interrupted"):
+        message = rf"^small-s[0-9]+: {reason}; the same command goes on$"
+        with pytest.raises(Interrupted, match=message):
+            prune("lm", "small", max_loss_increase=limit, root=home, **asked)  # type: ignore[arg-type]
     assert trained[0] == "small-s96"
     stopped["at"] = 99
     times = (home / trained[0] / "checkpoints" / "latest").stat().st_mtime_ns
@@ -185,15 +189,14 @@ def test_a_limit_that_no_shape_keeps_names_the_best(home: Path) -> None:
 
 def test_shapes_on_the_way(home: Path) -> None:
     recipe = Run(home / "lm").recipe.replace(model={"n_layers": 8})
-    shapes = retraining._shapes(Narrowing(layers=4, channels=64), recipe, "x")
+    shapes = Narrowing(layers=4, channels=64).sizes(recipe, "x")
     names = [name for name, _ in shapes]
     assert names[0] == "x-l4-c64"
     assert names[-1] == "x-l8-c124"
-    numbers = [(how.layers, how.channels) for _, how in shapes]
+    numbers = [(how.layers, how.channels) for _, how in shapes if isinstance(how, Narrowing)]
     assert numbers == sorted(numbers)
-    assert len(names) == retraining.STEPS
-    assert [n for n, _ in retraining._shapes(Narrowing(layers=6), recipe, "x")] == [
-        "x-l6", "x-l7"]  # fmt: skip
+    assert len(names) == removal.SEARCHED_SIZES
+    assert [n for n, _ in Narrowing(layers=6).sizes(recipe, "x")] == ["x-l6", "x-l7"]
 
 
 @pytest.mark.slow

@@ -27,12 +27,11 @@ from wafergpt.errors import InputError, RunFailed
 from wafergpt.planning.duration import Duration
 from wafergpt.planning.measurement import Measurement
 from wafergpt.runs.run import Run
-from wafergpt.train import measuring, planner, timed_evaluation
-from wafergpt.train.counted import total_tokens
-from wafergpt.train.measurement import expected
-from wafergpt.train.planned import compare_with_plan
+from wafergpt.train import measure_process, planner, workload
+from wafergpt.train.plan_check import compare_with_plan
 from wafergpt.train.setup import Setup, set_up, settled
-from wafergpt.train.timed_evaluation import spread
+from wafergpt.train.timing import plan_of_start
+from wafergpt.train.workload import spread, total_tokens
 
 pytestmark = pytest.mark.usefixtures("preloaded")
 
@@ -86,7 +85,7 @@ def test_several_processes_read_other_padding(rows: Path) -> None:
 
 def test_the_start_of_a_run_knows_most_of_its_time(rows: Path) -> None:
     setup = replace(ready(rows, "train.epochs=2"), update_seconds=0.5, compile_seconds=2.0)
-    found = expected(setup, SINGLE, startup=5.0)
+    found = plan_of_start(setup, SINGLE, startup=5.0)
     steps = setup.recipe.train.steps or 0
     assert found.time.compiling == 2.0
     assert found.time.startup > 3.0
@@ -215,7 +214,7 @@ def test_a_first_batch_size_counts_in_the_time(rows: Path) -> None:
     whole, ramped = (
         replace(ready(rows, micro, *more), update_seconds=1.0) for more in (ramp[:1], ramp)
     )
-    times = [expected(setup, SINGLE, 0.0).time.updates for setup in (whole, ramped)]
+    times = [plan_of_start(setup, SINGLE, 0.0).time.updates for setup in (whole, ramped)]
     assert times == pytest.approx([8, 6], rel=0.01)
 
 
@@ -228,19 +227,19 @@ def test_a_process_without_memory_says_so(
 
     (tmp_path / "0.yaml").write_text(load_recipe(None, SMALL).to_yaml())
     job: dict[str, Any] = {
+        "kind": "training",
         "recipes": 1,
         "start": None,
-        "speeds": False,
         "began": 0.0,
         "said": [],
         "tasks": {},
         "engines": {},
     }
     (tmp_path / "job.json").write_text(json.dumps(job))
-    monkeypatch.setattr("wafergpt.train.measurement.measure", fails)
+    monkeypatch.setattr("wafergpt.train.timing.time_training", fails)
     monkeypatch.setattr(Path, "write_text", lambda *_, **__: 0)
     with pytest.raises(SystemExit):
-        measuring.work(tmp_path)
+        measure_process.work(tmp_path)
     assert json.loads((tmp_path / "error.json").read_text())["kind"] == "memory"
 
 
@@ -256,8 +255,8 @@ def test_a_folder_that_cannot_be_written_is_not_used(
                 raise OSError(28, "No space left on device")
             return TemporaryDirectory(prefix=prefix)
 
-        monkeypatch.setattr("wafergpt.train.measuring.TemporaryDirectory", full)
-    with measuring._work_folder(root) as name:
+        monkeypatch.setattr("wafergpt.train.measure_process.TemporaryDirectory", full)
+    with measure_process._work_folder(root) as name:
         assert (Path(name).parent == tmp_path) == (what == "folder")
     assert list(tmp_path.iterdir()) == []
 
@@ -325,9 +324,9 @@ def test_the_answers_to_test_rows_are_all_written(
         written.append(len(samples))
         time.sleep(0.1)
 
-    monkeypatch.setattr(timed_evaluation, "evaluate", slow)
+    monkeypatch.setattr(workload, "evaluate", slow)
     # A training of so few updates is not timed.
-    final = expected(replace(setup, update_seconds=1e-3), SINGLE, 0.0).time.final
+    final = plan_of_start(replace(setup, update_seconds=1e-3), SINGLE, 0.0).time.final
     (rows,) = written
     assert 640 / rows * 0.1 <= final < 640 / rows * 1.0
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 from wafergpt import atomic_files, files
 from wafergpt.config import Recipe, load_recipe
@@ -26,10 +26,13 @@ from wafergpt.planning.measurement import Measurement
 from wafergpt.progress import is_worker, repeat_none, said, shown
 from wafergpt.runs.run import RUNS, Run
 
-KILLED = (-9, 137)
+JobKind = Literal["training", "speeds"]
+"""What a measuring process times: all of one training, or the updates of several recipes."""
+
+KILLED_CODES = (-9, 137)
 """Exit codes of a process that was killed, here and by a shell."""
 
-INTERRUPTED = 130
+INTERRUPTED_CODE = 130
 
 LONGEST_REASON = 300
 """Characters of a failure that are shown."""
@@ -54,11 +57,11 @@ def measured(recipe: Recipe, start: Run | None, root: Path = RUNS) -> Measuremen
         NoMemoryError: if there is not enough memory.
         RunFailed: if a process fails.
     """
-    found = Measurement.from_dict(_worked([recipe], start, root))
+    found = Measurement.from_dict(_worked(recipe, start, root))
     if found.cold_compile_seconds is not None:
         cold = found.cold_compile_seconds
         _remember(found.recipe, cold)
-        found = Measurement.from_dict(_worked([recipe], start, root, quiet=True))
+        found = Measurement.from_dict(_worked(recipe, start, root, quiet=True))
         return replace(found, cold_compile_seconds=cold)
     if found.recipe.system.compile == "on":
         return replace(found, cold_compile_seconds=_remembered(found.recipe))
@@ -75,7 +78,7 @@ def speeds(recipes: Sequence[Recipe]) -> list[float]:
     with TemporaryDirectory(prefix="wafergpt-plan-") as name:
         # Without memory for the last ones, the smaller ones were measured before.
         with suppress(NoMemoryError):
-            _run_in(Path(name), recipes, None, speeds=True, quiet=True)
+            _run_in(Path(name), "speeds", recipes, None, quiet=True)
         rates: list[float] = []
         if files.is_file(Path(name) / "result.json"):
             rates = files.read_json(Path(name) / "result.json")
@@ -93,29 +96,32 @@ def work(folder: Path) -> None:
     repeat_none(job["said"])
     recipes = [load_recipe(str(folder / f"{index}.yaml")) for index in range(job["recipes"])]
     try:
-        if job["speeds"]:
+        if job["kind"] == "speeds":
             _write_speeds(recipes, folder)
-            return
-        from wafergpt.train.measurement import measure
-
-        start = None if job["start"] is None else Run.find(job["start"])
-        found = measure(recipes[0], start, folder, job["began"])
-        if found is not None:
-            atomic_files.write_json(folder / "result.json", found.to_dict())
+        else:
+            _write_training(recipes[0], job["start"], job["began"], folder)
     except Exception as error:
         if not is_worker():
-            kind = type(error).__name__
             memory = isinstance(error, MemoryError) or is_out_of_memory(error)
-            known = "input" if isinstance(error, InputError) else "memory" if memory else kind
+            failure = "memory" if memory else type(error).__name__
+            failure = "input" if isinstance(error, InputError) else failure
             reason = str(error)[:LONGEST_REASON]
-            atomic_files.write_json(folder / "error.json", {"kind": known, "reason": reason})
+            atomic_files.write_json(folder / "error.json", {"kind": failure, "reason": reason})
         # The process that waits for this one reports it.
         sys.exit(1)
 
 
+def _write_training(recipe: Recipe, start: str | None, began: float, folder: Path) -> None:
+    from wafergpt.train.timing import time_training
+
+    found = time_training(recipe, None if start is None else Run.find(start), folder, began)
+    if found is not None:
+        atomic_files.write_json(folder / "result.json", found.to_dict())
+
+
 def _write_speeds(recipes: Sequence[Recipe], folder: Path) -> None:
     from wafergpt.distributed.rendezvous import joined
-    from wafergpt.train.measurement import tokens_per_second
+    from wafergpt.train.timing import tokens_per_second
 
     rates: list[float] = []
     with joined(recipes[0].system.timeout) as group:
@@ -125,10 +131,10 @@ def _write_speeds(recipes: Sequence[Recipe], folder: Path) -> None:
                 atomic_files.write_json(folder / "result.json", rates)
 
 
-def _worked(recipes: Sequence[Recipe], start: Run | None, root: Path, quiet: bool = False) -> Any:
+def _worked(recipe: Recipe, start: Run | None, root: Path, quiet: bool = False) -> Any:
     """Run the measuring processes; return their result."""
     with _work_folder(root) as name:
-        _run_in(Path(name), recipes, start, speeds=False, quiet=quiet)
+        _run_in(Path(name), "training", [recipe], start, quiet=quiet)
         return files.read_json(Path(name) / "result.json")
 
 
@@ -144,7 +150,7 @@ def _work_folder(root: Path) -> TemporaryDirectory[str]:
 
 
 def _run_in(
-    folder: Path, recipes: Sequence[Recipe], start: Run | None, *, speeds: bool, quiet: bool
+    folder: Path, kind: JobKind, recipes: Sequence[Recipe], start: Run | None, *, quiet: bool
 ) -> None:
     """Run the measuring processes in a folder.
 
@@ -157,24 +163,24 @@ def _run_in(
     for index, recipe in enumerate(recipes):
         (folder / f"{index}.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
     source = None if start is None else str((start.checkpoint or start.path).resolve())
-    job = {"recipes": len(recipes), "start": source, "speeds": speeds, "began": time.time()}
+    job = {"kind": kind, "recipes": len(recipes), "start": source, "began": time.time()}
     known = {"tasks": TASKS, "engines": ENGINES, "said": said()}
     atomic_files.write_json(folder / "job.json", {**job, **known})
     code, errors = _run(["plan", "--measure", str(folder)], recipes[0], quiet)
     if code == 0:
         return
-    if code == INTERRUPTED:
+    if code == INTERRUPTED_CODE:
         raise Interrupted("interrupted while measuring")
-    if code in KILLED:
+    if code in KILLED_CODES:
         raise NoMemoryError
     last = next((line for line in reversed(errors.splitlines()) if line.strip()), "")
-    reason, kind = f"exit code {code} {last}".strip(), ""
+    reason, failure = f"exit code {code} {last}".strip(), ""
     if files.is_file(folder / "error.json"):
         error = files.read_json(folder / "error.json")
-        reason, kind = error["reason"], error["kind"]
-    if kind == "input":
+        reason, failure = error["reason"], error["kind"]
+    if failure == "input":
         raise InputError(reason)
-    if kind == "memory":
+    if failure == "memory":
         raise NoMemoryError
     raise RunFailed(f"measuring failed ({reason}); --quick estimates without running anything")
 

@@ -19,16 +19,17 @@ from wafergpt.model.gpt import GPT
 from wafergpt.model.heads import Classifier
 from wafergpt.model.ngrams import KeptRows
 from wafergpt.progress import working
+from wafergpt.pruning.calibration_network import Calibrated, Evaluated
+from wafergpt.pruning.removal import Removal
 from wafergpt.tasks.base import task_of
 from wafergpt.tasks.text_task import TextTask
-from wafergpt.train.calibrated import Calibrated, Evaluated
 
-ROWS = 64
+ROWS_AT_ONCE = 64
 """Training rows that are read at once."""
 
 
 @dataclass(frozen=True)
-class Trimming:
+class Trimming(Removal):
     """What to take out of tables.
 
     Of an n-gram table those rows stay whose squared norm times the number of times that training
@@ -54,7 +55,7 @@ class Trimming:
         return self.rows is not None or self.vocabulary
 
     def require(self, name: str, recipe: Recipe) -> None:
-        """Require a task's run that has tables; see ``removal.Removal``."""
+        """Require a task's run that has tables; see ``Removal``."""
         if not isinstance(task_of(recipe), TextTask):
             raise InputError(
                 f"{name} is no classifier or regression, which alone lose rows of tables and tokens"
@@ -63,9 +64,9 @@ class Trimming:
             raise InputError(f"{name} has no tables of n-grams to take rows out of")
 
     def take_out(self, network: Calibrated, name: str, before: Evaluated) -> dict[str, Any]:
-        """Make tables smaller; see ``removal.Removal``."""
+        """Make tables smaller; see ``Removal``."""
         tables = _sizes(network)
-        work = _Work(network)
+        work = _TrimmedNetwork(network)
         if self.rows is not None:
             work.keep_rows(self.rows)
         if self.vocabulary:
@@ -75,6 +76,10 @@ class Trimming:
         return {
             "method": "tables", "pattern": None, "tables_before": tables, "tables_after": left,
         }  # fmt: skip
+
+    def sizes(self, recipe: Recipe, name: str) -> list[tuple[str, Removal]]:
+        """Refuse a search; see ``Removal``."""
+        raise InputError("tables have one size, and no smallest one is searched for")
 
 
 def _scores_ngrams(recipe: Recipe) -> bool:
@@ -91,7 +96,7 @@ def _sizes(network: Calibrated) -> dict[str, int]:
     return {"tokens": model.vocab_size, **rows}
 
 
-class _Work:
+class _TrimmedNetwork:
     """A network whose tables get smaller."""
 
     def __init__(self, network: Calibrated) -> None:
@@ -137,8 +142,8 @@ class _Work:
 
     def _batches(self) -> Iterator[Batch]:
         count = self._train.samples_per_epoch
-        for first in range(0, count, ROWS):
-            batch = self._train.batch(first, min(ROWS, count - first))
+        for first in range(0, count, ROWS_AT_ONCE):
+            batch = self._train.batch(first, min(ROWS_AT_ONCE, count - first))
             yield batch.to(self._network.device)
 
     def _read(self, batch: Batch) -> Iterator[Tensor]:

@@ -9,8 +9,8 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from tests.pruning.test_unstructured import home
 from tests.sparsity.test_masks import SMALL, corpus
-from tests.train.test_pruning import home
 from wafergpt.api import export, generate, plan, pretrain, prune, report
 from wafergpt.checkpoint import store
 from wafergpt.checkpoint.imported_run import run_with

@@ -29,7 +29,7 @@ from wafergpt.shapes.counts import training_flops
 from wafergpt.shapes.roles import role_of
 from wafergpt.tasks.base import Splits, Task, task_of
 
-SHORT = 20.0
+SHORT_EVALUATION = 20.0
 """Seconds of an evaluation in which those of the first passes of a process would count."""
 
 
@@ -151,7 +151,7 @@ class Calibrated:
             InputError: if its loss is not finite.
         """
         found = self.evaluated()
-        if found.seconds < SHORT:
+        if found.seconds < SHORT_EVALUATION:
             # The first passes of a process are slow, and evaluations are compared.
             found = self.evaluated()
         if not math.isfinite(found.loss):

@@ -6,12 +6,12 @@ from wafergpt.devices.load import OtherLoad
 from wafergpt.planning.duration import PARTS
 from wafergpt.progress import duration, say
 from wafergpt.runs.run import Run
-from wafergpt.train.measurement import DISTURBED
+from wafergpt.train.timing import DISTURBING_LOAD
 
 TOLERANCE = 0.25
 """A larger difference between planned and measured time is reported."""
 
-SHORTEST = 20.0
+SHORTEST_RUN = 20.0
 """Seconds; of a shorter run, start-up and chance are too large a part to be worth a line."""
 
 
@@ -28,10 +28,10 @@ def compare_with_plan(run: Run, load: OtherLoad, processes: int) -> None:
         return
     planned, took = plan["seconds"], result["elapsed"]
     ratio = took / planned
-    if took < SHORTEST or 1 / (1 + TOLERANCE) <= ratio <= 1 + TOLERANCE:
+    if took < SHORTEST_RUN or 1 / (1 + TOLERANCE) <= ratio <= 1 + TOLERANCE:
         return
     others = load.share(processes)
-    if ratio > 1 and others > DISTURBED and plan["device"] == "cpu":
+    if ratio > 1 and others > DISTURBING_LOAD and plan["device"] == "cpu":
         cause = f"other programs used {others:.0%} of the cores"
     else:
         before, after = plan["time"], result["time"]

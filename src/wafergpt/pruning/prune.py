@@ -9,15 +9,15 @@ from pathlib import Path
 from wafergpt.config import Lora, Recipe, recipe_with
 from wafergpt.errors import InputError
 from wafergpt.progress import say
+from wafergpt.pruning.removal import Removal, take_out
+from wafergpt.pruning.retraining import TRAINING_SETTINGS, Retraining, prune_and_retrain
+from wafergpt.pruning.structured import Narrowing
+from wafergpt.pruning.tables import Trimming
+from wafergpt.pruning.unstructured import Pruning
 from wafergpt.runs.moved import require_sources
 from wafergpt.runs.run import Run
-from wafergpt.train.narrowing import Narrowing
-from wafergpt.train.pruning import Pruning
-from wafergpt.train.removal import take_out
-from wafergpt.train.retraining import OVERRIDES, Retraining, prune_and_retrain
-from wafergpt.train.trimming import Trimming
 
-FOR_ALL = ("data.", "task.", "system.", "evaluate.")
+CHANGEABLE_SETTINGS = ("data.", "task.", "system.", "evaluate.")
 """Settings of the run that may change."""
 
 
@@ -60,9 +60,9 @@ class Wanted:
             raise InputError("--curves are of zeros alone: not with --rows or --vocabulary")
 
     @property
-    def removals(self) -> list[Trimming | Pruning | Narrowing]:
+    def removals(self) -> list[Removal]:
         """What to take out, in this order: tables, then parts or zeros."""
-        found: list[Trimming | Pruning | Narrowing] = [self.tables] if self.tables.asked else []
+        found: list[Removal] = [self.tables] if self.tables.asked else []
         limit = None if self.retrain is not None else self.max_loss_increase
         if self.parts.asked:
             found.append(self.parts)
@@ -104,9 +104,9 @@ def prune_run(run: Run, name: str, overrides: Sequence[str], wanted: Wanted, roo
 
 def _with_data(run: Run, overrides: Sequence[str], wanted: Wanted) -> Recipe:
     """Return the run's recipe with its data where that is now."""
-    for_all = [override for override in overrides if override.startswith(FOR_ALL)]
+    for_all = [override for override in overrides if override.startswith(CHANGEABLE_SETTINGS)]
     for override in overrides:
-        trains = wanted.retrain is not None and override.startswith(OVERRIDES)
+        trains = wanted.retrain is not None and override.startswith(TRAINING_SETTINGS)
         if override not in for_all and not trains:
             raise InputError(f"{override}: only the data, the device and the evaluation may change")
     recipe = recipe_with(run.recipe, for_all)

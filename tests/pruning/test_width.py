@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.pruning.test_unstructured import home
 from tests.sparsity.test_masks import SMALL, corpus
-from tests.train.test_pruning import home
 from wafergpt.api import export, finetune, generate, plan, pretrain, prune, report
 from wafergpt.checkpoint import store
 from wafergpt.checkpoint.imported_run import run_with
@@ -17,12 +17,12 @@ from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.decoding.generator import Sampling
 from wafergpt.inference.predictor import Predictor
 from wafergpt.model.gpt import GPT
+from wafergpt.pruning import width
+from wafergpt.pruning.calibration_network import Calibrated, Evaluated
 from wafergpt.runs.run import Run
 from wafergpt.shapes.counts import parameters
 from wafergpt.sparsity.structured import without_channels
 from wafergpt.tasks.base import task_of
-from wafergpt.train import width
-from wafergpt.train.calibrated import Calibrated, Evaluated
 
 __all__ = ["corpus", "home"]
 
