@@ -259,6 +259,7 @@ def cross_validate(
         RunFailed: if a training diverges.
         Interrupted: after saving, if a signal requested a stop; the same call goes on.
     """
+    from wafergpt.runs.teacher import with_teacher
     from wafergpt.train.finetuning import with_task
     from wafergpt.train.folds import CrossValidation
     from wafergpt.train.resume import beginning
@@ -273,6 +274,8 @@ def cross_validate(
     # What is noted of the rows is the same in each training.
     with each_kind_once(differs=""):
         asked = with_task(asked, base, task, data, chooses=recipe is None)
+        # Folds are trained in a folder of their own.
+        asked = with_teacher(asked, root)
         return CrossValidation(asked, base, root, refit, test).made()
 
 

@@ -18,6 +18,7 @@ from wafergpt.baselines.tfidf import train_tfidf, train_tfidf_of_sets
 from wafergpt.config import Recipe
 from wafergpt.data.labelled_rows import Table
 from wafergpt.data.outside import in_scope
+from wafergpt.engines.base import generators_kept
 from wafergpt.errors import InputError, Interrupted
 from wafergpt.evaluation.intervals import Bootstrap, mcnemar
 from wafergpt.evaluation.metrics import RowScores
@@ -123,15 +124,16 @@ class _Rivals:
     def bilstm(self) -> BaselineResult:
         validation = self.tables.validation
         assert validation is not None
-        return train_bilstm(
-            self.tables.train,
-            self._in_scope(validation),
-            self._in_scope(_evaluated(self.tables)),
-            labels=self.task.settings.labels,
-            decide=self._decide,
-            seconds=self.seconds,
-            seed=self.task.recipe.seed,
-        )
+        with generators_kept():
+            return train_bilstm(
+                self.tables.train,
+                self._in_scope(validation),
+                self._in_scope(_evaluated(self.tables)),
+                labels=self.task.settings.labels,
+                decide=self._decide,
+                seconds=self.seconds,
+                seed=self.task.recipe.seed,
+            )
 
     def _in_scope(self, table: Table) -> Table:
         return in_scope(table, self.task.settings.out_of_scope)

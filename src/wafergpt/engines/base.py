@@ -7,7 +7,8 @@ class, and one line in ``wafergpt.config.registry.ENGINES``; docs/extending.md s
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Generator
+from collections.abc import Callable, Collection, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -242,6 +243,15 @@ def autocast(recipe: Recipe, device: torch.device) -> torch.autocast:
         # A cached copy would outlive its block.
         cache_enabled=recipe.system.shards == 1 and not recipe.system.activation_checkpointing,
     )
+
+
+@contextmanager
+def generators_kept() -> Iterator[None]:
+    """Leave torch's generators, which ``reseed`` sets, as the caller has seeded them."""
+    # A device that is not in use yet has no state, and would be initialized to read it.
+    used = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=used):
+        yield
 
 
 def reseed(seed: int, step: int, micro_step: int, rank: int = 0, device: str = "") -> None:

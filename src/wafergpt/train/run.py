@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,8 +23,9 @@ from wafergpt.devices.load import OtherLoad
 from wafergpt.devices.peak_memory import is_out_of_memory, reset_peak_memory
 from wafergpt.distributed.collectives import ProcessGroup
 from wafergpt.distributed.rendezvous import joined
+from wafergpt.engines.base import generators_kept
 from wafergpt.engines.outputs import evaluate
-from wafergpt.errors import Interrupted, RunFailed
+from wafergpt.errors import InputError, Interrupted, RunFailed
 from wafergpt.inference.devices import inference_device
 from wafergpt.planning.schedule_check import require_possible_warmup
 from wafergpt.progress import progress, say, silent
@@ -39,6 +41,8 @@ from wafergpt.train.setup import Setup, require_metric, set_up, settled
 from wafergpt.train.signals import Signals
 from wafergpt.train.timing import plan_of_start
 from wafergpt.train.trainer import Trainer
+
+_training = threading.RLock()
 
 MOST_MISTAKES = 10_000
 """Rows of mistakes.csv at most."""
@@ -58,7 +62,20 @@ def _out_of_memory_fails() -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Keep torch's generators, of which a process has one for each device, to one training."""
+    if not _training.acquire(blocking=False):
+        raise InputError("this process is training already: one at a time, or each in a process")
+    try:
+        with generators_kept():
+            yield
+    finally:
+        _training.release()
+
+
 @_out_of_memory_fails()
+@_alone()
 def train(
     recipe: Recipe,
     *,
@@ -86,7 +103,8 @@ def train(
         The trained run; in a worker process, the leader's.
 
     Raises:
-        InputError: if the recipe is impossible, the data unusable, or the run exists.
+        InputError: if the recipe is impossible, the data unusable, the run exists, or another
+            thread is training.
         RunFailed: if the run diverges, has no good checkpoint to resume from, or too little memory.
         Interrupted: after saving, when a signal asked for a stop.
     """

@@ -19,6 +19,7 @@ from wafergpt.errors import InputError, nearest, require_one_of
 from wafergpt.planning.budget import Budget, budget_of
 from wafergpt.progress import silent
 from wafergpt.runs.run import Run
+from wafergpt.runs.teacher import with_teacher
 from wafergpt.tasks.base import Direction, task_of
 from wafergpt.tasks.labelled_task import LabelledTask
 from wafergpt.tasks.language_model import corpus_of, for_corpus
@@ -104,7 +105,8 @@ class Asked:
         Raises:
             InputError: if it is impossible, or its data unusable.
         """
-        recipe = self._loaded(changes)
+        # Trials are trained in a folder of their own.
+        recipe = with_teacher(self._loaded(changes), self.root)
         if self.start is None:
             return recipe
         if self.goes_on:
@@ -183,7 +185,11 @@ class Asked:
         for key, space in self.tuned.items():
 
             def read(text: str, key: str = key) -> Any:
-                return flat(self._loaded([f"{key}={text}"]).model_dump(mode="json"))[key]
+                try:
+                    return flat(self._loaded([f"{key}={text}"]).model_dump(mode="json"))[key]
+                except InputError:
+                    # Possible with other settings alone: the recipe does not have it.
+                    return object()
 
             if (parameter := space.parameter(values[key], read)) is not None:
                 found[key] = parameter

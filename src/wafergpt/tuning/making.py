@@ -54,6 +54,7 @@ class TrialMaker:
     threads: int = 0
     _shown: set[str] = field(default_factory=set, init=False)
     _too_long: int = field(default=0, init=False)
+    _failed: int = field(default=0, init=False)
 
     @cached_property
     def study(self) -> Study:
@@ -102,14 +103,14 @@ class TrialMaker:
             RunFailed: if they cannot be trained.
             Interrupted: by a signal; the trial is taken up by whoever is next.
         """
-        study, failed = self.study, 0
+        study = self.study
         outcomes = study.outcomes()
         self.show(outcomes)
         with (
             Signals() as signals,
             progress(self.folder.name, self.asked.trials, "trials", len(outcomes)) as bar,
         ):
-            while self._too_long < IN_A_ROW:
+            while max(self._too_long, self._failed) < IN_A_ROW:
                 with study.taken(self.asked.trials, self.spending.may_go_on) as trial:
                     if trial is None:
                         break
@@ -117,13 +118,12 @@ class TrialMaker:
                 self.follow(bar)
                 if signals.requested:
                     raise Interrupted(STOPPED)
-                failed = failed + 1 if failure else 0
-                if failure and failed == IN_A_ROW:
+                self._failed = self._failed + 1 if failure else 0
+                if failure and self._failed == IN_A_ROW:
                     if not any(one.values for one in study.outcomes()):
                         raise failure
                     say(f"{IN_A_ROW} trials in a row cannot be trained, no other one is made: "
                         f"{failure}")  # fmt: skip
-                    break
 
     def _fits(self, trial: Trial) -> bool:
         """Return whether a trial is expected to end within the budget; settle one that is not."""

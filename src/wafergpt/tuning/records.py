@@ -43,6 +43,7 @@ class Trial:
     is_default: bool
     _trial: optuna.Trial = field(repr=False)
     _reported: set[int] = field(default_factory=set, repr=False)
+    _settled: bool = field(default=False, repr=False)
 
     @property
     def number(self) -> int:

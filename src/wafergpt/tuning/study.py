@@ -122,12 +122,11 @@ class Study:
                 trial = self._next(held, limit, fits)
             try:
                 yield trial
-            except BaseException:
-                # What went wrong may be the database; it may be settled already.
-                with suppress(Exception):
-                    if trial is not None:
+            finally:
+                if trial is not None and not trial._settled:
+                    # What went wrong may be the database.
+                    with suppress(Exception):
                         trial._trial.set_user_attr(LEFT, True)
-                raise
 
     def _next(
         self,
@@ -226,6 +225,7 @@ class Study:
             trial._trial.set_user_attr(key, value)
         state = state_of("PRUNED" if values is None else "COMPLETE")
         self._study.tell(trial._trial.number, None if values is None else list(values), state=state)
+        trial._settled = True
 
     def outcomes(self) -> list[Outcome]:
         """Return the trials that are settled, the oldest first."""

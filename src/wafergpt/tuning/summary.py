@@ -52,9 +52,7 @@ def default_of(outcomes: Sequence[Outcome]) -> Outcome | None:
 
 
 def settings_of(asked: Asked, outcome: Outcome) -> dict[str, str]:
-    """Return what a trial sets, by key, as it is written; {} of the default, the recipe's own."""
-    if outcome.is_default:
-        return {}
+    """Return a trial's settings by key, as they are written; of the default as far as it has."""
     return {key: asked.tuned[key].written(value) for key, value in outcome.params.items()}
 
 
@@ -78,15 +76,19 @@ def explained(result: dict[str, Any]) -> list[str]:
     """
     metric = result["metric"].replace("_", " ")
     default, value = result["default_value"], result["value"]
-    best = ", ".join(f"{key}={text}" for key, text in result["best"].items())
-    lines = [f"chosen: {result['chosen_trial']} of {result['trials']} trials, " + (
-        ", ".join(f"{key}={text}" for key, text in result["chosen"].items()) or "the default"
-    )]  # fmt: skip
+    best, chosen = (
+        ", ".join(f"{key}={text}" for key, text in result[one].items())
+        for one in ("best", "chosen")
+    )
+    defaults = [one["run"] for one in result["outcomes"] if one["default"]]
+    if result["chosen_trial"] in defaults:
+        chosen = "the default"
+    lines = [f"chosen: {result['chosen_trial']} of {result['trials']} trials, {chosen}"]
     found = f"validation {metric}: {value:.4f}"
     if default is not None and result["chosen_trial"] != result["best_trial"]:
         found = f"validation {metric}: {default:.4f}; {result['best_trial']} ({best}) has "
         found += f"{value:.4f}, which may be chance"
-    elif default is not None and best:
+    elif default is not None and chosen != "the default":
         found += f" (the default: {default:.4f})"
     lines.append(found)
     test, other = result.get("test"), result.get("default_test")

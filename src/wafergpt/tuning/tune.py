@@ -219,7 +219,8 @@ class Tuning:
     def _write_recipe(self, run: Run, chosen: Outcome) -> None:
         """Write the recipe of what is chosen, and above it what that has gained."""
         asked = self.asked
-        overrides = [f"{key}={text}" for key, text in settings_of(asked, chosen).items()]
+        settings = {} if chosen.is_default else settings_of(asked, chosen)
+        overrides = [f"{key}={text}" for key, text in settings.items()]
         with only_warnings():
             recipe = asked.recipe_of(overrides)
         recipe = recipe.replace(name=asked.plain.name, evaluate={"metric": asked.objective})
