@@ -10,6 +10,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from wafergpt import atomic_files, files
+from wafergpt.errors import InputError
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -44,11 +45,43 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
         raise RuntimeError
     assert list(folder.parent.iterdir()) == []
     for content in ("1", "2"):
-        with atomic_files.appearing(folder) as temporary:
+        with atomic_files.appearing(folder, replaces=True) as temporary:
             (temporary / "x").write_text(content)
             assert not folder.exists() or (folder / "x").read_text() == "1"
     assert [p.name for p in folder.parent.iterdir()] == ["folder"]
     assert (folder / "x").read_text() == "2"
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_what_another_program_makes_meanwhile_stays(
+    tmp_path: Path, links: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*names: Path) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
+    folder, file = tmp_path / "folder", tmp_path / "file"
+    with (
+        pytest.raises(InputError, match="folder exists now"),
+        atomic_files.appearing(folder) as temporary,
+    ):
+        (temporary / "x").write_text("new")
+        folder.mkdir()
+        (folder / "x").write_text("theirs")
+    with (
+        pytest.raises(InputError, match="file exists now"),
+        atomic_files.replacing(file, new=True) as temporary,
+    ):
+        temporary.write_text("new")
+        file.write_text("theirs")
+    assert (folder / "x").read_text() == file.read_text() == "theirs"
+    assert sorted(tmp_path.iterdir()) == [file, folder]
+    file.unlink()
+    with atomic_files.replacing(file, new=True) as temporary:
+        temporary.write_text("new")
+    assert file.read_text() == "new"
+    assert sorted(tmp_path.iterdir()) == [file, folder]
 
 
 def test_a_folder_that_cannot_be_replaced_stays(
@@ -66,7 +99,10 @@ def test_a_folder_that_cannot_be_replaced_stays(
 
     monkeypatch.setattr(Path, "rename", broken)
     temporary = tmp_path / ".kept.new"
-    with pytest.raises(OSError, match="Input/output"), atomic_files.appearing(folder, temporary):
+    with (
+        pytest.raises(OSError, match="Input/output"),
+        atomic_files.appearing(folder, temporary, replaces=True),
+    ):
         (temporary / "file").write_text("new")
     assert (folder / "file").read_text() == "old"
     assert list(tmp_path.iterdir()) == [folder]

@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from wafergpt.errors import InputError
 from wafergpt.files import mount_of
 from wafergpt.progress import say_once
 
@@ -62,10 +63,20 @@ def _share(path: Path, usual: int) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, new: bool = False) -> Iterator[Path]:
     """Yield a temporary path to write to; on success, flush it and rename it to ``path``.
 
     On any exception the temporary file is removed and ``path`` is unchanged.
+
+    Args:
+        path: the file to make.
+        new: refuse to replace a file, also one that has been made meanwhile.
+
+    Yields:
+        The path to write to.
+
+    Raises:
+        InputError: if the file is to be new, and is not.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = beside(path)
@@ -75,22 +86,51 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         _share(temporary, usual)
         sync(temporary)
-        temporary.replace(path)
+        if new:
+            _link_new(temporary, path)
+        else:
+            temporary.replace(path)
         sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def _link_new(temporary: Path, path: Path) -> None:
+    """Give a file its name, unless another program has made one of that name meanwhile."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise _made_meanwhile(path) from None
+    except OSError:
+        # Some file systems have no links.
+        if path.exists() or path.is_symlink():
+            raise _made_meanwhile(path) from None
+        temporary.replace(path)
+
+
+def _made_meanwhile(path: Path) -> InputError:
+    return InputError(f"{path} exists now, made by another program meanwhile: choose another name")
+
+
 @contextmanager
-def appearing(folder: Path, temporary: Path | None = None) -> Iterator[Path]:
+def appearing(
+    folder: Path, temporary: Path | None = None, replaces: bool = False
+) -> Iterator[Path]:
     """Yield a temporary folder to fill; on success, flush it and rename it to ``folder``.
 
-    An existing ``folder`` is replaced. On any exception the temporary folder is removed.
+    On any exception the temporary folder is removed.
 
     Args:
         folder: the folder to make.
         temporary: a folder beside it that already exists, for several processes to fill; if
             omitted, one is made.
+        replaces: replace an existing ``folder``.
+
+    Yields:
+        The folder to fill.
+
+    Raises:
+        InputError: if ``folder`` exists, perhaps only meanwhile, and is not to be replaced.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary or beside(folder)
@@ -101,7 +141,9 @@ def appearing(folder: Path, temporary: Path | None = None) -> Iterator[Path]:
             _share(file, temporary.stat().st_mode)
             sync(file)
         sync(temporary)
-        if folder.exists():
+        if not replaces:
+            _rename_new(temporary, folder)
+        elif folder.exists():
             old = beside(folder)
             try:
                 folder.rename(old)
@@ -125,6 +167,19 @@ def appearing(folder: Path, temporary: Path | None = None) -> Iterator[Path]:
         sync(folder.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _rename_new(temporary: Path, folder: Path) -> None:
+    """Give a folder its name, unless another program has made one of that name meanwhile."""
+    if folder.exists() or folder.is_symlink():
+        raise _made_meanwhile(folder)
+    try:
+        # A folder with anything in it is not replaced.
+        temporary.rename(folder)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise
+        raise _made_meanwhile(folder) from None
 
 
 def write_bytes(path: Path, data: bytes) -> None:

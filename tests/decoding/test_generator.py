@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models
 
 from wafergpt.config import Model
+from wafergpt.decoding import generator
 from wafergpt.decoding.generator import (
     Sampling,
     TextStream,
@@ -155,6 +156,26 @@ def test_words_keep_their_spaces() -> None:
 
     assert [*_whole_characters(iter([0, 1, 2, 0]), Words())] == ["the", " quick", "ly", " the"]
     assert [*_whole_characters(iter([1, 2]), Words(), [0])] == [" quick", "ly"]
+
+
+def test_a_prompt_that_ends_in_a_character_of_several_tokens() -> None:
+    """A lone last byte would be part of what follows it."""
+
+    class Fallback(Bytes):
+        def decode(self, ids: Sequence[int]) -> str:
+            # As a byte fallback does: a run with any broken byte is broken as a whole.
+            data = bytes(ids)
+            try:
+                return data.decode()
+            except UnicodeDecodeError:
+                return "\ufffd" * len(data)
+
+    codec, prompt = Fallback(), list("ok 😀".encode())
+    before = generator._whole_end(prompt, codec)
+    assert bytes(before).decode() == "😀"
+    pieces = generator._whole_characters(iter("😎 yes".encode()), codec, before)
+    assert "".join(pieces) == "😎 yes"
+    assert generator._whole_end([], codec) == []
 
 
 def test_broken_bytes_do_not_wait_for_ever() -> None:

@@ -180,6 +180,12 @@ def test_what_gguf_cannot_hold_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="finds the added token '<x>' with lstrip"):
         export(run, tmp_path / "m.gguf", "gguf")
     content["added_tokens"].pop()
+    for option, value in (("end_of_word_suffix", "</w>"), ("ignore_merges", True)):
+        content["model"][option] = value
+        run.tokenizer.write_text(json.dumps(content))
+        with pytest.raises(InputError, match=f"has {option}, which GGUF cannot express"):
+            export(run, tmp_path / "m.gguf", "gguf")
+        content["model"][option] = None if value == "</w>" else False
     content["pre_tokenizer"]["add_prefix_space"] = True
     run.tokenizer.write_text(json.dumps(content))
     with pytest.raises(InputError, match="not a byte-level BPE that splits words as GPT-2"):

@@ -193,7 +193,7 @@ HOSTILE: dict[str, tuple[Change, str]] = {
     "pickle renamed": (
         written("model.safetensors", pickle.dumps({"a": os.getpid})), "valid safetensors file"
     ),
-    "pickle only": (pickled("pytorch_model.bin"), "save_pretrained('converted')"),
+    "pickle only": (pickled("pytorch_model.bin"), 'save_pretrained("converted")\' '),
     "pickle shards": (pickled("pytorch_model-00001-of-00002.bin"), "pickled weights"),
     "nothing": (lambda folder: (folder / "model.safetensors").unlink(), "no model.safetensors"),
     "missing": (with_tensors(wpe__weight=None), "the tensor 'wpe.weight' is missing"),

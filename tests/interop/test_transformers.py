@@ -16,6 +16,7 @@ from wafergpt.checkpoint.store import weights
 from wafergpt.config import Model, recipe_from
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.data.tokenizer_files import END_OF_TEXT as END
+from wafergpt.errors import InputError
 from wafergpt.interop.export import export
 from wafergpt.interop.hf_import import import_folder, read_network
 from wafergpt.model.gpt import GPT
@@ -402,3 +403,57 @@ def test_an_exported_tokenizer_puts_nothing_around_a_text(tmp_path: Path) -> Non
     for text in ("It's a film", "in  <city> I", "<city><city>"):
         assert theirs_(text)["input_ids"] == Tokenizer.load(run.tokenizer).encode(text), text
     assert Tokenizer.load(tmp_path / "hf").encode("in  <city>")[-1] == 270
+
+
+def around(folder: Path) -> None:
+    """Let the tokenizer of a folder begin each text with a token."""
+    path = folder / "tokenizer.json"
+    definition = json.loads(path.read_text())
+    first = {"Sequence": {"id": "A", "type_id": 0}}
+    definition["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": END, "type_id": 0}}, first],
+        "pair": [first, {"Sequence": {"id": "B", "type_id": 0}}],
+        "special_tokens": {END: {"id": END, "ids": [0], "tokens": [END]}},
+    }
+    path.write_text(json.dumps(definition))
+
+
+def test_a_tokenizer_that_begins_each_text_is_not_dropped_in_silence(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    task = {"name": "classify", "labels": ["a", "b", "c"], "pooling": "last"}
+    for name, own in (("lm", None), ("clf", task)):
+        export(make_run(tmp_path / name, {"vocab_size": 270}, own), tmp_path / f"{name}-hf")
+        around(tmp_path / f"{name}-hf")
+    import_folder(tmp_path / "lm-hf", "lm-back", tmp_path)
+    assert f"its tokenizer puts '{END}' around each text, which is left out here" in caplog.text
+    with pytest.raises(InputError, match="the classifier would read other texts"):
+        import_folder(tmp_path / "clf-hf", "clf-back", tmp_path)
+
+
+def test_a_classifier_reads_its_end_of_text_in_a_text_as_letters(tmp_path: Path) -> None:
+    task = {"name": "classify", "labels": ["a", "b", "c"], "pooling": "last"}
+    run = make_run(tmp_path, {"vocab_size": 270}, task)
+    assert export(run, tmp_path / "hf")["warnings"] == []
+    theirs_ = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
+    for text in (END, f"a dog{END}", f"a {END} b"):
+        ids = theirs_(text)["input_ids"]
+        assert ids == Tokenizer.load(run.tokenizer).encode(text)
+        assert 0 not in ids
+
+
+def test_names_of_outputs_mean_nothing_in_a_language_model(tmp_path: Path) -> None:
+    export(make_run(tmp_path, {"vocab_size": 270}), tmp_path / "hf")
+    path = tmp_path / "hf" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "id2label": {"1": "a", "2": "b"}}))
+    assert import_folder(tmp_path / "hf", "back", tmp_path).recipe.task is None
+
+
+@pytest.mark.parametrize("name", ["vocab.json.gz", "encoder.json", "spelling.json"])
+def test_no_file_of_a_tokenizer_leads_out_of_the_folder(tmp_path: Path, name: str) -> None:
+    export(make_run(tmp_path, {"vocab_size": 270}), tmp_path / "hf")
+    (tmp_path / "outside").write_text("{}")
+    (tmp_path / "hf" / name).symlink_to(tmp_path / "outside")
+    with pytest.raises(InputError, match="leads out of the folder"):
+        import_folder(tmp_path / "hf", "back", tmp_path)

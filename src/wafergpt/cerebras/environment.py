@@ -68,6 +68,9 @@ def python() -> Path:
             "Cerebras' SDK is not installed: wafergpt doctor --install-cerebras makes an "
             f"environment of its own for it ({BYTES / 1e9:.0f} GB)"
         )
+    if found.get("package") == fingerprint():
+        return interpreter()
+    files.require_writable(home(), "WAFERGPT_CEREBRAS")
     with locked(home() / ".wafergpt.lock"):
         if (state() or found).get("package") != fingerprint():
             _install_package()

@@ -164,7 +164,8 @@ def _write(
     run: Run, state: HostState, scalars: Mapping[str, Any], shared: Shared | None = None
 ) -> Path:
     folder = run.checkpoints / _name(scalars["step"])
-    with atomic_files.appearing(folder, None if shared is None else shared.folder) as temporary:
+    place = None if shared is None else shared.folder
+    with atomic_files.appearing(folder, place, replaces=True) as temporary:
         if shared is None:
             manifest = write_whole(state.tensors, temporary)
         else:
@@ -197,7 +198,9 @@ def every(run: Run) -> list[Path]:
         found = list(run.checkpoints.iterdir())
     except (FileNotFoundError, NotADirectoryError):
         return []
-    return sorted(path for path in found if STEP.fullmatch(path.name) and path.is_dir())
+    steps = (path for path in found if STEP.fullmatch(path.name) and path.is_dir())
+    # From 100,000,000 on, names are not in the order of steps.
+    return sorted(steps, key=lambda path: (len(path.name), path.name))
 
 
 def best(run: Run) -> Path | None:

@@ -8,6 +8,7 @@ import click
 
 from wafergpt.cli import emit, json_option
 from wafergpt.cli.recipe import runs_option
+from wafergpt.cli.stopping import stopped_by_signals
 
 
 @click.command("average", epilog="Example: wafergpt average reviews --last 3 --name reviews-mean")
@@ -35,7 +36,8 @@ def command(
     from wafergpt.cli.next_commands import at_work
     from wafergpt.runs.run import Run
 
-    made = average(run, name, last=last, ema=ema, root=runs)
+    with stopped_by_signals():
+        made = average(run, name, last=last, ema=ema, root=runs)
     result = made.read("result")
     steps = ", ".join(f"{step:,}" for step in result["steps"])
     loss = "" if result["val_loss"] is None else f": validation loss {result['val_loss']:.4f}"

@@ -9,6 +9,7 @@ import click
 
 from wafergpt.cli import HomePath, emit, json_option
 from wafergpt.cli.recipe import runs_option
+from wafergpt.cli.stopping import stopped_by_signals
 from wafergpt.cli.tables import Column, Row, plain, table
 from wafergpt.progress import say, working
 
@@ -48,18 +49,23 @@ def command(
     """Export a run to transformers, llama.cpp or onnxruntime.
 
     The export is read back and its outputs are compared with the run's; it appears only if they are
-    equal. ONNX takes all tasks but rank. For the others a run under µP is folded into plain GPT-2.
+    equal, but for llama.cpp's approximation of the GELU, which is measured. ONNX takes all tasks
+    but rank. For the others a run under µP is folded into plain GPT-2.
     """
     with working("loading torch"):
         from wafergpt.api import export
+        from wafergpt.interop.logit_check import TOLERANCE
 
-    result = export(run, out, format_, runs, weights)
+    with stopped_by_signals():
+        result = export(run, out, format_, runs, weights)
     for warning in result["warnings"]:
         say(f"warning: {warning}")
     on = f" on {result['compared_on']}" if "compared_on" in result else ""
+    difference = result["max_relative_logit_difference"]
+    are = "are the run's" if difference <= TOLERANCE else "are not quite the run's"
     words = (
-        f"{out}: written, and read back by {result['compared_with']}: its logits are the run's{on} "
-        f"(largest difference {result['max_relative_logit_difference']:.1e} of the largest logit)"
+        f"{out}: written, and read back by {result['compared_with']}: its logits {are}{on} "
+        f"(largest difference {difference:.1e} of the largest logit)"
     )
     if weights == "fp32":
         emit(result, as_json, words)

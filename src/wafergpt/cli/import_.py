@@ -8,6 +8,7 @@ import click
 
 from wafergpt.cli import HomePath, emit, json_option
 from wafergpt.cli.recipe import runs_option
+from wafergpt.cli.stopping import stopped_by_signals
 
 
 @click.command("import", epilog="Example: wafergpt import Cerebras-GPT-111M --name cerebras-111m")
@@ -29,7 +30,8 @@ def command(folder: Path, name: str, ignore: tuple[str, ...], runs: Path, as_jso
     from wafergpt.api import import_model
     from wafergpt.cli.next_commands import at_work
 
-    run = import_model(folder, name, runs, ignore)
+    with stopped_by_signals():
+        run = import_model(folder, name, runs, ignore)
     recipe, result = run.recipe, run.read("result")
     text = f"{run.path}: {result['parameters']:,} parameters"
     if run.tokenizer.is_file():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Literal
 import click
 
 from wafergpt.cli import HomePath, emit, json_option
-from wafergpt.distributed.launcher import HANGUP, hangs_up
+from wafergpt.cli.stopping import stopped_by_signals
 from wafergpt.errors import InputError, Interrupted
 from wafergpt.progress import duration
 
@@ -69,14 +68,13 @@ def command(
 
     start = time.perf_counter()
     try:
-        for number in (signal.SIGTERM, *([HANGUP] if HANGUP and hangs_up() else [])):
-            signal.signal(number, signal.default_int_handler)
-        corpus = prepare(
-            sources, out, vocab_size=vocab_size, lowercase=lowercase,
-            tokenizer=tokenizer and _of_run(tokenizer),
-            text=text, file_format=file_format, errors=errors, val_fraction=val_fraction,
-            workers=workers,
-        )  # fmt: skip
+        with stopped_by_signals():
+            corpus = prepare(
+                sources, out, vocab_size=vocab_size, lowercase=lowercase,
+                tokenizer=tokenizer and _of_run(tokenizer),
+                text=text, file_format=file_format, errors=errors, val_fraction=val_fraction,
+                workers=workers,
+            )  # fmt: skip
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted; run the same command to resume {out}") from None
     seconds = time.perf_counter() - start

@@ -9,6 +9,7 @@ import click
 
 from wafergpt.cli import emit, json_option
 from wafergpt.cli.recipe import names_and_overrides, runs_option
+from wafergpt.cli.stopping import stopped_by_signals
 from wafergpt.cli.tables import Column, plain, table
 from wafergpt.runs.run import Run
 
@@ -118,12 +119,14 @@ def command(
     names, overrides = names_and_overrides(arguments, runs)
     if len(names) != 1:
         raise click.UsageError("name one run to prune")
-    made = prune(
-        names[0], name, overrides, method=method, sparsity=sparsity, pattern=pattern is not None,
-        together=together, samples=samples, max_loss_increase=max_loss_increase, curves=curves,
-        layers=layers, heads=heads, channels=channels, width=width, retrain=retrain,
-        distill=distill, rows=rows, vocabulary=vocabulary, root=runs,
-    )  # fmt: skip
+    with stopped_by_signals():
+        made = prune(
+            names[0], name, overrides, method=method, sparsity=sparsity,
+            pattern=pattern is not None, together=together, samples=samples,
+            max_loss_increase=max_loss_increase, curves=curves, layers=layers, heads=heads,
+            channels=channels, width=width, retrain=retrain, distill=distill, rows=rows,
+            vocabulary=vocabulary, root=runs,
+        )  # fmt: skip
     result = made.read("result")
     if "retraining" in result:
         result = {"run": result["run"], **result["retraining"]}

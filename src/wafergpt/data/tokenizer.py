@@ -94,6 +94,16 @@ class Tokenizer:
         self._encoder = encoder_of(content, end, where)
         self.spelling: Spelling | None = None
 
+    def around(self) -> list[str]:
+        """Return the tokens that its definition adds to every text, which ``encode`` does not."""
+        added, plain = (
+            self._whole.encode("a", add_special_tokens=adds).ids for adds in (True, False)
+        )
+        rest = list(added)
+        for token in plain:
+            rest.remove(token)
+        return [str(self.token(token)) for token in rest]
+
     @classmethod
     def train(
         cls,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from wafergpt import files
 from wafergpt.errors import InputError, require_one_of
 from wafergpt.progress import working
 from wafergpt.runs.run import RUNS, AnyRun, Run
@@ -46,6 +47,7 @@ def export(
     require_one_of(Format, "to", format)
     if out.exists() or out.is_symlink():
         raise InputError(f"{out} exists: choose another --out")
+    files.require_writable(out.absolute().parent, "--out")
     if weights != "fp32" and format != "onnx":
         raise InputError(f"--weights {weights} is for --format onnx; {format} is written in fp32")
     found = run if isinstance(run, Run) else Run.find(run, root)

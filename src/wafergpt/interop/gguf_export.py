@@ -34,6 +34,11 @@ _MODULES = {
     "ffn.out": "ffn_down",
 }
 
+OTHER_TOKENS = (
+    "end_of_word_suffix", "continuing_subword_prefix", "byte_fallback", "ignore_merges", "fuse_unk",
+)  # fmt: skip
+"""Options of a BPE that GPT-2's has not."""
+
 
 def write_gguf(source: Source, out: Path) -> Checked:
     """Write a run's language model as a GGUF file in fp32, read it back and compare.
@@ -61,7 +66,7 @@ def write_gguf(source: Source, out: Path) -> Checked:
             "use --format hf or onnx"
         )
     vocabulary = _vocabulary(source)
-    with atomic_files.replacing(out) as temporary, system_errors():
+    with atomic_files.replacing(out, new=True) as temporary, system_errors():
         writer = gguf.GGUFWriter(temporary, "gpt2")
         try:
             _describe(writer, source)
@@ -80,11 +85,11 @@ def write_gguf(source: Source, out: Path) -> Checked:
                 f"{same:.2g})"
             )
         if source.model.activation == "gelu_tanh":
-            return Checked(same, "its own tensors, read back")
+            return Checked(same, "its own tensors")
         tanh = source.difference(_read_back(temporary, source, "gelu_tanh"))
     return Checked(
         tanh,
-        "its own tensors, read back, with the tanh GELU",
+        "its own tensors, with the tanh GELU",
         (
             "not equal: the model was trained with the exact GELU, and llama.cpp computes its tanh "
             f"approximation; logits differ by {tanh:.1e} of the largest",
@@ -148,6 +153,9 @@ def _vocabulary(source: Source) -> list[tuple[str, int]]:
         or not before.get("use_regex", True)
     ):
         raise InputError(f"{where} is not a byte-level BPE that splits words as GPT-2's does")
+    for option in OTHER_TOKENS:
+        if content["model"].get(option):
+            raise InputError(f"{where} has {option}, which GGUF cannot express")
     kinds = gguf.TokenType
     added = {}
     for token in content.get("added_tokens", []):

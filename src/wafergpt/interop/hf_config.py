@@ -179,9 +179,10 @@ def describe(config: Mapping[str, Any], where: Path, ignore: Collection[str] = (
     problem = config.get("problem_type")
     if problem not in (None, "regression", "single_label_classification"):
         raise InputError(f"{where}: problem_type={short(problem)} cannot be imported")
-    labels = _labels(config, where)
+    classifies = kinds[0] == CLASSIFIER
+    labels = _labels(config, where) if classifies or _names_outputs(config) else ()
     model = _model(config, ngrams, where)
-    return Described(model, kinds[0] == CLASSIFIER, labels, problem, pooling)
+    return Described(model, classifies, labels, problem, pooling)
 
 
 def _without_ngrams(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -227,6 +228,12 @@ def _whole(config: Mapping[str, Any], key: str, default: int, where: Path) -> in
     if type(value) is not int or not 1 <= value <= 1 << 24:
         raise InputError(f"{where}: {key}={short(value)} is not a valid size of a GPT-2")
     return value
+
+
+def _names_outputs(config: Mapping[str, Any]) -> bool:
+    """Return whether labels are named from 0 on; those of a language model mean nothing."""
+    named = config.get("id2label")
+    return isinstance(named, Mapping) and all(str(place) in named for place in range(len(named)))
 
 
 def _labels(config: Mapping[str, Any], where: Path) -> tuple[str, ...]:

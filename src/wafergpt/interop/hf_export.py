@@ -149,6 +149,8 @@ def _tokenizer_config(source: Source) -> dict[str, Any]:
         "truncation_side": "left" if task and task.cut == "start" else "right",
         "model_max_length": (task.max_tokens if task else 0) or source.model.seq_len,
         "clean_up_tokenization_spaces": False,
+        # A text to classify has no control tokens, whatever is written in it.
+        **({"split_special_tokens": True} if task else {}),
     }
 
 
@@ -176,7 +178,10 @@ def _compare(source: Source, folder: Path, warnings: tuple[str, ...]) -> Checked
             theirs = transformers.AutoTokenizer.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False
             )
-            if theirs(SAMPLE)["input_ids"] != source.tokenizer.encode(SAMPLE):
+            end = source.tokenizer.token(source.tokenizer.end_of_text)
+            # Those of a language model end a text there, as those of GPT-2 do.
+            sample = SAMPLE if source.recipe.task is None else f"{SAMPLE}{end} a{end}"
+            if theirs(sample)["input_ids"] != source.tokenizer.encode(sample):
                 warnings += ("AutoTokenizer reads some texts as other tokens than wafergpt",)
         difference = source.difference(lambda tokens, lengths: model(tokens).logits.float())
     return Checked(difference, f"transformers {transformers.__version__}", warnings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +16,14 @@ from torch import Tensor
 from wafergpt.checkpoint.imported_run import require_new, run_with
 from wafergpt.config import Model, TaskSettings, recipe_from
 from wafergpt.data.tokenizer import Tokenizer
-from wafergpt.data.tokenizer_files import BESIDE, DEFINITION, GPT2_NAMES, SETTINGS
+from wafergpt.data.tokenizer_files import (
+    BESIDE,
+    DEFINITION,
+    GPT2_FILES,
+    GPT2_NAMES,
+    SETTINGS,
+    SPELLING,
+)
 from wafergpt.errors import InputError, nearest
 from wafergpt.files import SHOWN, short
 from wafergpt.interop import safetensors_reader as files
@@ -24,7 +32,7 @@ from wafergpt.interop.hf_config import Described, describe
 from wafergpt.interop.safetensors_reader import Entry
 from wafergpt.model.empty import empty
 from wafergpt.model.gpt import GPT
-from wafergpt.progress import working
+from wafergpt.progress import say, working
 from wafergpt.runs.run import RUNS, Run
 from wafergpt.shapes.counts import pooled_width
 from wafergpt.tasks.classify_settings import ClassifySettings
@@ -89,22 +97,43 @@ def import_folder(
         recipe = recipe.replace(task=imported.task)
     if tokenizer is not None:
         tokenizer.require_at_most(imported.model.vocab_size, folder)
+        _require_nothing_around(tokenizer, folder, imported.task)
     origin = {"imported": str(folder.resolve()), "tokens": None, "loss": None, "val_loss": None}
     return run_with(imported.weights, recipe, root, tokenizer, origin)
+
+
+CONVERTING = (
+    "import sys; from transformers import AutoTokenizer as T; "
+    "T.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[1])"
+)
+"""Program that writes a tokenizer of a folder as a tokenizer.json."""
+
+
+def _require_nothing_around(tokenizer: Tokenizer, folder: Path, task: TaskSettings | None) -> None:
+    """Refuse, or for a language model note, tokens that transformers puts around each text."""
+    if not (around := tokenizer.around()):
+        return
+    told = f"{folder}: its tokenizer puts {', '.join(map(repr, around))} around each text, "
+    if task is not None:
+        raise InputError(f"{told}which is not supported: the classifier would read other texts")
+    say(f"warning: {told}which is left out here: prompts are read as they are")
 
 
 def _tokenizer(folder: Path) -> Tokenizer | None:
     for name in BESIDE:
         files.inside(folder, name)
+    for name in (DEFINITION, SPELLING, *GPT2_FILES):
+        # Others of these beginnings are read too, such as vocab.json.gz.
+        for path in folder.glob(f"{name}*"):
+            files.inside(folder, path.name)
     there = {name for name in TOKENIZER_FILES if files.inside(folder, name).is_file()}
     if DEFINITION in there or len(there) > 1:
-        return Tokenizer.load(folder)
+        return Tokenizer.load(folder).with_spelling(None)
     for name in UNREAD_TOKENIZERS:
         if (folder / name).is_file():
             raise InputError(
                 f"{folder / name} is not a supported tokenizer: convert it to a tokenizer.json, "
-                'python -c "from transformers import AutoTokenizer as T; '
-                f"T.from_pretrained('{folder}').save_pretrained('{folder}')\""
+                + shlex.join(["python", "-c", CONVERTING, str(folder)])
             )
     return None
 

@@ -6,6 +6,7 @@ was checked.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -165,12 +166,19 @@ def _weight_map(folder: Path) -> dict[str, str]:
     return mapped
 
 
+CONVERTING = (
+    "import sys; from transformers import GPT2LMHeadModel as M; "
+    'M.from_pretrained(sys.argv[1]).save_pretrained("converted")'
+)
+"""Program that reads pickled weights of a folder and writes safetensors."""
+
+
 def _no_weights(folder: Path) -> str:
     if any(next(folder.glob(pattern), None) for pattern in PICKLES):
         return (
             f"{folder} contains pickled weights, which can run any code when they are read: "
             "convert them in an isolated environment (such as a container without network): "
-            'python -c "from transformers import GPT2LMHeadModel as M; '
-            f"M.from_pretrained('{folder}').save_pretrained('converted')\", then import that folder"
+            + shlex.join(["python", "-c", CONVERTING, str(folder)])
+            + ", then import that folder"
         )
     return f"no {WEIGHTS} and no {INDEX} in {folder}"

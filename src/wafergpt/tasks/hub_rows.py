@@ -69,7 +69,7 @@ def fetched(name: str, configuration: str | None = None) -> Path:
     except Exception as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise InputError(f"{HUB}{name} cannot be fetched: {reason}") from None
-    with atomic_files.appearing(folder) as temporary:
+    with atomic_files.appearing(folder, replaces=True) as temporary:
         written = [split for split in SPLITS if split in splits]
         for split in written:
             _write(splits[split], temporary / f"{split}.jsonl", split)

@@ -88,7 +88,7 @@ def take(run: Run, best: Outcome, target: Run, study: str) -> bool:
         return False
     with (
         target.held() if there else nullcontext(),
-        atomic_files.appearing(target.path) as temporary,
+        atomic_files.appearing(target.path, replaces=there) as temporary,
     ):
         ignored = shutil.ignore_patterns(*NOT_COPIED)
         shutil.copytree(run.path / best.run, temporary, dirs_exist_ok=True, ignore=ignored)
