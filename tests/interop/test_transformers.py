@@ -424,7 +424,9 @@ def test_a_tokenizer_that_begins_each_text_is_not_dropped_in_silence(
 ) -> None:
     task = {"name": "classify", "labels": ["a", "b", "c"], "pooling": "last"}
     for name, own in (("lm", None), ("clf", task)):
-        export(make_run(tmp_path / name, {"vocab_size": 270}, own), tmp_path / f"{name}-hf")
+        run = make_run(tmp_path / name, {"vocab_size": 270}, own)
+        tokenizer().save(run.tokenizer)
+        export(run, tmp_path / f"{name}-hf")
         around(tmp_path / f"{name}-hf")
     import_folder(tmp_path / "lm-hf", "lm-back", tmp_path)
     assert f"its tokenizer puts '{END}' around each text, which is left out here" in caplog.text
