@@ -107,6 +107,15 @@ def mount_of(path: Path) -> Path:
     return next(folder for folder in (path, *path.parents) if os.path.ismount(folder))
 
 
+CORPUS = "corpus.json"
+"""The file that makes a folder a corpus."""
+
+
+def is_corpus(folder: Path) -> bool:
+    """Return whether a folder is a prepared corpus."""
+    return is_file(folder / CORPUS)
+
+
 def require_writable(folder: Path, option: str) -> None:
     """Check that a folder can be written, or created.
 

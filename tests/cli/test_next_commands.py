@@ -12,8 +12,7 @@ from wafergpt.cli.next_commands import after_preparing, at_work, opening
 from wafergpt.cli.pretrain import _text
 from wafergpt.config import load_recipe, recipe_from
 from wafergpt.data.prepare import prepare
-from wafergpt.runs.run import Run, command_line
-from wafergpt.runs.use import NEUTRAL
+from wafergpt.runs.run import PROMPT, Run, command_line
 
 CHINESE = "第一个故事讲的是一只小猫在花园里遇见了一只小狗。"
 
@@ -53,7 +52,7 @@ def test_the_command_of_a_run_finds_it(tmp_path: Path, monkeypatch: pytest.Monke
     [
         ("Once more, it rained all night.", "Once more, it"),
         (CHINESE, CHINESE[:6]),
-        ("  \n\t", NEUTRAL),
+        ("  \n\t", PROMPT),
         ("\x1b[31m \ufffd", "[31m"),
         ("averyveryverylongword here", "averyv"),
         ("'quoted' words \"go\"", "words"),
@@ -74,7 +73,7 @@ def test_a_prompt_is_taken_from_the_corpus(tmp_path: Path) -> None:
     assert words[:5] == ["wafergpt", "generate", "zh", "--prompt", CHINESE[:6]]
     assert words[5:] == ["--runs", str(tmp_path / "runs")]
     (tmp_path / "corpus" / "corpus.json").unlink()
-    assert shlex.split(at_work(made))[4] == NEUTRAL
+    assert shlex.split(at_work(made))[4] == PROMPT
 
 
 def test_a_classifier_is_given_a_text(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from wafergpt.api.models import import_model as import_model
 from wafergpt.api.models import predict as predict
 from wafergpt.api.models import prune as prune
 from wafergpt.api.models import report as report
-from wafergpt.api.training import SCRATCH as SCRATCH
 from wafergpt.api.training import cross_validate as cross_validate
 from wafergpt.api.training import finetune as finetune
 from wafergpt.api.training import plan as plan

@@ -17,17 +17,14 @@ from wafergpt.api.given import (
 )
 from wafergpt.config import Recipe, load_recipe, recipe_with, shipped_recipes
 from wafergpt.errors import InputError, require_numbers
-from wafergpt.files import from_home, is_file
+from wafergpt.files import from_home, is_corpus
 from wafergpt.progress import each_kind_once, place, say
-from wafergpt.runs.run import RUNS, AnyRun, Run
+from wafergpt.runs.run import RUNS, SCRATCH, AnyRun, Run
 
 if TYPE_CHECKING:
     from wafergpt.inference.predictor import Predictor
     from wafergpt.planning.plan import HasPath, Plan
     from wafergpt.tuning.samplers import Pruner, Sampler
-
-SCRATCH = "scratch"
-"""In place of a run to start from: fresh weights."""
 
 
 def plan(
@@ -195,7 +192,7 @@ def finetune(
     from wafergpt.inference.predictor import Predictor
     from wafergpt.train.finetuning import with_task
     from wafergpt.train.refit import is_worth_it, refitted
-    from wafergpt.train.resume import beginning, may_change
+    from wafergpt.train.resume import may_change, start_run
     from wafergpt.train.run import train
 
     root, overrides = root_of(root), overrides_of(overrides)
@@ -211,7 +208,7 @@ def finetune(
         return Predictor.load(train(recipe, run=run, root=root, began=began))
     if start is None:
         raise InputError("start from a run or from 'scratch', or name a run to resume")
-    base = None if str(start) == SCRATCH else beginning(start, root)
+    base = start_run(start, root)
     data = None if data is None else rows_file(data, root)
     # What is noted of the rows is the same in both trainings.
     with each_kind_once(differs=""):
@@ -262,14 +259,14 @@ def cross_validate(
     from wafergpt.runs.teacher import with_teacher
     from wafergpt.train.finetuning import with_task
     from wafergpt.train.folds import CrossValidation
-    from wafergpt.train.resume import beginning
+    from wafergpt.train.resume import start_run
 
     root, overrides = root_of(root), overrides_of(overrides)
     data = None if data is None else rows_file(data, root)
     named = [] if task is None else [f"task.name={task}"]
     whole = recipe_with(recipe, [*overrides, *named])
     test = None if whole.task is None else whole.task.test
-    base = None if str(start) == SCRATCH else beginning(start, root)
+    base = start_run(start, root)
     asked = recipe_with(recipe, [*overrides, *named, f"task.folds={folds}", "task.test=null"])
     # What is noted of the rows is the same in each training.
     with each_kind_once(differs=""):
@@ -380,9 +377,7 @@ def _planned(what: Recipe | HasPath | str | Path | None, overrides: Sequence[str
 def _is_of_corpus(what: str | Path) -> bool:
     """Return whether a folder is meant, and no shipped recipe of its name."""
     folder = from_home(what)
-    return folder.is_dir() and (
-        is_file(folder / "corpus.json") or str(what) not in shipped_recipes()
-    )
+    return folder.is_dir() and (is_corpus(folder) or str(what) not in shipped_recipes())
 
 
 def _require_alone(**given: object) -> None:

@@ -19,6 +19,7 @@ from wafergpt.cli.recipe import (
     split_arguments,
 )
 from wafergpt.cli.tables import Column, Row, plain, table
+from wafergpt.runs.run import SCRATCH
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -75,7 +76,7 @@ def command(arguments: tuple[str, ...], strict: bool, runs: Path, as_json: bool)
 
 def _reader(start: str, runs: Path) -> tuple[Tokenizer | None, int | None]:
     """Return the tokenizer and the context of the run to start from, if there is one."""
-    if start in ("", "scratch"):
+    if start in ("", SCRATCH):
         return None, None
     from wafergpt.data.tokenizer import Tokenizer
     from wafergpt.runs.run import Run

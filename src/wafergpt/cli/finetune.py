@@ -147,12 +147,9 @@ def command(
 def at_start(recipe: Recipe, start: str, runs: Path, chooses: bool = False) -> Recipe:
     """Return the recipe that a fine-tuning would start with; ``chooses`` by the rows too."""
     from wafergpt.train.finetuning import with_task
+    from wafergpt.train.resume import start_run
 
-    if start in ("", "scratch"):
-        return with_task(recipe, None, chooses=chooses)
-    from wafergpt.train.resume import beginning
-
-    return with_task(recipe, beginning(start, runs), chooses=chooses)
+    return with_task(recipe, start_run(start, runs), chooses=chooses)
 
 
 def _text(run: Run, result: dict[str, Any]) -> str:

@@ -7,8 +7,7 @@ from pathlib import Path
 from wafergpt.cli.streams import shows
 from wafergpt.config import Recipe
 from wafergpt.errors import InputError, RunFailed
-from wafergpt.runs.run import Run, command_line
-from wafergpt.runs.use import NEUTRAL, command_of_use
+from wafergpt.runs.run import PROMPT, Run, command_line
 
 LOOKED_AT = 64
 """Tokens of a corpus' validation text that a prompt is taken from."""
@@ -23,7 +22,7 @@ UNSPACED = 6
 def at_work(run: Run) -> str:
     """Return the command that uses a run: on a text, or on a prompt from its corpus."""
     recipe = run.recipe
-    return command_of_use(run, NEUTRAL if recipe.task else _prompt(recipe))
+    return run.usage(PROMPT if recipe.task else _prompt(recipe))
 
 
 def after_preparing(corpus: Path, tokens: int) -> str:
@@ -46,17 +45,17 @@ def _prompt(recipe: Recipe) -> str:
     from wafergpt.data.corpus import Corpus
 
     if recipe.data.corpus is None:
-        return NEUTRAL
+        return PROMPT
     try:
         corpus = Corpus.open(recipe.data.corpus)
         stream = corpus.tokens("val")
         ids = [int(token) for token in stream.take(0, min(LOOKED_AT, len(stream)))]
         end = corpus.tokenizer.end_of_text
         prompt = opening(corpus.tokenizer.decode([token for token in ids if token != end]))
-        return prompt if shows(prompt) else NEUTRAL
+        return prompt if shows(prompt) else PROMPT
     except (InputError, RunFailed, OSError):
         # The corpus may have been removed: it is no longer needed.
-        return NEUTRAL
+        return PROMPT
 
 
 def opening(text: str) -> str:
@@ -66,7 +65,7 @@ def opening(text: str) -> str:
     # Quotes within quotes are hard to read in a shell.
     words = [word for word in printable.split() if not set(word) & set("\"'`\\")]
     if not words:
-        return NEUTRAL
+        return PROMPT
     if len(words[0]) > LONGEST_WORD:
         return words[0][:UNSPACED]
     shown = words[0]

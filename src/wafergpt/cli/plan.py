@@ -166,10 +166,11 @@ def _next(
 ) -> str:
     """Return the command that trains what was planned."""
     from wafergpt.config import load_recipe
+    from wafergpt.files import is_corpus
     from wafergpt.planning.budget import UNSET
     from wafergpt.runs.run import command_line
 
-    words = [f"data.corpus={word}" if _is_corpus(word) else word for word in arguments]
+    words = [f"data.corpus={word}" if is_corpus(Path(word)) else word for word in arguments]
     if budget is not None:
         chosen = _chosen(plan)
         gone = {word.partition("=")[0] for word in chosen}
@@ -191,12 +192,6 @@ def _free_name(name: str, runs: Path) -> str:
     """Return a run's name that does not exist yet: the one asked for, else with a number."""
     names = chain([name], (f"{name}-{number}" for number in count(2)))
     return next(one for one in names if not (runs / one).exists())
-
-
-def _is_corpus(word: str) -> bool:
-    from wafergpt.files import is_file
-
-    return is_file(Path(word) / "corpus.json")
 
 
 def _chosen(plan: Plan) -> list[str]:

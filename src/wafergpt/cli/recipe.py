@@ -197,7 +197,7 @@ def _require_joined(before: str, argument: str, following: Sequence[str]) -> Non
     if wanted and not text and following and "=" not in following[0]:
         path = Path(following[0])
         rows = files.is_file(path) and path.suffix not in (".yaml", ".yml")
-        is_value = wanted.kind == "path" and (rows or files.is_file(path / "corpus.json"))
+        is_value = wanted.kind == "path" and (rows or files.is_corpus(path))
         if is_value or not (wanted.optional or wanted.several):
             raise _separate(key, following[0])
 

@@ -18,7 +18,7 @@ from wafergpt.cli.recipe import (
 )
 from wafergpt.cli.tables import Cell, details
 from wafergpt.config.recipe import DEFAULT_TASK
-from wafergpt.runs.run import Run, command_line
+from wafergpt.runs.run import SCRATCH, Run, command_line
 from wafergpt.tuning.samplers import Pruner, Sampler
 from wafergpt.tuning.spaces import is_space
 
@@ -74,9 +74,9 @@ def command(arguments: tuple[str, ...], **options: Any) -> None:
     default. The same command goes on where it stopped.
     """
     if options["trial"]:
-        from wafergpt.tuning.several import work
+        from wafergpt.tuning.making import train_trial
 
-        work(options["trial"])
+        train_trial(options["trial"])
         return
     if options["join"]:
         from wafergpt.tuning.making import join
@@ -127,14 +127,14 @@ def _start_and_recipe(
     first, second = [*names, None, None][:2]
     if second or any(argument.startswith("task.") for argument in given):
         return first, second
-    if first and first != "scratch" and names_a_run(first, runs):
+    if first and first != SCRATCH and names_a_run(first, runs):
         if not any(argument.startswith("data.corpus=") for argument in given):
             raise click.UsageError(
                 f"{first} is fine-tuned on rows, or pretrained further on text: add "
                 "task.train=FILE or data.corpus=FOLDER"
             )
         return first, None
-    if first == "scratch":
+    if first == SCRATCH:
         raise click.UsageError("scratch is fine-tuned on rows: add task.train=FILE")
     return None, first
 

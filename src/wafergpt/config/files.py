@@ -132,7 +132,7 @@ def _raw(path: Path) -> str:
 
 def _require_no_data(path: Path) -> None:
     """Refuse a corpus, a run or labelled rows in place of a recipe."""
-    if files.is_file(path / "corpus.json"):
+    if files.is_corpus(path):
         raise InputError(f"{path} is a corpus, not a recipe: write data.corpus={path}")
     if files.is_file(path / "recipe.yaml"):
         raise InputError(

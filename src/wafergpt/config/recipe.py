@@ -188,6 +188,10 @@ class TaskSettings(Section):
         """The key that gives the task a table beside the GPT; "" if there is none."""
         return ""
 
+    def usage(self) -> tuple[str, ...]:
+        """Return words of a command that uses a run of the task."""
+        return ("predict", "--text", "a text of yours")
+
     @property
     def sequences(self) -> int:
         """The most sequences that the network reads for one training sample."""
@@ -295,6 +299,10 @@ class Recipe(Section):
         if self.model.parametrization == "mup" and self.optimizer.l2:
             raise ValueError("optimizer.l2 has no rule under mup: use optimizer.weight_decay")
         return self
+
+    def usage(self) -> tuple[str, ...]:
+        """Return words of a command that uses a run of the task."""
+        return ("predict", "--text", "a text of yours")
 
     @property
     def sequences(self) -> int:

@@ -85,7 +85,7 @@ class Corpus:
             InputError: if it is not a corpus, is not finished, or has changed.
         """
         path = Path(path)
-        card = path / "corpus.json"
+        card = path / files.CORPUS
         if not card.is_file():
             unfinished = (path / "prepare.json").is_file()
             hint = (

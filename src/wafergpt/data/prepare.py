@@ -201,7 +201,7 @@ def _claim(out: Path, plan: dict[str, Any]) -> bool:
                 f"{out} was started with other input ({changed} changed): choose another --out, "
                 "or remove it"
             )
-        return (out / "corpus.json").is_file()
+        return files.is_corpus(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} exists and is not a corpus: choose another --out")
     atomic_files.write_json(card, plan)
@@ -372,6 +372,6 @@ def _finish(out: Path, tokenizer: Tokenizer, survey: Survey, blocks: list[dict[s
         "fingerprint": fingerprint_of(entries),
         "files": entries,
     }
-    atomic_files.write_json(out / "corpus.json", facts)
+    atomic_files.write_json(out / files.CORPUS, facts)
     for card in out.glob("block-*.json"):
         card.unlink()

@@ -25,7 +25,6 @@ from wafergpt.progress import progress
 from wafergpt.runs.run import RUNS, AnyRun, Run
 from wafergpt.tasks.base import InputFormat, Task, task_of
 from wafergpt.tasks.classify import Classify
-from wafergpt.tasks.multi_label import MultiLabel
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ class Predictor:
         require_numbers(coverage=coverage)
         if not 0 < coverage <= 1:
             raise InputError(f"a coverage of {coverage:.4g} is not above 0 and at most 1")
-        if not isinstance(self.task, Classify) or isinstance(self.task, MultiLabel):
+        if not isinstance(self.task, Classify) or not self.task.one_label:
             raise InputError("a coverage is for task.name=classify with one label to a text")
         found = self.run.outputs_of("validation")
         if "probabilities" not in found:

@@ -296,7 +296,7 @@ def read_corpus(path: Path) -> CorpusFacts:
     if not path.is_dir():
         raise InputError(f"there is no folder {path}: data.corpus is the folder of a corpus")
     try:
-        values = files.read_json(path / "corpus.json")
+        values = files.read_json(path / files.CORPUS)
         counts = [values[key] for key in ("vocab_size", "tokens_train", "tokens_val")]
         if not all(type(count) is int and 0 <= count < 1 << 63 for count in counts):
             raise ValueError

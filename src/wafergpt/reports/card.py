@@ -16,7 +16,6 @@ from wafergpt.reports.evaluation_tables import Part, evaluation_parts
 from wafergpt.reports.retrieval import evaluated
 from wafergpt.reports.sections import Chapter
 from wafergpt.runs.run import Run
-from wafergpt.runs.use import command_of_use
 from wafergpt.suites.evaluation import OF_LANGUAGE, OF_TASKS, SUITES, kept_of
 
 FILE = "README.md"
@@ -77,7 +76,7 @@ def _lines(run: Run) -> Iterator[str]:
         yield f"{refit}\n"
     yield f"{words.settings(chapter)}.\n"
     yield "## Use\n"
-    yield f"```bash\n{command_of_use(run)}\n```\n"
+    yield f"```bash\n{run.usage()}\n```\n"
     yield "## Data\n"
     yield f"{_data(chapter)}\n"
     if tiles := words.tiles(chapter):

@@ -105,7 +105,7 @@ def _is_run(path: Path) -> bool:
 
 def _is_corpus(path: Path, fingerprint: str | None) -> bool:
     try:
-        facts = files.read_json(path / "corpus.json")
+        facts = files.read_json(path / files.CORPUS)
     except InputError:
         return False
     return isinstance(facts, dict) and fingerprint in (None, facts.get("fingerprint"))

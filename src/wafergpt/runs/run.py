@@ -25,10 +25,16 @@ from wafergpt.runs.moved import located
 RUNS = Path("runs")
 """Where runs are looked up by name, below the current folder."""
 
+SCRATCH = "scratch"
+"""In place of a run to start from: fresh weights."""
+
 SHIPPED = Path(__file__).parents[1] / "shipped"
 """Where names are looked up last: the runs that come with the package, which nothing writes to."""
 
 CHECKPOINTS = "checkpoints"
+
+PROMPT = "The"
+"""Of a language model, if no text is available."""
 
 OUTPUTS = "outputs.safetensors"
 """The outputs of a task's best checkpoint for the rows that it was evaluated on."""
@@ -150,6 +156,18 @@ class Run:
             return command_line(verb, self.checkpoint or self.path, *words)
         root = RUNS if self.shipped else self.path.parent
         return command_line(verb, self.name, *words, root=root)
+
+    def usage(self, prompt: str = PROMPT) -> str:
+        """Return the command that uses the run: on a text, on a file, or on a prompt.
+
+        Args:
+            prompt: for a language model.
+
+        Returns:
+            One line of shell.
+        """
+        task = self.recipe.task
+        return self.command(*(("generate", "--prompt", prompt) if task is None else task.usage()))
 
     @property
     def shipped(self) -> bool:
@@ -326,7 +344,7 @@ def _why_none(name: str | Path, path: Path, root: Path) -> str:
         if there.suffix.lower() in ROW_FILES:
             return f"no run '{name}': labelled rows are named task.train={there}, after the run"
         return f"no run '{name}': {there} is a file, and belongs to none"
-    if files.is_file(there / "corpus.json"):
+    if files.is_corpus(there):
         return f"no run '{name}': {there} is a corpus, for wafergpt pretrain data.corpus={there}"
     if files.is_file(there / "config.json"):
         return (

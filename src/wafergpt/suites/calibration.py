@@ -22,7 +22,6 @@ from wafergpt.progress import silent
 from wafergpt.suites import rows as own
 from wafergpt.tasks.classify import Classify
 from wafergpt.tasks.classify_fit import decided_of
-from wafergpt.tasks.multi_label import MultiLabel
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ def calibration(predictor: Predictor) -> dict[str, Any]:
             has no validation rows.
     """
     task = predictor.task
-    if not isinstance(task, Classify) or isinstance(task, MultiLabel):
+    if not isinstance(task, Classify) or not task.one_label:
         raise InputError("calibration is for task.name=classify with one label to a text")
     with silent():
         has_test = task.read_ahead().test is not None

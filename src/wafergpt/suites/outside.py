@@ -19,7 +19,6 @@ from wafergpt.progress import say, working
 from wafergpt.suites import rows as own
 from wafergpt.tasks.base import task_of
 from wafergpt.tasks.classify import Classify
-from wafergpt.tasks.multi_label import MultiLabel
 
 KNOWN, JUDGED = 5_000, 2_000
 """Training rows that hidden states are compared with, and rows of either kind that are judged."""
@@ -56,7 +55,7 @@ def outside(predictor: Predictor, texts: Sequence[str], seed: int = 0) -> dict[s
             test rows, or no row or text is left to judge.
     """
     task = predictor.task
-    if not isinstance(task, Classify) or isinstance(task, MultiLabel):
+    if not isinstance(task, Classify) or not task.one_label:
         raise InputError("outside is for task.name=classify with one label to a text")
     found_rows = _rows(predictor, task)
     given = task.inputs_of(texts)

@@ -384,6 +384,6 @@ def require_same_answers(run: Run, other: Run) -> None:
 def answers_of(predictor: Predictor, found: Judged) -> NDArray[Any] | None:
     """Return the label ``[n]`` that a classifier answers with; None of another task."""
     task = predictor.task
-    if not isinstance(task, Classify) or isinstance(task, MultiLabel):
+    if not isinstance(task, Classify) or not task.one_label:
         return None
     return decided_of(found.outputs)

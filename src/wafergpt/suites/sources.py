@@ -140,7 +140,7 @@ def _short(path: str, parts: int) -> str:
 
 
 def _is_corpus(path: Path) -> bool:
-    return files.is_file(path / "corpus.json") or files.is_file(path / "prepare.json")
+    return files.is_corpus(path) or files.is_file(path / "prepare.json")
 
 
 def _lengths(corpus: Corpus, split: str) -> NDArray[np.int64]:

@@ -74,6 +74,10 @@ class AnswerSettings(WordTaskSettings):
     """What is taken off the log-probability of "no answer"; set by the run, for the highest F1 on
     validation rows."""
 
+    def usage(self) -> tuple[str, ...]:
+        """Return words of a command that uses a run of the task."""
+        return ("predict", "--file", str(self.test or self.train))
+
 
 @dataclass(frozen=True)
 class _Asked:

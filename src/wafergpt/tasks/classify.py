@@ -61,6 +61,8 @@ class Classify(TextTask):
     """Metrics that more probable classes are not always best for."""
     chosen = TextTask.chosen | {"thresholds"}
     distils = True
+    one_label: ClassVar[bool] = True
+    """Whether a text has one label, not any number of them."""
 
     def __new__(cls, recipe: Recipe) -> Classify:
         """Make the task; with any number of labels to a text, ``MultiLabel``."""

@@ -34,6 +34,10 @@ class DialogueSettings(GenerativeSettings):
     messages: str = "messages"
     """The column of messages, each with a role and a text."""
 
+    def usage(self) -> tuple[str, ...]:
+        """Return words of a command that uses a run of the task."""
+        return ("chat",)
+
 
 class Dialogue(GenerativeTask):
     """Writes the next reply of the assistant, whose every reply is learned.

@@ -57,6 +57,10 @@ class EmbedSettings(TaskSettings):
     """Numbers at the start of a vector that are to be a vector by themselves, as in [64, 128]:
     matryoshka embeddings (arXiv:2205.13147)."""
 
+    def usage(self) -> tuple[str, ...]:
+        """Return words of a command that uses a run of the task."""
+        return ("search", "TEXTS.csv", "a question of yours")
+
     @field_validator("sizes")
     @classmethod
     def _ascend(cls, sizes: tuple[int, ...]) -> tuple[int, ...]:

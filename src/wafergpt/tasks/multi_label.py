@@ -44,6 +44,8 @@ class MultiLabel(Classify):
     among the training rows, since neither head nor n-grams have a bias.
     """
 
+    one_label = False
+
     metrics: ClassVar[Mapping[str, Direction]] = {
         "loss": "min",
         "accuracy": "max",

@@ -69,6 +69,10 @@ class RankSettings(TaskSettings):
     end_of_text: int | None = None
     """The token between a query and a candidate; set by the run."""
 
+    def usage(self) -> tuple[str, ...]:
+        """Return words of a command that uses a run of the task."""
+        return ("predict", "--file", "CANDIDATES.csv")
+
     @property
     def sequences(self) -> int:
         """The candidates of a query."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -110,3 +111,9 @@ class TextTaskSettings(TaskSettings):
     def table_key(self) -> str:
         """The key of the n-grams' table, if there is one."""
         return "" if self.ngrams == "none" else "task.ngrams"
+
+    def usage(self) -> tuple[str, ...]:
+        """Return words of a command that uses a run of the task."""
+        if len(self.columns) == 1:
+            return super().usage()
+        return ("predict", "--text", json.dumps(dict.fromkeys(self.columns, "a text")))

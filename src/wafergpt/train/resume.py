@@ -16,7 +16,7 @@ from wafergpt.distributed.collectives import ProcessGroup
 from wafergpt.errors import InputError
 from wafergpt.progress import say
 from wafergpt.runs.moved import located
-from wafergpt.runs.run import AnyRun, Run
+from wafergpt.runs.run import SCRATCH, AnyRun, Run
 from wafergpt.shapes.sparse import matrices
 from wafergpt.tasks.tables import SplitRows
 
@@ -107,6 +107,15 @@ def beginning(start: AnyRun, root: Path) -> Run:
     if not (run.checkpoint or store.every(run)):
         raise InputError(f"{run.path} has no checkpoint yet")
     return run
+
+
+def start_run(start: AnyRun | None, root: Path) -> Run | None:
+    """Open the run that a fine-tuning starts from; None for fresh weights.
+
+    Raises:
+        InputError: as ``beginning``.
+    """
+    return None if start in (None, "", SCRATCH) else beginning(start, root)
 
 
 def on_top_of(recipe: Recipe, start: Run) -> Recipe:

@@ -18,14 +18,14 @@ from wafergpt.devices.probe import probe
 from wafergpt.errors import InputError, nearest, require_one_of
 from wafergpt.planning.budget import Budget, budget_of
 from wafergpt.progress import silent
-from wafergpt.runs.run import Run
+from wafergpt.runs.run import SCRATCH, Run
 from wafergpt.runs.teacher import with_teacher
 from wafergpt.tasks.base import Direction, task_of
 from wafergpt.tasks.labelled_task import LabelledTask
 from wafergpt.tasks.language_model import corpus_of, for_corpus
 from wafergpt.train.finetuning import with_task
 from wafergpt.train.planner import plan_training
-from wafergpt.train.resume import asked_for, beginning, language_model, on_top_of
+from wafergpt.train.resume import asked_for, language_model, on_top_of, start_run
 from wafergpt.tuning.proxy import proxy_of
 from wafergpt.tuning.samplers import Pruner, Sampler
 from wafergpt.tuning.spaces import Space, combinations, default_spaces, read_spaces
@@ -119,7 +119,7 @@ class Asked:
         """Whether a language model is pretrained further."""
         recipe = self._loaded(())
         is_pretraining = recipe.task is None and recipe.data.corpus is not None
-        return is_pretraining and self.start not in (None, "scratch")
+        return is_pretraining and self.start not in (None, SCRATCH)
 
     def _loaded(self, changes: Sequence[str]) -> Recipe:
         """Return the recipe with overrides, without reading data."""
@@ -138,9 +138,9 @@ class Asked:
     @cached_property
     def base(self) -> Run | None:
         """The run to start from; None for fresh weights."""
-        if self.start in (None, "scratch"):
-            return None
-        return (language_model if self.goes_on else beginning)(str(self.start), self.root)
+        if self.goes_on:
+            return language_model(str(self.start), self.root)
+        return start_run(self.start, self.root)
 
     @cached_property
     def plain(self) -> Recipe:

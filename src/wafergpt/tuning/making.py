@@ -11,21 +11,29 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from wafergpt.config import Recipe
+from wafergpt import atomic_files, files
+from wafergpt.config import Recipe, recipe_from
 from wafergpt.devices.limits import cores
-from wafergpt.errors import Diverged, InputError, Interrupted, RunFailed
+from wafergpt.errors import Diverged, InputError, Interrupted, ProcessLost, RunFailed
 from wafergpt.locks import locked
-from wafergpt.progress import Bar, each_kind_once, only_warnings, progress, say
+from wafergpt.progress import Bar, each_kind_once, is_worker, only_warnings, progress, say
 from wafergpt.runs.run import Run
 from wafergpt.train.signals import Signals
 from wafergpt.tuning.asked import WEIGHTS, Asked, without_password
 from wafergpt.tuning.gpus import require_gpus
 from wafergpt.tuning.records import Outcome, Trial
+from wafergpt.tuning.several import ENDS, trained_by_several
 from wafergpt.tuning.spending import Spending
 from wafergpt.tuning.study import STUDY_LOCK, Study
 from wafergpt.tuning.summary import TRIALS, summary
 from wafergpt.tuning.table import TrialTable
-from wafergpt.tuning.trials import StoppedEarlyError, costs, forget_weights, trained
+from wafergpt.tuning.trials import (
+    StoppedEarlyError,
+    costs,
+    forget_weights,
+    reached,
+    trained_here,
+)
 
 ASKED = "asked"
 """Name of the JSON file of a study's run that says what was asked for."""
@@ -194,7 +202,8 @@ class TrialMaker:
         try:
             with only_warnings():
                 recipe = self._recipe_of(trial)
-                run, value = trained(trial, recipe, asked.base, self.folder, watched)
+                run = self._trained(trial, recipe, watched)
+                value = reached(run, asked.objective)
             if not math.isfinite(value):
                 settle(None, f"{asked.objective} is not finite")
                 return None
@@ -214,6 +223,13 @@ class TrialMaker:
             settle(None, str(failure))
             return failure
         return None
+
+    def _trained(self, trial: Trial, recipe: Recipe, watched: bool) -> Run:
+        """Train a trial, or go on where its process died."""
+        if recipe.system.nproc == 1:
+            return trained_here(trial if watched else None, recipe, self.asked.base, self.folder)
+        trained_by_several(trial, recipe, self.folder, watched)
+        return Run(self.folder / recipe.name)
 
     def _recipe_of(self, trial: Trial) -> Recipe:
         asked = self.asked
@@ -255,6 +271,33 @@ def join(folder: Path, threads: int = 0) -> None:
         require_gpus(asked.plain.system, 1)
         maker.work()
         say(f"no other trial is begun; who began the study gives its result: {folder}")
+
+
+def train_trial(job: Path) -> None:
+    """Be one of the processes that train a trial.
+
+    Args:
+        job: the file that says which.
+
+    Raises:
+        Interrupted: after saving, if a signal requested a stop.
+        ProcessLost: if another one of the processes has ended.
+    """
+    folder, given = job.parent, files.read_json(job)
+    asked = Asked.of_json(Run(folder).read(ASKED)["asked"])
+    recipe, trial = recipe_from(given["recipe"]), None
+    if given["watched"] and not is_worker():
+        trial = TrialMaker(asked, folder).study.beside(given["number"])
+    end: dict[str, Any] = {"kind": "trained", "reason": ""}
+    try:
+        trained_here(trial, recipe, asked.base, folder)
+    except tuple(ENDS.values()) as error:
+        if is_worker() or isinstance(error, ProcessLost):
+            raise
+        kind = next(kind for kind, of in ENDS.items() if isinstance(error, of))
+        end = {"kind": kind, "reason": str(error)}
+    if not is_worker():
+        atomic_files.write_json(job.with_suffix(".end"), end)
 
 
 def _last(run: Run) -> dict[str, Any]:

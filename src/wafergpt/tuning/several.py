@@ -7,18 +7,16 @@ curve, and writes what became of the trial.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from wafergpt import atomic_files, files
-from wafergpt.config import Recipe, recipe_from
+from wafergpt.config import Recipe
 from wafergpt.distributed.launcher import launch
-from wafergpt.errors import Diverged, InputError, Interrupted, ProcessLost, RunFailed
+from wafergpt.errors import Diverged, InputError, Interrupted, RunFailed
 from wafergpt.locks import locked
-from wafergpt.progress import is_worker
 from wafergpt.runs.holding import LOCK
 from wafergpt.runs.run import Run
 from wafergpt.tuning.records import Trial
-from wafergpt.tuning.trials import StoppedEarlyError, trained_here
+from wafergpt.tuning.trials import StoppedEarlyError
 
 RESTARTS = 3
 """How often a trial goes on from its last checkpoint when one of its processes is lost."""
@@ -70,33 +68,3 @@ def trained_by_several(trial: Trial, recipe: Recipe, folder: Path, watched: bool
     answer.unlink()
     if end["kind"] in ENDS:
         raise ENDS[end["kind"]](end["reason"])
-
-
-def work(job: Path) -> None:
-    """Be one of the processes that train a trial.
-
-    Args:
-        job: the file that says which.
-
-    Raises:
-        Interrupted: after saving, if a signal requested a stop.
-        ProcessLost: if another one of the processes has ended.
-    """
-    from wafergpt.tuning.asked import Asked
-    from wafergpt.tuning.making import ASKED, TrialMaker
-
-    folder, given = job.parent, files.read_json(job)
-    asked = Asked.of_json(Run(folder).read(ASKED)["asked"])
-    recipe, trial = recipe_from(given["recipe"]), None
-    if given["watched"] and not is_worker():
-        trial = TrialMaker(asked, folder).study.beside(given["number"])
-    end: dict[str, Any] = {"kind": "trained", "reason": ""}
-    try:
-        trained_here(trial, recipe, asked.base, folder)
-    except tuple(ENDS.values()) as error:
-        if is_worker() or isinstance(error, ProcessLost):
-            raise
-        kind = next(kind for kind, of in ENDS.items() if isinstance(error, of))
-        end = {"kind": kind, "reason": str(error)}
-    if not is_worker():
-        atomic_files.write_json(job.with_suffix(".end"), end)

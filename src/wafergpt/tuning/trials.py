@@ -53,42 +53,6 @@ class Rungs:
         return self._trial.report(row["step"] / self._steps, float(row[self._name]))
 
 
-def trained(
-    trial: Trial, recipe: Recipe, start: Run | None, folder: Path, watched: bool
-) -> tuple[Run, float]:
-    """Train a trial, or go on where its process died.
-
-    Args:
-        trial: taken by this process.
-        recipe: of its run; with ``system.nproc``, that many processes are started for it.
-        start: the run to start from.
-        folder: of the study.
-        watched: whether it may stop early.
-
-    Returns:
-        Its run, and the objective on validation data.
-
-    Raises:
-        StoppedEarlyError: if it is worse than others on the way.
-        InputError: if its settings are impossible.
-        RunFailed: if it diverges.
-        Interrupted: after saving, if a signal requested a stop.
-    """
-    if recipe.system.nproc > 1:
-        from wafergpt.tuning.several import trained_by_several
-
-        trained_by_several(trial, recipe, folder, watched)
-        run = Run(folder / recipe.name)
-    else:
-        run = trained_here(trial if watched else None, recipe, start, folder)
-    metric = recipe.evaluate.metric
-    if recipe.task is not None:
-        return run, float(run.read("result")["metrics"].get(metric, math.nan))
-    values = [row[f"val_{metric}"] for row in run.metrics() if f"val_{metric}" in row]
-    choose = min if task_of(recipe).metrics[metric] == "min" else max
-    return run, float(choose(values, default=math.nan))
-
-
 def trained_here(trial: Trial | None, recipe: Recipe, start: Run | None, folder: Path) -> Run:
     """Train a trial in this process, which may be one of several of its training.
 
@@ -111,6 +75,15 @@ def trained_here(trial: Trial | None, recipe: Recipe, start: Run | None, folder:
     if trial is not None:
         callbacks.append(Rungs(trial, recipe.evaluate.metric, Run(folder / recipe.name)))
     return trained_once(recipe, start=start, root=folder, callbacks=callbacks, test=False)
+
+
+def reached(run: Run, metric: str) -> float:
+    """Return the value of an objective that a trained run has; NaN if it has none."""
+    if run.recipe.task is not None:
+        return float(run.read("result")["metrics"].get(metric, math.nan))
+    values = [row[f"val_{metric}"] for row in run.metrics() if f"val_{metric}" in row]
+    choose = min if task_of(run.recipe).metrics[metric] == "min" else max
+    return float(choose(values, default=math.nan))
 
 
 def costs(run: Run, names: Sequence[str]) -> list[float]:

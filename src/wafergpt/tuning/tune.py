@@ -25,7 +25,7 @@ from wafergpt.progress import (
     say,
     working,
 )
-from wafergpt.runs.run import Run
+from wafergpt.runs.run import SCRATCH, Run
 from wafergpt.train.signals import Signals
 from wafergpt.tuning.asked import Asked
 from wafergpt.tuning.gpus import require_gpus
@@ -254,7 +254,7 @@ def tuned(
         values = str(recipe)
     given = recipe_with(recipe, [o for o in overrides if o.startswith("task.name=")])
     task = given.task
-    if task is None and start not in (None, "scratch"):
+    if task is None and start not in (None, SCRATCH):
         task = Run.find(str(start), root).recipe.task
     kind = DEFAULT_TASK if task is None else task.name
     parted = [o.partition("=") for o in overrides if is_space(o, kind)]
