@@ -9,11 +9,13 @@ from functools import cached_property
 from itertools import accumulate
 from typing import Any
 
+from wafergpt.files import many
 from wafergpt.progress import duration
 from wafergpt.reports import formatting as values
 from wafergpt.reports.charts import ACCENT, MUTED, QUIET, Chart, literal, short
 from wafergpt.reports.markup import table
 from wafergpt.tuning.spaces import choices_of, short_names
+from wafergpt.tuning.summary import amount
 
 Result = Mapping[str, Any]
 
@@ -22,6 +24,9 @@ OBJECTIVES = {"latency": "Seconds of an evaluation", "size": "Parameters"}
 
 LISTED, DRAWN = 30, 100
 """Trials of the table, and lines of a chart, the best first."""
+
+WIDE_RANGE = 10
+"""Of an objective from its lowest to its highest value: a larger one has a logarithmic axis."""
 
 FEW = 12
 """Trials whose numbers all stand at their axis."""
@@ -161,7 +166,7 @@ def trials_card(result: Result) -> str:
             f"{row.number}{' (default)' if row.is_default else ''}",
             *(trials.written(key, row.params.get(key)) for key in trials.spaces),
             row.why or values.MISSING if row.value is None else f"{row.value:.4f}",
-            *(f"{value:,.4g}" for value in row.values[1:]),
+            *map(amount, row.values[1:]),
             *[""] * (len(others) - len(row.values[1:])),
             duration(row.seconds),
         )
@@ -225,11 +230,16 @@ def _against(trials: Trials, place: int) -> Chart:
         "hovertemplate": f"%{{text}}<br>{literal(trials.metric)} %{{y:.4f}}, {literal(name)} %{{x}}"
         "<extra></extra>",
     }  # fmt: skip
+    found = [row.values[place] for row in rows]
+    wide = min(found, default=1) > 0 and max(found, default=1) > WIDE_RANGE * min(found)
     layout = {
-        "xaxis": {"title": {"text": OBJECTIVES.get(name, name)}},
+        "xaxis": {
+            "title": {"text": OBJECTIVES.get(name, name)},
+            "type": "log" if wide else "linear",
+        },
         "yaxis": {"title": {"text": f"validation {trials.metric}"}},
     }
-    caption = f"In colour: {sum(best)} trials that no other one beats in all objectives."
+    caption = "In colour: what no other trial beats in all objectives."
     return Chart(f"against-{name}", f"{trials.metric.capitalize()} and {name}", caption, [data],
                  layout)  # fmt: skip
 
@@ -277,7 +287,7 @@ def _parallel(trials: Trials) -> Chart | None:
     }
     caption = f"Each line is a trial; the best {best} of {len(ranked)} are in colour."
     if without:
-        caption += f" {without} without one of these settings is not drawn, such as the default."
+        caption += f" Not drawn: {many(without, 'trial')} without one of these settings."
     return Chart("parallel", "Settings together", caption, data, layout, height=320, wide=True)
 
 
@@ -306,6 +316,9 @@ def _slice(trials: Trials, key: str) -> Chart | None:
         "hovertemplate": "trial %{text}: %{y:.4f} at %{x}<extra></extra>",
     }  # fmt: skip
     axis: dict[str, Any] = {"type": "log" if _is_log(trials.spaces[key]) else "linear"}
+    settings = [row.params[key] for row in rows]
+    if all(isinstance(value, int) for value in settings) and max(settings) - min(settings) <= FEW:
+        axis["dtick"] = 1
     if any(isinstance(row.params[key], str) for row in rows):
         names = choices_of(trials.spaces[key])
         axis = {"type": "category", "categoryorder": "array", "categoryarray": names}

@@ -20,8 +20,11 @@ from wafergpt.suites import rows as own
 from wafergpt.tasks.base import task_of
 from wafergpt.tasks.classify import Classify
 
-KNOWN, JUDGED = 5_000, 2_000
-"""Training rows that hidden states are compared with, and rows of either kind that are judged."""
+MAX_KNOWN_ROWS = 5_000
+"""Training rows that hidden states are compared with."""
+
+MAX_JUDGED_ROWS = 2_000
+"""Rows of either kind that are judged."""
 
 NONE = "none of the classes"
 """Label of rows that are of none, where the run has no name for it."""
@@ -61,19 +64,19 @@ def outside(predictor: Predictor, texts: Sequence[str], seed: int = 0) -> dict[s
     given = task.inputs_of(texts)
     if not given:
         raise InputError("there is no text that is of no class")
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(given))[:JUDGED])
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(given))[:MAX_JUDGED_ROWS])
     parts = {
-        "inside": _in_scope(task, own.some(found_rows.judged, JUDGED, seed)).texts,
+        "inside": _in_scope(task, own.some(found_rows.judged, MAX_JUDGED_ROWS, seed)).texts,
         "outside": [given[place] for place in chosen],
     }
     if not parts["inside"]:
         raise InputError(f"no {found_rows.of} row of {predictor.run.path} is of a class")
     if found_rows.validation is not None:
-        validation = _in_scope(task, own.some(found_rows.validation, JUDGED, seed))
+        validation = _in_scope(task, own.some(found_rows.validation, MAX_JUDGED_ROWS, seed))
         parts["validation"] = validation.texts
     train = found_rows.train
     if train is not None:
-        train = _in_scope(task, own.some(train, KNOWN, seed))
+        train = _in_scope(task, own.some(train, MAX_KNOWN_ROWS, seed))
     found = _scored(predictor, task, parts, train)
     thresholded = "validation" in found
     if not thresholded:

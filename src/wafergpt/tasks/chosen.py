@@ -27,7 +27,7 @@ ALWAYS: Mapping[str, Any] = {
 }
 
 UNPOOLED = {key: value for key, value in ALWAYS.items() if key != "task.pooling"}
-"""Those of tasks that answer for words or with texts."""
+"""``ALWAYS`` without the pooling, which tasks that answer for words or with texts have not."""
 
 MOST_EPOCHS, LEAST_EPOCHS = 15, 2
 
@@ -38,9 +38,11 @@ LORA_LR = 2e-3
 """Learning rate of adapters, and of the task's own head beside them: of this and 6e-3, that of the
 lower loss on 500 rows of PhraseBank."""
 
-FEW, MANY = 3000, 4000
-"""Below FEW rows the held-out ones are too few to choose a checkpoint by: the last one is taken.
-From MANY on, batches are twice as large."""
+ROWS_TO_CHOOSE_BY = 3000
+"""With fewer rows, held-out ones are too few to choose a checkpoint by: the last one is taken."""
+
+LARGE_BATCH_ROWS = 4000
+"""From so many rows on, batches are twice as large."""
 
 LONG = 400.0
 """Mean characters of a text from which on n-grams of words are enough."""
@@ -124,7 +126,7 @@ def with_choices(
     if ratios:
         values["task.ngram_rows"] = MOST_ROWS
     elif mean >= LONG:
-        most = WORD_ROWS if len(texts) < MANY else MANY_WORD_ROWS
+        most = WORD_ROWS if len(texts) < LARGE_BATCH_ROWS else MANY_WORD_ROWS
         values["task.ngram_rows"] = 1 << (4 * most // max(4, classes or 1)).bit_length() - 1
     elif _distinct_ngrams(texts) > MANY_NGRAMS:
         values["task.ngram_rows"] = MANY_CHARACTER_ROWS
@@ -241,7 +243,7 @@ def _chosen(
     values = {key: value for key, value in values.items() if key not in closed}
     recipe, chosen = _replaced(recipe, values), set(values)
     steps = _steps(recipe, rows)
-    few = rows < FEW and not recipe.evaluate.patience
+    few = rows < ROWS_TO_CHOOSE_BY and not recipe.evaluate.patience
     if few and steps and "evaluate.every" not in closed:
         recipe = recipe.replace(evaluate={"every": steps})
         chosen.add("evaluate.every")
@@ -253,7 +255,7 @@ def _chosen(
 
 def _sizes(rows: int, squared_passes: float) -> dict[str, Any]:
     epochs = min(MOST_EPOCHS, max(LEAST_EPOCHS, round(squared_passes**0.5)))
-    batch = min(32 if rows >= MANY else 16, max(1, rows))
+    batch = min(32 if rows >= LARGE_BATCH_ROWS else 16, max(1, rows))
     return {"train.batch_size": batch, "train.epochs": float(epochs)}
 
 

@@ -256,7 +256,7 @@ class LabelledTask(Task, Generic[R]):
         yield from table.texts
 
     def prepare(self, tokenizer: Tokenizer) -> tuple[Recipe, Splits]:
-        """Read the rows; without a horizon it is three epochs."""
+        """Read the rows; where the recipe sets no horizon, three epochs are trained."""
         tables = self.tables
         recipe = self._resolved(tables, tokenizer)
         if recipe.start is not None:

@@ -55,7 +55,7 @@ class LanguageModel(Task):
         return corpus.tokenizer
 
     def prepare(self, tokenizer: Tokenizer) -> tuple[Recipe, Splits]:
-        """Open the corpus; without a horizon it is 20 tokens for each parameter."""
+        """Open the corpus; where the recipe sets no horizon, it is 20 tokens per parameter."""
         corpus = corpus_of(self.recipe)
         recipe = with_horizon(for_corpus(self.recipe, corpus))
         train = _batches(recipe, corpus, tokenizer, "train")

@@ -14,7 +14,7 @@ from wafergpt.evaluation.perturbations import require_kinds
 from wafergpt.tasks.ngram_scores import START, Factors
 
 ADVERSARIAL_PASSES = 8 / 3
-"""Two whole ones, and a forward pass with the backward pass to the inputs alone."""
+"""Two whole passes, and one whose backward pass ends at the inputs: two thirds of a pass."""
 
 
 class TextTaskSettings(TaskSettings):
@@ -96,7 +96,7 @@ class TextTaskSettings(TaskSettings):
 
     @property
     def passes(self) -> float:
-        """Of the row and a copy; or of the row, of it moved, and to the inputs where to."""
+        """Forward and backward passes over a row: 2 with its copy, 8/3 with an adversarial one."""
         if self.consistency:
             return 2
         return ADVERSARIAL_PASSES if self.adversarial else 1

@@ -68,6 +68,11 @@ def _row(outcome: Outcome) -> dict[str, Any]:
     }
 
 
+def amount(value: float) -> str:
+    """Return the value of an objective for people."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
 def explained(result: dict[str, Any]) -> list[str]:
     """Return what a study has found, a line each, as its recipe says it too.
 
@@ -109,6 +114,6 @@ def explained(result: dict[str, Any]) -> list[str]:
         values = {one["run"]: one["values"] for one in result["outcomes"]}
         for run in result["not_beaten"]:
             pairs = zip(result["objectives"], values[run], strict=True)
-            told = ", ".join(f"{name} {number:.4g}" for name, number in pairs)
+            told = ", ".join(f"{name} {amount(number)}" for name, number in pairs)
             lines.append(f"not beaten: {run}, {told}")
     return lines

@@ -15,7 +15,7 @@ from wafergpt.tuning.gpus import gpus_of
 from wafergpt.tuning.making import STOPPED
 
 LOOK_SECONDS = 0.1
-"""How often it is looked whether they have ended."""
+"""Between two looks whether they have ended."""
 
 
 class Workers:
