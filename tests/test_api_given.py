@@ -5,13 +5,17 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import threading
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import wafergpt as wg
+from wafergpt.train import run as run_module
 
 SHORT = {
     "model": {"n_layers": 1, "d_model": 32, "seq_len": 32, "vocab_size": 300},
@@ -33,7 +37,7 @@ def test_rows_from_memory_are_kept_as_a_file(clf: wg.Predictor) -> None:
     task = clf.run.recipe.task
     assert task is not None
     assert task.train is not None
-    assert task.train.parent == clf.run.path.parent / "rows"
+    assert task.train.parent == clf.run.path.parent / ".rows"
     rows = [json.loads(line) for line in task.train.read_text(encoding="utf-8").splitlines()]
     assert rows == ROWS
     assert clf.run.recipe.model.d_model == 32
@@ -47,14 +51,20 @@ def test_a_data_frame_gives_the_same_rows(clf: wg.Predictor, tmp_path: Path) -> 
     pandas = pytest.importorskip("pandas", reason="pandas is not installed")
     frame = pandas.DataFrame(ROWS)
     frame["rating"] = np.arange(60, dtype=np.float32)
+    frame["day"] = pandas.Timestamp(2026, 1, 2)
+    frame["price"] = Decimal("1.50")
     frame.loc[3, "text"] = np.nan
     root = clf.run.path.parent
     found = wg.evaluate(clf, "rows", files=frame, root=root)
     assert found["rows"]
     # The labels are those that finetune has read.
-    lines = max(root.glob("rows/*.jsonl"), key=lambda path: path.stat().st_mtime).read_text()
+    lines = max(root.glob(".rows/*.jsonl"), key=lambda path: path.stat().st_mtime).read_text()
     rows = [json.loads(line) for line in lines.splitlines()]
-    assert rows[3] == {"text": None, "label": True, "rating": 3.0}
+    assert rows[3] == {
+        "text": None, "label": True, "rating": 3.0, "day": "2026-01-02T00:00:00", "price": 1.5,
+    }  # fmt: skip
+    # A list of rows is one table, not several files.
+    assert wg.evaluate(clf, "rows", files=ROWS, root=root)["rows"]
     assert clf.predict(frame)[:3] == clf.predict([row["text"] for row in ROWS[:3]])
     assert clf.predict(frame)[3] is None
 
@@ -64,7 +74,9 @@ def test_a_data_frame_gives_the_same_rows(clf: wg.Predictor, tmp_path: Path) -> 
     [
         ([], "there are no rows"),
         (["a", "b"], "row 0 is .*a mapping such as"),
-        ([{"text": "a", "label": b"x"}], "a row has a value of type bytes"),
+        ([{"text": "a", "label": b"x"}], "row 0, 'label': a value of type bytes"),
+        ([{"text": "a", "label": float("inf")}], "row 0, 'label': inf is no number"),
+        ([{1: "a", "1": "b"}], "row 0 has two columns of one name"),
         ({"text": ["a"]}, "rows are a file, a data frame or mappings, not"),
         (3, "rows are a file, a data frame or mappings, not a number"),
     ],
@@ -140,6 +152,30 @@ def test_what_is_of_another_type_is_refused_in_one_line(
     with pytest.raises(wg.InputError, match=said) as caught:
         call(clf)
     assert "\n" not in str(caught.value)
+
+
+def test_a_process_trains_once_at_a_time_and_keeps_the_callers_seed(tmp_path: Path) -> None:
+    drawn = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        wg.finetune("scratch", data=ROWS, overrides=SHORT | {"name": f"r{seed}"}, root=tmp_path)
+        drawn.append(float(torch.rand(1)))
+        torch.manual_seed(seed)
+        assert drawn[-1] == float(torch.rand(1))
+    assert drawn[0] != drawn[1]
+    found = []
+
+    def another() -> None:
+        with pytest.raises(wg.InputError, match="trains already") as caught:
+            wg.finetune("scratch", data=ROWS, overrides=SHORT, root=tmp_path)
+        found.append(caught.value)
+
+    with run_module._alone():
+        thread = threading.Thread(target=another)
+        thread.start()
+        thread.join()
+    assert len(found) == 1
+    assert not (tmp_path / "clf").exists()
 
 
 def test_all_failures_have_one_base() -> None:

@@ -126,7 +126,7 @@ def test_where_nothing_can_be_flushed_it_is_said_once(
     monkeypatch.setattr(os, "fsync", fsync)
     for name in ("a", "b"):
         atomic_files.write_text(tmp_path / name, name)
-        with atomic_files.appearing(tmp_path / "folder") as temporary:
+        with atomic_files.appearing(tmp_path / "folder", replaces=True) as temporary:
             (temporary / name).write_text(name)
     assert (tmp_path / "folder" / "b").read_text() == "b"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "folder"]
@@ -162,7 +162,7 @@ def test_a_folder_that_cannot_be_renamed_is_replaced_all_the_same(
         return original(self, target)
 
     monkeypatch.setattr(Path, "rename", rename)
-    with atomic_files.appearing(folder) as temporary:
+    with atomic_files.appearing(folder, replaces=True) as temporary:
         (temporary / "new").touch()
     assert [path.name for path in folder.iterdir()] == ["new"]
     assert list(tmp_path.iterdir()) == [folder]

@@ -16,6 +16,10 @@ class InputError(Failure, ValueError):
     """Wrong use or bad input: one line with the problem and the remedy. Exit code 2."""
 
 
+class TrainingAlready(InputError):
+    """Another thread of this process is training. Exit code 2."""
+
+
 class RunFailed(Failure, RuntimeError):
     """The work itself failed: disk full, no valid checkpoint, diverged. Exit code 1."""
 

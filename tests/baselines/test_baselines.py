@@ -20,6 +20,7 @@ from wafergpt.baselines.bilstm import LENGTH, UNKNOWN, Words, train_bilstm
 from wafergpt.baselines.tfidf import train_tfidf
 from wafergpt.baselines.units import Units, word_pattern
 from wafergpt.data.labelled_rows import Table
+from wafergpt.errors import InputError
 
 
 @pytest.fixture(autouse=True)
@@ -118,7 +119,7 @@ def test_tfidf_learns_words_and_keeps_the_order_of_labels() -> None:
     assert result.name == "TF-IDF + logistic regression"
 
 
-@pytest.mark.parametrize("noise", [0.02, 0.3, 0.45])
+@pytest.mark.parametrize("noise", [0.02, 0.1, 0.15, 0.3])
 def test_validation_rows_choose_the_strength_that_sklearn_does(noise: float) -> None:
     rng = np.random.default_rng(1)
 
@@ -145,6 +146,11 @@ def test_validation_rows_choose_the_strength_that_sklearn_does(noise: float) -> 
     result = train_tfidf(train, validation, test)
     assert result.settings == search.best_params_
     assert result.to_row()["settings"] == {"C": search.best_params_["C"]}
+
+
+def test_without_validation_rows_nothing_is_chosen() -> None:
+    with pytest.raises(InputError, match="no validation rows to choose C by"):
+        train_tfidf(table(100, 0), Table([], []), table(20, 1))
 
 
 def test_where_words_are_not_spaced_tfidf_is_level_with_one_line_of_sklearn() -> None:

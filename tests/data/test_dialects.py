@@ -211,7 +211,6 @@ def test_rows_are_counted_and_what_is_unusual_is_said(
     Path("notes.md").write_text("a\nb\n")
     assert read_texts("notes.md") == ["a", "b"]
     assert capsys.readouterr().err == "notes.md: 2 rows (read as txt)\n"
-    assert read_texts("notes.md", "a", "csv") == ["b"]
     with pytest.raises(InputError, match=r"notes.md has no columns: .* names in the first line"):
         read_table("notes.md")
 

@@ -91,10 +91,17 @@ def test_what_is_no_text_is_named(classifier: Predictor, given: Any, message: st
         classifier.predict(given)
 
 
-def test_a_whole_table_is_no_text(classifier: Predictor) -> None:
+def test_a_whole_table_is_read_by_the_column_of_texts(classifier: Predictor) -> None:
     pandas = pytest.importorskip("pandas")
-    with pytest.raises(InputError, match=r"not DataFrame: give it .* a column"):
-        classifier.predict(pandas.DataFrame({"text": ["a"]}))
+    pyarrow = pytest.importorskip("pyarrow")
+    columns = {"text": ["a", "b", None], "other": [1, 2, 3]}
+    expected = classifier.predict(["a", "b", None])
+    assert classifier.predict(pandas.DataFrame(columns)) == expected
+    assert classifier.predict(pyarrow.table(columns)) == expected
+    with pytest.raises(InputError, match=r"the table has no column 'text' \(it has body\)"):
+        classifier.predict(pandas.DataFrame({"body": ["a"]}))
+    with pytest.raises(InputError, match="the table has two columns 'text'"):
+        classifier.predict(pandas.DataFrame([["a", "b"]], columns=["text", "text"]))
 
 
 def test_a_line_for_each_row_of_a_file(classifier: Predictor, tmp_path: Path) -> None:

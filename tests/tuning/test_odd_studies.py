@@ -14,22 +14,27 @@ import yaml
 
 from tests.tuning.films import LR, SMALL, TASK, failing, tune
 from wafergpt import api
+from wafergpt.config.files import flat
 from wafergpt.data.prepare import prepare
 from wafergpt.errors import InputError, Interrupted
 from wafergpt.reports.tuning import trials_card, tuning_charts
 from wafergpt.runs.run import Run
 from wafergpt.train.trainer import Trainer
-from wafergpt.tuning.asked import without_password
+from wafergpt.tuning import tune as tune_module
+from wafergpt.tuning.asked import Asked
 from wafergpt.tuning.making import IN_A_ROW
+from wafergpt.tuning.storage import without_password
 from wafergpt.tuning.study import MAX_DEATHS, Study
 from wafergpt.tuning.summary import TRIALS
 
 pytestmark = pytest.mark.usefixtures("any_gain")
 
 DYING = """
-import os, signal, sys
+import os, signal
+from pathlib import Path
+from wafergpt.tuning.storage import without_password
 from wafergpt.tuning.study import Study
-study = Study({folder!r}, "s", {{}}, {{}}, ["minimize"])
+study = Study(Path({folder!r}), "s", {{}}, {{}}, ["minimize"])
 with study.taken(3) as trial:
     print(trial.run, flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
@@ -57,6 +62,17 @@ def test_a_trial_that_kills_its_processes_is_not_taken_up_for_ever(tmp_path: Pat
     assert first.values is None
     assert first.why == f"{MAX_DEATHS} processes died in it"
     assert second.values == (1.0,)
+
+
+@pytest.mark.slow
+def test_deaths_count_from_where_the_one_before_got_to(tmp_path: Path) -> None:
+    metrics = tmp_path / "trial-000" / "metrics.jsonl"
+    metrics.parent.mkdir()
+    for step in (*range(1, MAX_DEATHS + 2), None):
+        # Damaged by a loss of power, in the end: it is as far as before.
+        metrics.write_text(f'{{"step": {step or "null"}}}\n')
+        assert died(tmp_path) == "trial-000"
+    assert died(tmp_path) == "trial-001"
 
 
 def test_a_trial_that_is_left_on_purpose_has_killed_nobody(tmp_path: Path) -> None:
@@ -143,6 +159,20 @@ def test_a_study_that_has_not_ended_has_its_trials_on_its_page(
 
 
 @pytest.mark.slow
+def test_the_recipe_is_there_whatever_the_test_rows_do(
+    rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*arguments: Any) -> None:
+        raise InputError("the test rows have changed")
+
+    monkeypatch.setattr(tune_module, "judge", fails)
+    with pytest.raises(InputError, match="have changed"):
+        tune(rows, LR, trials=2)
+    result = Run(rows / "runs" / "film-tune").read("result")
+    assert Path(result["recipe"]).is_file()
+
+
+@pytest.mark.slow
 def test_another_start_of_the_same_name_is_another_study(rows: Path, tmp_path: Path) -> None:
     corpus = prepare(rows / "train.jsonl", tmp_path / "corpus", vocab_size=300)
     short = [*SMALL, f"data.corpus={corpus.path}", "train.steps=2"]
@@ -189,6 +219,26 @@ def test_spaces_that_are_possible_only_together(rows: Path) -> None:
     assert run.read("result")["trials"] == 2
 
 
+@pytest.mark.slow
+def test_a_teacher_takes_nothing_of_what_the_rows_choose(rows: Path) -> None:
+    named = [*TASK, f"task.train={rows / 'train.jsonl'}"]
+    api.finetune("scratch", None, [*named, "name=teacher"], root=rows / "runs")
+
+    def plain(*more: str) -> dict[str, Any]:
+        asked = Asked(None, (*named, *more), "scratch", root=rows / "runs")
+        return flat(asked.plain.model_dump(mode="json"))
+
+    found, usual = plain("train.teacher=teacher"), plain()
+    assert {key for key in found if found[key] != usual[key]} == {"train.teacher"}
+    # Of a relative path, as older studies have it, the study is the same.
+    run = tune(rows, LR, "train.teacher=teacher", trials=1)
+    about = run.read("asked")
+    about["identity"]["train.teacher"] = os.path.relpath(rows / "runs" / "teacher")
+    del about["identity"]["storage"]
+    run.write("asked", about)
+    assert tune(rows, LR, "train.teacher=teacher", trials=2).read("result")["trials"] == 2
+
+
 def test_a_teacher_is_found_where_runs_are(rows: Path) -> None:
     with pytest.raises(InputError, match=r"no run 'nobody'.*looked in .*/runs/ too"):
         tune(rows, LR, "train.teacher=nobody")
@@ -202,8 +252,7 @@ def test_values_of_a_section_are_written_as_on_the_command_line(tmp_path: Path) 
     assert load_recipe(recipe).tune == {"optimizer.lr": "1e-4,null", "model.tied": "true,false"}
 
 
-def test_a_password_is_not_written() -> None:
+def test_an_address_is_shown_without_its_password() -> None:
     url = "postgresql+psycopg://user:se:cret@host:5432/name"
     assert without_password(url) == "postgresql+psycopg://user@host:5432/name"
     assert without_password("postgresql+psycopg://user@host/name").endswith("//user@host/name")
-    assert TASK

@@ -17,8 +17,8 @@ Overrides = str | Sequence[str] | Mapping[str, Any]
 Rows = str | Path | Iterable[Mapping[str, Any]] | Any
 """A file of rows; or a data frame, or mappings from columns to values."""
 
-ROWS = "rows"
-"""The folder below that of the runs which keeps rows from memory."""
+ROWS = ".rows"
+"""The folder below that of the runs which keeps rows from memory; no run has such a name."""
 
 
 def overrides_of(given: Overrides) -> list[str]:
@@ -43,9 +43,36 @@ def overrides_of(given: Overrides) -> list[str]:
 
 
 def one_or_more(given: Any) -> tuple[Any, ...]:
-    """Return what is given, or the one that is given alone."""
+    """Return what is given, or the one that is given alone; nothing for None."""
+    if given is None:
+        return ()
     alone = isinstance(given, str | os.PathLike) or hasattr(given, "columns")
-    return (given,) if alone or not isinstance(given, Iterable) else tuple(given)
+    if alone or not isinstance(given, Iterable):
+        return (given,)
+    several = tuple(given)
+    # Rows of one table.
+    is_table = bool(several) and all(isinstance(one, Mapping) for one in several)
+    return (several,) if is_table else several
+
+
+def words_of(given: Any, name: str) -> tuple[str, ...]:
+    """Return one word or several.
+
+    Args:
+        given: by the caller.
+        name: of the argument.
+
+    Returns:
+        The words.
+
+    Raises:
+        InputError: if one is none.
+    """
+    words = one_or_more(given)
+    for word in words:
+        if not isinstance(word, str):
+            raise InputError(f"{name}: {short(word)} is no word")
+    return words
 
 
 def rows_file(given: Rows, root: Path) -> Path:
@@ -53,7 +80,7 @@ def rows_file(given: Rows, root: Path) -> Path:
 
     Args:
         given: by the caller.
-        root: of the runs; rows from memory are written to ``rows`` in it.
+        root: of the runs; rows from memory are written to ``.rows`` in it.
 
     Returns:
         The file.
@@ -98,5 +125,7 @@ def _text(value: Any) -> str:
         return "null"
     if isinstance(value, str | os.PathLike):
         return os.fspath(value)
+    if hasattr(value, "tolist"):
+        value = value.tolist()
     # Numbers, flags and lists are YAML, which JSON is.
     return json.dumps(value, ensure_ascii=False, default=str)

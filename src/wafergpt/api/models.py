@@ -13,6 +13,7 @@ from wafergpt.api.given import (
     overrides_of,
     root_of,
     rows_file,
+    words_of,
 )
 from wafergpt.errors import InputError, require_numbers
 from wafergpt.files import from_home
@@ -139,7 +140,7 @@ def evaluate(
         )
     require_numbers(rows=rows, documents=documents, seed=seed)
     asked = Asked(
-        suites=one_or_more(suites),
+        suites=words_of(suites, "suites"),
         files=tuple(from_home(rows_file(one, root)) for one in one_or_more(files)),
         columns=columns_of(found, overrides_of(overrides)),
         labels=dict(labels or {}),
@@ -148,8 +149,8 @@ def evaluate(
         against=tuple(Run.find(other, root) for other in one_or_more(against)),
         corpus=tuple(map(from_home, one_or_more(corpus))),
         corpus_column=corpus_column,
-        kinds=one_or_more(kinds),
-        tasks=one_or_more(tasks),
+        kinds=words_of(kinds, "kinds"),
+        tasks=words_of(tasks, "tasks"),
         tasks_folder=None if tasks_folder is None else from_home(tasks_folder),
         rows=rows,
         documents=documents,
@@ -213,7 +214,7 @@ def import_model(
     with working("loading torch"):
         from wafergpt.interop.hf_import import import_folder
 
-    return import_folder(from_home(folder), name, root_of(root), one_or_more(ignore))
+    return import_folder(from_home(folder), name, root_of(root), words_of(ignore, "ignore"))
 
 
 def export(

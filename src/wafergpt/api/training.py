@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 from wafergpt.api.given import (
     Overrides,
     Rows,
-    one_or_more,
     overrides_of,
     root_of,
     rows_file,
+    words_of,
 )
 from wafergpt.config import Recipe, load_recipe, recipe_with, shipped_recipes
 from wafergpt.errors import InputError, require_numbers
@@ -171,7 +171,7 @@ def finetune(
         overrides: ``section.key=value`` strings, or values by key.
         task: the task's name, if the recipe does not name it; ``classify`` if neither does.
         data: the labelled rows to train on, if the recipe does not name them: a file, or from
-            memory a data frame or mappings, which are kept as a file in ``root/rows``.
+            memory a data frame or mappings, which are kept as a file in ``root/.rows``.
         resume: a fine-tuning run to resume, bit for bit.
         auto_resume: resume the run that this recipe started under its name, or start it.
         refit: train twice: without the held-out rows, as ``NAME-held-out``, whose metrics are of
@@ -208,11 +208,11 @@ def finetune(
         return Predictor.load(train(recipe, run=run, root=root, began=began))
     if start is None:
         raise InputError("start from a run or from 'scratch', or name a run to resume")
-    base = start_run(start, root)
+    base, wanted = start_run(start, root), recipe_with(recipe, overrides)
     data = None if data is None else rows_file(data, root)
     # What is noted of the rows is the same in both trainings.
     with each_kind_once(differs=""):
-        asked = with_task(recipe_with(recipe, overrides), base, task, data, chooses=recipe is None)
+        asked = with_task(wanted, base, task, data, chooses=recipe is None)
         _require_started(asked)
         if refit is None:
             refit = recipe is None and is_worth_it(asked, base, root)
@@ -239,7 +239,8 @@ def cross_validate(
         start: the run to start from, or ``"scratch"``.
         recipe: a recipe, a YAML file, or the name of a shipped recipe. If omitted, what
             ``overrides`` do not set is chosen by the rows, and said.
-        overrides: ``section.key=value`` strings; ``name`` is that of the network of all rows.
+        overrides: ``section.key=value`` strings, or values by key; ``name`` is that of the network
+            of all rows.
         folds: the number of parts.
         refit: train ``name`` on all rows at the end; ``task.test`` is judged by this one alone.
         task: the task's name, if the recipe does not name it; ``classify`` if neither does.
@@ -262,9 +263,9 @@ def cross_validate(
     from wafergpt.train.resume import start_run
 
     root, overrides = root_of(root), overrides_of(overrides)
-    data = None if data is None else rows_file(data, root)
     named = [] if task is None else [f"task.name={task}"]
     whole = recipe_with(recipe, [*overrides, *named])
+    data = None if data is None else rows_file(data, root)
     test = None if whole.task is None else whole.task.test
     base = start_run(start, root)
     asked = recipe_with(recipe, [*overrides, *named, f"task.folds={folds}", "task.test=null"])
@@ -305,8 +306,8 @@ def tune(
             pretrain further; None for a pretraining from fresh weights.
         recipe: a recipe, a YAML file, or the name of a shipped recipe; its section ``tune`` has
             spaces by key. If omitted, a fine-tuning's settings are chosen by the rows.
-        overrides: ``section.key=value`` strings; a number, flag or choice may have a space in its
-            place: ``low..high``, ``low..high:log`` or ``a,b,c``. Without any, default ones.
+        overrides: ``section.key=value`` strings, or values by key; a number, flag or choice may
+            have a space in its place: ``low..high``, ``low..high:log`` or ``a,b,c``. Without any, default ones.
         budget: of all trials: time such as ``"30m"``, seconds, or ``"1e15 FLOPs"``.
         trials: their number, the default among them.
         metric: the objective; ``evaluate.metric`` if omitted.
@@ -347,7 +348,7 @@ def tune(
         budget=budget,
         trials=trials,
         metric=metric,
-        also=one_or_more(also),
+        also=words_of(also, "also"),
         sampler=sampler,
         pruner=pruner,
         workers=workers,
@@ -387,7 +388,7 @@ def _require_alone(**given: object) -> None:
         InputError: naming the first of what is.
     """
     for name, value in given.items():
-        if value is not None and value is not False:
+        if not (value is None or value is False or (isinstance(value, str) and not value)):
             raise InputError(f"a resumed training stays what it is: omit {name}")
 
 

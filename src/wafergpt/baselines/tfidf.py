@@ -53,12 +53,14 @@ def train_tfidf(
         seed: of the regression.
 
     Raises:
-        InputError: if scikit-learn is not installed.
+        InputError: if scikit-learn is not installed, or there are no validation rows.
     """
     try:
         from sklearn.linear_model import LogisticRegression
     except ImportError:
         raise InputError(NEEDS_SKLEARN) from None
+    if not validation.texts:
+        raise InputError("there are no validation rows to choose C by")
     start = time.perf_counter()
     labels = labels or label_names(train)
     targets, held_out = (
@@ -81,7 +83,8 @@ def train_tfidf(
 
     checked, seen = (vectorizer.transform(table.texts) for table in (validation, test))
     regression = _lowest(
-        fitted, lambda one: classification_metrics(found(one, checked), held_out, labels).loss
+        fitted,
+        lambda one: classification_metrics(found(one, checked), held_out, labels).loss,
     )
     seconds = time.perf_counter() - start
     probabilities = found(regression, seen)
@@ -122,13 +125,15 @@ def train_tfidf_of_sets(
         seed: of the regressions.
 
     Raises:
-        InputError: if scikit-learn is not installed.
+        InputError: if scikit-learn is not installed, or there are no validation rows.
     """
     try:
         from sklearn.linear_model import LogisticRegression
         from sklearn.multiclass import OneVsRestClassifier
     except ImportError:
         raise InputError(NEEDS_SKLEARN) from None
+    if not validation.texts:
+        raise InputError("there are no validation rows to choose C by")
     start = time.perf_counter()
     targets, held_out = (
         encode_label_sets(table, labels, name)
@@ -146,7 +151,8 @@ def train_tfidf_of_sets(
 
     checked, seen = (vectorizer.transform(table.texts) for table in (validation, test))
     regressions = _lowest(
-        fitted, lambda each: multi_label_metrics(found(each, checked), held_out, labels).loss
+        fitted,
+        lambda each: multi_label_metrics(found(each, checked), held_out, labels).loss,
     )
     seconds = time.perf_counter() - start
     offsets = decide(found(regressions, checked), held_out)

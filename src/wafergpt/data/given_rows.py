@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Mapping
+from datetime import date, time
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -23,7 +26,20 @@ def is_table(value: object) -> TypeGuard[Any]:
 
 
 def rows_of_table(table: Any) -> list[dict[str, Any]]:
-    """Return the rows of a data frame."""
+    """Return the rows of a data frame.
+
+    Args:
+        table: of pandas, polars or pyarrow.
+
+    Returns:
+        A mapping from columns to values for each.
+
+    Raises:
+        InputError: if two columns have one name.
+    """
+    names = list(map(str, getattr(table, "column_names", table.columns)))
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise InputError(f"the table has two columns '{twice}'")
     name = next(name for name in TABLES if hasattr(table, name))
     return list(getattr(table, name)(*(["records"] if name == "to_dict" else [])))
 
@@ -51,7 +67,10 @@ def kept_rows(rows: Any, folder: Path) -> Path:
                 f'row {place} is {described(row)}; a mapping such as {{"text": …, "label": …}} is '
                 "wanted"
             )
-        lines.append(row_line("jsonl", (), {str(name): _plain(row[name]) for name in row}))
+        plain = {str(name): _plain(row[name], f"row {place}, '{name}'") for name in row}
+        if len(plain) < len(row):
+            raise InputError(f"row {place} has two columns of one name")
+        lines.append(row_line("jsonl", (), plain))
     if not lines:
         raise InputError("there are no rows")
     data = "".join(lines)
@@ -63,16 +82,27 @@ def kept_rows(rows: Any, folder: Path) -> Path:
     return path
 
 
-def _plain(value: Any) -> Any:
-    """Return a value as JSON has it."""
+def _plain(value: Any, place: str) -> Any:
+    """Return a value as JSON has it.
+
+    Args:
+        value: of a cell.
+        place: to name in an error.
+    """
+    if isinstance(value, Decimal):
+        value = float(value)
     if is_missing(value):
         return None
+    if isinstance(value, date | time):
+        return value.isoformat()
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
+        return {str(key): _plain(inner, place) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
+        return [_plain(inner, place) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"{place}: {value} is no number")
     if isinstance(value, str | int | float):
         return value
-    raise InputError(f"a row has {described(value)}: text, numbers and lists of them are wanted")
+    raise InputError(f"{place}: {described(value)}; text, numbers and lists of them are wanted")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
 from itertools import chain, islice
@@ -96,13 +97,13 @@ class Tokenizer:
 
     def around(self) -> list[str]:
         """Return the tokens that its definition adds to every text, which ``encode`` does not."""
+        whole = build(self._definition, "the tokenizer")
+        whole.no_truncation()
+        whole.no_padding()
         added, plain = (
-            self._whole.encode("a", add_special_tokens=adds).ids for adds in (True, False)
+            Counter(whole.encode("a", add_special_tokens=adds).ids) for adds in (True, False)
         )
-        rest = list(added)
-        for token in plain:
-            rest.remove(token)
-        return [str(self.token(token)) for token in rest]
+        return [str(self.token(token)) for token in (added - plain).elements()]
 
     @classmethod
     def train(

@@ -25,6 +25,7 @@ from wafergpt.progress import progress
 from wafergpt.runs.run import RUNS, AnyRun, Run
 from wafergpt.tasks.base import InputFormat, Task, task_of
 from wafergpt.tasks.classify import Classify
+from wafergpt.tasks.text_task import TextTask
 
 
 @dataclass(frozen=True)
@@ -135,9 +136,13 @@ class Predictor:
 
     def _given(self, inputs: Iterable[Any]) -> list[Any]:
         if is_table(inputs):
-            rows, names = rows_of_table(inputs), names_of(self.task.columns_named(None))
-            alone = len(names) == 1 and names[0] in inputs.columns
-            inputs = [row[names[0]] for row in rows] if alone else rows
+            inputs = rows_of_table(inputs)
+            names = names_of(self.task.columns_named(None))
+            if inputs and len(names) == 1 and names[0] in inputs[0]:
+                inputs = [row[names[0]] for row in inputs]
+            elif inputs and isinstance(self.task, TextTask) and names[0] not in inputs[0]:
+                there = ", ".join(map(str, inputs[0]))
+                raise InputError(f"the table has no column '{names[0]}' (it has {there})")
         # These iterate over keys or bytes, not over texts.
         if isinstance(inputs, Mapping | bytes):
             raise InputError(

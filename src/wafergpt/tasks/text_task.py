@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from wafergpt.config import Recipe
 from wafergpt.data.cells import is_missing
 from wafergpt.data.labelled_rows import Table, read_table
-from wafergpt.data.paired_batches import changed_of
 from wafergpt.data.row_sources import together
 from wafergpt.data.text_columns import (
     BETWEEN,
@@ -234,6 +233,8 @@ class TextTask(LabelledTask[Table]):
 
     def flops(self, batch: Batch) -> float:
         """Return the FLOPs of a forward and backward pass, padding included."""
+        from wafergpt.data.paired_batches import changed_of
+
         texts, length = batch["tokens"].shape
         recipe = self.recipe
         weights = self.n_outputs * pooled_width(recipe.model, self.settings.pooling)
@@ -300,6 +301,8 @@ class TextTask(LabelledTask[Table]):
 
     def training_loss(self, network: nn.Module, batch: Batch) -> Tensor:
         """Return the loss; with changed copies beside the rows, that of both, kept together."""
+        from wafergpt.data.paired_batches import changed_of
+
         changed = changed_of(batch)
         if changed is not None:
             return consistent_loss(self, network, batch, changed)

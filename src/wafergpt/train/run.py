@@ -25,7 +25,7 @@ from wafergpt.distributed.collectives import ProcessGroup
 from wafergpt.distributed.rendezvous import joined
 from wafergpt.engines.base import generators_kept
 from wafergpt.engines.outputs import evaluate
-from wafergpt.errors import InputError, Interrupted, RunFailed
+from wafergpt.errors import Interrupted, RunFailed, TrainingAlready
 from wafergpt.inference.devices import inference_device
 from wafergpt.planning.schedule_check import require_possible_warmup
 from wafergpt.progress import progress, say, silent
@@ -66,7 +66,7 @@ def _out_of_memory_fails() -> Iterator[None]:
 def _alone() -> Iterator[None]:
     """Keep torch's generators, of which a process has one for each device, to one training."""
     if not _training.acquire(blocking=False):
-        raise InputError("this process is training already: one at a time, or each in a process")
+        raise TrainingAlready("this process trains already: one at a time, or each in a process")
     try:
         with generators_kept():
             yield

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -29,6 +28,7 @@ from wafergpt.train.resume import asked_for, language_model, on_top_of, start_ru
 from wafergpt.tuning.proxy import proxy_of
 from wafergpt.tuning.samplers import Pruner, Sampler
 from wafergpt.tuning.spaces import Space, combinations, default_spaces, read_spaces
+from wafergpt.tuning.storage import without_password
 
 if TYPE_CHECKING:
     from wafergpt.planning.plan import Plan
@@ -105,14 +105,14 @@ class Asked:
         Raises:
             InputError: if it is impossible, or its data unusable.
         """
-        # Trials are trained in a folder of their own.
-        recipe = with_teacher(self._loaded(changes), self.root)
-        if self.start is None:
-            return recipe
+        recipe = self._loaded(changes)
         if self.goes_on:
             assert self.base is not None
-            return on_top_of(recipe, self.base)
-        return with_task(recipe, self.base, chooses=self.recipe is None)
+            recipe = on_top_of(recipe, self.base)
+        elif self.start is not None:
+            recipe = with_task(recipe, self.base, chooses=self.recipe is None)
+        # Trials are trained in a folder of their own. What is replaced counts as given.
+        return with_teacher(recipe, self.root)
 
     @cached_property
     def goes_on(self) -> bool:
@@ -288,8 +288,3 @@ class Asked:
         # The default is a trial beside those of the grid, unless it is one of them.
         beside = len(self.default_parameters()) < len(self.tuned)
         return self.sampler == "grid" or 0 < count <= (self.trials or 0) - beside
-
-
-def without_password(address: str) -> str:
-    """Return the address of a database as it may be shown."""
-    return re.sub(r"(://[^/@:]*):[^@]*@", r"\1@", address)

@@ -14,16 +14,24 @@ from typing import Any
 from wafergpt import atomic_files, files
 from wafergpt.config import Recipe, recipe_from
 from wafergpt.devices.limits import cores
-from wafergpt.errors import Diverged, InputError, Interrupted, ProcessLost, RunFailed
+from wafergpt.errors import (
+    Diverged,
+    InputError,
+    Interrupted,
+    ProcessLost,
+    RunFailed,
+    TrainingAlready,
+)
 from wafergpt.locks import locked
 from wafergpt.progress import Bar, each_kind_once, is_worker, only_warnings, progress, say
 from wafergpt.runs.run import Run
 from wafergpt.train.signals import Signals
-from wafergpt.tuning.asked import WEIGHTS, Asked, without_password
+from wafergpt.tuning.asked import WEIGHTS, Asked
 from wafergpt.tuning.gpus import require_gpus
 from wafergpt.tuning.records import Outcome, Trial
 from wafergpt.tuning.several import ENDS, trained_by_several
 from wafergpt.tuning.spending import Spending
+from wafergpt.tuning.storage import without_password
 from wafergpt.tuning.study import STUDY_LOCK, Study
 from wafergpt.tuning.summary import TRIALS, summary
 from wafergpt.tuning.table import TrialTable
@@ -34,6 +42,8 @@ from wafergpt.tuning.trials import (
     reached,
     trained_here,
 )
+
+TEACHER = "train.teacher"
 
 ASKED = "asked"
 """Name of the JSON file of a study's run that says what was asked for."""
@@ -94,7 +104,10 @@ class TrialMaker:
             raise InputError(f"{self.folder} is no study: choose another name=NAME")
         now = self.asked.identity()
         known = {WEIGHTS: now.get(WEIGHTS), **before["identity"]}
-        known["storage"] = without_password(known["storage"])
+        known["storage"] = without_password(known.get("storage", ""))
+        if teacher := known.get(TEACHER):
+            # Of an older version, as it was typed.
+            known[TEACHER] = str(Path(str(teacher)).resolve())
         differ = sorted(k for k in known.keys() | now.keys() if known.get(k) != now.get(k))
         if differ:
             raise InputError(
@@ -211,7 +224,7 @@ class TrialMaker:
         except StoppedEarlyError:
             settle(None, "stopped early")
         except InputError as error:
-            if trial.is_default:
+            if trial.is_default or isinstance(error, TrainingAlready):
                 # The same call, made again, says it again.
                 raise
             settle(None, str(error))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection, Container, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal
@@ -58,7 +59,7 @@ def opened(folder: Path, name: str, storage: str, directions: Sequence[Way]) -> 
         ) from None
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         reason = "too deep" if isinstance(error, RecursionError) else error
-        raise InputError(f"{storage or journal} is damaged: {reason}") from None
+        raise InputError(f"{without_password(storage) or journal} is damaged: {reason}") from None
     except Exception as error:
         # Each driver has errors of its own.
         if not storage:
@@ -131,3 +132,8 @@ def _cut_torn_record(journal: Path) -> None:
 def _last_byte(file: BinaryIO) -> bytes:
     file.seek(-1, os.SEEK_END)
     return file.read(1)
+
+
+def without_password(address: str) -> str:
+    """Return the address of a database as it may be shown."""
+    return re.sub(r"(://[^/@:]*):[^@]*@", r"\1@", address)

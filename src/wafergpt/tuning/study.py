@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wafergpt.errors import InputError
 from wafergpt.locks import Lock, locked
 from wafergpt.runs.run import Run
 from wafergpt.tuning.records import (
@@ -308,12 +309,21 @@ class Study:
     def _after_death(self, trial: FrozenTrial) -> dict[str, Any]:
         """Return the attributes of a trial that takes up another one."""
         before = {key: value for key, value in trial.user_attrs.items() if key != LEFT}
-        run = Run(self.folder / before.get(RUN, "none"))
-        rows = run.metrics() if run.path.exists() else []
+        rows: Sequence[Mapping[str, Any]] = []
+        # There may be none yet, and a loss of power may have damaged them.
+        with suppress(InputError, OSError):
+            rows = Run(self.folder / before.get(RUN, "none")).metrics()
+        earlier = before.get(REACHED, 0)
         reached = max((int(row.get("step", 0)) for row in rows), default=0)
-        deaths = before.get(DEATHS, 0) if reached <= before.get(REACHED, 0) else 0
-        died = LEFT not in trial.user_attrs
-        return {**before, AGAIN: trial.number, DEATHS: deaths + died, REACHED: reached}
+        deaths = before.get(DEATHS, 0) if reached <= earlier else 0
+        # Without a name it has not begun.
+        died = LEFT not in trial.user_attrs and RUN in trial.user_attrs
+        return {
+            **before,
+            AGAIN: trial.number,
+            DEATHS: deaths + died,
+            REACHED: max(reached, earlier),
+        }
 
     def _lock_of(self, run: str) -> Path:
         return self.folder / f"{run}.lock"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from wafergpt.tuning.asked import Asked
-from wafergpt.tuning.records import Outcome
 from wafergpt.tuning.samplers import LEAST_TO_TELL
-from wafergpt.tuning.study import Study
+
+if TYPE_CHECKING:
+    from wafergpt.tuning.asked import Asked
+    from wafergpt.tuning.records import Outcome
+    from wafergpt.tuning.study import Study
 
 TRIALS = "trials"
 """Name of the JSON file of a study's run that has the summary as soon as a trial is settled."""

@@ -156,11 +156,13 @@ class Tuning:
             default = default_of(outcomes)
             chosen = self._chosen(best, default)
             run.write("result", self._result(run, outcomes, chosen))
+            self._write_recipe(run, chosen)
             if self.asked.width is None:
                 is_new = take(run, chosen, target, name)
         if self.asked.width is None:
             judge(run, chosen, default, target, is_new)
-        self._write_recipe(run, chosen)
+            # The test figures are above the recipe too.
+            self._write_recipe(run, chosen)
 
     # --- the study -------------------------------------------------------------------------------
 
