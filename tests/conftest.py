@@ -10,7 +10,7 @@ import pytest
 from hypothesis import settings
 
 from tests.preloaded import Popen
-from wafergpt.progress import show
+from wafergpt.logs import show
 
 # How long an example takes depends on what else the machine does.
 settings.register_profile("wafergpt", deadline=None)

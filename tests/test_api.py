@@ -96,7 +96,8 @@ def test_a_shipped_recipe_is_meant_where_a_folder_has_its_name(
 QUIET = """
 import logging, sys
 import wafergpt
-from wafergpt.progress import progress, say, working
+from wafergpt.logs import say
+from wafergpt.progress import progress, working
 assert not {"torch", "numpy", "yaml", "pydantic", "click", "rich"} & set(sys.modules), sys.modules
 say("nobody hears this")
 with working("quiet work"), progress("quiet", 2, "steps") as bar:

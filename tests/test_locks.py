@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from wafergpt import atomic_files, files, locks, progress
+from wafergpt import atomic_files, files, locks, logs
 from wafergpt.config import load_recipe
 from wafergpt.errors import InputError
 from wafergpt.locks import Lock
@@ -20,7 +20,7 @@ WITHOUT = [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP]
 
 @pytest.fixture(autouse=True)
 def nothing_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "_said", set())
+    monkeypatch.setattr(logs, "_said", set())
 
 
 def without_locks(monkeypatch: pytest.MonkeyPatch, number: int) -> None:

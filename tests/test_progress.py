@@ -24,7 +24,8 @@ from hypothesis import strategies as st
 from wcwidth import wcswidth
 
 from wafergpt import progress as progress_module
-from wafergpt.progress import progress, say, working
+from wafergpt.logs import say
+from wafergpt.progress import progress, working
 from wafergpt.screen import ASCII, FINE, Line, Screen, fit
 
 NAME = "my-first-language-model"

@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from wafergpt.inference.predictor import Predictor as Predictor
     from wafergpt.inference.search import SearchIndex as SearchIndex
     from wafergpt.inference.writer import Writer as Writer
+    from wafergpt.logs import show as show
     from wafergpt.planning.plan import Plan as Plan
-    from wafergpt.progress import show as show
     from wafergpt.runs.run import Run as Run
 
 _HOMES = {
@@ -56,7 +56,7 @@ _HOMES = {
     "SearchIndex": "wafergpt.inference.search",
     "Writer": "wafergpt.inference.writer",
     "load_recipe": "wafergpt.config",
-    "show": "wafergpt.progress",
+    "show": "wafergpt.logs",
     **dict.fromkeys(
         (
             "average", "cross_validate", "evaluate", "export", "finetune", "generate",

@@ -18,7 +18,7 @@ from typing import Any
 
 from wafergpt.errors import InputError
 from wafergpt.files import mount_of
-from wafergpt.progress import say_once
+from wafergpt.logs import say_once
 
 NO_FLUSH = {
     errno.EINVAL, errno.EACCES, errno.EPERM, errno.EBADF, errno.ENOSYS, errno.ENOTSUP,

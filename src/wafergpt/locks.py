@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from wafergpt.files import mount_of
-from wafergpt.progress import say_once
+from wafergpt.logs import say_once
 
 TAKEN = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES}
 """Errors of locking when another process holds the lock."""

@@ -13,7 +13,7 @@ from torch.fx import GraphModule
 from torch.nn import functional as F
 
 from tests.train.test_resume import SETTINGS, corpus
-from wafergpt import progress
+from wafergpt import logs
 from wafergpt.api import pretrain
 from wafergpt.devices import compiler
 from wafergpt.devices.compiler import CACHE, Compiler, is_of_compiler, reason, require_cache
@@ -34,7 +34,7 @@ def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     import torch._inductor.config
 
     monkeypatch.setenv(CACHE, str(tmp_path / "cache"))
-    monkeypatch.setattr(progress, "_said", set())
+    monkeypatch.setattr(logs, "_said", set())
     torch._dynamo.reset()
     # Torch reads CXX when it is imported.
     with torch._inductor.config.patch({"cpp.cxx": (None, "/bin/false")}):

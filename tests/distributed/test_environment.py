@@ -14,7 +14,7 @@ from wafergpt.distributed import launcher as launch
 from wafergpt.distributed.environment import NEEDED, OTHERS, required_place
 from wafergpt.distributed.rendezvous import joined
 from wafergpt.errors import InputError
-from wafergpt.progress import place, say
+from wafergpt.logs import place, say
 
 WHOLE = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 

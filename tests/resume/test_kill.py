@@ -39,7 +39,7 @@ from wafergpt.errors import Interrupted
 from wafergpt.runs.run import Run
 from wafergpt.checkpoint import format as stored
 from wafergpt.api import pretrain
-from wafergpt.progress import show
+from wafergpt.logs import show
 
 show()
 # It may be ignored here, where nohup has started the tests.

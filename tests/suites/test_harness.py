@@ -16,8 +16,8 @@ from tests.suites.test_language import NGRAMS, make_run, network_of
 from wafergpt.api import evaluate, export
 from wafergpt.errors import InputError
 from wafergpt.inference.writer import Writer
+from wafergpt.logs import silent
 from wafergpt.model.gpt import GPT
-from wafergpt.progress import silent
 from wafergpt.suites.harness import _scores, harness
 from wafergpt.suites.harness_published import PUBLISHED
 from wafergpt.suites.harness_tasks import local_tasks, task_config

@@ -46,7 +46,8 @@ def one_or_more(given: Any) -> tuple[Any, ...]:
     """Return what is given, or the one that is given alone; nothing for None."""
     if given is None:
         return ()
-    alone = isinstance(given, str | os.PathLike) or hasattr(given, "columns")
+    # A table and a mapping iterate over their columns.
+    alone = isinstance(given, str | os.PathLike | Mapping) or hasattr(given, "columns")
     if alone or not isinstance(given, Iterable):
         return (given,)
     several = tuple(given)

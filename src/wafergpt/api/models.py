@@ -17,7 +17,8 @@ from wafergpt.api.given import (
 )
 from wafergpt.errors import InputError, require_numbers
 from wafergpt.files import from_home
-from wafergpt.progress import say, working
+from wafergpt.logs import say
+from wafergpt.progress import working
 from wafergpt.runs.run import RUNS, AnyRun, Run
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from wafergpt.api.given import (
 from wafergpt.config import Recipe, load_recipe, recipe_with, shipped_recipes
 from wafergpt.errors import InputError, require_numbers
 from wafergpt.files import from_home, is_corpus
-from wafergpt.progress import each_kind_once, place, say
+from wafergpt.logs import each_kind_once, place, say
 from wafergpt.runs.run import RUNS, SCRATCH, AnyRun, Run
 
 if TYPE_CHECKING:
@@ -307,7 +307,8 @@ def tune(
         recipe: a recipe, a YAML file, or the name of a shipped recipe; its section ``tune`` has
             spaces by key. If omitted, a fine-tuning's settings are chosen by the rows.
         overrides: ``section.key=value`` strings, or values by key; a number, flag or choice may
-            have a space in its place: ``low..high``, ``low..high:log`` or ``a,b,c``. Without any, default ones.
+            have a space in its place: ``low..high``, ``low..high:log`` or ``a,b,c``. Without any,
+            default ones.
         budget: of all trials: time such as ``"30m"``, seconds, or ``"1e15 FLOPs"``.
         trials: their number, the default among them.
         metric: the objective; ``evaluate.metric`` if omitted.

@@ -24,7 +24,8 @@ from wafergpt.evaluation.intervals import Bootstrap, mcnemar
 from wafergpt.evaluation.metrics import RowScores
 from wafergpt.evaluation.multi_label import LabelledRowScores
 from wafergpt.inference.predictor import Predictor
-from wafergpt.progress import say, silent, working
+from wafergpt.logs import say, silent
+from wafergpt.progress import working
 from wafergpt.runs.run import Run
 from wafergpt.tasks.classify import Classify
 from wafergpt.tasks.multi_label import MultiLabel

@@ -24,7 +24,8 @@ from wafergpt.data.labelled_split import hold_out, hold_out_of_each_class
 from wafergpt.data.labels import settle_classes
 from wafergpt.data.prepare import prepare
 from wafergpt.errors import InputError, Interrupted
-from wafergpt.progress import duration, say
+from wafergpt.logs import say
+from wafergpt.progress import duration
 from wafergpt.reports.page import write_report
 from wafergpt.runs.run import RUNS, Run
 

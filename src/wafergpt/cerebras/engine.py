@@ -40,9 +40,9 @@ from wafergpt.engines.base import ROUNDS, Decision, UpdateResult
 from wafergpt.engines.outputs import outputs_of
 from wafergpt.engines.settings import settled_by_leader
 from wafergpt.errors import InputError, RunFailed
+from wafergpt.logs import say
 from wafergpt.model.empty import empty
 from wafergpt.planning.hardware import Machine
-from wafergpt.progress import say
 from wafergpt.sparsity.masks import with_whole_masks
 from wafergpt.tasks.base import Outputs, Splits, Task, joined
 

@@ -18,7 +18,8 @@ from wafergpt import atomic_files, files
 from wafergpt.devices.probe import cache_folder
 from wafergpt.errors import InputError, RunFailed
 from wafergpt.locks import locked
-from wafergpt.progress import say, working
+from wafergpt.logs import say
+from wafergpt.progress import working
 
 SDK = "cerebras_pytorch==2.10.0"
 

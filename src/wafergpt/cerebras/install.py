@@ -6,7 +6,8 @@ import time
 from typing import Any
 
 from wafergpt.cerebras import environment, lowering
-from wafergpt.progress import duration, say, working
+from wafergpt.logs import say
+from wafergpt.progress import duration, working
 
 
 def install() -> dict[str, Any]:

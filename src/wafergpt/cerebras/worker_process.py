@@ -16,7 +16,7 @@ from typing import Any
 
 from wafergpt.cerebras import environment
 from wafergpt.errors import InputError, RunFailed
-from wafergpt.progress import say
+from wafergpt.logs import say
 
 LOG = "worker.log"
 

@@ -32,7 +32,8 @@ from wafergpt.config import Recipe
 from wafergpt.devices.peak_memory import is_out_of_memory
 from wafergpt.distributed.sharding import Part
 from wafergpt.errors import InputError, ProcessLost, RunFailed
-from wafergpt.progress import say, working
+from wafergpt.logs import say
+from wafergpt.progress import working
 from wafergpt.runs.run import SHIPPED, Run
 
 STATE = "state.json"

@@ -18,8 +18,8 @@ from wafergpt.cli.streams import shows, steady_streams
 from wafergpt.devices.limits import limit_threads
 from wafergpt.distributed.launcher import LAUNCHED, leave_group
 from wafergpt.errors import InputError, Interrupted, nearest
-from wafergpt.progress import place
-from wafergpt.progress import show as show_messages
+from wafergpt.logs import place
+from wafergpt.logs import show as show_messages
 
 if TYPE_CHECKING:
     from wafergpt.cli.tables import Screen

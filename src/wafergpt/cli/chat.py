@@ -11,7 +11,8 @@ import click
 from wafergpt.cli import device_option, emit, json_option
 from wafergpt.cli.recipe import runs_option
 from wafergpt.cli.streams import legible
-from wafergpt.progress import say, working
+from wafergpt.logs import say
+from wafergpt.progress import working
 
 if TYPE_CHECKING:
     from wafergpt.inference.conversation import Conversation

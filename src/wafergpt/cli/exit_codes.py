@@ -10,7 +10,7 @@ import click
 
 from wafergpt.distributed.launcher import LAUNCHED, LOST
 from wafergpt.errors import InputError, ProcessLost, RunFailed
-from wafergpt.progress import is_worker, place
+from wafergpt.logs import is_worker, place
 
 LONGEST_LINE = 4000
 """The longest error message, in characters."""

@@ -11,7 +11,8 @@ from wafergpt.cli import HomePath, emit, json_option
 from wafergpt.cli.recipe import runs_option
 from wafergpt.cli.stopping import stopped_by_signals
 from wafergpt.cli.tables import Column, Row, plain, table
-from wafergpt.progress import say, working
+from wafergpt.logs import say
+from wafergpt.progress import working
 
 COLUMNS = [Column("", min_width=10), Column("fp32", right=True), Column("int8", right=True)]
 

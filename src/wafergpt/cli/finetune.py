@@ -28,7 +28,7 @@ from wafergpt.cli.recipe import (
 from wafergpt.cli.tables import plain, table
 from wafergpt.config import Recipe, load_recipe
 from wafergpt.distributed.launcher import LAUNCHED
-from wafergpt.progress import is_worker, place
+from wafergpt.logs import is_worker, place
 from wafergpt.runs.run import Run
 
 if TYPE_CHECKING:

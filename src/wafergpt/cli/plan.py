@@ -20,7 +20,7 @@ from wafergpt.cli.recipe import (
 )
 from wafergpt.cli.tables import Cell, Column, Row, details, plain, table
 from wafergpt.config.files import HORIZONS
-from wafergpt.progress import say
+from wafergpt.logs import say
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -15,7 +15,8 @@ from wafergpt.cli.recipe import runs_option
 from wafergpt.data.table_writing import table_kind
 from wafergpt.errors import InputError
 from wafergpt.files import from_home, is_file, many
-from wafergpt.progress import say, working
+from wafergpt.logs import say
+from wafergpt.progress import working
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -14,7 +14,7 @@ from wafergpt import files
 from wafergpt.cli import HomePath
 from wafergpt.config import Recipe, known_keys, load_recipe, recipe_from, shipped_recipes
 from wafergpt.config.files import merged
-from wafergpt.progress import is_worker, place, say
+from wafergpt.logs import is_worker, place, say
 from wafergpt.runs.run import RUNS, Run
 
 recipe_arguments = click.argument("arguments", nargs=-1, metavar="[RECIPE] [KEY=VALUE]...")

@@ -12,7 +12,8 @@ from wafergpt import files
 from wafergpt.cli import emit, tables
 from wafergpt.cli.tables import Cell, Column
 from wafergpt.errors import InputError
-from wafergpt.progress import say, working
+from wafergpt.logs import say
+from wafergpt.progress import working
 from wafergpt.runs import removal
 from wafergpt.runs.run import Run
 

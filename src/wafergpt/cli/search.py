@@ -12,7 +12,8 @@ from wafergpt.cli import HomePath, device_option, emit, json_line, json_option
 from wafergpt.cli.recipe import runs_option
 from wafergpt.errors import InputError
 from wafergpt.files import require_new
-from wafergpt.progress import say, working
+from wafergpt.logs import say
+from wafergpt.progress import working
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO, cast
 
 from wafergpt.errors import RunFailed
-from wafergpt.progress import FAILURES
+from wafergpt.logs import FAILURES
 
 PLAIN = {
     "…": "...", "·": "*", "→": "->", "←": "<-", "−": "-", "–": "-", "—": "-", "×": "x",

@@ -20,7 +20,7 @@ from wafergpt.data.labelled_rows import held
 from wafergpt.data.opening import NotTextError
 from wafergpt.errors import InputError
 from wafergpt.files import short
-from wafergpt.progress import say
+from wafergpt.logs import say
 
 T = TypeVar("T")
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from wafergpt.data.json_rows import TWICE
 from wafergpt.errors import InputError
-from wafergpt.progress import say_once
+from wafergpt.logs import say_once
 
 BinaryKind = Literal["xlsx", "parquet"]
 

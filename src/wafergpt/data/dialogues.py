@@ -13,7 +13,7 @@ from wafergpt.data.file_formats import FileFormat, column, counted, rows, whole
 from wafergpt.data.labelled_rows import Table, held
 from wafergpt.errors import InputError, nearest
 from wafergpt.files import short
-from wafergpt.progress import say
+from wafergpt.logs import say
 
 Role = Literal["system", "user", "assistant", "tool"]
 

@@ -21,7 +21,7 @@ from wafergpt.data.file_formats import (
 from wafergpt.data.opening import Errors, NotTextError, lines
 from wafergpt.errors import InputError
 from wafergpt.files import from_home, many
-from wafergpt.progress import say
+from wafergpt.logs import say
 
 DOCUMENT_CHARACTERS = 16 << 10
 """A text file is cut into documents at the first blank line after so many characters."""

@@ -14,7 +14,7 @@ from wafergpt import atomic_files
 from wafergpt.data.cells import described, is_missing
 from wafergpt.data.table_writing import row_line
 from wafergpt.errors import InputError
-from wafergpt.progress import say
+from wafergpt.logs import say
 
 TABLES = ("to_dicts", "to_pylist", "to_dict")
 """What turns a table of polars, of pyarrow and of pandas into rows."""

@@ -28,7 +28,7 @@ from wafergpt.data.opening import lines
 from wafergpt.data.text_columns import joined, names_of
 from wafergpt.errors import InputError, nearest
 from wafergpt.files import short
-from wafergpt.progress import say
+from wafergpt.logs import say
 
 T = TypeVar("T")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-from wafergpt.progress import say
+from wafergpt.logs import say
 
 LONGEST = 4096
 """The longest plausible word, number, line of dashes or indentation, in characters."""

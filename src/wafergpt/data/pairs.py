@@ -10,7 +10,7 @@ from wafergpt.data.file_formats import column, counted, require_kind, rows
 from wafergpt.data.labelled_rows import Table, held
 from wafergpt.data.opening import lines
 from wafergpt.errors import InputError
-from wafergpt.progress import say
+from wafergpt.logs import say
 
 
 def read_pairs(path: str | Path, source: str, target: str) -> Table:

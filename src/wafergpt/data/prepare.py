@@ -27,7 +27,8 @@ from wafergpt.data.tokenizer import SMALLEST, Tokenizer
 from wafergpt.data.tokenizer_files import DEFINITION, SETTINGS
 from wafergpt.errors import InputError, require_numbers, require_one_of
 from wafergpt.locks import Lock
-from wafergpt.progress import Bar, progress, say, working
+from wafergpt.logs import say
+from wafergpt.progress import Bar, progress, working
 
 DEFAULT_VOCABULARY = 8192
 BLOCK_BYTES = 64 << 20

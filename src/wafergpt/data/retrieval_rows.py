@@ -18,7 +18,7 @@ from wafergpt.data.labelled_rows import held
 from wafergpt.data.labels import BOOLEANS, with_point
 from wafergpt.errors import InputError
 from wafergpt.files import short
-from wafergpt.progress import say
+from wafergpt.logs import say
 
 OPTIONAL = ("negative",)
 """Columns of negatives that need not be there: these are the recipe's own."""

@@ -28,7 +28,7 @@ from wafergpt.data.tagged_files import Line, written_sentences
 from wafergpt.data.word_splitting import joined
 from wafergpt.errors import InputError
 from wafergpt.files import many, short
-from wafergpt.progress import say
+from wafergpt.logs import say
 
 _BETWEEN = Tag(OUTSIDE, "")
 

@@ -25,7 +25,7 @@ from wafergpt.data.tokenizer_files import (
     save_spelling,
 )
 from wafergpt.errors import InputError
-from wafergpt.progress import say
+from wafergpt.logs import say
 
 SMALLEST = 257
 """The bytes and the end of text."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from wafergpt.progress import say, say_once
+from wafergpt.logs import say, say_once
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -14,9 +14,9 @@ from pathlib import Path
 from wafergpt.devices import limits
 from wafergpt.devices.limits import cores as cores
 from wafergpt.errors import InputError
+from wafergpt.logs import say
 from wafergpt.planning.hardware import Machine
 from wafergpt.planning.speed import best_precision
-from wafergpt.progress import say
 
 ACCELERATOR_NODES = ("/dev/nvidia0", "/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 """Device files on Linux of an NVIDIA or AMD GPU, or of one under WSL."""

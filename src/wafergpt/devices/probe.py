@@ -19,8 +19,9 @@ from typing import Any
 from wafergpt import atomic_files, files
 from wafergpt.devices import detect
 from wafergpt.devices.allocator import keep_freed_memory
+from wafergpt.logs import say
 from wafergpt.planning.hardware import Machine as Machine
-from wafergpt.progress import say, working
+from wafergpt.progress import working
 
 VERSION = 3
 """Version of the measurements; old records are measured again."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from wafergpt.errors import InputError
-from wafergpt.progress import place, say
+from wafergpt.logs import place, say
 
 NEEDED = ("RANK", "MASTER_ADDR", "MASTER_PORT")
 """Variables that a training of WORLD_SIZE processes requires."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
-from wafergpt.progress import say
+from wafergpt.logs import say
 
 GRACE_SECONDS = 10.0
 """How long the others have to notice that one is gone, before they are killed."""

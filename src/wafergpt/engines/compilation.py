@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from wafergpt.devices.detect import compiler_available
 from wafergpt.engines.base import ROUNDS
 from wafergpt.errors import InputError
+from wafergpt.logs import say
 from wafergpt.planning.speed import compile_pays
-from wafergpt.progress import say, working
+from wafergpt.progress import working
 
 if TYPE_CHECKING:
     from torch import nn

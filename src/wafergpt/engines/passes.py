@@ -13,8 +13,8 @@ from wafergpt.config import Recipe
 from wafergpt.data.batches import Batch
 from wafergpt.devices.compiler import reason
 from wafergpt.engines.base import autocast
+from wafergpt.logs import say_once
 from wafergpt.planning.memory import optimizer_bytes
-from wafergpt.progress import say_once
 
 Shapes = tuple[tuple[str, torch.Size], ...]
 

@@ -26,7 +26,8 @@ from wafergpt.data.tokenizer_files import SPELLING
 from wafergpt.errors import InputError, Interrupted
 from wafergpt.files import short
 from wafergpt.locks import Lock
-from wafergpt.progress import each_kind_once, progress, say, silent, working
+from wafergpt.logs import each_kind_once, say, silent
+from wafergpt.progress import progress, working
 from wafergpt.tasks.base import InputFormat, InputRow
 
 if TYPE_CHECKING:

@@ -30,9 +30,10 @@ from wafergpt.interop import safetensors_reader as files
 from wafergpt.interop.gpt2 import hugging_face_names, is_transposed
 from wafergpt.interop.hf_config import Described, describe
 from wafergpt.interop.safetensors_reader import Entry
+from wafergpt.logs import say
 from wafergpt.model.empty import empty
 from wafergpt.model.gpt import GPT
-from wafergpt.progress import say, working
+from wafergpt.progress import working
 from wafergpt.runs.run import RUNS, Run
 from wafergpt.shapes.counts import pooled_width
 from wafergpt.tasks.classify_settings import ClassifySettings

@@ -22,8 +22,9 @@ from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.engines.outputs import evaluate
 from wafergpt.errors import InputError
 from wafergpt.inference.devices import inference_device, on_device
+from wafergpt.logs import silent
 from wafergpt.planning.intervals import with_intervals
-from wafergpt.progress import silent, working
+from wafergpt.progress import working
 from wafergpt.runs.run import Run
 from wafergpt.shapes.counts import training_flops
 from wafergpt.shapes.roles import role_of

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from wafergpt.config import Lora, Recipe, recipe_with
 from wafergpt.errors import InputError
-from wafergpt.progress import say
+from wafergpt.logs import say
 from wafergpt.pruning.removal import Removal, take_out
 from wafergpt.pruning.retraining import TRAINING_SETTINGS, Retraining, prune_and_retrain
 from wafergpt.pruning.structured import Narrowing

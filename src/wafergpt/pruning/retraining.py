@@ -14,7 +14,7 @@ from wafergpt.config.quantities import token_count
 from wafergpt.config.sparsity import BLOCKS
 from wafergpt.config.warmup import warmup_share, warmup_steps
 from wafergpt.errors import InputError, RunFailed
-from wafergpt.progress import say
+from wafergpt.logs import say
 from wafergpt.pruning.calibration_network import Calibrated
 from wafergpt.pruning.removal import Removal, how, take_out
 from wafergpt.pruning.unstructured import NOTABLE_ZEROS

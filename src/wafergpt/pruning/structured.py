@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from wafergpt.config import Model, Recipe
 from wafergpt.errors import InputError
+from wafergpt.logs import say
 from wafergpt.model.gpt import Attention, FeedForward
-from wafergpt.progress import say, working
+from wafergpt.progress import working
 from wafergpt.pruning.calibration_network import Calibrated, Evaluated, hooked
 from wafergpt.pruning.removal import Removal, searched_shares
 from wafergpt.pruning.unstructured import NOTABLE_ZEROS

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from wafergpt.config import Recipe
 from wafergpt.errors import InputError, require_one_of
-from wafergpt.progress import say, working
+from wafergpt.logs import say
+from wafergpt.progress import working
 from wafergpt.pruning.calibration_network import Calibrated, Evaluated
 from wafergpt.pruning.removal import Removal, searched_shares
 from wafergpt.shapes.roles import role_of

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from wafergpt import atomic_files
-from wafergpt.progress import say
+from wafergpt.logs import say
 from wafergpt.reports import texts as words
 from wafergpt.reports.classification_metrics import ranked
 from wafergpt.reports.evaluation_tables import Part, evaluation_parts

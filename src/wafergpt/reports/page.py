@@ -8,7 +8,8 @@ from typing import Any
 
 from wafergpt import atomic_files
 from wafergpt.errors import InputError
-from wafergpt.progress import duration, say, working
+from wafergpt.logs import say
+from wafergpt.progress import duration, working
 from wafergpt.reports import formatting as values
 from wafergpt.reports import texts as words
 from wafergpt.reports.answers import answers_card

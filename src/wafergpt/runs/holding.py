@@ -12,7 +12,7 @@ from pathlib import Path
 from wafergpt import atomic_files
 from wafergpt.errors import InputError
 from wafergpt.locks import Lock
-from wafergpt.progress import say
+from wafergpt.logs import say
 
 LOCK = ".lock"
 

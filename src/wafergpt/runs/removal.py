@@ -10,7 +10,7 @@ from pathlib import Path
 
 from wafergpt import atomic_files, files
 from wafergpt.errors import InputError
-from wafergpt.progress import say
+from wafergpt.logs import say
 from wafergpt.runs.holding import LOCK
 from wafergpt.runs.run import Run
 

@@ -12,7 +12,7 @@ from wafergpt.evaluation.behaviour_files import BehaviourFile, load_behaviour
 from wafergpt.evaluation.perturbations import script_of
 from wafergpt.files import short
 from wafergpt.inference.predictor import Predictor
-from wafergpt.progress import say
+from wafergpt.logs import say
 from wafergpt.suites import rows as own
 from wafergpt.tasks.classify import Classify
 from wafergpt.tasks.multi_label import MultiLabel

@@ -18,7 +18,7 @@ from wafergpt.evaluation.calibration import (
 from wafergpt.evaluation.metrics import LEAST
 from wafergpt.evaluation.selective import selective_metrics
 from wafergpt.inference.predictor import Predictor
-from wafergpt.progress import silent
+from wafergpt.logs import silent
 from wafergpt.suites import rows as own
 from wafergpt.tasks.classify import Classify
 from wafergpt.tasks.classify_fit import decided_of

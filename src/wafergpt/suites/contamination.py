@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from wafergpt.config import Recipe
 from wafergpt.errors import InputError
 from wafergpt.evaluation.intervals import wilson
-from wafergpt.progress import progress, silent
+from wafergpt.logs import silent
+from wafergpt.progress import progress
 from wafergpt.runs.run import Run
 from wafergpt.suites.sources import named_sources
 from wafergpt.tasks.base import task_of

@@ -15,7 +15,7 @@ from wafergpt.data.labelled_rows import read_texts
 from wafergpt.errors import InputError, nearest
 from wafergpt.evaluation.perturbations import require_kinds
 from wafergpt.locks import locked
-from wafergpt.progress import say
+from wafergpt.logs import say
 from wafergpt.runs.run import Run
 
 if TYPE_CHECKING:

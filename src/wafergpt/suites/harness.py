@@ -13,7 +13,8 @@ from typing import Any
 
 from wafergpt.errors import InputError, nearest
 from wafergpt.inference.writer import Writer
-from wafergpt.progress import say, working
+from wafergpt.logs import say
+from wafergpt.progress import working
 from wafergpt.runs.run import Run
 from wafergpt.suites.harness_published import PUBLISHED
 from wafergpt.suites.harness_tasks import local_tasks, task_config

@@ -19,8 +19,9 @@ from wafergpt.data.length_order import padded
 from wafergpt.decoding.generator import Sampling, TextStream
 from wafergpt.errors import InputError
 from wafergpt.inference.writer import Writer
+from wafergpt.logs import say
 from wafergpt.model.cache import Cache
-from wafergpt.progress import progress, say
+from wafergpt.progress import progress
 
 BATCH_TOKENS = 1 << 13
 """Tokens that the network reads at once, padding included."""

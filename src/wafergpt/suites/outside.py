@@ -15,7 +15,8 @@ from wafergpt.engines.outputs import evaluate
 from wafergpt.errors import InputError
 from wafergpt.evaluation.novelty import mahalanobis, nearest, novelty_metrics
 from wafergpt.inference.predictor import Predictor
-from wafergpt.progress import say, working
+from wafergpt.logs import say
+from wafergpt.progress import working
 from wafergpt.suites import rows as own
 from wafergpt.tasks.base import task_of
 from wafergpt.tasks.classify import Classify

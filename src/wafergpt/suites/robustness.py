@@ -14,7 +14,8 @@ from wafergpt.engines.outputs import evaluate
 from wafergpt.errors import InputError
 from wafergpt.evaluation.perturbations import fitting, perturbed
 from wafergpt.inference.predictor import Predictor
-from wafergpt.progress import progress, silent
+from wafergpt.logs import silent
+from wafergpt.progress import progress
 from wafergpt.suites import rows as own
 from wafergpt.suites.rows import Judged
 from wafergpt.tasks.augmented import changed

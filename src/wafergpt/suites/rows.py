@@ -21,7 +21,8 @@ from wafergpt.errors import InputError, nearest
 from wafergpt.evaluation.intervals import Bootstrap, difference
 from wafergpt.files import short
 from wafergpt.inference.predictor import Predictor
-from wafergpt.progress import progress, say, silent, working
+from wafergpt.logs import say, silent
+from wafergpt.progress import progress, working
 from wafergpt.runs.run import Run
 from wafergpt.tasks.base import Outputs, task_of
 from wafergpt.tasks.classify import Classify

@@ -25,7 +25,8 @@ from wafergpt.evaluation.answers import (
     token_f1,
 )
 from wafergpt.evaluation.intervals import Bootstrap
-from wafergpt.progress import say, working
+from wafergpt.logs import say
+from wafergpt.progress import working
 from wafergpt.tasks.answer_graph import graph_of_answers
 from wafergpt.tasks.base import Direction, EvaluationSet, InputFormat, InputRow, Outputs, Splits
 from wafergpt.tasks.chosen import with_choices_for_tagging

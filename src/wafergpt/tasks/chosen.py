@@ -14,7 +14,7 @@ import numpy as np
 from wafergpt.config import Recipe
 from wafergpt.config.files import HORIZONS, flat
 from wafergpt.data.text_ngrams import text_ngrams
-from wafergpt.progress import say
+from wafergpt.logs import say
 
 ALWAYS: Mapping[str, Any] = {
     "task.pooling": "mean_max_last",

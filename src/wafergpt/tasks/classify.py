@@ -28,7 +28,7 @@ from wafergpt.evaluation.metrics import (
 )
 from wafergpt.evaluation.selective import detection_metrics, selective_metrics, threshold_for
 from wafergpt.files import short
-from wafergpt.progress import say
+from wafergpt.logs import say
 from wafergpt.tasks.base import Direction, EvaluationSet, Outputs, Task, is_of_task
 from wafergpt.tasks.carried import notes_on
 from wafergpt.tasks.classify_fit import confidence_of, decided_of, fitted

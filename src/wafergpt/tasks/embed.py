@@ -17,7 +17,8 @@ from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
 from wafergpt.evaluation.intervals import Bootstrap
 from wafergpt.evaluation.ranking import query_scores, ranks_by_cosine, search_metrics
-from wafergpt.progress import place, working
+from wafergpt.logs import place
+from wafergpt.progress import working
 from wafergpt.shapes.counts import pooled_width, training_flops
 from wafergpt.tasks.base import Direction, EvaluationSet, Outputs, Splits
 from wafergpt.tasks.chosen import with_choices_for_retrieval

@@ -17,7 +17,8 @@ from wafergpt.config import Recipe, TaskSettings
 from wafergpt.data.labelled_rows import Table
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
-from wafergpt.progress import say, working
+from wafergpt.logs import say
+from wafergpt.progress import working
 from wafergpt.shapes.counts import training_flops
 from wafergpt.tasks.base import EvaluationSet, Outputs, Splits
 from wafergpt.tasks.chosen import with_choices_for_writing

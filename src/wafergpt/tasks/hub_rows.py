@@ -16,7 +16,8 @@ from wafergpt.config import Recipe
 from wafergpt.data.row_sources import SPLITS
 from wafergpt.devices.probe import cache_folder
 from wafergpt.errors import InputError
-from wafergpt.progress import progress, say, working
+from wafergpt.logs import say
+from wafergpt.progress import progress, working
 
 HUB = "hf:"
 

@@ -20,8 +20,9 @@ from wafergpt.data.row_sources import listed, row_files, together
 from wafergpt.data.tokenizer import Tokenizer, warn_of_another_script
 from wafergpt.errors import InputError
 from wafergpt.evaluation.intervals import Bootstrap
+from wafergpt.logs import is_worker, say
 from wafergpt.planning.intervals import DEFAULT_EPOCHS
-from wafergpt.progress import is_worker, say, working
+from wafergpt.progress import working
 from wafergpt.tasks import rows_ahead
 from wafergpt.tasks.base import NOTHING_HELD_OUT, EvaluationSet, Outputs, Splits, Task
 from wafergpt.tasks.tables import SplitRows

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from wafergpt.progress import say
+from wafergpt.logs import say
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -11,7 +11,7 @@ from wafergpt.data.labelled_rows import text_rows
 from wafergpt.data.text_columns import names_of, shown
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
-from wafergpt.progress import say
+from wafergpt.logs import say
 from wafergpt.tasks.samples import EvaluationSet, InputFormat, InputRow, Outputs
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from wafergpt.data.spelling import Spelling
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.data.tokenizer_files import SPELLING
 from wafergpt.errors import InputError
-from wafergpt.progress import say, working
+from wafergpt.logs import say
+from wafergpt.progress import working
 
 
 def with_spelling(

@@ -26,7 +26,8 @@ from wafergpt.evaluation.entities import (
 )
 from wafergpt.evaluation.intervals import Bootstrap
 from wafergpt.files import short
-from wafergpt.progress import say, working
+from wafergpt.logs import say
+from wafergpt.progress import working
 from wafergpt.tasks.base import (
     Direction,
     EvaluationSet,

@@ -12,7 +12,8 @@ from typing import Protocol
 
 from wafergpt import config
 from wafergpt.errors import Diverged
-from wafergpt.progress import Bar, say, working
+from wafergpt.logs import say
+from wafergpt.progress import Bar, working
 from wafergpt.runs.run import Run
 from wafergpt.tasks.base import Direction
 from wafergpt.train.state import Row, TrainState

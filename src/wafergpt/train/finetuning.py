@@ -9,7 +9,7 @@ from wafergpt.config import Recipe
 from wafergpt.config.files import flat
 from wafergpt.config.recipe import DEFAULT_TASK
 from wafergpt.errors import InputError
-from wafergpt.progress import say
+from wafergpt.logs import say
 from wafergpt.runs.run import Run
 from wafergpt.tasks.base import task_of
 from wafergpt.tasks.labelled_task import LabelledTask

@@ -17,7 +17,8 @@ import numpy as np
 from wafergpt.config import Recipe
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
-from wafergpt.progress import place, say, silent, working
+from wafergpt.logs import place, say, silent
+from wafergpt.progress import working
 from wafergpt.runs.run import RUNS, Run
 from wafergpt.tasks.base import Outputs, task_of
 from wafergpt.tasks.labelled_task import LabelledTask

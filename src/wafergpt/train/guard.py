@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from wafergpt import config
 from wafergpt.engines.base import Decision, UpdateResult
 from wafergpt.errors import Diverged
-from wafergpt.progress import say
+from wafergpt.logs import say
 from wafergpt.train.state import TrainState
 
 WINDOW = 64

@@ -22,8 +22,8 @@ from wafergpt.devices.peak_memory import is_out_of_memory
 from wafergpt.devices.probe import cache_folder
 from wafergpt.distributed.launcher import launch, outside_of_a_group
 from wafergpt.errors import InputError, Interrupted, RunFailed
+from wafergpt.logs import is_worker, repeat_none, said, shown
 from wafergpt.planning.measurement import Measurement
-from wafergpt.progress import is_worker, repeat_none, said, shown
 from wafergpt.runs.run import RUNS, Run
 
 JobKind = Literal["training", "speeds"]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from wafergpt.devices.load import OtherLoad
+from wafergpt.logs import say
 from wafergpt.planning.duration import PARTS
-from wafergpt.progress import duration, say
+from wafergpt.progress import duration
 from wafergpt.runs.run import Run
 from wafergpt.train.timing import DISTURBING_LOAD
 

@@ -15,7 +15,7 @@ from typing import Any
 from wafergpt.config import Recipe
 from wafergpt.data.row_sources import row_files
 from wafergpt.errors import InputError
-from wafergpt.progress import place, say, silent
+from wafergpt.logs import place, say, silent
 from wafergpt.runs.run import Run
 from wafergpt.tasks.base import task_of
 from wafergpt.tasks.classify_settings import ClassifySettings

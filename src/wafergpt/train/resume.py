@@ -14,7 +14,7 @@ from wafergpt.config import Model, Recipe, load_recipe, recipe_from
 from wafergpt.config.files import HORIZONS, flat, merged
 from wafergpt.distributed.collectives import ProcessGroup
 from wafergpt.errors import InputError
-from wafergpt.progress import say
+from wafergpt.logs import say
 from wafergpt.runs.moved import located
 from wafergpt.runs.run import SCRATCH, AnyRun, Run
 from wafergpt.shapes.sparse import matrices
@@ -158,7 +158,10 @@ def _require_adaptable(recipe: Recipe, shape: Model) -> None:
 def asked_for(recipe: Recipe) -> dict[str, Any]:
     """Return a recipe as asked for, to compare with a later one; its paths are absolute."""
     values = recipe.model_dump(mode="json")
-    for section, keys in (("data", ("corpus",)), ("task", ("train", "validation", "test"))):
+    paths = {
+        "data": ("corpus",), "task": ("train", "validation", "test"), "train": ("teacher",),
+    }  # fmt: skip
+    for section, keys in paths.items():
         found = values[section] or {}
         found |= {key: str(Path(found[key]).resolve()) for key in keys if found.get(key)}
     return values

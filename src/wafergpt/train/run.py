@@ -27,8 +27,9 @@ from wafergpt.engines.base import generators_kept
 from wafergpt.engines.outputs import evaluate
 from wafergpt.errors import Interrupted, RunFailed, TrainingAlready
 from wafergpt.inference.devices import inference_device
+from wafergpt.logs import say, silent
 from wafergpt.planning.schedule_check import require_possible_warmup
-from wafergpt.progress import progress, say, silent
+from wafergpt.progress import progress
 from wafergpt.runs.moved import require_sources
 from wafergpt.runs.run import RUNS, Run
 from wafergpt.runs.teacher import with_teacher

@@ -14,11 +14,12 @@ from wafergpt.data.tokenizer_files import SPELLING
 from wafergpt.distributed.collectives import ProcessGroup
 from wafergpt.engines.base import ROUNDS, Engine, engine_for
 from wafergpt.errors import InputError, nearest
+from wafergpt.logs import say, silent
 from wafergpt.planning.hardware import Machine
 from wafergpt.planning.intervals import counted_horizon, horizon, with_intervals
 from wafergpt.planning.plan import passes_warning
 from wafergpt.planning.schedule_check import schedule_warning
-from wafergpt.progress import say, silent, working
+from wafergpt.progress import working
 from wafergpt.runs.run import Run
 from wafergpt.shapes.sparse import mask_warning
 from wafergpt.tasks.base import Splits, Task, is_of_task, task_of

@@ -10,7 +10,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from wafergpt.distributed.launcher import HANGUP, SAME_SIGNAL_SECONDS, hangs_up
-from wafergpt.progress import say
+from wafergpt.logs import say
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 CONTINUE_SIGNALS = tuple(getattr(signal, name) for name in ("SIGCONT",) if hasattr(signal, name))
@@ -65,7 +65,7 @@ class Signals:
         name = signal.Signals(number).name
         if number in SAVE_SIGNALS:
             self._save = True
-            say(f"{name}: saving after this step, then continuing")
+            say(f"{name}: saving after this step, then continuing", answers=True)
             return
         now = time.monotonic()
         if self._signalled is not None:
@@ -74,7 +74,7 @@ class Signals:
                 raise KeyboardInterrupt
             return
         self.requested, self._signalled = True, now
-        say(f"{name}: saving, then stopping (again: stop at once)")
+        say(f"{name}: saving, then stopping (again: stop at once)", answers=True)
 
     def _continued(self, number: int, frame: FrameType | None) -> None:
         # Suspended time does not count as a step.

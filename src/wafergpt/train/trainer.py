@@ -23,9 +23,10 @@ from wafergpt.devices.peak_memory import peak_memory
 from wafergpt.distributed.collectives import SINGLE, ProcessGroup
 from wafergpt.engines.base import Decision, UpdateResult
 from wafergpt.errors import Interrupted
+from wafergpt.logs import say
 from wafergpt.planning.duration import Duration
 from wafergpt.planning.memory import disk_bytes
-from wafergpt.progress import duration, progress, say, working
+from wafergpt.progress import duration, progress, working
 from wafergpt.runs.run import Run, command_line
 from wafergpt.shapes.sparse import share_of_zeros, spared_flops
 from wafergpt.train.callbacks import (

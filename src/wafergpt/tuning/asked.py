@@ -15,8 +15,8 @@ from wafergpt.config import Recipe, recipe_from, recipe_with
 from wafergpt.config.files import flat
 from wafergpt.devices.probe import probe
 from wafergpt.errors import InputError, nearest, require_one_of
+from wafergpt.logs import silent
 from wafergpt.planning.budget import Budget, budget_of
-from wafergpt.progress import silent
 from wafergpt.runs.run import SCRATCH, Run
 from wafergpt.runs.teacher import with_teacher
 from wafergpt.tasks.base import Direction, task_of

@@ -10,7 +10,7 @@ from wafergpt import atomic_files
 from wafergpt.data.tokenizer import Tokenizer
 from wafergpt.errors import InputError
 from wafergpt.evaluation.intervals import difference as paired
-from wafergpt.progress import silent
+from wafergpt.logs import silent
 from wafergpt.runs.run import Run
 from wafergpt.tasks.base import task_of
 from wafergpt.tasks.labelled_task import LabelledTask

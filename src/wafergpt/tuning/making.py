@@ -23,7 +23,8 @@ from wafergpt.errors import (
     TrainingAlready,
 )
 from wafergpt.locks import locked
-from wafergpt.progress import Bar, each_kind_once, is_worker, only_warnings, progress, say
+from wafergpt.logs import each_kind_once, is_worker, only_warnings, say
+from wafergpt.progress import Bar, progress
 from wafergpt.runs.run import Run
 from wafergpt.train.signals import Signals
 from wafergpt.tuning.asked import WEIGHTS, Asked

@@ -23,7 +23,8 @@ from typing import Any
 from wafergpt.config import System
 from wafergpt.devices.limits import cores
 from wafergpt.errors import InputError, Interrupted, RunFailed
-from wafergpt.progress import logger, say, working
+from wafergpt.logs import logger, say
+from wafergpt.progress import working
 from wafergpt.tuning.making import IN_A_ROW, join
 
 LOCAL = "local"

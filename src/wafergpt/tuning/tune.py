@@ -17,14 +17,8 @@ from wafergpt.config import Recipe, recipe_with
 from wafergpt.config.recipe import DEFAULT_TASK
 from wafergpt.errors import InputError, Interrupted, RunFailed
 from wafergpt.locks import locked
-from wafergpt.progress import (
-    duration,
-    each_kind_once,
-    only_warnings,
-    progress,
-    say,
-    working,
-)
+from wafergpt.logs import each_kind_once, only_warnings, say
+from wafergpt.progress import duration, progress, working
 from wafergpt.runs.run import SCRATCH, Run
 from wafergpt.train.signals import Signals
 from wafergpt.tuning.asked import Asked

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from wafergpt.errors import Interrupted
-from wafergpt.progress import say
+from wafergpt.logs import say
 from wafergpt.train.signals import Signals
 from wafergpt.tuning.gpus import gpus_of
 from wafergpt.tuning.making import STOPPED
