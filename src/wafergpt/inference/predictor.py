@@ -25,6 +25,7 @@ from wafergpt.progress import progress
 from wafergpt.runs.run import RUNS, AnyRun, Run
 from wafergpt.tasks.base import InputFormat, Task, task_of
 from wafergpt.tasks.classify import Classify
+from wafergpt.tasks.classify_fit import threshold_of
 from wafergpt.tasks.text_task import TextTask
 
 
@@ -99,7 +100,7 @@ class Predictor:
             raise InputError(
                 f"{self.run.path} kept no outputs for validation rows to choose a threshold by"
             )
-        below = self.task.threshold(found, coverage)
+        below = threshold_of(found, coverage)
         recipe = self.recipe.replace(task={"abstain_below": below})
         return replace(self, task=task_of(recipe))
 

@@ -48,6 +48,11 @@ def log_partition(scores: Tensor, steps: Tensor, lengths: Tensor) -> Tensor:
     return _forward(scores, steps, lengths)[-1].add(steps[:-1, -1]).logsumexp(1)
 
 
+def losses(scores: Tensor, steps: Tensor, lengths: Tensor, tags: Tensor) -> Tensor:
+    """Return the negative log-likelihood ``[batch]`` of the sentences' tags."""
+    return log_partition(scores, steps, lengths) - path_scores(scores, steps, lengths, tags)
+
+
 def marginals(scores: Tensor, steps: Tensor, lengths: Tensor) -> Tensor:
     """Return the probability ``[batch, length, tags]`` of each tag of each word; 0 for padding."""
     forward = torch.stack(_forward(scores, steps, lengths), 1)

@@ -26,7 +26,7 @@ from wafergpt.evaluation.metrics import (
     classification_metrics,
     classification_mistakes,
 )
-from wafergpt.evaluation.selective import detection_metrics, selective_metrics, threshold_for
+from wafergpt.evaluation.selective import detection_metrics, selective_metrics
 from wafergpt.files import short
 from wafergpt.logs import say
 from wafergpt.tasks.base import Direction, EvaluationSet, Outputs, Task, is_of_task
@@ -335,19 +335,6 @@ class Classify(TextTask):
     def fit(self, outputs: Outputs, references: Any) -> tuple[dict[str, Any], Outputs]:
         """Fit factors and a temperature by the loss, and what decides by the metric."""
         return fitted(self, outputs, references)
-
-    def threshold(self, outputs: Outputs, coverage: float) -> float:
-        """Return the probability from which on a share of rows is answered.
-
-        Args:
-            outputs: for validation rows, as ``fit`` returned them.
-            coverage: the share of those in scope.
-
-        Returns:
-            The threshold.
-        """
-        confidence = confidence_of(outputs)
-        return threshold_for(confidence[outputs.get("in_scope", slice(None))], coverage)
 
     @property
     def decision_metric(self) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wafergpt.evaluation.calibration import fitted_temperature
+from wafergpt.evaluation.selective import threshold_for
 from wafergpt.tasks.ngram_scores import fitted_factors, mixed
 from wafergpt.tasks.samples import Outputs
 
@@ -53,10 +54,24 @@ def fitted(task: Classify, outputs: Outputs, references: Any) -> tuple[dict[str,
     if task.settings.out_of_scope:
         outputs = {**outputs, "in_scope": references >= 0}
     if task.settings.abstain is not None:
-        values["abstain_below"] = task.threshold(outputs, task.settings.abstain)
+        values["abstain_below"] = threshold_of(outputs, task.settings.abstain)
         answered = confidence_of(outputs) >= values["abstain_below"]
         outputs = {**outputs, "answered": answered}
     return values, outputs
+
+
+def threshold_of(outputs: Outputs, coverage: float) -> float:
+    """Return the probability from which on a share of rows is answered.
+
+    Args:
+        outputs: for validation rows, as ``fitted`` returned them.
+        coverage: the share of those in scope.
+
+    Returns:
+        The threshold.
+    """
+    confidence = confidence_of(outputs)
+    return threshold_for(confidence[outputs.get("in_scope", slice(None))], coverage)
 
 
 def decided_of(outputs: Outputs) -> NDArray[np.int64]:

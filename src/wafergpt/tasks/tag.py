@@ -258,8 +258,11 @@ class Tag(WordTask[Sentences]):
 
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
         """Return the summed loss of words; with features, the mean of the two scores' own."""
+        from wafergpt.model.crf import losses
+
         scores, steps = self.scores(network, batch)
-        return mean_of_each(scores, lambda one: _losses(one, steps, batch).sum())
+        known = steps, batch["word_counts"], batch["targets"]
+        return mean_of_each(scores, lambda one: losses(one, *known).sum())
 
     def outputs(self, network: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
         """Return the tags of words, and how sure they are.
@@ -274,7 +277,7 @@ class Tag(WordTask[Sentences]):
         """Return the outputs that scores ``[batch, words, tags]`` and those of steps lead to."""
         from torch.nn import functional as F
 
-        from wafergpt.model.crf import best_paths, marginals
+        from wafergpt.model.crf import best_paths, losses, marginals
 
         counts = batch["word_counts"]
         tags = best_paths(mixed, steps, counts)
@@ -286,7 +289,7 @@ class Tag(WordTask[Sentences]):
             "word_counts": counts,
         }
         if "targets" in batch:
-            found["losses"] = _losses(mixed, steps, batch)
+            found["losses"] = losses(mixed, steps, counts, batch["targets"])
         return found
 
     def scores(self, network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -385,16 +388,6 @@ class Tag(WordTask[Sentences]):
                 place += count
             answers.append({"entities": found})
         return answers
-
-
-def _losses(scores: Tensor, steps: Tensor, batch: Batch) -> Tensor:
-    """Return the negative log-likelihood ``[n]`` of the sentences' tags."""
-    from wafergpt.model.crf import log_partition, path_scores
-
-    counts = batch["word_counts"]
-    return log_partition(scores, steps, counts) - path_scores(
-        scores, steps, counts, batch["targets"]
-    )
 
 
 def _rows(outputs: Outputs) -> Iterator[tuple[NDArray[Any], int]]:
