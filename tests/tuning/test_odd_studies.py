@@ -21,10 +21,10 @@ from wafergpt.reports.tuning import trials_card, tuning_charts
 from wafergpt.runs.run import Run
 from wafergpt.train.trainer import Trainer
 from wafergpt.tuning import tune as tune_module
-from wafergpt.tuning.asked import Asked
 from wafergpt.tuning.making import IN_A_ROW
 from wafergpt.tuning.storage import without_password
 from wafergpt.tuning.study import MAX_DEATHS, Study
+from wafergpt.tuning.study_spec import StudySpec
 from wafergpt.tuning.summary import TRIALS
 
 pytestmark = pytest.mark.usefixtures("any_gain")
@@ -225,7 +225,7 @@ def test_a_teacher_takes_nothing_of_what_the_rows_choose(rows: Path) -> None:
     api.finetune("scratch", None, [*named, "name=teacher"], root=rows / "runs")
 
     def plain(*more: str) -> dict[str, Any]:
-        asked = Asked(None, (*named, *more), "scratch", root=rows / "runs")
+        asked = StudySpec(None, (*named, *more), "scratch", root=rows / "runs")
         return flat(asked.plain.model_dump(mode="json"))
 
     found, usual = plain("train.teacher=teacher"), plain()

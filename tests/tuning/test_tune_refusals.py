@@ -15,8 +15,8 @@ from wafergpt.config import load_recipe
 from wafergpt.errors import Diverged, InputError, Interrupted, RunFailed
 from wafergpt.runs.run import Run
 from wafergpt.tuning import judging
-from wafergpt.tuning.asked import Asked
 from wafergpt.tuning.making import join
+from wafergpt.tuning.study_spec import StudySpec
 
 
 @pytest.mark.slow
@@ -109,7 +109,7 @@ def test_a_grid_has_room_for_the_default(rows: Path) -> None:
     texts = {"optimizer.lr": "1e-3,2e-3,3e-3"}
     named = (*TASK, f"task.train={rows / 'train.jsonl'}")
     for trials, lr, takes_all in ((3, "6e-4", False), (4, "6e-4", True), (3, "2e-3", True)):
-        asked = Asked(None, (*named, f"optimizer.lr={lr}"), "scratch", texts, trials=trials)
+        asked = StudySpec(None, (*named, f"optimizer.lr={lr}"), "scratch", texts, trials=trials)
         assert asked.takes_all is takes_all
 
 

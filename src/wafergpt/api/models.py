@@ -129,7 +129,7 @@ def evaluate(
             something is given that none of them reads.
     """
     from wafergpt.reports.card import write_card
-    from wafergpt.suites.evaluation import Asked, columns_of, evaluated, keeps
+    from wafergpt.suites.evaluation import EvaluationOptions, columns_of, evaluated, keeps
 
     root = root_of(root)
     found = Run.find(run, root)
@@ -138,7 +138,7 @@ def evaluate(
             f"labels={labels!r:.60} is no mapping from labels of the files to the run's"
         )
     require_numbers(rows=rows, documents=documents, seed=seed)
-    asked = Asked(
+    asked = EvaluationOptions(
         suites=words_of(suites, "suites"),
         files=tuple(from_home(rows_file(one, root)) for one in one_or_more(files)),
         columns=columns_of(found, overrides_of(overrides)),

@@ -104,7 +104,7 @@ class _Row(NamedTuple):
     columns: Mapping[str, Any]
 
 
-class Asked(NamedTuple):
+class AnswerQuery(NamedTuple):
     """A question to answer: its line, all of its columns, itself, and its context."""
 
     line: int
@@ -164,7 +164,7 @@ def read_questions(path: str | Path, names: Columns) -> Questions:
 
 def stream_asked(
     path: Path, names: Columns, file_format: FileFormat | None = None
-) -> Iterator[Asked]:
+) -> Iterator[AnswerQuery]:
     """Yield questions and their contexts, whose answers need not be there.
 
     A blank line between the rows of a csv or tsv file is a blank question, so that answers stay
@@ -181,7 +181,7 @@ def stream_asked(
     count = 0
     for row in _rows(path, names, answered=False, file_format=file_format):
         count += 1
-        yield Asked(row.line, row.columns, row.question, row.context)
+        yield AnswerQuery(row.line, row.columns, row.question, row.context)
     if not count:
         raise InputError(f"{path} has no rows")
     say(counted(path, count, "questions", file_format, names[:2]))

@@ -48,8 +48,8 @@ OF_LANGUAGE = ("language", "harness", "contamination", "cost")
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What an evaluation is asked for.
+class EvaluationOptions:
+    """What is asked of an evaluation.
 
     Attributes:
         suites: by name, ``card`` among them; all that apply if empty.
@@ -88,12 +88,12 @@ class Asked:
     device: str = "auto"
 
 
-def evaluated(run: Run, asked: Asked) -> dict[str, Any]:
+def evaluated(run: Run, options: EvaluationOptions) -> dict[str, Any]:
     """Put a run through suites; each result is kept in the run's folder as soon as it is there.
 
     Args:
         run: of a language model or a task.
-        asked: which suites, and with what.
+        options: which suites, and with what.
 
     Returns:
         The results by suite.
@@ -102,7 +102,7 @@ def evaluated(run: Run, asked: Asked) -> dict[str, Any]:
         InputError: if a suite is unknown, does not fit the run, or lacks what it needs. Without
             named suites, those are left out, and said, unless it is all of them.
     """
-    evaluation = Evaluation(run, asked)
+    evaluation = Evaluation(run, options)
     evaluation.require_known()
     if keeps(run):
         # A damaged file is said before anything is measured.
@@ -112,7 +112,7 @@ def evaluated(run: Run, asked: Asked) -> dict[str, Any]:
         try:
             result = evaluation.measure(name)
         except InputError as error:
-            if asked.suites:
+            if options.suites:
                 raise
             say(f"{name} is left out: {error}")
             continue
@@ -187,15 +187,15 @@ class Evaluation:
 
     Args:
         run: of a language model or a task.
-        asked: what is asked for.
+        options: what is asked of it.
     """
 
-    def __init__(self, run: Run, asked: Asked) -> None:
-        self.run, self.asked = run, asked
+    def __init__(self, run: Run, options: EvaluationOptions) -> None:
+        self.run, self.options = run, options
         self.is_task = run.recipe.task is not None
         self.applicable = OF_TASKS if self.is_task else OF_LANGUAGE
-        named = [name for name in asked.suites if name != CARD]
-        self.running = named if asked.suites else self.applicable
+        named = [name for name in options.suites if name != CARD]
+        self.running = named if options.suites else self.applicable
 
     def require_known(self) -> None:
         """Check that suites fit the run, and that each option is of a suite that runs.
@@ -203,13 +203,13 @@ class Evaluation:
         Raises:
             InputError: if one does not.
         """
-        if CARD in self.asked.suites and not keeps(self.run):
+        if CARD in self.options.suites and not keeps(self.run):
             raise InputError(
                 f"{self.run.checkpoint or self.run.path} has no card: a finished run has one, but "
                 "not those that come with wafergpt, nor a checkpoint"
             )
-        if self.asked.rows is not None and self.asked.rows < 1:
-            raise InputError(f"rows={self.asked.rows}: at least 1 is wanted")
+        if self.options.rows is not None and self.options.rows < 1:
+            raise InputError(f"rows={self.options.rows}: at least 1 is wanted")
         for name in self.running:
             if name not in SUITES:
                 raise InputError(f"no suite '{name}'{nearest(name, (*SUITES, CARD))}")
@@ -219,44 +219,44 @@ class Evaluation:
                     f"{name} is not for {kind}: {self.run.path} has {', '.join(self.applicable)}"
                 )
         self._require_used()
-        require_kinds(self.asked.kinds)
+        require_kinds(self.options.kinds)
         # Sources of documents may have a name in front of their path.
-        rows = self.asked.files if self.is_task else ()
-        for path in (*rows, self.asked.outside, self.asked.cases):
+        rows = self.options.files if self.is_task else ()
+        for path in (*rows, self.options.outside, self.options.cases):
             if path is not None and not path.exists() and not files.is_pattern(path):
                 raise InputError(f"no such file: {path}")
 
     def _require_used(self) -> None:
         """Refuse an option that no suite reads."""
-        asked = self.asked
-        options: Sequence[tuple[str, object, Sequence[str]]] = (
-            ("--file", asked.files, ("rows",) if self.is_task else ("language", "contamination")),
+        given = self.options
+        read_by: Sequence[tuple[str, object, Sequence[str]]] = (
+            ("--file", given.files, ("rows",) if self.is_task else ("language", "contamination")),
             (
                 "task.…=",
-                asked.columns,
+                given.columns,
                 ("rows", "outside") if self.is_task else ("language", "contamination"),
             ),
-            ("--labels", asked.labels, ("rows",)),
-            ("--outside", asked.outside, ("outside",)),
-            ("--cases", asked.cases, ("behaviour",)),
-            ("--against", asked.against, ("rows", "cost") if self.is_task else ()),
-            ("--corpus", asked.corpus, ("contamination",)),
-            ("--corpus-column", asked.corpus_column, ("contamination",)),
-            ("--kinds", asked.kinds, ("robustness",)),
-            ("--tasks", asked.tasks, ("harness",)),
-            ("--tasks-folder", asked.tasks_folder, ("harness",)),
-            ("--rows", asked.rows, ("robustness", "harness")),
-            ("--documents", asked.documents, ("language",)),
-            ("--seed", asked.seed, ("robustness", "behaviour", "outside", "harness")),
+            ("--labels", given.labels, ("rows",)),
+            ("--outside", given.outside, ("outside",)),
+            ("--cases", given.cases, ("behaviour",)),
+            ("--against", given.against, ("rows", "cost") if self.is_task else ()),
+            ("--corpus", given.corpus, ("contamination",)),
+            ("--corpus-column", given.corpus_column, ("contamination",)),
+            ("--kinds", given.kinds, ("robustness",)),
+            ("--tasks", given.tasks, ("harness",)),
+            ("--tasks-folder", given.tasks_folder, ("harness",)),
+            ("--rows", given.rows, ("robustness", "harness")),
+            ("--documents", given.documents, ("language",)),
+            ("--seed", given.seed, ("robustness", "behaviour", "outside", "harness")),
         )
-        for flag, value, readers in options:
-            given = value is not None and value not in ((), {})
-            if given and not set(readers) & set(self.running):
+        for flag, value, readers in read_by:
+            is_given = value is not None and value not in ((), {})
+            if is_given and not set(readers) & set(self.running):
                 where = f"read by {', '.join(readers)} alone" if readers else "for tasks' runs"
                 raise InputError(f"{flag} is {where}: nothing that runs here reads it")
         # Texts of no class have no labels.
-        of_rows = [f"task.{key}=" for key in asked.columns if key != "text" or not asked.outside]
-        if not asked.files and (wanting := ["--labels"] * bool(asked.labels) + of_rows):
+        of_rows = [f"task.{key}=" for key in given.columns if key != "text" or not given.outside]
+        if not given.files and (wanting := ["--labels"] * bool(given.labels) + of_rows):
             raise InputError(f"{wanting[0]} is of the rows of a file: add --file FILE")
 
     def measure(self, name: str) -> dict[str, Any]:
@@ -283,13 +283,13 @@ class Evaluation:
         """The run of a task, ready to answer."""
         from wafergpt.inference.predictor import Predictor
 
-        return Predictor.load(self.run, self.asked.device)
+        return Predictor.load(self.run, self.options.device)
 
     def _rows(self) -> dict[str, Any]:
         from wafergpt.suites.rows import on_files
 
-        asked = self.asked
-        return on_files(self.predictor, asked.files, asked.columns, asked.labels, asked.against)
+        given = self.options
+        return on_files(self.predictor, given.files, given.columns, given.labels, given.against)
 
     def _calibration(self) -> dict[str, Any]:
         from wafergpt.suites.calibration import calibration
@@ -299,49 +299,54 @@ class Evaluation:
     def _robustness(self) -> dict[str, Any]:
         from wafergpt.suites.robustness import ROWS, robustness
 
-        asked = self.asked
-        return robustness(self.predictor, asked.rows or ROWS, asked.seed or 0, asked.kinds)
+        given = self.options
+        return robustness(self.predictor, given.rows or ROWS, given.seed or 0, given.kinds)
 
     def _behaviour(self) -> dict[str, Any]:
         from wafergpt.suites.behaviour import behaviour
 
-        return behaviour(self.predictor, self.asked.cases, self.asked.seed or 0)
+        return behaviour(self.predictor, self.options.cases, self.options.seed or 0)
 
     def _outside(self) -> dict[str, Any]:
         from wafergpt.suites.outside import outside
 
-        if self.asked.outside is None:
+        if self.options.outside is None:
             raise InputError("texts of no class are wanted: add --outside FILE")
         own = getattr(self.run.recipe.task, "text", "text")
-        named = self.asked.columns.get("text", own)
-        texts = read_texts(self.asked.outside, named, option="task.text=COLUMN")
-        return outside(self.predictor, texts, self.asked.seed or 0)
+        named = self.options.columns.get("text", own)
+        texts = read_texts(self.options.outside, named, option="task.text=COLUMN")
+        return outside(self.predictor, texts, self.options.seed or 0)
 
     def _language(self) -> dict[str, Any]:
         from wafergpt.suites.language import language
 
-        asked = self.asked
+        given = self.options
         return language(
-            self.run, asked.files, asked.documents, device=asked.device, column=self._column
+            self.run, given.files, given.documents, device=given.device, column=self._column
         )
 
     def _harness(self) -> dict[str, Any]:
         from wafergpt.suites.harness import harness
 
-        asked = self.asked
-        if not asked.tasks and asked.tasks_folder is None:
+        given = self.options
+        if not given.tasks and given.tasks_folder is None:
             raise InputError("tasks are wanted: add --tasks NAME,… or --tasks-folder FOLDER")
         return harness(
-            self.run, asked.tasks, asked.tasks_folder, asked.rows, asked.device, asked.seed or 0
+            self.run,
+            given.tasks,
+            given.tasks_folder,
+            given.rows,
+            given.device,
+            given.seed or 0,
         )
 
     def _contamination(self) -> dict[str, Any]:
         from wafergpt.suites.contamination import contamination, training_texts
 
-        asked = self.asked
-        if asked.corpus:
-            column = asked.corpus_column or "text"
-            return contamination(self._tested(), asked.corpus, column=column)
+        given = self.options
+        if given.corpus:
+            column = given.corpus_column or "text"
+            return contamination(self._tested(), given.corpus, column=column)
         read = training_texts(self.run)
         if not read.corpora and not read.texts:
             raise InputError("what the model has read is not here: add --corpus SOURCE")
@@ -359,19 +364,19 @@ class Evaluation:
         if self.is_task:
             rows = own_rows(self.predictor)[1]
             return list(labelled_task(self.predictor).texts_of(rows))
-        if not self.asked.files:
+        if not self.options.files:
             raise InputError("the texts of a test are wanted: add --file FILE")
-        sources = named_sources(self.asked.files, self._column)
+        sources = named_sources(self.options.files, self._column)
         return [text for source in sources for text in source.texts("val")]
 
     @property
     def _column(self) -> str:
         """The column of texts in the files of a language model."""
-        return str(self.asked.columns.get("text", "text"))
+        return str(self.options.columns.get("text", "text"))
 
     def _cost(self) -> dict[str, Any]:
         from wafergpt.suites.cost import cost, cost_of_text
 
         if not self.is_task:
-            return cost_of_text(self.run, self.asked.device)
-        return cost(self.predictor, self.asked.against)
+            return cost_of_text(self.run, self.options.device)
+        return cost(self.predictor, self.options.against)

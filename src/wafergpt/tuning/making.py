@@ -27,13 +27,13 @@ from wafergpt.logs import each_kind_once, is_worker, only_warnings, say
 from wafergpt.progress import Bar, progress
 from wafergpt.runs.run import Run
 from wafergpt.train.signals import Signals
-from wafergpt.tuning.asked import WEIGHTS, Asked
 from wafergpt.tuning.gpus import require_gpus
 from wafergpt.tuning.records import Outcome, Trial
 from wafergpt.tuning.several import ENDS, trained_by_several
 from wafergpt.tuning.spending import Spending
 from wafergpt.tuning.storage import without_password
 from wafergpt.tuning.study import STUDY_LOCK, Study
+from wafergpt.tuning.study_spec import WEIGHTS, StudySpec
 from wafergpt.tuning.summary import TRIALS, summary
 from wafergpt.tuning.table import TrialTable
 from wafergpt.tuning.trials import (
@@ -68,7 +68,7 @@ class TrialMaker:
         threads: of a process of a trial; 0 for a share of this machine's cores.
     """
 
-    asked: Asked
+    asked: StudySpec
     folder: Path
     threads: int = 0
     _shown: set[str] = field(default_factory=set, init=False)
@@ -271,7 +271,7 @@ def join(folder: Path, threads: int = 0) -> None:
     found = Run(folder).read(ASKED) if folder.is_dir() else None
     if not isinstance(found, dict) or "identity" not in found:
         raise InputError(f"{folder} is no study: wafergpt tune makes one")
-    asked = Asked.of_json(found["asked"])
+    asked = StudySpec.of_json(found["asked"])
     try:
         os.chdir(asked.folder)
     except OSError as error:
@@ -298,7 +298,7 @@ def train_trial(job: Path) -> None:
         ProcessLost: if another one of the processes has ended.
     """
     folder, given = job.parent, files.read_json(job)
-    asked = Asked.of_json(Run(folder).read(ASKED)["asked"])
+    asked = StudySpec.of_json(Run(folder).read(ASKED)["asked"])
     recipe, trial = recipe_from(given["recipe"]), None
     if given["watched"] and not is_worker():
         trial = TrialMaker(asked, folder).study.beside(given["number"])

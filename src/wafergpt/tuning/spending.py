@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from wafergpt.config import Recipe
 from wafergpt.planning.budget import Budget
 from wafergpt.progress import duration
-from wafergpt.tuning.asked import Asked
 from wafergpt.tuning.records import Outcome
+from wafergpt.tuning.study_spec import StudySpec
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Spending:
         expected = statistics.fmean(map(self._cost, whole))
         return self._spent(outcomes) + (running + 1) * expected <= self.budget.amount
 
-    def has_room_for(self, recipe: Recipe, asked: Asked, outcomes: Sequence[Outcome]) -> bool:
+    def has_room_for(self, recipe: Recipe, asked: StudySpec, outcomes: Sequence[Outcome]) -> bool:
         """Return whether a trial that may be longer than the default is expected to fit.
 
         Args:

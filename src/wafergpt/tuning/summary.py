@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 from wafergpt.tuning.samplers import LEAST_TO_TELL
 
 if TYPE_CHECKING:
-    from wafergpt.tuning.asked import Asked
     from wafergpt.tuning.records import Outcome
     from wafergpt.tuning.study import Study
+    from wafergpt.tuning.study_spec import StudySpec
 
 TRIALS = "trials"
 """Name of the JSON file of a study's run that has the summary as soon as a trial is settled."""
 
 
-def summary(asked: Asked, study: Study, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+def summary(asked: StudySpec, study: Study, outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """Return the settled trials of a study, and what they show.
 
     Args:
@@ -53,7 +53,7 @@ def default_of(outcomes: Sequence[Outcome]) -> Outcome | None:
     return next((one for one in outcomes if one.is_default), None)
 
 
-def settings_of(asked: Asked, outcome: Outcome) -> dict[str, str]:
+def settings_of(asked: StudySpec, outcome: Outcome) -> dict[str, str]:
     """Return a trial's settings by key, as they are written; of the default as far as it has."""
     return {key: asked.tuned[key].written(value) for key, value in outcome.params.items()}
 

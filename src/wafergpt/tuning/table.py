@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 
 from wafergpt.progress import duration
-from wafergpt.tuning.asked import Asked
 from wafergpt.tuning.records import Outcome
 from wafergpt.tuning.spaces import short_names
+from wafergpt.tuning.study_spec import StudySpec
 
 WIDTH = 9
 """Cells of a column at least."""
@@ -22,7 +22,7 @@ class TrialTable:
         outcomes: of all settled trials, which show which is best.
     """
 
-    def __init__(self, asked: Asked, outcomes: Sequence[Outcome]) -> None:
+    def __init__(self, asked: StudySpec, outcomes: Sequence[Outcome]) -> None:
         self._asked, self._outcomes = asked, outcomes
         names = short_names(asked.tuned).values()
         objectives = [name.replace("_", " ") for name in (asked.objective, *asked.also)]

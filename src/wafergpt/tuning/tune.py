@@ -21,7 +21,6 @@ from wafergpt.logs import each_kind_once, only_warnings, say
 from wafergpt.progress import duration, progress, working
 from wafergpt.runs.run import SCRATCH, Run
 from wafergpt.train.signals import Signals
-from wafergpt.tuning.asked import Asked
 from wafergpt.tuning.gpus import require_gpus
 from wafergpt.tuning.judging import is_better, judge, require_target, take
 from wafergpt.tuning.making import ASKED, STOPPED, TrialMaker
@@ -29,6 +28,7 @@ from wafergpt.tuning.ray_workers import RayWorkers, connected
 from wafergpt.tuning.records import Outcome
 from wafergpt.tuning.spaces import is_space
 from wafergpt.tuning.study import STUDY_LOCK
+from wafergpt.tuning.study_spec import StudySpec
 from wafergpt.tuning.summary import default_of, explained, settings_of, summary
 from wafergpt.tuning.workers import Workers
 
@@ -48,7 +48,7 @@ class Tuning:
         folder: of the study: a run whose result names the best trial.
     """
 
-    asked: Asked
+    asked: StudySpec
     folder: Path
 
     @cached_property
@@ -238,7 +238,7 @@ def tuned(
         overrides: values and spaces.
         start: the run to start from, or ``scratch``; None for a pretraining.
         root: the folder of runs.
-        options: of ``Asked``.
+        options: of ``StudySpec``.
 
     Returns:
         The run of the study.
@@ -254,7 +254,7 @@ def tuned(
         task = Run.find(str(start), root).recipe.task
     kind = DEFAULT_TASK if task is None else task.name
     parted = [o.partition("=") for o in overrides if is_space(o, kind)]
-    asked = Asked(
+    asked = StudySpec(
         values,
         tuple(o for o in overrides if not is_space(o, kind)),
         start,

@@ -41,7 +41,7 @@ COSTS: Mapping[str, Direction] = {"latency": "min", "size": "min"}
 
 
 @dataclass(frozen=True)
-class Asked:
+class StudySpec:
     """A study as it was asked for; as JSON, it is all that another process needs to join in.
 
     Attributes:
@@ -90,7 +90,7 @@ class Asked:
         return {**asdict(self), "root": str(self.root), "folder": str(self.folder)}
 
     @classmethod
-    def of_json(cls, values: Mapping[str, Any]) -> Asked:
+    def of_json(cls, values: Mapping[str, Any]) -> StudySpec:
         """Return what ``to_json`` has written."""
         known = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
         for name in ("overrides", "also"):
