@@ -154,6 +154,14 @@ def test_what_is_of_another_type_is_refused_in_one_line(
     assert "\n" not in str(caught.value)
 
 
+def test_a_study_takes_rows_from_memory_too(tmp_path: Path) -> None:
+    pytest.importorskip("optuna", reason="optuna is not installed")
+    spaces = {"name": "s", "optimizer.lr": "1e-4,1e-3"}
+    study = wg.tune("scratch", data=ROWS, overrides=SHORT | spaces, trials=2, root=tmp_path)
+    assert study.read("result")["trials"] == 2
+    assert wg.Predictor.load("s", root=tmp_path).predict("good film")
+
+
 def test_a_process_trains_once_at_a_time_and_keeps_the_callers_seed(tmp_path: Path) -> None:
     drawn = []
     for seed in (1, 2):

@@ -199,6 +199,8 @@ def tune(
     *,
     budget: str | float | None = None,
     trials: int | None = None,
+    task: str | None = None,
+    data: Rows | None = None,
     metric: str | None = None,
     also: str | Sequence[str] = (),
     sampler: Sampler = "tpe",
@@ -226,6 +228,8 @@ def tune(
             default ones.
         budget: of all trials: time such as ``"30m"``, seconds, or ``"1e15 FLOPs"``.
         trials: their number, the default among them.
+        task: the task's name, if the recipe does not name it.
+        data: the labelled rows to train on, if the recipe does not name them, as in ``finetune``.
         metric: the objective; ``evaluate.metric`` if omitted.
         also: further objectives, ``latency`` and ``size``; then no trial stops early.
         sampler: of Optuna, which chooses the settings.
@@ -256,11 +260,14 @@ def tune(
     if isinstance(start, Run):
         start = start.checkpoint or start.path
     require_numbers(trials=trials, workers=workers, width=width, steps=steps)
+    root, changes = root_of(root), overrides_of(overrides)
+    changes += [] if task is None else [f"task.name={task}"]
+    changes += [] if data is None else [f"task.train={rows_file(data, root)}"]
     return tuned(
         recipe,
-        overrides_of(overrides),
+        changes,
         None if start is None else str(start),
-        root_of(root),
+        root,
         budget=budget,
         trials=trials,
         metric=metric,
