@@ -32,7 +32,7 @@ on the command line as `section.key=value`, and to Python's functions in the sam
 `wafergpt pretrain RECIPE --show` and `wafergpt finetune … --show` print a recipe with every key as
 it would run. An empty default means that the run chooses or computes the value; keys that only the
 run itself writes are not listed. The spaces of `wafergpt tune` are in a section `tune`
-([tuning](tuning.md)).
+([tuning](tuning.md)). A recipe file may start with `extends: NAME` and set only what differs.
 
 This page is made from the code by `python tools/recipe_reference.py`.
 """

@@ -20,8 +20,8 @@ class Sparsity(Section):
     """
 
     algorithm: Literal["none", "static", "gmp", "set", "rigl"] = "none"
-    """static: a fixed mask, random from scratch and the largest weights of a run to start from;
-    gmp: gradual magnitude pruning (arXiv:1710.01878); set (arXiv:1707.04780) and rigl
+    """static: a fixed mask: random from scratch, else the largest weights of the initial run are
+    kept; gmp: gradual magnitude pruning (arXiv:1710.01878); set (arXiv:1707.04780) and rigl
     (arXiv:1911.11134) exchange small weights for random ones, and for those of large gradient."""
     sparsity: float = Field(0.5, gt=0, lt=1)
     """Share of zeros of all matrices together; gmp starts with none."""
