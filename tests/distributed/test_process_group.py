@@ -407,3 +407,11 @@ def test_a_single_process_sends_nothing() -> None:
     assert group.broadcast({"a": 1}) == {"a": 1}
     assert torch.equal(group.all_gather_rows(torch.ones(2)), torch.ones(2))
     send(group, Command.END)
+
+
+def test_signals_of_real_time_have_a_number(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = ("import time; time.sleep(60)", "import os; os.kill(os.getpid(), 40)")
+    children = [subprocess.Popen([sys.executable, "-I", "-S", "-c", line]) for line in lines]
+    launcher._watch(children[::-1], lambda: True)
+    launcher._end(children)
+    assert "process 0 of 2 was ended by signal 40" in capsys.readouterr().err

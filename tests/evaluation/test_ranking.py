@@ -112,3 +112,10 @@ def test_a_score_that_is_no_number_is_below_all_others() -> None:
         assert found["mrr"] == found["map"] == pytest.approx(1 / 3)
         assert found["ndcg_at_10"] == pytest.approx(0.5)
     assert ranking_metrics([(np.full(3, np.nan), known)])["mrr"] == pytest.approx(1 / 3)
+
+
+@given(st.lists(st.floats(0, 1e3, allow_nan=False), min_size=2, max_size=40))
+def test_no_list_is_better_than_the_best(relevance: list[float]) -> None:
+    """Sums are rounded in two orders; more than 1 would be in no tenth of the histogram."""
+    found = np.array(relevance)
+    assert ndcg(found, found) <= 1.0

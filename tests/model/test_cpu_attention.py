@@ -97,8 +97,15 @@ def test_no_query_sees_what_comes_later() -> None:
     assert not torch.equal(before[:, :, 150:], after[:, :, 150:])
 
 
-def test_torch_finds_nothing_wrong_with_the_operator() -> None:
-    tensors = [torch.randn(1, 2, 130, 8).bfloat16().requires_grad_() for _ in range(3)]
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("packed", [False, True])
+def test_torch_finds_nothing_wrong_with_the_operator(batch: int, packed: bool) -> None:
+    """Also of views of one tensor, as the GPT has them: of one row they are not dense."""
+    tensors = torch.randn(batch, 130, 3, 2, 8).bfloat16().permute(2, 0, 3, 1, 4).unbind()
+    if not packed:
+        tensors = tuple(tensor.contiguous() for tensor in tensors)
+    tensors = tuple(tensor.detach().requires_grad_() for tensor in tensors)
+    assert causal_attention(*tensors, 0.3).is_contiguous()
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")
     assert set(
         torch.library.opcheck(causal_attention, (*tensors, 0.3), test_utils=checks).values()

@@ -11,6 +11,7 @@ import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 from array import array
 from collections.abc import Iterable, Iterator
@@ -57,10 +58,11 @@ def encode(definition: str, end: str | None, text: str) -> list[int]:
 def _call(request: dict[str, Any], texts: Iterable[str]) -> bytes:
     command = [sys.executable, "-I", "-c", _BOOT, json.dumps(sys.path)]
     pipe = subprocess.PIPE
-    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe)
+    # A pipe that nobody reads meanwhile would hold up a process that says much.
+    errors = tempfile.TemporaryFile()  # noqa: SIM115
+    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=errors)
     assert process.stdin is not None
     assert process.stdout is not None
-    assert process.stderr is not None
     answer = said = b""
     try:
         # If the process died, its exit code is reported below.
@@ -69,12 +71,13 @@ def _call(request: dict[str, Any], texts: Iterable[str]) -> bytes:
                 _send(process.stdin, text)
             process.stdin.write(struct.pack("<Q", _END))
             process.stdin.flush()
-        answer, said = process.stdout.read(), process.stderr.read()
-        code = process.wait()
+        answer, code = process.stdout.read(), process.wait()
+        errors.seek(0)
+        said = errors.read()
     finally:
         process.kill()
         process.wait()
-        for stream in (process.stdin, process.stdout, process.stderr):
+        for stream in (process.stdin, process.stdout, errors):
             with suppress(BrokenPipeError):
                 stream.close()
     reason = " ".join(said.decode(errors="replace").split())[-300:]

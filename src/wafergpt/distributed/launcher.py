@@ -81,6 +81,9 @@ def launch(
         for left in range(restarts, -1, -1):
             with nullcontext() if log is None else log.open("ab") as output:
                 _start(nproc, arguments, children, output)
+            if asked:
+                # A signal that came while there was no process.
+                children[0].send_signal(signal.SIGTERM)
             code = _watch(children, lambda: bool(asked))
             # A process that failed by itself, as for lack of memory, would fail again.
             failed = next((n for one in children if (n := one.poll()) and 0 < n != LOST), None)
@@ -179,6 +182,14 @@ def _end(children: list[subprocess.Popen[bytes]]) -> None:
     children.clear()
 
 
+def _name(number: int) -> str:
+    """Return the name of a signal; those of real time have none."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
 def _watch(children: Sequence[subprocess.Popen[bytes]], is_asked: Callable[[], bool]) -> int | None:
     """Wait until all have ended; return the leader's exit code, None if it hangs."""
     leader, *workers = children
@@ -187,7 +198,7 @@ def _watch(children: Sequence[subprocess.Popen[bytes]], is_asked: Callable[[], b
     ended = {rank: child.poll() for rank, child in enumerate(children) if child.poll()}
     for rank, code in ended.items():
         if code is not None and code < 0:
-            say(f"process {rank} of {len(children)} was ended by {signal.Signals(-code).name}")
+            say(f"process {rank} of {len(children)} was ended by {_name(-code)}")
         elif rank and leader.poll() in (None, LOST):
             say(f"process {rank} of {len(children)} ended with exit code {code}")
     stopped = is_asked() and leader.poll() in AS_ASKED

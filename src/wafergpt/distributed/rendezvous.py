@@ -35,7 +35,7 @@ def joined(timeout: float) -> Iterator[ProcessGroup]:
         timeout: seconds after which a process that does not answer counts as lost.
 
     Raises:
-        InputError: if the environment does not name the meeting place, or there are too few GPUs.
+        InputError: if the environment does not name the meeting place.
         ProcessLost: if a process does not join.
     """
     rank, size = required_place()
@@ -52,12 +52,13 @@ def joined(timeout: float) -> Iterator[ProcessGroup]:
         dist.init_process_group(
             backend, store=store, rank=rank, world_size=size, timeout=timedelta(seconds=timeout)
         )
-    # Never freed: whoever drops the last reference waits for gloo's threads with the interpreter
-    # locked, and one that has just ended a collective waits for the interpreter.
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(dist.group.WORLD))
     try:
         yield ProcessGroup(rank, size)
     finally:
+        # Never freed: whoever drops the last reference waits for gloo's threads with the
+        # interpreter locked, and one that has just ended a collective waits for the interpreter.
+        for group in (dist.group.WORLD, *dist.distributed_c10d._world.pg_map):
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(group))
         dist.destroy_process_group()
 
 

@@ -248,7 +248,7 @@ class TorchEngine:
         for index, (batch, share) in enumerate(passes):
             reseed(self._recipe.seed, step, index, self._group.rank, self._device.type)
             with self._synced(last=index == len(passes) - 1):
-                total += self._pass.run(batch, share, weight)
+                total += self._pass.run(batch, share, weight or 1.0)  # 0: no token counts
             self._optimizer.merge_rows()
         average_rows(self.network, self._group)
         norm = self._optimizer.grad_norm(step, until).to(total)

@@ -95,10 +95,10 @@ class RowScores:
 
     def metrics(self, rows: NDArray[np.int64]) -> dict[str, float]:
         """Return ``decision_metrics`` and the loss of rows, given by number, possibly repeated."""
-        return {
-            **decision_metrics(self.confusion(rows)),
-            "loss": float(self.losses[rows].mean()),
-        }
+        targets, predicted = np.divmod(self.pairs[rows], self.n_labels)
+        found = targets, predicted, targets[targets == predicted]
+        counts = (np.bincount(one, minlength=self.n_labels) for one in found)
+        return {**_of_counts(*counts), "loss": float(self.losses[rows].mean())}
 
 
 def decision_metrics(confusion: NDArray[np.int64]) -> dict[str, float]:
@@ -107,22 +107,30 @@ def decision_metrics(confusion: NDArray[np.int64]) -> dict[str, float]:
     Args:
         confusion: ``[n_labels, n_labels]`` counts, by right class and decision.
     """
-    truth, guesses = (confusion.sum(axis).astype(np.float64) for axis in (1, 0))
-    hits, n = np.diag(confusion), confusion.sum()
+    return _of_counts(confusion.sum(1), confusion.sum(0), np.diag(confusion))
+
+
+def _of_counts(
+    truth: NDArray[np.int64], guesses: NDArray[np.int64], hits: NDArray[np.int64]
+) -> dict[str, float]:
+    """Return ``decision_metrics`` by counts ``[n_labels]`` of each class, and of right answers."""
+    f1, n = _f1(truth, guesses, hits), int(truth.sum())
+    truth, guesses = truth.astype(np.float64), guesses.astype(np.float64)
     spread = np.sqrt((n**2 - guesses @ guesses) * (n**2 - truth @ truth))
     return {
         "accuracy": float(hits.sum() / n),
-        "macro_f1": float(_f1(confusion)[(truth + guesses) > 0].mean()),
+        "macro_f1": float(f1[(truth + guesses) > 0].mean()),
         "balanced_accuracy": float((hits[truth > 0] / truth[truth > 0]).mean()),
         # Where all is of one class, or all is answered alike, there is no correlation.
         "mcc": float((hits.sum() * n - truth @ guesses) / spread) if spread else 0.0,
     }
 
 
-def _f1(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
+def _f1(
+    truth: NDArray[np.int64], guesses: NDArray[np.int64], hits: NDArray[np.int64]
+) -> NDArray[np.float64]:
     """Return the F1 of each class; 0 of one that neither occurs nor is predicted."""
-    found = confusion.sum(0) + confusion.sum(1)
-    return np.asarray(2 * np.diag(confusion) / np.maximum(found, 1))
+    return np.asarray(2 * hits / np.maximum(truth + guesses, 1))
 
 
 def classification_metrics(
@@ -150,7 +158,7 @@ def classification_metrics(
     hits, truth, guesses = np.diag(confusion), confusion.sum(1), confusion.sum(0)
     precision = hits / np.maximum(guesses, 1)
     recall = hits / np.maximum(truth, 1)
-    f1 = _f1(confusion)
+    f1 = _f1(truth, guesses, hits)
     return ClassificationMetrics(
         **decision_metrics(confusion),
         loss=float(rows.losses.mean()),

@@ -118,7 +118,8 @@ def ndcg(scores: Floats, relevance: Floats, places: int = NDCG_PLACES) -> float:
     sizes = np.diff([*starts, len(scores)])
     means = np.add.reduceat(discounts, starts) / sizes
     gains = np.add.reduceat(relevance[order].astype(np.float64), starts)
-    return float(gains @ means) / best
+    # Both sums are rounded, in two orders.
+    return min(1.0, float(gains @ means) / best)
 
 
 def average_precision(scores: Floats, relevance: Floats) -> float:

@@ -42,7 +42,8 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) ->
     """
     shape = query.shape
     query, key, value = (tensor.flatten(0, 1) for tensor in (query, key, value))
-    mixed = torch.empty_like(query)
+    # Dense in this order, whatever views the inputs are: the fake kernels promise it.
+    mixed = query.new_empty(query.shape)
     for heads, rows, seen, mask in _tiles(query):
         weights = _weights(query[heads, rows], key[heads, seen], mask, scale)
         mixed[heads, rows] = weights @ value[heads, seen]
@@ -60,9 +61,9 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     shape = query.shape
     gradient, query, key, value = (t.flatten(0, 1) for t in (gradient, query, key, value))
-    d_query = torch.empty_like(query)
+    d_query = query.new_empty(query.shape)
     # Every tile adds to these: in bf16 the sum would lose a long text's last tiles.
-    d_key, d_value = (torch.zeros_like(key, dtype=torch.float32) for _ in range(2))
+    d_key, d_value = (key.new_zeros(key.shape, dtype=torch.float32) for _ in range(2))
     for heads, rows, seen, mask in _tiles(query):
         weights = _weights(query[heads, rows], key[heads, seen], mask, scale)
         output = gradient[heads, rows]

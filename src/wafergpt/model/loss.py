@@ -56,8 +56,9 @@ def sampled_softmax_loss(hidden: Tensor, weight: Tensor, targets: Tensor, sample
 
     The batch's own targets enter every softmax as they are. The rest of the vocabulary is
     represented by ``sample`` tokens, drawn uniformly by torch's global generator and weighted by
-    the number that each represents: given the batch, every sum over the vocabulary is unbiased.
-    After Jean et al. (arXiv:1412.2007), who correct by a proposal's probabilities instead.
+    the number that each represents: given the batch, every sum over the vocabulary is unbiased, but
+    for the rounding of that number's logarithm, in bf16 to 0.8% of the sum. After Jean et al.
+    (arXiv:1412.2007), who correct by a proposal's probabilities instead.
 
     Args:
         hidden: ``[batch, length, d_model]`` states after the last norm.
