@@ -409,7 +409,10 @@ def test_a_single_process_sends_nothing() -> None:
     send(group, Command.END)
 
 
-def test_signals_of_real_time_have_a_number(capsys: pytest.CaptureFixture[str]) -> None:
+def test_signals_of_real_time_have_a_number(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launcher, "GRACE_SECONDS", 0.1)
     lines = ("import time; time.sleep(60)", "import os; os.kill(os.getpid(), 40)")
     children = [subprocess.Popen([sys.executable, "-I", "-S", "-c", line]) for line in lines]
     launcher._watch(children[::-1], lambda: True)
