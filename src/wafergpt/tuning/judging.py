@@ -19,9 +19,9 @@ from wafergpt.tuning.records import Outcome
 
 NOT_COPIED = ("*.lock", "holder", "tensorboard", "wandb.json")
 
-CHANCE = 0.2
+CHANCE = 0.1
 """The best of many trials is partly lucky: with a larger p than this, on the validation rows, it is
-no better than the default."""
+no better than the default. One-sided, it is a level of 5%."""
 
 JUDGED = "judged_trial"
 """Key of the trial whose test figures a study's result has."""
