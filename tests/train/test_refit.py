@@ -165,7 +165,7 @@ def test_a_recipe_or_a_word_decides(home: Path, monkeypatch: pytest.MonkeyPatch)
         ("task.held_out=0", "learns all rows by itself"),
         ("task.test=nothere.jsonl", "no such file"),
         ("train.teacher=base", "tokenizer of other rows"),
-        ("system.nproc=2", "several processes are started by"),
+        ("system.nproc=2", "in one process"),
         ("evaluate.metric=bleu", "no metric"),
     ],
 )

@@ -128,11 +128,11 @@ def finetune(
     # What is noted of the rows is the same in both trainings.
     with each_kind_once(differs=""):
         asked = with_task(wanted, base, task, data, chooses=recipe is None)
-        _require_started(asked)
         if refit is None:
             refit = recipe is None and is_worth_it(asked, base, root)
         if refit:
             return Predictor.load(refitted(asked, base, root))
+        _require_started(asked)
     run = train(asked, start=base, auto_resume=auto_resume, root=root, began=began)
     return Predictor.load(run)
 

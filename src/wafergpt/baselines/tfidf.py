@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,13 @@ from wafergpt.data.label_sets import encode_label_sets
 from wafergpt.data.labelled_rows import Table, encode_labels, label_names
 from wafergpt.errors import InputError
 from wafergpt.evaluation.decisions import labels_decided
-from wafergpt.evaluation.metrics import classification_metrics
-from wafergpt.evaluation.multi_label import multi_label_metrics
+from wafergpt.evaluation.metrics import ClassificationMetrics, classification_metrics
+from wafergpt.evaluation.multi_label import MultiLabelMetrics, multi_label_metrics
 
 MAX_SEED = 1 << 32
 """scikit-learn's seeds are below."""
+
+Probabilities = NDArray[np.float64]
 
 STRENGTHS = (1.0, 3.0, 10.0, 30.0, 100.0)
 """C of a regression, the inverse of its L2 penalty: validation rows choose one."""
@@ -59,49 +62,30 @@ def train_tfidf(
         from sklearn.linear_model import LogisticRegression
     except ImportError:
         raise InputError(NEEDS_SKLEARN) from None
-    if not validation.texts:
-        raise InputError("there are no validation rows to choose C by")
-    start = time.perf_counter()
     labels = labels or label_names(train)
-    targets, held_out = (
+    targets, held_out, test_targets = (
         encode_labels(table, labels, name)
-        for table, name in ((train, "train"), (validation, "validation"))
+        for table, name in ((train, "train"), (validation, "validation"), (test, "test"))
     )
-    units = Units.of(train.texts)
-    vectorizer, features = _features(train, units)
     settings: dict[str, Any] = {"max_iter": 1000, "random_state": seed % MAX_SEED}
     settings["solver"] = "liblinear" if len(labels) == 2 else "lbfgs"
 
-    def fitted(c: float) -> LogisticRegression:
+    def fitted(c: float, features: Any) -> LogisticRegression:
         return LogisticRegression(C=c, **settings).fit(features, targets)
 
-    def found(regression: LogisticRegression, seen: Any) -> NDArray[np.float64]:
+    def found(regression: LogisticRegression, seen: Any) -> Probabilities:
         probabilities = np.zeros((seen.shape[0], len(labels)))
         # A label without a training row has no column.
         probabilities[:, regression.classes_] = regression.predict_proba(seen)
         return probabilities
 
-    checked, seen = (vectorizer.transform(table.texts) for table in (validation, test))
-    regression = _lowest(
-        fitted,
-        lambda one: classification_metrics(found(one, checked), held_out, labels).loss,
-    )
-    seconds = time.perf_counter() - start
-    probabilities = found(regression, seen)
-    decided = classes_answered(
-        probabilities, decide, lambda: (found(regression, checked), held_out)
-    )
-    test_targets = encode_labels(test, labels, "test")
-    return BaselineResult(
-        f"TF-IDF{units.suffix} + logistic regression",
-        "tfidf",
-        classification_metrics(probabilities, test_targets, labels, decided),
-        probabilities,
-        seconds,
-        settings={"C": regression.C},
-        unread=int((seen.getnnz(axis=1) == 0).sum()),
-        decided=decided,
-    )
+    def loss(probabilities: Probabilities) -> float:
+        return classification_metrics(probabilities, held_out, labels).loss
+
+    chosen = _chosen(train, validation, test, fitted, found, loss)
+    decided = classes_answered(chosen.probabilities, decide, lambda: (chosen.held_out, held_out))
+    scores = classification_metrics(chosen.probabilities, test_targets, labels, decided)
+    return chosen.result("logistic regression", scores, decided)
 
 
 def train_tfidf_of_sets(
@@ -132,58 +116,110 @@ def train_tfidf_of_sets(
         from sklearn.multiclass import OneVsRestClassifier
     except ImportError:
         raise InputError(NEEDS_SKLEARN) from None
-    if not validation.texts:
-        raise InputError("there are no validation rows to choose C by")
-    start = time.perf_counter()
-    targets, held_out = (
+    targets, held_out, test_targets = (
         encode_label_sets(table, labels, name)
-        for table, name in ((train, "train"), (validation, "validation"))
+        for table, name in ((train, "train"), (validation, "validation"), (test, "test"))
     )
-    units = Units.of(train.texts)
-    vectorizer, features = _features(train, units)
 
-    def fitted(c: float) -> OneVsRestClassifier:
+    def fitted(c: float, features: Any) -> OneVsRestClassifier:
         one = LogisticRegression(C=c, solver="liblinear", random_state=seed % MAX_SEED)
         return OneVsRestClassifier(one).fit(features, targets)
 
-    def found(regressions: OneVsRestClassifier, seen: Any) -> NDArray[np.float64]:
+    def found(regressions: OneVsRestClassifier, seen: Any) -> Probabilities:
         return np.asarray(regressions.predict_proba(seen), dtype=np.float64)
 
-    checked, seen = (vectorizer.transform(table.texts) for table in (validation, test))
-    regressions = _lowest(
-        fitted,
-        lambda each: multi_label_metrics(found(each, checked), held_out, labels).loss,
-    )
-    seconds = time.perf_counter() - start
-    offsets = decide(found(regressions, checked), held_out)
-    probabilities = found(regressions, seen)
-    decided = labels_decided(probabilities, np.array(offsets or 0.0))
-    test_targets = encode_label_sets(test, labels, "test")
-    return BaselineResult(
-        f"TF-IDF{units.suffix} + logistic regressions",
-        "tfidf",
-        multi_label_metrics(probabilities, test_targets, labels, decided),
-        probabilities,
-        seconds,
-        settings={"C": regressions.estimator.C},
-        unread=int((seen.getnnz(axis=1) == 0).sum()),
-        decided=decided,
-    )
+    def loss(probabilities: Probabilities) -> float:
+        return multi_label_metrics(probabilities, held_out, labels).loss
+
+    chosen = _chosen(train, validation, test, fitted, found, loss)
+    offsets = decide(chosen.held_out, held_out)
+    decided = labels_decided(chosen.probabilities, np.array(offsets or 0.0))
+    scores = multi_label_metrics(chosen.probabilities, test_targets, labels, decided)
+    return chosen.result("logistic regressions", scores, decided)
 
 
-def _lowest(fitted: Callable[[float], Any], loss: Callable[[Any], float]) -> Any:
-    """Return the regression whose validation loss is lowest.
+@dataclass(frozen=True)
+class _Chosen:
+    """Regressions whose C the validation rows have chosen.
 
-    From the middle of ``STRENGTHS`` outwards, as long as it falls: with C, it falls and rises.
+    Attributes:
+        units: that texts consist of.
+        c: of the regressions.
+        held_out: ``[rows, n_labels]`` probabilities of the validation rows.
+        probabilities: of the test rows.
+        seconds: of training.
+        unread: test rows in which no n-gram is known.
     """
-    regression = functools.cache(lambda place: fitted(STRENGTHS[place]))
-    loss_at = functools.cache(lambda place: loss(regression(place)))
+
+    units: Units
+    c: float
+    held_out: Probabilities
+    probabilities: Probabilities
+    seconds: float
+    unread: int
+
+    def result(
+        self, what: str, scores: ClassificationMetrics | MultiLabelMetrics, decided: Any
+    ) -> BaselineResult:
+        """Return them as a baseline's result; ``what`` they are stands in its name."""
+        return BaselineResult(
+            f"TF-IDF{self.units.suffix} + {what}",
+            "tfidf",
+            scores,
+            self.probabilities,
+            self.seconds,
+            unread=self.unread,
+            decided=decided,
+            settings={"C": self.c},
+        )
+
+
+def _chosen(
+    train: Table,
+    validation: Table,
+    test: Table,
+    fitted: Callable[[float, Any], Any],
+    found: Callable[[Any, Any], Probabilities],
+    loss: Callable[[Probabilities], float],
+) -> _Chosen:
+    """Return the regressions whose loss on the validation rows is lowest.
+
+    C goes from the middle of ``STRENGTHS`` outwards, as long as the loss falls: it has one minimum,
+    nearly.
+
+    Args:
+        train: rows to learn from.
+        validation: rows that C is chosen by.
+        test: rows to evaluate on.
+        fitted: makes regressions by C and the features of the training rows.
+        found: returns their probabilities for features.
+        loss: of probabilities of the validation rows.
+
+    Raises:
+        InputError: if there are no validation rows.
+    """
+    if not validation.texts:
+        raise InputError("there are no validation rows to choose C by")
+    start = time.perf_counter()
+    units = Units.of(train.texts)
+    vectorizer, features = _features(train, units)
+    checked, seen = (vectorizer.transform(table.texts) for table in (validation, test))
+
+    @functools.cache
+    def tried(place: int) -> tuple[Any, Probabilities, float]:
+        regressions = fitted(STRENGTHS[place], features)
+        probabilities = found(regressions, checked)
+        return regressions, probabilities, loss(probabilities)
+
     best, place = -1, len(STRENGTHS) // 2
     while best != place:
         best = place
         near = range(max(0, best - 1), min(best + 2, len(STRENGTHS)))
-        place = min(near, key=loss_at)
-    return regression(best)
+        place = min(near, key=lambda one: tried(one)[2])
+    regressions, held_out, _ = tried(best)
+    seconds = time.perf_counter() - start
+    unread = int((seen.getnnz(axis=1) == 0).sum())
+    return _Chosen(units, STRENGTHS[best], held_out, found(regressions, seen), seconds, unread)
 
 
 def _features(train: Table, units: Units) -> tuple[Any, Any]:

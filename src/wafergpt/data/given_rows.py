@@ -73,11 +73,10 @@ def kept_rows(rows: Any, folder: Path) -> Path:
         lines.append(row_line("jsonl", (), plain))
     if not lines:
         raise InputError("there are no rows")
-    data = "".join(lines)
-    path = folder / f"{hashlib.sha256(data.encode()).hexdigest()[:16]}.jsonl"
+    data = "".join(lines).encode()
+    path = folder / f"{hashlib.sha256(data).hexdigest()[:16]}.jsonl"
     if not path.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        atomic_files.write_text(path, data)
+        atomic_files.write_bytes(path, data)
     say(f"{len(lines):,} rows are kept in {path}")
     return path
 

@@ -58,28 +58,28 @@ def encode(definition: str, end: str | None, text: str) -> list[int]:
 def _call(request: dict[str, Any], texts: Iterable[str]) -> bytes:
     command = [sys.executable, "-I", "-c", _BOOT, json.dumps(sys.path)]
     pipe = subprocess.PIPE
-    # A pipe that nobody reads meanwhile would hold up a process that says much.
-    errors = tempfile.TemporaryFile()  # noqa: SIM115
-    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=errors)
-    assert process.stdin is not None
-    assert process.stdout is not None
     answer = said = b""
-    try:
-        # If the process died, its exit code is reported below.
-        with suppress(BrokenPipeError):
-            for text in chain([json.dumps(request)], texts):
-                _send(process.stdin, text)
-            process.stdin.write(struct.pack("<Q", _END))
-            process.stdin.flush()
-        answer, code = process.stdout.read(), process.wait()
-        errors.seek(0)
-        said = errors.read()
-    finally:
-        process.kill()
-        process.wait()
-        for stream in (process.stdin, process.stdout, errors):
+    # A pipe that nobody reads meanwhile would hold up a process that says much.
+    with tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=errors)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            # If the process died, its exit code is reported below.
             with suppress(BrokenPipeError):
-                stream.close()
+                for text in chain([json.dumps(request)], texts):
+                    _send(process.stdin, text)
+                process.stdin.write(struct.pack("<Q", _END))
+                process.stdin.flush()
+            answer, code = process.stdout.read(), process.wait()
+            errors.seek(0)
+            said = errors.read()
+        finally:
+            process.kill()
+            process.wait()
+            for stream in (process.stdin, process.stdout):
+                with suppress(BrokenPipeError):
+                    stream.close()
     reason = " ".join(said.decode(errors="replace").split())[-300:]
     if code == BAD_INPUT:
         raise InputError(reason)

@@ -306,8 +306,9 @@ def _slice(trials: Trials, key: str) -> Chart | None:
     rows = [row for row in trials.ended if key in row.params]
     if len(rows) < 3:
         return None
+    settings = [row.params[key] for row in rows]
     data = {
-        "x": [row.params[key] for row in rows], "y": [short(row.value or 0.0) for row in rows],
+        "x": settings, "y": [short(row.value or 0.0) for row in rows],
         "mode": "markers", "text": [row.number for row in rows],
         "marker": {
             "size": 8, "color": [row.number for row in rows],
@@ -315,13 +316,14 @@ def _slice(trials: Trials, key: str) -> Chart | None:
         },
         "hovertemplate": "trial %{text}: %{y:.4f} at %{x}<extra></extra>",
     }  # fmt: skip
-    axis: dict[str, Any] = {"type": "log" if _is_log(trials.spaces[key]) else "linear"}
-    settings = [row.params[key] for row in rows]
-    if all(isinstance(value, int) for value in settings) and max(settings) - min(settings) <= FEW:
-        axis["dtick"] = 1
-    if any(isinstance(row.params[key], str) for row in rows):
+    axis: dict[str, Any] = {"type": "linear"}
+    if any(isinstance(value, str) for value in settings):
         names = choices_of(trials.spaces[key])
         axis = {"type": "category", "categoryorder": "array", "categoryarray": names}
+    elif _is_log(trials.spaces[key]):
+        axis = {"type": "log"}
+    elif all(isinstance(value, int) for value in settings) and max(settings) - min(settings) <= FEW:
+        axis["dtick"] = 1
     layout = {
         "xaxis": {"title": {"text": literal(key)}, **axis},
         "yaxis": {"title": {"text": f"validation {trials.metric}"}},

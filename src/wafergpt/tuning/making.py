@@ -74,6 +74,7 @@ class TrialMaker:
     _shown: set[str] = field(default_factory=set, init=False)
     _too_long: int = field(default=0, init=False)
     _failed: int = field(default=0, init=False)
+    _noted: int = field(default=-1, init=False)
 
     @cached_property
     def study(self) -> Study:
@@ -191,6 +192,10 @@ class TrialMaker:
         Returns:
             The settled trials.
         """
+        outcomes = self.study.outcomes()
+        if len(outcomes) == self._noted:
+            # Whoever waits for workers on other machines looks often.
+            return outcomes
         # Several workers come to this at once.
         with locked(self.folder / STUDY_LOCK):
             outcomes = self.study.outcomes()
@@ -200,6 +205,7 @@ class TrialMaker:
             for outcome in outcomes:
                 if not (self.asked.keep or outcome.is_default or outcome.run in kept):
                     forget_weights(Run(self.folder / outcome.run))
+        self._noted = len(outcomes)
         return outcomes
 
     def _made(self, trial: Trial) -> InputError | RunFailed | None:
